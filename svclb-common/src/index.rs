@@ -1,0 +1,163 @@
+//! How a frontend finds its line in `svclb_index`.
+//!
+//! Open addressing: a frontend's hash says its home line, and it lies there or in one of the next
+//! [`NEIGHBOURHOOD`] - 1 lines (wrapping around), or, when those are all taken, in the spill area
+//! behind the hashed lines, where only `svclb_frontends` knows it. A home line tells how far its
+//! frontends reach and how many of them spilled, so that looking for what is no frontend costs one
+//! line.
+//!
+//! The reader here runs in the kernel; the writer (svclb-core's `index`) uses the same hash and the
+//! same neighbourhood. Rules that the writer keeps and the reader relies on:
+//!
+//! 1. A line is published by its key word, stored after everything else, and `reach` is raised after
+//!    that. A reader that misses it meanwhile answers as of before.
+//! 2. A line is emptied by its key word first. It is reused only after every program that was running
+//!    then has ended (an RCU grace period), so no reader ever sees two frontends in one line.
+//! 3. A frontend never moves to another line while it exists.
+
+use crate::layout::{BackendKey, Line, Protocol, Scope, Set};
+use crate::shared::Shared;
+
+/// A frontend lies in its home line or in one of the lines behind it, this many in all.
+pub const NEIGHBOURHOOD: u32 = 8;
+
+/// What is looked up: a frontend, as words in this machine's order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// [`crate::layout::Address::words`].
+    pub address: [u64; 2],
+    /// [`Line::key_word`].
+    pub key: u32,
+}
+
+impl Wanted {
+    /// The frontend with this address, port (host order), protocol and scope.
+    #[inline(always)]
+    pub const fn new(address: [u64; 2], port: u16, protocol: Protocol, scope: Scope) -> Self {
+        Self { address, key: Line::key_word(port, protocol as u8, scope as u8) }
+    }
+
+    /// True when it lies in this line.
+    #[inline(always)]
+    pub fn is_in(&self, line: Shared<'_, Line>) -> bool {
+        let address = line.address();
+        line.key_word() == self.key
+            && address[0] == self.address[0]
+            && address[1] == self.address[1]
+    }
+
+    /// Its home among `lines` lines, which must be a power of two.
+    ///
+    /// Three rounds of multiply and shift with the odd constants of splitmix64's finaliser; the seed
+    /// keeps whoever may name addresses from choosing neighbourhoods that collide.
+    #[inline(always)]
+    pub const fn home(&self, seed: u64, lines: u32) -> u32 {
+        home_of(self.hash(seed), lines)
+    }
+
+    /// Its bit among [`Line::marks`] of its home, if it is a backend.
+    #[inline(always)]
+    pub const fn mark(&self, seed: u64) -> u64 {
+        mark_of(self.hash(seed))
+    }
+
+    #[inline(always)]
+    const fn hash(&self, seed: u64) -> u64 {
+        const A: u64 = 0xbf58_476d_1ce4_e5b9;
+        const B: u64 = 0x94d0_49bb_1331_11eb;
+        let mut h = (seed ^ self.address[0]).wrapping_mul(A);
+        h = (h ^ (h >> 29) ^ self.address[1]).wrapping_mul(B);
+        (h ^ (h >> 32) ^ self.key as u64).wrapping_mul(A)
+    }
+}
+
+#[inline(always)]
+const fn home_of(hash: u64, lines: u32) -> u32 {
+    ((hash >> 26) & 0xffff_ffff) as u32 & (lines - 1)
+}
+
+#[inline(always)]
+const fn mark_of(hash: u64) -> u64 {
+    1 << (hash >> 58)
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy)]
+pub enum Found<'a> {
+    /// The frontend's line and its number.
+    Line(Shared<'a, Line>, u32),
+    /// Not near its home; `svclb_frontends` may know it. Whether it has a mark.
+    Spilled(bool),
+    /// No frontend. Whether it has a mark, as every backend has.
+    Nothing(bool),
+}
+
+/// Looks a frontend up among `lines` lines (a power of two), which `line` gives by number.
+#[inline(always)]
+pub fn find<'a>(
+    wanted: &Wanted,
+    seed: u64,
+    lines: u32,
+    line: impl Fn(u32) -> Option<Shared<'a, Line>>,
+) -> Found<'a> {
+    let hash = wanted.hash(seed);
+    let home = home_of(hash, lines);
+    // A line that is not there: maps that are too small for what they say. Nothing is known then.
+    let Some(at_home) = line(home) else { return Found::Nothing(true) };
+    if wanted.is_in(at_home) {
+        return Found::Line(at_home, home);
+    }
+    let reach = at_home.reach() as u32;
+    let mut step = 1;
+    // The second bound is for the verifier, and for a byte that someone else wrote.
+    while step <= reach && step < NEIGHBOURHOOD {
+        let number = (home + step) & (lines - 1);
+        let Some(next) = line(number) else { return Found::Nothing(true) };
+        if wanted.is_in(next) {
+            return Found::Line(next, number);
+        }
+        step += 1;
+    }
+    let marked = at_home.marks() & mark_of(hash) != 0;
+    if at_home.spilled() != 0 { Found::Spilled(marked) } else { Found::Nothing(marked) }
+}
+
+/// Puts a frontend into an empty line: the key word, which publishes it, comes last. `reach`, `spilled`
+/// and `marks` belong to the place and stay.
+pub fn publish(place: Shared<'_, Line>, line: &Line) {
+    place.set_address(line.address.words());
+    place.set_service(line.service);
+    place.set_heir(line.heir);
+    place.set_flags(line.flags);
+    place.set_affinity_seconds(line.affinity_seconds);
+    place.set_generation(line.generation);
+    place.set_set_word(line.set.word());
+    place.set_key_word(Line::key_word(line.port, line.protocol, line.scope));
+}
+
+/// Takes the frontend out of a line: the key word first. What belongs to the place stays, and so does the
+/// generation.
+pub fn empty(place: Shared<'_, Line>) {
+    place.set_key_word(0);
+    place.set_set_word(Set::ABSENT.word());
+    place.set_service(0);
+    place.set_heir(0);
+    place.set_flags(0);
+    place.set_affinity_seconds(0);
+}
+
+/// Leaves a backend's marks at its homes, of either protocol, before anybody can be given it. False when
+/// a home is not there.
+pub fn mark<'a>(
+    backend: &BackendKey,
+    seed: u64,
+    lines: u32,
+    line: impl Fn(u32) -> Option<Shared<'a, Line>>,
+) -> bool {
+    [Protocol::Tcp, Protocol::Udp].into_iter().all(|protocol| {
+        let wanted = Wanted::new(backend.address.words(), backend.port, protocol, Scope::Any);
+        let Some(home) = line(wanted.home(seed, lines)) else { return false };
+        home.set_marks(home.marks() | wanted.mark(seed));
+        true
+    })
+}

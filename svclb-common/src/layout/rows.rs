@@ -1,0 +1,204 @@
+//! The readable hashes (frontends, services, backends), the counters and the meta row.
+//!
+//! Somebody with nothing but bpftool reads these; docs/maps.md shows how.
+
+use super::Address;
+
+/// Longest namespace, Service name and port name: a DNS label (RFC 1123), 63 bytes, and a final zero.
+pub const MAX_NAME: usize = 64;
+
+/// A key of `svclb_frontends`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C, align(8))]
+pub struct FrontendKey {
+    /// What clients dial.
+    pub address: Address,
+    /// Its port, host order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// [`super::Scope`] as a number.
+    pub scope: u8,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// A value of `svclb_frontends`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FrontendRow {
+    /// Service id, a key of `svclb_services`.
+    pub service: u32,
+    /// The frontend's line in `svclb_index`.
+    pub line: u32,
+}
+
+/// A key of `svclb_backends`: a backend as a member of one service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C, align(8))]
+pub struct BackendKey {
+    /// Backend address.
+    pub address: Address,
+    /// Backend port, host order.
+    pub port: u16,
+    /// Zero.
+    pub _pad: u16,
+    /// Service id.
+    pub service: u32,
+}
+
+/// A value of `svclb_backends`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct BackendRow {
+    /// In which of the service's sets it is: [`Policy::bit`]s. Never 0.
+    pub sets: u8,
+    /// [`BackendState`] as a number.
+    pub state: u8,
+    /// Zero.
+    pub _pad: u16,
+    /// Relative weight of a draw; 1 unless said otherwise.
+    pub weight: u32,
+}
+
+/// Which of a service's sets: each frontend uses one of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Policy {
+    /// `internalTrafficPolicy`: ClusterIPs.
+    Internal = 0,
+    /// `externalTrafficPolicy`: node ports, external IPs, load balancer IPs.
+    External = 1,
+}
+
+impl Policy {
+    /// This set's bit in [`BackendRow::sets`].
+    #[inline(always)]
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// Why a backend is in its sets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum BackendState {
+    /// Ready.
+    Ready = 1,
+    /// Terminating and still serving, used because nothing is ready.
+    Terminating = 2,
+}
+
+impl BackendState {
+    /// The state with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Ready),
+            2 => Some(Self::Terminating),
+            _ => None,
+        }
+    }
+}
+
+/// Text of at most `N - 1` bytes, filled with zeros. Signed, because that is what makes bpftool show
+/// it as text (the agent's build script marks signed bytes as characters in the object's BTF).
+pub type Text<const N: usize> = [i8; N];
+
+/// A value of `svclb_services`, whose key is the service id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct ServiceRow {
+    /// Namespace of the Service object.
+    pub namespace: Text<MAX_NAME>,
+    /// Name of the Service object.
+    pub name: Text<MAX_NAME>,
+    /// Name of the port, empty where a Service has a single port without a name.
+    pub port_name: Text<MAX_NAME>,
+    /// `TCP` or `UDP`.
+    pub protocol: Text<8>,
+    /// `Cluster` or `Local`.
+    pub internal_policy: Text<8>,
+    /// `Cluster` or `Local`.
+    pub external_policy: Text<8>,
+    /// How many frontends it has.
+    pub frontends: u32,
+    /// How many backends are in its internal set.
+    pub internal_backends: u32,
+    /// How many backends are in its external set.
+    pub external_backends: u32,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// The one value of `svclb_meta`: what an adopting agent, a reading command or a person must know
+/// before reading the other maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct Meta {
+    /// [`super::LAYOUT_VERSION`] of the maps; 0 while they have not been filled for the first time.
+    pub layout: u32,
+    /// How many lines a hash can say: a power of two.
+    pub index_lines: u32,
+    /// How many lines follow them for frontends that find no place near their home.
+    pub spill_lines: u32,
+    /// How many slots there are.
+    pub slots: u32,
+    /// How many places `svclb_origins` has: a power of two.
+    pub origins: u32,
+    /// The next service id. Ids are never used twice, over restarts either.
+    pub next_service: u32,
+    /// Seed of the index's hash.
+    pub seed: u64,
+    /// How many passes changed something.
+    pub passes: u64,
+    /// 1 once every source has synced and the first pass is written.
+    pub synced: u32,
+    /// Process id of the agent that wrote last, in its own pid namespace.
+    pub agent: u32,
+    /// When that agent started, seconds since the epoch.
+    pub agent_started: u64,
+    /// Zero.
+    pub _pad: [u32; 2],
+}
+
+/// The one value, per CPU, of `svclb_counters`: what the hooks did. Sums over CPUs are the counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Counters {
+    /// Connects and first sends to a frontend that were given a backend by a draw.
+    pub translated: u64,
+    /// Connects and sends to what is no frontend.
+    pub not_service: u64,
+    /// Refused: the service has no usable backend.
+    pub refused: u64,
+    /// Origins that went to `svclb_overflow`.
+    pub overflowed: u64,
+    /// Translated without an origin, because the overflow is full.
+    pub unrecorded: u64,
+    /// Draws repeated because a slot had another owner.
+    pub redrawn: u64,
+    /// Refused because every repeated draw met slots of other owners: a fault worth a report.
+    pub torn: u64,
+    /// Sends on unconnected sockets that kept their backend.
+    pub kept: u64,
+    /// Replies whose source was put back to what was dialled.
+    pub replies: u64,
+    /// Peer names put back to what was dialled.
+    pub names: u64,
+}
+
+impl Counters {
+    /// Adds another CPU's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.translated += other.translated;
+        self.not_service += other.not_service;
+        self.refused += other.refused;
+        self.overflowed += other.overflowed;
+        self.unrecorded += other.unrecorded;
+        self.redrawn += other.redrawn;
+        self.torn += other.torn;
+        self.kept += other.kept;
+        self.replies += other.replies;
+        self.names += other.names;
+    }
+}

@@ -1,0 +1,26 @@
+//! What the kernel side and the agent share, and nothing else.
+//!
+//! * [`layout`]: the map types, byte for byte.
+//! * [`index`]: how a frontend finds its line, for the reader in the kernel and the writer in the agent.
+//! * [`shared`]: loads and stores on memory that the other side changes meanwhile.
+//! * [`translate`]: the datapath as plain functions, generic over [`translate::Lookup`].
+//!
+//! Everything here compiles for the BPF target and for the host, and the host's tests run the very
+//! code that runs in the kernel.
+#![no_std]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    expect(
+        internal_features,
+        reason = "core's atomics are not there for the BPF target; see shared"
+    )
+)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod index;
+pub mod layout;
+pub mod shared;
+pub mod translate;

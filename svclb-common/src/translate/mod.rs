@@ -1,0 +1,258 @@
+//! The datapath as plain functions, generic over the maps: what a hook decides, without the hook.
+//!
+//! Each function takes what the hook was told and answers what the hook must do. The hooks
+//! (svclb-ebpf) read the context, call one of these and write the answer back; tests call them on
+//! memory. Nothing here can fail an operation that has nothing to do with a Service: whatever the
+//! maps hold, what is no frontend gets [`Verdict::Leave`].
+//!
+//! The kernel holds the socket's lock around the connect, sendmsg, recvmsg and getpeername hooks of
+//! one socket, and release runs after the last of them: what is kept by cookie has one writer.
+
+mod draw;
+mod origins;
+mod overflow;
+mod record;
+
+use crate::index::{self, Found, Wanted};
+use crate::layout::{
+    Address, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, LineFlags, Origin, Overflow,
+    Policy, Protocol, Scope, Slot,
+};
+use crate::shared::Shared;
+
+use draw::{Draw, draw};
+use record::Kept;
+
+/// The maps and helpers that the datapath uses. Implemented over the real maps in svclb-ebpf, over
+/// memory in tests.
+pub trait Lookup {
+    /// Seed of the index's hash.
+    fn seed(&self) -> u64;
+    /// How many lines a hash can say: a power of two.
+    fn index_lines(&self) -> u32;
+    /// How many places the origins have: a power of two.
+    fn origins(&self) -> u32;
+    /// A line of the index, spill area included.
+    fn line(&self, number: u32) -> Option<Shared<'_, Line>>;
+    /// A slot.
+    fn slot(&self, number: u32) -> Option<Shared<'_, Slot>>;
+    /// A place of the origins.
+    fn origin(&self, place: u32) -> Option<Shared<'_, Origin>>;
+    /// A row of `svclb_frontends`.
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow>;
+    /// A row of `svclb_backends`.
+    fn backend(&self, key: &BackendKey) -> Option<BackendRow>;
+    /// The overflow entry of a socket.
+    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>>;
+    /// Makes an empty overflow entry where there is none; false when the map is full.
+    fn add_overflow(&self, cookie: u64) -> bool;
+    /// Removes an overflow entry; false when there is none.
+    fn remove_overflow(&self, cookie: u64) -> bool;
+    /// 32 random bits.
+    fn random(&self) -> u32;
+    /// Adds one to a counter.
+    fn count(&self, what: Counter);
+}
+
+/// The fields of [`crate::layout::Counters`], in their order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+#[expect(missing_docs, reason = "each is the field of that name, documented there")]
+pub enum Counter {
+    Translated,
+    NotService,
+    Refused,
+    Overflowed,
+    Unrecorded,
+    Redrawn,
+    Torn,
+    Kept,
+    Replies,
+    Names,
+}
+
+/// An address and port that a socket names or meets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// [`Address::words`].
+    pub address: [u64; 2],
+    /// Port, host order.
+    pub port: u16,
+}
+
+impl Peer {
+    #[inline(always)]
+    fn is(&self, address: [u64; 2], port: u16) -> bool {
+        self.port == port && self.address[0] == address[0] && self.address[1] == address[1]
+    }
+}
+
+/// The socket that a hook runs for, before anything costly is asked of it: giving a new socket its
+/// cookie takes the kernel as long as half of a translation, and most sockets dial no Service.
+pub trait Caller {
+    /// Its protocol.
+    fn protocol(&self) -> Protocol;
+    /// Its cookie.
+    fn cookie(&self) -> u64;
+    /// All of it.
+    fn socket(&self) -> Socket;
+}
+
+/// The socket that a hook runs for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Socket {
+    /// Its cookie.
+    pub cookie: u64,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// False where no release will ever come for this cookie (an MPTCP subflow): translate, and
+    /// record nothing.
+    pub recorded: bool,
+}
+
+/// What the hook of a connect or a send must do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Nothing: it is no Service's.
+    Leave,
+    /// Go to this backend instead.
+    Rewrite(Peer),
+    /// Fail with ECONNREFUSED.
+    Refuse,
+}
+
+/// Decides a connect.
+#[inline(always)]
+pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Verdict {
+    let (line, number) = match find(maps, caller.protocol(), dialled) {
+        Ok(found) => found,
+        Err(marked) => {
+            // The socket may have been given this very backend before (connect, AF_UNSPEC, connect),
+            // and must not be shown as connected to a Service now.
+            if marked {
+                origins::forget(maps, caller.cookie());
+            }
+            maps.count(Counter::NotService);
+            return Verdict::Leave;
+        }
+    };
+    // Before the set: a generation that is newer than the set would let the socket settle on a
+    // backend that is going.
+    let generation = line.generation();
+    match draw(maps, line) {
+        Draw::Backend(given) => {
+            let kept = Kept { number, generation, given };
+            origins::connected(maps, &caller.socket(), dialled, &kept);
+            maps.count(Counter::Translated);
+            Verdict::Rewrite(given)
+        }
+        // The socket keeps the peer, and the record, that it had.
+        Draw::Refuse => {
+            maps.count(Counter::Refused);
+            Verdict::Refuse
+        }
+        Draw::Nothing => Verdict::Leave,
+    }
+}
+
+/// Decides a send to an explicit address.
+#[inline(always)]
+pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Verdict {
+    let Ok((line, number)) = find(maps, caller.protocol(), dialled) else {
+        // Leaves the records alone: on a v6 socket that is connected to a mapped address every plain
+        // send comes here with the backend as its destination.
+        maps.count(Counter::NotService);
+        return Verdict::Leave;
+    };
+    let socket = &caller.socket();
+    let generation = line.generation();
+    if let Some(given) = origins::current(maps, socket.cookie, dialled, line, number, generation) {
+        maps.count(Counter::Kept);
+        return Verdict::Rewrite(given);
+    }
+    match origins::draw_apart(maps, socket.cookie, dialled, line) {
+        Draw::Backend(given) => {
+            let kept = Kept { number, generation, given };
+            origins::sent(maps, socket, dialled, &kept);
+            maps.count(Counter::Translated);
+            Verdict::Rewrite(given)
+        }
+        Draw::Refuse => {
+            maps.count(Counter::Refused);
+            Verdict::Refuse
+        }
+        Draw::Nothing => Verdict::Leave,
+    }
+}
+
+/// What the socket had dialled, when `source` is a backend that it was given: the source to show.
+#[inline(always)]
+pub fn recvmsg<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option<Peer> {
+    let dialled = origins::dialled(maps, cookie, source)?;
+    maps.count(Counter::Replies);
+    Some(dialled)
+}
+
+/// What the socket had dialled, when it is connected to the backend that it was given.
+#[inline(always)]
+pub fn getpeername<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Option<Peer> {
+    let dialled = origins::connected_to(maps, cookie, peer)?;
+    maps.count(Counter::Names);
+    Some(dialled)
+}
+
+/// Gives up what is kept for a socket that is closed for good.
+#[inline(always)]
+pub fn release<L: Lookup>(maps: &L, cookie: u64) {
+    origins::release(maps, cookie);
+}
+
+/// The low half of a word.
+#[inline(always)]
+const fn low(word: u64) -> u32 {
+    (word & 0xffff_ffff) as u32
+}
+
+/// The line of a frontend; or whether what was dialled has a mark, as every backend has.
+#[inline(always)]
+fn find<'a, L: Lookup>(
+    maps: &'a L,
+    protocol: Protocol,
+    dialled: &Peer,
+) -> Result<(Shared<'a, Line>, u32), bool> {
+    let wanted = Wanted::new(dialled.address, dialled.port, protocol, Scope::Any);
+    match index::find(&wanted, maps.seed(), maps.index_lines(), |number| maps.line(number)) {
+        Found::Line(line, number) => Ok((line, number)),
+        Found::Nothing(marked) => Err(marked),
+        Found::Spilled(marked) => {
+            let key = FrontendKey {
+                address: Address::from_words(dialled.address),
+                port: dialled.port,
+                protocol: protocol as u8,
+                scope: Scope::Any as u8,
+                _pad: 0,
+            };
+            let Some(row) = maps.frontend(&key) else { return Err(marked) };
+            let Some(line) = maps.line(row.line) else { return Err(marked) };
+            // The row and the line are written one after the other.
+            if wanted.is_in(line) { Ok((line, row.line)) } else { Err(marked) }
+        }
+    }
+}
+
+/// True while a backend may keep the clients that it has: it is in the set that this line uses.
+#[inline(always)]
+fn is_member<L: Lookup>(maps: &L, line: Shared<'_, Line>, given: &Peer) -> bool {
+    let policy =
+        if line.flags() & LineFlags::EXTERNAL != 0 { Policy::External } else { Policy::Internal };
+    let row = maps.backend(&BackendKey {
+        address: Address::from_words(given.address),
+        port: given.port,
+        _pad: 0,
+        service: line.service(),
+    });
+    matches!(row, Some(row) if row.sets & policy.bit() != 0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Maps in memory, small enough that places and lines collide.
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::vec::Vec;
+
+use super::super::*;
+use crate::index::NEIGHBOURHOOD;
+use crate::layout::{BackendState, Record, Set};
+
+pub(super) const LINES: u32 = 64;
+const SPILL: u32 = 16;
+pub(super) const PLACES: u32 = 8;
+const OVERFLOW_ENTRIES: usize = 16;
+
+pub(super) struct TestMaps {
+    lines: Vec<UnsafeCell<Line>>,
+    slots: Vec<UnsafeCell<Slot>>,
+    places: Vec<UnsafeCell<Origin>>,
+    frontends: RefCell<HashMap<FrontendKey, FrontendRow>>,
+    backends: RefCell<HashMap<BackendKey, BackendRow>>,
+    overflow: RefCell<HashMap<u64, std::boxed::Box<UnsafeCell<Overflow>>>>,
+    next_slot: Cell<u32>,
+    random: Cell<u64>,
+    counters: RefCell<[u64; 10]>,
+}
+
+pub(super) fn peer(text: &str) -> Peer {
+    let address: SocketAddr = text.parse().unwrap();
+    Peer { address: Address::from(address.ip()).words(), port: address.port() }
+}
+
+pub(super) fn socket(cookie: u64, protocol: Protocol) -> Socket {
+    Socket { cookie, protocol, recorded: true }
+}
+
+impl Caller for Socket {
+    fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+    fn socket(&self) -> Socket {
+        *self
+    }
+}
+
+fn cells<T: Default>(count: u32) -> Vec<UnsafeCell<T>> {
+    (0..count).map(|_| UnsafeCell::default()).collect()
+}
+
+fn shared<T>(cells: &[UnsafeCell<T>], number: u32) -> Option<Shared<'_, T>> {
+    // SAFETY: the cells live as long as the maps, and only `Shared` accesses them.
+    cells.get(number as usize).map(|cell| unsafe { Shared::new(cell.get()) })
+}
+
+impl TestMaps {
+    pub(super) fn new() -> Self {
+        Self {
+            lines: cells(LINES + SPILL),
+            slots: cells(4096),
+            places: cells(PLACES),
+            frontends: RefCell::default(),
+            backends: RefCell::default(),
+            overflow: RefCell::default(),
+            next_slot: Cell::new(0),
+            random: Cell::new(0x1234_5678_9abc_def1),
+            counters: RefCell::default(),
+        }
+    }
+
+    /// A TCP service with one frontend; gives its line.
+    pub(super) fn service(&self, id: u32, frontend: &str, backends: &[&str]) -> u32 {
+        self.service_of(id, Protocol::Tcp, frontend, backends)
+    }
+
+    pub(super) fn service_of(
+        &self,
+        id: u32,
+        protocol: Protocol,
+        frontend: &str,
+        backends: &[&str],
+    ) -> u32 {
+        let dialled = peer(frontend);
+        let wanted = Wanted::new(dialled.address, dialled.port, protocol, Scope::Any);
+        let home = wanted.home(self.seed(), LINES);
+        let step = (0..NEIGHBOURHOOD)
+            .find(|step| self.line((home + step) % LINES).unwrap().key_word() == 0)
+            .unwrap();
+        let at_home = self.line(home).unwrap();
+        at_home.set_reach(at_home.reach().max(u8::try_from(step).unwrap()));
+        self.fill((home + step) % LINES, id, protocol, &dialled, backends)
+    }
+
+    pub(super) fn spilled_service(&self, id: u32, frontend: &str, backends: &[&str]) -> u32 {
+        let dialled = peer(frontend);
+        let wanted = Wanted::new(dialled.address, dialled.port, Protocol::Tcp, Scope::Any);
+        self.line(wanted.home(self.seed(), LINES)).unwrap().set_spilled(1);
+        self.fill(LINES, id, Protocol::Tcp, &dialled, backends)
+    }
+
+    fn fill(
+        &self,
+        number: u32,
+        id: u32,
+        protocol: Protocol,
+        dialled: &Peer,
+        backends: &[&str],
+    ) -> u32 {
+        let line = self.line(number).unwrap();
+        line.set_address(dialled.address);
+        line.set_service(id);
+        self.frontends.borrow_mut().insert(
+            FrontendKey {
+                address: Address::from_words(dialled.address),
+                port: dialled.port,
+                protocol: protocol as u8,
+                scope: 0,
+                _pad: 0,
+            },
+            FrontendRow { service: id, line: number },
+        );
+        self.flip(number, backends);
+        line.set_key_word(Line::key_word(dialled.port, protocol as u8, 0));
+        number
+    }
+
+    /// Gives a line's service these backends, as the agent does: rows, slots, flip, rows, generation.
+    pub(super) fn flip(&self, number: u32, backends: &[&str]) {
+        let line = self.line(number).unwrap();
+        let id = line.service();
+        let key = |text: &&str| {
+            let given = peer(text);
+            let address = Address::from_words(given.address);
+            BackendKey { address, port: given.port, _pad: 0, service: id }
+        };
+        let keys: Vec<BackendKey> = backends.iter().map(key).collect();
+        let row = BackendRow { sets: 3, state: BackendState::Ready as u8, _pad: 0, weight: 1 };
+        for key in &keys {
+            assert!(index::mark(key, self.seed(), LINES, |number| self.line(number)));
+        }
+        self.backends.borrow_mut().extend(keys.iter().map(|key| (*key, row)));
+        let first = self.next_slot.get();
+        for (at, key) in keys.iter().enumerate() {
+            let at = u32::try_from(at).unwrap();
+            self.slot(first + at).unwrap().write(&Slot {
+                address: key.address,
+                port: key.port,
+                flags: 0,
+                owner: id,
+                threshold: u32::MAX,
+                alias: at,
+            });
+        }
+        let count = u32::try_from(keys.len()).unwrap();
+        self.next_slot.set(first + count);
+        let set = if count == 0 { Set::REFUSE } else { Set { first, count } };
+        line.set_set_word(set.word());
+        self.backends.borrow_mut().retain(|key, _| key.service != id || keys.contains(key));
+        line.set_generation(line.generation() + 1);
+    }
+
+    pub(super) fn counted(&self, what: Counter) -> u64 {
+        self.counters.borrow()[what as usize]
+    }
+
+    pub(super) fn held_places(&self) -> usize {
+        (0..PLACES).filter(|place| self.origin(*place).unwrap().count() != 0).count()
+    }
+
+    pub(super) fn spilled_sockets(&self) -> u32 {
+        (0..PLACES).map(|place| self.origin(place).unwrap().spilled()).sum()
+    }
+
+    pub(super) fn overflow_entries(&self) -> usize {
+        self.overflow.borrow().len()
+    }
+
+    pub(super) fn record(&self, cookie: u64) -> Option<Record> {
+        let place = self.origin(low(cookie) % PLACES)?;
+        (place.cookie() == cookie && place.count() != 0).then(|| place.record().read())
+    }
+}
+
+impl Lookup for TestMaps {
+    fn seed(&self) -> u64 {
+        42
+    }
+    fn index_lines(&self) -> u32 {
+        LINES
+    }
+    fn origins(&self) -> u32 {
+        PLACES
+    }
+    fn line(&self, number: u32) -> Option<Shared<'_, Line>> {
+        shared(&self.lines, number)
+    }
+    fn slot(&self, number: u32) -> Option<Shared<'_, Slot>> {
+        shared(&self.slots, number)
+    }
+    fn origin(&self, place: u32) -> Option<Shared<'_, Origin>> {
+        shared(&self.places, place)
+    }
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
+        self.frontends.borrow().get(key).copied()
+    }
+    fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
+        self.backends.borrow().get(key).copied()
+    }
+    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+        let entries = self.overflow.borrow();
+        // SAFETY: boxed, so it stays where it is; removed only by its own socket's hooks.
+        entries.get(&cookie).map(|entry| unsafe { Shared::new(entry.get()) })
+    }
+    fn add_overflow(&self, cookie: u64) -> bool {
+        let mut entries = self.overflow.borrow_mut();
+        if entries.len() >= OVERFLOW_ENTRIES || entries.contains_key(&cookie) {
+            return false;
+        }
+        entries.insert(cookie, std::boxed::Box::new(UnsafeCell::new(Overflow::EMPTY)));
+        true
+    }
+    fn remove_overflow(&self, cookie: u64) -> bool {
+        self.overflow.borrow_mut().remove(&cookie).is_some()
+    }
+    fn random(&self) -> u32 {
+        // xorshift64: fixed, so that no test flakes.
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        (x >> 32) as u32
+    }
+    fn count(&self, what: Counter) {
+        self.counters.borrow_mut()[what as usize] += 1;
+    }
+}
