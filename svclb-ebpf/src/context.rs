@@ -1,0 +1,248 @@
+//! `struct bpf_sock_addr` (include/uapi/linux/bpf.h) to and from what `translate` speaks.
+//!
+//! Addresses and ports in the context are in network order; a context word may only be accessed by
+//! its own width, so every access here is a whole field.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval, bpf_skc_to_mptcp_sock};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_log_ebpf::debug;
+use core::marker::PhantomData;
+use svclb_common::layout::{Address, Protocol};
+use svclb_common::translate::{Caller, Peer, Socket, Verdict};
+
+/// 1 where the kernel has bpf_set_retval on these hooks (5.18). Without it, a TCP connect is sent to
+/// port 0 of loopback, which refuses it, and everything else fails with EPERM.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: Global<u8> = Global::new(0);
+/// 1 where the kernel has bpf_skc_to_mptcp_sock (5.19).
+#[unsafe(no_mangle)]
+static HAS_MPTCP: Global<u8> = Global::new(0);
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const ECONNREFUSED: i32 = 111;
+
+/// What a program returns to let the call go on.
+const ALLOW: i32 = 1;
+/// What a program returns to fail it: with EPERM, unless it set another error.
+const DENY: i32 = 0;
+
+/// How a hook's context holds an address.
+pub(crate) trait Family {
+    /// `user_family` of a call that is meant for this hook.
+    const FAMILY: u32;
+    /// Loopback.
+    const LOOPBACK: Address;
+    /// Reads the address.
+    fn address(at: *const bpf_sock_addr) -> [u64; 2];
+    /// Writes the address; false when the context cannot hold it.
+    fn set_address(at: *mut bpf_sock_addr, address: [u64; 2]) -> bool;
+}
+
+/// The hooks whose name ends in 4.
+pub(crate) struct V4;
+
+impl Family for V4 {
+    const FAMILY: u32 = AF_INET;
+    const LOOPBACK: Address = Address::from_v4([127, 0, 0, 1]);
+
+    #[inline(always)]
+    fn address(at: *const bpf_sock_addr) -> [u64; 2] {
+        // SAFETY: the context is valid while its program runs.
+        let ip = unsafe { (&raw const (*at).user_ip4).read_volatile() };
+        Address::from_v4(ip.to_ne_bytes()).words()
+    }
+
+    #[inline(always)]
+    fn set_address(at: *mut bpf_sock_addr, address: [u64; 2]) -> bool {
+        let bytes = Address::from_words(address).bytes;
+        let ip = u32::from_ne_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
+        // SAFETY: the context is valid while its program runs.
+        unsafe { (&raw mut (*at).user_ip4).write_volatile(ip) };
+        // A backend of an IPv4 frontend is IPv4; anything else is a fault of the maps.
+        Address::from_words(address).is_v4()
+    }
+}
+
+/// The hooks whose name ends in 6. IPv4 is v4-mapped there.
+pub(crate) struct V6;
+
+impl Family for V6 {
+    const FAMILY: u32 = AF_INET6;
+    const LOOPBACK: Address = Address { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
+
+    #[inline(always)]
+    fn address(at: *const bpf_sock_addr) -> [u64; 2] {
+        // SAFETY: the context is valid while its program runs; four words lie there.
+        let w = unsafe {
+            let words = (&raw const (*at).user_ip6).cast::<u32>();
+            [
+                words.read_volatile(),
+                words.add(1).read_volatile(),
+                words.add(2).read_volatile(),
+                words.add(3).read_volatile(),
+            ]
+        };
+        [join(w[0], w[1]), join(w[2], w[3])]
+    }
+
+    #[inline(always)]
+    fn set_address(at: *mut bpf_sock_addr, address: [u64; 2]) -> bool {
+        let ([a, b], [c, d]) = (split(address[0]), split(address[1]));
+        // SAFETY: the context is valid while its program runs; four words lie there.
+        unsafe {
+            let words = (&raw mut (*at).user_ip6).cast::<u32>();
+            words.write_volatile(a);
+            words.add(1).write_volatile(b);
+            words.add(2).write_volatile(c);
+            words.add(3).write_volatile(d);
+        }
+        true
+    }
+}
+
+#[inline(always)]
+fn join(low: u32, high: u32) -> u64 {
+    let (l, h) = (low.to_ne_bytes(), high.to_ne_bytes());
+    u64::from_ne_bytes([l[0], l[1], l[2], l[3], h[0], h[1], h[2], h[3]])
+}
+
+#[inline(always)]
+fn split(word: u64) -> [u32; 2] {
+    let b = word.to_ne_bytes();
+    [u32::from_ne_bytes([b[0], b[1], b[2], b[3]]), u32::from_ne_bytes([b[4], b[5], b[6], b[7]])]
+}
+
+/// One run of a hook, for a TCP or UDP socket and an address of the hook's family.
+pub(crate) struct Call<'a, F> {
+    ctx: &'a SockAddrContext,
+    protocol: Protocol,
+    family: PhantomData<F>,
+}
+
+impl<'a, F: Family> Call<'a, F> {
+    /// None when the call is not ours: another protocol, or another family's address on this socket
+    /// (the kernel runs connect4 for it with rubbish in the address, then fails the call).
+    #[inline(always)]
+    pub(crate) fn of(ctx: &'a SockAddrContext) -> Option<Self> {
+        let at = ctx.sock_addr;
+        // SAFETY: the context is valid while its program runs.
+        let (family, protocol) = unsafe {
+            (
+                (&raw const (*at).user_family).read_volatile(),
+                (&raw const (*at).protocol).read_volatile(),
+            )
+        };
+        if family != F::FAMILY {
+            return None;
+        }
+        Some(Self { ctx, protocol: Protocol::from_number(protocol)?, family: PhantomData })
+    }
+
+    /// The address and port that the call names.
+    #[inline(always)]
+    pub(crate) fn peer(&self) -> Peer {
+        let at = self.ctx.sock_addr;
+        // SAFETY: the context is valid while its program runs.
+        let port = unsafe { (&raw const (*at).user_port).read_volatile() };
+        Peer { address: F::address(at), port: u16::from_be(port as u16) }
+    }
+
+    /// True for a subflow of an MPTCP socket: its cookie is not the one that getpeername and release
+    /// will come with.
+    #[inline(always)]
+    fn is_subflow(&self) -> bool {
+        if HAS_MPTCP.load() == 0 || self.protocol != Protocol::Tcp {
+            return false;
+        }
+        // SAFETY: the context is valid, and its socket, where there is one, is what the helper takes.
+        unsafe {
+            let sk = (&raw const (*self.ctx.sock_addr).__bindgen_anon_1.sk).read_volatile();
+            !sk.is_null() && !bpf_skc_to_mptcp_sock(sk.cast()).is_null()
+        }
+    }
+
+    /// Puts another address and port into the call.
+    #[inline(always)]
+    pub(crate) fn rewrite(&self, to: &Peer) -> bool {
+        let at = self.ctx.sock_addr;
+        let fits = F::set_address(at, to.address);
+        // SAFETY: the context is valid while its program runs.
+        unsafe { (&raw mut (*at).user_port).write_volatile(to.port.to_be().into()) };
+        fits
+    }
+
+    /// Does what a verdict says, and gives what the program returns.
+    #[inline(always)]
+    pub(crate) fn answer(&self, verdict: Verdict) -> i32 {
+        match verdict {
+            Verdict::Leave => ALLOW,
+            Verdict::Rewrite(given) if self.rewrite(&given) => ALLOW,
+            Verdict::Rewrite(_) | Verdict::Refuse => self.refuse(),
+        }
+    }
+
+    #[inline(always)]
+    fn refuse(&self) -> i32 {
+        if HAS_SET_RETVAL.load() != 0 {
+            // SAFETY: no pointer is passed.
+            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            return DENY;
+        }
+        if self.protocol == Protocol::Tcp {
+            let mapped = Address::from_words(self.peer().address).is_v4();
+            let address = if mapped { V4::LOOPBACK } else { F::LOOPBACK };
+            self.rewrite(&Peer { address: address.words(), port: 0 });
+            return ALLOW;
+        }
+        DENY
+    }
+
+    /// Says what was decided, when the agent was started with `--log-bpf`; else it is not there.
+    #[inline(always)]
+    pub(crate) fn log(&self, what: &str, named: &Peer, verdict: &Verdict) {
+        let from = Address::from_words(named.address).bytes;
+        match verdict {
+            Verdict::Leave => {
+                debug!(self.ctx, "{}: {:i}:{} left alone", what, from, named.port);
+            }
+            Verdict::Refuse => {
+                debug!(self.ctx, "{}: {:i}:{} refused", what, from, named.port);
+            }
+            Verdict::Rewrite(to) => {
+                let address = Address::from_words(to.address).bytes;
+                debug!(
+                    self.ctx,
+                    "{}: {:i}:{} becomes {:i}:{}", what, from, named.port, address, to.port
+                );
+            }
+        }
+    }
+}
+
+impl<F: Family> Caller for Call<'_, F> {
+    #[inline(always)]
+    fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the helper takes the context.
+        unsafe { bpf_get_socket_cookie(self.ctx.sock_addr.cast()) }
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> Socket {
+        Socket { cookie: self.cookie(), protocol: self.protocol, recorded: !self.is_subflow() }
+    }
+}
+
+/// The cookie of a socket that is closed for good.
+#[inline(always)]
+pub(crate) fn released_cookie(ctx: &SockContext) -> u64 {
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_get_socket_cookie(ctx.sock.cast()) }
+}

@@ -1,0 +1,137 @@
+//! The maps, and `Lookup` over them.
+//!
+//! The sizes here are the smallest; the agent sets the real ones when it loads the object, and says
+//! them in the read-only globals below, so that the verifier knows them and drops what is switched off.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::macros::btf_map;
+use svclb_common::layout::{
+    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Origin, Overflow,
+    ServiceRow, Slot,
+};
+use svclb_common::shared::Shared;
+use svclb_common::translate::{Counter, Lookup};
+
+/// The agent maps the array into its memory.
+const MMAPABLE: usize = 1024;
+/// Entries are allocated as they come, so that room for many costs nothing.
+const NO_PREALLOC: usize = 1;
+
+#[btf_map(name = "svclb_index")]
+static INDEX: Array<Line, 4096, MMAPABLE> = Array::new();
+#[btf_map(name = "svclb_slots")]
+static SLOTS: Array<Slot, 65536, MMAPABLE> = Array::new();
+#[btf_map(name = "svclb_origins")]
+static ORIGINS: Array<Origin, 65536, MMAPABLE> = Array::new();
+#[btf_map(name = "svclb_overflow")]
+static OVERFLOW: HashMap<u64, Overflow, 65536, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "svclb_frontends")]
+static FRONTENDS: HashMap<FrontendKey, FrontendRow, 65536, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "svclb_services")]
+static SERVICES: HashMap<u32, ServiceRow, 65536, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "svclb_backends")]
+static BACKENDS: HashMap<BackendKey, BackendRow, 65536, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "svclb_counters")]
+static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+#[btf_map(name = "svclb_meta")]
+static META: Array<Meta, 1> = Array::new();
+
+/// Seed of the index's hash, as in `svclb_meta`.
+#[unsafe(no_mangle)]
+static SEED: Global<u64> = Global::new(0);
+/// How many lines a hash can say.
+#[unsafe(no_mangle)]
+static INDEX_LINES: Global<u32> = Global::new(4096);
+/// How many places the origins have.
+#[unsafe(no_mangle)]
+static ORIGIN_PLACES: Global<u32> = Global::new(65536);
+
+/// What a new overflow entry is copied from: too large for a program's stack.
+static EMPTY_OVERFLOW: Overflow = Overflow::EMPTY;
+
+/// The real maps.
+pub(crate) struct Maps;
+
+impl Lookup for Maps {
+    #[inline(always)]
+    fn seed(&self) -> u64 {
+        SEED.load()
+    }
+
+    #[inline(always)]
+    fn index_lines(&self) -> u32 {
+        INDEX_LINES.load()
+    }
+
+    #[inline(always)]
+    fn origins(&self) -> u32 {
+        ORIGIN_PLACES.load()
+    }
+
+    #[inline(always)]
+    fn line(&self, number: u32) -> Option<Shared<'_, Line>> {
+        // SAFETY: an array's values live as long as the program, are aligned to 8, and are accessed
+        // by whole words everywhere.
+        INDEX.get_ptr_mut(number).map(|at| unsafe { Shared::new(at) })
+    }
+
+    #[inline(always)]
+    fn slot(&self, number: u32) -> Option<Shared<'_, Slot>> {
+        // SAFETY: as for `line`.
+        SLOTS.get_ptr_mut(number).map(|at| unsafe { Shared::new(at) })
+    }
+
+    #[inline(always)]
+    fn origin(&self, place: u32) -> Option<Shared<'_, Origin>> {
+        // SAFETY: as for `line`.
+        ORIGINS.get_ptr_mut(place).map(|at| unsafe { Shared::new(at) })
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
+        // SAFETY: the value is copied at once. The kernel may reuse a removed row under us; whoever
+        // asks checks that the line it names holds the frontend.
+        unsafe { FRONTENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
+        // SAFETY: the value is copied at once. A row that is reused under us is one that was just
+        // removed: the line's generation moves after that, and the socket asks again.
+        unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+        // SAFETY: only this socket's hooks remove the entry, one at a time.
+        OVERFLOW.get_ptr_mut(cookie).map(|at| unsafe { Shared::new(at) })
+    }
+
+    #[inline(always)]
+    fn add_overflow(&self, cookie: u64) -> bool {
+        OVERFLOW.insert(&cookie, &EMPTY_OVERFLOW, BPF_NOEXIST.into()).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_overflow(&self, cookie: u64) -> bool {
+        OVERFLOW.remove(&cookie).is_ok()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: no pointer is passed.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count(&self, what: Counter) {
+        if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+            // SAFETY: `Counters` is as many u64 as `Counter` has variants, in that order. Another
+            // hook on this CPU may come between load and store: a count may be missed, rarely.
+            unsafe { *counters.cast::<u64>().add(what as usize) += 1 };
+        }
+    }
+}
