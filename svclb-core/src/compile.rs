@@ -1,0 +1,284 @@
+//! From a Service and its slices to what the maps should hold of it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use svclb_common::layout::{
+    Address, BackendRow, BackendState, FrontendKey, LineFlags, Policy, Protocol, Scope, ServiceRow,
+    Slot, Text,
+};
+
+use crate::model::{
+    Endpoint, Node, ObjectName, Service, ServiceKey, ServicePort, Slice, TrafficPolicy,
+};
+use crate::select::{Candidate, List, select};
+
+/// What the maps should hold of one service. Ids, lines and ranges are the planner's.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Desired {
+    /// Who it is.
+    pub key: ServiceKey,
+    /// Its row.
+    pub row: ServiceRow,
+    /// Its members, by address and port.
+    pub members: Vec<(Address, u16, BackendRow)>,
+    /// Its sets; the slots' owner is 0 here. An empty one refuses.
+    pub sets: Vec<Vec<Slot>>,
+    /// Its frontends, by key.
+    pub frontends: Vec<DesiredFrontend>,
+}
+
+/// A frontend as it should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DesiredFrontend {
+    /// What is dialled.
+    pub key: FrontendKey,
+    /// [`LineFlags`].
+    pub flags: u16,
+    /// Session affinity, 0 for none.
+    pub affinity_seconds: u32,
+    /// Which of the service's sets it uses.
+    pub set: usize,
+}
+
+/// Every frontend that a port of a Service asks for, with the policy that it is under. What an older
+/// Service holds is taken out by the catalog.
+///
+/// Source of the rules: SEMANTICS.md "Frontends"; kube-proxy's serviceport.go.
+pub fn frontends(service: &Service, port: &ServicePort) -> Vec<(FrontendKey, Policy)> {
+    let balancers = if service.source_ranges { &[][..] } else { &service.load_balancer_ips[..] };
+    let internal = service.cluster_ips.iter().map(|ip| (*ip, Policy::Internal));
+    let external = service.external_ips.iter().chain(balancers).map(|ip| (*ip, Policy::External));
+    // An address that is named twice is one frontend: the ClusterIP's, if it is one.
+    let mut found = BTreeMap::new();
+    for (ip, policy) in internal.chain(external) {
+        let key = FrontendKey {
+            address: ip.into(),
+            port: port.port,
+            protocol: port.protocol as u8,
+            scope: Scope::Any as u8,
+            _pad: 0,
+        };
+        found.entry(key).or_insert(policy);
+    }
+    found.into_iter().collect()
+}
+
+/// Compiles one port of a Service. `holds` says which of the frontends it holds.
+pub fn compile(
+    object: &ObjectName,
+    service: &Service,
+    port: &ServicePort,
+    slices: &[&Slice],
+    node: &Node,
+    holds: impl Fn(&FrontendKey) -> bool,
+) -> Desired {
+    let asked = frontends(service, port);
+    let uses = |policy| asked.iter().any(|(_, of)| *of == policy);
+    let policies: Vec<Policy> =
+        [Policy::Internal, Policy::External].into_iter().filter(|policy| uses(*policy)).collect();
+    let held: Vec<(FrontendKey, Policy)> =
+        asked.into_iter().filter(|(key, _)| holds(key)).collect();
+    let mut compiled = Sets { port, slices, node, found: BTreeMap::new() };
+    let mut members: BTreeMap<(Address, u16), BackendRow> = BTreeMap::new();
+    let mut counts = [0_u32; 2];
+    for policy in policies {
+        for v4 in [true, false] {
+            let list = list_of(policy, service);
+            for (address, backend_port, state) in compiled.backends(list, v4) {
+                counts[policy as usize] += 1;
+                let row = members.entry((*address, *backend_port)).or_insert(BackendRow {
+                    sets: 0,
+                    state: *state as u8,
+                    _pad: 0,
+                    weight: 1,
+                });
+                row.sets |= policy.bit();
+            }
+        }
+    }
+    let mut numbers: BTreeMap<(List, bool), usize> = BTreeMap::new();
+    let mut sets = Vec::new();
+    let mut chosen = Vec::new();
+    for (key, policy) in held {
+        let kind = (list_of(policy, service), key.address.is_v4());
+        let set = *numbers.entry(kind).or_insert_with(|| {
+            sets.push(slots(compiled.backends(kind.0, kind.1)));
+            sets.len() - 1
+        });
+        chosen.push(DesiredFrontend {
+            key,
+            flags: if policy == Policy::External { LineFlags::EXTERNAL } else { 0 },
+            affinity_seconds: service.affinity_seconds.unwrap_or(0),
+            set,
+        });
+    }
+    Desired {
+        row: row(object, service, port, chosen.len(), counts),
+        key: ServiceKey {
+            object: object.clone(),
+            port_name: port.name.clone(),
+            protocol: port.protocol,
+        },
+        members: members.into_iter().map(|((address, port), row)| (address, port, row)).collect(),
+        sets,
+        frontends: chosen,
+    }
+}
+
+/// The list that a policy's frontends use. From a client on this node an external frontend uses the
+/// cluster's, also with externalTrafficPolicy Local (kube-proxy's short circuit).
+fn list_of(policy: Policy, service: &Service) -> List {
+    match (policy, service.internal_policy) {
+        (Policy::Internal, TrafficPolicy::Local) => List::Local,
+        _ => List::Cluster,
+    }
+}
+
+type Backend = (Address, u16, BackendState);
+
+/// The lists of one port, each compiled once.
+struct Sets<'a> {
+    port: &'a ServicePort,
+    slices: &'a [&'a Slice],
+    node: &'a Node,
+    found: BTreeMap<(List, bool), Vec<Backend>>,
+}
+
+impl Sets<'_> {
+    fn backends(&mut self, list: List, v4: bool) -> &[Backend] {
+        let (port, slices, node) = (self.port, self.slices, self.node);
+        self.found.entry((list, v4)).or_insert_with(|| {
+            let candidates = merge(port, slices, v4);
+            let selected = select(list, &candidates, node).into_iter();
+            let backend = |(at, state): (usize, BackendState)| {
+                (candidates[at].address.into(), candidates[at].port, state)
+            };
+            let mut backends: Vec<Backend> = selected.map(backend).collect();
+            // An order of their own, so that a restart finds what it would write.
+            backends.sort_by_key(|(address, port, _)| (*address, *port));
+            backends
+        })
+    }
+}
+
+/// The endpoints of one family that match a port by name and protocol, from all slices, each address
+/// and port once: one that is not terminating wins over one that is.
+fn merge<'a>(port: &ServicePort, slices: &[&'a Slice], v4: bool) -> Vec<Candidate<'a>> {
+    let mut found: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
+    for slice in slices {
+        let matching =
+            slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol);
+        for slice_port in matching {
+            for endpoint in slice.endpoints.iter().filter(|it| it.address.is_ipv4() == v4) {
+                let entry = found.entry((endpoint.address, slice_port.port)).or_insert(endpoint);
+                if entry.terminating && !endpoint.terminating {
+                    *entry = endpoint;
+                }
+            }
+        }
+    }
+    found
+        .into_iter()
+        .map(|((address, port), endpoint)| Candidate { address, port, endpoint })
+        .collect()
+}
+
+fn slots(backends: &[Backend]) -> Vec<Slot> {
+    let weights = vec![1; backends.len()];
+    let drawn = alias(&weights).into_iter();
+    let slot = |((address, port, _), (threshold, alias)): (&Backend, (u32, u32))| Slot {
+        address: *address,
+        port: *port,
+        flags: 0,
+        owner: 0,
+        threshold,
+        alias,
+    };
+    backends.iter().zip(drawn).map(slot).collect()
+}
+
+/// The thresholds and aliases of a weighted draw, by Vose's method, in exact integers.
+///
+/// A slot is taken itself when the draw's fraction, in units of 2^-32, is at most its threshold, and
+/// its alias (a number from 0) otherwise. Rounding costs each weight less than 2^-32 of a place.
+pub fn alias(weights: &[u32]) -> Vec<(u32, u32)> {
+    let count = weights.len() as u64;
+    let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    // A place holds `total` units; a backend has `weight * count` of them in all.
+    let mut left: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
+    let mut drawn: Vec<(u32, u32)> = (0..).take(weights.len()).map(|at| (u32::MAX, at)).collect();
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+        (0..weights.len()).partition(|at| left[*at] < total);
+    while let (Some(less), Some(&more)) = (small.pop(), large.last()) {
+        drawn[less] = (threshold(left[less], total), drawn[more].1);
+        // `more` gives what the place of `less` lacks.
+        left[more] -= total - left[less];
+        if left[more] < total {
+            large.pop();
+            small.push(more);
+        }
+    }
+    drawn
+}
+
+/// The largest fraction below `part` of `total`.
+fn threshold(part: u64, total: u64) -> u32 {
+    let scaled = (u128::from(part) << 32) / u128::from(total.max(1));
+    u32::try_from(scaled.saturating_sub(1)).unwrap_or(u32::MAX)
+}
+
+fn row(
+    object: &ObjectName,
+    service: &Service,
+    port: &ServicePort,
+    frontends: usize,
+    [internal_backends, external_backends]: [u32; 2],
+) -> ServiceRow {
+    ServiceRow {
+        namespace: text(&object.namespace),
+        name: text(&object.name),
+        port_name: text(&port.name),
+        protocol: text(port.protocol.name()),
+        internal_policy: text(service.internal_policy.name()),
+        external_policy: text(service.external_policy.name()),
+        frontends: u32::try_from(frontends).unwrap_or(u32::MAX),
+        internal_backends,
+        external_backends,
+        _pad: 0,
+    }
+}
+
+/// A name as a map holds it. Kubernetes' names are shorter than the field; a longer one is cut.
+pub fn text<const N: usize>(name: &str) -> Text<N> {
+    let mut text = [0; N];
+    for (at, byte) in name.bytes().take(N - 1).enumerate() {
+        text[at] = byte.cast_signed();
+    }
+    text
+}
+
+/// The name that a map holds.
+pub fn name_of(text: &[i8]) -> String {
+    let bytes: Vec<u8> =
+        text.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The service that a row names; none when it names none.
+pub fn service_of(row: &ServiceRow) -> Option<ServiceKey> {
+    let protocol = match name_of(&row.protocol).as_str() {
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        _ => return None,
+    };
+    let (namespace, name) = (name_of(&row.namespace), name_of(&row.name));
+    if namespace.is_empty() || name.is_empty() {
+        return None;
+    }
+    let object = ObjectName::new(&namespace, &name);
+    Some(ServiceKey { object, port_name: name_of(&row.port_name).into(), protocol })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,18 @@
+//! The pure part of svclb: from what the cluster says to the ordered steps that the maps need.
+//!
+//! ```text
+//! Update → Catalog → select → compile → Desired ┐
+//!                           Table::load → State ┴→ plan → steps → Table::put, Table::remove
+//! ```
+//!
+//! No socket, no task, no map: Cargo.toml cannot name one.
+
+pub mod catalog;
+pub mod compile;
+pub mod index;
+pub mod model;
+pub mod plan;
+pub mod ranges;
+pub mod select;
+pub mod size;
+pub mod table;

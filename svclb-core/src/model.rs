@@ -1,0 +1,169 @@
+//! What the cluster says, reduced to what decides where a connection goes.
+//!
+//! Sources build these from API objects (svclb-agent's `convert`); nothing here knows YAML or JSON.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use svclb_common::layout::{Protocol, Scope};
+
+/// Namespace and name of an API object.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ObjectName {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl ObjectName {
+    /// The name made of these two.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A service in svclb's sense: one port of a Service object. This is what has an id, backends and sets.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ServiceKey {
+    /// The Service object.
+    pub object: ObjectName,
+    /// The port's name; empty where a Service has a single port without a name.
+    pub port_name: Arc<str>,
+    /// The port's protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}/{}", self.object, self.port_name, self.protocol.name())
+    }
+}
+
+/// A Service object that has frontends here (SEMANTICS.md, "Which objects": headless, ExternalName
+/// and other proxies' Services are no Service of the model; a source reports them as gone).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// When it was created, seconds since the epoch; decides who holds a frontend that two claim.
+    pub created: Option<i64>,
+    /// ClusterIPs, at most one of each family.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` whose ipMode is absent or VIP.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges` restrict the load balancer IPs: they are left alone.
+    pub source_ranges: bool,
+    /// `internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// `sessionAffinity: ClientIP` with its timeout in seconds.
+    pub affinity_seconds: Option<u32>,
+    /// Its ports that svclb translates (TCP and UDP).
+    pub ports: Vec<ServicePort>,
+}
+
+/// `internalTrafficPolicy` or `externalTrafficPolicy`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum TrafficPolicy {
+    /// Every endpoint.
+    #[default]
+    Cluster,
+    /// Endpoints of this node only.
+    Local,
+}
+
+impl TrafficPolicy {
+    /// The name Kubernetes uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "Cluster",
+            Self::Local => "Local",
+        }
+    }
+}
+
+/// One port of a Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePort {
+    /// Its name; empty where it has none.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port that clients dial, 1 to 65535.
+    pub port: u16,
+    /// The node port, if there is one.
+    pub node_port: Option<u16>,
+}
+
+/// An EndpointSlice of IPv4 or IPv6 addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slice {
+    /// The Service object it belongs to (label `kubernetes.io/service-name`).
+    pub service: ObjectName,
+    /// Its ports that have a name and a number and a protocol that svclb translates.
+    pub ports: Vec<SlicePort>,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One port of an EndpointSlice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlicePort {
+    /// Its name, which matches a ServicePort's.
+    pub name: Arc<str>,
+    /// Its protocol, which matches too.
+    pub protocol: Protocol,
+    /// The backends' port, 1 to 65535.
+    pub port: u16,
+}
+
+/// One endpoint of an EndpointSlice: its first address and what is said of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// `addresses[0]`.
+    pub address: IpAddr,
+    /// Condition; absent means true.
+    pub ready: bool,
+    /// Condition; absent means true.
+    pub serving: bool,
+    /// Condition; absent means false.
+    pub terminating: bool,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+    /// `hints.forNodes[].name`.
+    pub node_hints: Vec<Arc<str>>,
+    /// `hints.forZones[].name`.
+    pub zone_hints: Vec<Arc<str>>,
+}
+
+/// What `select` must know of the node that the clients are on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+    /// Its addresses, for node ports.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// One change that a source reports. An object is named by its kind and name; a change replaces all
+/// that was known of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Update {
+    /// A Service object, or `None` when it is gone or is no Service of the model any more.
+    Service(ObjectName, Option<Service>),
+    /// An EndpointSlice object by its own name, or `None` when it is gone or is ignored.
+    Slice(ObjectName, Option<Slice>),
+    /// The own node, or `None` when its object is gone.
+    Node(Option<Node>),
+}

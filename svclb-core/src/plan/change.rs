@@ -1,0 +1,367 @@
+//! The steps for one Service object, as a pure function of the mirror.
+//!
+//! Phase one brings everything that is new: rows, members, slots, then the flip of each line, then what
+//! has gone leaves. Frontends that another service holds are taken over in place. Phase two removes
+//! frontends that nobody asks for any more, and services.
+
+use svclb_common::layout::{
+    Address, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, Set, Slot,
+};
+
+use super::Step;
+use super::mirror::{Held, State, count_of};
+use super::pass::Why;
+use crate::compile::{Desired, DesiredFrontend};
+use crate::index::{NoPlace, Place};
+use crate::table::{Key, Row};
+
+/// Steps in the making.
+pub(super) struct Steps<'a> {
+    state: &'a State,
+    id: u32,
+    steps: Vec<Step>,
+    /// Lines that these steps put frontends into.
+    taken: Vec<u32>,
+    /// Homes of those behind the hashed lines, once for each.
+    spilled: Vec<u32>,
+    /// Lines whose generation has to move; their heir says so.
+    moved: Vec<u32>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(state: &'a State, id: u32) -> Self {
+        Self {
+            state,
+            id,
+            steps: Vec::new(),
+            taken: Vec::new(),
+            spilled: Vec::new(),
+            moved: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// Phase one for one service.
+    ///
+    /// # Errors
+    /// When it does not fit; no step is made then.
+    pub(super) fn bring(&self, desired: &Desired) -> Result<Vec<Step>, Why> {
+        let known = self.ids.get(&desired.key).copied();
+        let id = known.unwrap_or(self.meta.next_service.max(1));
+        let mut steps = Steps::new(self, id);
+        if known.is_none() {
+            let next = id.checked_add(1).ok_or(Why::NoIds)?;
+            // The id is spent before it is used: never twice, whatever happens next.
+            steps.put(Row::Meta(Meta { next_service: next, ..self.meta }));
+            steps.put(Row::Service(id, desired.row));
+        }
+        let held = self.services.get(&id);
+        steps.members_come(desired, held);
+        let sets = steps.sets(desired)?;
+        for frontend in &desired.frontends {
+            steps.frontend(frontend, sets[frontend.set])?;
+        }
+        if let Some(held) = held
+            && leaves_a_set(desired, held)
+        {
+            steps.announce(held);
+        }
+        steps.members_go(desired, held);
+        steps.generations();
+        if held.is_some_and(|held| held.row != desired.row) {
+            steps.put(Row::Service(id, desired.row));
+        }
+        Ok(steps.steps)
+    }
+
+    /// Phase two for one service: the frontends that it does not have any more and that nobody else
+    /// is waiting for; all of it, when it is gone.
+    pub(super) fn leave(
+        &self,
+        id: u32,
+        keeps: Option<&[FrontendKey]>,
+        is_waited_for: impl Fn(&FrontendKey) -> bool,
+    ) -> Vec<Step> {
+        let mut steps = Steps::new(self, id);
+        let Some(held) = self.services.get(&id) else { return Vec::new() };
+        // Also of a service that is gone: until it is taken over, the old backends serve.
+        let stays = |key: &FrontendKey| {
+            keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok()) || is_waited_for(key)
+        };
+        let mut removed = Vec::new();
+        for key in held.frontends.iter().filter(|key| !stays(key)) {
+            steps.remove_frontend(key, &mut removed);
+        }
+        if keeps.is_none() && !held.frontends.iter().any(stays) {
+            for key in held.members.keys() {
+                steps.remove(Key::Backend(*key));
+            }
+            steps.remove(Key::Service(id));
+        }
+        steps.steps
+    }
+}
+
+impl Steps<'_> {
+    fn put(&mut self, row: Row) {
+        self.steps.push(Step::Put(row));
+    }
+
+    fn remove(&mut self, key: Key) {
+        self.steps.push(Step::Remove(key));
+    }
+
+    fn member(&self, address: Address, port: u16) -> BackendKey {
+        BackendKey { address, port, _pad: 0, service: self.id }
+    }
+
+    /// New members, before any slot names them. One that leaves a set stays in it until the flip.
+    fn members_come(&mut self, desired: &Desired, held: Option<&Held>) {
+        for (address, port, row) in &desired.members {
+            let key = self.member(*address, *port);
+            let old = held.and_then(|held| held.members.get(&key));
+            let sets = row.sets | old.map_or(0, |old| old.sets);
+            let row = BackendRow { sets, ..*row };
+            if old != Some(&row) {
+                self.put(Row::Backend(key, row));
+            }
+        }
+    }
+
+    /// What has gone, after every line was flipped.
+    fn members_go(&mut self, desired: &Desired, held: Option<&Held>) {
+        for (key, old) in held.into_iter().flat_map(|held| &held.members) {
+            match member(desired, key) {
+                None => self.remove(Key::Backend(*key)),
+                Some(row) if old.sets & !row.sets != 0 => self.put(Row::Backend(*key, row)),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Says in each line of the service that its generation has to move, before the first member
+    /// leaves: whoever finds it so, should this agent die in between, moves it.
+    fn announce(&mut self, held: &Held) {
+        for key in &held.frontends {
+            let Some((_, number)) = self.state.frontends.get(key).copied() else { continue };
+            // One that another service is taking over has an heir already, and needs that one.
+            let heir = self.state.lines.get(&number).map(|line| line.heir);
+            let is_free = heir.is_some_and(|heir| heir == 0 || heir == self.id);
+            if is_free && !self.moved.contains(&number) {
+                self.put(Row::Heir(number, self.id));
+                self.moved.push(number);
+            }
+        }
+    }
+
+    /// Moves the generations that have to, after all else.
+    fn generations(&mut self) {
+        for number in std::mem::take(&mut self.moved) {
+            self.generation(number);
+            self.put(Row::Heir(number, 0));
+        }
+    }
+
+    fn generation(&mut self, number: u32) {
+        self.put(Row::Generation(number, self.state.next_generation(number)));
+    }
+
+    /// A range for each set: the one that a line of this service has, if its slots are the same, or a
+    /// fresh one, written.
+    fn sets(&mut self, desired: &Desired) -> Result<Vec<Set>, Why> {
+        let owned = |slots: &Vec<Slot>| -> Vec<Slot> {
+            slots.iter().map(|slot| Slot { owner: self.id, ..*slot }).collect()
+        };
+        let wanted: Vec<Vec<Slot>> = desired.sets.iter().map(owned).collect();
+        let mut sets: Vec<Option<Set>> =
+            wanted
+                .iter()
+                .enumerate()
+                .map(|(at, slots)| {
+                    if slots.is_empty() { Some(Set::REFUSE) } else { self.kept(desired, at, slots) }
+                })
+                .collect();
+        let fresh = sets.iter().zip(&wanted).filter(|(set, _)| set.is_none());
+        let needed: Vec<u32> = fresh.map(|(_, slots)| count_of(slots)).collect();
+        let mut firsts = self.state.room(&needed)?.into_iter();
+        for (set, slots) in sets.iter_mut().zip(wanted) {
+            if set.is_none()
+                && let Some(first) = firsts.next()
+            {
+                *set = Some(Set { first, count: count_of(&slots) });
+                self.put(Row::Slots(first, slots));
+            }
+        }
+        Ok(sets.into_iter().map(|set| set.unwrap_or(Set::REFUSE)).collect())
+    }
+
+    /// The range that a frontend of this set already uses, if it holds just these slots.
+    fn kept(&self, desired: &Desired, at: usize, slots: &[Slot]) -> Option<Set> {
+        let frontends = desired.frontends.iter().filter(|frontend| frontend.set == at);
+        frontends
+            .filter_map(|frontend| {
+                let (_, number) = self.state.frontends.get(&frontend.key)?;
+                let set = self.state.lines.get(number)?.set;
+                let range = self.state.ranges.get(&set.first)?;
+                (set.count != 0 && range.slots == slots).then_some(set)
+            })
+            .next()
+    }
+
+    /// Brings one frontend to its set: made, flipped, or taken over.
+    fn frontend(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Why> {
+        let found = self.state.frontends.get(&frontend.key).copied();
+        let line = found.and_then(|(_, number)| self.state.lines.get(&number));
+        let (Some((owner, number)), Some(line)) = (found, line) else {
+            return self.make(frontend, set);
+        };
+        // A take-over that was cut off between set and owner: it has to be finished before the next,
+        // or no draw would accept the slots.
+        let holder = self.state.holder_of(line);
+        if holder != line.service {
+            self.put(Row::Owner(number, holder));
+        }
+        let takes_over = owner != self.id || holder != self.id;
+        if takes_over {
+            self.put(Row::Heir(number, self.id));
+        }
+        if takes_over || line.heir != 0 {
+            self.moved.push(number);
+        }
+        if line.set != set {
+            self.put(Row::Set(number, set));
+        }
+        if (line.flags, line.affinity_seconds) != (frontend.flags, frontend.affinity_seconds) {
+            self.put(Row::Traits(number, frontend.flags, frontend.affinity_seconds));
+        }
+        if takes_over {
+            self.put(Row::Owner(number, self.id));
+            self.put(Row::Frontend(frontend.key, FrontendRow { service: self.id, line: number }));
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Why> {
+        let index = &self.state.index;
+        let place = index.place(&frontend.key, &self.taken);
+        let Place { line: number, home, spilled } = place.map_err(|why| match why {
+            NoPlace::Resting => Why::WaitsForRest,
+            NoPlace::Full => Why::NoLine,
+        })?;
+        self.taken.push(number);
+        let key = frontend.key;
+        let line = Line {
+            address: key.address,
+            port: key.port,
+            protocol: key.protocol,
+            scope: key.scope,
+            service: self.id,
+            set,
+            generation: self.state.next_generation(number),
+            flags: frontend.flags,
+            affinity_seconds: frontend.affinity_seconds,
+            ..Line::default()
+        };
+        self.put(Row::Frontend(key, FrontendRow { service: self.id, line: number }));
+        self.put(Row::Line(number, line));
+        if spilled {
+            self.spilled.push(home);
+            let more = self.spilled.iter().filter(|other| **other == home).count();
+            let count = self.state.index.spilled(home) + u32::try_from(more).unwrap_or(u32::MAX);
+            self.put(Row::Spilled(home, count));
+        } else if let Some(step) = index.step(home, number)
+            && step > self.planned_reach(home)
+        {
+            self.put(Row::Reach(home, step));
+        }
+        Ok(())
+    }
+
+    /// The reach of a home after the steps so far.
+    fn planned_reach(&self, home: u32) -> u8 {
+        let planned = self.steps.iter().rev().find_map(|step| match step {
+            Step::Put(Row::Reach(line, reach)) if *line == home => Some(*reach),
+            _ => None,
+        });
+        planned.unwrap_or_else(|| self.state.reaches.get(&home).copied().unwrap_or(0))
+    }
+
+    fn remove_frontend(&mut self, key: &FrontendKey, removed: &mut Vec<u32>) {
+        let Some((_, number)) = self.state.frontends.get(key).copied() else { return };
+        let index = &self.state.index;
+        let home = index.home(key);
+        let is_there = |line: &Line| super::mirror::key_of(line) == *key;
+        if !self.state.lines.get(&number).is_some_and(is_there) {
+            // The step that should have made the line failed.
+            self.remove(Key::Frontend(*key));
+            return;
+        }
+        removed.push(number);
+        if index.is_spill(number) {
+            // Row, count, line: the reader asks in the other order.
+            self.remove(Key::Frontend(*key));
+            let same_home = |line: &&u32| {
+                index.is_spill(**line)
+                    && self
+                        .state
+                        .lines
+                        .get(line)
+                        .is_some_and(|line| index.home(&super::mirror::key_of(line)) == home)
+            };
+            let gone = removed.iter().filter(same_home).count();
+            let left = index.spilled(home).saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
+            self.put(Row::Spilled(home, left));
+            self.remove(Key::Line(number));
+        } else {
+            self.remove(Key::Line(number));
+            let left = index.reach_without(home, removed);
+            if left != self.planned_reach(home) {
+                self.put(Row::Reach(home, left));
+            }
+            self.remove(Key::Frontend(*key));
+        }
+        // The next frontend in this line is another one to whoever remembers this one.
+        self.generation(number);
+    }
+}
+
+/// The row that a member should have.
+fn member(desired: &Desired, key: &BackendKey) -> Option<BackendRow> {
+    let wanted = (key.address, key.port);
+    let found =
+        desired.members.binary_search_by_key(&wanted, |(address, port, _)| (*address, *port));
+    found.ok().map(|at| desired.members[at].2)
+}
+
+/// Whether a backend goes, or leaves one of the sets.
+fn leaves_a_set(desired: &Desired, held: &Held) -> bool {
+    let leaves = |(key, old): (&BackendKey, &BackendRow)| {
+        member(desired, key).is_none_or(|row| old.sets & !row.sets != 0)
+    };
+    held.members.iter().any(leaves)
+}
+
+impl State {
+    /// Whose slots a line's set is made of.
+    fn holder_of(&self, line: &Line) -> u32 {
+        let range = self.ranges.get(&line.set.first).filter(|_| line.set.count != 0);
+        let owner = range.and_then(|range| range.slots.first()).map(|slot| slot.owner);
+        if line.heir != 0 && owner == Some(line.heir) { line.heir } else { line.service }
+    }
+
+    fn next_generation(&self, number: u32) -> u32 {
+        self.generations.get(&number).copied().unwrap_or(0).wrapping_add(1)
+    }
+
+    fn room(&self, counts: &[u32]) -> Result<Vec<u32>, Why> {
+        if counts.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.free.find_all(counts).ok_or(if self.resting_slots > 0 {
+            Why::WaitsForRest
+        } else {
+            Why::NoSlots
+        })
+    }
+}

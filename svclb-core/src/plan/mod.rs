@@ -1,0 +1,33 @@
+//! From what the maps hold to what they should hold, by ordered steps.
+//!
+//! * [`State`] (here, `load`, `mirror`): what the maps hold, kept in step as steps succeed.
+//! * `change`: the steps for one Service object, in two phases.
+//! * `pass`: all dirty objects, on a table.
+//!
+//! The order inside one object, and of the phases over objects, is what keeps every prefix of a plan
+//! right: each frontend goes only to old or new backends of its own service, and one with a live
+//! backend before and after is never refused.
+
+mod change;
+mod load;
+mod mirror;
+mod pass;
+
+pub use load::load;
+pub use mirror::{Resting, State};
+pub use pass::{Pass, Rejected, Why, pass};
+
+use crate::table::{Key, Row};
+
+/// One operation on a table.
+#[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "steps live for one service's change only")]
+pub enum Step {
+    /// Write a row.
+    Put(Row),
+    /// Remove a row.
+    Remove(Key),
+}
+
+#[cfg(test)]
+mod tests;

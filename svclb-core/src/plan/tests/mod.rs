@@ -1,0 +1,91 @@
+//! The promises of a plan, over random histories.
+
+mod faults;
+mod histories;
+mod watched;
+mod world;
+
+use svclb_common::layout::Meta;
+
+use super::*;
+use crate::catalog::Catalog;
+use crate::model::Node;
+use crate::table::{Memory, Table};
+use watched::Watched;
+use world::{Deed, World};
+
+/// Maps of these sizes.
+fn meta(index_lines: u32, spill_lines: u32, slots: u32) -> Meta {
+    Meta {
+        index_lines,
+        spill_lines,
+        slots,
+        origins: 64,
+        seed: 7,
+        next_service: 1,
+        ..Meta::default()
+    }
+}
+
+fn roomy() -> Meta {
+    meta(256, 16, 1024)
+}
+
+fn catalog() -> Catalog {
+    Catalog::new(Node { name: "here".into(), ..Node::default() })
+}
+
+/// A catalog, its mirror and the maps.
+struct Agent {
+    catalog: Catalog,
+    state: State,
+    table: Watched,
+}
+
+impl Agent {
+    fn new(meta: Meta) -> Self {
+        Self { catalog: catalog(), state: State::new(meta), table: Watched::new(Memory::new(meta)) }
+    }
+
+    /// Takes a deed in, without a pass.
+    fn hear(&mut self, world: &mut World, deed: &Deed) {
+        for update in world.change(deed) {
+            self.catalog.apply(update);
+        }
+    }
+
+    /// A pass whose every step is watched; nothing rests longer than that.
+    fn pass(&mut self) -> Pass {
+        self.table.expect(world::routes(&self.catalog));
+        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        let resting = self.state.take_resting();
+        self.state.rested(resting);
+        done
+    }
+
+    /// What a new process finds and does first.
+    fn restart(&mut self) {
+        let dump = self.table.load().unwrap();
+        let (state, heal) = load(&dump, dump.meta);
+        self.state = state;
+        self.state.heal(&mut self.table, &heal).unwrap();
+        self.mark_all();
+    }
+
+    fn mark_all(&mut self) {
+        let all: Vec<_> = self.catalog.objects().chain(self.state.objects()).cloned().collect();
+        self.catalog.mark(all);
+    }
+
+    /// The maps hold just what the catalog says, and nothing is left to do, here or in a new process.
+    fn assert_settled(&mut self) {
+        assert_eq!(self.table.routes(), world::routes(&self.catalog));
+        assert_eq!(self.table.rows(), world::rows(&self.catalog));
+        self.mark_all();
+        assert_eq!(self.pass().steps, 0, "a second plan is empty");
+        self.restart();
+        let dump = self.table.load().unwrap();
+        assert_eq!(load(&dump, dump.meta).1, [], "nothing to heal");
+        assert_eq!(self.pass().steps, 0, "a restart writes nothing");
+    }
+}

@@ -1,0 +1,129 @@
+//! A table that looks, after every single step, at what a reader would find.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use svclb_common::index::{self, Found};
+use svclb_common::layout::{FrontendKey, Line, Set};
+use svclb_common::shared::Shared;
+
+use super::world::Routes;
+use crate::compile::service_of;
+use crate::index::wanted;
+use crate::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
+
+pub(super) struct Watched {
+    pub(super) table: Failing<Memory>,
+    /// Before the pass, and as it should be after it.
+    old: Routes,
+    new: Routes,
+    /// In maps that are too small a frontend may go to a service that has no room for it.
+    pub(super) is_roomy: bool,
+}
+
+impl Watched {
+    pub(super) fn new(memory: Memory) -> Self {
+        Self { table: Failing::new(memory), old: Routes::new(), new: Routes::new(), is_roomy: true }
+    }
+
+    /// A pass begins that should end in these routes.
+    pub(super) fn expect(&mut self, new: Routes) {
+        self.old = self.routes();
+        self.new = new;
+    }
+
+    /// Where each frontend goes, as a reader finds it.
+    pub(super) fn routes(&self) -> Routes {
+        let memory = &self.table.inner;
+        let mut routes = Routes::new();
+        for line in (0..).map_while(|number| memory.line(number)).filter(|it| it.key_word() != 0) {
+            let key = crate::plan::mirror::key_of(&line.read());
+            if let Some(found) = self.find(&key) {
+                routes.insert(key, self.backends(found));
+            }
+        }
+        routes
+    }
+
+    fn find(&self, key: &FrontendKey) -> Option<Shared<'_, Line>> {
+        let (memory, wanted) = (&self.table.inner, wanted(key));
+        let meta = memory.meta();
+        match index::find(&wanted, meta.seed, meta.index_lines, |number| memory.line(number)) {
+            Found::Line(line, _) => Some(line),
+            Found::Nothing(_) => None,
+            Found::Spilled(_) => {
+                let line = memory.line(memory.frontend(key)?.line)?;
+                wanted.is_in(line).then_some(line)
+            }
+        }
+    }
+
+    fn backends(&self, line: Shared<'_, Line>) -> BTreeSet<String> {
+        let set = line.set();
+        assert_ne!(set, Set::ABSENT, "a line that is found has a set");
+        let accepted = [line.service(), line.heir()];
+        let slots = (set.first..set.first.saturating_add(set.count))
+            .filter_map(|number| self.table.inner.slot(number));
+        slots
+            .map(|slot| {
+                assert!(accepted.contains(&slot.owner()), "a slot of another service");
+                let slot = slot.read();
+                format!("{}:{}", slot.address, slot.port)
+            })
+            .collect()
+    }
+
+    /// Readable rows, without ids.
+    pub(super) fn rows(&mut self) -> BTreeSet<String> {
+        let dump = self.table.load().unwrap();
+        let names: BTreeMap<u32, String> = dump
+            .services
+            .iter()
+            .map(|(id, row)| (*id, service_of(row).unwrap().to_string()))
+            .collect();
+        let services =
+            dump.services.iter().map(|(id, row)| format!("{} {}", names[id], row.frontends));
+        let members = dump.backends.iter().map(|(key, row)| {
+            format!("{} {}:{} {row:?}", names[&key.service], key.address, key.port)
+        });
+        services.chain(members).collect()
+    }
+
+    /// Every frontend goes only to old or new backends, and one that has some before and after is
+    /// served at every moment.
+    fn look(&self) {
+        let none = BTreeSet::new();
+        let now = self.routes();
+        for (key, backends) in &now {
+            let (old, new) =
+                (self.old.get(key).unwrap_or(&none), self.new.get(key).unwrap_or(&none));
+            let strangers: Vec<_> =
+                backends.iter().filter(|it| !old.contains(*it) && !new.contains(*it)).collect();
+            assert!(strangers.is_empty(), "{key:?} goes to {strangers:?}");
+        }
+        for (key, old) in &self.old {
+            let Some(new) = self.new.get(key) else { continue };
+            if self.is_roomy && !old.is_empty() && !new.is_empty() {
+                assert!(now.get(key).is_some_and(|it| !it.is_empty()), "{key:?} is not served");
+            }
+        }
+    }
+}
+
+impl Table for Watched {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        self.table.load()
+    }
+
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        let done = self.table.put(row);
+        self.look();
+        done
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        let done = self.table.remove(key);
+        assert!(!matches!(done, Err(TableError::Missing { .. })), "{key:?} is not there");
+        self.look();
+        done
+    }
+}

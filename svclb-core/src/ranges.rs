@@ -1,0 +1,152 @@
+//! Which slots are free: an allocator of ranges, best fit, neighbours joined again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The free ranges of a map of slots.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges {
+    /// Length of each free range, by its first slot.
+    free: BTreeMap<u32, u32>,
+    /// The same by length: (length, first).
+    by_length: BTreeSet<(u32, u32)>,
+}
+
+impl Ranges {
+    /// A map of `slots` slots, all free.
+    pub fn new(slots: u32) -> Self {
+        let mut ranges = Self::default();
+        ranges.add(0, slots);
+        ranges
+    }
+
+    fn add(&mut self, first: u32, length: u32) {
+        if length > 0 {
+            self.free.insert(first, length);
+            self.by_length.insert((length, first));
+        }
+    }
+
+    fn take_out(&mut self, first: u32, length: u32) {
+        self.free.remove(&first);
+        self.by_length.remove(&(length, first));
+    }
+
+    /// The first slot of the smallest free range that holds `count` slots; nothing is taken yet.
+    pub fn find(&self, count: u32) -> Option<u32> {
+        self.by_length.range((count, 0)..).next().map(|(_, first)| *first)
+    }
+
+    /// First slots for several ranges at once; nothing is taken yet. In one piece where there is one,
+    /// else each in a free range of its own.
+    pub fn find_all(&self, counts: &[u32]) -> Option<Vec<u32>> {
+        if let Some(mut first) = self.find(counts.iter().sum()) {
+            let next = |count: &u32| {
+                let own = first;
+                first += count;
+                own
+            };
+            return Some(counts.iter().map(next).collect());
+        }
+        let mut used = BTreeSet::new();
+        let own = |count: &u32| {
+            let fits = self.by_length.range((*count, 0)..).map(|(_, first)| *first);
+            let first = fits.into_iter().find(|first| !used.contains(first))?;
+            used.insert(first);
+            Some(first)
+        };
+        counts.iter().map(own).collect()
+    }
+
+    /// The free range that holds this one whole: its first slot and length.
+    fn around(&self, first: u32, count: u32) -> Option<(u32, u32)> {
+        let (&start, &length) = self.free.range(..=first).next_back()?;
+        let fits = count > 0 && first.checked_add(count)? <= start + length;
+        fits.then_some((start, length))
+    }
+
+    /// Whether a range can be taken.
+    pub fn is_free(&self, first: u32, count: u32) -> bool {
+        self.around(first, count).is_some()
+    }
+
+    /// Takes a range: false when a part of it is taken already.
+    pub fn take(&mut self, first: u32, count: u32) -> bool {
+        let Some((start, length)) = self.around(first, count) else { return false };
+        self.take_out(start, length);
+        self.add(start, first - start);
+        self.add(first + count, start + length - (first + count));
+        true
+    }
+
+    /// Gives a range back that was taken.
+    pub fn give(&mut self, first: u32, count: u32) {
+        let (mut first, mut end) = (first, first.saturating_add(count));
+        if let Some((&start, &length)) = self.free.range(..first).next_back()
+            && start + length == first
+        {
+            self.take_out(start, length);
+            first = start;
+        }
+        if let Some(&length) = self.free.get(&end) {
+            self.take_out(end, length);
+            end += length;
+        }
+        self.add(first, end - first);
+    }
+
+    /// How many slots are free.
+    pub fn free_slots(&self) -> u64 {
+        self.free.values().map(|length| u64::from(*length)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranges_never_overlap_and_nothing_is_lost(
+            deeds in proptest::collection::vec((any::<bool>(), 1..40_u32), 1..300),
+        ) {
+            let mut ranges = Ranges::new(256);
+            let mut held: Vec<(u32, u32)> = Vec::new();
+            for (takes, number) in deeds {
+                if takes {
+                    if let Some(first) = ranges.find(number) {
+                        prop_assert!(ranges.take(first, number));
+                        for (other, count) in &held {
+                            prop_assert!(first + number <= *other || other + count <= first);
+                        }
+                        prop_assert!(first + number <= 256);
+                        held.push((first, number));
+                    }
+                } else if !held.is_empty() {
+                    let (first, count) = held.swap_remove(number as usize % held.len());
+                    prop_assert!(!ranges.take(first, count));
+                    ranges.give(first, count);
+                }
+                let taken: u64 = held.iter().map(|(_, count)| u64::from(*count)).sum();
+                prop_assert_eq!(ranges.free_slots() + taken, 256);
+            }
+            for (first, count) in held {
+                ranges.give(first, count);
+            }
+            prop_assert_eq!(ranges.find(256), Some(0));
+        }
+    }
+
+    #[test]
+    fn what_is_taken_or_beyond_the_end_cannot_be_taken() {
+        let mut ranges = Ranges::new(10);
+        assert!(ranges.take(4, 2));
+        for (first, count) in
+            [(4, 2), (5, 1), (3, 2), (0, 10), (9, 2), (10, 1), (u32::MAX, 2), (0, 0)]
+        {
+            assert!(!ranges.take(first, count), "{first} {count}");
+        }
+        assert!(ranges.take(6, 4));
+        assert_eq!(ranges.find(5), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! Which backends the clients of this node may use now: one pure function.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use svclb_common::layout::BackendState;
+
+use crate::model::{Endpoint, Node};
+
+/// Which list of backends a frontend uses (SEMANTICS: "Which backends").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum List {
+    /// Endpoints anywhere, as topology hints say.
+    Cluster,
+    /// Endpoints of this node.
+    Local,
+}
+
+/// One endpoint of one service, of one family, after the slices were merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate<'a> {
+    /// Its address.
+    pub address: IpAddr,
+    /// The backend port.
+    pub port: u16,
+    /// What is said of it.
+    pub endpoint: &'a Endpoint,
+}
+
+/// The backends of a list, each with why it is in it, in the order of `candidates`.
+///
+/// The rules, as kube-proxy has them (pkg/proxy/topology.go, `CategorizeEndpoints`):
+///
+/// 1. `Cluster`: every ready candidate that matches the topology mode. When that is none: every
+///    candidate that serves while it terminates, anywhere, hints ignored.
+/// 2. `Local`: every ready candidate of this node. When that is none: those of this node that serve
+///    while they terminate. When that is none: none. Hints never matter.
+/// 3. A candidate that serves but is neither ready nor terminating is never used.
+///
+/// Topology mode, decided over the ready candidates: when each has node hints and one of them names
+/// this node, those that name it. Otherwise, when each has zone hints, this node's zone is known and
+/// one of them names it, those that name it. Otherwise all of them.
+pub fn select(list: List, candidates: &[Candidate<'_>], node: &Node) -> Vec<(usize, BackendState)> {
+    let is_local = |endpoint: &Endpoint| endpoint.node.as_ref().is_some_and(|at| *at == node.name);
+    let topology = match list {
+        List::Cluster => topology(candidates, node),
+        List::Local => Topology::All,
+    };
+    let here = |endpoint: &Endpoint| list == List::Cluster || is_local(endpoint);
+    let ready: Vec<_> = pick(candidates, BackendState::Ready, |endpoint| {
+        endpoint.ready && here(endpoint) && topology.matches(endpoint)
+    });
+    if !ready.is_empty() {
+        return ready;
+    }
+    pick(candidates, BackendState::Terminating, |endpoint| {
+        endpoint.serving && endpoint.terminating && here(endpoint)
+    })
+}
+
+fn pick(
+    candidates: &[Candidate<'_>],
+    state: BackendState,
+    keep: impl Fn(&Endpoint) -> bool,
+) -> Vec<(usize, BackendState)> {
+    let kept = candidates.iter().enumerate().filter(|(_, candidate)| keep(candidate.endpoint));
+    kept.map(|(at, _)| (at, state)).collect()
+}
+
+enum Topology<'a> {
+    Node(&'a Arc<str>),
+    Zone(&'a Arc<str>),
+    All,
+}
+
+impl Topology<'_> {
+    fn matches(&self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Node(name) => endpoint.node_hints.contains(name),
+            Self::Zone(zone) => endpoint.zone_hints.contains(zone),
+            Self::All => true,
+        }
+    }
+}
+
+fn topology<'a>(candidates: &[Candidate<'_>], node: &'a Node) -> Topology<'a> {
+    let usable = |hints: fn(&Endpoint) -> &Vec<Arc<str>>, name: &Arc<str>| {
+        let mut ready = candidates.iter().map(|it| it.endpoint).filter(|it| it.ready).peekable();
+        ready.peek().is_some()
+            && ready.clone().all(|endpoint| !hints(endpoint).is_empty())
+            && ready.any(|endpoint| hints(endpoint).contains(name))
+    };
+    if usable(|endpoint| &endpoint.node_hints, &node.name) {
+        return Topology::Node(&node.name);
+    }
+    match &node.zone {
+        Some(zone) if usable(|endpoint| &endpoint.zone_hints, zone) => Topology::Zone(zone),
+        _ => Topology::All,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! The maps in memory. It refuses what the kernel would refuse, and what no planner may ask for.
+
+use std::cell::UnsafeCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use svclb_common::index;
+use svclb_common::layout::{
+    BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Set, Slot,
+};
+use svclb_common::shared::Shared;
+
+use super::{Dump, Key, Row, Table, TableError};
+
+/// Maps in memory, as large as their meta row says.
+#[derive(Debug)]
+pub struct Memory {
+    meta: Meta,
+    lines: Vec<UnsafeCell<Line>>,
+    slots: Vec<UnsafeCell<Slot>>,
+    services: HashMap<u32, ServiceRow>,
+    backends: HashMap<BackendKey, BackendRow>,
+    frontends: HashMap<FrontendKey, FrontendRow>,
+}
+
+fn cells<T: Default>(count: u32) -> Vec<UnsafeCell<T>> {
+    (0..count).map(|_| UnsafeCell::default()).collect()
+}
+
+fn shared<T>(cells: &[UnsafeCell<T>], number: u32) -> Option<Shared<'_, T>> {
+    // SAFETY: the cell lives as long as the borrow, and everyone accesses it by `Shared`.
+    cells.get(number as usize).map(|cell| unsafe { Shared::new(cell.get()) })
+}
+
+impl Memory {
+    /// Empty maps of the sizes that `meta` says.
+    pub fn new(meta: Meta) -> Self {
+        Self {
+            meta: Meta { layout: 0, ..meta },
+            lines: cells(meta.index_lines + meta.spill_lines),
+            slots: cells(meta.slots),
+            services: HashMap::new(),
+            backends: HashMap::new(),
+            frontends: HashMap::new(),
+        }
+    }
+
+    /// A line of the index.
+    pub fn line(&self, number: u32) -> Option<Shared<'_, Line>> {
+        shared(&self.lines, number)
+    }
+
+    /// A slot.
+    pub fn slot(&self, number: u32) -> Option<Shared<'_, Slot>> {
+        shared(&self.slots, number)
+    }
+
+    /// A row of `svclb_frontends`.
+    pub fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
+        self.frontends.get(key).copied()
+    }
+
+    /// A row of `svclb_backends`.
+    pub fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
+        self.backends.get(key).copied()
+    }
+
+    /// The meta row.
+    pub fn meta(&self) -> Meta {
+        self.meta
+    }
+
+    fn place(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
+        let capacity = self.meta.index_lines + self.meta.spill_lines;
+        self.line(number).ok_or(TableError::Full { map: "svclb_index", capacity })
+    }
+
+    fn held(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
+        let line = self.place(number)?;
+        if line.key_word() == 0 {
+            return Err(invalid("svclb_index", format!("line {number} holds no frontend")));
+        }
+        Ok(line)
+    }
+
+    fn is_referred_to(&self, first: u32, count: u32) -> bool {
+        let mut sets = (0..).map_while(|number| self.line(number)).map(Shared::set);
+        sets.any(|set| set.count != 0 && set.first < first + count && first < set.first + set.count)
+    }
+
+    fn put_slots(&self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
+        let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        if first.checked_add(count).is_none_or(|end| end > self.meta.slots) {
+            return Err(TableError::Full { map: "svclb_slots", capacity: self.meta.slots });
+        }
+        if self.is_referred_to(first, count) {
+            return Err(invalid("svclb_slots", format!("slots from {first} are in use")));
+        }
+        if slots.iter().any(|slot| !self.services.contains_key(&slot.owner)) {
+            return Err(invalid("svclb_slots", "an owner has no row".to_owned()));
+        }
+        for (number, slot) in (first..).zip(slots) {
+            if let Some(place) = self.slot(number) {
+                place.write(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// A set may be given to a line only when all its slots are written and owned by those that the
+    /// line accepts.
+    fn check_set(&self, set: Set, accepted: [u32; 2]) -> Result<(), TableError> {
+        for number in set.first..set.first.saturating_add(set.count) {
+            let owner = self.slot(number).map_or(0, Shared::owner);
+            if owner == 0 || !accepted.contains(&owner) {
+                return Err(invalid("svclb_index", format!("slot {number} belongs to {owner}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn put_line(&self, number: u32, line: &Line) -> Result<(), TableError> {
+        let place = self.place(number)?;
+        if place.key_word() != 0 {
+            return Err(invalid("svclb_index", format!("line {number} holds a frontend")));
+        }
+        self.check_set(line.set, [line.service, line.heir])?;
+        index::publish(place, line);
+        Ok(())
+    }
+}
+
+fn invalid(map: &'static str, what: String) -> TableError {
+    TableError::Invalid { map, what }
+}
+
+fn insert<K: Eq + Hash, V>(
+    rows: &mut HashMap<K, V>,
+    map: &'static str,
+    capacity: u32,
+    key: K,
+    value: V,
+) -> Result<(), TableError> {
+    if rows.len() >= capacity as usize && !rows.contains_key(&key) {
+        return Err(TableError::Full { map, capacity });
+    }
+    rows.insert(key, value);
+    Ok(())
+}
+
+fn take<K: Eq + Hash, V>(
+    rows: &mut HashMap<K, V>,
+    map: &'static str,
+    key: &K,
+) -> Result<(), TableError> {
+    rows.remove(key).map(drop).ok_or(TableError::Missing { map })
+}
+
+impl Table for Memory {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        let lines: Vec<(u32, Line)> = (0..)
+            .map_while(|number| Some((number, self.line(number)?.read())))
+            .filter(|(_, line)| *line != Line::default())
+            .collect();
+        let mut sets: Vec<Set> =
+            lines.iter().map(|(_, line)| line.set).filter(|set| set.count != 0).collect();
+        sets.sort_by_key(|set| (set.first, set.count));
+        sets.dedup();
+        let range = |set: Set| {
+            let end = set.first.checked_add(set.count)?;
+            let slots = (set.first..end).map(|number| Some(self.slot(number)?.read()));
+            Some((set.first, slots.collect::<Option<_>>()?))
+        };
+        Ok(Dump {
+            meta: self.meta,
+            services: self.services.iter().map(|(id, row)| (*id, *row)).collect(),
+            backends: self.backends.iter().map(|(key, row)| (*key, *row)).collect(),
+            frontends: self.frontends.iter().map(|(key, row)| (*key, *row)).collect(),
+            ranges: sets.into_iter().filter_map(range).collect(),
+            lines,
+        })
+    }
+
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        let lines = self.meta.index_lines + self.meta.spill_lines;
+        match row {
+            Row::Service(id, row) => insert(&mut self.services, "svclb_services", lines, *id, *row),
+            Row::Backend(key, row) => {
+                if row.sets == 0 || !self.services.contains_key(&key.service) {
+                    return Err(invalid("svclb_backends", "of no set or no service".to_owned()));
+                }
+                let Meta { seed, index_lines, .. } = self.meta;
+                index::mark(key, seed, index_lines, |number| self.line(number));
+                insert(&mut self.backends, "svclb_backends", self.meta.slots, *key, *row)
+            }
+            Row::Frontend(key, row) => {
+                insert(&mut self.frontends, "svclb_frontends", lines, *key, *row)
+            }
+            Row::Slots(first, slots) => self.put_slots(*first, slots),
+            Row::Line(number, line) => self.put_line(*number, line),
+            Row::Set(number, set) => {
+                let line = self.held(*number)?;
+                self.check_set(*set, [line.service(), line.heir()])?;
+                line.set_set_word(set.word());
+                Ok(())
+            }
+            Row::Heir(number, id) => {
+                let line = self.held(*number)?;
+                self.check_set(line.set(), [line.service(), *id])?;
+                line.set_heir(*id);
+                Ok(())
+            }
+            Row::Owner(number, id) => {
+                let line = self.held(*number)?;
+                self.check_set(line.set(), [*id, line.heir()])?;
+                line.set_service(*id);
+                Ok(())
+            }
+            Row::Traits(number, flags, affinity) => self.held(*number).map(|line| {
+                line.set_flags(*flags);
+                line.set_affinity_seconds(*affinity);
+            }),
+            Row::Generation(number, generation) => {
+                self.place(*number).map(|line| line.set_generation(*generation))
+            }
+            Row::Reach(number, reach) => self.place(*number).map(|line| line.set_reach(*reach)),
+            Row::Spilled(number, count) => self.place(*number).map(|line| line.set_spilled(*count)),
+            Row::Meta(meta) => {
+                self.meta = *meta;
+                Ok(())
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        match key {
+            Key::Service(id) => take(&mut self.services, "svclb_services", id),
+            Key::Backend(key) => take(&mut self.backends, "svclb_backends", key),
+            Key::Frontend(key) => take(&mut self.frontends, "svclb_frontends", key),
+            Key::Line(number) => {
+                index::empty(self.held(*number)?);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The maps as `plan` sees them: rows that are loaded, put and removed.
+//!
+//! Three implementations: the real maps (svclb-agent), [`Memory`], which refuses what the kernel would
+//! refuse, and [`Failing`], which fails on request.
+//!
+//! Every row is written whole and its effect on a concurrent reader is that of one step, so the order
+//! of steps is all that a plan has to think about.
+
+mod failing;
+mod memory;
+
+pub use failing::Failing;
+pub use memory::Memory;
+use svclb_common::layout::{
+    BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Set, Slot,
+};
+
+/// Something to write.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Row {
+    /// A value of `svclb_services`, by id.
+    Service(u32, ServiceRow),
+    /// A value of `svclb_backends`.
+    Backend(BackendKey, BackendRow),
+    /// A value of `svclb_frontends`.
+    Frontend(FrontendKey, FrontendRow),
+    /// A range of `svclb_slots` that no line refers to, from its first slot.
+    Slots(u32, Vec<Slot>),
+    /// A frontend into an empty line, published by its key word last. Leaves the line's `reach` and
+    /// `spilled`, which belong to the place, alone.
+    Line(u32, Line),
+    /// The set of a line that holds a frontend: the flip.
+    Set(u32, Set),
+    /// The service that takes a line's frontend over, 0 for none.
+    Heir(u32, u32),
+    /// The service of a line that holds a frontend.
+    Owner(u32, u32),
+    /// The flags and affinity seconds of a line that holds a frontend.
+    Traits(u32, u16, u32),
+    /// The generation of a line.
+    Generation(u32, u32),
+    /// How far a home line's frontends reach.
+    Reach(u32, u8),
+    /// How many frontends of a home line spilled.
+    Spilled(u32, u32),
+    /// The value of `svclb_meta`.
+    Meta(Meta),
+}
+
+/// Something to remove.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Key {
+    /// A value of `svclb_services`, by id.
+    Service(u32),
+    /// A value of `svclb_backends`.
+    Backend(BackendKey),
+    /// A value of `svclb_frontends`.
+    Frontend(FrontendKey),
+    /// The frontend of a line: its key word goes to 0, then service, set, heir, flags and affinity do.
+    /// `generation`, `reach` and `spilled` stay.
+    Line(u32),
+}
+
+/// Everything the maps hold, as it was loaded. Lines and slots by number; empty lines are left out.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Dump {
+    /// The meta row.
+    pub meta: Meta,
+    /// `svclb_services`, in no order.
+    pub services: Vec<(u32, ServiceRow)>,
+    /// `svclb_backends`, in no order.
+    pub backends: Vec<(BackendKey, BackendRow)>,
+    /// `svclb_frontends`, in no order.
+    pub frontends: Vec<(FrontendKey, FrontendRow)>,
+    /// Every line of `svclb_index` that is not all zero (an empty line with a generation, a reach or a
+    /// spill count is here too), by rising number.
+    pub lines: Vec<(u32, Line)>,
+    /// The slots of every range that a line of `lines` refers to: (first slot, slots), by rising first.
+    /// A range beyond the end of the map is left out.
+    pub ranges: Vec<(u32, Vec<Slot>)>,
+}
+
+/// Why a row could not be loaded, written or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// A map has no room: E2BIG, or a number beyond a mapped array's end.
+    #[error("{map} is full: it holds {capacity} entries")]
+    Full {
+        /// Name of the map.
+        map: &'static str,
+        /// How many entries it was made for.
+        capacity: u32,
+    },
+    /// A row that was to be removed is not there (ENOENT).
+    #[error("{map} has no such row")]
+    Missing {
+        /// Name of the map.
+        map: &'static str,
+    },
+    /// A row is not in the state that the step needs.
+    #[error("{map}: {what}")]
+    Invalid {
+        /// Name of the map.
+        map: &'static str,
+        /// What was expected and found.
+        what: String,
+    },
+    /// The kernel, or a test, said no.
+    #[error("{map}: {source}")]
+    System {
+        /// Name of the map.
+        map: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+/// A place where rows are kept: the maps.
+pub trait Table {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    fn load(&mut self) -> Result<Dump, TableError>;
+
+    /// Writes a row, replacing what was there.
+    ///
+    /// # Errors
+    /// When the map is full, the number is beyond its end, or the kernel refuses; nothing is written then.
+    fn put(&mut self, row: &Row) -> Result<(), TableError>;
+
+    /// Removes a row.
+    ///
+    /// # Errors
+    /// When it is not there or the kernel refuses.
+    fn remove(&mut self, key: &Key) -> Result<(), TableError>;
+}

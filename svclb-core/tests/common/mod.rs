@@ -1,0 +1,186 @@
+//! What these tests share: a small cluster, an agent over memory, and a reader.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a tool of tests")]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use svclb_common::index::{self, Found, Wanted};
+use svclb_common::layout::{FrontendKey, Line, Meta, Protocol, Scope};
+use svclb_core::catalog::Catalog;
+use svclb_core::model::{
+    Endpoint, Node, ObjectName, Service, ServicePort, Slice, SlicePort, TrafficPolicy, Update,
+};
+use svclb_core::plan::{Pass, State, load, pass};
+use svclb_core::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
+
+pub fn meta(index_lines: u32, spill_lines: u32, slots: u32) -> Meta {
+    Meta {
+        index_lines,
+        spill_lines,
+        slots,
+        origins: 64,
+        seed: 7,
+        next_service: 1,
+        ..Meta::default()
+    }
+}
+
+pub fn object(name: &str) -> ObjectName {
+    ObjectName::new("default", name)
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A TCP Service with port 80, as old as said.
+pub fn service(name: &str, ips: &[&str], created: i64) -> Update {
+    let port = ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
+    let service = Service {
+        created: Some(created),
+        cluster_ips: ips.iter().map(|text| ip(text)).collect(),
+        external_ips: vec![],
+        load_balancer_ips: vec![],
+        source_ranges: false,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity_seconds: None,
+        ports: vec![port],
+    };
+    Update::Service(object(name), Some(service))
+}
+
+pub fn gone(name: &str) -> Update {
+    Update::Service(object(name), None)
+}
+
+/// The one slice of a Service: these addresses are ready, with port 8080.
+pub fn slice(name: &str, addresses: &[&str]) -> Update {
+    let endpoint = |text: &&str| Endpoint {
+        address: ip(text),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: None,
+        node_hints: vec![],
+        zone_hints: vec![],
+    };
+    let slice = Slice {
+        service: object(name),
+        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+        endpoints: addresses.iter().map(endpoint).collect(),
+    };
+    Update::Slice(object(name), Some(slice))
+}
+
+pub struct Agent {
+    pub catalog: Catalog,
+    pub state: State,
+    pub table: Failing<Memory>,
+}
+
+impl Agent {
+    pub fn new(meta: Meta) -> Self {
+        Self {
+            catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
+            state: State::new(meta),
+            table: Failing::new(Memory::new(meta)),
+        }
+    }
+
+    pub fn hear(&mut self, updates: impl IntoIterator<Item = Update>) -> &mut Self {
+        updates.into_iter().for_each(|update| self.catalog.apply(update));
+        self
+    }
+
+    /// A pass; what it freed has rested at once.
+    pub fn pass(&mut self) -> Pass {
+        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        let resting = self.state.take_resting();
+        self.state.rested(resting);
+        done
+    }
+
+    /// A pass in which the first `steps` steps succeed and no other does, as when the agent is killed.
+    pub fn cut(&mut self, steps: usize) -> Pass {
+        self.table.fail(steps, usize::MAX);
+        let done = self.pass();
+        self.table.fail(0, 0);
+        done
+    }
+
+    /// A new process over the same maps and the same catalog.
+    pub fn restart(&mut self) {
+        let dump = self.table.load().unwrap();
+        let (state, heal) = load(&dump, dump.meta);
+        self.state = state;
+        self.state.heal(&mut self.table, &heal).unwrap();
+        self.mark_all();
+    }
+
+    pub fn mark_all(&mut self) {
+        let all: Vec<_> = self.catalog.objects().chain(self.state.objects()).cloned().collect();
+        self.catalog.mark(all);
+    }
+
+    pub fn find(&self, address: &str) -> Option<(u32, Line)> {
+        find(&self.table.inner, ip(address))
+    }
+
+    /// What a client of this frontend may be given; `None` when it is no frontend.
+    pub fn backends(&self, address: &str) -> Option<BTreeSet<String>> {
+        self.find(address).map(|(_, line)| backends(&self.table.inner, &line))
+    }
+}
+
+/// As the datapath finds the frontend with this address, TCP, port 80.
+pub fn find(memory: &Memory, address: IpAddr) -> Option<(u32, Line)> {
+    let key = FrontendKey { address: address.into(), port: 80, protocol: 6, scope: 0, _pad: 0 };
+    let wanted = Wanted::new(key.address.words(), 80, Protocol::Tcp, Scope::Any);
+    let meta = memory.meta();
+    match index::find(&wanted, meta.seed, meta.index_lines, |number| memory.line(number)) {
+        Found::Line(line, number) => Some((number, line.read())),
+        Found::Nothing(_) => None,
+        Found::Spilled(_) => {
+            let number = memory.frontend(&key)?.line;
+            let line = memory.line(number)?;
+            wanted.is_in(line).then(|| (number, line.read()))
+        }
+    }
+}
+
+/// What a draw of this line can give. A slot that its reader would not accept is "torn".
+pub fn backends(memory: &Memory, line: &Line) -> BTreeSet<String> {
+    (line.set.first..line.set.first.saturating_add(line.set.count))
+        .map(|number| {
+            let slot = memory.slot(number).unwrap().read();
+            let accepted = slot.owner == line.service || slot.owner == line.heir;
+            if accepted { slot.address.to_string() } else { "torn".to_owned() }
+        })
+        .collect()
+}
+
+pub fn set(addresses: &[&str]) -> Option<BTreeSet<String>> {
+    Some(addresses.iter().map(ToString::to_string).collect())
+}
+
+/// A table that keeps a record of what it was asked.
+pub struct Recorder<T> {
+    pub inner: T,
+    pub rows: Vec<Result<Row, Key>>,
+}
+
+impl<T: Table> Table for Recorder<T> {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        self.inner.load()
+    }
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        self.rows.push(Ok(row.clone()));
+        self.inner.put(row)
+    }
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        self.rows.push(Err(*key));
+        self.inner.remove(key)
+    }
+}
