@@ -1,0 +1,98 @@
+//! `cargo xtask`: set-up, demonstration, tests and checks. The only script language of the project.
+
+// A part of svclb-agent's build script, kept and tested here.
+#[cfg(test)]
+mod btf;
+mod check;
+mod counts;
+mod demo;
+mod environment;
+mod licences;
+mod provider;
+mod run;
+mod setup;
+mod shell;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a newcomer reads below the list of tasks.
+const HINT: &str = "New here? `cargo xtask run` builds svclb and shows what it does, in a network \
+    of its own, with nothing left behind.";
+
+/// Everything that one does with this checkout
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", max_term_width = 100, after_help = HINT)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing to build and test: the eBPF compiler and linker, a few packages
+    ///
+    /// The other tasks call it. It says what it does, and nothing if all is there. Where it cannot
+    /// install (not root and no sudo, or no apt) it says what is missing and what each is for.
+    Setup,
+    /// Show svclb at work on this machine; with ARGS, run `svclb agent ARGS`
+    ///
+    /// Without ARGS it runs the demonstration: Services from YAML, real backends and clients, in a
+    /// private network namespace and cgroup. No cluster is needed. Asks for sudo if not root.
+    #[command(override_usage = "cargo xtask run [-- ARGS]...")]
+    Run {
+        /// Arguments of `svclb agent`, such as `--from DIR`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run every test that this machine can run, also on its kernel
+    ///
+    /// Ends with a line `N passed, N failed`. Builds as you and asks for sudo to run if not root.
+    #[command(override_usage = "cargo xtask test [FILTER] [-- ARGS]...")]
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+        /// Arguments of each test binary, such as `--nocapture`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Check format, lints, docs, dependencies, licences and generated files
+    Check {
+        /// Write goldens and generated files anew instead of comparing them
+        #[arg(long)]
+        bless: bool,
+    },
+    /// The demonstration alone, as root: `run` calls it by sudo
+    #[command(hide = true)]
+    Demo {
+        /// The built program `svclb`
+        svclb: PathBuf,
+    },
+    /// A client of the demonstration
+    #[command(hide = true)]
+    DemoClient {
+        #[command(subcommand)]
+        task: demo::client::ClientTask,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Setup => setup::ensure(setup::Need::All),
+        Task::Run { args } => run::run(&args),
+        Task::Test { filter, args } => test::run(filter.as_deref(), &args),
+        Task::Check { bless } => check::run(bless),
+        Task::Demo { svclb } => demo::run(&svclb),
+        Task::DemoClient { task } => demo::client::run(&task),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

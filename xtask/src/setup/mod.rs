@@ -1,0 +1,236 @@
+//! `cargo xtask setup`: brings what is missing, and is silent if nothing is.
+
+mod apt;
+mod packages;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::provider::{self, Compiler, LINKED, Linker};
+use crate::shell;
+use apt::Apt;
+use packages::{Package, Use};
+
+/// Version of bpf-linker that is installed. [`provider::OLDEST_LINKER`] is what will do.
+const LINKER_VERSION: &str = "0.13.0";
+/// Versions of LLVM that this bpf-linker can be built with.
+const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
+/// Where the distribution's compiler is.
+const DISTRIBUTION: &str = "/usr";
+/// rustup's components for `check`, and a program of each.
+const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
+
+/// How much of the set-up a task needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Need {
+    /// To build and run.
+    Run,
+    /// To check too.
+    All,
+}
+
+/// Installs what is missing.
+///
+/// # Errors
+/// Something is missing that cannot be installed here: the error lists it, with its purpose.
+pub(crate) fn ensure(need: Need) -> anyhow::Result<()> {
+    let before = Missing::find(need)?;
+    if before.is_empty() {
+        return Ok(());
+    }
+    let installed = before.install();
+    let after = Missing::find(need)?;
+    installed.map_err(|error| after.cannot_install(&format!("{error:#}")))?;
+    if after.is_empty() {
+        shell::say("all is there");
+        return Ok(());
+    }
+    Err(after.cannot_install("something is still missing after the installation"))
+}
+
+/// What a machine lacks.
+struct Missing {
+    packages: Vec<&'static Package>,
+    components: Vec<&'static str>,
+    /// Why there is no way to build for the BPF target.
+    provider: Option<String>,
+}
+
+impl Missing {
+    fn find(need: Need) -> anyhow::Result<Self> {
+        let packages = packages::ALL.iter().filter(|package| package.used_by != Use::Linker);
+        Ok(Self {
+            packages: packages.filter(|package| !package.is_there()).collect(),
+            components: if need == Need::All { missing_components()? } else { Vec::new() },
+            provider: provider::find().err(),
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packages.is_empty() && self.components.is_empty() && self.provider.is_none()
+    }
+
+    fn install(&self) -> anyhow::Result<()> {
+        if !self.components.is_empty() {
+            let mut rustup = shell::command("rustup");
+            rustup.args(["component", "add"]).args(&self.components);
+            let what = format!("adding {} to the Rust toolchain", self.components.join(" and "));
+            shell::quietly(&what, rustup)?;
+        }
+        let apt = Apt::new();
+        if !self.packages.is_empty() {
+            let names: Vec<&str> = self.packages.iter().map(|package| package.name).collect();
+            apt.install(&names)?;
+        }
+        if self.provider.is_some() {
+            install_provider(&apt)?;
+        }
+        Ok(())
+    }
+
+    /// One line for each thing that the user has to bring.
+    fn cannot_install(&self, why: &str) -> anyhow::Error {
+        let mut text = format!("{why}\nmissing:");
+        for package in &self.packages {
+            text.push_str(&format!(
+                "\n  {} (Debian's package {}): {}",
+                package.program, package.name, package.why
+            ));
+        }
+        for component in &self.components {
+            text.push_str(&format!(
+                "\n  {component}: `cargo xtask check` uses it: `rustup component add {component}`"
+            ));
+        }
+        if let Some(lack) = &self.provider {
+            text.push_str(&format!("\n  a way to compile the eBPF programs ({lack}). {ADVICE}"));
+        }
+        anyhow::anyhow!(text)
+    }
+}
+
+/// What to type where nothing can be installed.
+const ADVICE: &str = "Either of:\n    \
+    rustup toolchain install nightly --component rust-src   (or, with a nightly: rustup component \
+    add rust-src --toolchain nightly)\n    \
+    Debian 12: apt-get install rustc-web rust-web-src && rustup toolchain link svclb-bpf /usr\n  \
+    and then, with the headers of the LLVM that the compiler was built with (22 for example):\n    \
+    LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked \
+    --no-default-features --features llvm-22";
+
+/// Components that the toolchain in use lacks.
+fn missing_components() -> anyhow::Result<Vec<&'static str>> {
+    let sysroot = shell::command("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .context("rustc does not run: install rustup first, with the stable toolchain")?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    let lacking = COMPONENTS.iter().filter(|(_, file)| !sysroot.join("bin").join(file).is_file());
+    Ok(lacking.map(|(component, _)| *component).collect())
+}
+
+/// Brings a compiler with the source of its core, and a linker that suits it.
+fn install_provider(apt: &Apt) -> anyhow::Result<()> {
+    let compilers = provider::compilers().map_err(anyhow::Error::msg)?;
+    let linker = provider::linker().filter(Linker::is_current);
+    // Nothing suits as it stands. A compiler is good enough if a linker can be built for it.
+    let compiler = match compilers.iter().find(|it| it.is_usable() && can_link(apt, it)) {
+        Some(compiler) => {
+            shell::say(&format!("compiler for eBPF: {}", describe(compiler)));
+            compiler.clone()
+        }
+        None => link_distribution(apt)?,
+    };
+    match linker {
+        Some(linker) if linker.reads(&compiler) => Ok(()),
+        _ => install_linker(apt, &compiler),
+    }
+}
+
+fn describe(compiler: &Compiler) -> String {
+    format!("{} ({}, LLVM {})", compiler.toolchain, compiler.release, compiler.llvm)
+}
+
+fn llvm_package(llvm: u32) -> String {
+    format!("llvm-{llvm}-dev")
+}
+
+fn llvm_prefix(llvm: u32) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{llvm}"))
+}
+
+fn has_llvm(llvm: u32) -> bool {
+    llvm_prefix(llvm).join("include/llvm-c/Core.h").is_file()
+}
+
+/// Whether bpf-linker can be built with the LLVM of this compiler.
+fn can_link(apt: &Apt, compiler: &Compiler) -> bool {
+    LINKER_LLVM.contains(&compiler.llvm)
+        && (has_llvm(compiler.llvm) || apt.candidate(&llvm_package(compiler.llvm)).is_some())
+}
+
+/// Installs the distribution's compiler and source, and makes rustup know them.
+fn link_distribution(apt: &Apt) -> anyhow::Result<Compiler> {
+    shell::say(
+        "compiler for eBPF: no rustup nightly with rust-src that fits, so the distribution's",
+    );
+    if !Path::new(DISTRIBUTION).join("bin/rustc").is_file()
+        || !provider::has_core(Path::new(DISTRIBUTION))
+    {
+        let pair = packages::DISTRIBUTION_RUST
+            .iter()
+            .find(|[compiler, source]| {
+                let new_enough = |version: String| provider::is_new_enough(&version);
+                apt.candidate(compiler).is_some_and(new_enough)
+                    && apt.candidate(source).is_some_and(new_enough)
+            })
+            .context("this distribution has no Rust that is new enough")?;
+        apt.install(pair)?;
+    }
+    let mut link = shell::command("rustup");
+    link.args(["toolchain", "link", LINKED, DISTRIBUTION]);
+    shell::quietly(&format!("making rustup know it as {LINKED}"), link)?;
+    let compilers = provider::compilers().map_err(anyhow::Error::msg)?;
+    let compiler = compilers.into_iter().find(|compiler| compiler.toolchain == LINKED);
+    match compiler {
+        Some(compiler) if compiler.is_usable() => Ok(compiler),
+        Some(compiler) => bail!(
+            "{} is too old or lacks the source of its core in {}",
+            describe(&compiler),
+            compiler.sysroot.display()
+        ),
+        None => bail!("`rustup run {LINKED} rustc` does not work"),
+    }
+}
+
+/// Builds bpf-linker with the LLVM of the compiler, whose bitcode it has to read.
+fn install_linker(apt: &Apt, compiler: &Compiler) -> anyhow::Result<()> {
+    let llvm = compiler.llvm;
+    if !LINKER_LLVM.contains(&llvm) {
+        bail!(
+            "bpf-linker {LINKER_VERSION} knows no LLVM {llvm}, which {} uses",
+            compiler.toolchain
+        );
+    }
+    let mut wanted: Vec<&str> = packages::ALL
+        .iter()
+        .filter(|package| package.used_by == Use::Linker && !package.is_there())
+        .map(|package| package.name)
+        .collect();
+    let headers = llvm_package(llvm);
+    if !has_llvm(llvm) {
+        wanted.push(&headers);
+    }
+    if !wanted.is_empty() {
+        apt.install(&wanted)?;
+    }
+    let feature = format!("llvm-{llvm}");
+    let mut install = shell::cargo(["install", "bpf-linker", "--version", LINKER_VERSION]);
+    install.args(["--locked", "--force", "--no-default-features", "--features", &feature]);
+    install.env("LLVM_PREFIX", llvm_prefix(llvm));
+    // A folder of its own, and no debug information: it would be ten times as large.
+    install.env_remove("CARGO_TARGET_DIR").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    let what = format!("building bpf-linker {LINKER_VERSION} with LLVM {llvm} (about a minute)");
+    shell::quietly(&what, install)
+}

@@ -1,0 +1,70 @@
+//! Every package that set-up may install, each with its reason. Nothing else is installed.
+
+use crate::shell;
+
+/// Who uses a package.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Use {
+    /// Every build or run.
+    Always,
+    /// Only the build of bpf-linker.
+    Linker,
+}
+
+/// A Debian package.
+#[derive(Debug)]
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// A program that it brings: if that is there, the package is not asked for.
+    pub(crate) program: &'static str,
+    /// What it is for.
+    pub(crate) why: &'static str,
+    /// Who uses it.
+    pub(crate) used_by: Use,
+}
+
+impl Package {
+    /// Whether its program is there.
+    pub(crate) fn is_there(&self) -> bool {
+        shell::find(self.program).is_some()
+    }
+}
+
+const fn always(name: &'static str, program: &'static str, why: &'static str) -> Package {
+    Package { name, program, why, used_by: Use::Always }
+}
+
+/// Packages that are wanted whatever the compiler is.
+pub(crate) const ALL: &[Package] = &[
+    always("bpftool", "bpftool", "the demonstration and tests show and compare map dumps with it"),
+    always("iproute2", "ip", "the demonstration and tests set up links and addresses with it"),
+    always("curl", "curl", "the client of the demonstration"),
+    always("util-linux", "unshare", "private namespaces of the demonstration and tests"),
+    always("libc6-dev", "ldd", "headers and start files with which Rust programs are linked"),
+    Package {
+        name: "g++",
+        program: "g++",
+        why: "links bpf-linker with the C++ library that LLVM uses",
+        used_by: Use::Linker,
+    },
+];
+
+/// The distribution's compiler and the source of its core, by preference. Debian 12 has a recent one
+/// only under the name of what it is kept for, web browsers.
+pub(crate) const DISTRIBUTION_RUST: &[[&str; 2]] =
+    &[["rustc-web", "rust-web-src"], ["rustc", "rust-src"]];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_package_has_a_program_and_a_reason_and_stands_once() {
+        for package in ALL {
+            assert!(!package.program.is_empty() && !package.why.is_empty(), "{}", package.name);
+            let same = ALL.iter().filter(|other| other.name == package.name);
+            assert_eq!(same.count(), 1, "{}", package.name);
+        }
+    }
+}

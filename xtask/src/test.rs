@@ -1,0 +1,196 @@
+//! `cargo xtask test`: every test that this machine can run, with one total.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+use crate::counts::Counts;
+use crate::{environment, run, setup, shell};
+
+/// Crates whose tests use the kernel as root. They come last: what fails before is easier to read.
+const PRIVILEGED: [&str; 2] = ["svclb-agent", "svclb-tests"];
+/// Order of the other crates: what is built upon comes first.
+const ORDER: [&str; 3] = ["svclb-common", "svclb-core", "xtask"];
+/// All crates that are built for the host.
+const HOST: [&str; 3] = ["--workspace", "--exclude", "svclb-ebpf"];
+/// Tells tests where the built program `svclb` is.
+const PROGRAM: &str = "SVCLB_BIN";
+
+/// A built test binary.
+struct Binary {
+    /// Its crate.
+    package: String,
+    /// The folder of its crate.
+    folder: PathBuf,
+    /// The target's name.
+    name: String,
+    /// The program.
+    path: PathBuf,
+}
+
+/// Runs the tests whose name contains `filter`, with `args` for each runner.
+///
+/// # Errors
+/// A test fails, none matches, or the machine lacks something: the error says what to do.
+pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
+    setup::ensure(setup::Need::Run)?;
+    shell::say("building");
+    let svclb = run::build(&[&HOST[..], &["--bins"]].concat())?;
+    let (unprivileged, privileged) = split(binaries()?, filter)?;
+
+    // Before the first test runs: a long run must not end with a lack that was there at its start.
+    if !privileged.is_empty() {
+        environment::check()?;
+        shell::as_root("true", &[]).context("the kernel tests need root")?;
+    }
+
+    let mut total = Counts::default();
+    for (binary, needs_root) in unprivileged
+        .iter()
+        .map(|binary| (binary, false))
+        .chain(privileged.iter().map(|binary| (binary, true)))
+    {
+        shell::say(&format!("{} {}", binary.package, binary.name));
+        let mut test = binary.command(&svclb, needs_root)?;
+        test.args(filter).args(args);
+        total.add(counted(test)?);
+    }
+    shell::say("examples in the documentation");
+    let mut documentation = shell::cargo(["test", "--doc", "--quiet", "--locked"]);
+    documentation.args(HOST).arg("--no-fail-fast").arg("--").args(filter);
+    total.add(counted(documentation)?);
+
+    if total.ignored > 0 {
+        shell::print(&format!("{} marked `#[ignore]` did not run", total.ignored));
+    }
+    shell::print(&total.to_string());
+    if total.failed > 0 {
+        bail!("{} failed, see above", total.failed);
+    }
+    if total.passed == 0 {
+        bail!("no test's name contains {:?}", filter.unwrap_or_default());
+    }
+    Ok(())
+}
+
+impl Binary {
+    /// The runner, in the environment that cargo would give it.
+    fn command(&self, svclb: &Path, needs_root: bool) -> anyhow::Result<Command> {
+        let environment: [(&str, &OsStr); 2] =
+            [("CARGO_MANIFEST_DIR", self.folder.as_os_str()), (PROGRAM, svclb.as_os_str())];
+        let mut command = if needs_root {
+            shell::as_root(&self.path, &environment)?
+        } else {
+            let mut command = Command::new(&self.path);
+            command.envs(environment);
+            command
+        };
+        command.current_dir(&self.folder);
+        Ok(command)
+    }
+
+    /// Whether it has a test of such a name.
+    fn has(&self, filter: &str) -> anyhow::Result<bool> {
+        let mut list = Command::new(&self.path);
+        list.args(["--list", filter]).current_dir(&self.folder).stderr(Stdio::inherit());
+        let output = list.output().with_context(|| shell::cannot_start(&list))?;
+        Ok(output.stdout.split(|byte| *byte == b'\n').any(|line| line.ends_with(b": test")))
+    }
+}
+
+/// Builds every test binary, in the order in which they run.
+fn binaries() -> anyhow::Result<Vec<Binary>> {
+    let mut found = BTreeMap::new();
+    run::artifacts("test", &[&HOST[..], &["--no-run"]].concat(), |artifact| {
+        if let (true, Some(path)) = (artifact.profile.test, artifact.executable) {
+            let folder: PathBuf = artifact.manifest_path.with_file_name("").into();
+            let package = package(&artifact.package_id.repr, &folder);
+            let key = (rank(&package), package.clone(), artifact.target.name.clone(), path.clone());
+            let name = artifact.target.name;
+            found.insert(key, Binary { package, folder, name, path: path.into() });
+        }
+    })?;
+    Ok(found.into_values().collect())
+}
+
+/// The name in a package's id, which leaves it out where the folder has the same:
+/// `path+file:///svclb/tests#svclb-tests@0.1.0`, `path+file:///svclb/xtask#0.1.0`.
+fn package(id: &str, folder: &Path) -> String {
+    let named = id.rsplit_once('#').and_then(|(_, rest)| Some(rest.split_once('@')?.0));
+    let folder = folder.file_name().unwrap_or_default().to_string_lossy();
+    named.map_or(folder.into_owned(), str::to_owned)
+}
+
+/// Place of a crate in the run.
+fn rank(package: &str) -> usize {
+    let among = |names: &[&str]| names.iter().position(|name| *name == package);
+    match (among(&ORDER), among(&PRIVILEGED)) {
+        (Some(at), _) => at,
+        (_, Some(at)) => ORDER.len() + 1 + at,
+        _ => ORDER.len(),
+    }
+}
+
+/// The binaries that have a test of such a name: those that run as the user, and those as root.
+fn split(
+    binaries: Vec<Binary>,
+    filter: Option<&str>,
+) -> anyhow::Result<(Vec<Binary>, Vec<Binary>)> {
+    let mut with_tests = Vec::new();
+    for binary in binaries {
+        if binary.has(filter.unwrap_or_default())? {
+            with_tests.push(binary);
+        }
+    }
+    Ok(with_tests.into_iter().partition(|it| !PRIVILEGED.contains(&it.package.as_str())))
+}
+
+/// Runs a runner and counts. One that ends badly without a failed test is itself a failure.
+fn counted(command: Command) -> anyhow::Result<Counts> {
+    let name = shell::typed(&command);
+    let mut total = Counts::default();
+    let succeeded = shell::watch(command, |line| {
+        if let Some(counts) = Counts::parse(line) {
+            total.add(counts);
+        }
+    })?;
+    if !succeeded && total.failed == 0 {
+        eprintln!("`{name}` ended without the result of its tests");
+        total.failed += 1;
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crates_run_from_the_bottom_up_and_those_with_root_last() {
+        let mut crates = ["svclb-tests", "xtask", "another", "svclb-agent", "svclb-common"];
+        crates.sort_by_key(|name| rank(name));
+        assert_eq!(crates, ["svclb-common", "xtask", "another", "svclb-agent", "svclb-tests"]);
+    }
+
+    #[test]
+    fn a_package_is_known_by_its_name_or_else_its_folder() {
+        let rows = [
+            ("path+file:///svclb/tests#svclb-tests@0.1.0", "/svclb/tests/", "svclb-tests"),
+            ("path+file:///svclb/xtask#0.1.0", "/svclb/xtask/", "xtask"),
+        ];
+        for (id, folder, expected) in rows {
+            assert_eq!(package(id, Path::new(folder)), expected, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_runner_that_dies_counts_as_a_failure() {
+        let dead = counted(Command::new("false")).unwrap();
+        assert_eq!((dead.passed, dead.failed), (0, 1));
+        let empty = counted(Command::new("true")).unwrap();
+        assert_eq!((empty.passed, empty.failed), (0, 0));
+    }
+}
