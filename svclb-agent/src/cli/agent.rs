@@ -1,0 +1,228 @@
+//! `svclb agent`: from the command line to a running reconciler.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, ensure};
+use aya_log::EbpfLogger;
+use clap::{Args, ValueEnum};
+use svclb_common::layout::Meta;
+use svclb_core::catalog::Catalog;
+use svclb_core::model::Node;
+use svclb_core::size::{Sizes, sizes};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::dataplane::maps::Maps;
+use crate::dataplane::object::{self, Features, Settings};
+use crate::dataplane::pins::Pins;
+use crate::dataplane::{attach, environment, probe};
+use crate::reconcile::{self, Reconciler};
+use crate::source::files::Files;
+
+use super::PinsArgs;
+
+#[derive(Debug, Args)]
+pub(super) struct AgentArgs {
+    /// Kubernetes YAML to serve: files, or folders of them, followed while the agent runs
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    from: Vec<PathBuf>,
+    /// Name of this node, as EndpointSlices name it [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Serve the sockets of this cgroup and those below it [default: the root of the mounted cgroup2]
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    pins: PinsArgs,
+    /// Log every decision of the hooks (slow; for debugging)
+    #[arg(long)]
+    log_bpf: bool,
+    /// Places of the origins array when the maps are made, a power of two [default: by need]
+    #[arg(long, value_name = "N", hide = true)]
+    origins: Option<u32>,
+    /// Lines of the index when the maps are made, a power of two [default: by need]
+    #[arg(long, value_name = "N", hide = true)]
+    index_lines: Option<u32>,
+    /// Slots when the maps are made [default: by need]
+    #[arg(long, value_name = "N", hide = true)]
+    slots: Option<u32>,
+    /// Do as on a kernel without this feature
+    #[arg(long, value_name = "FEATURE", hide = true)]
+    without: Vec<Feature>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Feature {
+    SetRetval,
+    Mptcp,
+}
+
+/// Runs the agent until it is told to stop.
+pub(super) fn run(args: AgentArgs) -> Result<()> {
+    // What the hooks say comes at debug, under the name of their program, `svclb`.
+    let default = if args.log_bpf { "info,svclb=debug" } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: AgentArgs) -> Result<()> {
+    let cgroup = match &args.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => environment::cgroup2_root()?,
+    };
+    environment::check(&args.pins.pins, &cgroup)?;
+    let pins = Pins::new(&args.pins.pins);
+    // From here on a signal is a clean end, at whatever point.
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        result = follow(&args, &pins, &cgroup) => result,
+        _ = interrupt.recv() => leave(&pins),
+        _ = terminate.recv() => leave(&pins),
+    }
+}
+
+/// Says what stays. Maps and links outlive the agent: that is what pins are for.
+fn leave(pins: &Pins) -> Result<()> {
+    tracing::info!(
+        pins = %pins.root().display(),
+        "stopping; translation goes on with what the maps hold, until `svclb uninstall`",
+    );
+    Ok(())
+}
+
+async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
+    let node = node_name(args)?;
+    let mut files = Files::new(&args.from)?.node(&node);
+    let mut catalog = Catalog::new(Node { name: node.as_str().into(), ..Node::default() });
+    reconcile::hear(&mut catalog, files.next().await);
+    for update in probe::appear() {
+        catalog.apply(update);
+    }
+
+    pins.make()?;
+    let settings = settings(args, pins, catalog.counts())?;
+    let meta = Meta {
+        index_lines: settings.sizes.index_lines,
+        spill_lines: settings.sizes.spill_lines,
+        slots: settings.sizes.slots,
+        origins: settings.sizes.origins,
+        seed: settings.seed,
+        agent: std::process::id(),
+        agent_started: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+        ..Meta::default()
+    };
+    let mut object = object::load(pins, &settings)?;
+    let mut reconciler = Reconciler::over(catalog, Maps::open(pins, true)?, meta)?;
+    // The maps are right before anything reads them; after a restart the old programs read already.
+    if let Some(error) = reconciler.pass().failed {
+        return Err(error).context("cannot fill the maps");
+    }
+    attach::attach(&mut object, cgroup, pins)?;
+    probe::run(cgroup)?;
+    reconciler.update(probe::vanish());
+    reconciler.pass();
+    if args.log_bpf {
+        tokio::spawn(log(EbpfLogger::init(&mut object)?));
+    }
+    tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
+    super::output::line("ready")?;
+    std::io::stdout().flush()?;
+    reconciler.run(files).await
+}
+
+fn node_name(args: &AgentArgs) -> Result<String> {
+    match &args.node {
+        Some(name) => Ok(name.clone()),
+        None => {
+            let path = "/proc/sys/kernel/hostname";
+            let name = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {path}: name this node by --node"))?;
+            Ok(name.trim().to_owned())
+        }
+    }
+}
+
+/// What to load: adopted maps keep their sizes and seed, new ones are made for what is there now.
+fn settings(args: &AgentArgs, pins: &Pins, counts: (usize, usize)) -> Result<Settings> {
+    let mut features = Features::of_kernel()?;
+    features.set_retval &= !args.without.contains(&Feature::SetRetval);
+    features.mptcp &= !args.without.contains(&Feature::Mptcp);
+    let log = args.log_bpf;
+    if pins.adoptable()? {
+        let meta = Maps::open(pins, false)?.meta()?;
+        if meta.layout != 0 {
+            let capacity = pins.capacity()?;
+            let told = [meta.index_lines.wrapping_add(meta.spill_lines), meta.slots, meta.origins];
+            ensure!(
+                told == capacity
+                    && meta.index_lines.is_power_of_two()
+                    && meta.origins.is_power_of_two(),
+                "svclb_meta in {} tells of other maps (lines, slots, origins {told:?}) than are there \
+                 ({capacity:?}): remove them with `svclb uninstall --pins {}`",
+                pins.root().display(),
+                pins.root().display(),
+            );
+            let sizes = Sizes {
+                index_lines: meta.index_lines,
+                spill_lines: meta.spill_lines,
+                slots: meta.slots,
+                origins: meta.origins,
+            };
+            return Ok(Settings { sizes, seed: meta.seed, features, log });
+        }
+        // Maps that no pass ever finished filling, and so nobody's: nothing is lost with them.
+        pins.uninstall()?;
+        pins.make()?;
+    }
+    let (frontends, backends) = counts;
+    let mut sizes = sizes(frontends, backends);
+    if let Some(lines) = args.index_lines {
+        sizes.index_lines = power_of_two("--index-lines", lines)?;
+    }
+    if let Some(origins) = args.origins {
+        sizes.origins = power_of_two("--origins", origins)?;
+    }
+    sizes.slots = args.slots.unwrap_or(sizes.slots);
+    Ok(Settings { sizes, seed: random_seed()?, features, log })
+}
+
+fn power_of_two(flag: &str, value: u32) -> Result<u32> {
+    ensure!(
+        value.is_power_of_two() && value >= 8,
+        "{flag} {value}: expected a power of two from 8"
+    );
+    Ok(value)
+}
+
+fn random_seed() -> Result<u64> {
+    let mut seed = [0_u8; 8];
+    // SAFETY: the buffer is as long as said.
+    let got = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
+    ensure!(got == 8, "cannot get a random seed: {}", std::io::Error::last_os_error());
+    Ok(u64::from_ne_bytes(seed))
+}
+
+/// Passes the hooks' log on until the agent ends.
+async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
+    // SAFETY: the logger owns its ring buffer's descriptor and never gives another one.
+    let ring = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let Ok(mut ring) = ring else { return };
+    while let Ok(mut guard) = ring.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
+    }
+}

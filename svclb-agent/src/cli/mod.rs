@@ -1,0 +1,98 @@
+//! The command `svclb`: what can be typed, and which module does it.
+
+mod agent;
+mod list;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::dataplane::pins::Pins;
+use crate::dataplane::probe;
+use output::Format;
+
+/// Gives Kubernetes Services to the processes of this node at the socket.
+#[derive(Debug, Parser)]
+#[command(name = "svclb", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep the maps in step with a source of Services, until stopped; translation goes on after that
+    Agent(agent::AgentArgs),
+    /// List services: what is dialled and how many backends it has
+    Services(ListArgs),
+    /// List backends: what each service's clients are given
+    Backends(ListArgs),
+    /// List live sockets that dialled a Service, and what they were given
+    Sockets(ListArgs),
+    /// Show the state of maps and hooks
+    Status(ListArgs),
+    /// Detach every hook and remove every map and pin
+    Uninstall(PinsArgs),
+    /// What the agent starts to prove translation
+    #[command(name = probe::CLIENT, hide = true)]
+    ProbeClient,
+}
+
+#[derive(Debug, Args)]
+struct PinsArgs {
+    /// Folder on bpffs with the maps and links
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/svclb")]
+    pins: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    pins: PinsArgs,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Runs the command line. What goes wrong is one line on standard error and exit code 1.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A reader that went away (`svclb services | head`) is no fault.
+            if is_broken_pipe(&error) {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("svclb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Agent(args) => agent::run(args),
+        Command::Services(args) => list::services(&args.pins(), args.output),
+        Command::Backends(args) => list::backends(&args.pins(), args.output),
+        Command::Sockets(args) => list::sockets(&args.pins(), args.output),
+        Command::Status(args) => list::status(&args.pins(), args.output),
+        Command::Uninstall(args) => list::uninstall(&Pins::new(&args.pins)),
+        Command::ProbeClient => output::line(&probe::client()),
+    }
+}
+
+impl ListArgs {
+    fn pins(&self) -> Pins {
+        Pins::new(&self.pins.pins)
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,317 @@
+//! What the reading commands print: rows for people as a table, for scripts as JSON or YAML. The fields
+//! of the rows, which docs/commands.md lists, are a contract: they may be added to, not changed.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people
+    #[default]
+    Table,
+    /// An array of objects
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// A row of a list.
+pub(super) trait Row: Serialize {
+    /// The table's headings.
+    const HEADINGS: &'static [&'static str];
+
+    /// The row in the table: one cell for each heading.
+    fn cells(&self) -> Vec<String>;
+}
+
+/// A service: one port of a Service object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct ServiceView {
+    /// Namespace of the Service object.
+    pub(super) namespace: String,
+    /// Name of the Service object.
+    pub(super) name: String,
+    /// Name of the port; empty where it has none.
+    pub(super) port_name: String,
+    /// `TCP` or `UDP`.
+    pub(super) protocol: String,
+    /// What clients dial: `address:port`, IPv6 in brackets.
+    pub(super) frontends: Vec<String>,
+    /// `internalTrafficPolicy`: `Cluster` or `Local`.
+    pub(super) internal_policy: String,
+    /// `externalTrafficPolicy`: `Cluster` or `Local`.
+    pub(super) external_policy: String,
+    /// How many backends it has now, in either set.
+    pub(super) backends: usize,
+    /// Its number in the maps; stays while it exists and is never used again.
+    pub(super) id: u32,
+}
+
+impl Row for ServiceView {
+    const HEADINGS: &'static [&'static str] =
+        &["NAMESPACE", "NAME", "PORT", "PROTOCOL", "FRONTENDS", "BACKENDS", "ID"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.namespace.clone(),
+            self.name.clone(),
+            self.port_name.clone(),
+            self.protocol.clone(),
+            self.frontends.join(","),
+            self.backends.to_string(),
+            self.id.to_string(),
+        ]
+    }
+}
+
+/// A backend of a service.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct BackendView {
+    /// Namespace of the Service object.
+    pub(super) namespace: String,
+    /// Name of the Service object.
+    pub(super) service: String,
+    /// Name of the port; empty where it has none.
+    pub(super) port_name: String,
+    /// `TCP` or `UDP`.
+    pub(super) protocol: String,
+    /// Address of the endpoint.
+    pub(super) address: String,
+    /// Port of the endpoint.
+    pub(super) port: u16,
+    /// `ready`; `terminating`: still serving and used because nothing is ready; `unknown`: written by
+    /// another version.
+    pub(super) state: &'static str,
+    /// Which of the service's sets it is in: `internal`, `external`.
+    pub(super) sets: Vec<&'static str>,
+    /// Its share of new connections, relative to the others'.
+    pub(super) weight: u32,
+    /// How many live sockets of this node were given it.
+    pub(super) connections: usize,
+}
+
+impl Row for BackendView {
+    const HEADINGS: &'static [&'static str] =
+        &["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "BACKEND", "STATE", "SETS", "CONNECTIONS"];
+
+    fn cells(&self) -> Vec<String> {
+        let backend = self.address.parse().map(|address: IpAddr| endpoint(&address, self.port));
+        vec![
+            self.namespace.clone(),
+            self.service.clone(),
+            self.port_name.clone(),
+            self.protocol.clone(),
+            backend.unwrap_or_else(|_| self.address.clone()),
+            self.state.to_owned(),
+            self.sets.join(","),
+            self.connections.to_string(),
+        ]
+    }
+}
+
+/// A live socket that dialled a service: one row for each frontend that it has dialled.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct SocketView {
+    /// The socket's cookie, as `ss -e` shows it (`sk:`, there hexadecimal).
+    pub(super) cookie: u64,
+    /// `TCP` or `UDP`.
+    pub(super) protocol: &'static str,
+    /// The frontend that it dialled: `address:port`.
+    pub(super) dialled: String,
+    /// The backend that it was given: `address:port`.
+    pub(super) given: String,
+    /// The service that has this frontend now: `namespace/name:port name`; empty when none has.
+    pub(super) service: String,
+    /// It was connected; false: it sends without.
+    pub(super) connected: bool,
+    /// The backend still belongs to the service.
+    pub(super) current: bool,
+    /// Where this is kept: `origins`, or `overflow` when the socket's place there was taken.
+    pub(super) place: &'static str,
+}
+
+impl Row for SocketView {
+    const HEADINGS: &'static [&'static str] =
+        &["COOKIE", "PROTOCOL", "DIALLED", "GIVEN", "SERVICE", "CONNECTED", "CURRENT", "PLACE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.cookie.to_string(),
+            self.protocol.to_owned(),
+            self.dialled.clone(),
+            self.given.clone(),
+            self.service.clone(),
+            yes(self.connected).to_owned(),
+            yes(self.current).to_owned(),
+            self.place.to_owned(),
+        ]
+    }
+}
+
+/// The state of maps and hooks.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct StatusView {
+    /// Folder of the pins.
+    pub(super) pins: String,
+    /// Version of the maps' layout.
+    pub(super) layout: u32,
+    /// Every source was heard and what it said is written.
+    pub(super) synced: bool,
+    /// How many passes of the agent changed something, restarts included.
+    pub(super) passes: u64,
+    /// Process id of the agent that wrote last, in its own pid namespace.
+    pub(super) agent_pid: u32,
+    /// A process of this number and name runs, as far as this pid namespace shows.
+    pub(super) agent_running: bool,
+    /// How many services there are.
+    pub(super) services: usize,
+    /// How many frontends there are.
+    pub(super) frontends: usize,
+    /// How many backends there are; one of two services counts twice.
+    pub(super) backends: usize,
+    /// How many live sockets have dialled a service.
+    pub(super) sockets: usize,
+    /// How many live sockets have an entry in the overflow.
+    pub(super) overflow_entries: usize,
+    /// Lines of the index in use.
+    pub(super) index_lines_used: usize,
+    /// Lines of the index that a hash can name.
+    pub(super) index_lines: u32,
+    /// Slots in use.
+    pub(super) slots_used: usize,
+    /// Slots there are.
+    pub(super) slots: u32,
+    /// Places of the origins array.
+    pub(super) origins: u32,
+    /// Every hook and whether it is attached.
+    pub(super) hooks: Vec<HookView>,
+    /// What the hooks have done since the maps were made (docs/maps.md, svclb_counters).
+    pub(super) counters: BTreeMap<&'static str, u64>,
+}
+
+/// A hook.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct HookView {
+    /// Its name, such as `connect4`.
+    pub(super) name: &'static str,
+    /// Its pinned link is attached.
+    pub(super) attached: bool,
+}
+
+/// Prints a list.
+pub(super) fn list<T: Row>(rows: &[T], format: Format) -> Result<()> {
+    text(&render_list(rows, format)?)
+}
+
+/// Prints the status.
+pub(super) fn one(status: &StatusView, format: Format) -> Result<()> {
+    text(&render_status(status, format)?)
+}
+
+/// Prints one line.
+pub(super) fn line(line: &str) -> Result<()> {
+    text(&format!("{}\n", escape(line)))
+}
+
+/// `address:port`, IPv6 in brackets.
+pub(super) fn endpoint(address: &IpAddr, port: u16) -> String {
+    SocketAddr::new(*address, port).to_string()
+}
+
+fn text(text: &str) -> Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
+}
+
+fn render_list<T: Row>(rows: &[T], format: Format) -> Result<String> {
+    match format {
+        Format::Json => json(&rows),
+        Format::Yaml => yaml(&rows),
+        Format::Table => {
+            let headings = T::HEADINGS.iter().map(|heading| (*heading).to_owned()).collect();
+            let cells = rows.iter().map(Row::cells);
+            Ok(columns(std::iter::once(headings).chain(cells)))
+        }
+    }
+}
+
+fn render_status(status: &StatusView, format: Format) -> Result<String> {
+    match format {
+        Format::Json => json(status),
+        Format::Yaml => yaml(status),
+        Format::Table => Ok(columns(status_rows(status).into_iter())),
+    }
+}
+
+fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
+    let of = |used: usize, size: u32| format!("{used} of {size}");
+    let running = if status.agent_running { "running" } else { "not running" };
+    let missing: Vec<&str> =
+        status.hooks.iter().filter(|hook| !hook.attached).map(|hook| hook.name).collect();
+    let attached =
+        format!("{} of {} attached", status.hooks.len() - missing.len(), status.hooks.len());
+    let hooks = if missing.is_empty() {
+        attached
+    } else {
+        format!("{attached}, missing: {}", missing.join(" "))
+    };
+    let mut rows = vec![
+        ("Pins", status.pins.clone()),
+        ("Layout", status.layout.to_string()),
+        ("Synced", yes(status.synced).to_owned()),
+        ("Agent", format!("{running} (pid {})", status.agent_pid)),
+        ("Passes", status.passes.to_string()),
+        ("Hooks", hooks),
+        ("Services", status.services.to_string()),
+        ("Frontends", status.frontends.to_string()),
+        ("Backends", status.backends.to_string()),
+        ("Index lines", of(status.index_lines_used, status.index_lines)),
+        ("Slots", of(status.slots_used, status.slots)),
+        ("Sockets", status.sockets.to_string()),
+        ("Origins", format!("{} places, {} in overflow", status.origins, status.overflow_entries)),
+    ];
+    rows.extend(status.counters.iter().map(|(name, count)| (*name, count.to_string())));
+    rows.into_iter().map(|(name, value)| vec![format!("{name}:"), value]).collect()
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+fn yaml<T: Serialize>(value: &T) -> Result<String> {
+    let text = serde_saphyr::to_string(value).context("cannot write YAML")?;
+    Ok(if text.ends_with('\n') { text } else { text + "\n" })
+}
+
+/// Plain columns, two blanks between, nothing behind the last.
+fn columns(rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for row in rows {
+        table.add_row(row.iter().map(|cell| escape(cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Text from the cluster for a terminal: control characters are shown, not obeyed.
+fn escape(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
+    text.chars().map(shown).collect::<String>()
+}
+
+const fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+#[path = "output_tests.rs"]
+mod tests;

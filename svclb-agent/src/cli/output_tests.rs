@@ -1,0 +1,185 @@
+//! The printed forms, word for word.
+
+use super::*;
+
+fn services() -> Vec<ServiceView> {
+    let service = |name: &str, port_name: &str, frontends: &[&str]| ServiceView {
+        namespace: "default".into(),
+        name: name.into(),
+        port_name: port_name.into(),
+        protocol: "TCP".into(),
+        frontends: frontends.iter().map(|frontend| (*frontend).to_owned()).collect(),
+        internal_policy: "Cluster".into(),
+        external_policy: "Cluster".into(),
+        backends: 2,
+        id: 7,
+    };
+    vec![
+        service("web", "", &["10.96.0.10:80", "[fd00::10]:80"]),
+        service("a-longer-name", "http", &[]),
+    ]
+}
+
+#[test]
+fn a_table_has_plain_columns_two_blanks_apart() {
+    let expected = "\
+NAMESPACE  NAME           PORT  PROTOCOL  FRONTENDS                    BACKENDS  ID
+default    web                  TCP       10.96.0.10:80,[fd00::10]:80  2         7
+default    a-longer-name  http  TCP                                    2         7
+";
+    assert_eq!(render_list(&services(), Format::Table).unwrap(), expected);
+}
+
+#[test]
+fn an_empty_list_has_headings_in_a_table_and_is_an_empty_array_in_json() {
+    let none: [SocketView; 0] = [];
+    assert_eq!(
+        render_list(&none, Format::Table).unwrap(),
+        "COOKIE  PROTOCOL  DIALLED  GIVEN  SERVICE  CONNECTED  CURRENT  PLACE\n",
+    );
+    assert_eq!(render_list(&none, Format::Json).unwrap(), "[]\n");
+}
+
+#[test]
+fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
+    let rows = [BackendView {
+        namespace: "default".into(),
+        service: "web".into(),
+        port_name: "http".into(),
+        protocol: "TCP".into(),
+        address: "fd00::1".into(),
+        port: 8080,
+        state: "ready",
+        sets: vec!["internal"],
+        weight: 1,
+        connections: 3,
+    }];
+    let expected = serde_json::json!([{
+        "namespace": "default", "service": "web", "port_name": "http", "protocol": "TCP",
+        "address": "fd00::1", "port": 8080, "state": "ready", "sets": ["internal"], "weight": 1,
+        "connections": 3,
+    }]);
+    let json: serde_json::Value =
+        serde_json::from_str(&render_list(&rows, Format::Json).unwrap()).unwrap();
+    assert_eq!(json, expected);
+    let yaml: serde_json::Value =
+        serde_saphyr::from_str(&render_list(&rows, Format::Yaml).unwrap()).unwrap();
+    assert_eq!(yaml, expected);
+    let table = render_list(&rows, Format::Table).unwrap();
+    assert!(table.contains("[fd00::1]:8080"), "{table}");
+}
+
+#[test]
+fn control_characters_are_shown_and_not_obeyed() {
+    let mut rows = services();
+    rows[0].name = "a\u{1b}[2J\nb\u{9b}".into();
+    let table = render_list(&rows, Format::Table).unwrap();
+    assert!(table.contains(r"a\u{1b}[2J\nb\u{9b}"), "{table}");
+    assert_eq!(table.lines().count(), 3);
+}
+
+fn status() -> StatusView {
+    let hook = |name, attached| HookView { name, attached };
+    StatusView {
+        pins: "/sys/fs/bpf/svclb".into(),
+        layout: 1,
+        synced: true,
+        passes: 5,
+        agent_pid: 42,
+        agent_running: false,
+        services: 1,
+        frontends: 2,
+        backends: 3,
+        sockets: 4,
+        overflow_entries: 0,
+        index_lines_used: 2,
+        index_lines: 1024,
+        slots_used: 3,
+        slots: 4096,
+        origins: 65536,
+        hooks: vec![hook("connect4", true), hook("connect6", false)],
+        counters: BTreeMap::from([("refused", 1), ("translated", 9)]),
+    }
+}
+
+#[test]
+fn the_status_says_what_is_missing() {
+    let expected = "\
+Pins:         /sys/fs/bpf/svclb
+Layout:       1
+Synced:       yes
+Agent:        not running (pid 42)
+Passes:       5
+Hooks:        1 of 2 attached, missing: connect6
+Services:     1
+Frontends:    2
+Backends:     3
+Index lines:  2 of 1024
+Slots:        3 of 4096
+Sockets:      4
+Origins:      65536 places, 0 in overflow
+refused:      1
+translated:   9
+";
+    assert_eq!(render_status(&status(), Format::Table).unwrap(), expected);
+}
+
+#[test]
+fn the_status_in_json_is_one_object() {
+    let json: serde_json::Value =
+        serde_json::from_str(&render_status(&status(), Format::Json).unwrap()).unwrap();
+    assert_eq!(json["hooks"][1], serde_json::json!({"name": "connect6", "attached": false}));
+    assert_eq!(json["counters"]["translated"], 9);
+    assert_eq!(json["index_lines"], 1024);
+}
+
+/// Scripts rely on the names; the page that promises them must know each.
+#[test]
+fn every_field_is_documented() {
+    let page = include_str!("../../../docs/commands.md");
+    let fields = |text: String| -> Vec<String> {
+        match serde_json::from_str(&text).unwrap() {
+            serde_json::Value::Array(mut rows) => rows.remove(0),
+            one => one,
+        }
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect()
+    };
+    let socket = SocketView {
+        cookie: 1,
+        protocol: "UDP",
+        dialled: "10.96.0.10:53".into(),
+        given: "10.0.0.1:53".into(),
+        service: "default/dns:".into(),
+        connected: true,
+        current: true,
+        place: "origins",
+    };
+    let backend = BackendView {
+        namespace: String::new(),
+        service: String::new(),
+        port_name: String::new(),
+        protocol: String::new(),
+        address: String::new(),
+        port: 0,
+        state: "ready",
+        sets: Vec::new(),
+        weight: 1,
+        connections: 0,
+    };
+    for (command, names) in [
+        ("services", fields(json(&services()).unwrap())),
+        ("backends", fields(json(&[backend]).unwrap())),
+        ("sockets", fields(json(&[socket]).unwrap())),
+        ("status", fields(json(&status()).unwrap())),
+    ] {
+        let part = page.split("\n## ").find(|part| part.starts_with(&format!("svclb {command}\n")));
+        let part = part.unwrap_or_else(|| panic!("no part on svclb {command}"));
+        for name in names {
+            assert!(part.contains(&format!("| `{name}` |")), "svclb {command}: {name}");
+        }
+    }
+}

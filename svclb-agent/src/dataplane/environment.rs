@@ -1,0 +1,168 @@
+//! What the node must have, and one line for each thing that it lacks: what is wrong and what to do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// BPF_FS_MAGIC of include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// CGROUP2_SUPER_MAGIC of the same.
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+/// The oldest kernel whose verifier and hooks this program was measured on.
+const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// Checks everything that the agent needs before it makes a map.
+///
+/// # Errors
+/// One line for the first thing that is missing: what is wrong and what to do.
+pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
+    check_root()?;
+    check_kernel(&kernel_release()?)?;
+    check_btf(Path::new("/sys/kernel/btf/vmlinux"))?;
+    check_cgroup(cgroup)?;
+    check_bpffs(pins)
+}
+
+fn check_root() -> Result<()> {
+    // SAFETY: no argument, cannot fail.
+    let user = unsafe { libc::geteuid() };
+    ensure!(
+        user == 0,
+        "svclb must run as root to load and attach eBPF programs (it runs as user {user}): use sudo"
+    );
+    Ok(())
+}
+
+fn kernel_release() -> Result<String> {
+    let path = "/proc/sys/kernel/osrelease";
+    fs::read_to_string(path).with_context(|| format!("cannot read {path}: is /proc mounted?"))
+}
+
+fn check_kernel(release: &str) -> Result<()> {
+    let release = release.trim();
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
+        bail!("cannot tell the kernel's version from {release:?}: expected MAJOR.MINOR");
+    };
+    let (oldest_major, oldest_minor) = OLDEST_KERNEL;
+    ensure!(
+        (major, minor) >= OLDEST_KERNEL,
+        "the kernel is {release}, too old: svclb needs {oldest_major}.{oldest_minor} or later"
+    );
+    Ok(())
+}
+
+fn check_btf(path: &Path) -> Result<()> {
+    ensure!(
+        path.exists(),
+        "the kernel has no BTF ({} is missing): use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        path.display()
+    );
+    Ok(())
+}
+
+fn check_cgroup(cgroup: &Path) -> Result<()> {
+    ensure!(
+        cgroup.is_dir(),
+        "the cgroup {} is not there: give the mount point of cgroup2, or a cgroup below it, by --cgroup",
+        cgroup.display()
+    );
+    ensure!(
+        file_system(cgroup)? == CGROUP2_SUPER_MAGIC,
+        "{} is not on a cgroup2 file system: give the mount point of cgroup2, or a cgroup below it, by --cgroup",
+        cgroup.display()
+    );
+    Ok(())
+}
+
+fn check_bpffs(pins: &Path) -> Result<()> {
+    let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    ensure!(
+        file_system(existing)? == BPF_FS_MAGIC,
+        "{} is not on a bpffs: mount one (`mount -t bpf bpf /sys/fs/bpf`) or give a folder on one by --pins",
+        pins.display()
+    );
+    Ok(())
+}
+
+fn file_system(path: &Path) -> Result<i64> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: plain integers.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string and the result has the kernel's layout.
+    let failed = unsafe { libc::statfs(name.as_ptr(), &raw mut found) };
+    if failed != 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(error).with_context(|| format!("cannot look at {}", path.display()));
+    }
+    Ok(found.f_type)
+}
+
+/// The root of the mounted cgroup2, which need not be at /sys/fs/cgroup.
+///
+/// # Errors
+/// When none is mounted.
+pub fn cgroup2_root() -> Result<PathBuf> {
+    let path = "/proc/self/mountinfo";
+    let mounts = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    cgroup2_mount(&mounts).context(
+        "no cgroup2 is mounted: mount one (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`) or name it by --cgroup",
+    )
+}
+
+/// The mount point of the first cgroup2 in a mountinfo (proc(5): the fifth field; the type follows a
+/// lone hyphen; blanks are written `\040`).
+fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        (system.split(' ').next()? == "cgroup2").then_some(())?;
+        Some(PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_refused_by_name() {
+        for release in ["5.10.0-30-amd64\n", "6.1", "6.18.44-x", "7.2.0+", "10.0.1"] {
+            assert!(check_kernel(release).is_ok(), "{release}");
+        }
+        for release in ["5.9.16", "4.19.0-27-amd64", "3.10.0-1160.el7"] {
+            let error = check_kernel(release).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("the kernel is {release}, too old: svclb needs 5.10 or later")
+            );
+        }
+        assert!(check_kernel("mainline").is_err());
+    }
+
+    #[test]
+    fn cgroup2_is_found_by_its_type_wherever_it_is_mounted() {
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup2_mount("1 2 0:1 / /a\\040b rw - cgroup2 x rw"), Some("/a b".into()));
+        assert_eq!(cgroup2_mount("1 2 0:1 / /x rw - cgroup cgroup2 rw"), None);
+    }
+
+    #[test]
+    fn a_kernel_without_btf_is_refused() {
+        let error = check_btf(Path::new("/no/such/btf")).unwrap_err().to_string();
+        assert!(error.contains("no BTF") && error.contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_is_no_cgroup2_and_no_bpffs_is_refused() {
+        let error = check_cgroup(Path::new("/proc")).unwrap_err().to_string();
+        assert!(error.contains("not on a cgroup2"), "{error}");
+        let error = check_cgroup(Path::new("/no/such/cgroup")).unwrap_err().to_string();
+        assert!(error.contains("not there"), "{error}");
+        let error = check_bpffs(Path::new("/proc/svclb")).unwrap_err().to_string();
+        assert!(error.contains("mount -t bpf"), "{error}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The real maps, as a [`Table`].
+//!
+//! The index and the slots are written through mappings: a set of slots costs no system call, and the
+//! stores of a line are ordered as svclb-common's `index` promises its readers.
+
+use std::os::fd::AsFd as _;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use svclb_common::index;
+use svclb_common::layout::{
+    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Set, Slot,
+};
+use svclb_common::shared::Shared;
+use svclb_core::table::{Dump, Key, Row, Table, TableError};
+
+use super::mapping::Mapping;
+use super::pins::Pins;
+use super::rows::{Plain, Rows, failed, invalid};
+
+/// The maps of one folder of pins.
+pub struct Maps {
+    index: Mapping<Line>,
+    slots: Mapping<Slot>,
+    frontends: Rows<FrontendKey, FrontendRow>,
+    services: Rows<u32, ServiceRow>,
+    backends: Rows<BackendKey, BackendRow>,
+    counters: PerCpuArray<MapData, Plain<Counters>>,
+    meta: Array<MapData, Plain<Meta>>,
+    /// The meta row as it was last read or written: how the index is hashed.
+    geometry: Meta,
+}
+
+impl Maps {
+    /// Opens the pinned maps; `writable` only for the agent.
+    ///
+    /// # Errors
+    /// When a map is not there or has another layout.
+    pub fn open(pins: &Pins, writable: bool) -> Result<Self> {
+        anyhow::ensure!(
+            pins.adoptable()?,
+            "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
+            pins.root().display(),
+        );
+        let open = |name: &str| -> Result<MapData> {
+            let path = pins.map(name);
+            MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
+        };
+        let (index, slots) = (open("svclb_index")?, open("svclb_slots")?);
+        let meta: Array<MapData, Plain<Meta>> =
+            Map::from_map_data(open("svclb_meta")?)?.try_into()?;
+        Ok(Self {
+            index: Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), writable)
+                .context("cannot map svclb_index")?,
+            slots: Mapping::new(slots.fd().as_fd(), slots.info()?.max_entries(), writable)
+                .context("cannot map svclb_slots")?,
+            frontends: Rows::new("svclb_frontends", open("svclb_frontends")?)?,
+            services: Rows::new("svclb_services", open("svclb_services")?)?,
+            backends: Rows::new("svclb_backends", open("svclb_backends")?)?,
+            counters: Map::from_map_data(open("svclb_counters")?)?.try_into()?,
+            geometry: meta.get(&0, 0).context("cannot read svclb_meta")?.0,
+            meta,
+        })
+    }
+
+    /// The meta row.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn meta(&self) -> Result<Meta> {
+        Ok(self.meta.get(&0, 0).context("cannot read svclb_meta")?.0)
+    }
+
+    /// The counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
+        for cpu in self.counters.get(&0, 0).context("cannot read svclb_counters")?.iter() {
+            sum.add(&cpu.0);
+        }
+        Ok(sum)
+    }
+
+    fn line(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
+        let capacity = self.index.length();
+        self.index.get(number).ok_or(TableError::Full { map: "svclb_index", capacity })
+    }
+
+    /// A line that holds a frontend.
+    fn held(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
+        let line = self.line(number)?;
+        if line.key_word() != 0 {
+            return Ok(line);
+        }
+        Err(invalid("svclb_index", format!("line {number} holds no frontend")))
+    }
+
+    /// Leaves a backend's mark at its homes before anybody can be given it.
+    fn mark(&self, key: &BackendKey) -> Result<(), TableError> {
+        let Meta { seed, index_lines, .. } = self.geometry;
+        let can = index_lines.is_power_of_two()
+            && index::mark(key, seed, index_lines, |number| self.index.get(number));
+        if can { Ok(()) } else { Err(invalid("svclb_meta", "it tells of other maps".to_owned())) }
+    }
+
+    fn put_slots(&self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
+        let capacity = self.slots.length();
+        let end = u32::try_from(slots.len()).ok().and_then(|count| first.checked_add(count));
+        if end.is_none_or(|end| end > capacity) {
+            return Err(TableError::Full { map: "svclb_slots", capacity });
+        }
+        for (number, slot) in (first..).zip(slots) {
+            if let Some(place) = self.slots.get(number) {
+                place.write(slot);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_line(&self, number: u32, line: &Line) -> Result<(), TableError> {
+        let place = self.line(number)?;
+        if place.key_word() != 0 {
+            return Err(invalid("svclb_index", format!("line {number} holds a frontend already")));
+        }
+        index::publish(place, line);
+        Ok(())
+    }
+
+    fn remove_line(&self, number: u32) -> Result<(), TableError> {
+        self.held(number).map(index::empty)
+    }
+
+    fn ranges(&self, lines: &[(u32, Line)]) -> Vec<(u32, Vec<Slot>)> {
+        let mut sets: Vec<Set> =
+            lines.iter().map(|(_, line)| line.set).filter(|set| set.count != 0).collect();
+        sets.sort_by_key(|set| (set.first, set.count));
+        sets.dedup();
+        sets.into_iter()
+            .filter_map(|set| {
+                let end = set.first.checked_add(set.count)?;
+                let slots = (set.first..end).map(|number| Some(self.slots.get(number)?.read()));
+                Some((set.first, slots.collect::<Option<_>>()?))
+            })
+            .collect()
+    }
+}
+
+impl Table for Maps {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        let lines: Vec<(u32, Line)> = (0..self.index.length())
+            .filter_map(|number| Some((number, self.index.get(number)?.read())))
+            .filter(|(_, line)| *line != Line::default())
+            .collect();
+        let meta = self.meta.get(&0, 0).map_err(|error| failed("svclb_meta", 1, error))?.0;
+        Ok(Dump {
+            meta,
+            services: self.services.all()?,
+            backends: self.backends.all()?,
+            frontends: self.frontends.all()?,
+            ranges: self.ranges(&lines),
+            lines,
+        })
+    }
+
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        match row {
+            Row::Service(id, row) => self.services.put(id, row),
+            Row::Backend(key, row) => {
+                self.mark(key)?;
+                self.backends.put(key, row)
+            }
+            Row::Frontend(key, row) => self.frontends.put(key, row),
+            Row::Slots(first, slots) => self.put_slots(*first, slots),
+            Row::Line(number, line) => self.put_line(*number, line),
+            Row::Set(number, set) => self.held(*number).map(|line| line.set_set_word(set.word())),
+            Row::Heir(number, id) => self.held(*number).map(|line| line.set_heir(*id)),
+            Row::Owner(number, id) => self.held(*number).map(|line| line.set_service(*id)),
+            Row::Traits(number, flags, affinity) => self.held(*number).map(|line| {
+                line.set_flags(*flags);
+                line.set_affinity_seconds(*affinity);
+            }),
+            Row::Generation(number, generation) => {
+                self.line(*number).map(|line| line.set_generation(*generation))
+            }
+            Row::Reach(number, reach) => self.line(*number).map(|line| line.set_reach(*reach)),
+            Row::Spilled(number, count) => self.line(*number).map(|line| line.set_spilled(*count)),
+            Row::Meta(meta) => {
+                self.meta
+                    .set(0, Plain(*meta), 0)
+                    .map_err(|error| failed("svclb_meta", 1, error))?;
+                self.geometry = *meta;
+                Ok(())
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        match key {
+            Key::Service(id) => self.services.remove(id),
+            Key::Backend(key) => self.backends.remove(key),
+            Key::Frontend(key) => self.frontends.remove(key),
+            Key::Line(number) => self.remove_line(*number),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The compiled hooks, loaded over new or adopted maps.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use aya::programs::{Program, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use svclb_core::size::Sizes;
+
+use super::pins::{MAPS, Pins};
+
+/// The object, as built by this crate's build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/svclb"));
+
+/// What the running kernel can do beyond the oldest one (5.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// A program can say which error a refused call gets (5.18).
+    pub set_retval: bool,
+    /// A program can tell a subflow of an MPTCP socket (5.19).
+    pub mptcp: bool,
+}
+
+impl Features {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// When it does not even let the question be asked.
+    pub fn of_kernel() -> Result<Self> {
+        let has = |helper| is_helper_supported(ProgramType::CgroupSockAddr, helper);
+        Ok(Self {
+            set_retval: has(BpfHelper::BPF_FUNC_set_retval)?,
+            mptcp: has(BpfHelper::BPF_FUNC_skc_to_mptcp_sock)?,
+        })
+    }
+}
+
+/// What to load.
+#[derive(Debug)]
+pub struct Settings {
+    /// How large the maps are: their real size when they are adopted.
+    pub sizes: Sizes,
+    /// Seed of the index's hash.
+    pub seed: u64,
+    /// Which kernel features to use.
+    pub features: Features,
+    /// Log each decision to the agent.
+    pub log: bool,
+}
+
+/// Loads maps and programs. Maps that are pinned are reused, the others made and pinned; whoever calls
+/// has looked at their shape ([`Pins::adoptable`]).
+///
+/// # Errors
+/// When the kernel refuses a map or a program.
+pub fn load(pins: &Pins, settings: &Settings) -> Result<Ebpf> {
+    let Sizes { index_lines, spill_lines, slots, origins } = settings.sizes;
+    let (seed, features) = (settings.seed, settings.features);
+    let (set_retval, mptcp) = (u8::from(features.set_retval), u8::from(features.mptcp));
+    // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
+    let level: u8 = if settings.log { 5 } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(VerifierLogLevel::DISABLE)
+        .override_global("SEED", &seed, true)
+        .override_global("INDEX_LINES", &index_lines, true)
+        .override_global("ORIGIN_PLACES", &origins, true)
+        .override_global("HAS_SET_RETVAL", &set_retval, true)
+        .override_global("HAS_MPTCP", &mptcp, true)
+        .override_global(aya_log::LEVEL, &level, true);
+    let entries = |name: &str| match name {
+        "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines + spill_lines,
+        "svclb_slots" | "svclb_backends" => slots,
+        "svclb_origins" => origins,
+        // Entries are allocated as they come: small origins need the more room here.
+        "svclb_overflow" => origins.max(65_536),
+        _ => 1,
+    };
+    for shape in &MAPS {
+        let path: PathBuf = pins.map(shape.name);
+        loader.map_max_entries(shape.name, entries(shape.name)).map_pin_path(shape.name, path);
+    }
+    let mut object = loader.load(OBJECT).context("cannot make the maps")?;
+    for (name, program) in object.programs_mut() {
+        match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            _ => continue,
+        }
+        .with_context(|| format!("the kernel does not accept the program {name}"))?;
+    }
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! The object against the agent's own idea of it: its BTF says where each field lies in the kernel.
+
+use std::collections::BTreeMap;
+use std::mem::offset_of;
+use std::process::Command;
+
+use serde_json::Value;
+use svclb_common::layout::{
+    Address, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Origin,
+    Overflow, Record, ServiceRow, Set, Slot,
+};
+
+use super::OBJECT;
+use crate::dataplane::hooks::HOOKS;
+
+/// A struct: its size and its fields' offsets, in bytes.
+type Layout = (u64, BTreeMap<String, u64>);
+
+/// Every struct of the object's BTF, by name, as bpftool reads it.
+fn structs_of_object() -> BTreeMap<String, Layout> {
+    let folder = std::env::temp_dir().join(format!("svclb-object-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("object");
+    std::fs::write(&path, OBJECT).unwrap();
+    let output = Command::new("/usr/sbin/bpftool")
+        .args(["--json", "btf", "dump", "file"])
+        .arg(&path)
+        .output()
+        .expect("bpftool cannot be started: run `cargo xtask setup`");
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let dump: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let structs = dump["types"].as_array().unwrap().iter().filter(|kind| kind["kind"] == "STRUCT");
+    structs
+        .map(|found| {
+            let members = found["members"].as_array().unwrap().iter();
+            let fields = members.map(|member| {
+                let offset = member["bits_offset"].as_u64().unwrap() / 8;
+                (member["name"].as_str().unwrap().to_owned(), offset)
+            });
+            let name = found["name"].as_str().unwrap().to_owned();
+            (name, (found["size"].as_u64().unwrap(), fields.collect()))
+        })
+        .collect()
+}
+
+macro_rules! layouts {
+    ($($type:ident { $($field:ident),+ })+) => {
+        vec![$((
+            stringify!($type),
+            (
+                size_of::<$type>() as u64,
+                BTreeMap::from([$((stringify!($field).to_owned(), offset_of!($type, $field) as u64)),+]),
+            ),
+        )),+]
+    };
+}
+
+#[test]
+fn every_map_type_lies_in_the_kernel_as_it_does_in_the_agent() {
+    let here: Vec<(&str, Layout)> = layouts! {
+        Line { address, port, protocol, scope, service, set, generation, heir, flags, reach, _pad0,
+               spilled, affinity_seconds, _pad1, marks }
+        Set { first, count }
+        Slot { address, port, flags, owner, threshold, alias }
+        Origin { cookie, count, spilled, record }
+        Record { dialled, given, dialled_port, given_port, protocol, flags, _pad, line, generation }
+        Overflow { lines, tags, next, _pad, records }
+        FrontendKey { address, port, protocol, scope, _pad }
+        FrontendRow { service, line }
+        BackendKey { address, port, _pad, service }
+        BackendRow { sets, state, _pad, weight }
+        ServiceRow { namespace, name, port_name, protocol, internal_policy, external_policy, frontends,
+                     internal_backends, external_backends, _pad }
+        Meta { layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced,
+               agent, agent_started, _pad }
+        Counters { translated, not_service, refused, overflowed, unrecorded, redrawn, torn, kept,
+                   replies, names }
+    };
+    let there = structs_of_object();
+    for (name, layout) in here {
+        assert_eq!(there.get(name), Some(&layout), "{name}");
+    }
+    assert_eq!(size_of::<Address>(), 16);
+}
+
+#[test]
+fn the_object_has_a_program_for_each_hook() {
+    let file = object::File::parse(OBJECT).unwrap();
+    use object::{Object as _, ObjectSymbol as _};
+    let names: Vec<&str> = file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
+    for hook in &HOOKS {
+        assert!(names.contains(&hook.program), "{} of {}", hook.program, hook.name);
+        // The kernel keeps 15 characters of a program's name, and people look for it.
+        assert!(hook.program.len() <= 15, "{}", hook.program);
+    }
+}
+
+#[test]
+fn the_object_says_a_gpl_compatible_licence() {
+    use object::{Object as _, ObjectSection as _};
+    let file = object::File::parse(OBJECT).unwrap();
+    let licence = file.section_by_name("license").unwrap().data().unwrap().to_vec();
+    assert_eq!(licence, b"Dual MIT/GPL\0");
+}

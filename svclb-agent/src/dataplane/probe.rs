@@ -1,0 +1,134 @@
+//! A connect of our own that proves translation before the agent says that it is ready.
+//!
+//! For its time the maps hold a service of the agent's: `192.0.2.1:9/UDP` (TEST-NET-1, RFC 5737, and
+//! the discard port, RFC 863) with the backend `127.0.0.1:9`. A child process in the cgroup that is
+//! served connects a UDP socket to it, which sends no packet, and looks which local address the kernel
+//! chose: 127.0.0.1 when the connect was translated, and any other, or an error, when it was not.
+
+use std::fs;
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use svclb_core::model::{
+    Endpoint, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort, TrafficPolicy, Update,
+};
+
+/// The subcommand, hidden, that runs in the child.
+pub const CLIENT: &str = "probe-client";
+const DIALLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+const GIVEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+
+/// No namespace of a cluster has a dot in its name.
+fn name() -> ObjectName {
+    ObjectName::new("svclb.probe", "probe")
+}
+
+/// The updates that make the agent's service.
+pub fn appear() -> Vec<Update> {
+    let service = Service {
+        created: None,
+        cluster_ips: vec![DIALLED.ip()],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: false,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        affinity_seconds: None,
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Udp,
+            port: DIALLED.port(),
+            node_port: None,
+        }],
+    };
+    let slice = Slice {
+        service: name(),
+        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Udp, port: GIVEN.port() }],
+        endpoints: vec![Endpoint {
+            address: GIVEN.ip(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: None,
+            node_hints: Vec::new(),
+            zone_hints: Vec::new(),
+        }],
+    };
+    vec![Update::Service(name(), Some(service)), Update::Slice(name(), Some(slice))]
+}
+
+/// The updates that remove it.
+pub fn vanish() -> Vec<Update> {
+    vec![Update::Service(name(), None), Update::Slice(name(), None)]
+}
+
+/// Connects from inside the cgroup.
+///
+/// # Errors
+/// When the connect was not translated, or could not be tried.
+pub fn run(cgroup: &Path) -> Result<()> {
+    // A cgroup of its own: one with controllers below it may hold no process itself.
+    let home = Home::make(cgroup)?;
+    let processes = home.0.join("cgroup.procs");
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(CLIENT).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    // SAFETY: only an open, a write and a close between fork and exec; no lock and no allocation is
+    // shared with the parent, whose path is already made.
+    unsafe { command.pre_exec(move || fs::write(&processes, "0")) };
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start the probe in the cgroup {}", home.0.display()))?;
+    let mut said = String::new();
+    if let Some(mut output) = child.stdout.take() {
+        output.read_to_string(&mut said).context("cannot read what the probe said")?;
+    }
+    child.wait().context("cannot wait for the probe")?;
+    ensure!(
+        said.trim() == GIVEN.ip().to_string(),
+        "the hooks are attached to {} but a connect there is not translated (the probe said {:?}): \
+         another program on the same hooks may undo it; see `bpftool cgroup tree`",
+        cgroup.display(),
+        said.trim(),
+    );
+    Ok(())
+}
+
+/// What the child does: prints the local address of its connect, or the error.
+pub fn client() -> String {
+    let local = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(DIALLED)?;
+        socket.local_addr()
+    });
+    match local {
+        Ok(local) => local.ip().to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// A cgroup that is removed when the probe is done.
+struct Home(PathBuf);
+
+impl Home {
+    fn make(cgroup: &Path) -> Result<Self> {
+        let path = cgroup.join(format!("svclb-probe-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| {
+            format!(
+                "cannot make the cgroup {} for the probe: is cgroup2 mounted read-only?",
+                path.display()
+            )
+        })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            tracing::warn!(cgroup = %self.0.display(), %error, "cannot remove the probe's cgroup");
+        }
+    }
+}

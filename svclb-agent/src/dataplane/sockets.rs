@@ -1,0 +1,88 @@
+//! What each live socket dialled and was given: the origins array and its overflow, read from outside.
+
+use std::os::fd::AsFd as _;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{HashMap, Map, MapData};
+use svclb_common::layout::{NO_LINE, Origin, Overflow, Record};
+
+use super::mapping::Mapping;
+
+use super::pins::Pins;
+use super::rows::Plain;
+
+/// One origin of one socket.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketOrigin {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// What it dialled and was given.
+    pub record: Record,
+    /// Found in the overflow.
+    pub overflow: bool,
+}
+
+/// The maps that hold origins.
+pub struct Origins {
+    places: Mapping<Origin>,
+    overflow: HashMap<MapData, Plain<u64>, Plain<Overflow>>,
+}
+
+impl Origins {
+    /// Opens the pinned maps for reading.
+    ///
+    /// # Errors
+    /// When a map cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        let open = |name: &str| -> Result<MapData> {
+            let path = pins.map(name);
+            MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
+        };
+        let places = open("svclb_origins")?;
+        Ok(Self {
+            places: Mapping::new(places.fd().as_fd(), places.info()?.max_entries(), false)
+                .context("cannot map svclb_origins")?,
+            overflow: Map::from_map_data(open("svclb_overflow")?)?.try_into()?,
+        })
+    }
+
+    /// How many places there are.
+    pub fn places(&self) -> u32 {
+        self.places.length()
+    }
+
+    /// Every origin of every live socket, as of now. A socket that is being translated meanwhile may
+    /// be shown half old and half new.
+    ///
+    /// # Errors
+    /// When the overflow cannot be read.
+    pub fn read(&self) -> Result<Vec<SocketOrigin>> {
+        let mut found = Vec::new();
+        for number in 0..self.places.length() {
+            let Some(place) = self.places.get(number) else { break };
+            // A released place keeps its cookie.
+            if place.count() != 0 && place.cookie() != 0 {
+                let record = place.record().read();
+                found.push(SocketOrigin { cookie: place.cookie(), record, overflow: false });
+            }
+        }
+        for entry in self.overflow.iter() {
+            let (Plain(cookie), entry) = entry.context("cannot read svclb_overflow")?;
+            for (line, record) in entry.0.lines.iter().zip(entry.0.records) {
+                if *line != NO_LINE {
+                    found.push(SocketOrigin { cookie, record, overflow: true });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many entries the overflow has, records or not.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn overflow_entries(&self) -> Result<usize> {
+        let keys: Result<Vec<_>, _> = self.overflow.keys().collect();
+        Ok(keys.context("cannot read svclb_overflow")?.len())
+    }
+}

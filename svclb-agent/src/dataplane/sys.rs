@@ -1,0 +1,116 @@
+//! The bpf(2) commands that aya 0.14 has no call for.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// `attr` is what `command` expects, and what it points to lives through the call.
+unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    let size = size_of::<bpf_attr>();
+    // SAFETY: by this function's contract; the kernel accepts any size whose excess is zero.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn empty() -> bpf_attr {
+    // SAFETY: every field of the union is plain integers; all zero is a value of each.
+    unsafe { std::mem::zeroed() }
+}
+
+fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the command just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a pinned object.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    // SAFETY: the path lives through the call.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?)
+}
+
+/// Puts another program behind a link. Every run of the hook runs either the old or the new one.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let update = unsafe { &mut attr.link_update };
+    update.link_fd = fd(link)?;
+    update.__bindgen_anon_1.new_prog_fd = fd(program)?;
+    // SAFETY: both descriptors are open.
+    unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Detaches a link at once, whoever else still holds it.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    attr.link_detach.link_fd = fd(link)?;
+    // SAFETY: the descriptor is open.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// What a link of a program to a cgroup is.
+pub(super) struct CgroupLink {
+    /// Id of the cgroup, its inode number; 0 once the link is detached.
+    pub(super) cgroup: u64,
+}
+
+/// Reads what a link to a cgroup is.
+pub(super) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    // SAFETY: plain integers.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = empty();
+    attr.info.bpf_fd = fd(link)?;
+    attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).map_err(io::Error::other)?;
+    attr.info.info = (&raw mut info) as u64;
+    // SAFETY: `info` lives through the call and is as long as said.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    // SAFETY: a link of a cgroup program has this part of the union; for any other it is integers too.
+    let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
+    Ok(CgroupLink { cgroup: cgroup.cgroup_id })
+}
+
+/// Makes an array of one element: of a 32-bit integer, or, with `inner`, of maps like that one.
+pub(super) fn make_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = match inner {
+        None => bpf_map_type::BPF_MAP_TYPE_ARRAY,
+        Some(_) => bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS,
+    } as u32;
+    create.key_size = 4;
+    create.value_size = 4;
+    create.max_entries = 1;
+    if let Some(inner) = inner {
+        create.inner_map_fd = fd(inner)?;
+    }
+    // SAFETY: nothing is pointed to.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?)
+}
+
+/// Writes the first element of an array whose values are 32 bits.
+pub(super) fn set_first(map: BorrowedFd<'_>, value: u32) -> io::Result<()> {
+    let key = 0_u32;
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = fd(map)?;
+    element.key = (&raw const key) as u64;
+    element.__bindgen_anon_1.value = (&raw const value) as u64;
+    // SAFETY: key and value live through the call and have the map's sizes.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+fn fd(of: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(of.as_raw_fd()).map_err(io::Error::other)
+}

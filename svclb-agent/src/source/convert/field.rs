@@ -1,0 +1,129 @@
+//! Single fields: text and numbers to what the model holds, or an error that says what was expected.
+
+use std::net::IpAddr;
+
+use svclb_core::model::{Protocol, TrafficPolicy};
+
+use super::Invalid;
+use super::wire::Number;
+
+/// What a name may look like (RFC 1123 as Kubernetes applies it).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Name {
+    /// Namespaces, Services, ports: 63 bytes, no dots. It is also what a row of `svclb_services` holds.
+    Label,
+    /// EndpointSlices, Nodes: 253 bytes, with dots.
+    Subdomain,
+}
+
+impl Name {
+    pub(super) fn check<'a>(self, field: &str, name: &'a str) -> Result<&'a str, Invalid> {
+        let (longest, dots) = match self {
+            Self::Label => (63, false),
+            Self::Subdomain => (253, true),
+        };
+        if name.len() > longest {
+            let problem = format!(
+                "{} is {} bytes long, at most {longest} are a name",
+                quote(name),
+                name.len()
+            );
+            return Err(Invalid::new(field, problem));
+        }
+        let part = |part: &str| {
+            part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !(part.is_empty() || part.starts_with('-') || part.ends_with('-'))
+        };
+        if if dots { name.split('.').all(part) } else { part(name) } {
+            return Ok(name);
+        }
+        let dot = if dots { " and dots" } else { "" };
+        let problem = format!(
+            "{} is not a name (lower-case letters, digits, dashes{dot} between them)",
+            quote(name)
+        );
+        Err(Invalid::new(field, problem))
+    }
+}
+
+/// A text from the cluster for a message: quoted, control characters escaped, cut when long.
+pub(super) fn quote(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// A port; 0 is none.
+pub(super) fn port(field: &str, number: Number) -> Result<u16, Invalid> {
+    match u16::try_from(number.0) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(Invalid::new(field, format!("{} is not a port (1 to 65535)", number.0))),
+    }
+}
+
+/// An address that something can be reached at. IPv4 written as v4-mapped IPv6 becomes IPv4.
+pub(super) fn address(field: &str, text: &str) -> Result<IpAddr, Invalid> {
+    let address = text.parse::<IpAddr>().map(|address| address.to_canonical());
+    let Ok(address) = address else {
+        let problem = format!("{} is not an IPv4 or IPv6 address", quote(text));
+        return Err(Invalid::new(field, problem));
+    };
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        let problem =
+            format!("{address} is not the address of one host: expected a unicast address");
+        return Err(Invalid::new(field, problem));
+    }
+    Ok(address)
+}
+
+/// A protocol; `None` is SCTP, which Kubernetes has and svclb does not translate.
+pub(super) fn protocol(field: &str, text: Option<&str>) -> Result<Option<Protocol>, Invalid> {
+    match text {
+        None | Some("" | "TCP") => Ok(Some(Protocol::Tcp)),
+        Some("UDP") => Ok(Some(Protocol::Udp)),
+        Some("SCTP") => Ok(None),
+        Some(other) => {
+            let problem = format!("{} is not a protocol (TCP, UDP, SCTP)", quote(other));
+            Err(Invalid::new(field, problem))
+        }
+    }
+}
+
+/// A traffic policy; absent or empty is the default one.
+pub(super) fn policy(field: &str, text: Option<&str>) -> Result<TrafficPolicy, Invalid> {
+    match text {
+        None | Some("" | "Cluster") => Ok(TrafficPolicy::Cluster),
+        Some("Local") => Ok(TrafficPolicy::Local),
+        Some(other) => {
+            let problem = format!("{} is not a traffic policy (Cluster, Local)", quote(other));
+            Err(Invalid::new(field, problem))
+        }
+    }
+}
+
+/// The prefix length of a range such as `10.0.0.0/8`, blanks around it allowed (the API server lets
+/// them pass, kube-proxy trims them).
+pub(super) fn prefix_length(field: &str, text: &str) -> Result<u8, Invalid> {
+    let length = text.trim().split_once('/').and_then(|(address, length)| {
+        let bits = match address.parse::<IpAddr>().ok()? {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        length.parse::<u8>().ok().filter(|length| *length <= bits)
+    });
+    length.ok_or_else(|| {
+        let problem = format!("{} is not a range of addresses, such as 10.0.0.0/8", quote(text));
+        Invalid::new(field, problem)
+    })
+}
+
+/// Seconds since the epoch of an RFC 3339 time.
+pub(super) fn time(field: &str, text: &str) -> Result<i64, Invalid> {
+    text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_second).map_err(|_| {
+        let problem = format!("{} is not a time, such as 2026-01-31T12:00:00Z", quote(text));
+        Invalid::new(field, problem)
+    })
+}

@@ -1,0 +1,137 @@
+//! Kubernetes objects to [`Update`]s: which objects count and what their fields mean (the rules are
+//! kube-proxy's: pkg/proxy/{serviceport,endpointslicecache}.go). Who reads them, and what was known of
+//! an object before, is not decided here.
+//!
+//! Nothing here can panic, whatever the object holds: a bad field rejects its object, and only it.
+
+mod field;
+mod node;
+mod object;
+mod service;
+mod slice;
+#[cfg(test)]
+mod tests;
+pub mod wire;
+
+use std::fmt;
+
+use svclb_core::model::{ObjectName, Update};
+
+pub use node::node;
+pub use object::{Kind, ObjectId, objects};
+pub use service::service;
+pub use slice::slice;
+
+/// What came of a document or an API object.
+#[derive(Clone, Debug, Default)]
+pub struct Converted {
+    /// Each object that counts, in their order in the document; one that means nothing to svclb (a
+    /// headless Service, for example) is `None` in its update. Objects of other kinds are left out.
+    pub updates: Vec<Update>,
+    /// Each object that was rejected.
+    pub rejects: Vec<Invalid>,
+    /// What was left out on purpose.
+    pub skipped: Skipped,
+}
+
+/// Why an object was rejected.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub struct Invalid {
+    /// The object, where it can be told.
+    pub object: Option<ObjectId>,
+    /// Path of the field in the object, such as `spec.ports[1].port`; empty for the whole of it.
+    pub field: String,
+    /// Where the object lies in its document: empty, or such as `items[3].`.
+    pub at: String,
+    /// What is wrong and what was expected.
+    pub problem: String,
+}
+
+impl Invalid {
+    fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { object: None, field: field.into(), at: String::new(), problem: problem.into() }
+    }
+
+    fn of(mut self, object: &ObjectId) -> Self {
+        self.object = Some(object.clone());
+        self
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.object {
+            Some(object) => write!(f, "{object}: ")?,
+            None if !self.at.is_empty() && self.field.is_empty() => {
+                write!(f, "{}: ", self.at.trim_end_matches('.'))?;
+            }
+            None => f.write_str(&self.at)?,
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+/// How much was left out on purpose, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Skipped {
+    /// Ports of Services and EndpointSlices with protocol SCTP.
+    pub sctp_ports: u32,
+    /// Ports of EndpointSlices with no name (an empty one is a name).
+    pub ports_without_name: u32,
+    /// Ports of EndpointSlices with no number, or 0.
+    pub ports_without_number: u32,
+    /// EndpointSlices that do not say which Service they belong to.
+    pub slices_without_service: u32,
+    /// EndpointSlices labelled `service.kubernetes.io/headless`.
+    pub slices_headless: u32,
+    /// EndpointSlices of other addresses than IPv4 and IPv6.
+    pub slices_of_other_addresses: u32,
+    /// Services that other proxies serve (label `service.kubernetes.io/service-proxy-name`).
+    pub services_of_others: u32,
+}
+
+impl Skipped {
+    /// Each reason, as metrics and logs name it, with its count.
+    pub fn counts(&self) -> [(&'static str, u32); 7] {
+        [
+            ("sctp_ports", self.sctp_ports),
+            ("ports_without_name", self.ports_without_name),
+            ("ports_without_number", self.ports_without_number),
+            ("slices_without_service", self.slices_without_service),
+            ("slices_headless", self.slices_headless),
+            ("slices_of_other_addresses", self.slices_of_other_addresses),
+            ("services_of_others", self.services_of_others),
+        ]
+    }
+
+    /// Adds another's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.sctp_ports += other.sctp_ports;
+        self.ports_without_name += other.ports_without_name;
+        self.ports_without_number += other.ports_without_number;
+        self.slices_without_service += other.slices_without_service;
+        self.slices_headless += other.slices_headless;
+        self.slices_of_other_addresses += other.slices_of_other_addresses;
+        self.services_of_others += other.services_of_others;
+    }
+}
+
+/// The name of an object that has a namespace.
+fn object_name(metadata: &wire::Metadata, name: field::Name) -> Result<ObjectName, Invalid> {
+    let namespace = match metadata.namespace.as_deref() {
+        None | Some("") => "default",
+        Some(namespace) => field::Name::Label.check("metadata.namespace", namespace)?,
+    };
+    Ok(ObjectName::new(namespace, own_name(metadata, name)?))
+}
+
+fn own_name(metadata: &wire::Metadata, name: field::Name) -> Result<&str, Invalid> {
+    let own = metadata.name.as_deref().unwrap_or_default();
+    if own.is_empty() {
+        return Err(Invalid::new("metadata.name", "missing: every object needs a name"));
+    }
+    name.check("metadata.name", own)
+}

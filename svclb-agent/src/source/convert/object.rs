@@ -1,0 +1,242 @@
+//! Any object to what it is: its kind decides whether it counts, and lists are taken apart.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use svclb_core::model::{ObjectName, Update};
+
+use super::field::{Name, quote};
+use super::{Converted, Invalid, Skipped, node, service, slice, wire};
+
+/// The kinds that count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Kind {
+    /// v1 Service.
+    Service,
+    /// discovery.k8s.io/v1 EndpointSlice.
+    EndpointSlice,
+    /// v1 Node.
+    Node,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+
+    /// Its name in Kubernetes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        }
+    }
+
+    /// Its API group; empty for the core group.
+    const fn group(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node => "",
+            Self::EndpointSlice => "discovery.k8s.io",
+        }
+    }
+}
+
+/// Which object: its kind and name. A Node's namespace is empty.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ObjectId {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+impl ObjectId {
+    /// The object that an update is about; `None` for a Node that is gone, which has no name there.
+    pub fn of(update: &Update) -> Option<Self> {
+        Some(match update {
+            Update::Service(name, _) => Self { kind: Kind::Service, name: name.clone() },
+            Update::Slice(name, _) => Self { kind: Kind::EndpointSlice, name: name.clone() },
+            Update::Node(Some(node)) => Self {
+                kind: Kind::Node,
+                name: ObjectName { namespace: Arc::from(""), name: Arc::clone(&node.name) },
+            },
+            Update::Node(None) => return None,
+        })
+    }
+
+    /// The update that says that this object is gone.
+    pub fn gone(&self) -> Update {
+        match self.kind {
+            Kind::Service => Update::Service(self.name.clone(), None),
+            Kind::EndpointSlice => Update::Slice(self.name.clone(), None),
+            Kind::Node => Update::Node(None),
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Node => write!(f, "{} {}", self.kind.name(), self.name.name),
+            kind => write!(f, "{} {}", kind.name(), self.name),
+        }
+    }
+}
+
+/// What a kind and apiVersion stand for.
+enum Meaning {
+    One(Kind),
+    /// A list; of this kind where its items need not say.
+    List(Option<Kind>),
+    Other,
+}
+
+/// Converts whatever a document holds: an object, or a list of them (v1 List, ServiceList,
+/// EndpointSliceList, NodeList). Each item of a list counts by itself. Other kinds are passed over.
+pub fn objects(document: Value) -> Converted {
+    let mut converted = Converted::default();
+    take(document, None, String::new(), &mut converted);
+    converted
+}
+
+/// `at` is where the object lies in the document: empty, or such as `items[3].`.
+fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Converted) {
+    let meaning = match meaning(&value, implied) {
+        Ok(meaning) => meaning,
+        Err(invalid) => return converted.rejects.push(Invalid { at, ..invalid }),
+    };
+    match meaning {
+        Meaning::Other => {}
+        Meaning::List(of) => match items(value) {
+            Ok(items) => {
+                for (i, item) in items.into_iter().enumerate() {
+                    take(item, of, format!("{at}items[{i}]."), converted);
+                }
+            }
+            Err(invalid) => converted.rejects.push(Invalid { at, ..invalid }),
+        },
+        Meaning::One(kind) => {
+            let object = identify(kind, &value);
+            match one(kind, value) {
+                Ok((update, skipped)) => {
+                    converted.updates.push(update);
+                    converted.skipped.add(&skipped);
+                }
+                Err(invalid) => converted.rejects.push(Invalid { object, at, ..invalid }),
+            }
+        }
+    }
+}
+
+fn one(kind: Kind, value: Value) -> Result<(Update, Skipped), Invalid> {
+    match kind {
+        Kind::Service => service(&read::<wire::Service>(value)?),
+        Kind::EndpointSlice => slice(&read::<wire::EndpointSlice>(value)?),
+        Kind::Node => Ok((node(&read::<wire::Node>(value)?)?, Skipped::default())),
+    }
+}
+
+/// Reads the fields; what does not fit is named with its path.
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let field = if path == "." { String::new() } else { path };
+        // serde's words are "invalid type: string \"x\", expected a whole number".
+        Invalid::new(field, error.into_inner().to_string())
+    })
+}
+
+/// Which object this is, however wrong the rest of it may be.
+fn identify(kind: Kind, value: &Value) -> Option<ObjectId> {
+    let metadata = value.get("metadata")?;
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str);
+    let shape = if kind == Kind::Service { Name::Label } else { Name::Subdomain };
+    let name = shape.check("", text("name")?).ok()?;
+    let namespace = match kind {
+        Kind::Node => "",
+        _ => match metadata.get("namespace") {
+            None | Some(Value::Null) => "default",
+            Some(Value::String(namespace)) if namespace.is_empty() => "default",
+            Some(Value::String(namespace)) => Name::Label.check("", namespace).ok()?,
+            Some(_) => return None,
+        },
+    };
+    Some(ObjectId { kind, name: ObjectName::new(namespace, name) })
+}
+
+fn meaning(value: &Value, implied: Option<Kind>) -> Result<Meaning, Invalid> {
+    let Some(object) = value.as_object() else {
+        let problem =
+            format!("{} is not a Kubernetes object: expected kind, apiVersion, ...", shape(value));
+        return Err(Invalid::new("", problem));
+    };
+    let text = |field: &str, example: &str| match object.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(other) => {
+            let problem = format!("{} is not a text such as {example}", shape(other));
+            Err(Invalid::new(field, problem))
+        }
+    };
+    let missing = |field: &str, example: &str| {
+        Invalid::new(field, format!("missing: expected a text such as {example}"))
+    };
+    let (kind, version) = match (text("kind", "Service")?, text("apiVersion", "v1")?, implied) {
+        (Some(kind), Some(version), _) => (kind, version),
+        // The API server leaves both out of a typed list's items.
+        (None, None, Some(implied)) => return Ok(Meaning::One(implied)),
+        (None, ..) => return Err(missing("kind", "Service")),
+        (_, None, _) => return Err(missing("apiVersion", "v1")),
+    };
+    if let Some(known) = Kind::ALL.into_iter().find(|known| known.name() == kind) {
+        return meaning_of(known, version)
+            .map(|ours| if ours { Meaning::One(known) } else { Meaning::Other });
+    }
+    if let Some(known) =
+        Kind::ALL.into_iter().find(|known| kind.strip_suffix("List") == Some(known.name()))
+    {
+        let ours = meaning_of(known, version)?;
+        return Ok(if ours { Meaning::List(Some(known)) } else { Meaning::Other });
+    }
+    Ok(if (kind, version) == ("List", "v1") { Meaning::List(None) } else { Meaning::Other })
+}
+
+/// Whether a kind of this name is ours, and not another group's. A version that is not read is an
+/// error: such an object would be missed without a word.
+fn meaning_of(kind: Kind, version: &str) -> Result<bool, Invalid> {
+    let (group, number) =
+        version.rsplit_once('/').map_or(("", version), |(group, number)| (group, number));
+    let ours = group == kind.group();
+    if ours && number == "v1" {
+        return Ok(true);
+    }
+    // The core group's own kinds are known: an EndpointSlice of it is a slip of the pen.
+    if !ours && !group.is_empty() {
+        return Ok(false);
+    }
+    let expected = if kind.group().is_empty() { "v1" } else { "discovery.k8s.io/v1" };
+    let problem = format!("{} is not read here: expected {expected}", quote(version));
+    Err(Invalid::new("apiVersion", problem))
+}
+
+fn items(mut value: Value) -> Result<Vec<Value>, Invalid> {
+    match value.get_mut("items").map(Value::take) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(items)) => Ok(items),
+        Some(other) => {
+            Err(Invalid::new("items", format!("{} is not a list of objects", shape(&other))))
+        }
+    }
+}
+
+const fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}

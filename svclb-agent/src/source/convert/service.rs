@@ -1,0 +1,197 @@
+//! v1 Service to the model.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use svclb_core::model::{Service, ServicePort, Update};
+
+use super::field::{self, Name};
+use super::{Invalid, Kind, ObjectId, Skipped, object_name, wire};
+
+/// kube-proxy's and the API server's default, seconds.
+const AFFINITY_SECONDS: u32 = 10_800;
+/// The longest that the API server takes: a day.
+const LONGEST_AFFINITY: i64 = 86_400;
+
+/// Converts a Service. One without frontends here (headless, ExternalName, another proxy's) is `None`
+/// in the update, and what else it holds does not matter.
+///
+/// # Errors
+/// The field that is wrong, with the object it belongs to as far as it has a name.
+pub fn service(service: &wire::Service) -> Result<(Update, Skipped), Invalid> {
+    let name = object_name(&service.metadata, Name::Label)?;
+    let mut skipped = Skipped::default();
+    let labels = &service.metadata.labels;
+    if labels.proxy_name {
+        skipped.services_of_others += 1;
+        return Ok((Update::Service(name, None), skipped));
+    }
+    if labels.headless || !has_cluster_ip(&service.spec) {
+        return Ok((Update::Service(name, None), skipped));
+    }
+    let converted = convert(service, &mut skipped)
+        .map_err(|invalid| invalid.of(&ObjectId { kind: Kind::Service, name: name.clone() }))?;
+    Ok((Update::Service(name, Some(converted)), skipped))
+}
+
+/// serviceport.go: ExternalName and Services without a ClusterIP (`None`, empty) are not served. The
+/// API server keeps `clusterIP` and `clusterIPs[0]` equal; a file may give either alone.
+fn has_cluster_ip(spec: &wire::ServiceSpec) -> bool {
+    let first = spec.cluster_ips.first().map(AsRef::as_ref);
+    let given = [spec.cluster_ip.as_deref(), first];
+    let none = given.contains(&Some("None"));
+    let some = given.iter().flatten().any(|ip| !ip.is_empty());
+    spec.kind.as_deref() != Some("ExternalName") && some && !none
+}
+
+fn convert(service: &wire::Service, skipped: &mut Skipped) -> Result<Service, Invalid> {
+    let spec = &service.spec;
+    let created = match service.metadata.creation_timestamp.as_deref() {
+        None | Some("") => None,
+        Some(text) => Some(field::time("metadata.creationTimestamp", text)?),
+    };
+    let internal = spec.internal_traffic_policy.as_deref();
+    let external = spec.external_traffic_policy.as_deref();
+    Ok(Service {
+        created,
+        cluster_ips: cluster_ips(spec)?,
+        external_ips: addresses("spec.externalIPs", &spec.external_ips)?,
+        load_balancer_ips: load_balancer_ips(&service.status)?,
+        source_ranges: source_ranges(spec)?,
+        internal_policy: field::policy("spec.internalTrafficPolicy", internal)?,
+        external_policy: field::policy("spec.externalTrafficPolicy", external)?,
+        affinity_seconds: affinity(spec)?,
+        ports: ports(spec, skipped)?,
+    })
+}
+
+fn cluster_ips(spec: &wire::ServiceSpec) -> Result<Vec<IpAddr>, Invalid> {
+    let alone = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty());
+    let alone = alone.map(|ip| field::address("spec.clusterIP", ip)).transpose()?;
+    if spec.cluster_ips.is_empty() {
+        return Ok(alone.into_iter().collect());
+    }
+    let mut found: Vec<IpAddr> = Vec::with_capacity(2);
+    for (i, text) in spec.cluster_ips.iter().enumerate() {
+        let field = format!("spec.clusterIPs[{i}]");
+        let address = field::address(&field, text)?;
+        if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            let problem = format!("{address}: expected at most one address of each family");
+            return Err(Invalid::new(field, problem));
+        }
+        found.push(address);
+    }
+    if let (Some(alone), Some(first)) = (alone, found.first())
+        && alone != *first
+    {
+        let problem = format!("{first} is not spec.clusterIP ({alone}): expected the same address");
+        return Err(Invalid::new("spec.clusterIPs[0]", problem));
+    }
+    Ok(found)
+}
+
+fn addresses(field: &str, texts: &[Box<str>]) -> Result<Vec<IpAddr>, Invalid> {
+    let mut found = Vec::with_capacity(texts.len());
+    for (i, text) in texts.iter().enumerate() {
+        let address = field::address(&format!("{field}[{i}]"), text)?;
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+/// Addresses that are served at the node: ipMode VIP, which is the default (KEP-1860). With another
+/// mode, or a host name only, the load balancer itself is meant to be reached.
+fn load_balancer_ips(status: &wire::ServiceStatus) -> Result<Vec<IpAddr>, Invalid> {
+    let mut found = Vec::new();
+    for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
+        let vip = matches!(ingress.ip_mode.as_deref(), None | Some("" | "VIP"));
+        let Some(text) = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty()) else { continue };
+        let address = field::address(&format!("status.loadBalancer.ingress[{i}].ip"), text)?;
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether source ranges restrict anybody: a range of everything among them takes the effect away.
+fn source_ranges(spec: &wire::ServiceSpec) -> Result<bool, Invalid> {
+    let mut everybody = spec.load_balancer_source_ranges.is_empty();
+    for (i, text) in spec.load_balancer_source_ranges.iter().enumerate() {
+        let field = format!("spec.loadBalancerSourceRanges[{i}]");
+        everybody |= field::prefix_length(&field, text)? == 0;
+    }
+    Ok(!everybody)
+}
+
+fn affinity(spec: &wire::ServiceSpec) -> Result<Option<u32>, Invalid> {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => return Ok(None),
+        Some("ClientIP") => {}
+        Some(other) => {
+            let problem =
+                format!("{} is not a session affinity (None, ClientIP)", field::quote(other));
+            return Err(Invalid::new("spec.sessionAffinity", problem));
+        }
+    }
+    let Some(seconds) = spec.session_affinity_config.client_ip.timeout_seconds else {
+        return Ok(Some(AFFINITY_SECONDS));
+    };
+    let allowed = 1..=LONGEST_AFFINITY;
+    match u32::try_from(seconds.0) {
+        Ok(value) if allowed.contains(&seconds.0) => Ok(Some(value)),
+        _ => Err(Invalid::new(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+            format!("{} is not a timeout (1 to {LONGEST_AFFINITY} seconds)", seconds.0),
+        )),
+    }
+}
+
+fn ports(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<ServicePort>, Invalid> {
+    if spec.ports.is_empty() {
+        let problem = "missing: a Service with a ClusterIP needs at least one port";
+        return Err(Invalid::new("spec.ports", problem));
+    }
+    let mut found: Vec<ServicePort> = Vec::with_capacity(spec.ports.len());
+    for (i, port) in spec.ports.iter().enumerate() {
+        let at = |field: &str| format!("spec.ports[{i}].{field}");
+        let name = port.name.as_deref().unwrap_or_default();
+        if !name.is_empty() {
+            Name::Label.check(&at("name"), name)?;
+        }
+        let Some(number) = port.port else {
+            return Err(Invalid::new(at("port"), "missing: expected a port (1 to 65535)"));
+        };
+        let number = field::port(&at("port"), number)?;
+        let node_port = match port.node_port {
+            None | Some(wire::Number(0)) => None,
+            Some(port) => Some(field::port(&at("nodePort"), port)?),
+        };
+        let Some(protocol) = field::protocol(&at("protocol"), port.protocol.as_deref())? else {
+            skipped.sctp_ports += 1;
+            continue;
+        };
+        for other in found.iter().filter(|other| other.protocol == protocol) {
+            // The name and protocol are what endpoints are matched by; the number is what is dialled.
+            if *other.name == *name {
+                let problem = format!(
+                    "{} is the name of an earlier {} port too: expected names that differ",
+                    field::quote(name),
+                    protocol.name(),
+                );
+                return Err(Invalid::new(at("name"), problem));
+            }
+            if other.port == number {
+                let problem = format!(
+                    "{number} is an earlier {} port too: expected it once",
+                    protocol.name()
+                );
+                return Err(Invalid::new(at("port"), problem));
+            }
+        }
+        found.push(ServicePort { name: Arc::from(name), protocol, port: number, node_port });
+    }
+    Ok(found)
+}

@@ -1,0 +1,184 @@
+//! What one file holds: its objects, and what of it was rejected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use svclb_core::model::Update;
+
+use super::documents::{self, Unreadable};
+use crate::source::convert::{self, Invalid, Kind, ObjectId, Skipped};
+
+/// The longest file that is read: 128 MiB, room for the endpoints of a cluster of 500,000.
+pub(super) const LONGEST: u64 = 128 << 20;
+
+/// Something in a file that does not count, and why. It changes nothing else.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reject {
+    /// The file, as `--from` names it.
+    pub file: PathBuf,
+    /// Line of the file, from 1, where it can be told.
+    pub line: Option<usize>,
+    /// Number of the document in the file, from 1; `None` when it is the file itself.
+    pub document: Option<usize>,
+    /// The object, where it can be told.
+    pub object: Option<ObjectId>,
+    /// Path of the field in the object, such as `spec.ports[1].port`; empty for the whole of it.
+    pub field: String,
+    /// What is wrong, what was expected, and what happens meanwhile.
+    pub problem: String,
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(document) = self.document {
+            write!(f, ": document {document}")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+/// What one file holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Objects and the document each is in. An update without an object is one that means nothing here.
+    pub(super) objects: BTreeMap<ObjectId, (Update, usize)>,
+    /// Rejected, and known which.
+    pub(super) rejected: BTreeSet<ObjectId>,
+    /// Something was rejected that may be any object.
+    pub(super) unknown: bool,
+    /// Everything that was rejected.
+    pub(super) rejects: Vec<Reject>,
+    /// What was left out on purpose.
+    pub(super) skipped: Skipped,
+}
+
+/// Reads the bytes of a file.
+pub(super) fn load(path: &Path) -> io::Result<Vec<u8>> {
+    // Not to wait for a writer, should a pipe have taken the file's place.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(LONGEST)).unwrap_or(0));
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        let limit = LONGEST >> 20;
+        return Err(io::Error::other(format!(
+            "it is longer than {limit} MiB: split it into several files"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Takes a file apart. `node` is the only Node that counts.
+pub(super) fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
+    let mut reader = Reader { path, node, contents: Contents::default() };
+    let text = bytes.and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))
+    });
+    match text {
+        Err(error) => reader.unreadable_file(&error),
+        Ok(text) if path.extension().is_some_and(|extension| extension == "json") => {
+            for (number, value) in documents::parse_json(&text) {
+                reader.document(number, value, |_| None);
+            }
+        }
+        Ok(text) => {
+            for document in documents::split(&text) {
+                let line = |field: &str| Some(documents::line_of(&document, field));
+                reader.document(document.number, documents::parse(&document), line);
+            }
+        }
+    }
+    reader.contents
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    node: &'a str,
+    contents: Contents,
+}
+
+impl Reader<'_> {
+    fn unreadable_file(&mut self, error: &io::Error) {
+        self.contents.unknown = true;
+        let problem = format!("cannot be read: {error}; what it held before stays");
+        self.reject(None, None, None, String::new(), problem);
+    }
+
+    /// `line` says where in the file a field of this document stands.
+    fn document(
+        &mut self,
+        number: usize,
+        value: Result<Value, Unreadable>,
+        line: impl Fn(&str) -> Option<usize>,
+    ) {
+        let value = match value {
+            Ok(Value::Null) => return,
+            Ok(value) => value,
+            Err(Unreadable { line, problem }) => {
+                self.contents.unknown = true;
+                let problem = format!(
+                    "{problem}; until this is corrected, what the file held before and holds no more stays"
+                );
+                return self.reject(Some(line), Some(number), None, String::new(), problem);
+            }
+        };
+        let converted = convert::objects(value);
+        self.contents.skipped.add(&converted.skipped);
+        for update in converted.updates {
+            let Some(object) = ObjectId::of(&update) else { continue };
+            if object.kind == Kind::Node && *object.name.name != *self.node {
+                continue;
+            }
+            if let Some((_, earlier)) =
+                self.contents.objects.insert(object.clone(), (update, number))
+            {
+                let problem = format!(
+                    "{object} is in document {number} of this file again, and the last one counts: \
+                     remove one of them"
+                );
+                self.reject(None, Some(earlier), Some(object), String::new(), problem);
+            }
+        }
+        for invalid in converted.rejects {
+            let line = line(&format!("{}{}", invalid.at, invalid.field));
+            let meanwhile = if invalid.object.is_some() {
+                "until this is corrected, its previous state stays"
+            } else {
+                "until this is corrected, what the file held before and holds no more stays"
+            };
+            let problem = format!("{invalid}; {meanwhile}");
+            let Invalid { object, field, .. } = invalid;
+            match &object {
+                Some(object) => {
+                    self.contents.rejected.insert(object.clone());
+                }
+                None => self.contents.unknown = true,
+            }
+            self.reject(line, Some(number), object, field, problem);
+        }
+    }
+
+    fn reject(
+        &mut self,
+        line: Option<usize>,
+        document: Option<usize>,
+        object: Option<ObjectId>,
+        field: String,
+        problem: String,
+    ) {
+        let file = self.path.to_path_buf();
+        self.contents.rejects.push(Reject { file, line, document, object, field, problem });
+    }
+}

@@ -1,0 +1,422 @@
+//! `--from`: Kubernetes objects in files and folders of files, followed while they change.
+//!
+//! * A folder means its `*.yaml`, `*.yml` and `*.json`, not those of folders in it. `*.json` is JSON,
+//!   everything else YAML; a file may hold several documents and lists.
+//! * A rejected object keeps its previous state. While a file holds a rejected document that does not
+//!   say which object it is, everything that the file held before and holds no more stays.
+//! * An object in several places: the last document of a file, and the last file in path order (the
+//!   order of the arguments, then of the names in a folder), counts; the others are reported.
+//!
+//! When a file is read:
+//! * As soon as a writer closes it, or it is moved or linked into place: no timer delays that.
+//! * While it is being written (written to or made, and not closed yet), not before it was left alone
+//!   for [`QUIET`]. So a cut file of a writer that will go on is not taken for a whole one.
+//! * A file that vanished or was emptied is held for [`QUIET`] before what it held is taken away: editors
+//!   and `git` replace a file by removing it and making it anew, and every write in place empties it
+//!   first, which can be seen a moment before its event.
+
+mod contents;
+mod documents;
+mod layout;
+mod state;
+#[cfg(test)]
+mod tests;
+mod trail;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use svclb_core::model::Update;
+
+use super::convert::Skipped;
+pub use contents::Reject;
+use layout::{Entries, Stamp, Target};
+use state::{FileKey, State};
+use watch::{Event, Watch, What};
+
+/// How long a file that is being written, or vanished, is left alone.
+pub const QUIET: Duration = Duration::from_millis(100);
+/// How often a file that is written again and again is read before one of the states counts.
+const READS: u32 = 3;
+
+/// What the files say that they did not say before.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Changed objects; in the first batch, all of them.
+    pub updates: Vec<Update>,
+    /// Documents and files that are rejected since this batch.
+    pub rejects: Vec<Reject>,
+    /// How many rejects stand, with those of earlier batches. A batch may hold no other news.
+    pub standing: usize,
+    /// What the files hold now that is left out on purpose.
+    pub skipped: Skipped,
+    /// The whole initial state.
+    pub first: bool,
+    /// When the earliest of these changes was noticed.
+    pub seen: Instant,
+}
+
+/// The files, followed.
+#[derive(Debug)]
+pub struct Files {
+    node: String,
+    /// [`QUIET`], except in tests.
+    quiet: Duration,
+    targets: Vec<Target>,
+    entries: HashMap<PathBuf, Entries>,
+    watch: Watch,
+    state: State,
+    /// Stamps of what was read last.
+    read: HashMap<FileKey, Stamp>,
+    /// To be read now, and since when.
+    dirty: BTreeMap<FileKey, Instant>,
+    /// Being written.
+    writing: BTreeMap<FileKey, Wait>,
+    /// Vanished.
+    leaving: BTreeMap<FileKey, Wait>,
+    /// Arguments to look at anew.
+    rescan: BTreeSet<usize>,
+    /// Found empty, though it held something: since when.
+    emptied: HashMap<FileKey, Instant>,
+    /// Entries that appeared on a way that is to be looked at anew (folder and name), and whether they
+    /// are known to be whole: moved or closed.
+    made: HashMap<(PathBuf, OsString), bool>,
+    first: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    since: Instant,
+    until: Instant,
+}
+
+impl Files {
+    /// Follows these files and folders. Must be called in a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// When one of the paths does not exist or cannot be read, or inotify is out of reach.
+    pub fn new<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
+        let mut targets = Vec::with_capacity(paths.len());
+        for path in paths.iter().map(AsRef::as_ref) {
+            if let Some(problem) = layout::refuse(path) {
+                bail!("--from {}: {problem}", path.display());
+            }
+            targets.push(Target::new(path).with_context(|| format!("--from {}", path.display()))?);
+        }
+        ensure!(!targets.is_empty(), "--from: expected at least one file or folder");
+        let mut files = Self {
+            node: String::new(),
+            quiet: QUIET,
+            rescan: (0..targets.len()).collect(),
+            targets,
+            entries: HashMap::new(),
+            watch: Watch::new()
+                .context("cannot start inotify (sysctl fs.inotify.max_user_instances?)")?,
+            state: State::default(),
+            read: HashMap::new(),
+            dirty: BTreeMap::new(),
+            writing: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            emptied: HashMap::new(),
+            made: HashMap::new(),
+            first: true,
+        };
+        // Watched before anything is read, so that nothing is missed in between.
+        files.survey(Instant::now())?;
+        Ok(files)
+    }
+
+    /// The name of the own node: of all Node objects, only its counts. Without this, none does.
+    #[must_use]
+    pub fn node(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.node);
+        self
+    }
+
+    /// Waits for news. The first call returns at once with all that the files hold, even if that is
+    /// nothing. May be dropped while it waits.
+    pub async fn next(&mut self) -> Batch {
+        loop {
+            if let Some(batch) = self.work() {
+                return batch;
+            }
+            if !self.rescan.is_empty() || !self.dirty.is_empty() {
+                // Noticed while others were read.
+                continue;
+            }
+            let until =
+                self.writing.values().chain(self.leaving.values()).map(|wait| wait.until).min();
+            let ready = async {
+                match until {
+                    Some(until) => tokio::time::timeout_at(until.into(), self.watch.ready()).await,
+                    None => Ok(self.watch.ready().await),
+                }
+            };
+            let ready = ready.await;
+            // On a timer, too: an event that is there already goes before what a silence means.
+            if let Ok(Err(error)) = ready {
+                tracing::error!(%error, "cannot wait for changes of files");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            self.drain(Instant::now());
+        }
+    }
+
+    /// Does all that can be done now.
+    fn work(&mut self) -> Option<Batch> {
+        let now = Instant::now();
+        let mut seen = now;
+        while !self.rescan.is_empty() {
+            if let Err(error) = self.survey(now) {
+                tracing::error!(error = format!("{error:#}"), "a change of files may be missed");
+            }
+            self.drain(Instant::now());
+        }
+        if self.first {
+            // The beginning: there is no earlier state that a half-written file could spoil.
+            for (file, wait) in std::mem::take(&mut self.writing) {
+                self.dirty.insert(file, wait.since);
+            }
+        }
+        for (file, wait) in due(&mut self.writing, now) {
+            self.dirty.entry(file).or_insert(wait.since);
+        }
+        for (file, wait) in due(&mut self.leaving, now) {
+            seen = seen.min(wait.since);
+            self.state.remove(&file);
+        }
+        while let Some((file, since)) = self.dirty.pop_first() {
+            if self.read_settled(&file) {
+                seen = seen.min(since);
+            }
+        }
+        let first = std::mem::replace(&mut self.first, false);
+        let changes = self.state.changes();
+        if changes.is_none() && !first {
+            return None;
+        }
+        let state::Changes { updates, rejects, standing } = changes.unwrap_or_default();
+        let skipped = self.state.skipped();
+        Some(Batch { updates, rejects, standing, skipped, first, seen })
+    }
+
+    /// Reads a file, unless it is being written meanwhile. True when it was read.
+    fn read_settled(&mut self, file: &FileKey) -> bool {
+        let Some(path) = self.real(file) else { return false };
+        for _ in 0..READS {
+            let stamp = std::fs::metadata(&path).map(|metadata| Stamp::of(&metadata));
+            let bytes = contents::load(&path);
+            if matches!(&bytes, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                return false;
+            }
+            // What was read is only worth something if nobody wrote while it was.
+            self.drain(Instant::now());
+            let again = self.dirty.remove(file).is_some();
+            if !self.first && (self.writing.contains_key(file) || self.leaving.contains_key(file)) {
+                return false;
+            }
+            if again {
+                continue;
+            }
+            if bytes.as_ref().is_ok_and(Vec::is_empty) && self.state.holds_something(file) {
+                let now = Instant::now();
+                let since = *self.emptied.entry(file.clone()).or_insert(now);
+                if now < since + self.quiet {
+                    self.writing.insert(file.clone(), Wait { since, until: since + self.quiet });
+                    return false;
+                }
+            }
+            self.emptied.remove(file);
+            if let Ok(stamp) = stamp {
+                self.read.insert(file.clone(), stamp);
+            }
+            self.state.put(file, contents::contents(&file.path, bytes, &self.node));
+            return true;
+        }
+        // Written faster than it can be read: the next event, or the silence after it, decides.
+        let now = Instant::now();
+        self.writing.insert(file.clone(), Wait { since: now, until: now + self.quiet });
+        false
+    }
+
+    fn real(&self, file: &FileKey) -> Option<PathBuf> {
+        let found = self.targets.get(file.target)?.files.get(file)?;
+        Some(found.real.0.join(&found.real.1))
+    }
+
+    /// Looks anew at the arguments that asked for it, and watches what they depend on now.
+    fn survey(&mut self, now: Instant) -> Result<()> {
+        let numbers = std::mem::take(&mut self.rescan);
+        self.scan(&numbers);
+        let watched = self.watch.cover(&layout::folders(&self.entries));
+        // Once more: what changed before it was watched is seen now, what changes later is an event.
+        self.scan(&numbers);
+        self.compare(&numbers, now);
+        watched.context("changes of files cannot be followed")
+    }
+
+    fn scan(&mut self, numbers: &BTreeSet<usize>) {
+        for number in numbers {
+            if let Some(target) = self.targets.get_mut(*number) {
+                target.scan(*number, self.quiet);
+            }
+        }
+        self.entries = layout::entries(&self.targets);
+    }
+
+    /// What a look at these arguments found, against what was read.
+    fn compare(&mut self, numbers: &BTreeSet<usize>, now: Instant) {
+        let owned: HashSet<FileKey> = self.owned();
+        for number in numbers {
+            let Some(target) = self.targets.get(*number) else { continue };
+            for (file, found) in target.files.iter().filter(|(file, _)| owned.contains(*file)) {
+                self.leaving.remove(file);
+                if self.read.get(file) == Some(&found.stamp) || self.writing.contains_key(file) {
+                    continue;
+                }
+                if self.made.get(&found.real).copied().unwrap_or(found.whole) {
+                    self.dirty.entry(file.clone()).or_insert(now);
+                } else {
+                    self.writing.insert(file.clone(), Wait { since: now, until: now + self.quiet });
+                }
+            }
+        }
+        let gone = self.state.files().filter(|file| !owned.contains(*file));
+        for file in gone.cloned().collect::<Vec<_>>() {
+            self.vanish(file, now);
+        }
+        self.made.clear();
+    }
+
+    /// Every file, once: one that two arguments mean belongs to the first.
+    fn owned(&self) -> HashSet<FileKey> {
+        let files = self.entries.values().flat_map(|entries| entries.files.values());
+        files.filter_map(|keys| keys.first().cloned()).collect()
+    }
+
+    fn vanish(&mut self, file: FileKey, now: Instant) {
+        self.writing.remove(&file);
+        self.dirty.remove(&file);
+        self.emptied.remove(&file);
+        self.read.remove(&file);
+        if self.state.fade(&file) {
+            self.leaving.entry(file).or_insert(Wait { since: now, until: now + self.quiet });
+        }
+    }
+
+    /// Takes the events that are there.
+    fn drain(&mut self, now: Instant) {
+        let events = match self.watch.drain() {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::error!(%error, "cannot read changes of files");
+                vec![Event::Lost]
+            }
+        };
+        for event in events {
+            match event {
+                Event::Entry(folder, name, what) => self.entry(&folder, &name, what, now),
+                Event::FolderGone => self.rescan.extend(0..self.targets.len()),
+                Event::Lost => {
+                    self.rescan.extend(0..self.targets.len());
+                    self.read.values_mut().for_each(|stamp| *stamp = Stamp::default());
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, folder: &Path, name: &OsStr, what: What, now: Instant) {
+        let Some(entries) = self.entries.get(folder) else { return };
+        let place = (folder.to_path_buf(), name.to_owned());
+        if matches!(what, What::Created | What::MovedHere | What::Vanished) {
+            if let Some(numbers) = entries.ways.get(name) {
+                self.rescan.extend(numbers);
+                self.made.insert(place, what == What::MovedHere);
+            }
+            if layout::counts(name) {
+                for number in entries.folder_of.clone() {
+                    self.look(number, folder, name, what, now);
+                }
+            }
+            return;
+        }
+        if what == What::Written
+            && let Some(whole) = self.made.get_mut(&place)
+        {
+            *whole = true;
+        }
+        let Some(file) = entries.files.get(name).and_then(|files| files.first()).cloned() else {
+            return;
+        };
+        match what {
+            What::Modified => {
+                self.emptied.remove(&file);
+                self.dirty.remove(&file);
+                let since = self.writing.get(&file).map_or(now, |wait| wait.since);
+                self.writing.insert(file, Wait { since, until: now + self.quiet });
+            }
+            // Whoever writes it will close it.
+            What::Attributes if self.writing.contains_key(&file) => {}
+            _ => {
+                self.leaving.remove(&file);
+                let since = self.writing.remove(&file).map_or(now, |wait| wait.since);
+                self.dirty.entry(file).or_insert(since);
+            }
+        }
+    }
+
+    /// Looks at one entry of a folder that is an argument: adding a file among thousands must not cost
+    /// a look at all of them.
+    fn look(&mut self, number: usize, folder: &Path, name: &OsStr, what: What, now: Instant) {
+        let Some(target) = self.targets.get_mut(number) else { return };
+        let file = target.key(number, name);
+        let direct = (folder.to_path_buf(), name.to_owned());
+        let was_link = target.files.get(&file).is_some_and(|found| found.real != direct);
+        if target.entry(number, folder, name, self.quiet) || was_link {
+            // What a link depends on has to be watched, or not any more.
+            self.rescan.insert(number);
+            return;
+        }
+        let after = target.files.get(&file).cloned();
+        let keys = self.entries.entry(direct.0).or_default().files.entry(direct.1).or_default();
+        match after {
+            None => {
+                keys.remove(&file);
+                self.vanish(file, now);
+            }
+            Some(found) => {
+                keys.insert(file.clone());
+                if keys.first() != Some(&file) {
+                    return;
+                }
+                self.leaving.remove(&file);
+                // Also when a removal is told of and something new is there already.
+                if what != What::MovedHere && !found.whole {
+                    self.dirty.remove(&file);
+                    self.writing.insert(file, Wait { since: now, until: now + self.quiet });
+                } else {
+                    self.writing.remove(&file);
+                    self.dirty.entry(file).or_insert(now);
+                }
+            }
+        }
+    }
+}
+
+/// Takes out what has waited long enough.
+fn due(waiting: &mut BTreeMap<FileKey, Wait>, now: Instant) -> Vec<(FileKey, Wait)> {
+    let due: Vec<_> = waiting
+        .iter()
+        .filter(|(_, wait)| wait.until <= now)
+        .map(|(f, w)| (f.clone(), *w))
+        .collect();
+    for (file, _) in &due {
+        waiting.remove(file);
+    }
+    due
+}

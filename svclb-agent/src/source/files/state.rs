@@ -1,0 +1,205 @@
+//! What the files say together, and what of it was not reported yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use svclb_core::model::Update;
+
+use super::contents::{Contents, Reject};
+use crate::source::convert::{ObjectId, Skipped};
+
+/// A file in path order: by its place among the `--from` arguments, then by its path.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct FileKey {
+    /// Which argument it belongs to.
+    pub(super) target: usize,
+    /// Its path as the argument names it.
+    pub(super) path: Arc<Path>,
+}
+
+/// An object as one file has it.
+#[derive(Debug)]
+struct Held {
+    update: Update,
+    document: usize,
+    /// The file does not say this any more, but something in it was rejected, or it is not there.
+    kept: bool,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    objects: BTreeMap<ObjectId, Held>,
+    rejects: Vec<Reject>,
+    skipped: Skipped,
+}
+
+/// All files' objects.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    files: BTreeMap<FileKey, FileState>,
+    holders: HashMap<ObjectId, BTreeSet<FileKey>>,
+    /// What was reported last. Objects that are gone or mean nothing here are not in it.
+    reported: HashMap<ObjectId, Update>,
+    shadowed: BTreeMap<ObjectId, Vec<Reject>>,
+    touched: BTreeSet<ObjectId>,
+    fresh: Vec<Reject>,
+    standing: usize,
+}
+
+/// What was not reported yet.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) updates: Vec<Update>,
+    pub(super) rejects: Vec<Reject>,
+    pub(super) standing: usize,
+}
+
+impl State {
+    /// Whether there are objects of this file.
+    pub(super) fn holds_something(&self, file: &FileKey) -> bool {
+        self.files.get(file).is_some_and(|state| !state.objects.is_empty())
+    }
+
+    /// A file is not there at the moment: what it held stays, unless another file says it too. False
+    /// when the file was never read.
+    pub(super) fn fade(&mut self, file: &FileKey) -> bool {
+        let Some(state) = self.files.get_mut(file) else { return false };
+        for (object, held) in &mut state.objects {
+            held.kept = true;
+            self.touched.insert(object.clone());
+        }
+        true
+    }
+
+    /// The files that were read.
+    pub(super) fn files(&self) -> impl Iterator<Item = &FileKey> {
+        self.files.keys()
+    }
+
+    /// What a file holds now. What it held before and was rejected stays; so does all that it held,
+    /// while something in it was rejected that may be any object.
+    pub(super) fn put(&mut self, file: &FileKey, contents: Contents) {
+        let before = self.files.remove(file).unwrap_or_default();
+        let mut objects = BTreeMap::new();
+        for (object, held) in before.objects {
+            self.touched.insert(object.clone());
+            if contents.unknown || contents.rejected.contains(&object) {
+                objects.insert(object, Held { kept: true, ..held });
+            } else if let Some(holders) = self.holders.get_mut(&object) {
+                holders.remove(file);
+            }
+        }
+        for (object, (update, document)) in contents.objects {
+            self.touched.insert(object.clone());
+            objects.insert(object, Held { update, document, kept: false });
+        }
+        for object in objects.keys() {
+            self.holders.entry(object.clone()).or_default().insert(file.clone());
+        }
+        self.fresh
+            .extend(contents.rejects.iter().filter(|new| !before.rejects.contains(new)).cloned());
+        let state = FileState { objects, rejects: contents.rejects, skipped: contents.skipped };
+        self.files.insert(file.clone(), state);
+    }
+
+    /// A file is gone, and with it what it held.
+    pub(super) fn remove(&mut self, file: &FileKey) {
+        let Some(before) = self.files.remove(file) else { return };
+        for object in before.objects.into_keys() {
+            if let Some(holders) = self.holders.get_mut(&object) {
+                holders.remove(file);
+            }
+            self.touched.insert(object);
+        }
+    }
+
+    /// What changed since the last time; `None` when nothing did.
+    pub(super) fn changes(&mut self) -> Option<Changes> {
+        let mut changes = Changes::default();
+        for object in std::mem::take(&mut self.touched) {
+            self.settle(&object, &mut changes);
+        }
+        changes.rejects.append(&mut self.fresh);
+        changes
+            .rejects
+            .sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
+        changes.standing = self.files.values().map(|file| file.rejects.len()).sum::<usize>()
+            + self.shadowed.values().map(Vec::len).sum::<usize>();
+        let cleared = changes.standing != self.standing;
+        self.standing = changes.standing;
+        if changes.updates.is_empty() && changes.rejects.is_empty() && !cleared {
+            return None;
+        }
+        Some(changes)
+    }
+
+    /// What the files hold that is left out on purpose.
+    pub(super) fn skipped(&self) -> Skipped {
+        let mut skipped = Skipped::default();
+        for file in self.files.values() {
+            skipped.add(&file.skipped);
+        }
+        skipped
+    }
+
+    /// Decides which file's word counts for an object, and whether that is news.
+    fn settle(&mut self, object: &ObjectId, changes: &mut Changes) {
+        let holders = self.holders.get(object);
+        let mut held: Vec<(&FileKey, &Held)> = holders
+            .into_iter()
+            .flatten()
+            .filter_map(|file| Some((file, self.files.get(file)?.objects.get(object)?)))
+            .collect();
+        // What a file really says goes before what it said once; then the last in path order.
+        held.sort_by_key(|(file, held)| (!held.kept, *file));
+        let winner = held.pop();
+        let shadowed: Vec<Reject> = held
+            .iter()
+            .filter(|(_, held)| !held.kept)
+            .filter_map(|(file, held)| Some(shadow(object, file, held, winner?)))
+            .collect();
+        let now = winner.map(|(_, held)| &held.update).filter(|update| means_something(update));
+        match (self.reported.get(object), now) {
+            (Some(before), Some(now)) if before == now => {}
+            (None, None) => {}
+            (_, Some(now)) => {
+                changes.updates.push(now.clone());
+                self.reported.insert(object.clone(), now.clone());
+            }
+            (Some(_), None) => {
+                changes.updates.push(object.gone());
+                self.reported.remove(object);
+            }
+        }
+        let known = self.shadowed.remove(object).unwrap_or_default();
+        changes.rejects.extend(shadowed.iter().filter(|new| !known.contains(new)).cloned());
+        if !shadowed.is_empty() {
+            self.shadowed.insert(object.clone(), shadowed);
+        }
+        if self.holders.get(object).is_some_and(BTreeSet::is_empty) {
+            self.holders.remove(object);
+        }
+    }
+}
+
+fn shadow(object: &ObjectId, file: &FileKey, held: &Held, winner: (&FileKey, &Held)) -> Reject {
+    let (other, other_held) = winner;
+    let problem = format!(
+        "{object} is in {}, document {}, too, and the last in path order counts: remove one of them",
+        other.path.display(),
+        other_held.document,
+    );
+    Reject {
+        file: file.path.to_path_buf(),
+        line: None,
+        document: Some(held.document),
+        object: Some(object.clone()),
+        field: String::new(),
+        problem,
+    }
+}
+
+const fn means_something(update: &Update) -> bool {
+    !matches!(update, Update::Service(_, None) | Update::Slice(_, None) | Update::Node(None))
+}

@@ -1,0 +1,156 @@
+//! A malformed document rejects only itself.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::{Bench, service, short, words};
+
+fn bad(name: &str) -> String {
+    service(name, 80).replace("port: 80", "port: 70000")
+}
+
+#[tokio::test]
+async fn a_reject_names_file_line_document_object_and_field() {
+    let rows: [(&str, &str, &str); 8] = [
+        (
+            "a port",
+            &(service("a", 80) + "---\n" + &bad("b")),
+            "f.yaml:17: document 2: Service default/b: spec.ports[0].port: 70000 is not a port (1 to 65535); until this is corrected, its previous state stays",
+        ),
+        (
+            "a type",
+            &service("a", 80).replace("port: 80", "port: eighty"),
+            "f.yaml:8: document 1: Service default/a: spec.ports[0].port: invalid type: string \"eighty\", expected a whole number; until this is corrected, its previous state stays",
+        ),
+        (
+            "a text as a port",
+            &service("a", 80).replace("port: 80", "port: \"80\""),
+            "f.yaml:8: document 1: Service default/a: spec.ports[0].port: invalid type: string \"80\", expected a whole number; until this is corrected, its previous state stays",
+        ),
+        (
+            "no name",
+            &service("a", 80).replace("  name: a\n", "  labels: {}\n"),
+            "f.yaml:4: document 1: metadata.name: missing: every object needs a name; until this is corrected, what the file held before and holds no more stays",
+        ),
+        (
+            "no YAML",
+            "a: 1\nb: [\n",
+            "f.yaml:2: document 1: unclosed bracket '['; until this is corrected, what the file held before and holds no more stays",
+        ),
+        (
+            "no object",
+            "- just\n- a list\n",
+            "f.yaml:1: document 1: a list is not a Kubernetes object: expected kind, apiVersion, ...; until this is corrected, what the file held before and holds no more stays",
+        ),
+        (
+            "in a list",
+            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n  spec:\n    clusterIP: nonsense\n",
+            "f.yaml:8: document 1: Service default/a: spec.clusterIP: \"nonsense\" is not an IPv4 or IPv6 address; until this is corrected, its previous state stays",
+        ),
+        (
+            "no object in a list",
+            "apiVersion: v1\nkind: List\nitems:\n- {}\n- 7\n",
+            "f.yaml:4: document 1: items[0].kind: missing: expected a text such as Service; until this is corrected, what the file held before and holds no more stays",
+        ),
+    ];
+    for (name, text, expected) in rows {
+        let (bench, first) = Bench::new(&[("f.yaml", text)]).await;
+        assert_eq!(words(&first, &bench.path(""))[..1], [expected], "{name}");
+    }
+    let (bench, first) = Bench::new(&[("f.json", "{\"kind\": \"Service\",\n}")]).await;
+    assert_eq!(
+        words(&first, &bench.path("")),
+        [
+            "f.json:2: document 1: trailing comma; until this is corrected, what the file held before and \
+         holds no more stays",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_rejected_object_keeps_its_state_and_its_neighbours_change() {
+    let (mut bench, _) =
+        Bench::new(&[("f.yaml", &(service("a", 80) + "---\n" + &service("b", 81)))]).await;
+    bench.write("f.yaml", &(bad("a") + "---\n" + &service("b", 82)));
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.rejects.len(), batch.standing), (vec!["b=82".into()], 1, 1));
+    // Another change: the reject is known, and said no more.
+    bench.write("f.yaml", &(bad("a") + "---\n" + &service("b", 83)));
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.rejects.len(), batch.standing), (vec!["b=83".into()], 0, 1));
+    // Taken out while rejected: it is gone.
+    bench.write("f.yaml", &service("b", 83));
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.standing), (vec!["a-".into()], 0));
+}
+
+#[tokio::test]
+async fn a_reject_that_is_corrected_to_the_old_state_is_news_of_its_own() {
+    let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
+    bench.write("f.yaml", &bad("a"));
+    assert_eq!(bench.next().await.standing, 1);
+    bench.write("f.yaml", &service("a", 80));
+    let batch = bench.next().await;
+    assert_eq!((batch.updates.len(), batch.rejects.len(), batch.standing), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_document_that_may_be_any_object_keeps_what_is_not_seen() {
+    let text = service("a", 80) + "---\n" + &service("b", 81) + "---\n" + &service("c", 82);
+    let (mut bench, _) = Bench::new(&[("f.yaml", &text)]).await;
+    // b cannot be told any more, c is taken out, a changes.
+    bench.write("f.yaml", &(service("a", 90) + "---\nkind: [Service\n"));
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.standing), (vec!["a=90".into()], 1));
+    bench.write("f.yaml", &service("a", 90));
+    assert_eq!(short(&bench.next().await), ["b-", "c-"]);
+}
+
+#[tokio::test]
+async fn an_object_moved_to_another_file_wins_over_what_a_broken_file_keeps() {
+    let (mut bench, _) =
+        Bench::new(&[("a.yaml", "# nothing yet\n"), ("b.yaml", &service("a", 80))]).await;
+    bench.write("b.yaml", "broken: [\n");
+    assert_eq!(bench.next().await.rejects.len(), 1);
+    bench.write("a.yaml", &service("a", 81));
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.rejects.len()), (vec!["a=81".into()], 0));
+}
+
+#[tokio::test]
+async fn the_same_object_twice_in_a_file_counts_last() {
+    let (bench, first) =
+        Bench::new(&[("f.yaml", &(service("a", 80) + "---\n" + &service("a", 81)))]).await;
+    assert_eq!(short(&first), ["a=81"]);
+    assert_eq!(
+        words(&first, &bench.path("")),
+        [
+            "f.yaml: document 1: Service default/a is in document 2 of this file again, and the last one \
+         counts: remove one of them",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_keeps_what_it_held() {
+    let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
+    fs::write(bench.path("f.yaml"), b"\xff\xfe\x00").unwrap();
+    let batch = bench.next().await;
+    assert_eq!(batch.updates, []);
+    assert_eq!(
+        words(&batch, &bench.path("")),
+        ["f.yaml: cannot be read: it is not text in UTF-8; what it held before stays",]
+    );
+    // Modes do not bind root, but a change of them is a reason to look again.
+    bench.write("f.yaml", &service("a", 81));
+    assert_eq!(short(&bench.next().await), ["a=81"]);
+    fs::set_permissions(bench.path("f.yaml"), fs::Permissions::from_mode(0o600)).unwrap();
+    bench.nothing().await;
+}
+
+#[tokio::test]
+async fn what_is_left_out_on_purpose_is_counted() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {name: s}\n";
+    let (_, first) = Bench::new(&[("f.yaml", slice)]).await;
+    assert_eq!((first.updates.len(), first.skipped.slices_without_service), (0, 1));
+}

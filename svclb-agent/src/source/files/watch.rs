@@ -1,0 +1,166 @@
+//! inotify: which folders are watched, and what happens in them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Room for a thousand events with long names.
+const BUFFER: usize = 256 << 10;
+
+/// What happened to an entry of a folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum What {
+    /// A writer closed it.
+    Written,
+    /// It was written to or cut, and the writer may go on.
+    Modified,
+    /// Its owner, mode or link count changed.
+    Attributes,
+    /// It was made: empty, or a link.
+    Created,
+    /// It was moved here, whole.
+    MovedHere,
+    /// It was removed or moved away.
+    Vanished,
+}
+
+/// An event.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// Something happened to an entry of a folder.
+    Entry(Arc<Path>, OsString, What),
+    /// A watched folder is not where it was.
+    FolderGone,
+    /// The kernel dropped events.
+    Lost,
+}
+
+/// The watched folders.
+#[derive(Debug)]
+pub(super) struct Watch {
+    fd: AsyncFd<Inotify>,
+    folders: HashMap<WatchDescriptor, Vec<Arc<Path>>>,
+    buffer: Box<[u8]>,
+}
+
+impl Watch {
+    pub(super) fn new() -> io::Result<Self> {
+        let inotify = Inotify::init()?;
+        // SAFETY: an `Inotify` owns its descriptor, always names the same one and closes it only when
+        // dropped, which the `AsyncFd` that owns it then does after deregistering.
+        let fd = unsafe { AsyncFd::register_with_interest(inotify, Interest::READABLE) }?;
+        Ok(Self { fd, folders: HashMap::new(), buffer: vec![0; BUFFER].into() })
+    }
+
+    /// Watches these folders and no others; with true those whose files' contents matter, with false
+    /// those that are only on the way. One that is gone meanwhile, or may not be read, is passed over:
+    /// the folder that holds it tells when it is there again.
+    pub(super) fn cover(&mut self, wanted: &BTreeMap<PathBuf, bool>) -> io::Result<()> {
+        let mut folders: HashMap<WatchDescriptor, Vec<Arc<Path>>> = HashMap::new();
+        let mut failure = None;
+        // In path order, so that a folder's holder is watched before the folder.
+        for (folder, contents) in wanted {
+            let mut mask = WatchMask::CREATE
+                | WatchMask::DELETE
+                | WatchMask::MOVE
+                | WatchMask::DELETE_SELF
+                | WatchMask::MOVE_SELF
+                | WatchMask::ONLYDIR;
+            if *contents {
+                mask |= WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB;
+            }
+            match self.fd.get_ref().watches().add(folder, mask) {
+                Ok(descriptor) => {
+                    folders.entry(descriptor).or_default().push(folder.as_path().into())
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::PermissionDenied => {
+                        tracing::debug!(folder = %folder.display(), %error, "not watched");
+                    }
+                    _ => failure = Some((folder, error)),
+                },
+            }
+        }
+        let before = std::mem::replace(&mut self.folders, folders);
+        for descriptor in before.into_keys().collect::<HashSet<_>>() {
+            if !self.folders.contains_key(&descriptor) {
+                // Fails when the folder is gone, which is one reason to be here.
+                drop(self.fd.get_ref().watches().remove(descriptor));
+            }
+        }
+        let Some((folder, error)) = failure else { return Ok(()) };
+        let advice = match error.kind() {
+            io::ErrorKind::StorageFull => ": raise the sysctl fs.inotify.max_user_watches",
+            _ => "",
+        };
+        Err(io::Error::new(
+            error.kind(),
+            format!("cannot watch {}: {error}{advice}", folder.display()),
+        ))
+    }
+
+    /// Waits until there may be events, which must be drained then. May be dropped while it waits.
+    pub(super) async fn ready(&self) -> io::Result<()> {
+        // Cleared before the queue is emptied: what comes later makes it ready again.
+        self.fd.readable().await.map(|mut guard| guard.clear_ready())
+    }
+
+    /// Takes what has happened so far, without waiting.
+    pub(super) fn drain(&mut self) -> io::Result<Vec<Event>> {
+        let mut found = Vec::new();
+        loop {
+            match self.fd.get_mut().read_events(&mut self.buffer) {
+                Ok(events) => {
+                    for event in events {
+                        take(&self.folders, &event, &mut found);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn take(
+    folders: &HashMap<WatchDescriptor, Vec<Arc<Path>>>,
+    event: &inotify::Event<&std::ffi::OsStr>,
+    found: &mut Vec<Event>,
+) {
+    if event.mask.contains(EventMask::Q_OVERFLOW) {
+        return found.push(Event::Lost);
+    }
+    // What is left in the queue of a folder that is not watched any more.
+    let Some(folders) = folders.get(&event.wd) else { return };
+    let Some(name) = event.name else {
+        let gone =
+            EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT;
+        if event.mask.intersects(gone) {
+            found.push(Event::FolderGone);
+        }
+        return;
+    };
+    let kinds = [
+        (EventMask::CLOSE_WRITE, What::Written),
+        (EventMask::MODIFY, What::Modified),
+        (EventMask::ATTRIB, What::Attributes),
+        (EventMask::CREATE, What::Created),
+        (EventMask::MOVED_TO, What::MovedHere),
+        (EventMask::MOVED_FROM, What::Vanished),
+        (EventMask::DELETE, What::Vanished),
+    ];
+    for (_, what) in kinds.iter().filter(|(mask, _)| event.mask.contains(*mask)) {
+        found.extend(
+            folders.iter().map(|folder| Event::Entry(Arc::clone(folder), name.into(), *what)),
+        );
+    }
+}
