@@ -1,0 +1,29 @@
+//! What a test stands on.
+//!
+//! * [`world`]: one test's surroundings, with everything below in it, and the end of it all.
+//! * [`namespace`]: a thread in a network and mount namespace of its own.
+//! * [`routes`]: its routes, so that no packet leaves.
+//! * [`cgroup`]: a cgroup of its own, and what earlier runs left behind.
+//! * [`factory`]: a process in the cgroup that makes sockets and hands them over.
+//! * [`client`]: such a socket in a test's hands.
+//! * [`passing`]: sockets that change hands.
+//! * [`backend`]: who answers.
+//! * [`yaml`]: Services and their endpoints as the agent reads them.
+//! * [`agent`]: the program under test. [`view`]: what it shows. [`program`]: where it is.
+//! * [`stranger`]: somebody else's program on the same hook.
+//! * [`wait`]: the bounded waits that all of it uses.
+
+pub(crate) mod agent;
+pub(crate) mod backend;
+pub(crate) mod cgroup;
+pub(crate) mod client;
+pub(crate) mod factory;
+pub(crate) mod namespace;
+pub(crate) mod passing;
+pub(crate) mod program;
+pub(crate) mod routes;
+pub(crate) mod stranger;
+pub(crate) mod view;
+pub(crate) mod wait;
+pub(crate) mod world;
+pub(crate) mod yaml;

@@ -1,0 +1,46 @@
+//! Where the program `svclb` is: named by the environment, or built once for this test process.
+
+use std::io::BufRead as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// Names the program to test.
+const VARIABLE: &str = "SVCLB_BIN";
+
+/// The program under test.
+pub(crate) fn svclb() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| match std::env::var_os(VARIABLE) {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            assert!(path.is_file(), "{VARIABLE} names {}, which is no file", path.display());
+            path
+        }
+        None => build(),
+    })
+}
+
+/// Builds it. Several test processes may: cargo lets one after the other in, and the later ones find
+/// that all is done.
+fn build() -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--package", "svclb-agent", "--bin", "svclb"]);
+    command.arg("--message-format=json-render-diagnostics").current_dir(workspace);
+    let output = command.stderr(Stdio::inherit()).output().unwrap_or_else(|error| {
+        panic!("cannot start cargo to build svclb ({error}): name a built one by {VARIABLE}")
+    });
+    assert!(output.status.success(), "svclb does not build, see above ({})", output.status);
+    output
+        .stdout
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| serde_json::from_str::<Value>(&line).ok())
+        .filter(|message| message["target"]["name"] == "svclb")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo names the program that it built")
+}

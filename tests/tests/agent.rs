@@ -1,0 +1,228 @@
+//! The agent as a process: what stays when it ends, what it finds when it starts, what it says when it
+//! cannot.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use svclb_tests::{Stranger, Tcp, Udp, World, at, eventually};
+
+const DIALLED: &str = "10.96.0.10:80";
+
+#[test]
+fn translation_goes_on_when_the_agent_is_killed_and_the_next_one_takes_over() {
+    let world = World::new("killed");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    let b = world.backend("b", Tcp, "10.244.0.2:8080");
+    let service = world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp);
+    service.clone().backends([&a]).apply();
+    let old = world.dial(Tcp, DIALLED).unwrap();
+
+    world.take_agent().kill();
+    for _ in 0..100 {
+        assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    }
+    assert_eq!(old.peer().unwrap(), at(DIALLED));
+
+    // What changes meanwhile is what the next agent begins with.
+    service.clone().backends([&b]).write();
+    world.start_agent();
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!((old.peer().unwrap(), old.ask().unwrap()), (at(DIALLED), "a".to_owned()));
+    service.clone().backends([&a]).apply();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+}
+
+#[test]
+fn what_was_removed_while_no_agent_ran_is_removed_by_the_next() {
+    let world = World::new("away");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    let service = |name: &str, address: &str| {
+        world.service(name).cluster_ip(address).port(80, Tcp).backends([&a]).apply();
+    };
+    service("default/goes", "10.96.0.10");
+    service("default/stays", "10.96.0.11");
+    world.take_agent().kill();
+    world.remove("default/goes");
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "nobody has taken it away yet");
+    world.start_agent();
+    world.settle();
+    let error = world.dial(Tcp, DIALLED).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+    assert_eq!(world.ask(Tcp, "10.96.0.11:80").unwrap(), "a");
+}
+
+#[test]
+fn connects_are_translated_all_the_time_while_agents_replace_each_other() {
+    let world = World::new("replaced");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut rounds = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                match world.ask(Tcp, DIALLED) {
+                    Ok(_) => rounds += 1,
+                    Err(error) => return Err(format!("after {rounds} rounds: {error}")),
+                }
+            }
+            Ok(rounds)
+        });
+        let restarted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..6 {
+                let agent = world.take_agent();
+                if round % 2 == 0 {
+                    agent.kill();
+                } else {
+                    agent.stop();
+                }
+                world.start_agent();
+            }
+        }));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let rounds = client.join().unwrap().unwrap();
+        restarted.unwrap();
+        assert!(rounds > 100, "the client connected {rounds} times only");
+    });
+}
+
+#[test]
+fn sigterm_is_a_clean_end_that_leaves_translation() {
+    let world = World::new("sigterm");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    let status = world.take_agent().stop();
+    assert!(status.success(), "{status}: {}", world.agent_log());
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    // The reading commands need no agent.
+    assert_eq!(world.origins(), []);
+    world.settle_without_agent();
+}
+
+#[test]
+fn uninstall_detaches_and_removes_all_pins() {
+    let world = World::new("uninstall");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    let socket = world.dial(Tcp, DIALLED).unwrap();
+    world.take_agent().stop();
+    let output = world.svclb(&["uninstall"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let error = world.dial(Tcp, DIALLED).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+    assert_eq!(socket.ask().unwrap(), "a", "what is connected stays connected");
+    let pins = world.pins();
+    let left = world.inside(move || pins.exists());
+    assert!(!left, "the folder of the pins is gone");
+    // Once more changes nothing and is no error.
+    let output = world.svclb(&["uninstall"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // And an agent can start from nothing.
+    world.start_agent();
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+}
+
+#[test]
+fn a_malformed_document_rejects_only_itself_and_leaves_what_was() {
+    let world = World::new("malformed");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    let b = world.backend("b", Udp, "10.244.0.2:53");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    let hello = |port: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{ name: hello, namespace: default }}\n\
+             spec:\n  clusterIP: 10.96.0.10\n  clusterIPs: [10.96.0.10]\n  ports:\n\
+             \x20   - {{ name: \"\", protocol: TCP, port: {port} }}\n"
+        )
+    };
+    let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \
+                 name: hello-1\n  namespace: default\n  labels: { kubernetes.io/service-name: hello }\n\
+                 addressType: IPv4\nports:\n  - { name: \"\", protocol: TCP, port: 8080 }\nendpoints:\n  \
+                 - addresses: [\"10.244.0.1\"]\n";
+    world.write_file("default.hello.yaml", &(hello("seventy") + slice));
+    // A later change of another object is seen, so the malformed one was too.
+    world.service("default/dns").cluster_ip("10.96.0.11").port(53, Udp).backends([&b]).apply();
+    assert_eq!(world.ask(Udp, "10.96.0.11:53").unwrap(), "b");
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "its previous state stays");
+    eventually("the agent says what is wrong", || {
+        let log = world.agent_log();
+        match ["default.hello.yaml", "port"].iter().find(|word| !log.contains(**word)) {
+            None => Ok(()),
+            Some(word) => Err(format!("no {word:?} in its log:\n{log}")),
+        }
+    });
+}
+
+#[test]
+fn each_lack_of_the_machine_is_one_line_that_says_what_to_do() {
+    let world = World::builder("lacks").without_agent().start();
+    let (yaml, cgroup, pins) = (world.yaml(), world.cgroup().to_owned(), world.pins());
+    let plain = yaml.parent().unwrap().join("plain");
+    fs::create_dir(&plain).unwrap();
+    let nowhere = PathBuf::from("/no/such/folder");
+    let rows = [
+        ("no cgroup", &yaml, &nowhere, &pins, 0, "/no/such/folder"),
+        ("a cgroup that is none", &yaml, &plain, &pins, 0, "cgroup2"),
+        ("pins that are not on a bpffs", &yaml, &cgroup, &plain, 0, "mount -t bpf"),
+        ("no YAML", &nowhere, &cgroup, &pins, 0, "/no/such/folder"),
+        ("not root", &yaml, &cgroup, &pins, 65534, "root"),
+    ];
+    for (row, from, cgroup, pins, user, expected) in rows {
+        let mut command = Command::new(world.program());
+        command.arg("agent").arg("--from").arg(from).arg("--cgroup").arg(cgroup);
+        command.arg("--pins").arg(pins);
+        if user != 0 {
+            // The program must be within reach of that user.
+            fs::copy(world.program(), plain.join("svclb")).unwrap();
+            let mut unprivileged = Command::new(plain.join("svclb"));
+            unprivileged.args(command.get_args()).uid(user).gid(user);
+            command = unprivileged;
+        }
+        let output = world.output(command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{row}: {said}");
+        assert!(said.contains(expected), "{row}: {said}");
+        assert_eq!(said.trim().lines().count(), 1, "{row}: {said}");
+        assert_eq!(output.stdout, b"", "{row}");
+    }
+    let left = world.inside(move || pins.exists());
+    assert!(!left, "no pin was made");
+}
+
+#[test]
+fn an_exclusive_program_on_a_hook_is_named_and_left_alone() {
+    let world = World::builder("exclusive").without_agent().start();
+    let stranger = Stranger::attach(world.cgroup(), true);
+    let mut command = Command::new(world.program());
+    command.arg("agent").arg("--from").arg(world.yaml()).arg("--pins").arg(world.pins());
+    command.arg("--cgroup").arg(world.cgroup());
+    let output = world.output(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.trim().lines().last().unwrap_or_default();
+    assert!(!output.status.success(), "{said}");
+    for word in ["exclusive", "connect4", "bpftool cgroup tree"] {
+        assert!(last.contains(word), "no {word:?} in {said}");
+    }
+    assert!(stranger.detach(), "it is still attached");
+    // With it gone, nothing of the failed start is in the way.
+    world.start_agent();
+}
+
+#[test]
+fn programs_of_others_on_the_same_hook_stay_attached() {
+    let world = World::builder("beside").without_agent().start();
+    let stranger = Stranger::attach(world.cgroup(), false);
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.start_agent();
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    world.take_agent().kill();
+    world.start_agent();
+    world.take_agent().stop();
+    assert!(world.svclb(&["uninstall"]).status.success());
+    assert!(stranger.detach(), "it is still attached");
+}

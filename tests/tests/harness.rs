@@ -1,0 +1,98 @@
+//! The harness itself: what it promises to every other test.
+
+use std::path::Path;
+
+use svclb_tests::{Heir, Kind, Passage, Stranger, Tcp, Udp, World, at, eventually};
+
+#[test]
+fn a_client_reaches_a_backend_that_it_dials_directly() {
+    let world = World::builder("direct").without_agent().start();
+    let rows = [
+        (Tcp, "10.244.0.1:8080"),
+        (Udp, "10.244.0.1:8080"),
+        (Tcp, "[fd00:244::1]:8080"),
+        (Udp, "[fd00:244::1]:8080"),
+    ];
+    for (protocol, address) in rows {
+        let backend = world.backend("a", protocol, address);
+        assert_eq!(world.ask(protocol, address).unwrap(), "a", "{protocol:?} {address}");
+        assert_eq!(backend.hits(), 1, "{protocol:?} {address}");
+    }
+}
+
+#[test]
+fn an_untranslated_connect_to_a_service_fails_and_nothing_leaves() {
+    let world = World::builder("prohibited").without_agent().start();
+    for address in ["10.96.0.1:80", "[fd00:96::1]:80"] {
+        for protocol in [Tcp, Udp] {
+            let error = world.dial(protocol, address).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{protocol:?} {address}: {error}");
+        }
+    }
+    for address in ["192.0.2.1:80", "[2001:db8::1]:80"] {
+        let error = world.dial(Udp, address).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{address}: {error}");
+    }
+}
+
+#[test]
+fn sockets_of_a_client_belong_to_the_world() {
+    let world = World::builder("sockets").without_agent().start();
+    let members = std::fs::read_to_string(world.cgroup().join("cgroup.procs")).unwrap();
+    assert_eq!(members.lines().count(), 1, "only the process that makes sockets: {members:?}");
+    assert_ne!(members.trim(), std::process::id().to_string());
+    let sockets = world.sockets(Kind::Udp4, 1000);
+    assert_eq!(sockets.len(), 1000);
+    sockets[0].dial("10.244.0.1:9").unwrap();
+    assert_eq!(sockets[0].peer().unwrap(), at("10.244.0.1:9"));
+    sockets[0].undial().unwrap();
+    assert_eq!(sockets[0].peer().unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+}
+
+#[test]
+fn a_stopped_backend_refuses_and_can_be_started_again() {
+    let world = World::builder("stop").without_agent().start();
+    let mut first = world.backend("first", Tcp, "10.244.0.1:8080");
+    let talking = world.dial(Tcp, &first).unwrap();
+    assert_eq!(talking.ask().unwrap(), "first");
+    first.stop();
+    let error = world.ask(Tcp, &first).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
+    let _second = world.backend("second", Tcp, "10.244.0.1:8080");
+    assert_eq!(world.ask(Tcp, &first).unwrap(), "second");
+}
+
+#[test]
+fn nothing_is_left_of_a_world_also_when_its_test_fails() {
+    let failed = std::thread::spawn(|| {
+        let world = World::builder("failing").without_agent().start();
+        let folder = world.yaml().parent().unwrap().to_owned();
+        std::panic::panic_any((world.cgroup().to_owned(), folder));
+    });
+    let left = failed.join().unwrap_err();
+    let (cgroup, folder) = left.downcast_ref::<(std::path::PathBuf, std::path::PathBuf)>().unwrap();
+    let is_gone = |path: &Path| if path.exists() { Err("it is there".to_owned()) } else { Ok(()) };
+    eventually("the cgroup goes", || is_gone(cgroup));
+    eventually("the folder goes", || is_gone(folder));
+}
+
+#[test]
+fn a_socket_is_the_same_in_an_heir_and_after_a_passage() {
+    let world = World::builder("hands").without_agent().start();
+    let _backend = world.backend("a", Tcp, "10.244.0.1:8080");
+    let socket = world.dial(Tcp, "10.244.0.1:8080").unwrap();
+    let cookie = socket.cookie();
+    let heir = Heir::of(&socket);
+    assert_eq!(heir.peer().unwrap(), at("10.244.0.1:8080"));
+    let socket = Passage::of(socket).take();
+    assert_eq!(socket.cookie(), cookie);
+    assert_eq!(socket.ask().unwrap(), "a");
+}
+
+#[test]
+fn a_stranger_is_attached_until_it_is_detached() {
+    let world = World::builder("stranger").without_agent().start();
+    for is_exclusive in [true, false] {
+        assert!(Stranger::attach(world.cgroup(), is_exclusive).detach());
+    }
+}

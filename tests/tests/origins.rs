@@ -1,0 +1,150 @@
+//! The origins array and its overflow: full while sockets live, empty when they are gone.
+
+use std::io;
+use std::time::Duration;
+
+use svclb_tests::{Kind, Tcp, Udp, World, at};
+
+#[test]
+fn two_hundred_thousand_sockets_leave_nothing() {
+    const SOCKETS: usize = 200_000;
+    const AT_ONCE: usize = 400;
+    // Roomy; so small that many sockets of a batch are in the overflow; and so small that not even
+    // the overflow, which is as large, has room for all.
+    let rows = [("65536", AT_ONCE, 0), ("256", AT_ONCE, AT_ONCE - 256), ("64", 64, 64)];
+    for (places, recorded, overflowed) in rows {
+        let name = format!("leave-{places}");
+        let world = World::builder(&name).agent_args(["--origins", places]).start();
+        let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
+        let udp = world.backend("a", Udp, "10.244.0.1:8080");
+        world
+            .service("default/hello")
+            .cluster_ip("10.96.0.10")
+            .port(80, Tcp)
+            .backends([&tcp])
+            .port(80, Udp)
+            .backends([&udp])
+            .port(81, Udp)
+            .backends([&udp])
+            .apply();
+        for round in 0..SOCKETS / rows.len() / AT_ONCE {
+            let kind = [Kind::Udp4, Kind::Udp6, Kind::Tcp4, Kind::Udp6, Kind::Udp4][round % 5];
+            let dialled =
+                if kind == Kind::Udp6 { "[::ffff:10.96.0.10]:80" } else { "10.96.0.10:80" };
+            let sockets = world.sockets(kind, AT_ONCE);
+            for socket in &sockets {
+                if round % 5 == 3 {
+                    // Unconnected, with two Services.
+                    socket.send_to(dialled).unwrap();
+                    socket.send_to("[::ffff:10.96.0.10]:81").unwrap();
+                } else {
+                    socket.dial(dialled).unwrap();
+                }
+            }
+            if round == 0 {
+                let (origins, overflow) = (world.origins().len(), world.overflow_entries());
+                let what =
+                    format!("{places} places: {origins} origins, {overflow} in the overflow");
+                assert!(origins >= recorded && origins <= AT_ONCE, "{what}");
+                assert!(overflow >= overflowed as u64, "{what}");
+            }
+        }
+        world.wait_until_forgotten();
+    }
+}
+
+#[test]
+fn a_socket_gives_its_origin_up_however_it_ends() {
+    let world = World::new("ends");
+    let mut a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    let dialled = "10.96.0.10:80";
+
+    let lingers = world.dial(Tcp, dialled).unwrap();
+    lingers.raw().set_linger(Some(Duration::ZERO)).unwrap();
+    assert_eq!(world.origins().len(), 1, "linger 0");
+    drop(lingers);
+    world.wait_until_forgotten();
+
+    let first = world.dial(Tcp, dialled).unwrap();
+    let second = first.duplicate();
+    drop(first);
+    assert_eq!(world.origins().len(), 1, "duplicated");
+    drop(second);
+    world.wait_until_forgotten();
+
+    let reset = world.dial(Tcp, dialled).unwrap();
+    a.stop();
+    let _: io::Result<String> = reset.ask();
+    drop(reset);
+    world.wait_until_forgotten();
+
+    // Nobody listens there any more: the connect is translated and then refused by the pod.
+    let refused = world.socket(Kind::Tcp4);
+    let error = refused.dial(dialled).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
+    drop(refused);
+    world.wait_until_forgotten();
+}
+
+#[test]
+fn an_origin_says_what_was_dialled_and_given() {
+    let world = World::new("says");
+    let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
+    let udp = world.backend("a", Udp, "10.244.0.1:9090");
+    world
+        .service("default/hello")
+        .cluster_ip("10.96.0.10")
+        .port(80, Tcp)
+        .backends([&tcp])
+        .port(53, Udp)
+        .backends([&udp])
+        .apply();
+    let connected = world.dial(Tcp, "10.96.0.10:80").unwrap();
+    let sends = world.socket(Kind::Udp4);
+    sends.ask_at("10.96.0.10:53").unwrap();
+    let mut origins = world.origins();
+    origins.sort_by(|a, b| a.protocol.cmp(&b.protocol));
+    let [first, second] = &origins[..] else { panic!("two origins, not {origins:?}") };
+    let expected = [
+        (connected.cookie(), "TCP", at("10.96.0.10:80"), tcp.address()),
+        (sends.cookie(), "UDP", at("10.96.0.10:53"), udp.address()),
+    ];
+    for (origin, (cookie, protocol, dialled, given)) in [first, second].into_iter().zip(expected) {
+        assert_eq!(
+            (origin.cookie, &*origin.protocol, origin.dialled, origin.given),
+            (cookie, protocol, dialled, given)
+        );
+    }
+}
+
+#[test]
+fn a_socket_with_more_services_than_the_overflow_holds_still_reaches_all_of_them() {
+    let world = World::new("many");
+    let services: Vec<_> = (1..=20)
+        .map(|number| {
+            let backend =
+                world.backend(&format!("b{number}"), Udp, &format!("10.244.0.{number}:53"));
+            let address = format!("10.96.0.{number}");
+            world
+                .service(&format!("default/s{number}"))
+                .cluster_ip(&address)
+                .port(53, Udp)
+                .backends([&backend])
+                .write();
+            (backend, format!("{address}:53"))
+        })
+        .collect();
+    world.settle();
+    let socket = world.socket(Kind::Udp4);
+    for round in 0..3 {
+        for (backend, dialled) in &services {
+            let answer = socket.ask_at(dialled).unwrap();
+            assert_eq!(answer.backend, backend.name(), "round {round}: {dialled}");
+            // Whoever asks and then hears is always told the dialled address.
+            assert_eq!(answer.from, at(dialled), "round {round}");
+        }
+    }
+    drop(socket);
+    world.wait_until_forgotten();
+}

@@ -1,0 +1,297 @@
+//! ClusterIPs over UDP, connected and not: who answers, and from where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use socket2::SockAddr;
+use svclb_tests::{Answer, Backend, Kind, Place, Socket, Tcp, Udp, World, at};
+
+/// Enough draws that one of three backends is missed once in 2^60 runs.
+const DRAWS: usize = 150;
+
+/// A world with three backends of each family behind 10.96.0.10:53 and [fd00:96::10]:53.
+fn dual(name: &str) -> (World, Vec<Backend>, Vec<Backend>) {
+    let world = World::new(name);
+    let v4 = world.backends("v4", Udp, 3);
+    let v6: Vec<Backend> = (1..=3)
+        .map(|n| world.backend(&format!("v6-{n}"), Udp, &format!("[fd00:244::{n}]:5353")))
+        .collect();
+    world
+        .service("default/dns")
+        .cluster_ip("10.96.0.10")
+        .cluster_ip("fd00:96::10")
+        .port(53, Udp)
+        .backends(v4.iter().chain(&v6))
+        .apply();
+    (world, v4, v6)
+}
+
+fn names(backends: &[Backend]) -> BTreeSet<String> {
+    backends.iter().map(|backend| backend.name().to_owned()).collect()
+}
+
+#[test]
+fn a_connected_socket_hears_a_backend_and_keeps_the_dialled_name() {
+    let (world, v4, v6) = dual("udp-connected");
+    let rows = [
+        ("IPv4", Kind::Udp4, "10.96.0.10:53", &v4),
+        ("IPv6", Kind::Udp6, "[fd00:96::10]:53", &v6),
+        ("v4-mapped", Kind::Udp6, "[::ffff:10.96.0.10]:53", &v4),
+        ("IPv4 on an IPv6 socket", Kind::Udp6, "10.96.0.10:53", &v4),
+    ];
+    for (row, kind, dialled, backends) in rows {
+        let mut met = BTreeSet::new();
+        for _ in 0..DRAWS {
+            let socket = world.socket(kind);
+            socket.dial(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
+            let first = socket.ask().unwrap_or_else(|error| panic!("{row}: {error}"));
+            assert_eq!(socket.ask().unwrap(), first, "{row}");
+            // A socket that is connected may ask for the source all the same.
+            let question = socket.raw().send(b"?\n").map(|_| "?\n").unwrap();
+            let from = socket.hear(question).unwrap().from;
+            assert_eq!(unmapped(from), unmapped(at(dialled)), "{row}");
+            met.insert(first);
+        }
+        assert_eq!(met, names(backends), "{row}");
+    }
+}
+
+#[test]
+fn a_reply_comes_from_the_dialled_address() {
+    let (world, v4, v6) = dual("udp-reply");
+    let rows = [
+        ("IPv4", Kind::Udp4, "10.96.0.10:53", &v4),
+        ("IPv6", Kind::Udp6, "[fd00:96::10]:53", &v6),
+        ("v4-mapped", Kind::Udp6, "[::ffff:10.96.0.10]:53", &v4),
+    ];
+    for (row, kind, dialled, backends) in rows {
+        let mut met = BTreeSet::new();
+        for _ in 0..DRAWS {
+            let socket = world.socket(kind);
+            let first = socket.ask_at(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
+            assert_eq!(first.from, at(dialled), "{row}");
+            assert_eq!(socket.ask_at(dialled).unwrap(), first, "{row}");
+            met.insert(first.backend);
+        }
+        assert_eq!(met, names(backends), "{row}");
+    }
+}
+
+#[test]
+fn a_send_straight_to_a_backend_is_answered_by_its_own_address() {
+    let (world, v4, _) = dual("udp-direct");
+    let socket = world.socket(Kind::Udp4);
+    for backend in &v4 {
+        let answer = socket.ask_at(backend).unwrap();
+        assert_eq!(answer, Answer { backend: backend.name().into(), from: backend.address() });
+    }
+    assert_eq!(world.origins(), []);
+}
+
+#[test]
+fn one_socket_tells_services_apart_whose_backends_are_the_same() {
+    let world = World::new("udp-shared");
+    let rows =
+        [("one backend", world.backends("a", Udp, 1)), ("three", world.backends("b", Udp, 3))];
+    for (number, (row, backends)) in rows.iter().enumerate() {
+        let dialled: Vec<String> =
+            (0..5).map(|service| format!("10.96.{number}.{}:53", service + 1)).collect();
+        for (service, address) in dialled.iter().enumerate() {
+            world
+                .service(&format!("default/shared-{number}-{service}"))
+                .cluster_ip(address.trim_end_matches(":53"))
+                .port(53, Udp)
+                .backends(backends)
+                .apply();
+        }
+        let socket = world.socket(Kind::Udp4);
+        let mut given: BTreeMap<&str, String> = BTreeMap::new();
+        for round in 0..20 {
+            // Each round in another order.
+            for step in 0..dialled.len() {
+                let to = &dialled[(step * (round % 4 + 1)) % dialled.len()];
+                let answer = socket.ask_at(to).unwrap();
+                assert_eq!(answer.from, at(to), "{row}, round {round}");
+                let first = given.entry(to).or_insert_with(|| answer.backend.clone());
+                assert_eq!(*first, answer.backend, "{row}, round {round}: the backend stays");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_socket_keeps_its_backend_for_a_thousand_datagrams_while_other_services_churn() {
+    let world = World::new("udp-thousand");
+    let backends = world.backends("a", Udp, 5);
+    let others = world.backends("other", Tcp, 5);
+    world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends(&backends).apply();
+    let socket = world.socket(Kind::Udp4);
+    let first = socket.ask_at("10.96.0.10:53").unwrap();
+    let send = |count: usize, when: &str| {
+        for number in 0..count {
+            assert_eq!(socket.ask_at("10.96.0.10:53").unwrap(), first, "{when}: datagram {number}");
+        }
+    };
+    send(1000, "at rest");
+
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let churn = scope.spawn(|| {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) {
+                for number in 0..10 {
+                    world
+                        .service(&format!("default/other-{number}"))
+                        .cluster_ip(&format!("10.96.1.{}", number + 1))
+                        .port(80, Tcp)
+                        .backends(&others[..(rounds + number) % 5 + 1])
+                        .write();
+                }
+                rounds += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+            world.settle();
+            rounds
+        });
+        // A failure in here must end the churn too, or the scope waits for ever.
+        let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for _ in 0..5 {
+                send(200, "under churn");
+                thread::sleep(Duration::from_millis(50));
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        let rounds = churn.join().unwrap();
+        sent.unwrap();
+        assert!(rounds > 1, "there was churn");
+    });
+    send(100, "after the churn");
+    let hit: Vec<&Backend> = backends.iter().filter(|backend| backend.hits() > 0).collect();
+    assert_eq!(hit.len(), 1, "one backend got all of them");
+}
+
+#[test]
+fn a_datagram_socket_moves_on_when_its_backend_goes() {
+    let world = World::new("udp-moves");
+    let a = world.backend("a", Udp, "10.244.0.1:5353");
+    let b = world.backend("b", Udp, "10.244.0.2:5353");
+    let service = world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp);
+    service.clone().backends([&a]).apply();
+    let socket = world.socket(Kind::Udp4);
+    let dialled = "10.96.0.10:53";
+    assert_eq!(socket.ask_at(dialled).unwrap().backend, "a");
+    service.clone().backends([&a, &b]).apply();
+    assert_eq!(socket.ask_at(dialled).unwrap().backend, "a", "a newcomer takes nobody over");
+    service.clone().backends([&b]).apply();
+    let moved = socket.ask_at(dialled).unwrap();
+    assert_eq!(moved, Answer { backend: "b".into(), from: at(dialled) });
+}
+
+#[test]
+fn a_hundred_thousand_connections_spread_evenly() {
+    const CONNECTIONS: u32 = 100_000;
+    /// Chi-square of 9 degrees of freedom exceeds this once in a million runs of an even draw.
+    const BOUND: f64 = 44.82;
+    let world = World::new("spread");
+    let backends = world.backends("a", Udp, 10);
+    world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends(&backends).apply();
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..CONNECTIONS / 250 {
+        for socket in world.sockets(Kind::Udp4, 250) {
+            socket.dial("10.96.0.10:53").unwrap();
+            *counts.entry(socket.ask().unwrap()).or_default() += 1;
+        }
+    }
+    let expected = f64::from(CONNECTIONS) / 10.0;
+    let counts: Vec<u32> =
+        backends.iter().map(|it| counts.get(it.name()).copied().unwrap_or_default()).collect();
+    let chi_square: f64 =
+        counts.iter().map(|count| (f64::from(*count) - expected).powi(2) / expected).sum();
+    assert!(chi_square < BOUND, "chi-square {chi_square:.1} of {counts:?}");
+    assert_eq!(counts.iter().sum::<u32>(), CONNECTIONS);
+}
+
+#[test]
+fn every_way_of_sending_reaches_the_service_and_hears_the_dialled_address() {
+    let (world, _v4, _v6) = dual("udp-ways");
+    type Way = fn(&Socket, &str, &[u8]) -> io::Result<()>;
+    let ways: [(&str, Way); 3] = [
+        ("sendmmsg", send_by_sendmmsg),
+        ("io_uring", send_by_io_uring),
+        ("sendto on a connected socket", send_while_connected),
+    ];
+    let dials = [
+        (Kind::Udp4, "10.96.0.10:53"),
+        (Kind::Udp6, "[fd00:96::10]:53"),
+        (Kind::Udp6, "[::ffff:10.96.0.10]:53"),
+    ];
+    for (way, send) in ways {
+        for (kind, dialled) in dials {
+            let socket = world.socket(kind);
+            send(&socket, dialled, b"1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
+            let answer = socket.hear("1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
+            assert_eq!(answer.from, at(dialled), "{way}");
+            send(&socket, dialled, b"2\n").unwrap();
+            assert_eq!(socket.hear("2\n").unwrap(), answer, "{way}: the same backend");
+        }
+    }
+}
+
+/// `struct msghdr` for one datagram.
+fn message(to: &SockAddr, part: &mut libc::iovec) -> libc::msghdr {
+    // SAFETY: plain integers and null pointers.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = to.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.len();
+    message.msg_iov = part;
+    message.msg_iovlen = 1;
+    message
+}
+
+fn part(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+}
+
+fn send_by_sendmmsg(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
+    let (to, mut part) = (SockAddr::from(to.place()), part(bytes));
+    let mut messages = [libc::mmsghdr { msg_hdr: message(&to, &mut part), msg_len: 0 }];
+    // SAFETY: the message points to what lives here, and is one.
+    match unsafe { libc::sendmmsg(socket.raw().as_raw_fd(), messages.as_mut_ptr(), 1, 0) } {
+        1 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn send_by_io_uring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
+    use io_uring::{IoUring, opcode, types};
+    let mut ring = IoUring::new(2)?;
+    let (to, mut part) = (SockAddr::from(to.place()), part(bytes));
+    let message = message(&to, &mut part);
+    let send =
+        opcode::SendMsg::new(types::Fd(socket.raw().as_raw_fd()), &raw const message).build();
+    // SAFETY: the message lives until the entry is complete, which is awaited below.
+    unsafe { ring.submission().push(&send) }.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    let result = ring.completion().next().ok_or_else(|| io::Error::other("no completion"))?;
+    if result.result() < 0 {
+        return Err(io::Error::from_raw_os_error(-result.result()));
+    }
+    Ok(())
+}
+
+/// To the same frontend that the socket is connected to, so that the reply is one of its peer.
+fn send_while_connected(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
+    if socket.peer().is_err() {
+        socket.dial(to)?;
+    }
+    socket.raw().send_to(bytes, &SockAddr::from(to.place())).map(drop)
+}
+
+/// The address, IPv4 where it is v4-mapped.
+fn unmapped(address: std::net::SocketAddr) -> std::net::SocketAddr {
+    std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
+}
