@@ -245,7 +245,7 @@ fn row(
         frontends: u32::try_from(frontends).unwrap_or(u32::MAX),
         internal_backends,
         external_backends,
-        _pad: 0,
+        notes: 0,
     }
 }
 

@@ -19,7 +19,7 @@ pub use hot::{
 };
 pub use rows::{
     BackendKey, BackendRow, BackendState, Counters, FrontendKey, FrontendRow, MAX_NAME, Meta,
-    Policy, ServiceRow, Text,
+    Policy, ServiceNotes, ServiceRow, Text,
 };
 
 /// Version of everything in this module. Pins live in a folder of this name, so that a program never
@@ -116,7 +116,7 @@ mod tests {
         assert_layout!(ServiceRow, 232, {
             namespace: 0, name: 64, port_name: 128, protocol: 192, internal_policy: 200,
             external_policy: 208, frontends: 216, internal_backends: 220, external_backends: 224,
-            _pad: 228,
+            notes: 228,
         });
         assert_layout!(Meta, 64, {
             layout: 0, index_lines: 4, spill_lines: 8, slots: 12, origins: 16, next_service: 20,

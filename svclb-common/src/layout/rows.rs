@@ -126,8 +126,22 @@ pub struct ServiceRow {
     pub internal_backends: u32,
     /// How many backends are in its external set.
     pub external_backends: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// [`ServiceNotes`]: why it has fewer frontends than its object names.
+    pub notes: u32,
+}
+
+/// Bits of [`ServiceRow::notes`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceNotes;
+
+impl ServiceNotes {
+    /// Its load balancer addresses are left alone: `loadBalancerSourceRanges` ask for the client's
+    /// source address, which is not known before the connection.
+    pub const SOURCE_RANGES: u32 = 1;
+    /// The object has SCTP ports too, which have no frontend.
+    pub const SCTP: u32 = 1 << 1;
+    /// An older service has one of the frontends that it asks for.
+    pub const CONFLICT: u32 = 1 << 2;
 }
 
 /// The one value of `svclb_meta`: what an adopting agent, a reading command or a person must know

@@ -71,7 +71,7 @@ fn every_map_type_lies_in_the_kernel_as_it_does_in_the_agent() {
         BackendKey { address, port, _pad, service }
         BackendRow { sets, state, _pad, weight }
         ServiceRow { namespace, name, port_name, protocol, internal_policy, external_policy, frontends,
-                     internal_backends, external_backends, _pad }
+                     internal_backends, external_backends, notes }
         Meta { layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced,
                agent, agent_started, _pad }
         Counters { translated, not_service, refused, overflowed, unrecorded, redrawn, torn, kept,
