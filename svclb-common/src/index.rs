@@ -15,7 +15,7 @@
 //!    then has ended (an RCU grace period), so no reader ever sees two frontends in one line.
 //! 3. A frontend never moves to another line while it exists.
 
-use crate::layout::{BackendKey, Line, Protocol, Scope, Set};
+use crate::layout::{Address, BackendKey, FrontendKey, Line, Protocol, Scope, Set};
 use crate::shared::Shared;
 
 /// A frontend lies in its home line or in one of the lines behind it, this many in all.
@@ -35,6 +35,44 @@ impl Wanted {
     #[inline(always)]
     pub const fn new(address: [u64; 2], port: u16, protocol: Protocol, scope: Scope) -> Self {
         Self { address, key: Line::key_word(port, protocol as u8, scope as u8) }
+    }
+
+    /// What a destination is looked up as: loopback as its one address, for clients in the host's
+    /// network namespace; everything else as it is, for every client.
+    ///
+    /// 127.0.0.0/8, v4-mapped too, is 127.0.0.1 (RFC 1122 3.2.1.3); `::1` is `::1` (RFC 4291 2.5.3).
+    #[inline(always)]
+    pub const fn destination(address: [u64; 2], port: u16, protocol: Protocol) -> Self {
+        // Neither has a bit in its first word: most IPv6 destinations are done here.
+        if address[0] == 0 {
+            if address[1] & LOOPBACK_V4_MASK == LOOPBACK_V4 {
+                let address = Address::from_v4([127, 0, 0, 1]).words();
+                return Self::new(address, port, protocol, Scope::Host);
+            }
+            if address[1] == LOOPBACK_V6 {
+                return Self::new(address, port, protocol, Scope::Host);
+            }
+        }
+        Self::new(address, port, protocol, Scope::Any)
+    }
+
+    /// True for a frontend that is only for clients in the host's network namespace.
+    #[inline(always)]
+    pub const fn is_for_host(&self) -> bool {
+        self.key.to_ne_bytes()[3] == Scope::Host as u8
+    }
+
+    /// The frontend as a key of `svclb_frontends`.
+    #[inline(always)]
+    pub const fn frontend(&self) -> FrontendKey {
+        let key = self.key.to_ne_bytes();
+        FrontendKey {
+            address: Address::from_words(self.address),
+            port: u16::from_ne_bytes([key[0], key[1]]),
+            protocol: key[2],
+            scope: key[3],
+            _pad: 0,
+        }
     }
 
     /// True when it lies in this line.
@@ -70,6 +108,13 @@ impl Wanted {
         (h ^ (h >> 32) ^ self.key as u64).wrapping_mul(A)
     }
 }
+
+/// Which bits of an address's second word say that it is 127.0.0.0/8, in this machine's order.
+const LOOPBACK_V4_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
+/// Those bits of it.
+const LOOPBACK_V4: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 127, 0, 0, 0]);
+/// The second word of `::1`.
+const LOOPBACK_V6: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
 
 #[inline(always)]
 const fn home_of(hash: u64, lines: u32) -> u32 {
@@ -155,7 +200,8 @@ pub fn mark<'a>(
     line: impl Fn(u32) -> Option<Shared<'a, Line>>,
 ) -> bool {
     [Protocol::Tcp, Protocol::Udp].into_iter().all(|protocol| {
-        let wanted = Wanted::new(backend.address.words(), backend.port, protocol, Scope::Any);
+        // As a connect straight to it looks it up.
+        let wanted = Wanted::destination(backend.address.words(), backend.port, protocol);
         let Some(home) = line(wanted.home(seed, lines)) else { return false };
         home.set_marks(home.marks() | wanted.mark(seed));
         true

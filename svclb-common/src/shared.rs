@@ -10,7 +10,7 @@
 use core::marker::PhantomData;
 use core::mem::offset_of;
 
-use crate::layout::{Address, Line, Origin, Overflow, Record, Set, Slot};
+use crate::layout::{Address, AffinityRow, Line, Origin, Overflow, Record, Set, Slot};
 
 /// A pointer to a map's value that lives at least as long as `'a` and may change at any time.
 pub struct Shared<'a, T> {
@@ -259,6 +259,40 @@ impl Shared<'_, Record> {
             line: self.line(),
             generation: self.generation(),
         }
+    }
+}
+
+impl Shared<'_, AffinityRow> {
+    /// A copy of the row, `used` first. What another key's row was mixed into does not fit the seal.
+    #[inline(always)]
+    pub fn read(self) -> AffinityRow {
+        let used = self.load64(offset_of!(AffinityRow, used));
+        // At once, as they are written.
+        let word = self.load64(offset_of!(AffinityRow, generation)).to_ne_bytes();
+        let [g0, g1, g2, g3, s0, s1, s2, s3] = word;
+        AffinityRow {
+            used,
+            generation: u32::from_ne_bytes([g0, g1, g2, g3]),
+            seal: u32::from_ne_bytes([s0, s1, s2, s3]),
+            address: Address::from_words(self.load_address(offset_of!(AffinityRow, address))),
+            port: self.load16(offset_of!(AffinityRow, port)),
+            _pad: 0,
+            line: self.load32(offset_of!(AffinityRow, line)),
+        }
+    }
+
+    /// Says when the client made its latest new connection.
+    #[inline(always)]
+    pub fn set_used(self, used: u64) {
+        self.store64(offset_of!(AffinityRow, used), used);
+    }
+
+    /// Says that the backend is a member as of this generation, with the seal that goes with it.
+    #[inline(always)]
+    pub fn set_generation_and_seal(self, generation: u32, seal: u32) {
+        let ([g0, g1, g2, g3], [s0, s1, s2, s3]) = (generation.to_ne_bytes(), seal.to_ne_bytes());
+        let word = u64::from_ne_bytes([g0, g1, g2, g3, s0, s1, s2, s3]);
+        self.store64(offset_of!(AffinityRow, generation), word);
     }
 }
 

@@ -5,7 +5,9 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval, bpf_skc_to_mptcp_sock};
+use aya_ebpf::helpers::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_skc_to_mptcp_sock,
+};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::debug;
 use core::marker::PhantomData;
@@ -20,6 +22,7 @@ static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 static HAS_MPTCP: Global<u8> = Global::new(0);
 
+const AF_UNSPEC: u32 = 0;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const ECONNREFUSED: i32 = 111;
@@ -124,7 +127,8 @@ pub(crate) struct Call<'a, F> {
 
 impl<'a, F: Family> Call<'a, F> {
     /// None when the call is not ours: another protocol, or another family's address on this socket
-    /// (the kernel runs connect4 for it with rubbish in the address, then fails the call).
+    /// (the kernel runs connect4 for it with rubbish in the address, then fails the call). An address
+    /// without a family is IPv4's to sendto(2), and comes to no other hook.
     #[inline(always)]
     pub(crate) fn of(ctx: &'a SockAddrContext) -> Option<Self> {
         let at = ctx.sock_addr;
@@ -135,7 +139,7 @@ impl<'a, F: Family> Call<'a, F> {
                 (&raw const (*at).protocol).read_volatile(),
             )
         };
-        if family != F::FAMILY {
+        if family != F::FAMILY && family != AF_UNSPEC {
             return None;
         }
         Some(Self { ctx, protocol: Protocol::from_number(protocol)?, family: PhantomData })
@@ -232,6 +236,12 @@ impl<F: Family> Caller for Call<'_, F> {
     fn cookie(&self) -> u64 {
         // SAFETY: the helper takes the context.
         unsafe { bpf_get_socket_cookie(self.ctx.sock_addr.cast()) }
+    }
+
+    #[inline(always)]
+    fn client(&self) -> u64 {
+        // SAFETY: the helper takes the context.
+        unsafe { bpf_get_netns_cookie(self.ctx.sock_addr.cast()) }
     }
 
     #[inline(always)]

@@ -27,11 +27,13 @@ fn svclb_connect6(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(sendmsg4)]
+#[inline(always)]
 fn svclb_sendmsg4(ctx: SockAddrContext) -> i32 {
     sendmsg::<V4>(&ctx)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
+#[inline(always)]
 fn svclb_sendmsg6(ctx: SockAddrContext) -> i32 {
     sendmsg::<V6>(&ctx)
 }

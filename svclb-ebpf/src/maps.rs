@@ -4,13 +4,13 @@
 //! them in the read-only globals below, so that the verifier knows them and drops what is switched off.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::BPF_NOEXIST;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use svclb_common::layout::{
-    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Origin, Overflow,
-    ServiceRow, Slot,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line,
+    Meta, Origin, Overflow, ServiceRow, Slot,
 };
 use svclb_common::shared::Shared;
 use svclb_common::translate::{Counter, Lookup};
@@ -34,6 +34,8 @@ static FRONTENDS: HashMap<FrontendKey, FrontendRow, 65536, NO_PREALLOC> = HashMa
 static SERVICES: HashMap<u32, ServiceRow, 65536, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "svclb_backends")]
 static BACKENDS: HashMap<BackendKey, BackendRow, 65536, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "svclb_affinity")]
+static AFFINITY: LruHashMap<AffinityKey, AffinityRow, 65536> = LruHashMap::new();
 #[btf_map(name = "svclb_counters")]
 static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "svclb_meta")]
@@ -48,6 +50,10 @@ static INDEX_LINES: Global<u32> = Global::new(4096);
 /// How many places the origins have.
 #[unsafe(no_mangle)]
 static ORIGIN_PLACES: Global<u32> = Global::new(65536);
+/// Cookie of the host's network namespace, which is the agent's; 0 where the kernel does not say it
+/// (SO_NETNS_COOKIE, 5.14).
+#[unsafe(no_mangle)]
+static HOST_NETNS: Global<u64> = Global::new(0);
 
 /// What a new overflow entry is copied from: too large for a program's stack.
 static EMPTY_OVERFLOW: Overflow = Overflow::EMPTY;
@@ -118,6 +124,34 @@ impl Lookup for Maps {
     #[inline(always)]
     fn remove_overflow(&self, cookie: u64) -> bool {
         OVERFLOW.remove(&cookie).is_ok()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
+        // SAFETY: the memory stays the map's, aligned to 8, and is accessed by whole words; whose row
+        // lies in it the seal tells.
+        AFFINITY.get_ptr_mut(key).map(|at| unsafe { Shared::new(at) })
+    }
+
+    #[inline(always)]
+    fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
+        let how = if is_new { BPF_NOEXIST } else { BPF_ANY };
+        AFFINITY.insert(key, row, how.into()).is_ok()
+    }
+
+    #[inline(always)]
+    fn host(&self) -> u64 {
+        match HOST_NETNS.load() {
+            // SAFETY: without a context the helper tells of the initial namespace.
+            0 => unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) },
+            told => told,
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: no pointer is passed.
+        unsafe { bpf_ktime_get_ns() }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use caps::{CapSet, Capability};
 
 /// BPF_FS_MAGIC of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -12,26 +13,47 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// The oldest kernel whose verifier and hooks this program was measured on.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
+/// What the kernel asks for, of who is not CAP_SYS_ADMIN: maps and programs, programs on a cgroup's
+/// sockets, and pointers of the kernel in a program (docs/operating.md). Without the last, the verifier
+/// says no more than that a program is invalid.
+const RIGHTS: [Capability; 3] =
+    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+
 /// Checks everything that the agent needs before it makes a map.
 ///
 /// # Errors
 /// One line for the first thing that is missing: what is wrong and what to do.
 pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
-    check_root()?;
+    check_rights(has)?;
     check_kernel(&kernel_release()?)?;
     check_btf(Path::new("/sys/kernel/btf/vmlinux"))?;
     check_cgroup(cgroup)?;
     check_bpffs(pins)
 }
 
-fn check_root() -> Result<()> {
-    // SAFETY: no argument, cannot fail.
-    let user = unsafe { libc::geteuid() };
+fn check_rights(has: impl Fn(Capability) -> Result<bool>) -> Result<()> {
+    if has(Capability::CAP_SYS_ADMIN)? {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    for capability in RIGHTS {
+        if !has(capability)? {
+            missing.push(capability.to_string());
+        }
+    }
     ensure!(
-        user == 0,
-        "svclb must run as root to load and attach eBPF programs (it runs as user {user}): use sudo"
+        missing.is_empty(),
+        "svclb may not load and attach eBPF programs: it lacks {}; run it as root (with sudo), or give \
+         its container these capabilities",
+        missing.join(", ")
     );
     Ok(())
+}
+
+/// Whether this thread has a capability in effect.
+fn has(capability: Capability) -> Result<bool> {
+    caps::has_cap(None, CapSet::Effective, capability)
+        .with_context(|| format!("cannot tell whether svclb has {capability}"))
 }
 
 fn kernel_release() -> Result<String> {
@@ -79,11 +101,19 @@ fn check_cgroup(cgroup: &Path) -> Result<()> {
 fn check_bpffs(pins: &Path) -> Result<()> {
     let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     ensure!(
-        file_system(existing)? == BPF_FS_MAGIC,
+        is_bpffs(existing)?,
         "{} is not on a bpffs: mount one (`mount -t bpf bpf /sys/fs/bpf`) or give a folder on one by --pins",
         pins.display()
     );
     Ok(())
+}
+
+/// Whether a path is on a bpffs.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn is_bpffs(path: &Path) -> Result<bool> {
+    Ok(file_system(path)? == BPF_FS_MAGIC)
 }
 
 fn file_system(path: &Path) -> Result<i64> {
@@ -107,24 +137,57 @@ fn file_system(path: &Path) -> Result<i64> {
 pub fn cgroup2_root() -> Result<PathBuf> {
     let path = "/proc/self/mountinfo";
     let mounts = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    cgroup2_mount(&mounts).context(
+    cgroup2_mount(&mounts, Path::new("/")).context(
         "no cgroup2 is mounted: mount one (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`) or name it by --cgroup",
     )
 }
 
-/// The mount point of the first cgroup2 in a mountinfo (proc(5): the fifth field; the type follows a
-/// lone hyphen; blanks are written `\040`).
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
+/// The cgroup that `named` means: itself, or the cgroup2 mounted beneath it. One manifest can so name
+/// the node's /sys/fs/cgroup, be that cgroup2 or a folder of cgroup v1 with cgroup2 under `unified`.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn cgroup2_at(named: &Path) -> Result<PathBuf> {
+    // What is not there at all is `check`'s to say.
+    let Ok(folder) = named.canonicalize() else { return Ok(named.to_owned()) };
+    if file_system(&folder)? == CGROUP2_SUPER_MAGIC {
+        return Ok(folder);
+    }
+    let path = "/proc/self/mountinfo";
+    let mounts = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(cgroup2_mount(&mounts, &folder).unwrap_or(folder))
+}
+
+/// The mount point of the first cgroup2 in `folder`, from a mountinfo (proc(5): the fifth field; the
+/// type follows a lone hyphen; blanks are written `\040`).
+fn cgroup2_mount(mounts: &str, folder: &Path) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (mount, system) = line.split_once(" - ")?;
         (system.split(' ').next()? == "cgroup2").then_some(())?;
-        Some(PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " ")))
+        let path = PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " "));
+        path.starts_with(folder).then_some(path)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rights_that_are_missing_are_named() {
+        use Capability::{CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN};
+        let rows: [(&[Capability], &str); 4] = [
+            (&[CAP_SYS_ADMIN], ""),
+            (&[CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON], ""),
+            (&[CAP_BPF, CAP_NET_ADMIN], "it lacks CAP_PERFMON;"),
+            (&[], "it lacks CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON; run it as root (with sudo)"),
+        ];
+        for (held, expected) in rows {
+            let said = check_rights(|capability| Ok(held.contains(&capability)));
+            let said = said.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{said}");
+        }
+    }
 
     #[test]
     fn old_kernels_are_refused_by_name() {
@@ -145,9 +208,27 @@ mod tests {
     fn cgroup2_is_found_by_its_type_wherever_it_is_mounted() {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(cgroup2_mount(hybrid), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(cgroup2_mount("1 2 0:1 / /a\\040b rw - cgroup2 x rw"), Some("/a b".into()));
-        assert_eq!(cgroup2_mount("1 2 0:1 / /x rw - cgroup cgroup2 rw"), None);
+        let anywhere = Path::new("/");
+        assert_eq!(cgroup2_mount(hybrid, anywhere), Some("/sys/fs/cgroup/unified".into()));
+        let blank = "1 2 0:1 / /a\\040b rw - cgroup2 x rw";
+        assert_eq!(cgroup2_mount(blank, anywhere), Some("/a b".into()));
+        assert_eq!(cgroup2_mount("1 2 0:1 / /x rw - cgroup cgroup2 rw", anywhere), None);
+    }
+
+    #[test]
+    fn of_two_cgroup2_mounts_the_one_in_the_named_folder_is_taken() {
+        let pod = "31 23 0:28 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
+                   41 31 0:38 /../.. /host/cgroup/unified ro - cgroup2 cgroup2 rw\n";
+        let found = cgroup2_mount(pod, Path::new("/host/cgroup"));
+        assert_eq!(found, Some("/host/cgroup/unified".into()));
+        assert_eq!(cgroup2_mount(pod, Path::new("/host/cgrou")), None);
+    }
+
+    #[test]
+    fn a_named_folder_without_cgroup2_stays_itself() {
+        for path in ["/proc", "/no/such/cgroup"] {
+            assert_eq!(cgroup2_at(Path::new(path)).unwrap(), Path::new(path));
+        }
     }
 
     #[test]

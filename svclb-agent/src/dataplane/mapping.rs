@@ -1,8 +1,9 @@
-//! A mapped array: its values as memory of this process.
+//! A mapped array: its values, or a window of them, as memory of this process.
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use svclb_common::shared::Shared;
@@ -13,11 +14,17 @@ use svclb_common::shared::Shared;
 /// `repr(C)` or `repr(transparent)` over plain integers, no uninitialised padding, alignment at most 8.
 pub(super) unsafe trait MapValue: Copy + 'static {}
 
-/// An array map (BPF_F_MMAPABLE) in this process's memory.
+/// Values of an array map (BPF_F_MMAPABLE) in this process's memory.
 #[derive(Debug)]
 pub(super) struct Mapping<T> {
-    at: NonNull<T>,
-    length: u32,
+    /// Where the mapping begins, at a page.
+    base: NonNull<u8>,
+    /// How long it is, bytes.
+    bytes: usize,
+    /// Numbers of the values that are mapped.
+    numbers: Range<u32>,
+    /// Where the first of them lies behind `base`, bytes.
+    skip: usize,
     values: PhantomData<T>,
 }
 
@@ -25,55 +32,103 @@ pub(super) struct Mapping<T> {
 unsafe impl<T> Send for Mapping<T> {}
 
 impl<T: MapValue> Mapping<T> {
-    /// Maps `length` values of an array whose value size is `size_of::<T>()`, a multiple of 8.
+    /// Maps all `length` values of an array whose value size is `size_of::<T>()`, a multiple of 8.
     ///
     /// The descriptor must be open for reading and writing even when only read
     /// (a descriptor that is read-only cannot be mapped).
     pub(super) fn new(map: BorrowedFd<'_>, length: u32, writable: bool) -> io::Result<Self> {
+        Self::part(map, 0..length, writable)
+    }
+
+    /// Maps the values with these numbers, and what else is on their pages.
+    fn part(map: BorrowedFd<'_>, numbers: Range<u32>, writable: bool) -> io::Result<Self> {
+        let first = numbers.start as usize * size_of::<T>();
+        let skip = first % page()?;
+        let bytes = skip + numbers.len() * size_of::<T>();
+        let offset = libc::off_t::try_from(first - skip).map_err(io::Error::other)?;
         let protection =
             if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         // SAFETY: a new mapping at an address that the kernel chooses.
-        let at = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                Self::bytes(length),
-                protection,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
+        let base = unsafe {
+            let anywhere = std::ptr::null_mut();
+            libc::mmap(anywhere, bytes, protection, libc::MAP_SHARED, map.as_raw_fd(), offset)
         };
-        if at == libc::MAP_FAILED {
+        if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let at = NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
-        Ok(Self { at, length, values: PhantomData })
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
+        Ok(Self { base, bytes, numbers, skip, values: PhantomData })
     }
 
-    fn bytes(length: u32) -> usize {
-        length as usize * size_of::<T>()
-    }
-
-    /// How many values there are.
+    /// How many values are mapped.
     pub(super) fn length(&self) -> u32 {
-        self.length
+        self.numbers.end - self.numbers.start
     }
 
-    /// A value by number.
+    /// A value by its number in the array; none when it is not mapped.
     pub(super) fn get(&self, number: u32) -> Option<Shared<'_, T>> {
-        if number >= self.length {
+        if !self.numbers.contains(&number) {
             return None;
         }
-        // SAFETY: inside the mapping, which lives as long as `self`. A mapping that is not writable is
-        // only read, by the types that hand it out.
-        Some(unsafe { Shared::new(self.at.as_ptr().add(number as usize)) })
+        let at = self.skip + (number - self.numbers.start) as usize * size_of::<T>();
+        // SAFETY: inside the mapping, which lives as long as `self`, and aligned as the array's values
+        // are. A mapping that is not writable is only read, by the types that hand it out.
+        Some(unsafe { Shared::new(self.base.as_ptr().add(at).cast()) })
     }
 }
 
 impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {
-        let bytes = self.length as usize * size_of::<T>();
-        // SAFETY: this is the mapping that `new` made, and nobody holds a `Shared` longer than `self`.
-        unsafe { libc::munmap(self.at.as_ptr().cast(), bytes) };
+        // SAFETY: this is the mapping that `part` made, and nobody holds a `Shared` longer than `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// How much of an array a [`Window`] shows, bytes: neighbours are often written one after the other.
+const WINDOW: usize = 1 << 20;
+
+/// An array map that is written and read in stretches. What is mapped counts as resident memory of this
+/// process, used or not, so only a window of a large array is.
+#[derive(Debug)]
+pub(super) struct Window<T> {
+    map: OwnedFd,
+    length: u32,
+    writable: bool,
+    open: Option<Mapping<T>>,
+}
+
+impl<T: MapValue> Window<T> {
+    /// Over an array as in [`Mapping::new`]; nothing is mapped yet.
+    pub(super) fn new(map: BorrowedFd<'_>, length: u32, writable: bool) -> io::Result<Self> {
+        Ok(Self { map: map.try_clone_to_owned()?, length, writable, open: None })
+    }
+
+    /// How many values the array has.
+    pub(super) fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// The mapping that has the values with these numbers, as far as the array goes.
+    pub(super) fn over(&mut self, numbers: Range<u32>) -> io::Result<&Mapping<T>> {
+        let numbers = numbers.start..numbers.end.min(self.length);
+        let covers = |open: &Mapping<T>| {
+            open.numbers.start <= numbers.start && numbers.end <= open.numbers.end
+        };
+        match self.open.take().filter(covers) {
+            Some(open) => Ok(self.open.insert(open)),
+            None => {
+                let shown = u32::try_from(WINDOW / size_of::<T>()).unwrap_or(u32::MAX);
+                let first = numbers.start - numbers.start % shown;
+                let end = numbers.end.max(first.saturating_add(shown)).min(self.length);
+                let part = Mapping::part(self.map.as_fd(), first..end, self.writable)?;
+                Ok(self.open.insert(part))
+            }
+        }
+    }
+}
+
+fn page() -> io::Result<usize> {
+    // SAFETY: it takes and gives numbers.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
 }

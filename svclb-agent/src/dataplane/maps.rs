@@ -9,19 +9,19 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use svclb_common::index;
 use svclb_common::layout::{
-    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Set, Slot,
+    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Slot,
 };
 use svclb_common::shared::Shared;
-use svclb_core::table::{Dump, Key, Row, Table, TableError};
+use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Window};
 use super::pins::Pins;
 use super::rows::{Plain, Rows, failed, invalid};
 
 /// The maps of one folder of pins.
 pub struct Maps {
     index: Mapping<Line>,
-    slots: Mapping<Slot>,
+    slots: Window<Slot>,
     frontends: Rows<FrontendKey, FrontendRow>,
     services: Rows<u32, ServiceRow>,
     backends: Rows<BackendKey, BackendRow>,
@@ -52,8 +52,8 @@ impl Maps {
         Ok(Self {
             index: Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), writable)
                 .context("cannot map svclb_index")?,
-            slots: Mapping::new(slots.fd().as_fd(), slots.info()?.max_entries(), writable)
-                .context("cannot map svclb_slots")?,
+            slots: Window::new(slots.fd().as_fd(), slots.info()?.max_entries(), writable)
+                .context("cannot open svclb_slots again")?,
             frontends: Rows::new("svclb_frontends", open("svclb_frontends")?)?,
             services: Rows::new("svclb_services", open("svclb_services")?)?,
             backends: Rows::new("svclb_backends", open("svclb_backends")?)?,
@@ -105,14 +105,15 @@ impl Maps {
         if can { Ok(()) } else { Err(invalid("svclb_meta", "it tells of other maps".to_owned())) }
     }
 
-    fn put_slots(&self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
+    fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
         let capacity = self.slots.length();
         let end = u32::try_from(slots.len()).ok().and_then(|count| first.checked_add(count));
-        if end.is_none_or(|end| end > capacity) {
+        let Some(end) = end.filter(|end| *end <= capacity) else {
             return Err(TableError::Full { map: "svclb_slots", capacity });
-        }
-        for (number, slot) in (first..).zip(slots) {
-            if let Some(place) = self.slots.get(number) {
+        };
+        let window = self.slots.over(first..end).map_err(unmapped)?;
+        for (number, slot) in (first..end).zip(slots) {
+            if let Some(place) = window.get(number) {
                 place.write(slot);
             }
         }
@@ -131,20 +132,6 @@ impl Maps {
     fn remove_line(&self, number: u32) -> Result<(), TableError> {
         self.held(number).map(index::empty)
     }
-
-    fn ranges(&self, lines: &[(u32, Line)]) -> Vec<(u32, Vec<Slot>)> {
-        let mut sets: Vec<Set> =
-            lines.iter().map(|(_, line)| line.set).filter(|set| set.count != 0).collect();
-        sets.sort_by_key(|set| (set.first, set.count));
-        sets.dedup();
-        sets.into_iter()
-            .filter_map(|set| {
-                let end = set.first.checked_add(set.count)?;
-                let slots = (set.first..end).map(|number| Some(self.slots.get(number)?.read()));
-                Some((set.first, slots.collect::<Option<_>>()?))
-            })
-            .collect()
-    }
 }
 
 impl Table for Maps {
@@ -154,12 +141,30 @@ impl Table for Maps {
             .filter(|(_, line)| *line != Line::default())
             .collect();
         let meta = self.meta.get(&0, 0).map_err(|error| failed("svclb_meta", 1, error))?.0;
+        let mut unread = None;
+        let length = self.slots.length();
+        let ranges = ranges(&lines, |number| {
+            // A line that somebody else wrote may name any.
+            if number >= length {
+                return None;
+            }
+            match self.slots.over(number..number + 1) {
+                Ok(window) => Some(window.get(number)?.read()),
+                Err(error) => {
+                    unread = Some(error);
+                    None
+                }
+            }
+        });
+        if let Some(error) = unread {
+            return Err(unmapped(error));
+        }
         Ok(Dump {
             meta,
             services: self.services.all()?,
             backends: self.backends.all()?,
             frontends: self.frontends.all()?,
-            ranges: self.ranges(&lines),
+            ranges,
             lines,
         })
     }
@@ -204,4 +209,8 @@ impl Table for Maps {
             Key::Line(number) => self.remove_line(*number),
         }
     }
+}
+
+fn unmapped(source: std::io::Error) -> TableError {
+    TableError::System { map: "svclb_slots", source }
 }

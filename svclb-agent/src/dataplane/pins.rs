@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use aya::maps::{MapInfo, MapType};
 use svclb_common::layout::{
-    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, LAYOUT_VERSION, Line, Meta, Origin,
-    Overflow, ServiceRow, Slot,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow,
+    LAYOUT_VERSION, Line, Meta, Origin, Overflow, ServiceRow, Slot,
 };
 
 use super::hooks::HOOKS;
@@ -36,7 +36,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType) -> MapShape {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [MapShape; 9] = [
+pub const MAPS: [MapShape; 10] = [
     shape::<u32, Line>("svclb_index", MapType::Array),
     shape::<u32, Slot>("svclb_slots", MapType::Array),
     shape::<u32, Origin>("svclb_origins", MapType::Array),
@@ -44,6 +44,7 @@ pub const MAPS: [MapShape; 9] = [
     shape::<FrontendKey, FrontendRow>("svclb_frontends", MapType::Hash),
     shape::<u32, ServiceRow>("svclb_services", MapType::Hash),
     shape::<BackendKey, BackendRow>("svclb_backends", MapType::Hash),
+    shape::<AffinityKey, AffinityRow>("svclb_affinity", MapType::LruHash),
     shape::<u32, Counters>("svclb_counters", MapType::PerCpuArray),
     shape::<u32, Meta>("svclb_meta", MapType::Array),
 ];

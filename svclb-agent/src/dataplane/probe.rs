@@ -1,9 +1,10 @@
 //! A connect of our own that proves translation before the agent says that it is ready.
 //!
 //! For its time the maps hold a service of the agent's: `192.0.2.1:9/UDP` (TEST-NET-1, RFC 5737, and
-//! the discard port, RFC 863) with the backend `127.0.0.1:9`. A child process in the cgroup that is
-//! served connects a UDP socket to it, which sends no packet, and looks which local address the kernel
-//! chose: 127.0.0.1 when the connect was translated, and any other, or an error, when it was not.
+//! the discard port, RFC 863) with the backend `127.0.0.1:9`. This process, or else a child in the
+//! cgroup that is served, connects a UDP socket to it, which sends no packet, and looks which local
+//! address the kernel chose: 127.0.0.1 when the connect was translated, and any other, or an error, when
+//! it was not.
 
 use std::fs;
 use std::io::Read as _;
@@ -14,7 +15,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use svclb_core::model::{
-    Endpoint, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort, TrafficPolicy, Update,
+    Endpoint, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort, Update,
 };
 
 /// The subcommand, hidden, that runs in the child.
@@ -30,33 +31,20 @@ fn name() -> ObjectName {
 /// The updates that make the agent's service.
 pub fn appear() -> Vec<Update> {
     let service = Service {
-        created: None,
         cluster_ips: vec![DIALLED.ip()],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: false,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity_seconds: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Udp,
             port: DIALLED.port(),
             node_port: None,
         }],
+        ..Service::default()
     };
     let slice = Slice {
         service: name(),
-        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Udp, port: GIVEN.port() }],
-        endpoints: vec![Endpoint {
-            address: GIVEN.ip(),
-            ready: true,
-            serving: true,
-            terminating: false,
-            node: None,
-            node_hints: Vec::new(),
-            zone_hints: Vec::new(),
-        }],
+        ports: [SlicePort { name: "".into(), protocol: Protocol::Udp, port: GIVEN.port() }].into(),
+        endpoints: [(GIVEN.ip(), Endpoint::default())].into_iter().collect(),
+        triggered: None,
     };
     vec![Update::Service(name(), Some(service)), Update::Slice(name(), Some(slice))]
 }
@@ -71,6 +59,24 @@ pub fn vanish() -> Vec<Update> {
 /// # Errors
 /// When the connect was not translated, or could not be tried.
 pub fn run(cgroup: &Path) -> Result<()> {
+    // Mostly this process is in the cgroup, and in a pod it may not leave its own: the kernel forbids
+    // it (nsdelegate), and the node's cgroups are mounted read-only.
+    if client() == GIVEN.ip().to_string() {
+        return Ok(());
+    }
+    let said = ask_inside(cgroup)?;
+    ensure!(
+        said.trim() == GIVEN.ip().to_string(),
+        "the hooks are attached to {} but a connect there is not translated (the probe said {:?}): \
+         another program on the same hooks may undo it; see `bpftool cgroup tree`",
+        cgroup.display(),
+        said.trim(),
+    );
+    Ok(())
+}
+
+/// What a child in the cgroup says.
+fn ask_inside(cgroup: &Path) -> Result<String> {
     // A cgroup of its own: one with controllers below it may hold no process itself.
     let home = Home::make(cgroup)?;
     let processes = home.0.join("cgroup.procs");
@@ -87,14 +93,7 @@ pub fn run(cgroup: &Path) -> Result<()> {
         output.read_to_string(&mut said).context("cannot read what the probe said")?;
     }
     child.wait().context("cannot wait for the probe")?;
-    ensure!(
-        said.trim() == GIVEN.ip().to_string(),
-        "the hooks are attached to {} but a connect there is not translated (the probe said {:?}): \
-         another program on the same hooks may undo it; see `bpftool cgroup tree`",
-        cgroup.display(),
-        said.trim(),
-    );
-    Ok(())
+    Ok(said)
 }
 
 /// What the child does: prints the local address of its connect, or the error.

@@ -1,12 +1,38 @@
-//! The bpf(2) commands that aya 0.14 has no call for.
+//! The bpf(2) commands that aya 0.14 has no call for, and a question to the kernel that std has none for.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
+
+/// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut size = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    let at = (&raw mut cookie).cast();
+    // SAFETY: the value and its size live through the call.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            at,
+            &raw mut size,
+        )
+    };
+    if got == 0 {
+        return Ok(cookie);
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
+        error => Err(error),
+    }
+}
 
 /// Calls bpf(2).
 ///

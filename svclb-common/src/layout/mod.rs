@@ -18,8 +18,8 @@ pub use hot::{
     SlotFlags,
 };
 pub use rows::{
-    BackendKey, BackendRow, BackendState, Counters, FrontendKey, FrontendRow, MAX_NAME, Meta,
-    Policy, ServiceNotes, ServiceRow, Text,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, BackendState, Counters, FrontendKey,
+    FrontendRow, MAX_NAME, Meta, Policy, ServiceNotes, ServiceRow, Text,
 };
 
 /// Version of everything in this module. Pins live in a folder of this name, so that a program never
@@ -120,11 +120,15 @@ mod tests {
         });
         assert_layout!(Meta, 64, {
             layout: 0, index_lines: 4, spill_lines: 8, slots: 12, origins: 16, next_service: 20,
-            seed: 24, passes: 32, synced: 40, agent: 44, agent_started: 48, _pad: 56,
+            seed: 24, passes: 32, synced: 40, agent: 44, agent_started: 48, proved: 56, _pad: 60,
         });
-        assert_layout!(Counters, 80, {
+        assert_layout!(AffinityKey, 16, { client: 0, service: 8, family: 12 });
+        assert_layout!(AffinityRow, 40, {
+            address: 0, port: 16, _pad: 18, line: 20, generation: 24, seal: 28, used: 32,
+        });
+        assert_layout!(Counters, 88, {
             translated: 0, not_service: 8, refused: 16, overflowed: 24, unrecorded: 32, redrawn: 40,
-            torn: 48, kept: 56, replies: 64, names: 72,
+            torn: 48, kept: 56, replies: 64, names: 72, affine: 80,
         });
     }
 

@@ -1,4 +1,4 @@
-//! The readable hashes (frontends, services, backends), the counters and the meta row.
+//! The readable hashes (frontends, services, backends), session affinity, the counters and the meta row.
 //!
 //! Somebody with nothing but bpftool reads these; docs/maps.md shows how.
 
@@ -100,6 +100,41 @@ impl BackendState {
     }
 }
 
+/// A key of `svclb_affinity`: one client of one service, in one family.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C)]
+pub struct AffinityKey {
+    /// Cookie of the client's network namespace: the pod's, or the host's.
+    pub client: u64,
+    /// Service id.
+    pub service: u32,
+    /// 4 or 6, of what was dialled: a service's families have backends of their own.
+    pub family: u32,
+}
+
+/// A value of `svclb_affinity`: the backend that a client keeps.
+///
+/// The kernel may give the memory of an entry to another key while it is read: `seal` tells what belongs
+/// together. In place only `used` is written, and `generation` with `seal` as one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct AffinityRow {
+    /// Backend address.
+    pub address: Address,
+    /// Backend port, host order.
+    pub port: u16,
+    /// Zero.
+    pub _pad: u16,
+    /// Index line of the frontend that was dialled when the entry was written.
+    pub line: u32,
+    /// That line's generation when the backend was last known to be a member.
+    pub generation: u32,
+    /// A mix of the key and of all of the above.
+    pub seal: u32,
+    /// When the client made its latest new connection: nanoseconds of the kernel's monotonic clock.
+    pub used: u64,
+}
+
 /// Text of at most `N - 1` bytes, filled with zeros. Signed, because that is what makes bpftool show
 /// it as text (the agent's build script marks signed bytes as characters in the object's BTF).
 pub type Text<const N: usize> = [i8; N];
@@ -171,8 +206,10 @@ pub struct Meta {
     pub agent: u32,
     /// When that agent started, seconds since the epoch.
     pub agent_started: u64,
+    /// 1 once that agent saw a connection of its own translated.
+    pub proved: u32,
     /// Zero.
-    pub _pad: [u32; 2],
+    pub _pad: u32,
 }
 
 /// The one value, per CPU, of `svclb_counters`: what the hooks did. Sums over CPUs are the counts.
@@ -199,6 +236,8 @@ pub struct Counters {
     pub replies: u64,
     /// Peer names put back to what was dialled.
     pub names: u64,
+    /// Connects and first sends that kept the backend of their client by session affinity.
+    pub affine: u64,
 }
 
 impl Counters {
@@ -214,5 +253,6 @@ impl Counters {
         self.kept += other.kept;
         self.replies += other.replies;
         self.names += other.names;
+        self.affine += other.affine;
     }
 }

@@ -20,13 +20,7 @@ pub(super) enum Draw {
 /// unless a writer broke that rule; then a fresh look at the set finds the new range.
 const TRIES: u32 = 3;
 
-/// Draws for the clients of a line.
-#[inline(always)]
-pub(super) fn draw<L: Lookup>(maps: &L, line: Shared<'_, Line>) -> Draw {
-    draw_by(maps, line, maps.random())
-}
-
-/// Draws with this random number.
+/// Draws for the clients of a line, with this random number.
 #[inline(always)]
 pub(super) fn draw_by<L: Lookup>(maps: &L, line: Shared<'_, Line>, random: u32) -> Draw {
     let mut tries = 0;

@@ -8,6 +8,7 @@
 //! The kernel holds the socket's lock around the connect, sendmsg, recvmsg and getpeername hooks of
 //! one socket, and release runs after the last of them: what is kept by cookie has one writer.
 
+mod affinity;
 mod draw;
 mod origins;
 mod overflow;
@@ -15,12 +16,12 @@ mod record;
 
 use crate::index::{self, Found, Wanted};
 use crate::layout::{
-    Address, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, LineFlags, Origin, Overflow,
-    Policy, Protocol, Scope, Slot,
+    Address, AffinityKey, AffinityRow, BackendKey, BackendRow, FrontendKey, FrontendRow, Line,
+    LineFlags, Origin, Overflow, Policy, Protocol, Slot,
 };
 use crate::shared::Shared;
 
-use draw::{Draw, draw};
+use draw::Draw;
 use record::Kept;
 
 /// The maps and helpers that the datapath uses. Implemented over the real maps in svclb-ebpf, over
@@ -48,6 +49,15 @@ pub trait Lookup {
     fn add_overflow(&self, cookie: u64) -> bool;
     /// Removes an overflow entry; false when there is none.
     fn remove_overflow(&self, cookie: u64) -> bool;
+    /// A row of `svclb_affinity`. The kernel may give its memory to another key at any time.
+    fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>>;
+    /// Stores such a row: a new one, or in the place of what is there. False when there is one already
+    /// where a new one was to be, or no room.
+    fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool;
+    /// Cookie of the host's network namespace.
+    fn host(&self) -> u64;
+    /// The kernel's monotonic clock, nanoseconds.
+    fn now(&self) -> u64;
     /// 32 random bits.
     fn random(&self) -> u32;
     /// Adds one to a counter.
@@ -69,6 +79,7 @@ pub enum Counter {
     Kept,
     Replies,
     Names,
+    Affine,
 }
 
 /// An address and port that a socket names or meets.
@@ -94,6 +105,8 @@ pub trait Caller {
     fn protocol(&self) -> Protocol;
     /// Its cookie.
     fn cookie(&self) -> u64;
+    /// Cookie of the network namespace in which it was made: which client it is.
+    fn client(&self) -> u64;
     /// All of it.
     fn socket(&self) -> Socket;
 }
@@ -124,7 +137,7 @@ pub enum Verdict {
 /// Decides a connect.
 #[inline(always)]
 pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Verdict {
-    let (line, number) = match find(maps, caller.protocol(), dialled) {
+    let (line, number) = match find(maps, caller, dialled) {
         Ok(found) => found,
         Err(marked) => {
             // The socket may have been given this very backend before (connect, AF_UNSPEC, connect),
@@ -139,11 +152,13 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     // Before the set: a generation that is newer than the set would let the socket settle on a
     // backend that is going.
     let generation = line.generation();
-    match draw(maps, line) {
+    let (drawn, counter) =
+        affinity::choose(maps, caller, dialled, line, (number, generation), None);
+    match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
             origins::connected(maps, &caller.socket(), dialled, &kept);
-            maps.count(Counter::Translated);
+            maps.count(counter);
             Verdict::Rewrite(given)
         }
         // The socket keeps the peer, and the record, that it had.
@@ -158,7 +173,7 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
 /// Decides a send to an explicit address.
 #[inline(always)]
 pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Verdict {
-    let Ok((line, number)) = find(maps, caller.protocol(), dialled) else {
+    let Ok((line, number)) = find(maps, caller, dialled) else {
         // Leaves the records alone: on a v6 socket that is connected to a mapped address every plain
         // send comes here with the backend as its destination.
         maps.count(Counter::NotService);
@@ -170,11 +185,14 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
         maps.count(Counter::Kept);
         return Verdict::Rewrite(given);
     }
-    match origins::draw_apart(maps, socket.cookie, dialled, line) {
+    let apart = Some(socket.cookie);
+    let (drawn, counter) =
+        affinity::choose(maps, caller, dialled, line, (number, generation), apart);
+    match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
             origins::sent(maps, socket, dialled, &kept);
-            maps.count(Counter::Translated);
+            maps.count(counter);
             Verdict::Rewrite(given)
         }
         Draw::Refuse => {
@@ -217,39 +235,40 @@ const fn low(word: u64) -> u32 {
 #[inline(always)]
 fn find<'a, L: Lookup>(
     maps: &'a L,
-    protocol: Protocol,
+    caller: &impl Caller,
     dialled: &Peer,
 ) -> Result<(Shared<'a, Line>, u32), bool> {
-    let wanted = Wanted::new(dialled.address, dialled.port, protocol, Scope::Any);
-    match index::find(&wanted, maps.seed(), maps.index_lines(), |number| maps.line(number)) {
-        Found::Line(line, number) => Ok((line, number)),
-        Found::Nothing(marked) => Err(marked),
+    let wanted = Wanted::destination(dialled.address, dialled.port, caller.protocol());
+    let found = match index::find(&wanted, maps.seed(), maps.index_lines(), |at| maps.line(at)) {
+        Found::Line(line, number) => (line, number),
+        Found::Nothing(marked) => return Err(marked),
         Found::Spilled(marked) => {
-            let key = FrontendKey {
-                address: Address::from_words(dialled.address),
-                port: dialled.port,
-                protocol: protocol as u8,
-                scope: Scope::Any as u8,
-                _pad: 0,
-            };
-            let Some(row) = maps.frontend(&key) else { return Err(marked) };
+            let Some(row) = maps.frontend(&wanted.frontend()) else { return Err(marked) };
             let Some(line) = maps.line(row.line) else { return Err(marked) };
             // The row and the line are written one after the other.
-            if wanted.is_in(line) { Ok((line, row.line)) } else { Err(marked) }
+            if !wanted.is_in(line) {
+                return Err(marked);
+            }
+            (line, row.line)
         }
+    };
+    // A pod's loopback is its own. Whether it is marked nobody looked: better once in vain.
+    if wanted.is_for_host() && caller.client() != maps.host() {
+        return Err(true);
     }
+    Ok(found)
 }
 
-/// True while a backend may keep the clients that it has: it is in the set that this line uses.
+/// True while a service's backend may keep the clients that it has: it is in the set that this line uses.
 #[inline(always)]
-fn is_member<L: Lookup>(maps: &L, line: Shared<'_, Line>, given: &Peer) -> bool {
+fn is_member<L: Lookup>(maps: &L, line: Shared<'_, Line>, service: u32, given: &Peer) -> bool {
     let policy =
         if line.flags() & LineFlags::EXTERNAL != 0 { Policy::External } else { Policy::Internal };
     let row = maps.backend(&BackendKey {
         address: Address::from_words(given.address),
         port: given.port,
         _pad: 0,
-        service: line.service(),
+        service,
     });
     matches!(row, Some(row) if row.sets & policy.bit() != 0)
 }

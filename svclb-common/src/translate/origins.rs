@@ -4,7 +4,7 @@
 //! anything else means that it is another's and the claim is taken back. Two that race both go to
 //! the overflow, which is correct. A record is a socket's own while the place carries its cookie.
 
-use super::draw::{Draw, draw, draw_by};
+use super::draw::{Draw, draw_by};
 use super::record::{Kept, dialled_of, given_of, is_dialled, is_given, write};
 use super::{Lookup, Peer, Socket, is_member, low, overflow};
 use crate::layout::{Line, Origin, Record, RecordFlags};
@@ -114,7 +114,7 @@ fn keep<L: Lookup>(
 ) -> Option<Peer> {
     let given = given_of(record);
     if record.generation() != generation {
-        if !is_member(maps, line, &given) {
+        if !is_member(maps, line, line.service(), &given) {
             return None;
         }
         record.set_generation(generation);
@@ -135,9 +135,9 @@ pub(super) fn draw_apart<L: Lookup>(
     dialled: &Peer,
     line: Shared<'_, Line>,
 ) -> Draw {
-    let Some(place) = place(maps, cookie) else { return draw(maps, line) };
-    let has_others = place.cookie() == cookie || place.spilled() != 0;
     let mut random = maps.random();
+    let Some(place) = place(maps, cookie) else { return draw_by(maps, line, random) };
+    let has_others = place.cookie() == cookie || place.spilled() != 0;
     let mut tries = 0;
     loop {
         let drawn = draw_by(maps, line, random);

@@ -9,6 +9,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use svclb_core::size::Sizes;
 
 use super::pins::{MAPS, Pins};
+use super::sys;
 
 /// The object, as built by this crate's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/svclb"));
@@ -56,6 +57,7 @@ pub struct Settings {
 /// When the kernel refuses a map or a program.
 pub fn load(pins: &Pins, settings: &Settings) -> Result<Ebpf> {
     let Sizes { index_lines, spill_lines, slots, origins } = settings.sizes;
+    let host = sys::netns_cookie().context("cannot tell the agent's network namespace")?;
     let (seed, features) = (settings.seed, settings.features);
     let (set_retval, mptcp) = (u8::from(features.set_retval), u8::from(features.mptcp));
     // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
@@ -66,6 +68,7 @@ pub fn load(pins: &Pins, settings: &Settings) -> Result<Ebpf> {
         .override_global("SEED", &seed, true)
         .override_global("INDEX_LINES", &index_lines, true)
         .override_global("ORIGIN_PLACES", &origins, true)
+        .override_global("HOST_NETNS", &host, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
         .override_global("HAS_MPTCP", &mptcp, true)
         .override_global(aya_log::LEVEL, &level, true);
@@ -75,6 +78,8 @@ pub fn load(pins: &Pins, settings: &Settings) -> Result<Ebpf> {
         "svclb_origins" => origins,
         // Entries are allocated as they come: small origins need the more room here.
         "svclb_overflow" => origins.max(65_536),
+        // One for each client and service with affinity; the least recently used gives way.
+        "svclb_affinity" => 65_536,
         _ => 1,
     };
     for shape in &MAPS {

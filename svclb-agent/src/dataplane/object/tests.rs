@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 use svclb_common::layout::{
-    Address, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Origin,
-    Overflow, Record, ServiceRow, Set, Slot,
+    Address, AffinityKey, AffinityRow, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow,
+    Line, Meta, Origin, Overflow, Record, ServiceRow, Set, Slot,
 };
 
 use super::OBJECT;
@@ -73,9 +73,11 @@ fn every_map_type_lies_in_the_kernel_as_it_does_in_the_agent() {
         ServiceRow { namespace, name, port_name, protocol, internal_policy, external_policy, frontends,
                      internal_backends, external_backends, notes }
         Meta { layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced,
-               agent, agent_started, _pad }
+               agent, agent_started, proved, _pad }
+        AffinityKey { client, service, family }
+        AffinityRow { address, port, _pad, line, generation, seal, used }
         Counters { translated, not_service, refused, overflowed, unrecorded, redrawn, torn, kept,
-                   replies, names }
+                   replies, names, affine }
     };
     let there = structs_of_object();
     for (name, layout) in here {

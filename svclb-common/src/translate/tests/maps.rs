@@ -13,6 +13,8 @@ pub(super) const LINES: u32 = 64;
 const SPILL: u32 = 16;
 pub(super) const PLACES: u32 = 8;
 const OVERFLOW_ENTRIES: usize = 16;
+/// The network namespace of the host.
+pub(super) const HOST: u64 = 1;
 
 pub(super) struct TestMaps {
     lines: Vec<UnsafeCell<Line>>,
@@ -21,9 +23,19 @@ pub(super) struct TestMaps {
     frontends: RefCell<HashMap<FrontendKey, FrontendRow>>,
     backends: RefCell<HashMap<BackendKey, BackendRow>>,
     overflow: RefCell<HashMap<u64, std::boxed::Box<UnsafeCell<Overflow>>>>,
+    affinity: RefCell<HashMap<AffinityKey, std::boxed::Box<UnsafeCell<AffinityRow>>>>,
+    /// Rows that were replaced: whoever has found one goes on to see it.
+    #[expect(clippy::vec_box, reason = "they must stay where they are")]
+    replaced: RefCell<Vec<std::boxed::Box<UnsafeCell<AffinityRow>>>>,
+    /// What another processor stores just before the next row is stored here.
+    pub(super) rival: Cell<Option<(AffinityKey, AffinityRow)>>,
+    /// How many rows of affinity there is room for.
+    pub(super) affinity_room: Cell<usize>,
+    /// What the clock says, nanoseconds.
+    pub(super) clock: Cell<u64>,
     next_slot: Cell<u32>,
     random: Cell<u64>,
-    counters: RefCell<[u64; 10]>,
+    counters: RefCell<[u64; 11]>,
 }
 
 pub(super) fn peer(text: &str) -> Peer {
@@ -42,8 +54,32 @@ impl Caller for Socket {
     fn cookie(&self) -> u64 {
         self.cookie
     }
+    fn client(&self) -> u64 {
+        HOST
+    }
     fn socket(&self) -> Socket {
         *self
+    }
+}
+
+/// A socket of a client, which is a network namespace.
+pub(super) struct Client {
+    pub(super) namespace: u64,
+    pub(super) socket: Socket,
+}
+
+impl Caller for Client {
+    fn protocol(&self) -> Protocol {
+        self.socket.protocol
+    }
+    fn cookie(&self) -> u64 {
+        self.socket.cookie
+    }
+    fn client(&self) -> u64 {
+        self.namespace
+    }
+    fn socket(&self) -> Socket {
+        self.socket
     }
 }
 
@@ -65,6 +101,11 @@ impl TestMaps {
             frontends: RefCell::default(),
             backends: RefCell::default(),
             overflow: RefCell::default(),
+            affinity: RefCell::default(),
+            replaced: RefCell::default(),
+            rival: Cell::default(),
+            affinity_room: Cell::new(1000),
+            clock: Cell::new(1_000_000_000_000),
             next_slot: Cell::new(0),
             random: Cell::new(0x1234_5678_9abc_def1),
             counters: RefCell::default(),
@@ -84,46 +125,31 @@ impl TestMaps {
         backends: &[&str],
     ) -> u32 {
         let dialled = peer(frontend);
-        let wanted = Wanted::new(dialled.address, dialled.port, protocol, Scope::Any);
+        let wanted = Wanted::destination(dialled.address, dialled.port, protocol);
         let home = wanted.home(self.seed(), LINES);
         let step = (0..NEIGHBOURHOOD)
             .find(|step| self.line((home + step) % LINES).unwrap().key_word() == 0)
             .unwrap();
         let at_home = self.line(home).unwrap();
         at_home.set_reach(at_home.reach().max(u8::try_from(step).unwrap()));
-        self.fill((home + step) % LINES, id, protocol, &dialled, backends)
+        self.fill((home + step) % LINES, id, &wanted, backends)
     }
 
     pub(super) fn spilled_service(&self, id: u32, frontend: &str, backends: &[&str]) -> u32 {
         let dialled = peer(frontend);
-        let wanted = Wanted::new(dialled.address, dialled.port, Protocol::Tcp, Scope::Any);
+        let wanted = Wanted::destination(dialled.address, dialled.port, Protocol::Tcp);
         self.line(wanted.home(self.seed(), LINES)).unwrap().set_spilled(1);
-        self.fill(LINES, id, Protocol::Tcp, &dialled, backends)
+        self.fill(LINES, id, &wanted, backends)
     }
 
-    fn fill(
-        &self,
-        number: u32,
-        id: u32,
-        protocol: Protocol,
-        dialled: &Peer,
-        backends: &[&str],
-    ) -> u32 {
+    fn fill(&self, number: u32, id: u32, wanted: &Wanted, backends: &[&str]) -> u32 {
         let line = self.line(number).unwrap();
-        line.set_address(dialled.address);
+        line.set_address(wanted.address);
         line.set_service(id);
-        self.frontends.borrow_mut().insert(
-            FrontendKey {
-                address: Address::from_words(dialled.address),
-                port: dialled.port,
-                protocol: protocol as u8,
-                scope: 0,
-                _pad: 0,
-            },
-            FrontendRow { service: id, line: number },
-        );
+        let row = FrontendRow { service: id, line: number };
+        self.frontends.borrow_mut().insert(wanted.frontend(), row);
         self.flip(number, backends);
-        line.set_key_word(Line::key_word(dialled.port, protocol as u8, 0));
+        line.set_key_word(wanted.key);
         number
     }
 
@@ -160,6 +186,25 @@ impl TestMaps {
         line.set_set_word(set.word());
         self.backends.borrow_mut().retain(|key, _| key.service != id || keys.contains(key));
         line.set_generation(line.generation() + 1);
+    }
+
+    /// The rows of affinity.
+    pub(super) fn affinities(&self) -> Vec<(AffinityKey, AffinityRow)> {
+        let rows = self.affinity.borrow();
+        // SAFETY: boxed, so it stays where it is.
+        rows.iter().map(|(key, row)| (*key, unsafe { Shared::new(row.get()) }.read())).collect()
+    }
+
+    /// Drops a row, as the kernel does when there is no room: its key.
+    pub(super) fn evict(&self) -> Option<AffinityKey> {
+        let key = self.affinity.borrow().keys().min().copied()?;
+        self.affinity.borrow_mut().remove(&key);
+        Some(key)
+    }
+
+    /// Writes into the memory of a row, as the kernel does that gives it to another key.
+    pub(super) fn scribble(&self, key: &AffinityKey, row: AffinityRow) {
+        self.affinity.borrow_mut().get_mut(key).unwrap().get_mut().clone_from(&row);
     }
 
     pub(super) fn counted(&self, what: Counter) -> u64 {
@@ -224,6 +269,30 @@ impl Lookup for TestMaps {
     }
     fn remove_overflow(&self, cookie: u64) -> bool {
         self.overflow.borrow_mut().remove(&cookie).is_some()
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
+        let rows = self.affinity.borrow();
+        // SAFETY: boxed, and kept when it is replaced.
+        rows.get(key).map(|row| unsafe { Shared::new(row.get()) })
+    }
+    fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
+        if let Some((rival, first)) = self.rival.take() {
+            assert!(self.store_affinity(&rival, &first, true), "the rival is first");
+        }
+        let mut rows = self.affinity.borrow_mut();
+        let has_one = rows.contains_key(key);
+        if (is_new && has_one) || (!has_one && rows.len() >= self.affinity_room.get()) {
+            return false;
+        }
+        let old = rows.insert(*key, std::boxed::Box::new(UnsafeCell::new(*row)));
+        self.replaced.borrow_mut().extend(old);
+        true
+    }
+    fn host(&self) -> u64 {
+        HOST
+    }
+    fn now(&self) -> u64 {
+        self.clock.get()
     }
     fn random(&self) -> u32 {
         // xorshift64: fixed, so that no test flakes.

@@ -1,6 +1,9 @@
 //! The datapath on memory: the very code that runs in the kernel.
 
+mod affinity;
+mod affinity_histories;
 mod histories;
+mod loopback;
 mod maps;
 mod names;
 

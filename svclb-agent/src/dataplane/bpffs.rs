@@ -1,0 +1,38 @@
+//! Mounting a bpffs, for nodes whose system has not done it.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::environment;
+
+/// Mounts a bpffs at an existing folder unless it is on one. Says whether it had to.
+///
+/// # Errors
+/// When the folder is not there, or the kernel refuses.
+pub fn mount(folder: &Path) -> Result<bool> {
+    if environment::is_bpffs(folder)? {
+        return Ok(false);
+    }
+    let target = CString::new(folder.as_os_str().as_bytes())?;
+    // As systemd mounts it.
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // SAFETY: each pointer is to a C string that lives through the call.
+    let failed = unsafe {
+        libc::mount(
+            c"bpf".as_ptr(),
+            target.as_ptr(),
+            c"bpf".as_ptr(),
+            flags,
+            c"mode=0700".as_ptr().cast(),
+        )
+    };
+    if failed != 0 {
+        return Err(std::io::Error::last_os_error()).with_context(|| {
+            format!("cannot mount a bpffs at {}: CAP_SYS_ADMIN is needed", folder.display())
+        });
+    }
+    Ok(true)
+}
