@@ -2,42 +2,45 @@
 //!
 //! Nothing here walks all objects for one update.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod claims;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 
 use svclb_common::layout::FrontendKey;
 
 use crate::compile::{Desired, compile, frontends};
-use crate::model::{Node, ObjectName, Service, ServiceKey, Slice, Update};
+use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Update};
+use claims::{Claim, Claims};
 
-/// Who asks for a frontend: the oldest Service first, then by name.
-type Claim = (i64, ServiceKey);
-
-/// Two services that ask for one frontend.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Conflict {
-    /// What both ask for.
-    pub frontend: FrontendKey,
-    /// Who has it.
-    pub holder: ServiceKey,
-    /// Who waits for it.
-    pub waits: ServiceKey,
-}
+pub use claims::Conflict;
 
 /// The objects.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    services: HashMap<ObjectName, Service>,
-    slices: HashMap<ObjectName, Slice>,
-    slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
-    claims: HashMap<FrontendKey, BTreeSet<Claim>>,
+    // Boxed: a table has many empty places.
+    services: HashMap<ObjectName, Box<Service>>,
+    slices: HashMap<ObjectName, Box<Slice>>,
+    /// Names of the slices of each Service, in order.
+    slices_of: HashMap<ObjectName, Vec<ObjectName>>,
+    claims: Claims,
+    /// The own node as its object says.
+    own: Node,
+    /// The addresses that count instead of its own.
+    interfaces: Option<Vec<IpAddr>>,
+    /// The node with the addresses that count.
     node: Node,
     dirty: BTreeSet<ObjectName>,
+    /// When what the dirty objects' slices tell of happened.
+    triggered: BTreeMap<ObjectName, Vec<i64>>,
 }
 
 impl Catalog {
     /// Nothing, seen from this node.
     pub fn new(node: Node) -> Self {
-        Self { node, ..Self::default() }
+        Self { own: node.clone(), node, ..Self::default() }
     }
 
     /// Takes a change in.
@@ -47,104 +50,181 @@ impl Catalog {
             Update::Slice(name, slice) => self.slice(name, slice),
             Update::Node(node) => {
                 // Without its object the node still has its name.
-                let name = self.node.name.clone();
-                let node = node.unwrap_or(Node { name, ..Node::default() });
-                if self.node != node {
-                    self.node = node;
-                    self.dirty.extend(self.services.keys().cloned());
-                }
+                let name = self.own.name.clone();
+                self.own = node.unwrap_or(Node { name, ..Node::default() });
+                self.see_from();
+            }
+            Update::Interfaces(addresses) => {
+                self.interfaces = addresses;
+                self.see_from();
             }
         }
     }
 
     /// Takes all objects of a source in at once: what is not among them is gone.
     pub fn replace(&mut self, updates: Vec<Update>) {
-        let mut named: HashSet<(bool, ObjectName)> = HashSet::new();
-        for update in &updates {
-            match update {
-                Update::Service(name, _) => named.insert((true, name.clone())),
-                Update::Slice(name, _) => named.insert((false, name.clone())),
-                Update::Node(_) => false,
-            };
+        self.swap(&[ObjectKind::Service, ObjectKind::Slice, ObjectKind::Node], updates);
+    }
+
+    /// Takes all objects of one kind in at once: those that are not among them are gone, and those
+    /// that are as they were change nothing.
+    pub fn replace_kind(&mut self, kind: ObjectKind, updates: Vec<Update>) {
+        self.swap(&[kind], updates);
+    }
+
+    fn swap(&mut self, kinds: &[ObjectKind], updates: Vec<Update>) {
+        let mut gone = Vec::new();
+        for kind in kinds {
+            let named: HashSet<&ObjectName> = updates
+                .iter()
+                .filter_map(|update| match (kind, update) {
+                    (ObjectKind::Service, Update::Service(name, _))
+                    | (ObjectKind::Slice, Update::Slice(name, _)) => Some(name),
+                    _ => None,
+                })
+                .collect();
+            let is_gone = |name: &&ObjectName| !named.contains(*name);
+            match kind {
+                ObjectKind::Service => {
+                    let names = self.services.keys().filter(is_gone).cloned();
+                    gone.extend(names.map(|name| Update::Service(name, None)));
+                }
+                ObjectKind::Slice => {
+                    let names = self.slices.keys().filter(is_gone).cloned();
+                    gone.extend(names.map(|name| Update::Slice(name, None)));
+                }
+                ObjectKind::Node => {
+                    if !updates.iter().any(|update| matches!(update, Update::Node(_))) {
+                        gone.push(Update::Node(None));
+                    }
+                }
+            }
         }
-        let missing =
-            |is_service: bool, name: &ObjectName| !named.contains(&(is_service, name.clone()));
-        let services: Vec<_> =
-            self.services.keys().filter(|name| missing(true, name)).cloned().collect();
-        let slices: Vec<_> =
-            self.slices.keys().filter(|name| missing(false, name)).cloned().collect();
-        let gone = services.into_iter().map(|name| Update::Service(name, None));
-        for update in gone.chain(slices.into_iter().map(|name| Update::Slice(name, None))) {
+        for update in gone.into_iter().chain(updates) {
             self.apply(update);
         }
-        for update in updates {
-            self.apply(update);
+    }
+
+    /// Takes in what the own node is now: all Services may use other backends, and those with node
+    /// ports may have other frontends.
+    fn see_from(&mut self) {
+        let mut node = self.own.clone();
+        if let Some(addresses) = &self.interfaces {
+            node.addresses.clone_from(addresses);
+        }
+        let old = std::mem::replace(&mut self.node, node);
+        if (&old.name, &old.zone) != (&self.node.name, &self.node.zone) {
+            self.dirty.extend(self.services.keys().cloned());
+        }
+        if old.addresses == self.node.addresses {
+            return;
+        }
+        let has_node_ports =
+            |service: &Service| service.ports.iter().any(|port| port.node_port.is_some());
+        let changes: Vec<_> = self
+            .services
+            .iter()
+            .filter(|(_, service)| has_node_ports(service))
+            .map(|(name, service)| {
+                let claims = |node| claims(name, Some(service), node);
+                (name.clone(), claims(&old), claims(&self.node))
+            })
+            .collect();
+        for (name, before, after) in changes {
+            self.reclaim(&before, &after);
+            self.dirty.insert(name);
         }
     }
 
     fn service(&mut self, name: ObjectName, service: Option<Service>) {
-        if self.services.get(&name) == service.as_ref() {
+        if self.services.get(&name).map(AsRef::as_ref) == service.as_ref() {
             return;
         }
         let old = self.services.remove(&name);
-        let (before, after) = (claims(&name, old.as_ref()), claims(&name, service.as_ref()));
-        for (key, claim) in before.difference(&after) {
-            self.disclaim(key, claim);
-        }
-        for (key, claim) in after.difference(&before) {
-            self.claim(key, claim);
-        }
+        let before = claims(&name, old.as_deref(), &self.node);
+        let after = claims(&name, service.as_ref(), &self.node);
+        self.reclaim(&before, &after);
         if let Some(service) = service {
-            self.services.insert(name.clone(), service);
+            self.services.insert(name.clone(), Box::new(service));
         }
         self.dirty.insert(name);
     }
 
-    /// A new holder means that the old one has to do without.
-    fn claim(&mut self, key: &FrontendKey, claim: &Claim) {
-        let claims = self.claims.entry(*key).or_default();
-        if let Some((_, holder)) = claims.first() {
-            self.dirty.insert(holder.object.clone());
+    /// Takes claims back and others in. A new holder means that the old one has to do without.
+    fn reclaim(
+        &mut self,
+        before: &BTreeSet<(FrontendKey, Claim)>,
+        after: &BTreeSet<(FrontendKey, Claim)>,
+    ) {
+        for (key, claim) in before.difference(after) {
+            let holder = self.claims.disclaim(key, claim);
+            self.dirty.extend(holder.map(|holder| holder.object));
         }
-        claims.insert(claim.clone());
-    }
-
-    fn disclaim(&mut self, key: &FrontendKey, claim: &Claim) {
-        let Some(claims) = self.claims.get_mut(key) else { return };
-        claims.remove(claim);
-        match claims.first() {
-            Some((_, holder)) => {
-                self.dirty.insert(holder.object.clone());
-            }
-            None => {
-                self.claims.remove(key);
-            }
+        for (key, claim) in after.difference(before) {
+            let holder = self.claims.claim(key, claim.clone());
+            self.dirty.extend(holder.map(|holder| holder.object));
         }
     }
 
     fn slice(&mut self, name: ObjectName, slice: Option<Slice>) {
-        if self.slices.get(&name) == slice.as_ref() {
+        let old = self.slices.get(&name);
+        let is_same = match (old, &slice) {
+            (Some(old), Some(slice)) => old.says_the_same(slice),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_same {
             return;
         }
         if let Some(old) = self.slices.remove(&name) {
-            if let Some(slices) = self.slices_of.get_mut(&old.service) {
-                slices.remove(&name);
-                if slices.is_empty() {
-                    self.slices_of.remove(&old.service);
-                }
+            if slice.is_none() {
+                // What its time would be measured to is the last change, not this one.
+                self.triggered.remove(&old.service);
+            }
+            if slice.as_ref().is_none_or(|slice| slice.service != old.service) {
+                self.part(&name, &old.service);
             }
             self.dirty.insert(old.service);
         }
         if let Some(slice) = slice {
-            self.slices_of.entry(slice.service.clone()).or_default().insert(name.clone());
+            let slices = self.slices_of.entry(slice.service.clone()).or_default();
+            if let Err(at) = slices.binary_search(&name) {
+                slices.reserve_exact(1);
+                slices.insert(at, name.clone());
+            }
+            if let Some(time) = slice.triggered {
+                self.triggered.entry(slice.service.clone()).or_default().push(time);
+            }
             self.dirty.insert(slice.service.clone());
-            self.slices.insert(name, slice);
+            self.slices.insert(name, Box::new(slice));
+        }
+    }
+
+    /// Notes that a slice is not of this Service any more.
+    fn part(&mut self, slice: &ObjectName, service: &ObjectName) {
+        let Some(slices) = self.slices_of.get_mut(service) else { return };
+        if let Ok(at) = slices.binary_search(slice) {
+            slices.remove(at);
+        }
+        if slices.is_empty() {
+            self.slices_of.remove(service);
         }
     }
 
     /// The objects whose services may have to change, which are clean after this.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
         std::mem::take(&mut self.dirty)
+    }
+
+    /// When what the slices of dirty objects tell of happened ([`Slice::triggered`]), by Service
+    /// object, and is not told of again. Slices that are gone do not count.
+    pub(crate) fn take_triggered(&mut self) -> BTreeMap<ObjectName, Vec<i64>> {
+        std::mem::take(&mut self.triggered)
+    }
+
+    /// Says that a change of these times was not written after all.
+    pub(crate) fn trigger_again(&mut self, object: ObjectName, times: Vec<i64>) {
+        self.triggered.entry(object).or_default().extend(times);
     }
 
     /// Whether an object may have to change.
@@ -162,20 +242,35 @@ impl Catalog {
         self.services.keys()
     }
 
+    /// Whether a Service object is one of the model.
+    pub fn serves(&self, object: &ObjectName) -> bool {
+        self.services.contains_key(object)
+    }
+
     /// What the maps should hold of a Service object: a service for each of its ports, none when it is
     /// gone.
     pub fn desired(&self, object: &ObjectName) -> Vec<Desired> {
+        self.desired_beside(object, |_, _| false)
+    }
+
+    /// The same when some services are passed over for frontends that they ask for, as if they did not.
+    pub(crate) fn desired_beside(
+        &self,
+        object: &ObjectName,
+        is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
+    ) -> Vec<Desired> {
         let Some(service) = self.services.get(object) else { return Vec::new() };
         let slices: Vec<&Slice> = self
             .slices_of
             .get(object)
             .into_iter()
             .flatten()
-            .filter_map(|name| self.slices.get(name))
+            .filter_map(|name| self.slices.get(name).map(AsRef::as_ref))
             .collect();
         let compiled = service.ports.iter().map(|port| {
             let mine = |key: &FrontendKey| {
-                self.holder(key).is_some_and(|holder| {
+                let mut claimants = self.claimants(key);
+                claimants.find(|claimant| !is_passed_over(claimant, key)).is_some_and(|holder| {
                     holder.object == *object
                         && holder.port_name == port.name
                         && holder.protocol == port.protocol
@@ -188,32 +283,37 @@ impl Catalog {
 
     /// Who has a frontend.
     pub fn holder(&self, key: &FrontendKey) -> Option<&ServiceKey> {
-        self.claims.get(key)?.first().map(|(_, holder)| holder)
+        self.claims.holder(key)
     }
 
-    /// Frontends that more than one service asks for.
+    /// Everybody who asks for a frontend: the oldest first, who has it.
+    pub(crate) fn claimants(&self, key: &FrontendKey) -> impl Iterator<Item = &ServiceKey> {
+        self.claims.claimants(key)
+    }
+
+    /// What an object comes after others by that ask for the same: the older its Service, the less. One
+    /// that is gone comes last.
+    pub(crate) fn age(&self, object: &ObjectName) -> i64 {
+        self.services.get(object).and_then(|service| service.created).unwrap_or(i64::MAX)
+    }
+
+    /// Frontends that more than one service asks for, by frontend.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        let mut found = Vec::new();
-        for (frontend, claims) in &self.claims {
-            let mut claims = claims.iter().map(|(_, service)| service);
-            let Some(holder) = claims.next() else { continue };
-            for waits in claims {
-                let (holder, waits) = (holder.clone(), waits.clone());
-                found.push(Conflict { frontend: *frontend, holder, waits });
-            }
-        }
-        found.sort_by(|a, b| (&a.frontend, &a.waits).cmp(&(&b.frontend, &b.waits)));
-        found
+        self.claims.conflicts()
     }
 
     /// How many frontends and endpoints there are, for the sizes of the maps.
     pub fn counts(&self) -> (usize, usize) {
-        let endpoints = |slice: &Slice| slice.endpoints.len() * slice.ports.len();
-        (self.claims.len(), self.slices.values().map(endpoints).sum())
+        let endpoints = self.slices.values().map(|it| it.endpoints.len() * it.ports.len());
+        (self.claims.len(), endpoints.sum())
     }
 }
 
-fn claims(name: &ObjectName, service: Option<&Service>) -> BTreeSet<(FrontendKey, Claim)> {
+fn claims(
+    name: &ObjectName,
+    service: Option<&Service>,
+    node: &Node,
+) -> BTreeSet<(FrontendKey, Claim)> {
     let Some(service) = service else { return BTreeSet::new() };
     let created = service.created.unwrap_or(i64::MAX);
     let of_port = |port: &crate::model::ServicePort| {
@@ -222,7 +322,7 @@ fn claims(name: &ObjectName, service: Option<&Service>) -> BTreeSet<(FrontendKey
             port_name: port.name.clone(),
             protocol: port.protocol,
         };
-        let keys = frontends(service, port).into_iter().map(|(frontend, _)| frontend);
+        let keys = frontends(service, port, node).into_iter().map(|(frontend, _)| frontend);
         keys.map(|frontend| (frontend, (created, key.clone()))).collect::<Vec<_>>()
     };
     service.ports.iter().flat_map(of_port).collect()

@@ -1,16 +1,14 @@
 //! From a Service and its slices to what the maps should hold of it.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use svclb_common::layout::{
-    Address, BackendRow, BackendState, FrontendKey, LineFlags, Policy, Protocol, Scope, ServiceRow,
-    Slot, Text,
+    Address, BackendRow, BackendState, FrontendKey, LineFlags, Policy, Protocol, Scope,
+    ServiceNotes, ServiceRow, Slot, Text,
 };
 
-use crate::model::{
-    Endpoint, Node, ObjectName, Service, ServiceKey, ServicePort, Slice, TrafficPolicy,
-};
+use crate::model::{Endpoint, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice};
 use crate::select::{Candidate, List, select};
 
 /// What the maps should hold of one service. Ids, lines and ranges are the planner's.
@@ -41,27 +39,68 @@ pub struct DesiredFrontend {
     pub set: usize,
 }
 
-/// Every frontend that a port of a Service asks for, with the policy that it is under. What an older
-/// Service holds is taken out by the catalog.
+/// Every frontend that a port of a Service asks for, with the policy that it is under, by key. What an
+/// older Service holds is taken out by the catalog.
 ///
-/// Source of the rules: SEMANTICS.md "Frontends"; kube-proxy's serviceport.go.
-pub fn frontends(service: &Service, port: &ServicePort) -> Vec<(FrontendKey, Policy)> {
-    let balancers = if service.source_ranges { &[][..] } else { &service.load_balancer_ips[..] };
-    let internal = service.cluster_ips.iter().map(|ip| (*ip, Policy::Internal));
-    let external = service.external_ips.iter().chain(balancers).map(|ip| (*ip, Policy::External));
-    // An address that is named twice is one frontend: the ClusterIP's, if it is one.
+/// * Each ClusterIP; and of the families that it has ClusterIPs of, each external IP and each load
+///   balancer IP that no source ranges restrict: kube-proxy knows no Service in a family without
+///   ClusterIP.
+/// * For its node port each address of the node, and loopback for clients in the host's network
+///   namespace, in those families too.
+/// * Addresses on loopback make no frontend otherwise: what is dialled there is looked up with
+///   [`Scope::Host`] only.
+///
+/// Source of the rules: SEMANTICS.md "Frontends"; kube-proxy's serviceport.go and
+/// servicechangetracker.go.
+pub fn frontends(service: &Service, port: &ServicePort, node: &Node) -> Vec<(FrontendKey, Policy)> {
+    let families = Families::of(&service.cluster_ips);
+    let key = |address: IpAddr, port_number: u16, scope: Scope| FrontendKey {
+        address: address.into(),
+        port: port_number,
+        protocol: port.protocol as u8,
+        scope: scope as u8,
+        _pad: 0,
+    };
+    // What is named twice is one frontend: the ClusterIP's, if it is one.
     let mut found = BTreeMap::new();
-    for (ip, policy) in internal.chain(external) {
-        let key = FrontendKey {
-            address: ip.into(),
-            port: port.port,
-            protocol: port.protocol as u8,
-            scope: Scope::Any as u8,
-            _pad: 0,
-        };
-        found.entry(key).or_insert(policy);
+    let mut take = |address: &IpAddr, number: u16, policy: Policy| {
+        if families.have(address) && !address.is_loopback() {
+            found.entry(key(*address, number, Scope::Any)).or_insert(policy);
+        }
+    };
+    for address in &service.cluster_ips {
+        take(address, port.port, Policy::Internal);
+    }
+    let balancers = service.load_balancer_ips.iter();
+    let balancers = balancers.filter(|address| !service.source_ranges.have(address));
+    for address in service.external_ips.iter().chain(balancers) {
+        take(address, port.port, Policy::External);
+    }
+    if let Some(number) = port.node_port {
+        for address in &node.addresses {
+            take(address, number, Policy::External);
+        }
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        for address in loopback.into_iter().filter(|address| families.have(address)) {
+            found.entry(key(address, number, Scope::Host)).or_insert(Policy::External);
+        }
     }
     found.into_iter().collect()
+}
+
+/// Why a service has fewer frontends than its object names, as far as the object says.
+fn notes(service: &Service) -> u32 {
+    let families = Families::of(&service.cluster_ips);
+    let is_left_alone =
+        |address: &IpAddr| families.have(address) && service.source_ranges.have(address);
+    let mut notes = 0;
+    if service.load_balancer_ips.iter().any(is_left_alone) {
+        notes |= ServiceNotes::SOURCE_RANGES;
+    }
+    if service.sctp {
+        notes |= ServiceNotes::SCTP;
+    }
+    notes
 }
 
 /// Compiles one port of a Service. `holds` says which of the frontends it holds.
@@ -73,35 +112,37 @@ pub fn compile(
     node: &Node,
     holds: impl Fn(&FrontendKey) -> bool,
 ) -> Desired {
-    let asked = frontends(service, port);
-    let uses = |policy| asked.iter().any(|(_, of)| *of == policy);
-    let policies: Vec<Policy> =
-        [Policy::Internal, Policy::External].into_iter().filter(|policy| uses(*policy)).collect();
-    let held: Vec<(FrontendKey, Policy)> =
-        asked.into_iter().filter(|(key, _)| holds(key)).collect();
+    let asked = frontends(service, port, node);
+    let uses: BTreeSet<(Policy, bool)> =
+        asked.iter().map(|(key, policy)| (*policy, key.address.is_v4())).collect();
+    let mut notes = notes(service);
+    let mut held = asked;
+    let asked = held.len();
+    held.retain(|(key, _)| holds(key));
+    if held.len() < asked {
+        notes |= ServiceNotes::CONFLICT;
+    }
     let mut compiled = Sets { port, slices, node, found: BTreeMap::new() };
     let mut members: BTreeMap<(Address, u16), BackendRow> = BTreeMap::new();
     let mut counts = [0_u32; 2];
-    for policy in policies {
-        for v4 in [true, false] {
-            let list = list_of(policy, service);
-            for (address, backend_port, state) in compiled.backends(list, v4) {
-                counts[policy as usize] += 1;
-                let row = members.entry((*address, *backend_port)).or_insert(BackendRow {
-                    sets: 0,
-                    state: *state as u8,
-                    _pad: 0,
-                    weight: 1,
-                });
-                row.sets |= policy.bit();
-            }
+    for (policy, v4) in uses {
+        let list = List::of(policy, service);
+        for (address, backend_port, state) in compiled.backends(list, v4) {
+            counts[policy as usize] += 1;
+            let row = members.entry((*address, *backend_port)).or_insert(BackendRow {
+                sets: 0,
+                state: *state as u8,
+                _pad: 0,
+                weight: 1,
+            });
+            row.sets |= policy.bit();
         }
     }
     let mut numbers: BTreeMap<(List, bool), usize> = BTreeMap::new();
     let mut sets = Vec::new();
     let mut chosen = Vec::new();
     for (key, policy) in held {
-        let kind = (list_of(policy, service), key.address.is_v4());
+        let kind = (List::of(policy, service), key.address.is_v4());
         let set = *numbers.entry(kind).or_insert_with(|| {
             sets.push(slots(compiled.backends(kind.0, kind.1)));
             sets.len() - 1
@@ -114,7 +155,7 @@ pub fn compile(
         });
     }
     Desired {
-        row: row(object, service, port, chosen.len(), counts),
+        row: ServiceRow { notes, ..row(object, service, port, chosen.len(), counts) },
         key: ServiceKey {
             object: object.clone(),
             port_name: port.name.clone(),
@@ -123,15 +164,6 @@ pub fn compile(
         members: members.into_iter().map(|((address, port), row)| (address, port, row)).collect(),
         sets,
         frontends: chosen,
-    }
-}
-
-/// The list that a policy's frontends use. From a client on this node an external frontend uses the
-/// cluster's, also with externalTrafficPolicy Local (kube-proxy's short circuit).
-fn list_of(policy: Policy, service: &Service) -> List {
-    match (policy, service.internal_policy) {
-        (Policy::Internal, TrafficPolicy::Local) => List::Local,
-        _ => List::Cluster,
     }
 }
 
@@ -170,8 +202,9 @@ fn merge<'a>(port: &ServicePort, slices: &[&'a Slice], v4: bool) -> Vec<Candidat
         let matching =
             slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol);
         for slice_port in matching {
-            for endpoint in slice.endpoints.iter().filter(|it| it.address.is_ipv4() == v4) {
-                let entry = found.entry((endpoint.address, slice_port.port)).or_insert(endpoint);
+            let of_family = slice.endpoints.iter().filter(|(address, _)| address.is_ipv4() == v4);
+            for (address, endpoint) in of_family {
+                let entry = found.entry((address, slice_port.port)).or_insert(endpoint);
                 if entry.terminating && !endpoint.terminating {
                     *entry = endpoint;
                 }

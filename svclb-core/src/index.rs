@@ -123,17 +123,20 @@ impl Index {
         true
     }
 
-    /// Notes that a line was emptied. It rests.
+    /// Notes that a line was emptied, or has to be. It rests.
     pub fn empty(&mut self, line: u32) {
         let Some(found) = self.homes.get_mut(line as usize) else { return };
         let home = std::mem::replace(found, RESTING);
-        if line >= self.lines {
-            self.spill_resting += 1;
-            if let Some(count) = self.spilled.get_mut(&home) {
-                *count -= 1;
-                if *count == 0 {
-                    self.spilled.remove(&home);
-                }
+        if home == RESTING || line < self.lines {
+            return;
+        }
+        self.spill_resting += 1;
+        if home == EMPTY {
+            self.spill.retain(|free| *free != line);
+        } else if let Some(count) = self.spilled.get_mut(&home) {
+            *count -= 1;
+            if *count == 0 {
+                self.spilled.remove(&home);
             }
         }
     }

@@ -9,6 +9,7 @@
 
 pub mod catalog;
 pub mod compile;
+pub mod digest;
 pub mod index;
 pub mod model;
 pub mod plan;

@@ -2,10 +2,13 @@
 //!
 //! Sources build these from API objects (svclb-agent's `convert`); nothing here knows YAML or JSON.
 
+mod endpoints;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use endpoints::{Endpoint, Endpoints};
 pub use svclb_common::layout::{Protocol, Scope};
 
 /// Namespace and name of an API object.
@@ -49,7 +52,7 @@ impl fmt::Display for ServiceKey {
 
 /// A Service object that has frontends here (SEMANTICS.md, "Which objects": headless, ExternalName
 /// and other proxies' Services are no Service of the model; a source reports them as gone).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Service {
     /// When it was created, seconds since the epoch; decides who holds a frontend that two claim.
     pub created: Option<i64>,
@@ -59,16 +62,42 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` whose ipMode is absent or VIP.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// `loadBalancerSourceRanges` restrict the load balancer IPs: they are left alone.
-    pub source_ranges: bool,
+    /// Of which families `loadBalancerSourceRanges` restrict the load balancer IPs: they are left alone.
+    pub source_ranges: Families,
     /// `internalTrafficPolicy`.
     pub internal_policy: TrafficPolicy,
     /// `externalTrafficPolicy`.
     pub external_policy: TrafficPolicy,
     /// `sessionAffinity: ClientIP` with its timeout in seconds.
     pub affinity_seconds: Option<u32>,
+    /// It has SCTP ports too, which have no frontend and are not among `ports`.
+    pub sctp: bool,
     /// Its ports that svclb translates (TCP and UDP).
     pub ports: Vec<ServicePort>,
+}
+
+/// Some of the two families of addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Families {
+    /// IPv4 is among them.
+    pub v4: bool,
+    /// IPv6 is among them.
+    pub v6: bool,
+}
+
+impl Families {
+    /// The families of these addresses.
+    pub fn of(addresses: &[IpAddr]) -> Self {
+        Self {
+            v4: addresses.iter().any(IpAddr::is_ipv4),
+            v6: addresses.iter().any(IpAddr::is_ipv6),
+        }
+    }
+
+    /// Whether this address is of one of them.
+    pub const fn have(self, address: &IpAddr) -> bool {
+        if address.is_ipv4() { self.v4 } else { self.v6 }
+    }
 }
 
 /// `internalTrafficPolicy` or `externalTrafficPolicy`.
@@ -110,9 +139,21 @@ pub struct Slice {
     /// The Service object it belongs to (label `kubernetes.io/service-name`).
     pub service: ObjectName,
     /// Its ports that have a name and a number and a protocol that svclb translates.
-    pub ports: Vec<SlicePort>,
+    pub ports: Box<[SlicePort]>,
     /// Its endpoints.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
+    /// When what it tells of happened, nanoseconds since the epoch (annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`). A slice that differs in this only is no
+    /// change.
+    pub triggered: Option<i64>,
+}
+
+impl Slice {
+    /// Whether it says the same as another, `triggered` apart.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        (&self.service, &self.ports, &self.endpoints)
+            == (&other.service, &other.ports, &other.endpoints)
+    }
 }
 
 /// One port of an EndpointSlice.
@@ -126,33 +167,14 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// One endpoint of an EndpointSlice: its first address and what is said of it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// `addresses[0]`.
-    pub address: IpAddr,
-    /// Condition; absent means true.
-    pub ready: bool,
-    /// Condition; absent means true.
-    pub serving: bool,
-    /// Condition; absent means false.
-    pub terminating: bool,
-    /// The node it runs on.
-    pub node: Option<Arc<str>>,
-    /// `hints.forNodes[].name`.
-    pub node_hints: Vec<Arc<str>>,
-    /// `hints.forZones[].name`.
-    pub zone_hints: Vec<Arc<str>>,
-}
-
-/// What `select` must know of the node that the clients are on.
+/// What must be known of the node that the clients are on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Node {
     /// Its name.
     pub name: Arc<str>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
-    /// Its addresses, for node ports.
+    /// Its own addresses, for node ports.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -166,4 +188,18 @@ pub enum Update {
     Slice(ObjectName, Option<Slice>),
     /// The own node, or `None` when its object is gone.
     Node(Option<Node>),
+    /// The addresses of the node's interfaces that were chosen for node ports. While there are some,
+    /// they count instead of [`Node::addresses`]; an empty list means no node ports but on loopback.
+    Interfaces(Option<Vec<IpAddr>>),
+}
+
+/// The kinds of objects that a source reports, each of which it may list anew by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ObjectKind {
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    Slice,
+    /// The own Node.
+    Node,
 }

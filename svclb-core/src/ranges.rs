@@ -37,9 +37,10 @@ impl Ranges {
     }
 
     /// First slots for several ranges at once; nothing is taken yet. In one piece where there is one,
-    /// else each in a free range of its own.
+    /// else the largest first, each where it fits best.
     pub fn find_all(&self, counts: &[u32]) -> Option<Vec<u32>> {
-        if let Some(mut first) = self.find(counts.iter().sum()) {
+        let all = counts.iter().try_fold(0_u32, |sum, count| sum.checked_add(*count))?;
+        if let Some(mut first) = self.find(all) {
             let next = |count: &u32| {
                 let own = first;
                 first += count;
@@ -47,14 +48,15 @@ impl Ranges {
             };
             return Some(counts.iter().map(next).collect());
         }
-        let mut used = BTreeSet::new();
-        let own = |count: &u32| {
-            let fits = self.by_length.range((*count, 0)..).map(|(_, first)| *first);
-            let first = fits.into_iter().find(|first| !used.contains(first))?;
-            used.insert(first);
-            Some(first)
-        };
-        counts.iter().map(own).collect()
+        let mut left = self.clone();
+        let mut firsts = vec![0; counts.len()];
+        let mut by_size: Vec<(usize, u32)> = counts.iter().copied().enumerate().collect();
+        by_size.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        for (at, count) in by_size {
+            firsts[at] = left.find(count)?;
+            left.take(firsts[at], count);
+        }
+        Some(firsts)
     }
 
     /// The free range that holds this one whole: its first slot and length.
@@ -76,6 +78,24 @@ impl Ranges {
         self.add(start, first - start);
         self.add(first + count, start + length - (first + count));
         true
+    }
+
+    /// Takes what is free of a range: the pieces, each with its first slot and length.
+    pub fn take_free(&mut self, first: u32, count: u32) -> Vec<(u32, u32)> {
+        let end = first.saturating_add(count);
+        let overlapping = self.free.range(..end).rev();
+        let overlapping = overlapping.take_while(|(start, length)| *start + *length > first);
+        let mut pieces: Vec<(u32, u32)> = overlapping
+            .map(|(start, length)| {
+                let from = first.max(*start);
+                (from, end.min(*start + *length) - from)
+            })
+            .collect();
+        pieces.retain(|(_, count)| *count > 0);
+        for (first, count) in &pieces {
+            self.take(*first, *count);
+        }
+        pieces
     }
 
     /// Gives a range back that was taken.
@@ -134,6 +154,53 @@ mod tests {
                 ranges.give(first, count);
             }
             prop_assert_eq!(ranges.find(256), Some(0));
+        }
+    }
+
+    /// Ranges of which just these pieces are free.
+    fn free(pieces: &[(u32, u32)]) -> Ranges {
+        let mut ranges = Ranges::default();
+        pieces.iter().for_each(|(first, count)| ranges.give(*first, *count));
+        ranges
+    }
+
+    #[test]
+    fn several_ranges_are_found_where_there_is_room_for_each() {
+        type Row = (&'static str, &'static [(u32, u32)], &'static [u32], Option<&'static [u32]>);
+        let rows: [Row; 7] = [
+            ("in one piece", &[(10, 14)], &[3, 5, 6], Some(&[10, 13, 18])),
+            (
+                "the smallest first would take the room of the largest",
+                &[(0, 9), (20, 5)],
+                &[3, 5, 6],
+                Some(&[6, 20, 0]),
+            ),
+            ("two in what is left of one", &[(0, 4), (10, 8)], &[4, 4, 4], Some(&[0, 10, 14])),
+            ("enough in all, and too little in one piece", &[(0, 4), (10, 4)], &[5], None),
+            ("one too many", &[(0, 4), (10, 4)], &[4, 4, 1], None),
+            ("nothing free", &[], &[1], None),
+            ("more than a number can say", &[(0, 9)], &[u32::MAX, 2], None),
+        ];
+        for (name, pieces, counts, expected) in rows {
+            assert_eq!(free(pieces).find_all(counts).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_a_range_only_what_is_free_is_taken() {
+        type Row = (&'static str, u32, u32, &'static [(u32, u32)]);
+        let rows: [Row; 5] = [
+            ("within one", 2, 2, &[(2, 2)]),
+            ("over several", 3, 9, &[(10, 2), (6, 2), (3, 1)]),
+            ("beyond the end", 11, u32::MAX, &[(11, 3)]),
+            ("what is taken", 4, 2, &[]),
+            ("nothing", 1, 0, &[]),
+        ];
+        for (name, first, count, expected) in rows {
+            let mut ranges = free(&[(0, 4), (6, 2), (10, 4)]);
+            assert_eq!(ranges.take_free(first, count), expected, "{name}");
+            let taken: u64 = expected.iter().map(|(_, count)| u64::from(*count)).sum();
+            assert_eq!(ranges.free_slots(), 10 - taken, "{name}");
         }
     }
 

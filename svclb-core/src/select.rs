@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use svclb_common::layout::BackendState;
+use svclb_common::layout::{BackendState, Policy};
 
-use crate::model::{Endpoint, Node};
+use crate::model::{Endpoint, Node, Service, TrafficPolicy};
 
 /// Which list of backends a frontend uses (SEMANTICS: "Which backends").
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -14,6 +14,21 @@ pub enum List {
     Cluster,
     /// Endpoints of this node.
     Local,
+}
+
+impl List {
+    /// The list for clients on this node, by the policy that a frontend is under.
+    ///
+    /// | frontend | list |
+    /// |---|---|
+    /// | ClusterIP | `Local` with internalTrafficPolicy Local, else `Cluster` |
+    /// | node port, external IP, load balancer IP | `Cluster`, also with externalTrafficPolicy Local: that policy is for clients from outside, and kube-proxy sends those on the node past it ("short circuit", pkg/proxy/serviceport.go, `UsesClusterEndpoints`) |
+    pub const fn of(policy: Policy, service: &Service) -> Self {
+        match (policy, service.internal_policy) {
+            (Policy::Internal, TrafficPolicy::Local) => Self::Local,
+            (Policy::Internal, TrafficPolicy::Cluster) | (Policy::External, _) => Self::Cluster,
+        }
+    }
 }
 
 /// One endpoint of one service, of one family, after the slices were merged.
@@ -27,19 +42,27 @@ pub struct Candidate<'a> {
     pub endpoint: &'a Endpoint,
 }
 
-/// The backends of a list, each with why it is in it, in the order of `candidates`.
+/// The backends of a list, each with why it is in it, in the order of `candidates`, which are all the
+/// endpoints of one family that match a port of a Service.
 ///
 /// The rules, as kube-proxy has them (pkg/proxy/topology.go, `CategorizeEndpoints`):
 ///
-/// 1. `Cluster`: every ready candidate that matches the topology mode. When that is none: every
-///    candidate that serves while it terminates, anywhere, hints ignored.
-/// 2. `Local`: every ready candidate of this node. When that is none: those of this node that serve
-///    while they terminate. When that is none: none. Hints never matter.
-/// 3. A candidate that serves but is neither ready nor terminating is never used.
+/// 1. [`List::Cluster`]: every ready candidate that matches the topology mode. When nothing is ready:
+///    every candidate that serves while it terminates, anywhere, hints ignored.
+/// 2. [`List::Local`]: every ready candidate of this node. When that is none: those of this node that
+///    serve while they terminate. When that is none: none. Hints never matter, and what is ready
+///    elsewhere does not either.
+/// 3. A candidate that serves but is neither ready nor terminating is never used, nor is one that
+///    terminates without serving. One that is ready is, whatever else is said of it.
 ///
-/// Topology mode, decided over the ready candidates: when each has node hints and one of them names
-/// this node, those that name it. Otherwise, when each has zone hints, this node's zone is known and
-/// one of them names it, those that name it. Otherwise all of them.
+/// The topology mode is decided over the ready candidates, those of other nodes too:
+///
+/// * When each has node hints and at least one names this node: those that name it.
+/// * Otherwise, when each has zone hints, this node's zone is known, and at least one names it: those
+///   that name it. Their node hints do not matter then.
+/// * Otherwise all. So hints never leave a client without a backend that it would have without them.
+///
+/// A candidate is of this node when it names this node; one that names none is of no node.
 pub fn select(list: List, candidates: &[Candidate<'_>], node: &Node) -> Vec<(usize, BackendState)> {
     let is_local = |endpoint: &Endpoint| endpoint.node.as_ref().is_some_and(|at| *at == node.name);
     let topology = match list {
@@ -84,7 +107,7 @@ impl Topology<'_> {
 }
 
 fn topology<'a>(candidates: &[Candidate<'_>], node: &'a Node) -> Topology<'a> {
-    let usable = |hints: fn(&Endpoint) -> &Vec<Arc<str>>, name: &Arc<str>| {
+    let usable = |hints: fn(&Endpoint) -> &[Arc<str>], name: &Arc<str>| {
         let mut ready = candidates.iter().map(|it| it.endpoint).filter(|it| it.ready).peekable();
         ready.peek().is_some()
             && ready.clone().all(|endpoint| !hints(endpoint).is_empty())

@@ -108,7 +108,7 @@ proptest! {
                 catalog.apply(if exists { service(&name, &[&address], 1) } else { gone(&name) });
             }
             let done = pass(&mut state, &mut table, &mut catalog);
-            prop_assert!(done.failed.is_none());
+            prop_assert!(done.failed.is_empty());
             prop_assert_eq!(&done.rejected, &[]);
             let resting = state.take_resting();
             state.rested(resting);
@@ -152,7 +152,7 @@ proptest! {
             // Once for what goes, once for what fits then.
             for _ in 0..2 {
                 agent.mark_all();
-                prop_assert!(agent.pass().failed.is_none());
+                prop_assert!(agent.pass().failed.is_empty());
             }
             agent.mark_all();
             let rejected: Vec<String> = agent

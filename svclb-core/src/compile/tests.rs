@@ -1,20 +1,14 @@
 //! What a Service and its slices compile to.
 
 use super::*;
-use crate::model::{Protocol, SlicePort};
+use crate::model::{Protocol, SlicePort, TrafficPolicy};
 use proptest::prelude::*;
 
 fn service() -> Service {
     Service {
-        created: None,
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: false,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity_seconds: None,
         ports: vec![port()],
+        ..Service::default()
     }
 }
 
@@ -22,27 +16,27 @@ fn port() -> ServicePort {
     ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }
 }
 
-fn endpoint(address: &str) -> Endpoint {
-    Endpoint {
-        address: address.parse().unwrap(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some("here".into()),
-        node_hints: Vec::new(),
-        zone_hints: Vec::new(),
+fn endpoint(address: &str) -> (IpAddr, Endpoint) {
+    (address.parse().unwrap(), Endpoint { node: Some("here".into()), ..Endpoint::default() })
+}
+
+fn slice(port: u16, endpoints: Vec<(IpAddr, Endpoint)>) -> Slice {
+    let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port };
+    Slice {
+        service: ObjectName::new("default", "web"),
+        ports: [port].into(),
+        endpoints: endpoints.into_iter().collect(),
+        triggered: None,
     }
 }
 
-fn slice(port: u16, endpoints: Vec<Endpoint>) -> Slice {
-    let port = SlicePort { name: "http".into(), protocol: Protocol::Tcp, port };
-    Slice { service: ObjectName::new("default", "web"), ports: vec![port], endpoints }
+fn node() -> Node {
+    Node { name: "here".into(), ..Node::default() }
 }
 
 fn compiled(service: &Service, slices: &[&Slice]) -> Desired {
-    let node = Node { name: "here".into(), ..Node::default() };
     let object = ObjectName::new("default", "web");
-    compile(&object, service, &service.ports[0], slices, &node, |_| true)
+    compile(&object, service, &service.ports[0], slices, &node(), |_| true)
 }
 
 fn shown(desired: &Desired) -> Vec<String> {
@@ -74,13 +68,102 @@ fn a_slice_port_matches_by_name_and_protocol() {
 
 #[test]
 fn one_that_is_not_terminating_wins_over_one_that_is_whichever_comes_first() {
-    let mut going = endpoint("10.0.0.1");
-    (going.ready, going.terminating) = (false, true);
-    let (going, staying) = (slice(80, vec![going]), slice(80, vec![endpoint("10.0.0.1")]));
-    for slices in [[&going, &staying], [&staying, &going]] {
-        let desired = compiled(&service(), &slices);
-        assert_eq!(desired.members.len(), 1);
-        assert_eq!(desired.members[0].2.state, BackendState::Ready as u8);
+    let said = |said: &str| {
+        let (address, mut endpoint) = endpoint("10.0.0.1");
+        [endpoint.ready, endpoint.serving, endpoint.terminating] =
+            ['r', 's', 't'].map(|letter| said.contains(letter));
+        (address, endpoint)
+    };
+    let (ready, terminating) = (Some(BackendState::Ready), Some(BackendState::Terminating));
+    // What is said first and then, what becomes of it, and what becomes of it the other way round. Of
+    // two that both stay the first counts; kube-proxy leaves that open (endpointslicecache.go).
+    let rows = [
+        ("one goes", "st", "rs", ready, ready),
+        ("one goes and does not serve", "t", "rs", ready, ready),
+        ("one goes, and the other is not ready", "st", "s", None, None),
+        ("both stay, one is not ready", "rs", "s", ready, None),
+        ("both stay and are not ready", "s", "", None, None),
+        ("both go, one does not serve", "st", "t", terminating, None),
+        ("both go and serve", "st", "st", terminating, terminating),
+        ("twice the same", "rs", "rs", ready, ready),
+    ];
+    for (name, first, second, expected, turned) in rows {
+        for (one, other, expected) in [(first, second, expected), (second, first, turned)] {
+            let apart = [slice(80, vec![said(one)]), slice(80, vec![said(other)])];
+            let together = [slice(80, vec![said(one), said(other)])];
+            for slices in [&apart[..], &together[..]] {
+                let desired = compiled(&service(), &slices.iter().collect::<Vec<_>>());
+                let states: Vec<u8> = desired.members.iter().map(|(.., row)| row.state).collect();
+                let expected: Vec<u8> = expected.into_iter().map(|state| state as u8).collect();
+                assert_eq!(
+                    states,
+                    expected,
+                    "{name}: {one} and {other} in {} slices",
+                    slices.len()
+                );
+                assert_eq!(desired.sets[0].len(), expected.len(), "{name}: {one} and {other}");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_one_address_in_two_slices_the_first_says_where_it_is_and_whom_it_is_for() {
+    let of = |node: &str, zone: Option<&str>| {
+        let (address, endpoint) = endpoint("10.0.0.1");
+        let zone_hints = zone.into_iter().map(Into::into).collect();
+        let endpoint = Endpoint { node: Some(node.into()), zone_hints, ..endpoint };
+        slice(80, vec![(address, endpoint)])
+    };
+    let elsewhere = |zone: &str| {
+        let (address, endpoint) = endpoint("10.0.0.2");
+        let endpoint =
+            Endpoint { node: Some("there".into()), zone_hints: [zone.into()].into(), ..endpoint };
+        slice(80, vec![(address, endpoint)])
+    };
+    let local = Service { internal_policy: TrafficPolicy::Local, ..service() };
+    let rows = [
+        (
+            "another node's name later",
+            local.clone(),
+            [of("here", None), of("there", None)],
+            "10.0.0.1:80",
+        ),
+        ("this node's name later", local, [of("there", None), of("here", None)], ""),
+        (
+            "another zone later",
+            service(),
+            [of("here", Some("z")), of("here", Some("y"))],
+            "10.0.0.1:80",
+        ),
+        (
+            "this zone later",
+            service(),
+            [of("here", Some("y")), of("here", Some("z"))],
+            "10.0.0.2:80",
+        ),
+        ("no zone later", service(), [of("here", Some("y")), of("here", None)], "10.0.0.2:80"),
+        (
+            "no zone at first",
+            service(),
+            [of("here", None), of("here", Some("z"))],
+            "10.0.0.1:80 10.0.0.2:80",
+        ),
+    ];
+    let node = Node { zone: Some("z".into()), ..node() };
+    let object = ObjectName::new("default", "web");
+    for (name, service, [first, second], expected) in rows {
+        let other = elsewhere("z");
+        let slices: &[&Slice] = match service.internal_policy {
+            TrafficPolicy::Local => &[&first, &second],
+            // One of another zone, when only the first says this zone; else one of this zone.
+            TrafficPolicy::Cluster if name == "another zone later" => {
+                &[&first, &second, &elsewhere("y")]
+            }
+            TrafficPolicy::Cluster => &[&first, &second, &other],
+        };
+        let desired = compile(&object, &service, &service.ports[0], slices, &node, |_| true);
+        assert_eq!(shown(&desired).join(" "), expected, "{name}");
     }
 }
 
@@ -104,7 +187,7 @@ fn an_external_frontend_uses_the_clusters_backends_also_when_internal_ones_are_l
     service.external_ips = vec![IpAddr::from([192, 0, 2, 7])];
     service.internal_policy = TrafficPolicy::Local;
     let mut elsewhere = endpoint("10.0.0.2");
-    elsewhere.node = Some("other".into());
+    elsewhere.1.node = Some("other".into());
     let slice = slice(80, vec![endpoint("10.0.0.1"), elsewhere]);
     let desired = compiled(&service, &[&slice]);
     let count = |policy: u16| {
@@ -116,22 +199,258 @@ fn an_external_frontend_uses_the_clusters_backends_also_when_internal_ones_are_l
     assert_eq!(sets, [3, 2]);
 }
 
-#[test]
-fn load_balancer_addresses_with_source_ranges_are_left_alone() {
-    let mut service = service();
-    service.load_balancer_ips = vec![IpAddr::from([192, 0, 2, 8])];
-    assert_eq!(frontends(&service, &port()).len(), 2);
-    service.source_ranges = true;
-    assert_eq!(frontends(&service, &port()).len(), 1);
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Frontends in short: `+` before those that are under the external policy, `host` after those that
+/// only the host's clients have.
+fn asked(service: &Service, port: &ServicePort, node: &Node) -> String {
+    let shown = |(key, policy): &(FrontendKey, Policy)| {
+        let external = if *policy == Policy::External { "+" } else { "" };
+        let host = if key.scope == Scope::Host as u8 { " host" } else { "" };
+        format!("{external}{} {}{host}", key.address, key.port)
+    };
+    frontends(service, port, node).iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 #[test]
-fn an_address_that_is_named_twice_is_one_frontend() {
-    let mut service = service();
-    service.external_ips = service.cluster_ips.clone();
-    let found = frontends(&service, &port());
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].1, Policy::Internal);
+fn a_services_addresses_make_its_frontends() {
+    struct Row {
+        name: &'static str,
+        cluster: &'static [&'static str],
+        external: &'static [&'static str],
+        balancers: &'static [&'static str],
+        ranges: Families,
+        expected: &'static str,
+    }
+    const NONE: Families = Families { v4: false, v6: false };
+    let row = Row {
+        name: "ClusterIP",
+        cluster: &["10.96.0.1"],
+        external: &[],
+        balancers: &[],
+        ranges: NONE,
+        expected: "10.96.0.1 80",
+    };
+    let dual: &[&str] = &["10.96.0.1", "fd00::1"];
+    let rows = [
+        Row { name: "dual stack", cluster: dual, expected: "10.96.0.1 80, fd00::1 80", ..row },
+        Row { name: "IPv6", cluster: &["fd00::1"], expected: "fd00::1 80", ..row },
+        Row {
+            name: "external IP",
+            external: &["192.0.2.1"],
+            expected: "10.96.0.1 80, +192.0.2.1 80",
+            ..row
+        },
+        Row {
+            name: "external IPs of a family without ClusterIP",
+            external: &["fd00::9", "192.0.2.1"],
+            balancers: &["fd00::8"],
+            expected: "10.96.0.1 80, +192.0.2.1 80",
+            ..row
+        },
+        Row {
+            name: "external IPs of both families",
+            cluster: dual,
+            external: &["fd00::9", "192.0.2.1"],
+            expected: "10.96.0.1 80, +192.0.2.1 80, fd00::1 80, +fd00::9 80",
+            ..row
+        },
+        Row {
+            name: "load balancer IP",
+            balancers: &["192.0.2.2"],
+            expected: "10.96.0.1 80, +192.0.2.2 80",
+            ..row
+        },
+        Row {
+            name: "load balancer IP with source ranges",
+            external: &["192.0.2.1"],
+            balancers: &["192.0.2.2"],
+            ranges: Families { v4: true, ..NONE },
+            expected: "10.96.0.1 80, +192.0.2.1 80",
+            ..row
+        },
+        Row {
+            name: "source ranges of one family leave the other's alone",
+            cluster: dual,
+            balancers: &["192.0.2.2", "fd00::8"],
+            ranges: Families { v6: true, ..NONE },
+            expected: "10.96.0.1 80, +192.0.2.2 80, fd00::1 80",
+            ..row
+        },
+        Row {
+            name: "an external IP that is a load balancer IP too, with source ranges",
+            external: &["192.0.2.1"],
+            balancers: &["192.0.2.1"],
+            ranges: Families { v4: true, ..NONE },
+            expected: "10.96.0.1 80, +192.0.2.1 80",
+            ..row
+        },
+        Row {
+            name: "an external IP that is the ClusterIP",
+            external: &["10.96.0.1"],
+            expected: "10.96.0.1 80",
+            ..row
+        },
+        Row {
+            name: "addresses on loopback",
+            cluster: &["127.0.0.1", "fd00::1"],
+            external: &["127.1.2.3", "::1"],
+            balancers: &["127.0.0.1"],
+            expected: "fd00::1 80",
+            ..row
+        },
+        row,
+    ];
+    for Row { name, cluster, external, balancers, ranges, expected } in rows {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect();
+        let service = Service {
+            cluster_ips: addresses(cluster),
+            external_ips: addresses(external),
+            load_balancer_ips: addresses(balancers),
+            source_ranges: ranges,
+            ..service()
+        };
+        assert_eq!(asked(&service, &port(), &node()), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_node_port_makes_frontends_on_the_nodes_addresses_and_on_loopback() {
+    type Row = (&'static str, &'static [&'static str], &'static [&'static str], u16, &'static str);
+    let rows: [Row; 8] = [
+        (
+            "IPv4",
+            &["10.96.0.1"],
+            &["192.0.2.5"],
+            30080,
+            "10.96.0.1 80, +127.0.0.1 30080 host, +192.0.2.5 30080",
+        ),
+        (
+            "several addresses, one twice",
+            &["10.96.0.1"],
+            &["192.0.2.5", "192.0.2.6", "192.0.2.5"],
+            30080,
+            "10.96.0.1 80, +127.0.0.1 30080 host, +192.0.2.5 30080, +192.0.2.6 30080",
+        ),
+        ("no address", &["10.96.0.1"], &[], 30080, "10.96.0.1 80, +127.0.0.1 30080 host"),
+        (
+            "IPv6 only",
+            &["fd00::1"],
+            &["192.0.2.5", "fd01::5"],
+            30080,
+            "+::1 30080 host, fd00::1 80, +fd01::5 30080",
+        ),
+        (
+            "IPv4 only on a node of both families",
+            &["10.96.0.1"],
+            &["192.0.2.5", "fd01::5"],
+            30080,
+            "10.96.0.1 80, +127.0.0.1 30080 host, +192.0.2.5 30080",
+        ),
+        (
+            "dual stack",
+            &["10.96.0.1", "fd00::1"],
+            &["192.0.2.5", "fd01::5"],
+            30080,
+            "+::1 30080 host, 10.96.0.1 80, +127.0.0.1 30080 host, +192.0.2.5 30080, fd00::1 80, \
+             +fd01::5 30080",
+        ),
+        (
+            "an address on loopback is loopback's",
+            &["10.96.0.1"],
+            &["127.0.0.1", "127.0.0.2"],
+            30080,
+            "10.96.0.1 80, +127.0.0.1 30080 host",
+        ),
+        (
+            "a ClusterIP that is the node's address, with the same port",
+            &["192.0.2.5"],
+            &["192.0.2.5"],
+            80,
+            "+127.0.0.1 80 host, 192.0.2.5 80",
+        ),
+    ];
+    for (name, cluster, addresses, number, expected) in rows {
+        let texts = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| ip(text)).collect() };
+        let service = Service { cluster_ips: texts(cluster), ..service() };
+        let node = Node { addresses: texts(addresses), ..node() };
+        let port = ServicePort { node_port: Some(number), ..port() };
+        assert_eq!(asked(&service, &port, &node), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_services_row_says_why_it_has_fewer_frontends_than_its_object_names() {
+    let ranges = Families { v4: true, v6: false };
+    let (v4, v6) = (vec![ip("192.0.2.2")], vec![ip("fd00::8")]);
+    let rows = [
+        ("nothing to say", service(), 0),
+        ("ranges without addresses", Service { source_ranges: ranges, ..service() }, 0),
+        (
+            "ranges and an address",
+            Service { source_ranges: ranges, load_balancer_ips: v4.clone(), ..service() },
+            ServiceNotes::SOURCE_RANGES,
+        ),
+        (
+            "ranges and an address of a family without ClusterIP",
+            Service {
+                source_ranges: Families { v4: true, v6: true },
+                load_balancer_ips: v6,
+                ..service()
+            },
+            0,
+        ),
+        ("SCTP ports", Service { sctp: true, ..service() }, ServiceNotes::SCTP),
+        (
+            "both",
+            Service { sctp: true, source_ranges: ranges, load_balancer_ips: v4, ..service() },
+            ServiceNotes::SCTP | ServiceNotes::SOURCE_RANGES,
+        ),
+    ];
+    let object = ObjectName::new("default", "web");
+    for (name, service, expected) in rows {
+        assert_eq!(compiled(&service, &[]).row.notes, expected, "{name}");
+        let compile =
+            |holds| compile(&object, &service, &service.ports[0], &[], &node(), |_| holds);
+        let other = compile(false);
+        assert_eq!(other.row.notes, expected | ServiceNotes::CONFLICT, "{name}, held by another");
+        assert!(other.frontends.is_empty());
+    }
+}
+
+#[test]
+fn only_the_families_of_external_frontends_have_external_backends() {
+    let service = Service {
+        cluster_ips: vec![ip("10.96.0.1"), ip("fd00::1")],
+        external_ips: vec![ip("192.0.2.7")],
+        ..service()
+    };
+    let v4 = slice(80, vec![endpoint("10.0.0.1")]);
+    let v6 = slice(80, vec![endpoint("fd00::a")]);
+    let desired = compiled(&service, &[&v4, &v6]);
+    let (internal, external) = (Policy::Internal.bit(), Policy::External.bit());
+    let sets: Vec<u8> = desired.members.iter().map(|(_, _, row)| row.sets).collect();
+    assert_eq!(shown(&desired), ["10.0.0.1:80", "fd00::a:80"]);
+    assert_eq!(sets, [internal | external, internal]);
+    assert_eq!((desired.row.internal_backends, desired.row.external_backends), (2, 1));
+}
+
+#[test]
+fn ports_of_one_name_are_told_apart_by_protocol_and_may_differ_in_number() {
+    let udp = ServicePort { protocol: Protocol::Udp, ..port() };
+    let service = Service { ports: vec![port(), udp], ..service() };
+    let mut slice = slice(8080, vec![endpoint("10.0.0.1")]);
+    let more = SlicePort { name: "http".into(), protocol: Protocol::Udp, port: 5353 };
+    slice.ports = [slice.ports[0].clone(), more].into();
+    let object = ObjectName::new("default", "web");
+    let found: Vec<Vec<String>> = service
+        .ports
+        .iter()
+        .map(|port| shown(&compile(&object, &service, port, &[&slice], &node(), |_| true)))
+        .collect();
+    assert_eq!(found, [["10.0.0.1:8080"], ["10.0.0.1:5353"]]);
 }
 
 #[test]

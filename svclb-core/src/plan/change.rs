@@ -12,8 +12,18 @@ use super::Step;
 use super::mirror::{Held, State, count_of};
 use super::pass::Why;
 use crate::compile::{Desired, DesiredFrontend};
+use crate::digest::Digest;
 use crate::index::{NoPlace, Place};
 use crate::table::{Key, Row};
+
+/// Phase two for one service.
+#[derive(Debug, Default)]
+pub(super) struct Leave {
+    pub(super) steps: Vec<Step>,
+    /// A frontend stays only because somebody else is to take it over: whoever keeps it has to be looked
+    /// at again.
+    pub(super) waits: bool,
+}
 
 /// Steps in the making.
 pub(super) struct Steps<'a> {
@@ -47,7 +57,7 @@ impl State {
     /// # Errors
     /// When it does not fit; no step is made then.
     pub(super) fn bring(&self, desired: &Desired) -> Result<Vec<Step>, Why> {
-        let known = self.ids.get(&desired.key).copied();
+        let known = self.id_of(&desired.key);
         let id = known.unwrap_or(self.meta.next_service.max(1));
         let mut steps = Steps::new(self, id);
         if known.is_none() {
@@ -56,10 +66,13 @@ impl State {
             steps.put(Row::Meta(Meta { next_service: next, ..self.meta }));
             steps.put(Row::Service(id, desired.row));
         }
-        let held = self.services.get(&id);
+        let held = self.services.get(&id).map(AsRef::as_ref);
         steps.members_come(desired, held);
         let sets = steps.sets(desired)?;
-        for frontend in &desired.frontends {
+        // The new ones first: only their rows can find a map full, and then nothing has changed hands.
+        let is_known = |it: &&DesiredFrontend| self.frontends.contains_key(&it.key);
+        let (known, new): (Vec<_>, Vec<_>) = desired.frontends.iter().partition(is_known);
+        for frontend in new.into_iter().chain(known) {
             steps.frontend(frontend, sets[frontend.set])?;
         }
         if let Some(held) = held
@@ -69,7 +82,7 @@ impl State {
         }
         steps.members_go(desired, held);
         steps.generations();
-        if held.is_some_and(|held| held.row != desired.row) {
+        if held.is_some_and(|held| held.row != Digest::of_row(&desired.row)) {
             steps.put(Row::Service(id, desired.row));
         }
         Ok(steps.steps)
@@ -82,24 +95,31 @@ impl State {
         id: u32,
         keeps: Option<&[FrontendKey]>,
         is_waited_for: impl Fn(&FrontendKey) -> bool,
-    ) -> Vec<Step> {
+    ) -> Leave {
         let mut steps = Steps::new(self, id);
-        let Some(held) = self.services.get(&id) else { return Vec::new() };
-        // Also of a service that is gone: until it is taken over, the old backends serve.
-        let stays = |key: &FrontendKey| {
-            keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok()) || is_waited_for(key)
-        };
+        let Some(held) = self.services.get(&id) else { return Leave::default() };
+        let is_own =
+            |key: &FrontendKey| keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok());
         let mut removed = Vec::new();
-        for key in held.frontends.iter().filter(|key| !stays(key)) {
-            steps.remove_frontend(key, &mut removed);
+        let mut waits = false;
+        for key in held.frontends.iter().filter(|key| !is_own(key)) {
+            // Also of a service that is gone: until it is taken over, the old backends serve.
+            if is_waited_for(key) {
+                waits = true;
+            } else {
+                steps.remove_frontend(key, &mut removed);
+            }
         }
-        if keeps.is_none() && !held.frontends.iter().any(stays) {
-            for key in held.members.keys() {
-                steps.remove(Key::Backend(*key));
+        if keeps.is_none() && !waits {
+            // The last first: that is no work in the mirror.
+            let mut members: Vec<_> = held.members.of(id).map(|(key, _)| key).collect();
+            members.reverse();
+            for key in members {
+                steps.remove(Key::Backend(key));
             }
             steps.remove(Key::Service(id));
         }
-        steps.steps
+        Leave { steps: steps.steps, waits }
     }
 }
 
@@ -120,10 +140,10 @@ impl Steps<'_> {
     fn members_come(&mut self, desired: &Desired, held: Option<&Held>) {
         for (address, port, row) in &desired.members {
             let key = self.member(*address, *port);
-            let old = held.and_then(|held| held.members.get(&key));
+            let old = held.and_then(|held| held.members.get(*address, *port));
             let sets = row.sets | old.map_or(0, |old| old.sets);
             let row = BackendRow { sets, ..*row };
-            if old != Some(&row) {
+            if old != Some(row) {
                 self.put(Row::Backend(key, row));
             }
         }
@@ -131,10 +151,13 @@ impl Steps<'_> {
 
     /// What has gone, after every line was flipped.
     fn members_go(&mut self, desired: &Desired, held: Option<&Held>) {
-        for (key, old) in held.into_iter().flat_map(|held| &held.members) {
-            match member(desired, key) {
-                None => self.remove(Key::Backend(*key)),
-                Some(row) if old.sets & !row.sets != 0 => self.put(Row::Backend(*key, row)),
+        let mut members: Vec<_> =
+            held.into_iter().flat_map(|held| held.members.of(self.id)).collect();
+        members.reverse();
+        for (key, old) in members {
+            match member(desired, &key) {
+                None => self.remove(Key::Backend(key)),
+                Some(row) if old.sets & !row.sets != 0 => self.put(Row::Backend(key, row)),
                 Some(_) => {}
             }
         }
@@ -170,41 +193,46 @@ impl Steps<'_> {
     /// A range for each set: the one that a line of this service has, if its slots are the same, or a
     /// fresh one, written.
     fn sets(&mut self, desired: &Desired) -> Result<Vec<Set>, Why> {
-        let owned = |slots: &Vec<Slot>| -> Vec<Slot> {
-            slots.iter().map(|slot| Slot { owner: self.id, ..*slot }).collect()
-        };
-        let wanted: Vec<Vec<Slot>> = desired.sets.iter().map(owned).collect();
         let mut sets: Vec<Option<Set>> =
-            wanted
+            desired
+                .sets
                 .iter()
                 .enumerate()
                 .map(|(at, slots)| {
                     if slots.is_empty() { Some(Set::REFUSE) } else { self.kept(desired, at, slots) }
                 })
                 .collect();
-        let fresh = sets.iter().zip(&wanted).filter(|(set, _)| set.is_none());
+        let fresh = sets.iter().zip(&desired.sets).filter(|(set, _)| set.is_none());
         let needed: Vec<u32> = fresh.map(|(_, slots)| count_of(slots)).collect();
         let mut firsts = self.state.room(&needed)?.into_iter();
-        for (set, slots) in sets.iter_mut().zip(wanted) {
+        for (set, slots) in sets.iter_mut().zip(&desired.sets) {
             if set.is_none()
                 && let Some(first) = firsts.next()
             {
-                *set = Some(Set { first, count: count_of(&slots) });
-                self.put(Row::Slots(first, slots));
+                *set = Some(Set { first, count: count_of(slots) });
+                self.put(Row::Slots(first, self.owned(slots).collect()));
             }
         }
         Ok(sets.into_iter().map(|set| set.unwrap_or(Set::REFUSE)).collect())
     }
 
+    /// These slots as this service's.
+    fn owned(&self, slots: &[Slot]) -> impl Iterator<Item = Slot> {
+        slots.iter().map(|slot| Slot { owner: self.id, ..*slot })
+    }
+
     /// The range that a frontend of this set already uses, if it holds just these slots.
     fn kept(&self, desired: &Desired, at: usize, slots: &[Slot]) -> Option<Set> {
+        let wanted = Digest::of_slots(self.owned(slots));
         let frontends = desired.frontends.iter().filter(|frontend| frontend.set == at);
         frontends
             .filter_map(|frontend| {
                 let (_, number) = self.state.frontends.get(&frontend.key)?;
                 let set = self.state.lines.get(number)?.set;
                 let range = self.state.ranges.get(&set.first)?;
-                (set.count != 0 && range.slots == slots).then_some(set)
+                let is_same =
+                    set.count != 0 && range.count == count_of(slots) && range.slots == wanted;
+                is_same.then_some(set)
             })
             .next()
     }
@@ -223,10 +251,13 @@ impl Steps<'_> {
             self.put(Row::Owner(number, holder));
         }
         let takes_over = owner != self.id || holder != self.id;
-        if takes_over {
+        // With another policy a member of the set that was may be none of the set that is: whoever
+        // settled on one has to ask again.
+        let is_another_set = line.flags != frontend.flags;
+        if takes_over || (is_another_set && line.heir == 0) {
             self.put(Row::Heir(number, self.id));
         }
-        if takes_over || line.heir != 0 {
+        if takes_over || is_another_set || line.heir != 0 {
             self.moved.push(number);
         }
         if line.set != set {
@@ -336,17 +367,17 @@ fn member(desired: &Desired, key: &BackendKey) -> Option<BackendRow> {
 
 /// Whether a backend goes, or leaves one of the sets.
 fn leaves_a_set(desired: &Desired, held: &Held) -> bool {
-    let leaves = |(key, old): (&BackendKey, &BackendRow)| {
-        member(desired, key).is_none_or(|row| old.sets & !row.sets != 0)
+    let leaves = |(key, old): (BackendKey, BackendRow)| {
+        member(desired, &key).is_none_or(|row| old.sets & !row.sets != 0)
     };
-    held.members.iter().any(leaves)
+    held.members.of(0).any(leaves)
 }
 
 impl State {
     /// Whose slots a line's set is made of.
     fn holder_of(&self, line: &Line) -> u32 {
         let range = self.ranges.get(&line.set.first).filter(|_| line.set.count != 0);
-        let owner = range.and_then(|range| range.slots.first()).map(|slot| slot.owner);
+        let owner = range.map(|range| range.owner);
         if line.heir != 0 && owner == Some(line.heir) { line.heir } else { line.service }
     }
 
@@ -358,10 +389,9 @@ impl State {
         if counts.is_empty() {
             return Ok(Vec::new());
         }
-        self.free.find_all(counts).ok_or(if self.resting_slots > 0 {
-            Why::WaitsForRest
-        } else {
-            Why::NoSlots
+        self.free.find_all(counts).ok_or_else(|| match self.free_later().find_all(counts) {
+            Some(_) => Why::WaitsForRest,
+            None => Why::NoSlots,
         })
     }
 }

@@ -8,14 +8,25 @@ use std::collections::{HashMap, HashSet};
 use svclb_common::layout::{FrontendKey, Line, Meta, Set};
 
 use super::Step;
-use super::mirror::{Range, State, count_of, key_of};
+use super::mirror::{Range, State, key_of};
 use crate::compile::service_of;
-use crate::table::{Dump, Key, Row};
+use crate::table::{Dump, Key, Row, Written};
 
 /// The mirror of a dump, and the steps that have to be taken before anything else. `meta` says how
 /// large the maps really are.
 pub fn load(dump: &Dump, meta: Meta) -> (State, Vec<Step>) {
-    let mut state = State::new(meta);
+    fill(State::new(meta), dump)
+}
+
+impl State {
+    /// The mirror of a dump that was taken later of the same maps, and the steps that heal them. What
+    /// rests goes on resting.
+    pub fn reload(&self, dump: &Dump) -> (Self, Vec<Step>) {
+        fill(self.only_resting(), dump)
+    }
+}
+
+fn fill(mut state: State, dump: &Dump) -> (State, Vec<Step>) {
     let mut steps = Vec::new();
     services(&mut state, dump, &mut steps);
     let rows: HashMap<FrontendKey, (u32, u32)> =
@@ -49,18 +60,23 @@ fn services(state: &mut State, dump: &Dump, steps: &mut Vec<Step>) {
     for (id, row) in rows {
         highest = highest.max(*id);
         match service_of(row) {
-            Some(key) if *id != 0 && !state.ids.contains_key(&key) => state.put_service(*id, row),
+            Some(key) if *id != 0 && state.id_of(&key).is_none() => state.put_service(*id, row),
             _ => steps.push(Step::Remove(Key::Service(*id))),
         }
     }
-    for (key, row) in &dump.backends {
+    let mut backends: Vec<_> = dump.backends.iter().collect();
+    backends.sort_by_key(|(key, _)| (key.service, key.address, key.port));
+    for (key, row) in backends {
         highest = highest.max(key.service);
         match state.services.get_mut(&key.service) {
             Some(held) if row.sets != 0 => {
-                held.members.insert(*key, *row);
+                held.members.put(key.address, key.port, row);
             }
             _ => steps.push(Step::Remove(Key::Backend(*key))),
         }
+    }
+    for held in state.services.values_mut() {
+        held.members.shrink();
     }
     let owners = dump.lines.iter().map(|(_, line)| line.service.max(line.heir));
     highest = highest.max(owners.max().unwrap_or(0));
@@ -74,12 +90,14 @@ fn lines(
     rows: &HashMap<FrontendKey, (u32, u32)>,
     steps: &mut Vec<Step>,
 ) {
-    let ranges: HashMap<u32, &Vec<svclb_common::layout::Slot>> =
-        dump.ranges.iter().map(|(first, slots)| (*first, slots)).collect();
+    let ranges: HashMap<u32, &Written> =
+        dump.ranges.iter().map(|written| (written.first, written)).collect();
     let mut held: Vec<&(u32, Line)> = Vec::new();
     for entry in &dump.lines {
         let (number, line) = entry;
-        state.generations.insert(*number, line.generation);
+        if line.generation != 0 {
+            state.generations.insert(*number, line.generation);
+        }
         if line.protocol == 0 {
             continue;
         }
@@ -89,7 +107,9 @@ fn lines(
     held.sort_by_key(|(number, line)| {
         rows.get(&key_of(line)).is_none_or(|(_, named)| named != number)
     });
-    for (number, line) in held {
+    let mut misfits: Vec<&(u32, Line)> = Vec::new();
+    for entry in held {
+        let (number, line) = entry;
         let key = key_of(line);
         let fits = state.services.contains_key(&line.service)
             && !state.frontends.contains_key(&key)
@@ -97,60 +117,58 @@ fn lines(
             && line.set != Set::ABSENT
             && set_fits(state, line.set, &ranges);
         if !fits || !state.index.occupy(*number, &key) {
-            steps.push(Step::Remove(Key::Line(*number)));
+            misfits.push(entry);
             continue;
         }
         state.lines.insert(*number, *line);
         state.frontends.insert(key, (line.service, *number));
         if let Some(service) = state.services.get_mut(&line.service) {
-            service.frontends.insert(key);
+            service.add_frontend(&key);
         }
-        if let Some(slots) = ranges.get(&line.set.first).filter(|_| line.set.count != 0) {
+        if let Some(written) = ranges.get(&line.set.first).filter(|_| line.set.count != 0) {
             if !state.ranges.contains_key(&line.set.first) {
-                state.free.take(line.set.first, count_of(slots));
-                let range = Range { slots: (*slots).clone(), lines: 0 };
-                state.ranges.insert(line.set.first, range);
+                state.free.take(line.set.first, written.count);
+                state.ranges.insert(line.set.first, Range::of(written));
             }
             state.refer(line.set);
         }
     }
+    // A reader may stand in one of these: neither it nor its slots are free before they have rested.
+    for (number, line) in misfits {
+        state.index.empty(*number);
+        state.misfits.insert(*number);
+        state.misfit_ranges.extend(state.free.take_free(line.set.first, line.set.count));
+        steps.push(Step::Remove(Key::Line(*number)));
+    }
 }
 
 /// Whether a set's range can be taken, or is the one that another line of the state has.
-fn set_fits(
-    state: &State,
-    set: Set,
-    ranges: &HashMap<u32, &Vec<svclb_common::layout::Slot>>,
-) -> bool {
+fn set_fits(state: &State, set: Set, ranges: &HashMap<u32, &Written>) -> bool {
     if set.count == 0 {
         return true;
     }
     if let Some(range) = state.ranges.get(&set.first) {
-        return count_of(&range.slots) == set.count;
+        return range.count == set.count;
     }
-    let Some(slots) = ranges.get(&set.first) else { return false };
-    count_of(slots) == set.count && state.free.is_free(set.first, set.count)
+    let Some(written) = ranges.get(&set.first) else { return false };
+    written.count == set.count && state.free.is_free(set.first, set.count)
 }
 
 /// What home lines tell of their frontends.
 fn places(state: &mut State, dump: &Dump, steps: &mut Vec<Step>) {
     let mut homes: HashSet<u32> = HashSet::new();
     for (number, line) in &dump.lines {
-        state.reaches.insert(*number, line.reach);
-        state.spills.insert(*number, line.spilled);
-        if line.reach != 0 || line.spilled != 0 {
+        if line.reach != 0 {
+            state.reaches.insert(*number, line.reach);
+            homes.insert(*number);
+        }
+        if line.spilled != 0 {
+            state.spills.insert(*number, line.spilled);
             homes.insert(*number);
         }
     }
     let found: Vec<FrontendKey> = state.frontends.keys().copied().collect();
     homes.extend(found.iter().map(|key| state.index.home(key)));
-    for home in homes {
-        let (reach, spilled) = (state.index.reach_without(home, &[]), state.index.spilled(home));
-        if state.reaches.get(&home).copied().unwrap_or(0) != reach {
-            steps.push(Step::Put(Row::Reach(home, reach)));
-        }
-        if state.spills.get(&home).copied().unwrap_or(0) != spilled {
-            steps.push(Step::Put(Row::Spilled(home, spilled)));
-        }
-    }
+    state.touched.extend(homes);
+    steps.extend(state.mend());
 }

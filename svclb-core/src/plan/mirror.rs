@@ -2,41 +2,68 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use svclb_common::layout::{
-    BackendKey, BackendRow, FrontendKey, Line, Meta, ServiceRow, Set, Slot,
-};
+use svclb_common::layout::{FrontendKey, Line, Meta, ServiceRow, Set, Slot};
 
-use super::Step;
+use super::members::Members;
+use super::{Step, Why};
 use crate::compile::service_of;
+use crate::digest::Digest;
 use crate::index::Index;
 use crate::model::{ObjectName, ServiceKey};
 use crate::ranges::Ranges;
-use crate::table::{Key, Row};
+use crate::table::{Key, Row, Table, TableError, Written};
 
 /// One service's rows.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) key: ServiceKey,
-    pub(super) row: ServiceRow,
-    pub(super) members: BTreeMap<BackendKey, BackendRow>,
-    pub(super) frontends: BTreeSet<FrontendKey>,
+    /// Of its row.
+    pub(super) row: Digest,
+    pub(super) members: Members,
+    /// In order.
+    pub(super) frontends: Vec<FrontendKey>,
+}
+
+impl Held {
+    pub(super) fn add_frontend(&mut self, key: &FrontendKey) {
+        if let Err(at) = self.frontends.binary_search(key) {
+            self.frontends.reserve_exact(1);
+            self.frontends.insert(at, *key);
+        }
+    }
+
+    fn drop_frontend(&mut self, key: &FrontendKey) {
+        if let Ok(at) = self.frontends.binary_search(key) {
+            self.frontends.remove(at);
+        }
+    }
 }
 
 /// Slots that are written.
 #[derive(Clone, Debug)]
 pub(super) struct Range {
-    pub(super) slots: Vec<Slot>,
+    pub(super) count: u32,
+    /// Of the slots.
+    pub(super) slots: Digest,
+    /// Whose the first slot is.
+    pub(super) owner: u32,
     /// How many lines refer to it.
     pub(super) lines: u32,
+}
+
+impl Range {
+    pub(super) const fn of(written: &Written) -> Self {
+        Self { count: written.count, slots: written.slots, owner: written.owner, lines: 0 }
+    }
 }
 
 /// What a pass freed and a running program may still hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[must_use = "what rests is lost unless it is given back"]
 pub struct Resting {
-    pub(super) lines: Vec<u32>,
+    pub(super) lines: BTreeSet<u32>,
     /// First slot and count.
-    pub(super) ranges: Vec<(u32, u32)>,
+    pub(super) ranges: BTreeSet<(u32, u32)>,
 }
 
 impl Resting {
@@ -50,9 +77,10 @@ impl Resting {
 #[derive(Clone, Debug)]
 pub struct State {
     pub(super) meta: Meta,
-    pub(super) services: HashMap<u32, Held>,
-    pub(super) ids: HashMap<ServiceKey, u32>,
-    pub(super) of_object: HashMap<ObjectName, BTreeSet<u32>>,
+    // Boxed: a table has many empty places.
+    pub(super) services: HashMap<u32, Box<Held>>,
+    /// Ids of each object's services, in order.
+    pub(super) of_object: HashMap<ObjectName, Vec<u32>>,
     /// Service and line of each frontend.
     pub(super) frontends: HashMap<FrontendKey, (u32, u32)>,
     pub(super) lines: HashMap<u32, Line>,
@@ -61,13 +89,22 @@ pub struct State {
     pub(super) reaches: HashMap<u32, u8>,
     pub(super) spills: HashMap<u32, u32>,
     pub(super) index: Index,
+    /// Homes of lines that were filled or emptied since their reach and spill count were looked at.
+    pub(super) touched: BTreeSet<u32>,
     pub(super) ranges: HashMap<u32, Range>,
     /// Ranges that no line refers to yet.
     pub(super) unreferenced: BTreeSet<u32>,
     pub(super) free: Ranges,
+    /// Freed since it was last taken.
     pub(super) resting: Resting,
-    /// Slots that rest or wait to be told to: so that "no room" is told from "no room yet".
-    pub(super) resting_slots: u64,
+    /// Taken, and not given back yet.
+    pub(super) rests: Resting,
+    /// Lines that a dump holds and nobody can use, until they are emptied.
+    pub(super) misfits: BTreeSet<u32>,
+    /// What only they refer to: it rests when the last of them is emptied.
+    pub(super) misfit_ranges: Vec<(u32, u32)>,
+    /// Services that do not fit, since they were last tried.
+    pub(super) short: BTreeMap<ServiceKey, Why>,
 }
 
 impl State {
@@ -76,7 +113,6 @@ impl State {
         Self {
             meta,
             services: HashMap::new(),
-            ids: HashMap::new(),
             of_object: HashMap::new(),
             frontends: HashMap::new(),
             lines: HashMap::new(),
@@ -84,12 +120,33 @@ impl State {
             reaches: HashMap::new(),
             spills: HashMap::new(),
             index: Index::new(meta.seed, meta.index_lines, meta.spill_lines),
+            touched: BTreeSet::new(),
             ranges: HashMap::new(),
             unreferenced: BTreeSet::new(),
             free: Ranges::new(meta.slots),
             resting: Resting::default(),
-            resting_slots: 0,
+            rests: Resting::default(),
+            misfits: BTreeSet::new(),
+            misfit_ranges: Vec::new(),
+            short: BTreeMap::new(),
         }
+    }
+
+    /// The state of maps that hold nothing but what rests in this one.
+    pub(super) fn only_resting(&self) -> Self {
+        let mut state = Self {
+            resting: self.resting.clone(),
+            rests: self.rests.clone(),
+            short: self.short.clone(),
+            ..Self::new(self.meta)
+        };
+        for Resting { lines, ranges } in [&self.resting, &self.rests] {
+            lines.iter().for_each(|line| state.index.empty(*line));
+            for (first, count) in ranges {
+                state.free.take(*first, *count);
+            }
+        }
+        state
     }
 
     /// The meta row.
@@ -97,9 +154,26 @@ impl State {
         &self.meta
     }
 
+    /// Says that a connection of the agent was translated.
+    ///
+    /// # Errors
+    /// When the row cannot be written; then nothing is said.
+    pub fn prove(&mut self, table: &mut impl Table) -> Result<(), TableError> {
+        let meta = Meta { proved: 1, ..self.meta };
+        table.put(&Row::Meta(meta))?;
+        self.meta = meta;
+        Ok(())
+    }
+
     /// The Service objects that have rows.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectName> {
         self.of_object.keys()
+    }
+
+    /// The id of a service that has a row.
+    pub(super) fn id_of(&self, key: &ServiceKey) -> Option<u32> {
+        let mut ids = self.of_object.get(&key.object)?.iter().copied();
+        ids.find(|id| self.services.get(id).is_some_and(|held| held.key == *key))
     }
 
     /// How many services have rows.
@@ -109,27 +183,59 @@ impl State {
 
     /// Takes what was freed since the last call. It may be used again after [`Self::rested`].
     pub fn take_resting(&mut self) -> Resting {
+        self.rests.lines.extend(&self.resting.lines);
+        self.rests.ranges.extend(&self.resting.ranges);
         std::mem::take(&mut self.resting)
     }
 
     /// Says that every program has ended that ran when `resting` was taken.
     pub fn rested(&mut self, resting: Resting) {
         for line in resting.lines {
-            self.index.rested(line);
+            self.rests.lines.remove(&line);
+            if !self.misfits.contains(&line) {
+                self.index.rested(line);
+            }
         }
         for (first, count) in resting.ranges {
-            self.resting_slots -= u64::from(count);
+            self.rests.ranges.remove(&(first, count));
             self.free.give(first, count);
         }
+    }
+
+    /// The slots that are free when all that rests has rested.
+    pub(super) fn free_later(&self) -> Ranges {
+        let mut free = self.free.clone();
+        for (first, count) in self.resting.ranges.iter().chain(&self.rests.ranges) {
+            free.give(*first, *count);
+        }
+        free
     }
 
     /// Frees ranges that were written and that no line came to refer to, because a step failed.
     pub(super) fn drop_unreferenced(&mut self) {
         for first in std::mem::take(&mut self.unreferenced) {
             if let Some(range) = self.ranges.remove(&first) {
-                self.free.give(first, count_of(&range.slots));
+                self.free.give(first, range.count);
             }
         }
+    }
+
+    /// What the homes of frontends that came and went should tell and do not, because a step failed.
+    pub(super) fn mend(&self) -> Vec<Step> {
+        self.touched.iter().flat_map(|home| self.mend_home(*home)).collect()
+    }
+
+    /// The same for one of them.
+    pub(super) fn mend_home(&self, home: u32) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let (reach, spilled) = (self.index.reach_without(home, &[]), self.index.spilled(home));
+        if self.reaches.get(&home).copied().unwrap_or(0) != reach {
+            steps.push(Step::Put(Row::Reach(home, reach)));
+        }
+        if self.spills.get(&home).copied().unwrap_or(0) != spilled {
+            steps.push(Step::Put(Row::Spilled(home, spilled)));
+        }
+        steps
     }
 
     /// Notes a step that succeeded.
@@ -145,26 +251,27 @@ impl State {
             Row::Service(id, row) => self.put_service(*id, row),
             Row::Backend(key, row) => {
                 if let Some(held) = self.services.get_mut(&key.service) {
-                    held.members.insert(*key, *row);
+                    held.members.put(key.address, key.port, row);
                 }
             }
             Row::Frontend(key, row) => {
                 if let Some((old, _)) = self.frontends.insert(*key, (row.service, row.line))
                     && let Some(held) = self.services.get_mut(&old)
                 {
-                    held.frontends.remove(key);
+                    held.drop_frontend(key);
                 }
                 if let Some(held) = self.services.get_mut(&row.service) {
-                    held.frontends.insert(*key);
+                    held.add_frontend(key);
                 }
             }
             Row::Slots(first, slots) => {
                 self.free.take(*first, count_of(slots));
-                self.ranges.insert(*first, Range { slots: slots.clone(), lines: 0 });
+                self.ranges.insert(*first, Range::of(&Written::of(*first, slots.iter().copied())));
                 self.unreferenced.insert(*first);
             }
             Row::Line(number, line) => {
                 self.index.occupy(*number, &key_of(line));
+                self.touched.insert(self.index.home(&key_of(line)));
                 self.generations.insert(*number, line.generation);
                 self.lines.insert(*number, *line);
                 self.refer(line.set);
@@ -204,46 +311,65 @@ impl State {
 
     pub(super) fn put_service(&mut self, id: u32, row: &ServiceRow) {
         if let Some(held) = self.services.get_mut(&id) {
-            held.row = *row;
+            held.row = Digest::of_row(row);
             return;
         }
-        let Some(key) = service_of(row) else { return };
-        self.ids.insert(key.clone(), id);
-        self.of_object.entry(key.object.clone()).or_default().insert(id);
-        let held = Held { key, row: *row, members: BTreeMap::new(), frontends: BTreeSet::new() };
-        self.services.insert(id, held);
+        let Some(mut key) = service_of(row) else { return };
+        if let Some((known, _)) = self.of_object.get_key_value(&key.object) {
+            key.object = known.clone();
+        }
+        let ids = self.of_object.entry(key.object.clone()).or_default();
+        if let Err(at) = ids.binary_search(&id) {
+            ids.reserve_exact(1);
+            ids.insert(at, id);
+        }
+        let row = Digest::of_row(row);
+        let held = Held { key, row, members: Members::default(), frontends: Vec::new() };
+        self.services.insert(id, Box::new(held));
+    }
+
+    /// Gives up room that a service's change left.
+    pub(super) fn shrink(&mut self, key: &ServiceKey) {
+        if let Some(held) = self.id_of(key).and_then(|id| self.services.get_mut(&id)) {
+            held.members.shrink();
+        }
     }
 
     fn removed(&mut self, key: &Key) {
         match key {
             Key::Service(id) => {
-                if let Some(held) = self.services.remove(id) {
-                    self.ids.remove(&held.key);
-                    if let Some(ids) = self.of_object.get_mut(&held.key.object) {
-                        ids.remove(id);
-                        if ids.is_empty() {
-                            self.of_object.remove(&held.key.object);
-                        }
+                if let Some(held) = self.services.remove(id)
+                    && let Some(ids) = self.of_object.get_mut(&held.key.object)
+                {
+                    ids.retain(|other| other != id);
+                    if ids.is_empty() {
+                        self.of_object.remove(&held.key.object);
                     }
                 }
             }
             Key::Backend(key) => {
                 if let Some(held) = self.services.get_mut(&key.service) {
-                    held.members.remove(key);
+                    held.members.remove(key.address, key.port);
                 }
             }
             Key::Frontend(key) => {
                 if let Some((id, _)) = self.frontends.remove(key)
                     && let Some(held) = self.services.get_mut(&id)
                 {
-                    held.frontends.remove(key);
+                    held.drop_frontend(key);
                 }
             }
             Key::Line(number) => {
                 if let Some(line) = self.lines.remove(number) {
                     self.index.empty(*number);
-                    self.resting.lines.push(*number);
+                    self.touched.insert(self.index.home(&key_of(&line)));
+                    self.resting.lines.insert(*number);
                     self.unrefer(line.set);
+                } else if self.misfits.remove(number) {
+                    self.resting.lines.insert(*number);
+                    if self.misfits.is_empty() {
+                        self.resting.ranges.extend(self.misfit_ranges.drain(..));
+                    }
                 }
             }
         }
@@ -266,8 +392,7 @@ impl State {
         range.lines -= 1;
         if range.lines == 0 {
             self.ranges.remove(&set.first);
-            self.resting.ranges.push((set.first, set.count));
-            self.resting_slots += u64::from(set.count);
+            self.resting.ranges.insert((set.first, set.count));
         }
     }
 }

@@ -1,13 +1,12 @@
-//! One run over the dirty objects, on a table.
+//! One pass over the dirty objects, on a table: what it tells, and how steps are taken. Which steps, and
+//! in what order, is `run`'s.
 
-use std::collections::BTreeSet;
-
-use svclb_common::layout::{FrontendKey, LAYOUT_VERSION, Meta};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Step;
 use super::mirror::State;
+use super::run::Run;
 use crate::catalog::Catalog;
-use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey};
 use crate::table::{Table, TableError};
 
@@ -48,124 +47,69 @@ pub struct Rejected {
     pub why: Why,
 }
 
+/// A step that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// The Service object that it was for; none when it was for the maps as a whole.
+    pub object: Option<ObjectName>,
+    /// What the table said.
+    pub error: TableError,
+}
+
 /// What a pass did.
 #[derive(Debug, Default)]
 pub struct Pass {
     /// How many steps were taken.
     pub steps: usize,
-    /// How many Service objects were looked at.
+    /// How many Service objects were dirty.
     pub objects: usize,
     /// Services that keep the state that they had.
     pub rejected: Vec<Rejected>,
-    /// What stopped the pass before its end. The objects are dirty again.
-    pub failed: Option<TableError>,
-}
-
-/// What phase two has to know of a service that is asked for.
-struct Asked {
-    service: ServiceKey,
-    frontends: Vec<FrontendKey>,
-    fits: bool,
-}
-
-impl Asked {
-    fn of(desired: Desired, fits: bool) -> Self {
-        let frontends = desired.frontends.iter().map(|frontend| frontend.key).collect();
-        Self { service: desired.key, frontends, fits }
-    }
+    /// When what the slices of the Service objects that are written now tell of happened
+    /// ([`crate::model::Slice::triggered`], nanoseconds since the epoch), by object and in the order of
+    /// the changes. What happened before this agent started is among it.
+    pub triggered: Vec<(ObjectName, Vec<i64>)>,
+    /// Steps that failed. What came after it for the same service was not tried, and the object is dirty
+    /// again.
+    pub failed: Vec<Failed>,
+    /// Too many failed one after the other: the pass ended there, and what it was for is dirty again.
+    pub stopped: bool,
 }
 
 /// Brings the maps to what the catalog says of its dirty objects.
 ///
-/// A step that fails ends the pass; what was taken is in the mirror, the objects are dirty again, and
-/// the next pass goes on from there. A service that waits for rest leaves its object dirty too.
+/// An object whose step fails is dirty again, and the next pass goes on from what was taken. So is one
+/// that waits for rest, or that keeps a frontend until another takes it over.
 pub fn pass(state: &mut State, table: &mut impl Table, catalog: &mut Catalog) -> Pass {
     let dirty = catalog.take_dirty();
-    let mut pass = Pass { objects: dirty.len(), ..Pass::default() };
+    let triggered = catalog.take_triggered();
     state.drop_unreferenced();
-    match run(state, table, catalog, &dirty, &mut pass) {
-        Ok(()) => {
-            let waits = pass.rejected.iter().filter(|it| it.why == Why::WaitsForRest);
-            catalog.mark(waits.map(|it| it.service.object.clone()));
-        }
-        Err(error) => {
-            catalog.mark(dirty);
-            pass.failed = Some(error);
-        }
-    }
+    let (mut pass, again) = Run::new(state, table, catalog, &dirty).run();
+    tell_triggered(&mut pass, catalog, triggered, &again);
+    catalog.mark(again);
     pass
 }
 
-fn run(
-    state: &mut State,
-    table: &mut impl Table,
-    catalog: &Catalog,
-    dirty: &BTreeSet<ObjectName>,
+/// Sorts out which changes are written, which wait and which are nobody's.
+fn tell_triggered(
     pass: &mut Pass,
-) -> Result<(), TableError> {
-    let mut asked: Vec<(ObjectName, Vec<Asked>)> = Vec::new();
-    // Objects whose services others take frontends from.
-    let mut losers: BTreeSet<ObjectName> = BTreeSet::new();
-    for object in dirty {
-        let mut services = Vec::new();
-        for desired in catalog.desired(object) {
-            losers.extend(state.losers(&desired));
-            let brought = match state.bring(&desired) {
-                Ok(steps) => match take(state, table, &steps) {
-                    Ok(taken) => {
-                        pass.steps += taken;
-                        Ok(())
-                    }
-                    // A member too many misleads nobody: no slot names it.
-                    Err(TableError::Full { map, .. }) => Err(Why::MapFull(map)),
-                    Err(error) => return Err(error),
-                },
-                Err(why) => Err(why),
-            };
-            let fits = brought.is_ok();
-            if let Err(why) = brought {
-                pass.rejected.push(Rejected { service: desired.key.clone(), why });
-            }
-            services.push(Asked::of(desired, fits));
-        }
-        asked.push((object.clone(), services));
-    }
-    for object in losers.difference(dirty) {
-        let services = catalog.desired(object).into_iter().map(|desired| Asked::of(desired, true));
-        asked.push((object.clone(), services.collect()));
-    }
-    // What waits for one of these would go to backends that nobody looks after any more.
-    let hopeless: BTreeSet<ServiceKey> = pass
-        .rejected
-        .iter()
-        .filter(|rejected| rejected.why != Why::WaitsForRest)
-        .map(|rejected| rejected.service.clone())
-        .collect();
-    for (object, services) in asked {
-        let ids: Vec<u32> = state.of_object.get(&object).into_iter().flatten().copied().collect();
-        for id in ids {
-            let Some(held) = state.services.get(&id) else { continue };
-            let own = services.iter().find(|asked| asked.service == held.key);
-            // One that does not fit keeps what it has.
-            if own.is_some_and(|asked| !asked.fits) {
-                continue;
-            }
-            let keeps = own.map(|asked| &asked.frontends[..]);
-            let steps = state.leave(id, keeps, |key| {
-                catalog.holder(key).is_some_and(|holder| !hopeless.contains(holder))
-            });
-            pass.steps += take(state, table, &steps)?;
+    catalog: &mut Catalog,
+    triggered: BTreeMap<ObjectName, Vec<i64>>,
+    again: &BTreeSet<ObjectName>,
+) {
+    let rejected: BTreeSet<&ObjectName> =
+        pass.rejected.iter().map(|it| &it.service.object).collect();
+    for (object, times) in triggered {
+        if again.contains(&object) {
+            catalog.trigger_again(object, times);
+        // Slices may be of what is no Service here.
+        } else if catalog.serves(&object) && !rejected.contains(&object) {
+            pass.triggered.push((object, times));
         }
     }
-    let meta = state.meta;
-    if pass.steps > 0 || meta.synced == 0 || meta.layout != LAYOUT_VERSION {
-        let meta = Meta { layout: LAYOUT_VERSION, synced: 1, passes: meta.passes + 1, ..meta };
-        take(state, table, &[Step::Put(crate::table::Row::Meta(meta))])?;
-    }
-    Ok(())
 }
 
-/// Takes steps in order, each into the mirror as it succeeds.
+/// Takes steps in order, each into the mirror as it succeeds, and counts them.
 ///
 /// # Errors
 /// The first that fails ends it.
@@ -173,7 +117,8 @@ pub(super) fn take(
     state: &mut State,
     table: &mut impl Table,
     steps: &[Step],
-) -> Result<usize, TableError> {
+    taken: &mut usize,
+) -> Result<(), TableError> {
     for step in steps {
         match step {
             Step::Put(row) => table.put(row)?,
@@ -184,26 +129,24 @@ pub(super) fn take(
             },
         }
         state.applied(step);
+        *taken += 1;
     }
-    Ok(steps.len())
+    Ok(())
 }
 
 impl State {
-    /// The objects of other services that hold frontends which this one should have.
-    fn losers(&self, desired: &Desired) -> Vec<ObjectName> {
-        let holders = desired.frontends.iter().filter_map(|frontend| {
-            let (id, _) = self.frontends.get(&frontend.key)?;
-            self.services.get(id)
-        });
-        let others = holders.filter(|held| held.key != desired.key);
-        others.map(|held| held.key.object.clone()).collect()
-    }
-
-    /// Takes the steps that [`super::load()`] gave.
+    /// Takes the steps that [`super::load()`] gave, also those after one that fails: they do not depend
+    /// on each other, and without them the mirror is right too. What was not done is found by the next
+    /// load.
     ///
     /// # Errors
-    /// The first that fails ends it.
+    /// The first that failed.
     pub fn heal(&mut self, table: &mut impl Table, steps: &[Step]) -> Result<(), TableError> {
-        take(self, table, steps).map(drop)
+        let mut healed = Ok(());
+        for step in steps {
+            let done = take(self, table, std::slice::from_ref(step), &mut 0);
+            healed = healed.and(done);
+        }
+        healed
     }
 }

@@ -162,21 +162,12 @@ impl Table for Memory {
             .map_while(|number| Some((number, self.line(number)?.read())))
             .filter(|(_, line)| *line != Line::default())
             .collect();
-        let mut sets: Vec<Set> =
-            lines.iter().map(|(_, line)| line.set).filter(|set| set.count != 0).collect();
-        sets.sort_by_key(|set| (set.first, set.count));
-        sets.dedup();
-        let range = |set: Set| {
-            let end = set.first.checked_add(set.count)?;
-            let slots = (set.first..end).map(|number| Some(self.slot(number)?.read()));
-            Some((set.first, slots.collect::<Option<_>>()?))
-        };
         Ok(Dump {
             meta: self.meta,
             services: self.services.iter().map(|(id, row)| (*id, *row)).collect(),
             backends: self.backends.iter().map(|(key, row)| (*key, *row)).collect(),
             frontends: self.frontends.iter().map(|(key, row)| (*key, *row)).collect(),
-            ranges: sets.into_iter().filter_map(range).collect(),
+            ranges: super::ranges(&lines, |number| Some(self.slot(number)?.read())),
             lines,
         })
     }

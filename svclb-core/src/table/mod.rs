@@ -9,6 +9,7 @@
 mod failing;
 mod memory;
 
+use crate::digest::Digest;
 pub use failing::Failing;
 pub use memory::Memory;
 use svclb_common::layout::{
@@ -75,9 +76,52 @@ pub struct Dump {
     /// Every line of `svclb_index` that is not all zero (an empty line with a generation, a reach or a
     /// spill count is here too), by rising number.
     pub lines: Vec<(u32, Line)>,
-    /// The slots of every range that a line of `lines` refers to: (first slot, slots), by rising first.
-    /// A range beyond the end of the map is left out.
-    pub ranges: Vec<(u32, Vec<Slot>)>,
+    /// Every range of slots that a line of `lines` refers to, by rising first. A range beyond the end
+    /// of the map is left out.
+    pub ranges: Vec<Written>,
+}
+
+/// A range of slots as it was found, without the slots: a large cluster has many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// First slot.
+    pub first: u32,
+    /// How many slots.
+    pub count: u32,
+    /// Whose the first of them is.
+    pub owner: u32,
+    /// What they hold.
+    pub slots: Digest,
+}
+
+impl Written {
+    /// A range that begins at `first` and holds these slots.
+    pub fn of(first: u32, slots: impl IntoIterator<Item = Slot>) -> Self {
+        let (mut count, mut owner) = (0, 0);
+        let seen = slots.into_iter().inspect(|slot| {
+            if count == 0 {
+                owner = slot.owner;
+            }
+            count += 1;
+        });
+        let slots = Digest::of_slots(seen);
+        Self { first, count, owner, slots }
+    }
+}
+
+/// The ranges that lines refer to, each once, as [`Dump::ranges`] has them; `slot` reads one.
+pub fn ranges(lines: &[(u32, Line)], mut slot: impl FnMut(u32) -> Option<Slot>) -> Vec<Written> {
+    let mut sets: Vec<Set> =
+        lines.iter().map(|(_, line)| line.set).filter(|set| set.count != 0).collect();
+    sets.sort_by_key(|set| (set.first, set.count));
+    sets.dedup();
+    let mut written = |set: Set| {
+        let end = set.first.checked_add(set.count)?;
+        // The last is there if the others are.
+        slot(end - 1)?;
+        Some(Written::of(set.first, (set.first..end).filter_map(&mut slot)))
+    };
+    sets.into_iter().filter_map(&mut written).collect()
 }
 
 /// Why a row could not be loaded, written or removed.

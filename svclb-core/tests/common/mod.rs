@@ -9,7 +9,7 @@ use svclb_common::index::{self, Found, Wanted};
 use svclb_common::layout::{FrontendKey, Line, Meta, Protocol, Scope};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{
-    Endpoint, Node, ObjectName, Service, ServicePort, Slice, SlicePort, TrafficPolicy, Update,
+    Endpoint, Node, ObjectName, Service, ServicePort, Slice, SlicePort, Update,
 };
 use svclb_core::plan::{Pass, State, load, pass};
 use svclb_core::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
@@ -40,13 +40,8 @@ pub fn service(name: &str, ips: &[&str], created: i64) -> Update {
     let service = Service {
         created: Some(created),
         cluster_ips: ips.iter().map(|text| ip(text)).collect(),
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        source_ranges: false,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity_seconds: None,
         ports: vec![port],
+        ..Service::default()
     };
     Update::Service(object(name), Some(service))
 }
@@ -57,19 +52,11 @@ pub fn gone(name: &str) -> Update {
 
 /// The one slice of a Service: these addresses are ready, with port 8080.
 pub fn slice(name: &str, addresses: &[&str]) -> Update {
-    let endpoint = |text: &&str| Endpoint {
-        address: ip(text),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        node_hints: vec![],
-        zone_hints: vec![],
-    };
     let slice = Slice {
         service: object(name),
-        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
-        endpoints: addresses.iter().map(endpoint).collect(),
+        ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
+        endpoints: addresses.iter().map(|text| (ip(text), Endpoint::default())).collect(),
+        triggered: None,
     };
     Update::Slice(object(name), Some(slice))
 }

@@ -12,7 +12,7 @@ use crate::catalog::Catalog;
 use crate::model::Node;
 use crate::table::{Memory, Table};
 use watched::Watched;
-use world::{Deed, World};
+use world::{Deed, Like, World};
 
 /// Maps of these sizes.
 fn meta(index_lines: u32, spill_lines: u32, slots: u32) -> Meta {
@@ -49,18 +49,63 @@ impl Agent {
 
     /// Takes a deed in, without a pass.
     fn hear(&mut self, world: &mut World, deed: &Deed) {
-        for update in world.change(deed) {
-            self.catalog.apply(update);
-        }
+        world.change(deed).tell(&mut self.catalog);
     }
 
     /// A pass whose every step is watched; nothing rests longer than that.
     fn pass(&mut self) -> Pass {
-        self.table.expect(world::routes(&self.catalog));
-        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        let done = self.pass_only();
         let resting = self.state.take_resting();
         self.state.rested(resting);
         done
+    }
+
+    /// The same when what it frees goes on resting.
+    fn pass_only(&mut self) -> Pass {
+        self.table.expect(&self.catalog);
+        pass(&mut self.state, &mut self.table, &mut self.catalog)
+    }
+
+    /// Rests and passes, as the reconciler does, until nothing is left to do.
+    fn settle(&mut self) {
+        for _ in 0..10 {
+            let resting = self.state.take_resting();
+            if !resting.is_empty() {
+                self.state.rested(resting);
+                self.catalog.mark(self.state.short.keys().map(|short| short.object.clone()));
+            }
+            if !self.catalog.is_dirty() {
+                return;
+            }
+            let done = self.pass_only();
+            assert!(done.failed.is_empty(), "{:?}", done.failed);
+        }
+        panic!("it does not come to an end");
+    }
+
+    /// What fits is as it should be, and what does not fit keeps nobody from it.
+    fn assert_fair(&mut self) {
+        let routes = self.table.routes();
+        let mut claims = world::claims(&self.catalog);
+        for held in self.state.services.values() {
+            let wanted = claims.remove(&held.key).unwrap_or_else(|| panic!("{} is gone", held.key));
+            if self.state.short.contains_key(&held.key) {
+                continue;
+            }
+            for key in &held.frontends {
+                assert_eq!(routes.get(key), wanted.get(key), "{} {key:?}", held.key);
+            }
+            for key in wanted.keys().filter(|key| !held.frontends.contains(key)) {
+                let (owner, _) = self.state.frontends[key];
+                let owner = &self.state.services[&owner].key;
+                let mut claimants = self.catalog.claimants(key);
+                let first = claimants.find(|it| *it == owner || **it == held.key);
+                assert_eq!(first, Some(owner), "{key:?} is kept from {}", held.key);
+            }
+        }
+        for service in claims.keys() {
+            assert!(self.state.short.contains_key(service), "{service} has no row");
+        }
     }
 
     /// What a new process finds and does first.

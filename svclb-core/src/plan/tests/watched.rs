@@ -6,7 +6,8 @@ use svclb_common::index::{self, Found};
 use svclb_common::layout::{FrontendKey, Line, Set};
 use svclb_common::shared::Shared;
 
-use super::world::Routes;
+use super::world::{self, Routes};
+use crate::catalog::Catalog;
 use crate::compile::service_of;
 use crate::index::wanted;
 use crate::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
@@ -16,19 +17,27 @@ pub(super) struct Watched {
     /// Before the pass, and as it should be after it.
     old: Routes,
     new: Routes,
-    /// In maps that are too small a frontend may go to a service that has no room for it.
+    /// In maps that are too small a frontend may go to anybody who asks for it, or to nobody.
+    claimed: Routes,
     pub(super) is_roomy: bool,
 }
 
 impl Watched {
     pub(super) fn new(memory: Memory) -> Self {
-        Self { table: Failing::new(memory), old: Routes::new(), new: Routes::new(), is_roomy: true }
+        let (old, new, claimed) = (Routes::new(), Routes::new(), Routes::new());
+        Self { table: Failing::new(memory), old, new, claimed, is_roomy: true }
     }
 
-    /// A pass begins that should end in these routes.
-    pub(super) fn expect(&mut self, new: Routes) {
+    /// A pass begins that should end in what the catalog says.
+    pub(super) fn expect(&mut self, catalog: &Catalog) {
         self.old = self.routes();
-        self.new = new;
+        self.new = world::routes(catalog);
+        self.claimed.clear();
+        if !self.is_roomy {
+            for (key, backends) in world::claims(catalog).into_values().flatten() {
+                self.claimed.entry(key).or_default().extend(backends);
+            }
+        }
     }
 
     /// Where each frontend goes, as a reader finds it.
@@ -80,12 +89,19 @@ impl Watched {
             .iter()
             .map(|(id, row)| (*id, service_of(row).unwrap().to_string()))
             .collect();
-        let services =
-            dump.services.iter().map(|(id, row)| format!("{} {}", names[id], row.frontends));
+        let services = dump
+            .services
+            .iter()
+            .map(|(id, row)| format!("{} {} {}", names[id], row.frontends, row.notes));
+        let held = dump.lines.iter().map(|(_, line)| line).filter(|line| line.protocol != 0);
+        let traits = held.map(|line| {
+            let key = crate::plan::mirror::key_of(line);
+            super::world::traits(&key, line.flags, line.affinity_seconds)
+        });
         let members = dump.backends.iter().map(|(key, row)| {
             format!("{} {}:{} {row:?}", names[&key.service], key.address, key.port)
         });
-        services.chain(members).collect()
+        services.chain(traits).chain(members).collect()
     }
 
     /// Every frontend goes only to old or new backends, and one that has some before and after is
@@ -94,10 +110,10 @@ impl Watched {
         let none = BTreeSet::new();
         let now = self.routes();
         for (key, backends) in &now {
-            let (old, new) =
-                (self.old.get(key).unwrap_or(&none), self.new.get(key).unwrap_or(&none));
-            let strangers: Vec<_> =
-                backends.iter().filter(|it| !old.contains(*it) && !new.contains(*it)).collect();
+            let allowed = [&self.old, &self.new, &self.claimed];
+            let allowed = allowed.map(|routes| routes.get(key).unwrap_or(&none));
+            let is_stranger = |it: &&String| !allowed.iter().any(|backends| backends.contains(*it));
+            let strangers: Vec<_> = backends.iter().filter(is_stranger).collect();
             assert!(strangers.is_empty(), "{key:?} goes to {strangers:?}");
         }
         for (key, old) in &self.old {

@@ -7,47 +7,137 @@ use proptest::prelude::*;
 use svclb_common::layout::FrontendKey;
 
 use crate::catalog::Catalog;
+use crate::compile::Desired;
 use crate::model::{
-    Endpoint, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort, TrafficPolicy, Update,
+    Endpoint, Families, Node, ObjectKind, ObjectName, Protocol, Service, ServiceKey, ServicePort,
+    Slice, SlicePort, TrafficPolicy, Update,
 };
 
 /// Backends of a frontend, as text.
 pub(super) type Routes = BTreeMap<FrontendKey, BTreeSet<String>>;
 
-/// What happens to one Service object.
+/// What happens.
 #[derive(Clone, Debug)]
 pub(super) enum Deed {
-    /// It is (again) like this: which ClusterIPs, which external IP, which ports, how old, local.
-    Service { name: u8, ips: Vec<u8>, external: Option<u8>, ports: Vec<u8>, age: u8, local: bool },
+    /// A Service object is (again) like this.
+    Service(Like),
     /// It goes.
     Gone(u8),
-    /// Its endpoints: for each of several addresses none, ready, terminating or unready.
+    /// Its endpoints: for each of several addresses none, or what is said of it.
     Endpoints { name: u8, states: Vec<u8> },
+    /// The own node is in this zone and has these addresses; or its object is gone.
+    Node(Option<(Option<u8>, Vec<u8>)>),
+    /// The chosen interfaces have these addresses, or the node's own count.
+    Interfaces(Option<Vec<u8>>),
+    /// A source lists one kind of objects anew; the one of this name went meanwhile.
+    Relist(ObjectKind, u8),
+}
+
+/// A Service object in a few numbers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Like {
+    pub(super) name: u8,
+    /// ClusterIPs.
+    pub(super) ips: Vec<u8>,
+    pub(super) external: Option<u8>,
+    pub(super) balancer: Option<u8>,
+    /// Its load balancer addresses have source ranges: 1 of IPv4, 2 of IPv6.
+    pub(super) ranges: u8,
+    /// Which of the ports.
+    pub(super) ports: Vec<u8>,
+    /// Its ports have node ports, from this number.
+    pub(super) node_port: Option<u16>,
+    pub(super) age: u8,
+    /// `internalTrafficPolicy: Local`.
+    pub(super) local: bool,
+    /// `externalTrafficPolicy: Local`.
+    pub(super) external_local: bool,
+    /// Seconds of session affinity, 0 for none.
+    pub(super) affinity: u8,
+    pub(super) sctp: bool,
+}
+
+fn like() -> impl Strategy<Value = Like> {
+    let addresses = (
+        proptest::collection::vec(0..5_u8, 1..3),
+        proptest::option::of(0..3_u8),
+        proptest::option::of(0..4_u8),
+        0..4_u8,
+    );
+    let ports = (
+        proptest::collection::vec(0..3_u8, 1..3),
+        proptest::option::of(prop_oneof![Just(80_u16), Just(30_080)]),
+    );
+    let policies = (any::<bool>(), any::<bool>());
+    (0..4_u8, addresses, ports, 0..3_u8, policies, 0..3_u8, any::<bool>()).prop_map(
+        |(
+            name,
+            (ips, external, balancer, ranges),
+            (ports, node_port),
+            age,
+            (local, external_local),
+            affinity,
+            sctp,
+        )| {
+            Like {
+                name,
+                ips,
+                external,
+                balancer,
+                ranges,
+                ports,
+                node_port,
+                age,
+                local,
+                external_local,
+                affinity,
+                sctp,
+            }
+        },
+    )
 }
 
 pub(super) fn deed() -> impl Strategy<Value = Deed> {
     let name = || 0..4_u8;
-    let service = (
-        name(),
-        proptest::collection::vec(0..5_u8, 1..3),
-        proptest::option::of(0..3_u8),
-        proptest::collection::vec(0..3_u8, 1..3),
-        0..3_u8,
-        any::<bool>(),
-    );
+    let addresses = || proptest::collection::vec(0..5_u8, 0..3);
+    let kind =
+        prop_oneof![Just(ObjectKind::Service), Just(ObjectKind::Slice), Just(ObjectKind::Node),];
+    let node = proptest::option::weighted(0.8, (proptest::option::of(0..2_u8), addresses()));
     prop_oneof![
-        3 => service.prop_map(|(name, ips, external, ports, age, local)| Deed::Service {
-            name, ips, external, ports, age, local
-        }),
-        1 => name().prop_map(Deed::Gone),
-        4 => (name(), proptest::collection::vec(0..5_u8, 0..7))
+        6 => like().prop_map(Deed::Service),
+        2 => name().prop_map(Deed::Gone),
+        8 => (name(), proptest::collection::vec(0..8_u8, 0..7))
             .prop_map(|(name, states)| Deed::Endpoints { name, states }),
+        2 => node.prop_map(Deed::Node),
+        1 => proptest::option::of(addresses()).prop_map(Deed::Interfaces),
+        2 => (kind, name()).prop_map(|(kind, name)| Deed::Relist(kind, name)),
     ]
 }
 
-/// Makes updates of deeds.
+/// What a source says of a deed.
+pub(super) enum Heard {
+    Change(Update),
+    /// All objects of a kind.
+    All(ObjectKind, Vec<Update>),
+}
+
+impl Heard {
+    pub(super) fn tell(self, catalog: &mut Catalog) {
+        match self {
+            Self::Change(update) => catalog.apply(update),
+            Self::All(kind, updates) => catalog.replace_kind(kind, updates),
+        }
+    }
+}
+
+/// Makes updates of deeds, and knows what there is.
 #[derive(Default)]
-pub(super) struct World;
+pub(super) struct World {
+    services: BTreeMap<u8, Update>,
+    slices: BTreeMap<u8, Update>,
+    node: Option<Update>,
+    interfaces: Option<Update>,
+}
 
 fn object(name: u8) -> ObjectName {
     ObjectName::new("default", &format!("s{name}"))
@@ -65,56 +155,119 @@ fn cluster_ip(number: u8) -> IpAddr {
 const PORTS: [(&str, Protocol, u16); 3] =
     [("http", Protocol::Tcp, 80), ("web", Protocol::Tcp, 80), ("dns", Protocol::Udp, 80)];
 
+const ZONES: [&str; 2] = ["a", "b"];
+
 impl World {
-    pub(super) fn change(&mut self, deed: &Deed) -> Vec<Update> {
-        match deed {
-            Deed::Gone(name) => vec![Update::Service(object(*name), None)],
-            Deed::Service { name, ips, external, ports, age, local } => {
-                let numbers: BTreeSet<u8> = ports.iter().copied().collect();
-                let port = |number: u8| {
-                    let (name, protocol, port) = PORTS[number as usize];
-                    ServicePort { name: name.into(), protocol, port, node_port: None }
-                };
-                // A Service cannot have two ports of one number and protocol.
-                let mut ports: Vec<ServicePort> = numbers.into_iter().map(port).collect();
-                ports.dedup_by_key(|port| (port.protocol, port.port));
-                let policy = if *local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
-                let service = Service {
-                    created: Some(i64::from(*age)),
-                    cluster_ips: ips.iter().map(|ip| cluster_ip(*ip)).collect(),
-                    external_ips: external.iter().map(|ip| cluster_ip(*ip)).collect(),
-                    load_balancer_ips: Vec::new(),
-                    source_ranges: false,
-                    internal_policy: policy,
-                    external_policy: TrafficPolicy::Cluster,
-                    affinity_seconds: None,
-                    ports,
-                };
-                vec![Update::Service(object(*name), Some(service))]
+    pub(super) fn change(&mut self, deed: &Deed) -> Heard {
+        let update = match deed {
+            Deed::Gone(name) => {
+                self.services.remove(name);
+                Update::Service(object(*name), None)
+            }
+            Deed::Service(like) => {
+                let update = Update::Service(object(like.name), Some(service(like)));
+                self.services.insert(like.name, update.clone());
+                update
             }
             Deed::Endpoints { name, states } => {
-                let endpoints = states.iter().enumerate().filter_map(|(at, state)| {
-                    let at = u8::try_from(at).ok()?;
-                    endpoint(at, *state)
-                });
-                let port = |(name, protocol, _): (&str, Protocol, u16)| SlicePort {
-                    name: name.into(),
-                    protocol,
-                    port: 8080,
-                };
-                let slice = Slice {
-                    service: object(*name),
-                    ports: PORTS.map(port).to_vec(),
-                    endpoints: endpoints.collect(),
-                };
-                vec![Update::Slice(object(*name), Some(slice))]
+                let update = Update::Slice(object(*name), Some(slice(*name, states)));
+                self.slices.insert(*name, update.clone());
+                update
             }
+            Deed::Node(is) => {
+                let node = |(zone, addresses): &(Option<u8>, Vec<u8>)| Node {
+                    name: "here".into(),
+                    zone: zone.map(|zone| ZONES[zone as usize].into()),
+                    addresses: addresses.iter().map(|number| cluster_ip(*number)).collect(),
+                };
+                let update = Update::Node(is.as_ref().map(node));
+                self.node = Some(update.clone());
+                update
+            }
+            Deed::Interfaces(are) => {
+                let addresses = are.as_ref().map(|numbers| {
+                    numbers.iter().map(|number| cluster_ip(*number)).collect::<Vec<_>>()
+                });
+                let update = Update::Interfaces(addresses);
+                self.interfaces = Some(update.clone());
+                update
+            }
+            Deed::Relist(kind, without) => {
+                match kind {
+                    ObjectKind::Service => drop(self.services.remove(without)),
+                    ObjectKind::Slice => drop(self.slices.remove(without)),
+                    ObjectKind::Node if *without == 0 => self.node = None,
+                    ObjectKind::Node => {}
+                }
+                return Heard::All(*kind, self.all(*kind));
+            }
+        };
+        Heard::Change(update)
+    }
+
+    fn all(&self, kind: ObjectKind) -> Vec<Update> {
+        match kind {
+            ObjectKind::Service => self.services.values().cloned().collect(),
+            ObjectKind::Slice => self.slices.values().cloned().collect(),
+            ObjectKind::Node => self.node.iter().cloned().collect(),
         }
+    }
+
+    /// Everything there is, to a catalog that knows nothing.
+    pub(super) fn tell(&self, catalog: &mut Catalog) {
+        let kinds = [ObjectKind::Node, ObjectKind::Slice, ObjectKind::Service];
+        let all = kinds.into_iter().flat_map(|kind| self.all(kind));
+        catalog.replace(all.chain(self.interfaces.clone()).collect());
+    }
+}
+
+fn service(like: &Like) -> Service {
+    let numbers: BTreeSet<u8> = like.ports.iter().copied().collect();
+    let port = |number: u8| {
+        let (name, protocol, port) = PORTS[number as usize];
+        let node_port = like.node_port.map(|first| first + u16::from(number));
+        ServicePort { name: name.into(), protocol, port, node_port }
+    };
+    // A Service cannot have two ports of one number and protocol.
+    let mut ports: Vec<ServicePort> = numbers.into_iter().map(port).collect();
+    ports.dedup_by_key(|port| (port.protocol, port.port));
+    let addresses =
+        |numbers: &[u8]| numbers.iter().map(|number| cluster_ip(*number)).collect::<Vec<_>>();
+    let policy = |is_local| if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+    Service {
+        created: Some(i64::from(like.age)),
+        cluster_ips: addresses(&like.ips),
+        external_ips: addresses(like.external.as_slice()),
+        load_balancer_ips: addresses(like.balancer.as_slice()),
+        source_ranges: Families { v4: like.ranges == 1, v6: like.ranges == 2 },
+        internal_policy: policy(like.local),
+        external_policy: policy(like.external_local),
+        affinity_seconds: Some(u32::from(like.affinity)).filter(|seconds| *seconds > 0),
+        sctp: like.sctp,
+        ports,
+    }
+}
+
+fn slice(name: u8, states: &[u8]) -> Slice {
+    let endpoints = states.iter().enumerate().filter_map(|(at, state)| {
+        let at = u8::try_from(at).ok()?;
+        endpoint(at, *state)
+    });
+    let port = |(name, protocol, _): (&str, Protocol, u16)| SlicePort {
+        name: name.into(),
+        protocol,
+        port: 8080,
+    };
+    Slice {
+        service: object(name),
+        ports: PORTS.map(port).into(),
+        endpoints: endpoints.collect(),
+        triggered: None,
     }
 }
 
 /// Addresses are shared by all Services, as they are when Services select the same pods.
-fn endpoint(at: u8, state: u8) -> Option<Endpoint> {
+fn endpoint(at: u8, state: u8) -> Option<(IpAddr, Endpoint)> {
     let address = if at.is_multiple_of(2) {
         IpAddr::from([10, 244, 0, at])
     } else {
@@ -122,13 +275,18 @@ fn endpoint(at: u8, state: u8) -> Option<Endpoint> {
     };
     let (ready, serving, terminating) = match state {
         0 => return None,
-        1 | 2 => (true, true, false),
+        1 | 2 | 5 | 6 | 7 => (true, true, false),
         3 => (false, true, true),
         _ => (false, false, false),
     };
     let node = Some(if at < 4 { "here".into() } else { "there".into() });
-    let (node_hints, zone_hints) = (Vec::new(), Vec::new());
-    Some(Endpoint { address, ready, serving, terminating, node, node_hints, zone_hints })
+    let zone_hints = match state {
+        5 => [ZONES[0].into()].into(),
+        6 => [ZONES[1].into()].into(),
+        _ => Box::default(),
+    };
+    let node_hints = if state == 7 { ["here".into()].into() } else { Box::default() };
+    Some((address, Endpoint { ready, serving, terminating, node, node_hints, zone_hints }))
 }
 
 /// Where each frontend should go.
@@ -147,12 +305,35 @@ pub(super) fn routes(catalog: &Catalog) -> Routes {
     routes
 }
 
-/// The readable rows, without ids: service, and its members with their sets.
+/// Where each service would have the frontends go that it asks for.
+pub(super) fn claims(catalog: &Catalog) -> BTreeMap<ServiceKey, Routes> {
+    let all = |object| catalog.desired_beside(object, move |service, _| service.object != *object);
+    let of = |desired: &Desired| {
+        let frontends = desired.frontends.iter();
+        let backends = |set: usize| {
+            let slots = desired.sets[set].iter();
+            slots.map(|slot| format!("{}:{}", slot.address, slot.port)).collect()
+        };
+        frontends.map(|frontend| (frontend.key, backends(frontend.set))).collect()
+    };
+    catalog.objects().flat_map(all).map(|desired| (desired.key.clone(), of(&desired))).collect()
+}
+
+/// What a line says of its frontend besides where it goes.
+pub(super) fn traits(key: &FrontendKey, flags: u16, affinity_seconds: u32) -> String {
+    format!("{key:?} {flags} {affinity_seconds}")
+}
+
+/// The readable rows, without ids: service, its frontends' traits, and its members with their sets.
 pub(super) fn rows(catalog: &Catalog) -> BTreeSet<String> {
     let mut rows = BTreeSet::new();
     for object in catalog.objects() {
         for desired in catalog.desired(object) {
-            rows.insert(format!("{} {}", desired.key, desired.frontends.len()));
+            let (frontends, notes) = (desired.frontends.len(), desired.row.notes);
+            rows.insert(format!("{} {frontends} {notes}", desired.key));
+            for it in &desired.frontends {
+                rows.insert(traits(&it.key, it.flags, it.affinity_seconds));
+            }
             for (address, port, row) in &desired.members {
                 rows.insert(format!("{} {address}:{port} {row:?}", desired.key));
             }

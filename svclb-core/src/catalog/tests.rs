@@ -1,0 +1,250 @@
+//! What a catalog makes of updates: who is dirty, who holds what.
+
+use svclb_common::layout::Scope;
+
+use super::*;
+use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
+
+fn object(name: &str) -> ObjectName {
+    ObjectName::new("default", name)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn port() -> ServicePort {
+    ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }
+}
+
+fn with_ip(address: &str, created: i64) -> Service {
+    Service {
+        created: Some(created),
+        cluster_ips: vec![ip(address)],
+        ports: vec![port()],
+        ..Service::default()
+    }
+}
+
+fn with_node_port(address: &str, number: u16) -> Service {
+    let port = ServicePort { node_port: Some(number), ..port() };
+    Service { ports: vec![port], ..with_ip(address, 0) }
+}
+
+fn service(name: &str, service: Service) -> Update {
+    Update::Service(object(name), Some(service))
+}
+
+fn slice_at(name: &str, of: &str, address: &str, triggered: Option<i64>) -> Update {
+    let slice = Slice {
+        service: object(of),
+        ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
+        endpoints: [(ip(address), Endpoint::default())].into_iter().collect(),
+        triggered,
+    };
+    Update::Slice(object(name), Some(slice))
+}
+
+fn slice(name: &str, of: &str, address: &str) -> Update {
+    slice_at(name, of, address, None)
+}
+
+fn node(zone: Option<&str>, addresses: &[&str]) -> Node {
+    Node {
+        name: "here".into(),
+        zone: zone.map(Into::into),
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+    }
+}
+
+fn catalog(updates: impl IntoIterator<Item = Update>) -> Catalog {
+    let mut catalog = Catalog::new(node(None, &["192.0.2.5"]));
+    updates.into_iter().for_each(|update| catalog.apply(update));
+    catalog.take_dirty();
+    catalog
+}
+
+fn dirty(catalog: &mut Catalog) -> Vec<String> {
+    catalog.take_dirty().into_iter().map(|object| object.name.to_string()).collect()
+}
+
+/// Frontends that an object's services have, by address and port; loopback's with `host`.
+fn held(catalog: &Catalog, name: &str) -> Vec<String> {
+    let desired = catalog.desired(&object(name));
+    let shown = |key: &FrontendKey| {
+        let host = if key.scope == Scope::Host as u8 { " host" } else { "" };
+        format!("{} {}{host}", key.address, key.port)
+    };
+    desired.iter().flat_map(|it| &it.frontends).map(|it| shown(&it.key)).collect()
+}
+
+fn backends(catalog: &Catalog, name: &str) -> Vec<String> {
+    let desired = catalog.desired(&object(name));
+    desired.iter().flat_map(|it| &it.members).map(|(address, ..)| address.to_string()).collect()
+}
+
+#[test]
+fn what_a_source_lists_anew_by_kind_replaces_that_kind_only() {
+    let both = |name: &str, address: &str, pod: &str| {
+        [service(name, with_ip(address, 0)), slice(name, name, pod)]
+    };
+    let mut catalog =
+        catalog([both("a", "10.96.0.1", "10.0.0.1"), both("b", "10.96.0.2", "10.0.0.2")].concat());
+    // As they were, and without one.
+    catalog.replace_kind(ObjectKind::Service, vec![service("a", with_ip("10.96.0.1", 0))]);
+    assert_eq!(dirty(&mut catalog), ["b"]);
+    assert_eq!(backends(&catalog, "a"), ["10.0.0.1"], "slices stay");
+    catalog.replace_kind(
+        ObjectKind::Service,
+        vec![service("a", with_ip("10.96.0.1", 0)), service("b", with_ip("10.96.0.2", 0))],
+    );
+    assert_eq!(dirty(&mut catalog), ["b"]);
+    assert_eq!(backends(&catalog, "b"), ["10.0.0.2"], "its slice was there all the time");
+    catalog.replace_kind(ObjectKind::Slice, vec![slice("b", "b", "10.0.0.2")]);
+    assert_eq!(dirty(&mut catalog), ["a"]);
+    assert!(backends(&catalog, "a").is_empty());
+    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80"]);
+    catalog.replace_kind(ObjectKind::Slice, Vec::new());
+    assert_eq!(dirty(&mut catalog), ["b"]);
+}
+
+#[test]
+fn a_node_that_is_not_listed_any_more_keeps_its_name_only() {
+    let mut catalog = catalog([service("a", with_node_port("10.96.0.1", 30080))]);
+    catalog.apply(Update::Node(Some(node(Some("z"), &["192.0.2.5"]))));
+    catalog.take_dirty();
+    catalog
+        .replace_kind(ObjectKind::Node, vec![Update::Node(Some(node(Some("z"), &["192.0.2.5"])))]);
+    assert!(!catalog.is_dirty(), "as it was");
+    catalog
+        .replace_kind(ObjectKind::Service, vec![service("a", with_node_port("10.96.0.1", 30080))]);
+    assert!(!catalog.is_dirty(), "another kind");
+    catalog.replace_kind(ObjectKind::Node, Vec::new());
+    assert_eq!(dirty(&mut catalog), ["a"]);
+    assert_eq!(catalog.node, node(None, &[]));
+    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host"]);
+}
+
+#[test]
+fn the_first_state_of_a_source_replaces_all_kinds_at_once() {
+    let mut catalog = catalog([
+        service("a", with_node_port("10.96.0.1", 30080)),
+        slice("a", "a", "10.0.0.1"),
+        Update::Node(Some(node(Some("z"), &["192.0.2.6"]))),
+    ]);
+    catalog.replace(vec![service("b", with_node_port("10.96.0.2", 30081))]);
+    assert_eq!(dirty(&mut catalog), ["a", "b"]);
+    assert!(catalog.desired(&object("a")).is_empty());
+    assert_eq!(held(&catalog, "b"), ["10.96.0.2 80", "127.0.0.1 30081 host"]);
+    assert_eq!(catalog.counts().1, 0, "no slice is left");
+}
+
+#[test]
+fn the_nodes_addresses_move_node_ports_and_make_nobody_else_dirty() {
+    let mut catalog = catalog([
+        service("a", with_node_port("10.96.0.1", 30080)),
+        service("b", with_ip("10.96.0.2", 0)),
+    ]);
+    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host", "192.0.2.5 30080"]);
+    catalog.apply(Update::Node(Some(node(None, &["192.0.2.6"]))));
+    assert_eq!(dirty(&mut catalog), ["a"]);
+    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host", "192.0.2.6 30080"]);
+    catalog.apply(Update::Node(Some(node(Some("z"), &["192.0.2.6"]))));
+    assert_eq!(dirty(&mut catalog), ["a", "b"], "its zone concerns everybody");
+    catalog.apply(Update::Node(Some(node(Some("z"), &["192.0.2.6"]))));
+    assert!(!catalog.is_dirty());
+}
+
+#[test]
+fn chosen_interfaces_count_instead_of_the_nodes_own_addresses_while_there_are_some() {
+    let mut catalog = catalog([service("a", with_node_port("10.96.0.1", 30080))]);
+    let (own, loopback) = ("10.96.0.1 80", "127.0.0.1 30080 host");
+    catalog.apply(Update::Interfaces(Some(vec![ip("198.51.100.1"), ip("fd00::5")])));
+    assert_eq!(dirty(&mut catalog), ["a"]);
+    assert_eq!(held(&catalog, "a"), [own, loopback, "198.51.100.1 30080"]);
+    catalog.apply(Update::Node(Some(node(None, &["192.0.2.6"]))));
+    assert!(!catalog.is_dirty(), "the node's own do not count now");
+    catalog.apply(Update::Interfaces(Some(Vec::new())));
+    assert_eq!(held(&catalog, "a"), [own, loopback]);
+    catalog.replace(vec![service("a", with_node_port("10.96.0.1", 30080))]);
+    assert_eq!(held(&catalog, "a"), [own, loopback], "a relist is not about interfaces");
+    catalog.apply(Update::Node(Some(node(None, &["192.0.2.6"]))));
+    catalog.apply(Update::Interfaces(None));
+    assert_eq!(held(&catalog, "a"), [own, loopback, "192.0.2.6 30080"]);
+}
+
+#[test]
+fn the_oldest_of_several_services_holds_a_frontend_and_the_next_takes_it_over() {
+    let external = |created, own: &str| Service {
+        external_ips: vec![ip("192.0.2.1")],
+        ..with_ip(own, created)
+    };
+    let mut catalog = catalog([
+        service("b", external(5, "10.96.0.2")),
+        service("c", external(5, "10.96.0.3")),
+        service("a", external(9, "10.96.0.1")),
+    ]);
+    let waits = |catalog: &Catalog| -> Vec<String> {
+        let conflicts = catalog.conflicts();
+        let shown = conflicts.iter().map(|it| format!("{} {}", it.holder, it.waits));
+        shown.collect()
+    };
+    let key = |name: &str| format!("default/{name}:/TCP");
+    let pair = |holder: &str, waits: &str| format!("{} {}", key(holder), key(waits));
+    assert_eq!(waits(&catalog), [pair("b", "a"), pair("b", "c")], "as old: by name");
+    assert_eq!(held(&catalog, "b"), ["10.96.0.2 80", "192.0.2.1 80"]);
+    let notes = |catalog: &Catalog, name| catalog.desired(&object(name))[0].row.notes;
+    assert_eq!((notes(&catalog, "b"), notes(&catalog, "c")), (0, 4));
+    catalog.apply(Update::Service(object("b"), None));
+    assert_eq!(dirty(&mut catalog), ["b", "c"], "the heir, and not who waits on");
+    assert_eq!(waits(&catalog), [pair("c", "a")]);
+    assert_eq!(held(&catalog, "c"), ["10.96.0.3 80", "192.0.2.1 80"]);
+    // One that waits goes: nobody else is concerned.
+    catalog.apply(service("a", with_ip("10.96.0.1", 9)));
+    assert_eq!(dirty(&mut catalog), ["a"]);
+    assert!(catalog.conflicts().is_empty());
+    // An older one comes.
+    catalog.apply(service("d", external(1, "10.96.0.4")));
+    assert_eq!(dirty(&mut catalog), ["c", "d"]);
+    assert_eq!(waits(&catalog), [pair("d", "c")]);
+    for name in ["c", "d"] {
+        catalog.apply(Update::Service(object(name), None));
+    }
+    assert_eq!(catalog.counts().0, 1, "the last claim of an address goes with it");
+}
+
+#[test]
+fn a_slice_that_moves_to_another_service_leaves_the_first() {
+    let mut catalog = catalog([
+        service("a", with_ip("10.96.0.1", 0)),
+        service("b", with_ip("10.96.0.2", 0)),
+        slice("s", "a", "10.0.0.1"),
+        slice("t", "a", "10.0.0.2"),
+    ]);
+    catalog.apply(slice("s", "b", "10.0.0.1"));
+    assert_eq!(dirty(&mut catalog), ["a", "b"]);
+    assert_eq!(backends(&catalog, "a"), ["10.0.0.2"]);
+    assert_eq!(backends(&catalog, "b"), ["10.0.0.1"]);
+    catalog.apply(Update::Slice(object("t"), None));
+    assert!(backends(&catalog, "a").is_empty());
+    assert!(!catalog.slices_of.contains_key(&object("a")), "nothing is left of it");
+}
+
+#[test]
+fn trigger_times_are_of_slices_that_changed_and_stayed() {
+    let mut catalog = catalog([service("a", with_ip("10.96.0.1", 0))]);
+    catalog.apply(slice_at("s", "a", "10.0.0.1", Some(1)));
+    catalog.apply(slice_at("t", "a", "10.0.0.2", None));
+    catalog.apply(slice_at("s", "a", "10.0.0.3", Some(2)));
+    catalog.take_dirty();
+    // The same with another time is no change.
+    catalog.apply(slice_at("s", "a", "10.0.0.3", Some(3)));
+    assert!(!catalog.is_dirty());
+    let times =
+        |catalog: &mut Catalog| -> Vec<_> { catalog.take_triggered().into_iter().collect() };
+    assert_eq!(times(&mut catalog), [(object("a"), vec![1, 2])]);
+    assert_eq!(times(&mut catalog), [], "told once");
+    catalog.apply(slice_at("s", "a", "10.0.0.4", Some(4)));
+    catalog.apply(Update::Slice(object("t"), None));
+    assert_eq!(times(&mut catalog), [], "a deletion is not measured, nor what it hides");
+}

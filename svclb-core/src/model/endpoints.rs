@@ -1,0 +1,135 @@
+//! The endpoints of a slice, kept small: a cluster has many of them, and most say the same.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use svclb_common::layout::Address;
+
+/// What is said of an endpoint besides its address. Endpoints of one node mostly say the same, so a
+/// source that keeps what it has made shares it between them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Endpoint {
+    /// Condition; absent means true.
+    pub ready: bool,
+    /// Condition; absent means true.
+    pub serving: bool,
+    /// Condition; absent means false.
+    pub terminating: bool,
+    /// The node it runs on.
+    pub node: Option<Arc<str>>,
+    /// `hints.forNodes[].name`.
+    pub node_hints: Box<[Arc<str>]>,
+    /// `hints.forZones[].name`.
+    pub zone_hints: Box<[Arc<str>]>,
+}
+
+impl Default for Endpoint {
+    /// An endpoint of which nothing is said: it is ready.
+    fn default() -> Self {
+        Self {
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: None,
+            node_hints: Box::default(),
+            zone_hints: Box::default(),
+        }
+    }
+}
+
+/// The endpoints of a slice: of each `addresses[0]` and what is said of it, in their order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Endpoints {
+    addresses: Addresses,
+    said: Box<[Arc<Endpoint>]>,
+}
+
+/// IPv4 takes 4 bytes where all are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Addresses {
+    V4(Box<[Ipv4Addr]>),
+    Any(Box<[Address]>),
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self::V4(Box::default())
+    }
+}
+
+impl Addresses {
+    fn get(&self, at: usize) -> Option<IpAddr> {
+        match self {
+            Self::V4(addresses) => addresses.get(at).map(|address| IpAddr::V4(*address)),
+            Self::Any(addresses) => addresses.get(at).map(|address| address.ip()),
+        }
+    }
+}
+
+impl Endpoints {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.said.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.said.is_empty()
+    }
+
+    /// Each with its address.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Arc<Endpoint>)> {
+        let addressed = self.said.iter().enumerate();
+        addressed.filter_map(|(at, said)| Some((self.addresses.get(at)?, said)))
+    }
+}
+
+impl FromIterator<(IpAddr, Arc<Endpoint>)> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = (IpAddr, Arc<Endpoint>)>>(endpoints: I) -> Self {
+        let (addresses, said): (Vec<IpAddr>, Vec<Arc<Endpoint>>) = endpoints.into_iter().unzip();
+        let v4 = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        };
+        let addresses = match addresses.iter().map(v4).collect::<Option<Box<[_]>>>() {
+            Some(addresses) => Addresses::V4(addresses),
+            None => Addresses::Any(addresses.into_iter().map(Address::from).collect()),
+        };
+        Self { addresses, said: said.into_boxed_slice() }
+    }
+}
+
+impl FromIterator<(IpAddr, Endpoint)> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = (IpAddr, Endpoint)>>(endpoints: I) -> Self {
+        endpoints.into_iter().map(|(address, said)| (address, Arc::new(said))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_come_back_as_they_were_given_whatever_their_family() {
+        let rows: [&[&str]; 4] = [
+            &[],
+            &["10.0.0.1", "10.0.0.1", "0.0.0.0"],
+            &["fd00::1", "::1"],
+            &["fd00::1", "1.2.3.4"],
+        ];
+        for row in rows {
+            let given: Vec<(IpAddr, Endpoint)> = row
+                .iter()
+                .enumerate()
+                .map(|(at, text)| {
+                    (text.parse().unwrap(), Endpoint { ready: at > 0, ..Endpoint::default() })
+                })
+                .collect();
+            let endpoints: Endpoints = given.iter().cloned().collect();
+            assert_eq!((endpoints.len(), endpoints.is_empty()), (row.len(), row.is_empty()));
+            let back: Vec<_> =
+                endpoints.iter().map(|(address, said)| (address, said.as_ref().clone())).collect();
+            assert_eq!(back, given);
+        }
+    }
+}

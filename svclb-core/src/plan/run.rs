@@ -1,0 +1,317 @@
+//! The objects of one pass: which are looked at, in what order, and what a failing step or missing room
+//! of one means for the others.
+//!
+//! Phase one brings what is new, the older Services first: of two that ask for one frontend the older has
+//! it, unless it does not fit; then it keeps what it has and is passed over. Phase two removes what nobody
+//! asks for any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use svclb_common::layout::{FrontendKey, LAYOUT_VERSION, Meta};
+
+use super::Step;
+use super::mirror::State;
+use super::pass::{Failed, Pass, Rejected, Why, take};
+use crate::catalog::Catalog;
+use crate::compile::Desired;
+use crate::model::{ObjectName, ServiceKey};
+use crate::table::{Row, Table, TableError};
+
+/// So many objects that fail one after the other are not at fault themselves.
+const FAILURES: usize = 3;
+
+/// What became of a service in phase one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    Fits,
+    Rejected(Why),
+    Failed,
+}
+
+/// A service that was brought, and the frontends that it should have.
+struct Asked {
+    service: ServiceKey,
+    frontends: Vec<FrontendKey>,
+    brought: Brought,
+}
+
+/// Too many failed.
+struct Stopped;
+
+/// A pass in the making.
+pub(super) struct Run<'a, T> {
+    state: &'a mut State,
+    table: &'a mut T,
+    catalog: &'a Catalog,
+    pass: Pass,
+    /// Still to be brought, by age.
+    queue: BTreeSet<(i64, ObjectName)>,
+    asked: BTreeMap<ObjectName, Vec<Asked>>,
+    /// What the next pass has to look at.
+    again: BTreeSet<ObjectName>,
+    failures: usize,
+}
+
+impl<'a, T: Table> Run<'a, T> {
+    pub(super) fn new(
+        state: &'a mut State,
+        table: &'a mut T,
+        catalog: &'a Catalog,
+        dirty: &BTreeSet<ObjectName>,
+    ) -> Self {
+        let mut run = Self {
+            state,
+            table,
+            catalog,
+            pass: Pass { objects: dirty.len(), ..Pass::default() },
+            queue: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            again: BTreeSet::new(),
+            failures: 0,
+        };
+        dirty.iter().for_each(|object| run.look_at(object));
+        run
+    }
+
+    /// What was done, and the objects that are to be looked at again.
+    pub(super) fn run(mut self) -> (Pass, BTreeSet<ObjectName>) {
+        if self.phases().is_err() {
+            self.pass.stopped = true;
+            self.again.extend(self.queue.into_iter().map(|(_, object)| object));
+            self.again.extend(self.asked.keys().cloned());
+        }
+        for asked in self.asked.into_values().flatten() {
+            if let Brought::Rejected(why) = asked.brought {
+                if why == Why::WaitsForRest {
+                    self.again.insert(asked.service.object.clone());
+                }
+                self.pass.rejected.push(Rejected { service: asked.service, why });
+            }
+        }
+        (self.pass, self.again)
+    }
+
+    fn phases(&mut self) -> Result<(), Stopped> {
+        self.mend()?;
+        while let Some((_, object)) = self.queue.pop_first() {
+            self.bring(&object)?;
+        }
+        // First what nobody at all asks for: that may make the room that others need.
+        let objects = self.asked.keys().cloned().collect();
+        let waiting = self.leave(objects, |_, _| true)?;
+        self.look_at_rejected();
+        let waiting = self.leave(waiting, State::may_come)?;
+        self.again.extend(waiting);
+        self.mend()?;
+        let meta = self.state.meta;
+        if self.pass.steps > 0 || meta.synced == 0 || meta.layout != LAYOUT_VERSION {
+            let meta = Meta { layout: LAYOUT_VERSION, synced: 1, passes: meta.passes + 1, ..meta };
+            take(self.state, self.table, &[Step::Put(Row::Meta(meta))], &mut 0)
+                .or_else(|error| self.failed(None, error))?;
+        }
+        Ok(())
+    }
+
+    /// Phase one for one object.
+    fn bring(&mut self, object: &ObjectName) -> Result<(), Stopped> {
+        let wanted = self.wanted(object);
+        let is_wanted = |service: &ServiceKey| wanted.iter().any(|it| it.key == *service);
+        self.state.short.retain(|short, _| short.object != *object || is_wanted(short));
+        let mut services = Vec::new();
+        for desired in wanted {
+            let losers = self.state.losers(&desired);
+            let brought = match self.state.bring(&desired) {
+                Err(why) => Brought::Rejected(why),
+                Ok(steps) => match self.take(&steps) {
+                    Ok(()) => Brought::Fits,
+                    // A member too many misleads nobody: no slot names it.
+                    Err(TableError::Full { map, .. }) => Brought::Rejected(Why::MapFull(map)),
+                    Err(error) => {
+                        // Some frontends may have changed hands.
+                        self.again.extend(losers.iter().cloned());
+                        self.failed(Some(object), error)?;
+                        Brought::Failed
+                    }
+                },
+            };
+            let was_short = self.state.short.contains_key(&desired.key);
+            match brought {
+                Brought::Fits => {
+                    self.state.short.remove(&desired.key);
+                    self.state.shrink(&desired.key);
+                }
+                Brought::Rejected(why) => drop(self.state.short.insert(desired.key.clone(), why)),
+                Brought::Failed => {}
+            }
+            if was_short != self.state.short.contains_key(&desired.key) {
+                self.look_at_younger(&desired);
+            }
+            losers.iter().filter(|loser| *loser != object).for_each(|loser| self.look_at(loser));
+            let frontends = desired.frontends.iter().map(|it| it.key).collect();
+            services.push(Asked { service: desired.key, frontends, brought });
+        }
+        self.asked.insert(object.clone(), services);
+        self.look_at_heirs(object);
+        Ok(())
+    }
+
+    /// What the maps should hold of an object, as long as others do not fit.
+    fn wanted(&self, object: &ObjectName) -> Vec<Desired> {
+        let is_passed_over = |service: &ServiceKey, key: &FrontendKey| {
+            service.object != *object && self.state.is_passed_over(service, key)
+        };
+        self.catalog.desired_beside(object, is_passed_over)
+    }
+
+    /// Brings an object in this pass too, unless that was done.
+    fn look_at(&mut self, object: &ObjectName) {
+        if !self.asked.contains_key(object) {
+            self.queue.insert((self.catalog.age(object), object.clone()));
+        }
+    }
+
+    /// Looks at those who have a frontend, or have it no more, because an older one does not fit, or does
+    /// again. That one is not looked at for what younger ones do: it comes to an end.
+    fn look_at_younger(&mut self, older: &Desired) {
+        for frontend in &older.frontends {
+            let claimants = self.catalog.claimants(&frontend.key);
+            let younger = claimants.skip_while(|it| **it != older.key).skip(1);
+            for service in younger.filter(|it| it.object != older.key.object) {
+                self.asked.remove(&service.object);
+                self.queue.insert((self.catalog.age(&service.object), service.object.clone()));
+            }
+        }
+    }
+
+    /// Looks at those who ask for frontends that this object has and should not have.
+    fn look_at_heirs(&mut self, object: &ObjectName) {
+        let catalog = self.catalog;
+        let held = self.state.of_object.get(object).into_iter().flatten();
+        let held = held.filter_map(|id| self.state.services.get(id));
+        let given_up = held.flat_map(|held| {
+            let own = self.own(object, &held.key);
+            held.frontends.iter().filter(move |key| !own.is_some_and(|own| own.has(key)))
+        });
+        let heirs: BTreeSet<&ObjectName> = given_up
+            .flat_map(|key| catalog.claimants(key))
+            .map(|service| &service.object)
+            .filter(|heir| *heir != object)
+            .collect();
+        heirs.into_iter().for_each(|heir| self.look_at(heir));
+    }
+
+    fn own(&self, object: &ObjectName, service: &ServiceKey) -> Option<&Asked> {
+        self.asked.get(object)?.iter().find(|asked| asked.service == *service)
+    }
+
+    /// Phase two for these objects; `may_come` says whose coming is waited for. Gives back those that
+    /// keep something for somebody.
+    fn leave(
+        &mut self,
+        objects: Vec<ObjectName>,
+        may_come: impl Fn(&State, &ServiceKey) -> bool,
+    ) -> Result<Vec<ObjectName>, Stopped> {
+        let mut waiting = Vec::new();
+        for object in objects {
+            let ids = self.state.of_object.get(&object).cloned().unwrap_or_default();
+            let mut waits = false;
+            for id in ids {
+                let Some(held) = self.state.services.get(&id) else { continue };
+                let own = self.own(&object, &held.key);
+                // One that does not fit keeps what it has.
+                if own.is_some_and(|own| own.brought != Brought::Fits) {
+                    continue;
+                }
+                let keeps = own.map(|own| &own.frontends[..]);
+                let leave = self.state.leave(id, keeps, |key| {
+                    let mut others = self.catalog.claimants(key).filter(|it| **it != held.key);
+                    others.any(|other| may_come(self.state, other))
+                });
+                waits |= leave.waits;
+                self.take(&leave.steps).or_else(|error| self.failed(Some(&object), error))?;
+            }
+            if waits {
+                waiting.push(object);
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Says of those that do not fit whether they will once what phase two freed has rested.
+    fn look_at_rejected(&mut self) {
+        let is_without_room =
+            |asked: &Asked| matches!(asked.brought, Brought::Rejected(Why::NoSlots | Why::NoLine));
+        let with = self.asked.iter().filter(|(_, services)| services.iter().any(is_without_room));
+        let objects: Vec<ObjectName> = with.map(|(object, _)| object.clone()).collect();
+        for object in objects {
+            for desired in self.wanted(&object) {
+                let services = self.asked.get_mut(&object).into_iter().flatten();
+                for asked in services.filter(|it| it.service == desired.key && is_without_room(it))
+                {
+                    if let Err(why) = self.state.bring(&desired) {
+                        asked.brought = Brought::Rejected(why);
+                        self.state.short.insert(desired.key.clone(), why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes good for steps that failed between a line and what its home tells of it.
+    fn mend(&mut self) -> Result<(), Stopped> {
+        for home in self.state.touched.clone() {
+            match self.take(&self.state.mend_home(home)) {
+                Ok(()) => drop(self.state.touched.remove(&home)),
+                Err(error) => self.failed(None, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, steps: &[Step]) -> Result<(), TableError> {
+        take(self.state, self.table, steps, &mut self.pass.steps)?;
+        if !steps.is_empty() {
+            self.failures = 0;
+        }
+        Ok(())
+    }
+
+    /// Notes a step that failed, of an object or of the maps as a whole.
+    fn failed(&mut self, object: Option<&ObjectName>, error: TableError) -> Result<(), Stopped> {
+        self.again.extend(object.cloned());
+        self.pass.failed.push(Failed { object: object.cloned(), error });
+        self.failures += 1;
+        if self.failures < FAILURES { Ok(()) } else { Err(Stopped) }
+    }
+}
+
+impl Asked {
+    fn has(&self, key: &FrontendKey) -> bool {
+        self.frontends.binary_search(key).is_ok()
+    }
+}
+
+impl State {
+    /// The objects of other services that hold frontends which this one should have.
+    fn losers(&self, desired: &Desired) -> Vec<ObjectName> {
+        let owners = desired.frontends.iter().filter_map(|frontend| self.owner(&frontend.key));
+        let others = owners.filter(|owner| **owner != desired.key);
+        others.map(|owner| owner.object.clone()).collect()
+    }
+
+    /// Who has a frontend now.
+    fn owner(&self, key: &FrontendKey) -> Option<&ServiceKey> {
+        let (id, _) = self.frontends.get(key)?;
+        self.services.get(id).map(|held| &held.key)
+    }
+
+    /// Whether a service that asks for a frontend does not get it, because it does not fit.
+    fn is_passed_over(&self, service: &ServiceKey, key: &FrontendKey) -> bool {
+        self.short.contains_key(service) && self.owner(key) != Some(service)
+    }
+
+    /// Whether a service that asks for a frontend will have it without anybody's doing.
+    fn may_come(&self, service: &ServiceKey) -> bool {
+        self.short.get(service).is_none_or(|why| *why == Why::WaitsForRest)
+    }
+}

@@ -1,0 +1,359 @@
+//! Several services, of which one does not fit, waits for room, or has a step that fails: what that
+//! means for the others.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::*;
+use svclb_core::model::Update;
+use svclb_core::plan::{Pass, Why, pass};
+use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+
+/// A pass that frees nothing for the next one.
+fn without_rest(agent: &mut Agent) -> Pass {
+    pass(&mut agent.state, &mut agent.table, &mut agent.catalog)
+}
+
+fn rest(agent: &mut Agent) {
+    let resting = agent.state.take_resting();
+    agent.state.rested(resting);
+}
+
+fn names(agent: &mut Agent) -> Vec<String> {
+    let dump = agent.table.load().unwrap();
+    let mut names: Vec<String> =
+        dump.services.iter().map(|(_, row)| svclb_core::compile::name_of(&row.name)).collect();
+    names.sort();
+    names
+}
+
+/// A Service with an external IP.
+fn external(name: &str, own: &str, external: &str, created: i64) -> Update {
+    match service(name, &[own], created) {
+        Update::Service(name, Some(mut service)) => {
+            service.external_ips = vec![ip(external)];
+            Update::Service(name, Some(service))
+        }
+        other => other,
+    }
+}
+
+/// `a` has 10.96.0.1 and goes; `b` is next and waits for slots that `x` freed.
+fn one_that_waits_for_the_frontend_of_the_dead() -> Agent {
+    let mut agent = Agent::new(meta(64, 8, 5));
+    agent.hear([
+        service("a", &["10.96.0.1"], 1),
+        slice("a", &["10.0.0.1"]),
+        service("x", &["10.96.0.8"], 0),
+        slice("x", &["10.0.0.4", "10.0.0.5", "10.0.0.6"]),
+    ]);
+    agent.pass();
+    agent.hear([gone("x"), external("b", "10.96.0.2", "10.96.0.1", 2)]);
+    agent.hear([slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3"])]);
+    without_rest(&mut agent);
+    agent.hear([gone("a"), slice("a", &[])]);
+    let done = without_rest(&mut agent);
+    assert!(done.rejected.iter().all(|it| it.why == Why::WaitsForRest), "{:?}", done.rejected);
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "until it is taken over");
+    agent
+}
+
+#[test]
+fn what_the_dead_keep_for_one_that_waits_goes_with_it() {
+    for heir in [gone("b"), service("b", &["10.96.0.2"], 2)] {
+        let mut agent = one_that_waits_for_the_frontend_of_the_dead();
+        agent.hear([heir]);
+        agent.pass();
+        rest(&mut agent);
+        agent.pass();
+        assert_eq!(agent.backends("10.96.0.1"), None);
+        assert!(!names(&mut agent).contains(&"a".to_owned()));
+    }
+}
+
+#[test]
+fn the_rows_of_the_dead_go_though_a_step_fails_after_their_frontend_was_taken_over() {
+    let steps = {
+        let mut agent = one_that_waits_for_the_frontend_of_the_dead();
+        rest(&mut agent);
+        agent.pass().steps
+    };
+    for cut in 0..=steps {
+        let mut agent = one_that_waits_for_the_frontend_of_the_dead();
+        rest(&mut agent);
+        agent.cut(cut);
+        for _ in 0..3 {
+            agent.pass();
+        }
+        assert_eq!(names(&mut agent), ["b"], "cut after {cut} steps");
+        assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2", "10.0.1.3"]));
+    }
+}
+
+#[test]
+fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
+    let mut agent = Agent::new(meta(64, 8, 4));
+    let shared = "192.0.2.1";
+    let many = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
+    agent.hear([external("a", "10.96.0.1", shared, 5), slice("a", &["10.0.0.1"])]);
+    agent.pass();
+    agent.hear([external("b", "10.96.0.2", shared, 1), slice("b", &many)]);
+    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    for restarts in [false, true] {
+        if restarts {
+            agent.restart();
+            agent.pass();
+        }
+        assert_eq!(agent.backends(shared), set(&["10.0.0.1"]), "restarts {restarts}");
+        assert_eq!(agent.backends("10.96.0.2"), None);
+        // It is a's wholly: its changes reach it.
+        agent.hear([slice("a", &["10.0.0.2"])]);
+        agent.pass();
+        assert_eq!(agent.backends(shared), set(&["10.0.0.2"]), "restarts {restarts}");
+        agent.mark_all();
+        assert_eq!(agent.pass().steps, 0, "nothing is left to do");
+        agent.hear([slice("a", &["10.0.0.1"])]);
+        agent.pass();
+    }
+    // Now it fits, and is the older; then it does not again, and keeps what it has.
+    agent.hear([slice("b", &many[..2])]);
+    agent.pass();
+    assert_eq!(agent.backends(shared), set(&many[..2]));
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
+    agent.hear([slice("b", &many)]);
+    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    assert_eq!(agent.backends(shared), set(&many[..2]));
+    agent.mark_all();
+    assert_eq!(agent.pass().steps, 0, "nothing is left to do");
+}
+
+#[test]
+fn of_two_heirs_the_one_that_fits_takes_over() {
+    let mut agent = Agent::new(meta(64, 8, 4));
+    let shared = "192.0.2.1";
+    let many = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
+    agent.hear([external("a", "10.96.0.1", shared, 1), slice("a", &["10.0.0.1"])]);
+    agent.hear([external("b", "10.96.0.2", shared, 2), slice("b", &many)]);
+    agent.hear([external("c", "10.96.0.3", shared, 3), slice("c", &["10.0.2.1"])]);
+    agent.pass();
+    agent.hear([gone("a")]);
+    agent.pass();
+    assert_eq!(agent.backends(shared), set(&["10.0.2.1"]));
+    assert_eq!(names(&mut agent), ["c"]);
+}
+
+#[test]
+fn one_that_fits_once_the_dead_have_gone_waits_for_that() {
+    let mut agent = Agent::new(meta(64, 8, 4));
+    agent.hear([service("x", &["10.96.0.8"], 0), slice("x", &["10.0.0.4", "10.0.0.5"])]);
+    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
+    agent.pass();
+    agent.hear([gone("x"), gone("a"), service("b", &["10.96.0.1"], 2)]);
+    agent.hear([slice("b", &["10.0.1.1", "10.0.1.2"])]);
+    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "served meanwhile");
+    assert!(agent.catalog.is_dirty());
+    rest(&mut agent);
+    assert_eq!(agent.pass().rejected, []);
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2"]));
+    assert_eq!(names(&mut agent), ["b"]);
+}
+
+#[test]
+fn the_dead_make_room_for_the_one_that_waits_for_theirs() {
+    let mut agent = Agent::new(meta(64, 8, 3));
+    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.pass();
+    agent.hear([gone("a"), service("b", &["10.96.0.1"], 2)]);
+    agent.hear([slice("b", &["10.0.1.1", "10.0.1.2"])]);
+    without_rest(&mut agent);
+    rest(&mut agent);
+    agent.catalog.mark([object("b")]);
+    assert_eq!(agent.pass().rejected, []);
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2"]));
+}
+
+/// A table that refuses some rows.
+struct Stubborn<'a> {
+    inner: &'a mut Memory,
+    refuse: fn(&Row) -> Option<TableError>,
+}
+
+impl Table for Stubborn<'_> {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        self.inner.load()
+    }
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        (self.refuse)(row).map_or_else(|| self.inner.put(row), Err)
+    }
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        self.inner.remove(key)
+    }
+}
+
+/// A pass over such a table.
+fn refused(agent: &mut Agent, refuse: fn(&Row) -> Option<TableError>) -> Pass {
+    let mut table = Stubborn { inner: &mut agent.table.inner, refuse };
+    pass(&mut agent.state, &mut table, &mut agent.catalog)
+}
+
+#[test]
+fn an_object_whose_step_fails_stops_nobody() {
+    let mut agent = Agent::new(meta(64, 8, 64));
+    agent.hear([service("gone", &["10.96.0.9"], 0), slice("gone", &["10.0.0.9"])]);
+    agent.pass();
+    agent.hear([gone("gone")]);
+    for (name, address, pod) in [
+        ("a", "10.96.0.1", "10.0.0.1"),
+        ("b", "10.96.0.2", "10.0.0.2"),
+        ("c", "10.96.0.3", "10.0.0.3"),
+    ] {
+        agent.hear([service(name, &[address], 1), slice(name, &[pod])]);
+    }
+    for round in 0..5 {
+        let done = refused(&mut agent, |row| match row {
+            Row::Backend(key, _) if key.address == ip("10.0.0.1").into() => {
+                let what = "refused".to_owned();
+                Some(TableError::Invalid { map: "svclb_backends", what })
+            }
+            _ => None,
+        });
+        let failed: Vec<_> = done.failed.iter().map(|it| it.object.clone()).collect();
+        assert_eq!(failed, [Some(object("a"))], "round {round}");
+        assert!(!done.stopped);
+        assert_eq!(agent.catalog.take_dirty().into_iter().collect::<Vec<_>>(), [object("a")]);
+        agent.catalog.mark([object("a")]);
+        assert_eq!(agent.backends("10.96.0.1"), None);
+        assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.2"]));
+        assert_eq!(agent.backends("10.96.0.3"), set(&["10.0.0.3"]));
+        assert_eq!(agent.backends("10.96.0.9"), None, "removals are not held up");
+    }
+    assert!(agent.pass().failed.is_empty());
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
+}
+
+#[test]
+fn a_table_that_takes_nothing_ends_the_pass() {
+    let mut agent = Agent::new(meta(64, 8, 64));
+    let pods = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
+    for (number, pod) in pods.iter().enumerate() {
+        let name = format!("s{number}");
+        agent.hear([service(&name, &[&format!("10.96.0.{number}")], 1), slice(&name, &[pod])]);
+    }
+    let done = agent.cut(0);
+    assert!(done.stopped);
+    assert!(done.failed.len() < pods.len(), "{:?}", done.failed);
+    assert_eq!(agent.catalog.take_dirty().len(), pods.len(), "all are looked at again");
+    agent.mark_all();
+    assert!(agent.pass().failed.is_empty());
+    assert_eq!(names(&mut agent).len(), pods.len());
+}
+
+#[test]
+fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
+    let mut agent = Agent::new(meta(64, 8, 64));
+    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
+    agent.pass();
+    let before = agent.find("10.96.0.1").unwrap();
+    // The older b takes a's, and asks for one more.
+    agent.hear([external("b", "10.96.0.2", "10.96.0.1", 0), slice("b", &["10.0.1.1"])]);
+    let done = refused(&mut agent, |row| match row {
+        Row::Frontend(key, _) if key.address == ip("10.96.0.2").into() => {
+            Some(TableError::Full { map: "svclb_frontends", capacity: 1 })
+        }
+        _ => None,
+    });
+    assert_eq!(done.rejected[0].why, Why::MapFull("svclb_frontends"));
+    assert_eq!(
+        agent.find("10.96.0.1"),
+        Some(before),
+        "its owner and its generation are as they were"
+    );
+    agent.mark_all();
+    assert!(agent.pass().rejected.is_empty());
+    let (_, now) = agent.find("10.96.0.1").unwrap();
+    assert_eq!((now.heir, now.generation), (0, before.1.generation + 1));
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1"]));
+}
+
+/// Maps whose line of 10.96.0.1 has lost its service, and that an agent has just loaded.
+fn with_a_line_of_nobody(lines: u32) -> Agent {
+    let mut agent = Agent::new(meta(lines, 0, 4));
+    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.pass();
+    let dump = agent.table.load().unwrap();
+    agent.table.inner.remove(&Key::Service(dump.services[0].0)).unwrap();
+    agent.catalog = Agent::new(meta(lines, 0, 4)).catalog;
+    agent.restart();
+    assert_eq!(agent.backends("10.96.0.1"), None, "healed");
+    agent
+}
+
+#[test]
+fn a_line_that_was_healed_away_rests_before_it_is_used_again() {
+    // One line only: whoever comes next needs just that.
+    let mut agent = with_a_line_of_nobody(1);
+    agent.hear([service("b", &["10.96.0.1"], 1), slice("b", &["10.0.1.1"])]);
+    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
+    rest(&mut agent);
+    assert_eq!(without_rest(&mut agent).rejected, []);
+    assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1"]));
+}
+
+#[test]
+fn slots_that_were_healed_away_rest_before_they_are_used_again() {
+    let mut agent = with_a_line_of_nobody(64);
+    agent
+        .hear([service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3"])]);
+    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
+    rest(&mut agent);
+    assert_eq!(without_rest(&mut agent).rejected, []);
+    assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.1.1", "10.0.1.2", "10.0.1.3"]));
+}
+
+#[test]
+fn a_line_that_could_not_be_healed_away_is_not_used() {
+    let mut agent = Agent::new(meta(1, 1, 8));
+    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
+    agent.pass();
+    let dump = agent.table.load().unwrap();
+    agent.table.inner.remove(&Key::Service(dump.services[0].0)).unwrap();
+    let dump = agent.table.load().unwrap();
+    let (state, heal) = agent.state.reload(&dump);
+    agent.state = state;
+    agent.table.fail(0, usize::MAX);
+    assert!(agent.state.heal(&mut agent.table, &heal).is_err());
+    agent.table.fail(0, 0);
+    agent.mark_all();
+    let done = agent.pass();
+    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    // The next load finds what is left to do, and the one after it nothing.
+    for left in [true, false] {
+        let dump = agent.table.load().unwrap();
+        let (state, heal) = agent.state.reload(&dump);
+        agent.state = state;
+        assert_eq!(!heal.is_empty(), left, "{heal:?}");
+        agent.state.heal(&mut agent.table, &heal).unwrap();
+        agent.mark_all();
+        agent.pass();
+        assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
+    }
+}
+
+#[test]
+fn what_rests_goes_on_resting_when_the_maps_are_loaded_again() {
+    let mut agent = Agent::new(meta(1, 0, 2));
+    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.pass();
+    agent.hear([gone("a"), service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1"])]);
+    without_rest(&mut agent);
+    let resting = agent.state.take_resting();
+    let dump = agent.table.load().unwrap();
+    let (state, heal) = agent.state.reload(&dump);
+    assert_eq!(heal, []);
+    agent.state = state;
+    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
+    agent.state.rested(resting);
+    assert_eq!(without_rest(&mut agent).rejected, []);
+    assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.1.1"]));
+}
