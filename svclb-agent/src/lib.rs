@@ -7,5 +7,6 @@
 
 pub mod cli;
 pub mod dataplane;
+mod memory;
 pub mod reconcile;
 pub mod source;

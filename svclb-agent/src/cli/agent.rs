@@ -1,6 +1,9 @@
 //! `svclb agent`: from the command line to a running reconciler.
 
-use std::io::{IsTerminal as _, Write as _};
+mod log;
+mod source;
+
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,35 +14,27 @@ use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::Node;
 use svclb_core::size::{Sizes, sizes};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dataplane::maps::Maps;
 use crate::dataplane::object::{self, Features, Settings};
 use crate::dataplane::pins::Pins;
-use crate::dataplane::{attach, environment, probe};
-use crate::reconcile::{self, Reconciler};
-use crate::source::files::Files;
+use crate::dataplane::{attach, environment, meta, probe};
+use crate::reconcile::{self, Reconciler, Told};
 
 use super::PinsArgs;
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
-    /// Kubernetes YAML to serve: files, or folders of them, followed while the agent runs
-    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
-    from: Vec<PathBuf>,
-    /// Name of this node, as EndpointSlices name it [default: the host's name]
-    #[arg(long, value_name = "NAME")]
-    node: Option<String>,
+    #[command(flatten)]
+    source: source::SourceArgs,
+    #[command(flatten)]
+    log: log::LogArgs,
     /// Serve the sockets of this cgroup and those below it [default: the root of the mounted cgroup2]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "SVCLB_CGROUP")]
     cgroup: Option<PathBuf>,
     #[command(flatten)]
     pins: PinsArgs,
-    /// Log every decision of the hooks (slow; for debugging)
-    #[arg(long)]
-    log_bpf: bool,
     /// Places of the origins array when the maps are made, a power of two [default: by need]
     #[arg(long, value_name = "N", hide = true)]
     origins: Option<u32>,
@@ -62,25 +57,20 @@ enum Feature {
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(args: AgentArgs) -> Result<()> {
-    // What the hooks say comes at debug, under the name of their program, `svclb`.
-    let default = if args.log_bpf { "info,svclb=debug" } else { "info" };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    args.log.start();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(args))
+    let served = runtime.block_on(serve(args));
+    // A credential plugin that hangs must not hold up the end.
+    runtime.shutdown_background();
+    served
 }
 
 async fn serve(args: AgentArgs) -> Result<()> {
     let cgroup = match &args.cgroup {
-        Some(cgroup) => cgroup.clone(),
+        Some(cgroup) => environment::cgroup2_at(cgroup)?,
         None => environment::cgroup2_root()?,
     };
     environment::check(&args.pins.pins, &cgroup)?;
@@ -105,55 +95,52 @@ fn leave(pins: &Pins) -> Result<()> {
 }
 
 async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
-    let node = node_name(args)?;
-    let mut files = Files::new(&args.from)?.node(&node);
+    meta::begin(pins, std::process::id(), now()?)?;
+    let node = args.source.node()?;
+    let mut source = args.source.open(&node).await?;
     let mut catalog = Catalog::new(Node { name: node.as_str().into(), ..Node::default() });
-    reconcile::hear(&mut catalog, files.next().await);
+    // Until all is known, nothing is written: what an earlier agent left goes on.
+    let mut told = Told::default();
+    reconcile::hear(&mut catalog, &mut told, source.next().await);
     for update in probe::appear() {
         catalog.apply(update);
     }
 
     pins.make()?;
     let settings = settings(args, pins, catalog.counts())?;
-    let meta = Meta {
+    let row = Meta {
         index_lines: settings.sizes.index_lines,
         spill_lines: settings.sizes.spill_lines,
         slots: settings.sizes.slots,
         origins: settings.sizes.origins,
         seed: settings.seed,
         agent: std::process::id(),
-        agent_started: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+        agent_started: now()?,
         ..Meta::default()
     };
     let mut object = object::load(pins, &settings)?;
-    let mut reconciler = Reconciler::over(catalog, Maps::open(pins, true)?, meta)?;
+    let mut reconciler = Reconciler::over(catalog, told, Maps::open(pins, true)?, row)?;
     // The maps are right before anything reads them; after a restart the old programs read already.
-    if let Some(error) = reconciler.pass().failed {
-        return Err(error).context("cannot fill the maps");
+    if let Some(failed) = reconciler.pass().failed.into_iter().next() {
+        return Err(failed.error).context("cannot fill the maps");
     }
     attach::attach(&mut object, cgroup, pins)?;
     probe::run(cgroup)?;
     reconciler.update(probe::vanish());
     reconciler.pass();
-    if args.log_bpf {
-        tokio::spawn(log(EbpfLogger::init(&mut object)?));
+    reconciler.prove()?;
+    if args.log.log_bpf {
+        tokio::spawn(log::pass_on(EbpfLogger::init(&mut object)?));
     }
     tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
     super::output::line("ready")?;
     std::io::stdout().flush()?;
-    reconciler.run(files).await
+    reconciler.run(source).await
 }
 
-fn node_name(args: &AgentArgs) -> Result<String> {
-    match &args.node {
-        Some(name) => Ok(name.clone()),
-        None => {
-            let path = "/proc/sys/kernel/hostname";
-            let name = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {path}: name this node by --node"))?;
-            Ok(name.trim().to_owned())
-        }
-    }
+/// Seconds since the epoch.
+fn now() -> Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
 }
 
 /// What to load: adopted maps keep their sizes and seed, new ones are made for what is there now.
@@ -161,7 +148,7 @@ fn settings(args: &AgentArgs, pins: &Pins, counts: (usize, usize)) -> Result<Set
     let mut features = Features::of_kernel()?;
     features.set_retval &= !args.without.contains(&Feature::SetRetval);
     features.mptcp &= !args.without.contains(&Feature::Mptcp);
-    let log = args.log_bpf;
+    let log = args.log.log_bpf;
     if pins.adoptable()? {
         let meta = Maps::open(pins, false)?.meta()?;
         if meta.layout != 0 {
@@ -214,15 +201,4 @@ fn random_seed() -> Result<u64> {
     let got = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
     ensure!(got == 8, "cannot get a random seed: {}", std::io::Error::last_os_error());
     Ok(u64::from_ne_bytes(seed))
-}
-
-/// Passes the hooks' log on until the agent ends.
-async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
-    // SAFETY: the logger owns its ring buffer's descriptor and never gives another one.
-    let ring = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-    let Ok(mut ring) = ring else { return };
-    while let Ok(mut guard) = ring.readable_mut().await {
-        guard.get_inner_mut().flush();
-        guard.clear_ready();
-    }
 }

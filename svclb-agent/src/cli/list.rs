@@ -1,11 +1,12 @@
 //! The reading commands: from the pins to rows that people and scripts read. They need no agent.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use svclb_common::layout::{
-    Address, BackendKey, BackendState, FrontendKey, LineFlags, Policy, Protocol, RecordFlags,
-    ServiceRow,
+    Address, BackendKey, BackendState, FrontendKey, Line, LineFlags, Policy, Protocol, RecordFlags,
+    Scope, ServiceNotes, ServiceRow,
 };
 use svclb_core::compile::name_of;
 use svclb_core::table::{Dump, Table as _};
@@ -21,9 +22,11 @@ use super::output::{self, BackendView, Format, HookView, ServiceView, SocketView
 /// `svclb services`.
 pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
     let dump = Maps::open(pins, false)?.load()?;
-    let mut frontends: HashMap<u32, Vec<&FrontendKey>> = HashMap::new();
-    for (key, row) in &dump.frontends {
-        frontends.entry(row.service).or_default().push(key);
+    let mut frontends: HashMap<u32, Frontends> = HashMap::new();
+    let mut keys: Vec<_> = dump.frontends.iter().collect();
+    keys.sort_by_key(|(key, _)| *key);
+    for (key, row) in keys {
+        frontends.entry(row.service).or_default().add(key, line_of(&dump, row.line));
     }
     let mut backends: HashMap<u32, usize> = HashMap::new();
     for (key, _) in &dump.backends {
@@ -33,15 +36,18 @@ pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
         .services
         .iter()
         .map(|(id, row)| {
-            let mut keys = frontends.remove(id).unwrap_or_default();
-            keys.sort();
-            let endpoint = |key: &FrontendKey| output::endpoint(&key.address.ip(), key.port);
+            let found = frontends.remove(id).unwrap_or_default();
             ServiceView {
                 namespace: name_of(&row.namespace),
                 name: name_of(&row.name),
                 port_name: name_of(&row.port_name),
                 protocol: name_of(&row.protocol),
-                frontends: keys.into_iter().map(endpoint).collect(),
+                frontends: found.all(|_| true),
+                internal: found.all(|it| !it.external),
+                external: found.all(|it| it.external && !found.node_ports.contains(&it.key.port)),
+                node_ports: found.node_ports.iter().copied().collect(),
+                affinity_seconds: found.affinity_seconds,
+                notes: notes(row),
                 internal_policy: name_of(&row.internal_policy),
                 external_policy: name_of(&row.external_policy),
                 backends: backends.get(id).copied().unwrap_or(0),
@@ -58,6 +64,51 @@ pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
         ))
     });
     output::list(&views, format)
+}
+
+/// The frontends of a service, by key.
+#[derive(Default)]
+struct Frontends {
+    found: Vec<Frontend>,
+    /// Those on loopback tell which there are.
+    node_ports: BTreeSet<u16>,
+    affinity_seconds: u32,
+}
+
+struct Frontend {
+    key: FrontendKey,
+    external: bool,
+}
+
+impl Frontends {
+    fn add(&mut self, key: &FrontendKey, line: Option<&Line>) {
+        let external = line.is_some_and(|line| line.flags & LineFlags::EXTERNAL != 0);
+        self.found.push(Frontend { key: *key, external });
+        if key.scope == Scope::Host as u8 {
+            self.node_ports.insert(key.port);
+        }
+        self.affinity_seconds = line.map_or(self.affinity_seconds, |line| line.affinity_seconds);
+    }
+
+    fn all(&self, are: impl Fn(&Frontend) -> bool) -> Vec<String> {
+        let found = self.found.iter().filter(|it| are(it)).map(|it| &it.key);
+        found.map(|key| output::endpoint(&key.address.ip(), key.port)).collect()
+    }
+}
+
+fn line_of(dump: &Dump, number: u32) -> Option<&Line> {
+    let at = dump.lines.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+    Some(&dump.lines[at].1)
+}
+
+const NOTES: [(&str, u32); 3] = [
+    ("conflict", ServiceNotes::CONFLICT),
+    ("sctp", ServiceNotes::SCTP),
+    ("source_ranges", ServiceNotes::SOURCE_RANGES),
+];
+
+fn notes(row: &ServiceRow) -> Vec<&'static str> {
+    NOTES.into_iter().filter(|(_, bit)| row.notes & bit != 0).map(|(name, _)| name).collect()
 }
 
 /// `svclb backends`.
@@ -152,7 +203,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
         .iter()
         .map(|hook| Ok(HookView { name: hook.name, attached: attach::is_attached(pins, hook)? }))
         .collect::<Result<_>>()?;
-    let slots_used: usize = dump.ranges.iter().map(|(_, slots)| slots.len()).sum();
+    let slots_used: usize = dump.ranges.iter().map(|range| range.count as usize).sum();
     let view = StatusView {
         pins: pins.root().display().to_string(),
         layout: meta.layout,
@@ -163,6 +214,13 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
         services: dump.services.len(),
         frontends: dump.frontends.len(),
         backends: dump.backends.len(),
+        notes: NOTES
+            .into_iter()
+            .map(|(name, bit)| {
+                let noted = dump.services.iter().filter(|(_, row)| row.notes & bit != 0);
+                (name, noted.count())
+            })
+            .collect(),
         sockets: cookies.len(),
         overflow_entries: origins.overflow_entries()?,
         index_lines_used: dump.lines.iter().filter(|(_, line)| line.protocol != 0).count(),
@@ -182,6 +240,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
             ("kept", counters.kept),
             ("replies", counters.replies),
             ("names", counters.names),
+            ("affine", counters.affine),
         ]),
     };
     output::one(&view, format)
@@ -196,8 +255,16 @@ pub(super) fn uninstall(pins: &Pins) -> Result<()> {
 }
 
 /// Whether a process with this number runs an svclb, as far as this pid namespace shows.
-fn is_running(pid: u32) -> bool {
+pub(super) fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "svclb")
+}
+
+/// The frontend's address: all of 127.0.0.0/8 is one.
+fn canonical(dialled: Address) -> Address {
+    match dialled.ip() {
+        IpAddr::V4(v4) if v4.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
+        _ => dialled,
+    }
 }
 
 /// Who owns what sockets dialled.
@@ -219,11 +286,13 @@ impl<'a> Owners<'a> {
 
     fn frontend(&self, origin: &SocketOrigin) -> Option<(u32, u32)> {
         let record = &origin.record;
+        // Loopback is looked up as the host's only.
+        let scope = if record.dialled.ip().is_loopback() { Scope::Host } else { Scope::Any };
         let key = FrontendKey {
-            address: record.dialled,
+            address: canonical(record.dialled),
             port: record.dialled_port,
             protocol: record.protocol,
-            scope: 0,
+            scope: scope as u8,
             _pad: 0,
         };
         self.by_frontend.get(&key).copied()
@@ -239,8 +308,7 @@ impl<'a> Owners<'a> {
         let Some((service, number)) = self.frontend(origin) else { return false };
         let record = &origin.record;
         let key = BackendKey { address: record.given, port: record.given_port, _pad: 0, service };
-        let line = self.dump.lines.binary_search_by_key(&number, |(number, _)| *number);
-        let flags = line.map_or(0, |at| self.dump.lines[at].1.flags);
+        let flags = line_of(self.dump, number).map_or(0, |line| line.flags);
         let policy =
             if flags & LineFlags::EXTERNAL != 0 { Policy::External } else { Policy::Internal };
         self.members.get(&key).is_some_and(|sets| sets & policy.bit() != 0)

@@ -2,7 +2,9 @@
 
 mod agent;
 mod list;
+mod node;
 mod output;
+mod ready;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,7 +26,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Keep the maps in step with a source of Services, until stopped; translation goes on after that
-    Agent(agent::AgentArgs),
+    Agent(Box<agent::AgentArgs>),
     /// List services: what is dialled and how many backends it has
     Services(ListArgs),
     /// List backends: what each service's clients are given
@@ -32,9 +34,11 @@ enum Command {
     /// List live sockets that dialled a Service, and what they were given
     Sockets(ListArgs),
     /// Show the state of maps and hooks
-    Status(ListArgs),
+    Status(StatusArgs),
     /// Detach every hook and remove every map and pin
-    Uninstall(PinsArgs),
+    Uninstall(node::UninstallArgs),
+    /// Mount a bpffs at PATH unless it is on one
+    MountBpffs(node::MountBpffsArgs),
     /// What the agent starts to prove translation
     #[command(name = probe::CLIENT, hide = true)]
     ProbeClient,
@@ -43,7 +47,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct PinsArgs {
     /// Folder on bpffs with the maps and links
-    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/svclb")]
+    #[arg(long, value_name = "PATH", env = "SVCLB_PINS", default_value = "/sys/fs/bpf/svclb")]
     pins: PathBuf,
 }
 
@@ -54,6 +58,15 @@ struct ListArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    list: ListArgs,
+    /// Say only whether an agent runs, has written what its sources say, and is attached: exit code 0
+    #[arg(long)]
+    ready: bool,
 }
 
 /// Runs the command line. What goes wrong is one line on standard error and exit code 1.
@@ -73,12 +86,14 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Agent(args) => agent::run(args),
+        Command::Agent(args) => agent::run(*args),
         Command::Services(args) => list::services(&args.pins(), args.output),
         Command::Backends(args) => list::backends(&args.pins(), args.output),
         Command::Sockets(args) => list::sockets(&args.pins(), args.output),
-        Command::Status(args) => list::status(&args.pins(), args.output),
-        Command::Uninstall(args) => list::uninstall(&Pins::new(&args.pins)),
+        Command::Status(args) if args.ready => ready::ready(&args.list.pins()),
+        Command::Status(args) => list::status(&args.list.pins(), args.list.output),
+        Command::Uninstall(args) => node::uninstall(&args),
+        Command::MountBpffs(args) => node::mount_bpffs(&args),
         Command::ProbeClient => output::line(&probe::client()),
     }
 }

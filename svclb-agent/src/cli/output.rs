@@ -44,19 +44,40 @@ pub(super) struct ServiceView {
     pub(super) protocol: String,
     /// What clients dial: `address:port`, IPv6 in brackets.
     pub(super) frontends: Vec<String>,
+    /// Those of them that are ClusterIPs.
+    pub(super) internal: Vec<String>,
+    /// Those of them that are external and load balancer IPs.
+    pub(super) external: Vec<String>,
+    /// The node ports that the others are of: on the node's addresses and, for the host's clients, on
+    /// loopback.
+    pub(super) node_ports: Vec<u16>,
     /// `internalTrafficPolicy`: `Cluster` or `Local`.
     pub(super) internal_policy: String,
     /// `externalTrafficPolicy`: `Cluster` or `Local`.
     pub(super) external_policy: String,
+    /// Session affinity in seconds; 0: none.
+    pub(super) affinity_seconds: u32,
     /// How many backends it has now, in either set.
     pub(super) backends: usize,
+    /// Why it has fewer frontends than its object names: `conflict`, `sctp`, `source_ranges`.
+    pub(super) notes: Vec<&'static str>,
     /// Its number in the maps; stays while it exists and is never used again.
     pub(super) id: u32,
 }
 
 impl Row for ServiceView {
-    const HEADINGS: &'static [&'static str] =
-        &["NAMESPACE", "NAME", "PORT", "PROTOCOL", "FRONTENDS", "BACKENDS", "ID"];
+    const HEADINGS: &'static [&'static str] = &[
+        "NAMESPACE",
+        "NAME",
+        "PORT",
+        "PROTOCOL",
+        "CLUSTER-IP",
+        "EXTERNAL",
+        "NODE-PORT",
+        "BACKENDS",
+        "NOTES",
+        "ID",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -64,8 +85,11 @@ impl Row for ServiceView {
             self.name.clone(),
             self.port_name.clone(),
             self.protocol.clone(),
-            self.frontends.join(","),
+            self.internal.join(","),
+            self.external.join(","),
+            self.node_ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
             self.backends.to_string(),
+            self.notes.join(","),
             self.id.to_string(),
         ]
     }
@@ -176,6 +200,8 @@ pub(super) struct StatusView {
     pub(super) frontends: usize,
     /// How many backends there are; one of two services counts twice.
     pub(super) backends: usize,
+    /// How many services have fewer frontends than their objects name, by why.
+    pub(super) notes: BTreeMap<&'static str, usize>,
     /// How many live sockets have dialled a service.
     pub(super) sockets: usize,
     /// How many live sockets have an entry in the overflow.
@@ -271,6 +297,7 @@ fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
         ("Services", status.services.to_string()),
         ("Frontends", status.frontends.to_string()),
         ("Backends", status.backends.to_string()),
+        ("Notes", noted(&status.notes)),
         ("Index lines", of(status.index_lines_used, status.index_lines)),
         ("Slots", of(status.slots_used, status.slots)),
         ("Sockets", status.sockets.to_string()),
@@ -278,6 +305,12 @@ fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
     ];
     rows.extend(status.counters.iter().map(|(name, count)| (*name, count.to_string())));
     rows.into_iter().map(|(name, value)| vec![format!("{name}:"), value]).collect()
+}
+
+fn noted(notes: &BTreeMap<&'static str, usize>) -> String {
+    let some = notes.iter().filter(|(_, count)| **count > 0);
+    let some: Vec<String> = some.map(|(name, count)| format!("{count} {name}")).collect();
+    if some.is_empty() { "none".to_owned() } else { some.join(", ") }
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String> {

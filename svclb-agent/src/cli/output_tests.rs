@@ -9,13 +9,28 @@ fn services() -> Vec<ServiceView> {
         port_name: port_name.into(),
         protocol: "TCP".into(),
         frontends: frontends.iter().map(|frontend| (*frontend).to_owned()).collect(),
+        internal: frontends.iter().take(2).map(|frontend| (*frontend).to_owned()).collect(),
+        external: frontends.iter().skip(4).map(|frontend| (*frontend).to_owned()).collect(),
+        node_ports: if frontends.len() > 2 { vec![30080] } else { Vec::new() },
+        affinity_seconds: 0,
+        notes: if frontends.is_empty() { vec!["conflict", "sctp"] } else { Vec::new() },
         internal_policy: "Cluster".into(),
         external_policy: "Cluster".into(),
         backends: 2,
         id: 7,
     };
     vec![
-        service("web", "", &["10.96.0.10:80", "[fd00::10]:80"]),
+        service(
+            "web",
+            "",
+            &[
+                "10.96.0.10:80",
+                "[fd00::10]:80",
+                "127.0.0.1:30080",
+                "192.0.2.5:30080",
+                "198.51.100.1:80",
+            ],
+        ),
         service("a-longer-name", "http", &[]),
     ]
 }
@@ -23,9 +38,9 @@ fn services() -> Vec<ServiceView> {
 #[test]
 fn a_table_has_plain_columns_two_blanks_apart() {
     let expected = "\
-NAMESPACE  NAME           PORT  PROTOCOL  FRONTENDS                    BACKENDS  ID
-default    web                  TCP       10.96.0.10:80,[fd00::10]:80  2         7
-default    a-longer-name  http  TCP                                    2         7
+NAMESPACE  NAME           PORT  PROTOCOL  CLUSTER-IP                   EXTERNAL         NODE-PORT  BACKENDS  NOTES          ID
+default    web                  TCP       10.96.0.10:80,[fd00::10]:80  198.51.100.1:80  30080      2                        7
+default    a-longer-name  http  TCP                                                                2         conflict,sctp  7
 ";
     assert_eq!(render_list(&services(), Format::Table).unwrap(), expected);
 }
@@ -90,6 +105,7 @@ fn status() -> StatusView {
         services: 1,
         frontends: 2,
         backends: 3,
+        notes: BTreeMap::from([("conflict", 1), ("sctp", 2), ("source_ranges", 0)]),
         sockets: 4,
         overflow_entries: 0,
         index_lines_used: 2,
@@ -114,6 +130,7 @@ Hooks:        1 of 2 attached, missing: connect6
 Services:     1
 Frontends:    2
 Backends:     3
+Notes:        1 conflict, 2 sctp
 Index lines:  2 of 1024
 Slots:        3 of 4096
 Sockets:      4

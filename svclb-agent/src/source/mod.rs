@@ -2,6 +2,142 @@
 //!
 //! * [`convert`]: Kubernetes objects to updates, whatever they were read from.
 //! * [`files`]: objects in YAML and JSON files, followed as they change.
+//! * [`kube`]: objects of an API server, watched.
+//! * [`interfaces`]: the addresses of the node's interfaces that node ports are served at.
 
 pub mod convert;
 pub mod files;
+pub mod interfaces;
+pub mod kube;
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use svclb_core::model::Update;
+
+use convert::{Invalid, Skipped};
+use interfaces::Interfaces;
+
+/// What a source says that it did not say before.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Changed objects.
+    pub updates: Vec<Update>,
+    /// The updates are all that the source has: what is not among them is gone. So is the first batch
+    /// of every source, and no later one: a source that loses sight of its objects and finds them again
+    /// says what changed and what is gone, so that an object which is rejected then keeps its state.
+    pub whole: bool,
+    /// What is rejected since this batch.
+    pub rejects: Vec<Reject>,
+    /// How many rejects stand, with those of earlier batches. A batch may hold no other news.
+    pub standing: usize,
+    /// What the source holds now that is left out on purpose.
+    pub skipped: Skipped,
+    /// When the earliest of these changes was noticed.
+    pub seen: Instant,
+}
+
+/// An object or a file that was rejected.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reject {
+    /// Of a file.
+    File(files::Reject),
+    /// Of an API server.
+    Object(Invalid),
+}
+
+impl Reject {
+    /// Tells the operator. `first` says that nothing is known of it from before.
+    pub fn tell(&self, first: bool) {
+        let rest = match first {
+            true => "what an agent before this one knew of it is forgotten",
+            false => "what it said before stays",
+        };
+        match self {
+            Self::File(reject) => tracing::warn!("{reject}; {rest}"),
+            Self::Object(Invalid { object, field, problem, .. }) => {
+                let object =
+                    object.as_ref().map_or_else(|| "an object".to_owned(), ToString::to_string);
+                tracing::warn!(object, field, problem, "rejected; {rest}");
+            }
+        }
+    }
+}
+
+impl From<files::Batch> for Batch {
+    fn from(batch: files::Batch) -> Self {
+        let files::Batch { updates, rejects, standing, skipped, first, seen } = batch;
+        let rejects = rejects.into_iter().map(Reject::File).collect();
+        Self { updates, whole: first, rejects, standing, skipped, seen }
+    }
+}
+
+/// Who says which objects there are.
+#[derive(Debug)]
+pub enum Objects {
+    /// Files.
+    Files(Box<files::Files>),
+    /// An API server.
+    Kube(Box<kube::Kube>),
+}
+
+/// All that the reconciler follows.
+#[derive(Debug)]
+pub struct Source {
+    objects: Objects,
+    interfaces: Option<Interfaces>,
+    /// Of the latest batch; `None` before the first.
+    told: Option<(usize, Skipped)>,
+}
+
+impl Source {
+    /// Follows objects, and the addresses of interfaces if they count.
+    pub const fn new(objects: Objects, interfaces: Option<Interfaces>) -> Self {
+        Self { objects, interfaces, told: None }
+    }
+
+    /// Waits for news; the first are the whole state, once all of it is known. May be dropped while it
+    /// waits.
+    pub async fn next(&mut self) -> Batch {
+        let Self { objects, interfaces, told } = self;
+        let batch = match *told {
+            // The addresses of interfaces mean nothing before there are objects.
+            None => {
+                let mut batch = objects.next().await;
+                let addresses = interfaces.as_ref().map(Interfaces::now);
+                batch.updates.extend(addresses.map(|now| Update::Interfaces(Some(now))));
+                batch
+            }
+            Some((standing, skipped)) => tokio::select! {
+                batch = objects.next() => batch,
+                addresses = changed(interfaces) => Batch {
+                    updates: vec![Update::Interfaces(Some(addresses))],
+                    whole: false,
+                    rejects: Vec::new(),
+                    standing,
+                    skipped,
+                    seen: Instant::now(),
+                },
+            },
+        };
+        *told = Some((batch.standing, batch.skipped));
+        batch
+    }
+}
+
+impl Objects {
+    async fn next(&mut self) -> Batch {
+        match self {
+            Self::Files(files) => files.next().await.into(),
+            Self::Kube(kube) => kube.next().await,
+        }
+    }
+}
+
+/// Other addresses than before; never, where none are followed.
+async fn changed(interfaces: &mut Option<Interfaces>) -> Vec<IpAddr> {
+    match interfaces {
+        Some(interfaces) => interfaces.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -63,10 +63,21 @@ pub(super) fn port(field: &str, number: Number) -> Result<u16, Invalid> {
     }
 }
 
+/// An address as Kubernetes has it, which reads leading zeros of IPv4 as decimal numbers (package
+/// k8s.io/utils/net, `ParseIPSloppy`).
+fn ip(text: &str) -> Option<IpAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let parts = text.split('.').map(|part| Some(part).filter(is_number)?.parse::<u8>().ok());
+    let parts: Vec<u8> = parts.collect::<Option<_>>()?;
+    <[u8; 4]>::try_from(parts).ok().map(IpAddr::from)
+}
+
 /// An address that something can be reached at. IPv4 written as v4-mapped IPv6 becomes IPv4.
 pub(super) fn address(field: &str, text: &str) -> Result<IpAddr, Invalid> {
-    let address = text.parse::<IpAddr>().map(|address| address.to_canonical());
-    let Ok(address) = address else {
+    let Some(address) = ip(text).map(|address| address.to_canonical()) else {
         let problem = format!("{} is not an IPv4 or IPv6 address", quote(text));
         return Err(Invalid::new(field, problem));
     };
@@ -104,20 +115,24 @@ pub(super) fn policy(field: &str, text: Option<&str>) -> Result<TrafficPolicy, I
     }
 }
 
-/// The prefix length of a range such as `10.0.0.0/8`, blanks around it allowed (the API server lets
-/// them pass, kube-proxy trims them).
-pub(super) fn prefix_length(field: &str, text: &str) -> Result<u8, Invalid> {
-    let length = text.trim().split_once('/').and_then(|(address, length)| {
-        let bits = match address.parse::<IpAddr>().ok()? {
-            IpAddr::V4(_) => 32,
-            IpAddr::V6(_) => 128,
-        };
-        length.parse::<u8>().ok().filter(|length| *length <= bits)
+/// The address and prefix length of a range such as `10.0.0.0/8`, blanks around it allowed (the API
+/// server lets them pass, kube-proxy trims them).
+pub(super) fn range(field: &str, text: &str) -> Result<(IpAddr, u8), Invalid> {
+    let range = text.trim().split_once('/').and_then(|(address, length)| {
+        let address = ip(address)?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let length = length.parse::<u8>().ok().filter(|length| *length <= bits)?;
+        Some((address, length))
     });
-    length.ok_or_else(|| {
+    range.ok_or_else(|| {
         let problem = format!("{} is not a range of addresses, such as 10.0.0.0/8", quote(text));
         Invalid::new(field, problem)
     })
+}
+
+/// Nanoseconds since the epoch of an RFC 3339 time; none of anything else.
+pub(super) fn nanoseconds(text: &str) -> Option<i64> {
+    i64::try_from(text.parse::<jiff::Timestamp>().ok()?.as_nanosecond()).ok()
 }
 
 /// Seconds since the epoch of an RFC 3339 time.

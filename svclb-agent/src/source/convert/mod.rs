@@ -5,6 +5,7 @@
 //! Nothing here can panic, whatever the object holds: a bad field rejects its object, and only it.
 
 mod field;
+mod names;
 mod node;
 mod object;
 mod service;
@@ -91,11 +92,15 @@ pub struct Skipped {
     pub slices_of_other_addresses: u32,
     /// Services that other proxies serve (label `service.kubernetes.io/service-proxy-name`).
     pub services_of_others: u32,
+    /// Services that have SCTP ports only. `svclb services` shows the others' notes, not these.
+    pub services_of_sctp: u32,
+    /// External and load balancer IPs on loopback, which is nobody else's to serve.
+    pub loopback_addresses: u32,
 }
 
 impl Skipped {
     /// Each reason, as metrics and logs name it, with its count.
-    pub fn counts(&self) -> [(&'static str, u32); 7] {
+    pub fn counts(&self) -> [(&'static str, u32); 9] {
         [
             ("sctp_ports", self.sctp_ports),
             ("ports_without_name", self.ports_without_name),
@@ -104,6 +109,8 @@ impl Skipped {
             ("slices_headless", self.slices_headless),
             ("slices_of_other_addresses", self.slices_of_other_addresses),
             ("services_of_others", self.services_of_others),
+            ("services_of_sctp", self.services_of_sctp),
+            ("loopback_addresses", self.loopback_addresses),
         ]
     }
 
@@ -116,16 +123,24 @@ impl Skipped {
         self.slices_headless += other.slices_headless;
         self.slices_of_other_addresses += other.slices_of_other_addresses;
         self.services_of_others += other.services_of_others;
+        self.services_of_sctp += other.services_of_sctp;
+        self.loopback_addresses += other.loopback_addresses;
     }
 }
 
 /// The name of an object that has a namespace.
 fn object_name(metadata: &wire::Metadata, name: field::Name) -> Result<ObjectName, Invalid> {
+    let own = own_name(metadata, name)?;
+    let own = match name {
+        // Its EndpointSlices name a Service too.
+        field::Name::Label => names::name(own),
+        field::Name::Subdomain => own.into(),
+    };
     let namespace = match metadata.namespace.as_deref() {
         None | Some("") => "default",
         Some(namespace) => field::Name::Label.check("metadata.namespace", namespace)?,
     };
-    Ok(ObjectName::new(namespace, own_name(metadata, name)?))
+    Ok(ObjectName { namespace: names::name(namespace), name: own })
 }
 
 fn own_name(metadata: &wire::Metadata, name: field::Name) -> Result<&str, Invalid> {

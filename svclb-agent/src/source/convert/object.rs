@@ -52,7 +52,8 @@ pub struct ObjectId {
 }
 
 impl ObjectId {
-    /// The object that an update is about; `None` for a Node that is gone, which has no name there.
+    /// The object that an update is about; `None` for a Node that is gone, which has no
+    /// name there, and for what is no object.
     pub fn of(update: &Update) -> Option<Self> {
         Some(match update {
             Update::Service(name, _) => Self { kind: Kind::Service, name: name.clone() },
@@ -61,7 +62,7 @@ impl ObjectId {
                 kind: Kind::Node,
                 name: ObjectName { namespace: Arc::from(""), name: Arc::clone(&node.name) },
             },
-            Update::Node(None) => return None,
+            Update::Node(None) | Update::Interfaces(_) => return None,
         })
     }
 

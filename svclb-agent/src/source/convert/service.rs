@@ -1,12 +1,11 @@
 //! v1 Service to the model.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use svclb_core::model::{Service, ServicePort, Update};
+use svclb_core::model::{Families, Service, ServicePort, Update};
 
 use super::field::{self, Name};
-use super::{Invalid, Kind, ObjectId, Skipped, object_name, wire};
+use super::{Invalid, Kind, ObjectId, Skipped, names, object_name, wire};
 
 /// kube-proxy's and the API server's default, seconds.
 const AFFINITY_SECONDS: u32 = 10_800;
@@ -52,29 +51,39 @@ fn convert(service: &wire::Service, skipped: &mut Skipped) -> Result<Service, In
     };
     let internal = spec.internal_traffic_policy.as_deref();
     let external = spec.external_traffic_policy.as_deref();
+    let cluster_ips = cluster_ips(spec)?;
+    let mut left_out = Skipped::default();
+    let ports = ports(spec, &mut left_out)?;
+    if ports.is_empty() {
+        left_out.services_of_sctp += 1;
+    }
+    let external_ips = addresses(spec, &mut left_out)?;
+    let load_balancer_ips = load_balancer_ips(&service.status, &mut left_out)?;
+    skipped.add(&left_out);
     Ok(Service {
         created,
-        cluster_ips: cluster_ips(spec)?,
-        external_ips: addresses("spec.externalIPs", &spec.external_ips)?,
-        load_balancer_ips: load_balancer_ips(&service.status)?,
+        cluster_ips,
+        external_ips,
+        load_balancer_ips,
         source_ranges: source_ranges(spec)?,
         internal_policy: field::policy("spec.internalTrafficPolicy", internal)?,
         external_policy: field::policy("spec.externalTrafficPolicy", external)?,
         affinity_seconds: affinity(spec)?,
-        ports: ports(spec, skipped)?,
+        sctp: left_out.sctp_ports > 0,
+        ports,
     })
 }
 
 fn cluster_ips(spec: &wire::ServiceSpec) -> Result<Vec<IpAddr>, Invalid> {
     let alone = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty());
-    let alone = alone.map(|ip| field::address("spec.clusterIP", ip)).transpose()?;
+    let alone = alone.map(|ip| cluster_ip("spec.clusterIP", ip)).transpose()?;
     if spec.cluster_ips.is_empty() {
         return Ok(alone.into_iter().collect());
     }
     let mut found: Vec<IpAddr> = Vec::with_capacity(2);
     for (i, text) in spec.cluster_ips.iter().enumerate() {
         let field = format!("spec.clusterIPs[{i}]");
-        let address = field::address(&field, text)?;
+        let address = cluster_ip(&field, text)?;
         if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             let problem = format!("{address}: expected at most one address of each family");
             return Err(Invalid::new(field, problem));
@@ -90,40 +99,68 @@ fn cluster_ips(spec: &wire::ServiceSpec) -> Result<Vec<IpAddr>, Invalid> {
     Ok(found)
 }
 
-fn addresses(field: &str, texts: &[Box<str>]) -> Result<Vec<IpAddr>, Invalid> {
-    let mut found = Vec::with_capacity(texts.len());
-    for (i, text) in texts.iter().enumerate() {
-        let address = field::address(&format!("{field}[{i}]"), text)?;
-        if !found.contains(&address) {
-            found.push(address);
+/// A ClusterIP. Loopback is each network namespace's own.
+fn cluster_ip(field: &str, text: &str) -> Result<IpAddr, Invalid> {
+    let address = field::address(field, text)?;
+    if address.is_loopback() {
+        let problem = format!("{address} is on loopback, where no Service can be");
+        return Err(Invalid::new(field, problem));
+    }
+    Ok(address)
+}
+
+/// External IPs. An empty one is passed over, as utils.go's `MapIPsByIPFamily` does: old API servers
+/// let them in.
+fn addresses(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<IpAddr>, Invalid> {
+    let mut found = Vec::with_capacity(spec.external_ips.len());
+    for (i, text) in spec.external_ips.iter().enumerate() {
+        if !text.trim().is_empty() {
+            take(field::address(&format!("spec.externalIPs[{i}]"), text)?, &mut found, skipped);
         }
     }
     Ok(found)
 }
 
+fn take(address: IpAddr, found: &mut Vec<IpAddr>, skipped: &mut Skipped) {
+    if address.is_loopback() {
+        skipped.loopback_addresses += 1;
+    } else if !found.contains(&address) {
+        found.push(address);
+    }
+}
+
 /// Addresses that are served at the node: ipMode VIP, which is the default (KEP-1860). With another
 /// mode, or a host name only, the load balancer itself is meant to be reached.
-fn load_balancer_ips(status: &wire::ServiceStatus) -> Result<Vec<IpAddr>, Invalid> {
+fn load_balancer_ips(
+    status: &wire::ServiceStatus,
+    skipped: &mut Skipped,
+) -> Result<Vec<IpAddr>, Invalid> {
     let mut found = Vec::new();
     for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
         let vip = matches!(ingress.ip_mode.as_deref(), None | Some("" | "VIP"));
         let Some(text) = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty()) else { continue };
         let address = field::address(&format!("status.loadBalancer.ingress[{i}].ip"), text)?;
-        if !found.contains(&address) {
-            found.push(address);
-        }
+        take(address, &mut found, skipped);
     }
     Ok(found)
 }
 
-/// Whether source ranges restrict anybody: a range of everything among them takes the effect away.
-fn source_ranges(spec: &wire::ServiceSpec) -> Result<bool, Invalid> {
-    let mut everybody = spec.load_balancer_source_ranges.is_empty();
+/// In which families source ranges restrict somebody: those that there are ranges of, and no range of
+/// everything among them (serviceport.go). Blank ones are passed over.
+fn source_ranges(spec: &wire::ServiceSpec) -> Result<Families, Invalid> {
+    let (mut given, mut everybody) = (Vec::new(), Vec::new());
     for (i, text) in spec.load_balancer_source_ranges.iter().enumerate() {
-        let field = format!("spec.loadBalancerSourceRanges[{i}]");
-        everybody |= field::prefix_length(&field, text)? == 0;
+        if text.trim().is_empty() {
+            continue;
+        }
+        let (address, length) = field::range(&format!("spec.loadBalancerSourceRanges[{i}]"), text)?;
+        given.push(address);
+        if length == 0 {
+            everybody.push(address);
+        }
     }
-    Ok(!everybody)
+    let (given, everybody) = (Families::of(&given), Families::of(&everybody));
+    Ok(Families { v4: given.v4 && !everybody.v4, v6: given.v6 && !everybody.v6 })
 }
 
 fn affinity(spec: &wire::ServiceSpec) -> Result<Option<u32>, Invalid> {
@@ -191,7 +228,7 @@ fn ports(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<ServiceP
                 return Err(Invalid::new(at("port"), problem));
             }
         }
-        found.push(ServicePort { name: Arc::from(name), protocol, port: number, node_port });
+        found.push(ServicePort { name: names::name(name), protocol, port: number, node_port });
     }
     Ok(found)
 }

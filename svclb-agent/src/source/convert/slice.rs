@@ -1,12 +1,12 @@
 //! discovery.k8s.io/v1 EndpointSlice to the model.
 
-use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use svclb_core::model::{Endpoint, ObjectName, Slice, SlicePort, Update};
+use svclb_core::model::{Endpoint, Endpoints, ObjectName, Slice, SlicePort, Update};
 
 use super::field::{self, Name};
-use super::{Invalid, Kind, ObjectId, Skipped, object_name, wire};
+use super::{Invalid, Kind, ObjectId, Skipped, names, object_name, wire};
 
 /// Converts an EndpointSlice. One that belongs to no Service, is labelled headless or holds other
 /// addresses than IPv4 or IPv6 is `None` in the update, counted, and not looked at further.
@@ -50,9 +50,15 @@ fn convert(
         }
     };
     Ok(Some(Slice {
-        service: ObjectName { namespace: Arc::clone(&name.namespace), name: Arc::from(service) },
-        ports: ports(&slice.ports, skipped)?,
+        service: ObjectName { namespace: Arc::clone(&name.namespace), name: names::name(service) },
+        ports: ports(&slice.ports, skipped)?.into_boxed_slice(),
         endpoints: endpoints(&slice.endpoints, ipv4)?,
+        triggered: slice
+            .metadata
+            .annotations
+            .last_change_trigger_time
+            .as_deref()
+            .and_then(field::nanoseconds),
     }))
 }
 
@@ -75,7 +81,7 @@ fn ports(ports: &[wire::EndpointPort], skipped: &mut Skipped) -> Result<Vec<Slic
         let number = field::port(&at("port"), number)?;
         match field::protocol(&at("protocol"), port.protocol.as_deref())? {
             Some(protocol) => {
-                found.push(SlicePort { name: Arc::from(name), protocol, port: number });
+                found.push(SlicePort { name: names::name(name), protocol, port: number });
             }
             None => skipped.sctp_ports += 1,
         }
@@ -83,54 +89,38 @@ fn ports(ports: &[wire::EndpointPort], skipped: &mut Skipped) -> Result<Vec<Slic
     Ok(found)
 }
 
-fn endpoints(endpoints: &[wire::Endpoint], ipv4: bool) -> Result<Vec<Endpoint>, Invalid> {
-    let mut names = Names::default();
-    let mut found = Vec::with_capacity(endpoints.len());
-    for (i, endpoint) in endpoints.iter().enumerate() {
-        let Some(text) = endpoint.addresses.first() else {
-            let problem = "missing: an endpoint needs an address";
-            return Err(Invalid::new(format!("endpoints[{i}].addresses"), problem));
-        };
-        let field = format!("endpoints[{i}].addresses[0]");
-        let address = field::address(&field, text)?;
-        if address.is_ipv4() != ipv4 {
-            let family = if ipv4 { "IPv4" } else { "IPv6" };
-            let problem = format!("{address} is not an {family} address, as addressType says");
-            return Err(Invalid::new(field, problem));
-        }
+fn endpoints(endpoints: &[wire::Endpoint], ipv4: bool) -> Result<Endpoints, Invalid> {
+    let convert = |(i, endpoint): (usize, &wire::Endpoint)| {
+        let address = address(i, endpoint, ipv4)?;
         let conditions = endpoint.conditions;
-        let mut hints =
-            |hints: &[wire::Named]| hints.iter().map(|hint| names.one(&hint.name)).collect();
-        let (node_hints, zone_hints) =
-            (hints(&endpoint.hints.for_nodes), hints(&endpoint.hints.for_zones));
-        found.push(Endpoint {
-            address,
+        let hints =
+            |hints: &[wire::Named]| hints.iter().map(|hint| names::name(&hint.name)).collect();
+        let node = endpoint.node_name.as_deref().filter(|node| !node.is_empty());
+        let said = Endpoint {
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
-            node: endpoint
-                .node_name
-                .as_deref()
-                .filter(|node| !node.is_empty())
-                .map(|node| names.one(node)),
-            node_hints,
-            zone_hints,
-        });
-    }
-    Ok(found)
+            node: node.map(names::name),
+            node_hints: hints(&endpoint.hints.for_nodes),
+            zone_hints: hints(&endpoint.hints.for_zones),
+        };
+        Ok((address, names::endpoint(&said)))
+    };
+    endpoints.iter().enumerate().map(convert).collect()
 }
 
-/// Nodes and zones repeat from endpoint to endpoint: each is kept once.
-#[derive(Default)]
-struct Names(HashSet<Arc<str>>);
-
-impl Names {
-    fn one(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
-            return Arc::clone(known);
-        }
-        let new: Arc<str> = Arc::from(name);
-        self.0.insert(Arc::clone(&new));
-        new
+fn address(i: usize, endpoint: &wire::Endpoint, ipv4: bool) -> Result<IpAddr, Invalid> {
+    let Some(text) = endpoint.addresses.first() else {
+        let problem = "missing: an endpoint needs an address";
+        return Err(Invalid::new(format!("endpoints[{i}].addresses"), problem));
+    };
+    let in_field =
+        |invalid: Invalid| Invalid { field: format!("endpoints[{i}].addresses[0]"), ..invalid };
+    let address = field::address("", text).map_err(in_field)?;
+    if address.is_ipv4() != ipv4 {
+        let family = if ipv4 { "IPv4" } else { "IPv6" };
+        let problem = format!("{address} is not an {family} address, as addressType says");
+        return Err(in_field(Invalid::new("", problem)));
     }
+    Ok(address)
 }

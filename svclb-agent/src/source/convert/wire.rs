@@ -33,9 +33,28 @@ pub struct Metadata {
     pub namespace: Option<Box<str>>,
     /// RFC 3339.
     pub creation_timestamp: Option<Box<str>>,
+    /// Changes whenever the object does; absent in files.
+    pub resource_version: Option<Box<str>>,
     /// The labels that mean something here.
     #[serde(default, deserialize_with = "or_default")]
     pub labels: Labels,
+    /// The annotations that mean something here.
+    #[serde(default, deserialize_with = "or_default")]
+    pub annotations: Annotations,
+}
+
+/// The annotations that svclb reads, of EndpointSlices.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(expecting = "a mapping")]
+pub struct Annotations {
+    /// RFC 3339: when what an EndpointSlice tells of happened. Only measured by, so nothing is wrong
+    /// with an object that has something else there.
+    #[serde(
+        rename = "endpoints.kubernetes.io/last-change-trigger-time",
+        default,
+        deserialize_with = "if_text"
+    )]
+    pub last_change_trigger_time: Option<Box<str>>,
 }
 
 /// The labels that svclb reads, of Services, EndpointSlices and Nodes.
@@ -303,6 +322,20 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// What is no text is nothing.
+fn if_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<str>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Found {
+        Text(Box<str>),
+        Other(IgnoredAny),
+    }
+    Ok(match Found::deserialize(deserializer)? {
+        Found::Text(text) => Some(text),
+        Found::Other(_) => None,
+    })
 }
 
 /// A label counts with any value.

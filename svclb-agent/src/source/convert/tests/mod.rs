@@ -2,8 +2,10 @@
 
 mod rejects;
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
-use svclb_core::model::{ObjectName, Protocol, Service, Slice, TrafficPolicy, Update};
+use svclb_core::model::{Families, ObjectName, Protocol, Service, Slice, TrafficPolicy, Update};
 
 use super::{Converted, Skipped, objects};
 
@@ -90,7 +92,8 @@ fn a_service_is_read_with_all_that_counts() {
     assert_eq!(ports, expected);
     assert_eq!(service.internal_policy, TrafficPolicy::Cluster);
     assert_eq!(service.affinity_seconds, None);
-    assert!(!service.source_ranges);
+    assert_eq!(service.source_ranges, Families::default());
+    assert!(!service.sctp);
 }
 
 #[test]
@@ -158,17 +161,38 @@ fn load_balancer_ips_count_in_vip_mode_only() {
 
 #[test]
 fn source_ranges_restrict_unless_they_hold_everybody() {
+    let (neither, v4) = (Families::default(), Families { v4: true, v6: false });
+    let both = Families { v4: true, v6: true };
     let rows = [
-        ("none", json!([]), false),
-        ("one", json!(["10.0.0.0/8"]), true),
-        ("with blanks", json!([" 10.0.0.0/8 "]), true),
-        ("everybody", json!(["0.0.0.0/0"]), false),
-        ("everybody among others, with blanks", json!(["10.0.0.0/8", " ::/0 "]), false),
+        ("none", json!([]), neither),
+        ("one", json!(["10.0.0.0/8"]), v4),
+        ("with blanks", json!([" 10.0.0.0/8 "]), v4),
+        ("leading zeros", json!(["010.0.0.0/8"]), v4),
+        ("an empty one", json!([" "]), neither),
+        ("of both families", json!(["10.0.0.0/8", "fd00::/8"]), both),
+        ("everybody", json!(["0.0.0.0/0"]), neither),
+        ("everybody among others, with blanks", json!(["10.0.0.0/8", " 0.0.0.0/0 "]), neither),
+        ("everybody of the other family", json!(["10.0.0.0/8", " ::/0 "]), v4),
     ];
     for (name, ranges, expected) in rows {
         let service = service(&[("/spec/loadBalancerSourceRanges", ranges)]).unwrap();
         assert_eq!(service.source_ranges, expected, "{name}");
     }
+}
+
+#[test]
+fn external_addresses_on_loopback_or_empty_are_left_out() {
+    let ingress = json!([{"ip": "127.0.0.9"}, {"ip": "1.1.1.1"}]);
+    let changes = [
+        ("/spec/externalIPs", json!(["127.1.2.3", "", "::1", "192.0.2.1", "192.000.002.001"])),
+        ("/status", json!({"loadBalancer": {"ingress": ingress}})),
+    ];
+    let (update, skipped) = one(with(service_object(), &changes));
+    let Update::Service(_, Some(service)) = update else { panic!("{update:?}") };
+    let shown = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(&service.external_ips), ["192.0.2.1"]);
+    assert_eq!(shown(&service.load_balancer_ips), ["1.1.1.1"]);
+    assert_eq!(skipped, Skipped { loopback_addresses: 3, ..Skipped::default() });
 }
 
 #[test]
@@ -191,8 +215,39 @@ fn sctp_ports_are_left_out_and_counted() {
     let (update, skipped) =
         one(with(service_object(), &[("/spec/ports/0/protocol", json!("SCTP"))]));
     let Update::Service(_, Some(service)) = update else { panic!("{update:?}") };
-    assert_eq!(service.ports.len(), 1);
+    assert_eq!((service.ports.len(), service.sctp), (1, true));
     assert_eq!(skipped, Skipped { sctp_ports: 1, ..Skipped::default() });
+}
+
+#[test]
+fn a_service_of_sctp_ports_only_is_counted() {
+    let ports = json!([{"name": "a", "port": 80, "protocol": "SCTP"}]);
+    let (update, skipped) = one(with(service_object(), &[("/spec/ports", ports)]));
+    let Update::Service(_, Some(service)) = update else { panic!("{update:?}") };
+    assert_eq!((service.ports.len(), service.sctp), (0, true));
+    let expected = Skipped { sctp_ports: 1, services_of_sctp: 1, ..Skipped::default() };
+    assert_eq!(skipped, expected);
+}
+
+#[test]
+fn a_slices_trigger_time_is_read_and_a_malformed_one_is_ignored() {
+    let rows = [
+        ("whole seconds", json!("1970-01-01T00:00:02Z"), Some(2_000_000_000)),
+        ("nanoseconds", json!("1970-01-01T00:00:00.000000007Z"), Some(7)),
+        ("another zone", json!("1970-01-01T01:00:01+01:00"), Some(1_000_000_000)),
+        ("no time", json!("yesterday"), None),
+        ("empty", json!(""), None),
+        ("no text", json!(7), None),
+        ("absent", json!(null), None),
+        ("beyond what the model holds", json!("9999-01-01T00:00:00Z"), None),
+    ];
+    for (name, value, expected) in rows {
+        let annotations = json!({
+            "endpoints.kubernetes.io/last-change-trigger-time": value, "other": "x",
+        });
+        let (slice, _) = slice(&[("/metadata/annotations", annotations)]);
+        assert_eq!(slice.unwrap().triggered, expected, "{name}");
+    }
 }
 
 #[test]
@@ -202,10 +257,11 @@ fn a_slice_is_read_with_all_that_counts() {
     assert_eq!(skipped, Skipped::default());
     assert_eq!(slice.service, ObjectName::new("default", "web"));
     assert_eq!(slice.endpoints.len(), 2, "only the first address of an endpoint");
-    let [a, b] = &slice.endpoints[..] else { panic!() };
+    let found: Vec<_> = slice.endpoints.iter().collect();
+    let [(address, a), (_, b)] = &found[..] else { panic!() };
     assert_eq!((a.ready, a.serving, a.terminating), (true, true, false), "absent conditions");
     assert_eq!((b.ready, b.serving, b.terminating), (false, true, true));
-    assert_eq!(a.address.to_string(), "10.0.0.1");
+    assert_eq!(address.to_string(), "10.0.0.1");
     assert_eq!((a.node.as_deref(), b.node.as_deref()), (None, Some("n1")));
     assert_eq!((&*b.node_hints[0], &*b.zone_hints[0]), ("n1", "z1"));
 }

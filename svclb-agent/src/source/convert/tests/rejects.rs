@@ -8,7 +8,7 @@ use super::{service_object, slice_object, with};
 
 #[test]
 fn a_wrong_field_is_named_with_its_object_and_what_was_expected() {
-    let rows: [(Value, (&str, Value), &str); 33] = [
+    let rows: [(Value, (&str, Value), &str); 34] = [
         (
             service_object(),
             ("/spec/ports/1/port", json!(70000)),
@@ -63,6 +63,11 @@ fn a_wrong_field_is_named_with_its_object_and_what_was_expected() {
             service_object(),
             ("/spec/ports/1", json!({"name": "x", "port": 80})),
             "Service shop/web: spec.ports[1].port: 80 is an earlier TCP port too: expected it once",
+        ),
+        (
+            service_object(),
+            ("/spec/clusterIPs/1", json!("::1")),
+            "Service shop/web: spec.clusterIPs[1]: ::1 is on loopback, where no Service can be",
         ),
         (
             service_object(),

@@ -91,6 +91,7 @@ fn short(batch: &Batch) -> Vec<String> {
                 format!("slice {}{}", name.name, if slice.is_some() { "" } else { "-" })
             }
             Update::Node(node) => format!("node {:?}", node.as_ref().map(|node| &*node.name)),
+            Update::Interfaces(addresses) => format!("interfaces {addresses:?}"),
         })
         .collect();
     words.sort();

@@ -1,0 +1,113 @@
+//! Where Services come from, as the command line says it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use http::Uri;
+use ipnet::IpNet;
+
+use crate::source::files::Files;
+use crate::source::interfaces::Interfaces;
+use crate::source::kube::{Kube, Settings};
+use crate::source::{Objects, Source};
+
+#[derive(Debug, Args)]
+pub(super) struct SourceArgs {
+    /// Kubernetes YAML to serve: files, or folders of them, followed while the agent runs
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["kubeconfig", "api_server"])]
+    from: Vec<PathBuf>,
+    /// Serve the Services of the cluster that this file is for [default: the cluster that we are a pod of]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Where the API server is, whatever the configuration says: when the way there is itself a Service.
+    /// Its certificate must be good for the name in the kubeconfig, or for kubernetes.default.svc
+    #[arg(long, value_name = "URL", value_parser = api_server)]
+    api_server: Option<Uri>,
+    /// Name of this node, as EndpointSlices name it [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node: Option<String>,
+    /// Serve node ports at the addresses of this node's interfaces in these ranges [default: at the
+    /// addresses of the Node object]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    node_port_addresses: Vec<IpNet>,
+}
+
+impl SourceArgs {
+    /// Starts to follow what the command line names, seen from this node.
+    pub(super) async fn open(&self, node: &str) -> Result<Source> {
+        let interfaces = match &self.node_port_addresses[..] {
+            [] => None,
+            wanted => Some(Interfaces::new(wanted.to_vec())?),
+        };
+        let objects = if self.from.is_empty() {
+            let settings = Settings {
+                kubeconfig: self.kubeconfig.clone(),
+                api_server: self.api_server.clone(),
+            };
+            Objects::Kube(Box::new(Kube::new(settings, node).await?))
+        } else {
+            Objects::Files(Box::new(Files::new(&self.from)?.node(node)))
+        };
+        Ok(Source::new(objects, interfaces))
+    }
+
+    /// The node's name; the host's as the kubelet writes it.
+    pub(super) fn node(&self) -> Result<String> {
+        match &self.node {
+            Some(name) => Ok(name.clone()),
+            None => {
+                let path = "/proc/sys/kernel/hostname";
+                let name = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {path}: name this node by --node"))?;
+                Ok(name.trim().to_lowercase())
+            }
+        }
+    }
+}
+
+fn api_server(text: &str) -> Result<Uri, String> {
+    let expected = || "expected a URL such as https://192.0.2.1:6443".to_owned();
+    let uri: Uri = text.parse().map_err(|_| expected())?;
+    let known = matches!(uri.scheme_str(), Some("https" | "http"));
+    if known && uri.host().is_some() { Ok(uri) } else { Err(expected()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        source: SourceArgs,
+    }
+
+    #[test]
+    fn one_source_at_most_is_taken() {
+        let rows: [(&[&str], bool); 9] = [
+            (&[], true),
+            (&["--from", "a.yaml"], true),
+            (&["--kubeconfig", "config"], true),
+            (&["--kubeconfig", "config", "--api-server", "https://192.0.2.1:6443"], true),
+            (&["--api-server", "https://api.example.net"], true),
+            (&["--from", "a.yaml", "--kubeconfig", "config"], false),
+            (&["--from", "a.yaml", "--api-server", "https://192.0.2.1:6443"], false),
+            (&["--api-server", "192.0.2.1:6443"], false),
+            (&["--node-port-addresses", "10.0.0.1"], false),
+        ];
+        for (arguments, taken) in rows {
+            let line = ["agent"].into_iter().chain(arguments.iter().copied());
+            assert_eq!(Line::try_parse_from(line).is_ok(), taken, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_node_port_addresses_are_given_in_one_list() {
+        let line = ["agent", "--node-port-addresses", "10.0.0.0/8,fd00::/8"];
+        let line = Line::try_parse_from(line).unwrap();
+        assert_eq!(line.source.node_port_addresses.len(), 2);
+    }
+}

@@ -1,0 +1,66 @@
+//! What a cluster's manifests do to a node besides running the agent: take everything away, and mount
+//! a bpffs. There is no shell in the image to do it with.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::dataplane::bpffs;
+use crate::dataplane::pins::Pins;
+
+use super::{PinsArgs, list, output};
+
+#[derive(Debug, Args)]
+pub(super) struct UninstallArgs {
+    #[command(flatten)]
+    pins: PinsArgs,
+    /// Then wait to be stopped: a DaemonSet's pod must not end
+    #[arg(long)]
+    stay: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MountBpffsArgs {
+    /// An existing folder
+    #[arg(value_name = "PATH", default_value = "/sys/fs/bpf")]
+    folder: PathBuf,
+}
+
+/// `svclb uninstall`.
+pub(super) fn uninstall(args: &UninstallArgs) -> Result<()> {
+    list::uninstall(&Pins::new(&args.pins.pins))?;
+    if args.stay {
+        output::line("nothing is left; waiting to be stopped")?;
+        wait_for_end()?;
+    }
+    Ok(())
+}
+
+/// As a container's first process it is sent only the signals that it asks for.
+fn wait_for_end() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(())
+    })
+}
+
+/// `svclb mount-bpffs`.
+pub(super) fn mount_bpffs(args: &MountBpffsArgs) -> Result<()> {
+    let folder = args.folder.display();
+    if bpffs::mount(&args.folder)? {
+        output::line(&format!("mounted a bpffs at {folder}"))
+    } else {
+        output::line(&format!("{folder} is on a bpffs already"))
+    }
+}

@@ -1,0 +1,78 @@
+//! `svclb status --ready`: the question of a readiness probe, answered by the exit code. It is asked
+//! often, so it reads one row and the links, not the maps.
+
+use anyhow::{Result, bail, ensure};
+use svclb_common::layout::Meta;
+
+use crate::dataplane::attach;
+use crate::dataplane::hooks::HOOKS;
+use crate::dataplane::meta;
+use crate::dataplane::pins::Pins;
+
+use super::list::is_running;
+use super::output;
+
+/// Prints `ready`.
+///
+/// # Errors
+/// What is not as it should be: an agent runs, has heard its sources and has written what they say,
+/// every hook is attached, and it saw a connection of its own translated.
+pub(super) fn ready(pins: &Pins) -> Result<()> {
+    let row = meta::read(pins)?;
+    let unattached = HOOKS
+        .iter()
+        .filter_map(|hook| match attach::is_attached(pins, hook) {
+            Ok(true) => None,
+            Ok(false) => Some(Ok(hook.name)),
+            Err(error) => Some(Err(error)),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    judge(&row, is_running(row.agent), &unattached)?;
+    output::line("ready")
+}
+
+fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<()> {
+    ensure!(
+        runs,
+        "not ready: no agent runs (the last one was process {}); translation goes on with what it \
+         left",
+        row.agent
+    );
+    ensure!(
+        row.synced != 0,
+        "not ready: the agent has not yet heard its sources; its log says what it waits for"
+    );
+    if !unattached.is_empty() {
+        bail!("not ready: not attached: {}; restart the agent", unattached.join(", "));
+    }
+    ensure!(
+        row.proved != 0,
+        "not ready: the agent has not yet seen a connection of its own translated"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_not_to_be_ready_is_said() {
+        let heard = Meta { synced: 1, proved: 1, ..Meta::default() };
+        let unproved = Meta { proved: 0, ..heard };
+        let rows = [
+            ("nobody runs", heard, false, &[][..], Some("no agent runs")),
+            ("nothing heard", Meta::default(), true, &[], Some("not yet heard")),
+            ("a hook is gone", heard, true, &["connect4", "connect6"], Some("connect4, connect6")),
+            ("nothing proved", unproved, true, &[], Some("a connection of its own")),
+            ("all is well", heard, true, &[], None),
+        ];
+        for (row, meta, runs, unattached, expected) in rows {
+            let said = judge(&meta, runs, unattached).err().map(|error| error.to_string());
+            match expected {
+                None => assert_eq!(said, None, "{row}"),
+                Some(words) => assert!(said.as_ref().unwrap().contains(words), "{row}: {said:?}"),
+            }
+        }
+    }
+}

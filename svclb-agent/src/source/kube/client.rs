@@ -1,0 +1,326 @@
+//! The way to the API server: configuration, credentials that are renewed, a connection whose death is
+//! noticed, and requests that are not repeated faster than is good for a server in trouble.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use http::{Request, Response, StatusCode, Uri};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt as _};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use tower::{BoxError, ServiceBuilder, service_fn};
+
+use super::health::Health;
+use super::text::short;
+
+/// How long a connection may take to be made, an answer to begin, and one that is no watch to be there.
+const CONNECT: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(30);
+const WHOLE: Duration = Duration::from_secs(60);
+/// How long credentials may take: a plugin may have to ask somebody.
+const CREDENTIALS: Duration = Duration::from_secs(30);
+/// A peer that vanished is noticed after this silence, then so many unanswered probes, so far apart.
+const KEEPALIVE: (Duration, u32, Duration) = (Duration::from_secs(15), 3, Duration::from_secs(5));
+/// A kind's watch is asked for no oftener than so many times in so long. A server that takes a watch and
+/// ends it at once, again and again, is no error to the watcher, which would ask as fast as it can.
+const PACE: (usize, Duration) = (3, Duration::from_secs(1));
+/// Configuration is read again this long after the last time, when the API server does not take our
+/// credentials, and when it cannot be reached.
+const REFUSED: Duration = Duration::from_secs(2);
+const UNREACHED: Duration = Duration::from_secs(60);
+/// A name that API servers' certificates are made out to, whatever their address.
+const SERVER_NAME: &str = "kubernetes.default.svc";
+
+/// Where the API server is, and who we are to it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A kubeconfig file; otherwise what a cluster gives its pods.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the API server is, whatever the configuration says. Its certificate must be good for the
+    /// name that the configuration has.
+    pub api_server: Option<Uri>,
+}
+
+impl Settings {
+    /// Reads the configuration as it is now.
+    async fn read(&self) -> Result<Config> {
+        let mut config = match &self.kubeconfig {
+            Some(path) => {
+                let read = Kubeconfig::read_from(path)?;
+                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+            }
+            None => self.in_cluster()?,
+        };
+        trim(&mut config.auth_info);
+        config.connect_timeout = Some(CONNECT);
+        if let Some(server) = &self.api_server {
+            if config.tls_server_name.is_none() {
+                config.tls_server_name = match (&self.kubeconfig, config.cluster_url.host()) {
+                    (Some(_), Some(host)) => Some(host.trim_matches(['[', ']']).to_owned()),
+                    _ => Some(SERVER_NAME.to_owned()),
+                };
+            }
+            config.cluster_url = server.clone();
+        }
+        Ok(config)
+    }
+
+    fn in_cluster(&self) -> Result<Config> {
+        let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        ensure!(
+            in_cluster || self.api_server.is_some(),
+            "this is no pod of a cluster (KUBERNETES_SERVICE_HOST is not set): say where Services come \
+             from, by --from PATH or --kubeconfig FILE"
+        );
+        let config = if in_cluster { Config::incluster_env() } else { Config::incluster_dns() };
+        config.context("cannot read what a cluster gives its pods: is the service account mounted?")
+    }
+}
+
+/// A file with a token may end in a newline, which no header can hold. (Without one the crate reads the
+/// file again and again; with one, it is read again when the token is refused.)
+fn trim(auth: &mut AuthInfo) {
+    let Some(file) = auth.token_file.as_ref().filter(|_| auth.token.is_none()) else { return };
+    if let Ok(token) = std::fs::read_to_string(file)
+        && token.trim() != token
+    {
+        auth.token = Some(token.trim().into());
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kubeconfig {
+            Some(path) => write!(f, "kubeconfig {}", path.display()),
+            None => f.write_str("in-cluster configuration"),
+        }
+    }
+}
+
+/// A connection to the API server that renews itself.
+#[derive(Clone)]
+pub(super) struct Link {
+    settings: Arc<Settings>,
+    current: Arc<Mutex<Current>>,
+    /// Its successor, which may be late: no second plugin is run beside one that hangs.
+    making: Arc<tokio::sync::Mutex<Option<Making>>>,
+    /// For the log.
+    server: Arc<str>,
+}
+
+struct Current {
+    client: Client,
+    read: Instant,
+    /// The API server does not take our credentials.
+    refused: bool,
+    /// It cannot be reached.
+    unreached: bool,
+    /// That credentials cannot be renewed was told.
+    told: bool,
+}
+
+/// A client that is being made.
+type Making = oneshot::Receiver<Result<Client>>;
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Reads the configuration; whether the API server answers is seen later.
+    ///
+    /// # Errors
+    /// When there is no configuration or it cannot be understood.
+    pub(super) async fn new(settings: Settings) -> Result<Self> {
+        let config = settings.read().await.with_context(|| settings.to_string())?;
+        let server = config.cluster_url.to_string().into();
+        let client = made(&mut connect(config)?).await.with_context(|| settings.to_string())?;
+        Ok(Self::over(client, settings, server))
+    }
+
+    /// Uses a client, until what it has does not do.
+    pub(super) fn over(client: Client, settings: Settings, server: Arc<str>) -> Self {
+        let current =
+            Current { client, read: Instant::now(), refused: false, unreached: false, told: false };
+        Self {
+            settings: Arc::new(settings),
+            current: Arc::new(Mutex::new(current)),
+            making: Arc::default(),
+            server,
+        }
+    }
+
+    /// Where the API server is.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// A client for one kind, which tells `health` of good answers.
+    pub(super) fn client(&self, health: &Health) -> Client {
+        let (link, health) = (self.clone(), health.clone());
+        let asked = Arc::new(Mutex::new(VecDeque::new()));
+        let service = service_fn(move |request| {
+            let (link, health, asked) = (link.clone(), health.clone(), Arc::clone(&asked));
+            async move { link.send(request, &health, &asked).await }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn send(
+        &self,
+        request: Request<Body>,
+        health: &Health,
+        asked: &Mutex<VecDeque<Instant>>,
+    ) -> Result<Response<Body>, BoxError> {
+        let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        // The pages of a list follow each other.
+        if watch {
+            let (times, within) = PACE;
+            let early = {
+                let mut asked = lock(asked);
+                asked.truncate(times);
+                asked.back().filter(|_| asked.len() == times).copied()
+            };
+            if let Some(early) = early {
+                sleep(within.saturating_sub(early.elapsed())).await;
+            }
+            lock(asked).push_front(Instant::now());
+        }
+        self.renew().await;
+        let client = lock(&self.current).client.clone();
+        let answer = match timeout(ANSWER, client.send(request)).await {
+            Ok(answer) => answer.map_err(BoxError::from),
+            Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs()).into()),
+        };
+        let status = answer.as_ref().ok().map(Response::status);
+        let good = status.map(|status| status.is_success());
+        {
+            let mut current = lock(&self.current);
+            current.unreached = status.is_none();
+            if let Some(status) = status {
+                current.refused = status == StatusCode::UNAUTHORIZED;
+            }
+        }
+        let answer = match good {
+            Some(true) if watch => answer,
+            Some(_) => whole(answer?).await,
+            None => answer,
+        };
+        // A good answer that stops in the middle is no good one.
+        health.answered(good.map(|good| good && answer.is_ok()));
+        answer
+    }
+
+    /// Reads the configuration again when what we have does not do: tokens and certificates expire, and
+    /// whoever renews them writes their files.
+    async fn renew(&self) {
+        // Where one waits already, the others go on with what there is.
+        let Ok(mut making) = self.making.try_lock() else { return };
+        {
+            let mut current = lock(&self.current);
+            let age = current.read.elapsed();
+            let due = current.refused && age >= REFUSED || current.unreached && age >= UNREACHED;
+            if !due {
+                return;
+            }
+            current.read = Instant::now();
+        }
+        let renewed = async {
+            let mut started = match making.take() {
+                Some(started) => started,
+                None => connect(self.settings.read().await?)?,
+            };
+            let made = made(&mut started).await;
+            *making = Some(started).filter(|started| !started.is_terminated());
+            made
+        };
+        let renewed = renewed.await;
+        let mut current = lock(&self.current);
+        match renewed {
+            Ok(client) => (current.client, current.told) = (client, false),
+            Err(error) if !std::mem::replace(&mut current.told, true) => {
+                let error = short(&format!("{error:#}"));
+                tracing::warn!(error, "cannot renew credentials; trying again");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// An answer with all of its body.
+async fn whole(answer: Response<Body>) -> Result<Response<Body>, BoxError> {
+    let (parts, body) = answer.into_parts();
+    match timeout(WHOLE, body.collect_bytes()).await {
+        Ok(bytes) => Ok(Response::from_parts(parts, Body::from(bytes?))),
+        Err(_) => {
+            let seconds = WHOLE.as_secs();
+            Err(format!("an answer began and was not at its end within {seconds} s").into())
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Begins to make a client of this configuration. Exec plugins run now: on a thread of its own, which
+/// may hang without keeping the agent from its end.
+fn connect(config: Config) -> Result<Making> {
+    let runtime = tokio::runtime::Handle::current();
+    let (tell, making) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("credentials".to_owned());
+    thread
+        .spawn(move || {
+            let _entered = runtime.enter();
+            // Nobody may wait any more.
+            let _ = tell.send(client(config));
+        })
+        .context("cannot start a thread that makes a client")?;
+    Ok(making)
+}
+
+/// Waits for a client, but not for ever.
+async fn made(making: &mut Making) -> Result<Client> {
+    match timeout(CREDENTIALS, making).await {
+        Ok(made) => made.context("the thread that makes a client died")?,
+        Err(_) => bail!(
+            "credentials are not there within {} s: does the exec plugin of the kubeconfig hang?",
+            CREDENTIALS.as_secs(),
+        ),
+    }
+}
+
+fn client(config: Config) -> Result<Client> {
+    if config.proxy_url.is_some() {
+        return Ok(Client::try_from(config)?);
+    }
+    // As the crate does it, but for one thing: it would not notice for five minutes that the other side
+    // vanished without a word.
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_nodelay(true);
+    let (idle, probes, interval) = KEEPALIVE;
+    connector.set_keepalive(Some(idle));
+    connector.set_keepalive_retries(Some(probes));
+    connector.set_keepalive_interval(Some(interval));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace))
+}

@@ -1,0 +1,104 @@
+//! `--kubeconfig` and in-cluster: the objects of an API server, watched.
+//!
+//! * Nothing is told before every kind was seen whole. Until then, and whenever the API server is away,
+//!   what is served stays served: a list that comes anew is compared with what is known when it is at
+//!   its end, and only the differences are told.
+//! * A rejected object keeps its previous state, also through a list.
+//! * Memory is bounded by the objects: of what was not handed on yet, an object's latest state counts.
+//!
+//! * `resources`: what is watched, with which rights.
+//! * `client`: the way to the API server.
+//! * `health`: whether a watch does well, for the operator.
+//! * `feed`: the watch of one kind.
+//! * `object`: one object, read.
+//! * `held`: what is known of one kind's objects.
+//! * `text`: what somebody else wrote, for the log.
+
+mod client;
+mod feed;
+mod health;
+mod held;
+mod object;
+pub mod resources;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use anyhow::Result;
+use tokio::time::Instant;
+
+use super::{Batch, Reject};
+use crate::source::convert::Skipped;
+use client::Link;
+pub use client::Settings;
+use feed::Feed;
+use resources::WATCHED;
+
+/// The objects of an API server.
+#[derive(Debug)]
+pub struct Kube {
+    feeds: [Feed; 3],
+    /// The whole state was handed on.
+    started: bool,
+}
+
+impl Kube {
+    /// Watches what svclb reads, seen from this node. Must be called in a tokio runtime with I/O and
+    /// time; the API server need not be there yet.
+    ///
+    /// # Errors
+    /// When there is no configuration, or it cannot be understood.
+    pub async fn new(settings: Settings, node: &str) -> Result<Self> {
+        let link = Link::new(settings).await?;
+        tracing::info!(server = link.server(), node, "watching the API server");
+        Ok(Self::over(&link, node))
+    }
+
+    fn over(link: &Link, node: &str) -> Self {
+        let feeds = WATCHED.each_ref().map(|watched| Feed::new(watched, link, node));
+        Self { feeds, started: false }
+    }
+
+    /// Waits for news. The first batch is the whole state, once each kind was seen. May be dropped while
+    /// it waits.
+    pub async fn next(&mut self) -> Batch {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Batch> {
+        loop {
+            self.feeds.iter_mut().for_each(|feed| feed.poll(cx));
+            // Where one gets an answer, the others do.
+            let Some(heard) = self.feeds.iter().filter_map(Feed::heard).max() else { break };
+            if self.feeds.iter_mut().filter_map(|feed| feed.hurry(heard).then_some(())).count() == 0
+            {
+                break;
+            }
+        }
+        let synced = self.feeds.iter().all(|feed| feed.held.synced());
+        let news = self.feeds.iter().any(|feed| feed.held.has_news());
+        if !synced || self.started && !news {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.batch())
+    }
+
+    fn batch(&mut self) -> Batch {
+        let whole = !std::mem::replace(&mut self.started, true);
+        let (mut updates, mut rejects) = (Vec::new(), Vec::new());
+        let mut seen = Instant::now();
+        for feed in &mut self.feeds {
+            let news = feed.held.take();
+            updates.extend(news.updates.into_values());
+            rejects.extend(news.rejects.into_iter().map(Reject::Object));
+            seen = seen.min(feed.seen.take().unwrap_or(seen));
+        }
+        let standing = self.feeds.iter().map(|feed| feed.held.standing()).sum();
+        let mut skipped = Skipped::default();
+        self.feeds.iter().for_each(|feed| skipped.add(&feed.held.skipped()));
+        Batch { updates, whole, rejects, standing, skipped, seen: seen.into_std() }
+    }
+}

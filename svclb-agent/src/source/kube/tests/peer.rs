@@ -1,0 +1,146 @@
+//! An API server without a network, in time that passes as fast as it can: what takes minutes is seen at
+//! once.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::Response;
+use http_body_util::channel::Channel;
+use kube::Client;
+use kube::client::Body;
+use tokio::time::{Instant, sleep};
+use tower::{BoxError, service_fn};
+use tracing::subscriber::DefaultGuard;
+
+use super::super::client::{Link, Settings};
+use super::super::{Batch, Kube};
+use super::server::Request;
+
+/// What a request is answered with.
+pub(super) enum Told {
+    /// Nobody is there.
+    Nobody,
+    /// No answer.
+    Silence,
+    /// A status, lines and how long each is waited for.
+    Lines(u16, Vec<(Duration, String)>, Then),
+}
+
+/// What comes after the lines.
+pub(super) enum Then {
+    Ends,
+    Stands,
+}
+
+/// All lines at once, after which a watch stands.
+pub(super) fn watch(lines: Vec<String>) -> Told {
+    Told::Lines(200, at_once(lines), Then::Stands)
+}
+
+/// All at once, and that is the end.
+pub(super) fn whole(status: u16, text: String) -> Told {
+    Told::Lines(status, at_once(vec![text]), Then::Ends)
+}
+
+pub(super) fn at_once(lines: Vec<String>) -> Vec<(Duration, String)> {
+    lines.into_iter().map(|line| (Duration::ZERO, line)).collect()
+}
+
+/// Somebody who follows such an API server, and what is seen of it.
+pub(super) struct Peer {
+    kube: Kube,
+    start: Instant,
+    asked: Asked,
+    log: Log,
+    _subscriber: DefaultGuard,
+}
+
+type Asked = Arc<Mutex<Vec<(Duration, String)>>>;
+
+impl Peer {
+    /// One that answers as this says, which is told how late it is. Time must be paused.
+    pub(super) fn new(answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static) -> Self {
+        Self::with(Settings { kubeconfig: None, api_server: None }, answer)
+    }
+
+    /// One of which these settings say anew who we are to it.
+    pub(super) fn with(
+        settings: Settings,
+        answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static,
+    ) -> Self {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let subscriber = tracing::subscriber::set_default(subscriber.finish());
+        let start = Instant::now();
+        let asked = Asked::default();
+        let (answer, seen) = (Arc::new(answer), Arc::clone(&asked));
+        let service = service_fn(move |request: http::Request<Body>| {
+            let target = request.uri().to_string();
+            let late = start.elapsed();
+            seen.lock().unwrap().push((late, target.clone()));
+            let told = answer(late, &Request(target));
+            async move {
+                let (status, lines, then) = match told {
+                    Told::Nobody => return Err(BoxError::from("nobody is there")),
+                    Told::Silence => std::future::pending().await,
+                    Told::Lines(status, lines, then) => (status, lines, then),
+                };
+                let (mut sender, body) = Channel::<_>::new(1);
+                tokio::spawn(async move {
+                    for (wait, line) in lines {
+                        sleep(wait).await;
+                        if sender.send_data((line + "\n").into()).await.is_err() {
+                            return;
+                        }
+                    }
+                    if matches!(then, Then::Stands) {
+                        std::future::pending::<()>().await;
+                    }
+                });
+                Ok(Response::builder().status(status).body(body)?)
+            }
+        });
+        let client = Client::new(service, "default");
+        let kube = Kube::over(&Link::over(client, settings, "peer".into()), "node-a");
+        Self { kube, start, asked, log, _subscriber: subscriber }
+    }
+
+    /// Follows until so late after the start; gives what was told.
+    pub(super) async fn until(&mut self, late: Duration) -> Vec<Batch> {
+        let mut told = Vec::new();
+        let end = self.start + late;
+        while let Ok(batch) = tokio::time::timeout_at(end, self.kube.next()).await {
+            told.push(batch);
+        }
+        told
+    }
+
+    /// When a resource was asked for, and how.
+    pub(super) fn asked(&self, resource: &str) -> Vec<(Duration, String)> {
+        let asked = self.asked.lock().unwrap().clone();
+        asked.into_iter().filter(|(_, target)| Request(target.clone()).is_for(resource)).collect()
+    }
+
+    /// Lines of the log that have these words.
+    pub(super) fn log(&self, words: &str) -> Vec<String> {
+        let log = String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
