@@ -17,6 +17,8 @@ use object::{Object as _, ObjectSection as _};
 const PACKAGE: &str = "svclb-ebpf";
 /// What the object is made of, relative to this crate. aya-build watches the first only.
 const SOURCES: [&str; 3] = ["../svclb-ebpf", "../svclb-common", "../Cargo.toml"];
+/// More flags for its compiler: `cargo xtask image` renames folders by them.
+const FLAGS: &str = "SVCLB_BPF_RUSTFLAGS";
 /// The name of the binary in svclb-ebpf, and so of the object.
 const OBJECT: &str = "svclb";
 
@@ -30,6 +32,7 @@ fn main() {
 
 fn build() -> anyhow::Result<()> {
     println!("cargo:rerun-if-env-changed={}", provider::OVERRIDE);
+    println!("cargo:rerun-if-env-changed={FLAGS}");
     for source in SOURCES {
         println!("cargo:rerun-if-changed={source}");
     }
@@ -48,6 +51,11 @@ fn build() -> anyhow::Result<()> {
         if !found.compiler.release.contains("nightly") {
             // Allows -Z build-std, in the inner build only: probes of other crates react to it.
             std::env::set_var("RUSTC_BOOTSTRAP", "1");
+        }
+        if let Some(flags) = std::env::var_os(FLAGS) {
+            // Flags of the profile: aya-build sets those of the environment itself.
+            std::env::set_var("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true");
+            std::env::set_var("CARGO_PROFILE_RELEASE_RUSTFLAGS", flags);
         }
     }
     let package = Package { name: PACKAGE, root_dir: SOURCES[0], ..Package::default() };

@@ -4,9 +4,11 @@
 #[cfg(test)]
 mod btf;
 mod check;
+mod cluster;
 mod counts;
 mod demo;
 mod environment;
+mod image;
 mod licences;
 mod provider;
 mod run;
@@ -37,7 +39,14 @@ enum Task {
     ///
     /// The other tasks call it. It says what it does, and nothing if all is there. Where it cannot
     /// install (not root and no sudo, or no apt) it says what is missing and what each is for.
-    Setup,
+    Setup {
+        /// Also build the components of a real cluster for the tests, and print where they are
+        ///
+        /// kube-apiserver and others, as tests/components/ pins them, into the user's cache. What
+        /// KUBEBUILDER_ASSETS has in the same version is taken from there.
+        #[arg(long)]
+        cluster: bool,
+    },
     /// Show svclb at work on this machine; with ARGS, run `svclb agent ARGS`
     ///
     /// Without ARGS it runs the demonstration: Services from YAML, real backends and clients, in a
@@ -59,6 +68,18 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Write an image of svclb for containers to a file, and print the file's name
+    ///
+    /// An OCI image archive with the static program, for `ctr images import`, `kind load
+    /// image-archive`, `podman load` and `docker load`. No container engine is needed to build it.
+    Image {
+        /// Where to write it [default: among the built files]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Architecture [default: this machine's]
+        #[arg(long, value_enum)]
+        arch: Option<image::Arch>,
+    },
     /// Check format, lints, docs, dependencies, licences and generated files
     Check {
         /// Write goldens and generated files anew instead of comparing them
@@ -79,11 +100,20 @@ enum Task {
     },
 }
 
+fn set_up_cluster() -> anyhow::Result<()> {
+    setup::ensure(setup::Need::All)?;
+    let folders = cluster::ensure()?;
+    shell::print(&format!("{}={}", cluster::VARIABLE, folders.display()));
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Setup => setup::ensure(setup::Need::All),
+        Task::Setup { cluster: false } => setup::ensure(setup::Need::All),
+        Task::Setup { cluster: true } => set_up_cluster(),
         Task::Run { args } => run::run(&args),
         Task::Test { filter, args } => test::run(filter.as_deref(), &args),
+        Task::Image { output, arch } => image::run(output.as_deref(), arch),
         Task::Check { bless } => check::run(bless),
         Task::Demo { svclb } => demo::run(&svclb),
         Task::DemoClient { task } => demo::client::run(&task),

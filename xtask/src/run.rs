@@ -15,7 +15,7 @@ use crate::{demo, setup, shell};
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     setup::ensure(setup::Need::Run)?;
     shell::say("building svclb");
-    let svclb = build(&["--release", "--package", "svclb-agent", "--bin", "svclb"])?;
+    let svclb = build(&["--release", "--package", "svclb-agent", "--bin", "svclb"], &[])?;
 
     if !args.is_empty() {
         let mut agent = shell::as_root(&svclb, &[])?;
@@ -32,13 +32,13 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     Err(again.exec()).with_context(|| shell::cannot_start(&again))
 }
 
-/// Builds the program `svclb` and says where it is.
+/// Builds the program `svclb`, with these variables for cargo, and says where it is.
 ///
 /// # Errors
 /// The build fails.
-pub(crate) fn build(arguments: &[&str]) -> anyhow::Result<PathBuf> {
+pub(crate) fn build(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
     let mut found = None;
-    artifacts("build", arguments, |artifact| {
+    artifacts("build", arguments, variables, |artifact| {
         if artifact.target.name == "svclb" && artifact.target.is_bin() {
             found = artifact.executable.map(Into::into).or(found.take());
         }
@@ -53,10 +53,11 @@ pub(crate) fn build(arguments: &[&str]) -> anyhow::Result<PathBuf> {
 pub(crate) fn artifacts(
     command: &str,
     arguments: &[&str],
+    variables: &[(&str, &str)],
     mut each: impl FnMut(cargo_metadata::Artifact),
 ) -> anyhow::Result<()> {
     let mut cargo = shell::cargo([command, "--locked", "--message-format=json-render-diagnostics"]);
-    cargo.args(arguments).stdout(std::process::Stdio::piped());
+    cargo.args(arguments).envs(variables.iter().copied()).stdout(std::process::Stdio::piped());
     let mut child = cargo.spawn().with_context(|| shell::cannot_start(&cargo))?;
     if let Some(stdout) = child.stdout.take() {
         for message in Message::parse_stream(std::io::BufReader::new(stdout)) {

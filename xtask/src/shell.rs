@@ -1,7 +1,7 @@
 //! Running other programs, and telling what is being done. Progress goes to standard error; only what
 //! a task is asked for goes to standard output.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -42,11 +42,23 @@ pub(crate) fn is_root() -> bool {
 
 /// Where a program is, on PATH or among the system's tools.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(SYSTEM.map(PathBuf::from))
-        .map(|folder| folder.join(program))
-        .find(|path| path.is_file())
+    let path = path(&std::env::var_os("PATH").unwrap_or_default());
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// A PATH, and behind it the folders of the system's tools that it lacks.
+pub(crate) fn path(named: &OsStr) -> OsString {
+    let mut folders: Vec<PathBuf> = match named.is_empty() {
+        true => Vec::new(),
+        false => std::env::split_paths(named).collect(),
+    };
+    for folder in SYSTEM.map(PathBuf::from) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    // What was split can be joined.
+    std::env::join_paths(folders).unwrap_or_else(|_| named.to_owned())
 }
 
 /// A command that runs `program` as root: itself, or by sudo.
@@ -63,16 +75,21 @@ pub(crate) fn as_root(
         return Ok(command);
     }
     let sudo = find("sudo").context("not root, and there is no sudo: run this as root")?;
+    Ok(by_sudo(&sudo, program.as_ref(), environment))
+}
+
+/// sudo gives a program none of the caller's variables, so each is an argument of `env`.
+fn by_sudo(sudo: &Path, program: &OsStr, environment: &[(&str, &OsStr)]) -> Command {
     let mut command = command(sudo);
     command.arg("env");
     for (name, value) in environment {
-        let mut pair = std::ffi::OsString::from(name);
+        let mut pair = OsString::from(name);
         pair.push("=");
         pair.push(value);
         command.arg(pair);
     }
     command.arg(program);
-    Ok(command)
+    command
 }
 
 /// Tells what begins now.
@@ -191,4 +208,29 @@ fn each_line(stream: impl Read, mut then: impl FnMut(&str)) -> std::io::Result<(
 /// What to say if a command does not start.
 pub(crate) fn cannot_start(command: &Command) -> String {
     format!("cannot start `{}`", typed(command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_tools_are_found_behind_all_that_path_names() {
+        let rows = [
+            ("a user's", "/home/a/bin:/usr/bin", "/home/a/bin:/usr/bin:/usr/sbin:/sbin"),
+            ("root's", "/usr/sbin:/usr/bin:/sbin", "/usr/sbin:/usr/bin:/sbin"),
+            ("none", "", "/usr/sbin:/sbin"),
+        ];
+        for (row, named, expected) in rows {
+            assert_eq!(path(OsStr::new(named)), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn sudo_hands_every_variable_on() {
+        let environment = [("A", OsStr::new("1")), ("B", OsStr::new("two words"))];
+        let command = by_sudo(Path::new("/usr/bin/sudo"), OsStr::new("/test"), &environment);
+        let arguments: Vec<&OsStr> = command.get_args().collect();
+        assert_eq!(arguments, ["env", "A=1", "B=two words", "/test"]);
+    }
 }

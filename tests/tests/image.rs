@@ -1,0 +1,101 @@
+//! The image archive that `cargo xtask image` writes: what a container engine relies on.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails in them fails the test, with its reason"
+)]
+
+#[path = "pod/image.rs"]
+mod image;
+
+use std::os::unix::fs::{PermissionsExt as _, chroot};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use image::Archive;
+use serde_json::{Value, json};
+
+#[test]
+fn the_archive_is_an_image_layout_of_one_image_for_this_machine() {
+    let archive = Archive::read();
+    let layout: Value = serde_json::from_slice(archive.file("oci-layout")).unwrap();
+    assert_eq!(layout, json!({"imageLayoutVersion": "1.0.0"}));
+    let (descriptor, _) = archive.manifest();
+    let platform = descriptor.platform().clone().unwrap();
+    let configuration = archive.configuration();
+    assert_eq!(platform.architecture(), configuration.architecture());
+    assert_eq!((platform.os(), configuration.os()), (configuration.os(), platform.os()));
+    let annotations = descriptor.annotations().clone().unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(annotations["org.opencontainers.image.ref.name"], version);
+    assert_eq!(annotations["io.containerd.image.name"], format!("localhost/svclb:{version}"));
+    let config = configuration.config().clone().unwrap();
+    assert_eq!(config.entrypoint().clone().unwrap(), ["/svclb"]);
+    let labels = config.labels().clone().unwrap();
+    assert_eq!(labels["org.opencontainers.image.version"], version);
+    assert_eq!(labels["org.opencontainers.image.licenses"], env!("CARGO_PKG_LICENSE"));
+}
+
+#[test]
+fn the_index_for_docker_names_the_same_content() {
+    let archive = Archive::read();
+    let (_, manifest) = archive.manifest();
+    let path = |digest: &dyn ToString| digest.to_string().replacen("sha256:", "blobs/sha256/", 1);
+    let layers: Vec<_> = manifest.layers().iter().map(|layer| path(layer.digest())).collect();
+    let docker: Value = serde_json::from_slice(archive.file("manifest.json")).unwrap();
+    let expected = json!([{
+        "Config": path(manifest.config().digest()),
+        "RepoTags": [format!("localhost/svclb:{}", env!("CARGO_PKG_VERSION"))],
+        "Layers": layers,
+    }]);
+    assert_eq!(docker, expected);
+}
+
+#[test]
+fn the_program_starts_with_nothing_but_its_image_around_it() {
+    let root = Archive::read().unpack();
+    let path = root.path().to_owned();
+    for (name, mode) in [("svclb", 0o755), ("licenses/LICENSE-MIT", 0o644), ("tmp", 0o1777)] {
+        let found = path.join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(found & 0o7777, mode, "{name}");
+    }
+    let inside = |arguments: &[&str]| {
+        let path = path.clone();
+        let mut command = Command::new("/svclb");
+        command.args(arguments).env_clear();
+        // SAFETY: two system calls between fork and exec; the path is already made.
+        unsafe {
+            command.pre_exec(move || {
+                chroot(&path)?;
+                std::env::set_current_dir("/")
+            });
+        }
+        command.output().unwrap()
+    };
+    let version = inside(&["--version"]);
+    assert!(version.status.success(), "{version:?}");
+    let expected = format!("svclb {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(String::from_utf8(version.stdout).unwrap(), expected);
+    let services = inside(&["services"]);
+    let said = String::from_utf8(services.stderr).unwrap();
+    assert!(!services.status.success() && said.contains("no svclb runs"), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
+
+#[test]
+fn the_program_does_not_tell_where_it_was_built() {
+    let root = Archive::read().unpack();
+    let program = std::fs::read(root.path().join("svclb")).unwrap();
+    let home = std::env::var("HOME").unwrap_or_default();
+    let cargo = std::env::var("CARGO_HOME").unwrap_or(format!("{home}/.cargo"));
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    // And what they are called there instead.
+    let instead = [(cargo.as_str(), "/cargo/registry/"), (workspace.to_str().unwrap(), "/svclb/")];
+    for (folder, name) in instead {
+        let has = |text: &str| program.windows(text.len()).any(|it| it == text.as_bytes());
+        let is_called_so = name.starts_with(folder);
+        assert!(is_called_so || !has(&format!("{folder}/")), "{folder} is in the program");
+        assert!(has(name), "{name} is not in the program");
+    }
+}

@@ -1,0 +1,332 @@
+//! manifests/ as a user applies them: the real kustomize, a real API server, and the DaemonSet's own pod
+//! with its image, its capabilities and its ClusterRole.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails in them fails the test, with its reason"
+)]
+
+mod pod;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use pod::Pod;
+use serde_json::{Value, json};
+use svclb_tests::cluster::{ControlPlane, Reference, component, documents, eventually};
+use svclb_tests::{Tcp, World};
+
+const NODE: &str = "node-a";
+/// What the agent may do, and who it is there.
+const ACCOUNT: &str = "kube-system/svclb";
+const DIALLED: &str = "10.96.0.10:80";
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The objects of a folder of manifests/.
+fn build(folder: &str) -> Vec<Value> {
+    build_at(&workspace().join("manifests").join(folder))
+}
+
+fn build_at(path: &Path) -> Vec<Value> {
+    let mut kustomize = Command::new(component("kustomize"));
+    let output = kustomize.arg("build").arg(path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kustomize build {}: {said}", path.display());
+    documents(&String::from_utf8(output.stdout).unwrap())
+}
+
+/// Builds a kustomization of a user's own, which lies beside `manifests`.
+fn build_own(kustomization: &str) -> Vec<Value> {
+    let prefix = format!("svclb-test-{}-own-", std::process::id());
+    let folder = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+    let link = folder.path().join("manifests");
+    std::os::unix::fs::symlink(workspace().join("manifests"), link).unwrap();
+    std::fs::write(folder.path().join("kustomization.yaml"), kustomization).unwrap();
+    build_at(folder.path())
+}
+
+/// The images of all containers of the one DaemonSet.
+fn images(objects: &[Value]) -> Vec<&str> {
+    let spec = &of_kind(objects, "DaemonSet")["spec"]["template"]["spec"];
+    let kinds = ["initContainers", "containers"];
+    let containers = kinds.iter().filter_map(|kind| spec[kind].as_array()).flatten();
+    containers.map(|container| container["image"].as_str().unwrap()).collect()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|object| object["kind"] == kind);
+    let (Some(object), None) = (found.next(), found.next()) else { panic!("not one {kind}") };
+    object
+}
+
+/// Everything but the DaemonSet: no kubelet is there to run it.
+fn apply_rights(plane: &ControlPlane, objects: &[Value]) {
+    let rights: Vec<Value> =
+        objects.iter().filter(|object| object["kind"] != "DaemonSet").cloned().collect();
+    assert_eq!(rights.len(), 3, "service account, role, binding");
+    plane.api().apply_all(&rights);
+}
+
+/// A Service with one endpoint, and the node.
+fn apply_hello(plane: &ControlPlane) {
+    plane.api().apply(&format!(
+        "
+apiVersion: v1
+kind: Node
+metadata: {{ name: {NODE} }}
+---
+apiVersion: v1
+kind: Service
+metadata: {{ name: hello, namespace: default }}
+spec:
+  clusterIP: 10.96.0.10
+  ports: [{{ port: 80, targetPort: 8080 }}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: hello-1
+  namespace: default
+  labels: {{ kubernetes.io/service-name: hello }}
+addressType: IPv4
+ports: [{{ name: \"\", protocol: TCP, port: 8080 }}]
+endpoints: [{{ addresses: [10.244.0.1] }}]
+"
+    ));
+}
+
+fn pod<'w>(world: &'w World, plane: &ControlPlane, daemon_set: &Value) -> Pod<'w> {
+    let token = plane.service_account_token(ACCOUNT, Duration::from_secs(3600));
+    let address = plane.address();
+    let server = (address.ip().to_string(), address.port());
+    Pod::new(world, daemon_set, NODE).knows((&server.0, server.1), &token, &plane.authority())
+}
+
+#[test]
+fn the_api_server_accepts_every_object_of_every_folder() {
+    let plane = ControlPlane::builder("manifests").without_controllers().start();
+    for folder in ["base", "overlays/api-server", "overlays/mount-bpffs", "uninstall"] {
+        let objects = build(folder);
+        assert!(!objects.is_empty(), "{folder}");
+        for object in &objects {
+            let accepted = plane.api().try_apply(object, true);
+            let accepted = accepted
+                .unwrap_or_else(|error| panic!("{folder}: {}: {error}", Reference::of(object)));
+            // A field that the API server does not know would be gone.
+            assert_contains(&accepted, object, &format!("{folder}: {}", Reference::of(object)));
+        }
+    }
+}
+
+/// Whether all of `part` is in `whole`, which may have more fields.
+fn assert_contains(whole: &Value, part: &Value, at: &str) {
+    match (whole, part) {
+        (Value::Object(whole), Value::Object(part)) => {
+            for (name, part) in part {
+                let at = format!("{at}.{name}");
+                let whole = whole.get(name).unwrap_or_else(|| panic!("{at} is not known"));
+                assert_contains(whole, part, &at);
+            }
+        }
+        (Value::Array(whole), Value::Array(part)) => {
+            assert_eq!(whole.len(), part.len(), "{at}");
+            for (number, (whole, part)) in whole.iter().zip(part).enumerate() {
+                assert_contains(whole, part, &format!("{at}[{number}]"));
+            }
+        }
+        (whole, part) => assert_eq!(whole, part, "{at}"),
+    }
+}
+
+#[test]
+fn every_folder_runs_the_version_of_this_checkout() {
+    let expected = format!("localhost/svclb:{}", env!("CARGO_PKG_VERSION"));
+    for folder in ["base", "overlays/mount-bpffs", "uninstall"] {
+        let objects = build(folder);
+        let images = images(&objects);
+        assert!(!images.is_empty() && images.iter().all(|image| *image == expected), "{images:?}");
+    }
+}
+
+#[test]
+fn the_kustomization_of_the_manual_builds_for_the_way_there_and_back() {
+    let manual = std::fs::read_to_string(workspace().join("docs/operating.md")).unwrap();
+    let (_, rest) = manual.split_once("```yaml\n").unwrap();
+    let (shown, _) = rest.split_once("```").unwrap();
+    let components = "[manifests/components/mount-bpffs]";
+    let (resources, back) = ("resources: [manifests/base]", "resources: [manifests/uninstall]");
+    assert!(shown.contains(components) && shown.contains(resources), "{shown}");
+    let both = "[manifests/components/mount-bpffs, manifests/components/api-server]";
+    let without: String = shown
+        .lines()
+        .filter(|line| !line.starts_with("components"))
+        .fold(String::new(), |text, line| text + line + "\n");
+    let rows = [
+        ("as it stands", shown.to_owned(), 2),
+        ("both components", shown.replace(components, both), 2),
+        ("the way back", without.replace(resources, back), 2),
+    ];
+    let plane = ControlPlane::builder("manual").without_controllers().start();
+    let image = format!("REGISTRY/svclb:{}", env!("CARGO_PKG_VERSION"));
+    for (row, kustomization, containers) in rows {
+        let objects = build_own(&kustomization);
+        assert_eq!(images(&objects), vec![&image[..]; containers], "{row}");
+        for object in &objects {
+            let accepted = plane.api().try_apply(object, true);
+            accepted.unwrap_or_else(|error| panic!("{row}: {}: {error}", Reference::of(object)));
+        }
+        let spec = &of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"];
+        let arguments = spec["containers"][0]["args"].to_string();
+        assert_eq!(arguments.contains("--api-server"), row == "both components", "{row}");
+    }
+}
+
+#[test]
+fn what_was_applied_can_be_deleted_the_way_that_the_manual_says() {
+    let plane = ControlPlane::builder("delete").without_controllers().start();
+    for folder in ["base", "uninstall"] {
+        let objects = build(folder);
+        plane.api().apply_all(&objects);
+        for object in &objects {
+            let what = Reference::of(object);
+            plane.api().try_delete(&what).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(plane.api().get(&what).unwrap().is_some(), "{what}: it was a dry run");
+        }
+    }
+}
+
+#[test]
+fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind() {
+    let plane = ControlPlane::builder("pod").without_controllers().start();
+    let world = World::builder("pod").without_agent().start();
+    let _relay = plane.relay(&world);
+    let _backend = world.backend("hello", Tcp, "10.244.0.1:8080");
+    apply_hello(&plane);
+    let objects = build("base");
+    apply_rights(&plane, &objects);
+
+    let pod = pod(&world, &plane, of_kind(&objects, "DaemonSet"));
+    assert!(pod.probe("agent").unwrap_err().contains("no svclb runs"), "before it was started");
+    let agent = pod.start("agent");
+    eventually("the pod is ready", || pod.probe("agent"));
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    // NET_ADMIN, PERFMON, BPF.
+    assert_eq!(agent.capabilities(), [1 << 12 | 1 << 38 | 1 << 39; 2]);
+    // As its manual says: without any flag.
+    for command in ["services", "backends", "sockets", "status"] {
+        let output = pod.exec("agent", &[command]);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    let services = pod.exec("agent", &["services", "-o", "json"]).stdout;
+    assert!(String::from_utf8(services).unwrap().contains(DIALLED));
+
+    // A new agent that cannot yet hear is not ready, and translation goes on meanwhile.
+    assert!(agent.stop().success(), "{}", pod.log());
+    assert!(pod.probe("agent").unwrap_err().contains("no agent runs"));
+    plane.stop_api_server();
+    let mut agent = pod.start("agent");
+    eventually("the new agent is known", || match pod.probe("agent") {
+        Err(said) if said.contains("not yet heard") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(agent.runs(), "{}", pod.log());
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    plane.start_api_server();
+    eventually("the pod is ready again", || pod.probe("agent"));
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    drop(agent);
+
+    // The way back.
+    let objects = build("uninstall");
+    let pod = Pod::new(&world, of_kind(&objects, "DaemonSet"), NODE);
+    let done = pod.run("uninstall");
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(world.dial(Tcp, DIALLED).unwrap_err().raw_os_error(), Some(libc::EACCES));
+    let mut stays = pod.start("done");
+    eventually("the pod says that it is done", || {
+        let log = pod.log();
+        if log.contains("nothing is left") { Ok(()) } else { Err(log) }
+    });
+    assert!(stays.runs());
+    assert!(stays.stop().success());
+}
+
+#[test]
+fn on_a_node_with_cgroup_v1_too_the_cgroup2_below_it_is_served() {
+    let plane = ControlPlane::builder("hybrid").without_controllers().start();
+    let world = World::builder("hybrid").without_agent().start();
+    let _relay = plane.relay(&world);
+    let _backend = world.backend("hello", Tcp, "10.244.0.1:8080");
+    apply_hello(&plane);
+    let objects = build("base");
+    apply_rights(&plane, &objects);
+    let pod = pod(&world, &plane, of_kind(&objects, "DaemonSet")).on_hybrid_node();
+    let _agent = pod.start("agent");
+    eventually("the pod is ready", || pod.probe("agent"));
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert!(pod.log().contains("/host/cgroup/unified"), "{}", pod.log());
+}
+
+#[test]
+fn the_component_for_nodes_without_a_bpffs_mounts_one_once() {
+    let world = World::builder("bpffs").without_agent().start();
+    let objects = build("overlays/mount-bpffs");
+    let pod = Pod::new(&world, of_kind(&objects, "DaemonSet"), NODE);
+    let (pod, folder) = pod.on_node_without_bpffs();
+    // How many there are at the node's folder, seen from the node.
+    let mounted = || {
+        let folder = folder.clone();
+        world.inside(move || {
+            let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let at = format!(" {} ", folder.display());
+            let is_one = |line: &&str| line.contains(&at) && line.contains(" - bpf ");
+            mounts.lines().filter(is_one).count()
+        })
+    };
+    let said = |output: std::process::Output| {
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(mounted(), 0);
+    assert_eq!(said(pod.run("mount-bpffs")), "mounted a bpffs at /host/bpf\n");
+    assert_eq!(mounted(), 1, "it outlives the container, on the node");
+    // The next pod there, and a container that only sees what the node has.
+    assert_eq!(said(pod.run("mount-bpffs")), "/host/bpf is on a bpffs already\n");
+    assert_eq!(mounted(), 1);
+    let agents = pod.exec("agent", &["mount-bpffs", "/host/bpf"]);
+    assert_eq!(said(agents), "/host/bpf is on a bpffs already\n");
+}
+
+#[test]
+fn a_role_that_lacks_a_rule_is_named_in_the_log() {
+    let objects = build("base");
+    let rules = of_kind(&objects, "ClusterRole")["rules"].as_array().unwrap().clone();
+    let plane = ControlPlane::builder("rights").without_controllers().start();
+    apply_hello(&plane);
+    apply_rights(&plane, &objects);
+    for missing in ["services", "endpointslices", "nodes"] {
+        let world = World::builder("rights").without_agent().start();
+        let _relay = plane.relay(&world);
+        let mut role = of_kind(&objects, "ClusterRole").clone();
+        let mut fewer = rules.clone();
+        for rule in &mut fewer {
+            rule["resources"].as_array_mut().unwrap().retain(|it| it != missing);
+        }
+        fewer.retain(|rule| rule["resources"] != json!([]));
+        role["rules"] = json!(fewer);
+        plane.api().apply_all(&[role]);
+        let pod = pod(&world, &plane, of_kind(&objects, "DaemonSet"));
+        let _agent = pod.start("agent");
+        eventually(&format!("the log names {missing}"), || {
+            let log = pod.log();
+            let named =
+                log.lines().any(|line| line.contains("forbidden") && line.contains(missing));
+            if named { Ok(()) } else { Err(log) }
+        });
+        assert!(pod.probe("agent").is_err(), "without {missing}");
+    }
+}

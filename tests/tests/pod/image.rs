@@ -1,0 +1,117 @@
+//! An image archive, read as the specification says (github.com/opencontainers/image-spec 1.1): every
+//! digest and size is compared.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use flate2::read::GzDecoder;
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+/// Names the archive to test.
+const VARIABLE: &str = "SVCLB_IMAGE";
+
+/// What is in the archive.
+pub(crate) struct Archive {
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Archive {
+    /// The archive under test.
+    pub(crate) fn read() -> Self {
+        let path = archive();
+        let data = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut files = BTreeMap::new();
+        for entry in tar::Archive::new(&data[..]).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().display().to_string();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            assert_eq!(files.insert(name.clone(), content), None, "{name} is there twice");
+        }
+        Self { files }
+    }
+
+    /// A file of it.
+    pub(crate) fn file(&self, name: &str) -> &[u8] {
+        self.files.get(name).unwrap_or_else(|| panic!("no {name} among {:?}", self.files.keys()))
+    }
+
+    /// What a descriptor stands for.
+    pub(crate) fn blob(&self, descriptor: &Descriptor) -> &[u8] {
+        let digest = descriptor.digest().to_string();
+        let content = self.file(&digest.replacen("sha256:", "blobs/sha256/", 1));
+        assert_eq!(sha256(content), digest);
+        assert_eq!(content.len() as u64, descriptor.size(), "{digest}");
+        content
+    }
+
+    /// The one image of the index.
+    pub(crate) fn manifest(&self) -> (Descriptor, ImageManifest) {
+        let index = ImageIndex::from_reader(self.file("index.json")).unwrap();
+        let [descriptor] = &index.manifests()[..] else { panic!("{index:?} has not one image") };
+        assert_eq!(descriptor.media_type(), &MediaType::ImageManifest);
+        (descriptor.clone(), ImageManifest::from_reader(self.blob(descriptor)).unwrap())
+    }
+
+    /// How a container of it runs.
+    pub(crate) fn configuration(&self) -> ImageConfiguration {
+        let (_, manifest) = self.manifest();
+        assert_eq!(manifest.config().media_type(), &MediaType::ImageConfig);
+        ImageConfiguration::from_reader(self.blob(manifest.config())).unwrap()
+    }
+
+    /// The files of its layers, as a runtime unpacks them.
+    pub(crate) fn unpack(&self) -> TempDir {
+        let (_, manifest) = self.manifest();
+        let configuration = self.configuration();
+        let expected = configuration.rootfs().diff_ids();
+        assert_eq!(manifest.layers().len(), expected.len());
+        // As the harness names what it removes if a test dies.
+        let prefix = format!("svclb-test-{}-image-", std::process::id());
+        let root = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
+        for (layer, expected) in manifest.layers().iter().zip(expected) {
+            assert_eq!(layer.media_type(), &MediaType::ImageLayerGzip);
+            let mut tar = Vec::new();
+            GzDecoder::new(self.blob(layer)).read_to_end(&mut tar).unwrap();
+            assert_eq!(&sha256(&tar), expected);
+            let mut archive = tar::Archive::new(&tar[..]);
+            archive.set_preserve_permissions(true);
+            archive.unpack(root.path()).unwrap();
+        }
+        root
+    }
+}
+
+/// As descriptors write it.
+pub(crate) fn sha256(content: &[u8]) -> String {
+    let digest = Sha256::digest(content);
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// Where the archive is: named by the environment, or built once for this test process.
+fn archive() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| match std::env::var_os(VARIABLE) {
+        Some(path) => path.into(),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut command = Command::new(cargo);
+    command.args(["run", "--quiet", "--package", "xtask", "--", "image"]).current_dir(workspace);
+    let output = command.stderr(Stdio::inherit()).output().unwrap_or_else(|error| {
+        panic!("cannot start cargo to build the image ({error}): name a built one by {VARIABLE}")
+    });
+    assert!(output.status.success(), "the image does not build, see above ({})", output.status);
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}

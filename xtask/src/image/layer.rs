@@ -1,0 +1,106 @@
+//! The image's one layer: a tar with the same bytes for the same files, whenever and by whom it is made.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Context as _;
+use tar::{EntryType, Header};
+
+/// Folders that a container's runtime mounts over, and that a program may count on.
+const FOLDERS: [&str; 7] = ["dev", "etc", "host", "proc", "run", "sys", "var"];
+
+/// A file of the layer.
+pub(super) struct Entry {
+    path: String,
+    mode: u32,
+    data: Vec<u8>,
+}
+
+impl Entry {
+    /// One that can be run.
+    pub(super) fn program(path: &str, data: Vec<u8>) -> Self {
+        Self { path: path.to_owned(), mode: 0o755, data }
+    }
+
+    /// One that can be read.
+    pub(super) fn file(path: &str, data: Vec<u8>) -> Self {
+        Self { path: path.to_owned(), mode: 0o644, data }
+    }
+}
+
+/// A tar of these files, sorted, with the folders above them and those that every container has.
+///
+/// # Errors
+/// A path does not fit a tar's header.
+pub(super) fn tar(mut files: Vec<Entry>) -> anyhow::Result<Vec<u8>> {
+    files.sort_by(|one, other| one.path.cmp(&other.path));
+    let mut folders: BTreeSet<String> = FOLDERS.map(str::to_owned).into();
+    for file in &files {
+        let above = Path::new(&file.path).ancestors().skip(1);
+        folders.extend(above.filter_map(Path::to_str).map(str::to_owned));
+    }
+    folders.remove("");
+    let mut tar = tar::Builder::new(Vec::new());
+    for folder in &folders {
+        append(&mut tar, &format!("{folder}/"), EntryType::Directory, 0o755, &[])?;
+    }
+    // The one folder that every program may write to.
+    append(&mut tar, "tmp/", EntryType::Directory, 0o1777, &[])?;
+    for file in &files {
+        append(&mut tar, &file.path, EntryType::Regular, file.mode, &file.data)?;
+    }
+    Ok(tar.into_inner()?)
+}
+
+/// Appends an entry of root's, as old as everything else: the start of the epoch.
+pub(super) fn append(
+    tar: &mut tar::Builder<Vec<u8>>,
+    path: &str,
+    kind: EntryType,
+    mode: u32,
+    data: &[u8],
+) -> anyhow::Result<()> {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(data.len() as u64);
+    tar.append_data(&mut header, path, data).with_context(|| format!("cannot pack {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_files_give_the_same_bytes_in_whatever_order() {
+        let make = |names: [&str; 3]| {
+            let files = names.map(|name| Entry::file(name, name.as_bytes().to_vec()));
+            tar(files.into()).unwrap()
+        };
+        assert_eq!(make(["b", "a/c", "a/b"]), make(["a/b", "b", "a/c"]));
+    }
+
+    #[test]
+    fn a_folder_comes_before_what_is_in_it_and_all_is_roots() {
+        let files = vec![Entry::program("svclb", vec![1]), Entry::file("one/two/three", vec![2])];
+        let packed = tar(files).unwrap();
+        let mut archive = tar::Archive::new(&packed[..]);
+        let mut seen = Vec::new();
+        for entry in archive.entries().unwrap() {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
+            assert_eq!(header.mtime().unwrap(), 0);
+            let path = entry.path().unwrap().display().to_string();
+            seen.push((path, header.mode().unwrap()));
+        }
+        let place = |path: &str| seen.iter().position(|(name, _)| name == path).unwrap();
+        assert!(place("one/") < place("one/two/") && place("one/two/") < place("one/two/three"));
+        assert_eq!(seen[place("svclb")].1, 0o755);
+        assert_eq!(seen[place("one/two/three")].1, 0o644);
+        assert_eq!(seen[place("tmp/")].1, 0o1777);
+    }
+}

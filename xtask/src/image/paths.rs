@@ -1,0 +1,98 @@
+//! Names of folders that a build would leave in the program: in the texts of panics, and in the debug
+//! information of the programs for the kernel. Each is replaced, so that the image tells nothing of the
+//! machine and does not differ by where things lie on it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::{provider, shell};
+
+/// Flags for rustc, before all others that cargo knows of (doc.rust-lang.org/cargo, "build.rustflags").
+pub(super) const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
+/// What is between them.
+pub(super) const SEPARATOR: &str = "\x1f";
+/// Flags for the compiler of the programs for the kernel, read by svclb-agent's build script.
+pub(super) const KERNEL_FLAGS: &str = "SVCLB_BPF_RUSTFLAGS";
+
+/// Folders, and what stands for each. A later one may be in an earlier one.
+pub(super) struct Renamed {
+    /// Of the build, without the compiler's.
+    folders: Vec<(PathBuf, &'static str)>,
+    /// Source of the compilers' own library.
+    library: PathBuf,
+    kernel_library: PathBuf,
+}
+
+/// What stands for the source of a compiler's library.
+const LIBRARY: &str = "/rust";
+
+impl Renamed {
+    /// Looks where things are here. `target` is the folder that is built into.
+    ///
+    /// # Errors
+    /// A compiler, or cargo's folder, is not found.
+    pub(super) fn find(target: &str) -> anyhow::Result<Self> {
+        let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+        let usual = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+        let cargo = named.filter(|path| path.is_absolute()).or_else(usual);
+        let cargo = cargo.context("neither CARGO_HOME nor HOME says where cargo's folder is")?;
+        let rustc = shell::command("rustc")
+            .args(["--print", "sysroot"])
+            .output()
+            .context("rustc does not run")?;
+        let sysroot = PathBuf::from(String::from_utf8_lossy(&rustc.stdout).trim());
+        let kernel = provider::find().map_err(anyhow::Error::msg)?.compiler;
+        let library = |sysroot: &Path| sysroot.join("lib/rustlib/src/rust");
+        let folders = vec![
+            (cargo, "/cargo"),
+            (shell::root().to_owned(), "/svclb"),
+            (PathBuf::from(target), "/target"),
+        ];
+        Ok(Self { folders, library: library(&sysroot), kernel_library: library(&kernel.sysroot) })
+    }
+
+    /// Flags for the program.
+    pub(super) fn flags(&self) -> Vec<String> {
+        self.with(&self.library)
+    }
+
+    /// Flags for the programs for the kernel. They go by a variable in which blanks are between them: a
+    /// folder with a blank in its name keeps that.
+    pub(super) fn kernel_flags(&self) -> String {
+        let mut flags = self.with(&self.kernel_library);
+        flags.retain(|flag| !flag.contains(char::is_whitespace));
+        flags.join(" ")
+    }
+
+    fn with(&self, library: &Path) -> Vec<String> {
+        let folders = self.folders.iter().map(|(from, to)| (from.as_path(), *to));
+        std::iter::once((library, LIBRARY))
+            .chain(folders)
+            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_folder_has_a_flag_and_the_inner_one_comes_last() {
+        let folders = [("/home/a/.cargo", "/cargo"), ("/home/a b", "/svclb")];
+        let renamed = Renamed {
+            folders: folders.map(|(from, to)| (PathBuf::from(from), to)).into(),
+            library: "/one".into(),
+            kernel_library: "/two".into(),
+        };
+        let expected = [
+            "--remap-path-prefix=/one=/rust",
+            "--remap-path-prefix=/home/a/.cargo=/cargo",
+            "--remap-path-prefix=/home/a b=/svclb",
+        ];
+        assert_eq!(renamed.flags(), expected);
+        let expected = "--remap-path-prefix=/two=/rust --remap-path-prefix=/home/a/.cargo=/cargo";
+        assert_eq!(renamed.kernel_flags(), expected);
+    }
+}
