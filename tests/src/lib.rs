@@ -18,12 +18,15 @@
     reason = "a tool of tests: what fails in it fails the test, with its reason"
 )]
 
+pub mod cluster;
 mod harness;
+pub mod oracle;
 
 pub use harness::agent::Agent;
 pub use harness::backend::Backend;
 pub use harness::client::{Answer, Kind, PATIENCE, Place, Socket, at};
 pub use harness::passing::{Heir, Passage};
+pub use harness::pod::Pod;
 pub use harness::stranger::Stranger;
 pub use harness::view::{Origin, Row, counter};
 pub use harness::wait::{eventually, holds_for};

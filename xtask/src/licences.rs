@@ -12,6 +12,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("MIT", "ours"),
     ("BSD-2-Clause", "permissive, asks for its notice only"),
     ("BSD-3-Clause", "the same, and not to use the authors' names"),
+    ("CDLA-Permissive-2.0", "permissive, of data: the web's certificate authorities as a list"),
     ("ISC", "MIT in other words"),
     ("Unlicense", "public domain"),
     ("Unicode-3.0", "permissive, of the Unicode tables that crates carry"),

@@ -1,14 +1,14 @@
 //! `cargo xtask test`: every test that this machine can run, with one total.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
 use crate::counts::Counts;
-use crate::{environment, run, setup, shell};
+use crate::{cluster, environment, image, run, setup, shell};
 
 /// Crates whose tests use the kernel as root. They come last: what fails before is easier to read.
 const PRIVILEGED: [&str; 2] = ["svclb-agent", "svclb-tests"];
@@ -16,6 +16,16 @@ const PRIVILEGED: [&str; 2] = ["svclb-agent", "svclb-tests"];
 const ORDER: [&str; 3] = ["svclb-common", "svclb-core", "xtask"];
 /// All crates that are built for the host.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "svclb-ebpf"];
+/// Binaries of `svclb-tests` that start a real cluster, by the beginnings of their names.
+const CLUSTER: [&str; 6] = ["cluster", "control_plane", "kube", "manifests", "oracle", "scale"];
+/// Binaries of `svclb-tests` that use the image.
+const WITH_IMAGE: [&str; 3] = ["image", "manifests", "scale"];
+/// Begins the names of the variables that tests read: where things are, which worlds are compared.
+const OURS: &str = "SVCLB_";
+/// Others of the user's that they get.
+const OTHERS: [&str; 2] = ["RUST_BACKTRACE", "TMPDIR"];
+/// Tells tests where the image archive is.
+const IMAGE: &str = "SVCLB_IMAGE";
 /// Tells tests where the built program `svclb` is.
 const PROGRAM: &str = "SVCLB_BIN";
 
@@ -38,7 +48,7 @@ struct Binary {
 pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
     setup::ensure(setup::Need::Run)?;
     shell::say("building");
-    let svclb = run::build(&[&HOST[..], &["--bins"]].concat())?;
+    let svclb = run::build(&[&HOST[..], &["--bins"]].concat(), &[])?;
     let (unprivileged, privileged) = split(binaries()?, filter)?;
 
     // Before the first test runs: a long run must not end with a lack that was there at its start.
@@ -46,6 +56,14 @@ pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
         environment::check()?;
         shell::as_root("true", &[]).context("the kernel tests need root")?;
     }
+    let components = match privileged.iter().any(Binary::needs_cluster) {
+        true => cluster::ensure()?,
+        false => OsString::new(),
+    };
+    let image = match privileged.iter().any(Binary::needs_image) {
+        true => image::for_tests()?.into(),
+        false => OsString::new(),
+    };
 
     let mut total = Counts::default();
     for (binary, needs_root) in unprivileged
@@ -54,7 +72,9 @@ pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
         .chain(privileged.iter().map(|binary| (binary, true)))
     {
         shell::say(&format!("{} {}", binary.package, binary.name));
-        let mut test = binary.command(&svclb, needs_root)?;
+        let given =
+            [(PROGRAM, svclb.as_os_str()), (cluster::VARIABLE, &components), (IMAGE, &image)];
+        let mut test = binary.command(&given, needs_root)?;
         test.args(filter).args(args);
         total.add(counted(test)?);
     }
@@ -78,9 +98,15 @@ pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
 
 impl Binary {
     /// The runner, in the environment that cargo would give it.
-    fn command(&self, svclb: &Path, needs_root: bool) -> anyhow::Result<Command> {
-        let environment: [(&str, &OsStr); 2] =
-            [("CARGO_MANIFEST_DIR", self.folder.as_os_str()), (PROGRAM, svclb.as_os_str())];
+    fn command(&self, given: &[(&str, &OsStr)], needs_root: bool) -> anyhow::Result<Command> {
+        let users = std::env::vars_os();
+        let environment =
+            environment(users.filter_map(|(name, value)| Some((name.into_string().ok()?, value))));
+        let mut environment: Vec<(&str, &OsStr)> =
+            environment.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        environment.push(("CARGO_MANIFEST_DIR", self.folder.as_os_str()));
+        // Behind what the user has: the last one counts.
+        environment.extend(given.iter().filter(|(_, value)| !value.is_empty()));
         let mut command = if needs_root {
             shell::as_root(&self.path, &environment)?
         } else {
@@ -92,6 +118,16 @@ impl Binary {
         Ok(command)
     }
 
+    /// Whether its tests start a real cluster.
+    fn needs_cluster(&self) -> bool {
+        self.package == "svclb-tests" && CLUSTER.iter().any(|it| self.name.starts_with(it))
+    }
+
+    /// Whether its tests start the program from its image.
+    fn needs_image(&self) -> bool {
+        self.package == "svclb-tests" && WITH_IMAGE.contains(&self.name.as_str())
+    }
+
     /// Whether it has a test of such a name.
     fn has(&self, filter: &str) -> anyhow::Result<bool> {
         let mut list = Command::new(&self.path);
@@ -101,10 +137,26 @@ impl Binary {
     }
 }
 
+/// What a runner gets of the user's environment, also by sudo, and the PATH on which set-up found its
+/// tools.
+fn environment(users: impl Iterator<Item = (String, OsString)>) -> BTreeMap<String, OsString> {
+    let mut path = OsString::new();
+    let mut kept = BTreeMap::new();
+    for (name, value) in users {
+        if name == "PATH" {
+            path = value;
+        } else if name.starts_with(OURS) || OTHERS.contains(&&name[..]) {
+            kept.insert(name, value);
+        }
+    }
+    kept.insert("PATH".to_owned(), shell::path(&path));
+    kept
+}
+
 /// Builds every test binary, in the order in which they run.
 fn binaries() -> anyhow::Result<Vec<Binary>> {
     let mut found = BTreeMap::new();
-    run::artifacts("test", &[&HOST[..], &["--no-run"]].concat(), |artifact| {
+    run::artifacts("test", &[&HOST[..], &["--no-run"]].concat(), &[], |artifact| {
         if let (true, Some(path)) = (artifact.profile.test, artifact.executable) {
             let folder: PathBuf = artifact.manifest_path.with_file_name("").into();
             let package = package(&artifact.package_id.repr, &folder);
@@ -173,6 +225,30 @@ mod tests {
         let mut crates = ["svclb-tests", "xtask", "another", "svclb-agent", "svclb-common"];
         crates.sort_by_key(|name| rank(name));
         assert_eq!(crates, ["svclb-common", "xtask", "another", "svclb-agent", "svclb-tests"]);
+    }
+
+    #[test]
+    fn a_runner_gets_what_tests_read_and_nothing_else_of_the_users() {
+        let users = [
+            ("HOME", "/home/a"),
+            ("PATH", "/usr/bin"),
+            ("RUST_BACKTRACE", "1"),
+            ("SVCLB_ORACLE_SEED", "7"),
+            ("SVCLB_ORACLE_WORLDS", "1000"),
+            ("TMPDIR", "/var/tmp"),
+        ];
+        let users = users.map(|(name, value)| (name.to_owned(), value.into()));
+        let found = environment(users.into_iter());
+        let found: Vec<(&str, &str)> =
+            found.iter().map(|(name, value)| (&name[..], value.to_str().unwrap())).collect();
+        let expected = [
+            ("PATH", "/usr/bin:/usr/sbin:/sbin"),
+            ("RUST_BACKTRACE", "1"),
+            ("SVCLB_ORACLE_SEED", "7"),
+            ("SVCLB_ORACLE_WORLDS", "1000"),
+            ("TMPDIR", "/var/tmp"),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

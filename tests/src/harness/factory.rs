@@ -16,6 +16,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::cgroup::Cgroup;
+use super::client::{Kind, Socket};
 use super::namespace::Namespace;
 use super::passing::{self, BATCH};
 
@@ -63,6 +64,18 @@ impl Factory {
                 }
             }
         })
+    }
+
+    /// Makes so many sockets of a client.
+    pub(crate) fn sockets(&self, kind: Kind, count: usize) -> Vec<Socket> {
+        let mut sockets = Vec::with_capacity(count);
+        while sockets.len() < count {
+            let batch = u32::try_from((count - sockets.len()).min(BATCH)).unwrap();
+            let made = self.make(kind.order(batch));
+            let made = made.unwrap_or_else(|error| panic!("cannot make {kind:?} sockets: {error}"));
+            sockets.extend(made.into_iter().map(Socket::from));
+        }
+        sockets
     }
 
     /// Makes sockets.

@@ -2,10 +2,11 @@
 //!
 //! * [`world`]: one test's surroundings, with everything below in it, and the end of it all.
 //! * [`namespace`]: a thread in a network and mount namespace of its own.
-//! * [`routes`]: its routes, so that no packet leaves.
+//! * [`routes`]: its routes, so that no packet leaves. [`link`]: interfaces between two.
 //! * [`cgroup`]: a cgroup of its own, and what earlier runs left behind.
 //! * [`factory`]: a process in the cgroup that makes sockets and hands them over.
 //! * [`client`]: such a socket in a test's hands.
+//! * [`pod`]: a client in a network namespace of its own.
 //! * [`passing`]: sockets that change hands.
 //! * [`backend`]: who answers.
 //! * [`yaml`]: Services and their endpoints as the agent reads them.
@@ -18,8 +19,10 @@ pub(crate) mod backend;
 pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod factory;
+pub(crate) mod link;
 pub(crate) mod namespace;
 pub(crate) mod passing;
+pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod routes;
 pub(crate) mod stranger;

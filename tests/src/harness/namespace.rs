@@ -18,12 +18,16 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::routes::{self, Route};
 
-/// Backends have the first two, Services the last two.
-const ROUTES: [(Route, &str, u8); 4] = [
+/// Backends have the first two, Services the next two; then external IPs and nodes.
+const ROUTES: [(Route, &str, u8); 8] = [
     (Route::Local, "10.244.0.0", 16),
     (Route::Local, "fd00:244::", 64),
     (Route::Prohibit, "10.96.0.0", 16),
     (Route::Prohibit, "fd00:96::", 64),
+    (Route::Prohibit, "203.0.113.0", 24),
+    (Route::Prohibit, "2001:db8:c::", 64),
+    (Route::Prohibit, "198.51.100.0", 24),
+    (Route::Prohibit, "2001:db8:b::", 64),
 ];
 
 const SETTINGS: [(&str, &str); 4] = [
@@ -34,6 +38,19 @@ const SETTINGS: [(&str, &str); 4] = [
     // A test opens more sockets in a minute than there are ports, all to few addresses.
     ("ipv4/tcp_tw_reuse", "1"),
     ("ipv4/ip_local_port_range", "1024 65535"),
+];
+
+/// A user's, who may reach the world by a proxy. Nothing inside would reach that, and nothing inside is
+/// behind it.
+const PROXIES: [&str; 8] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
 ];
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -47,14 +64,34 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// Makes the namespaces, with a bpffs at `bpffs`, an existing folder.
     pub(crate) fn make(bpffs: PathBuf) -> Self {
+        let namespace = Self::bare(bpffs);
+        namespace.run(furnish);
+        namespace
+    }
+
+    /// The same without routes and settings: not even the loopback is up.
+    pub(crate) fn bare(bpffs: PathBuf) -> Self {
+        let namespace = Self::thread();
+        namespace.run(move || enter(&bpffs));
+        namespace
+    }
+
+    /// A network namespace only, with nothing in it that is up.
+    pub(crate) fn network() -> Self {
+        let namespace = Self::thread();
+        namespace.run(|| unshare(CloneFlags::CLONE_NEWNET)).unwrap_or_else(|error| {
+            panic!("cannot make a network namespace ({error}): run the tests as root")
+        });
+        namespace
+    }
+
+    fn thread() -> Self {
         let (tasks, todo) = mpsc::channel::<Task>();
         let thread = thread::Builder::new()
             .name("namespace".to_owned())
             .spawn(move || todo.into_iter().for_each(|task| task()))
             .expect("a thread can be started");
-        let namespace = Self { tasks: Some(tasks), thread: Some(thread) };
-        namespace.run(move || enter(&bpffs));
-        namespace
+        Self { tasks: Some(tasks), thread: Some(thread) }
     }
 
     /// Does something inside, and waits for it.
@@ -73,6 +110,9 @@ impl Namespace {
 
     /// Starts a process inside. It does not outlive the namespace.
     pub(crate) fn spawn(&self, mut command: Command) -> Child {
+        for variable in PROXIES {
+            command.env_remove(variable);
+        }
         // SAFETY: one system call between fork and exec.
         unsafe {
             command.pre_exec(|| {
@@ -107,6 +147,9 @@ fn enter(bpffs: &Path) {
     mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), nothing).unwrap_or_else(|error| {
         panic!("cannot mount a bpffs ({error}): the kernel needs CONFIG_BPF_SYSCALL")
     });
+}
+
+fn furnish() {
     routes::loopback_up().expect("a new loopback can be brought up");
     for (route, address, bits) in ROUTES {
         let destination = address.parse().unwrap();

@@ -1,6 +1,7 @@
 //! The loopback and the routes of a world, set by rtnetlink(7): no tool has to be installed, here or
 //! in a small virtual machine.
 
+use std::ffi::CStr;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -38,10 +39,15 @@ struct Rtmsg {
 
 /// Brings the loopback of this thread's network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
+    up(c"lo")
+}
+
+/// Brings an interface up.
+pub(crate) fn up(interface: &CStr) -> io::Result<()> {
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
     // SAFETY: plain bytes.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.to_bytes()) {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap();
@@ -104,7 +110,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// Sends a request and reads its acknowledgement.
-fn exchange(request: &[u8]) -> io::Result<()> {
+pub(super) fn exchange(request: &[u8]) -> io::Result<()> {
     let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
     let mut answer = [0_u8; 512];
     // SAFETY: both buffers have their sizes.

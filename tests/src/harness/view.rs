@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::Value;
 
-use super::yaml::Service;
+use super::yaml::{Port, Service};
 
 /// One thing that the maps hold.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,15 +62,19 @@ pub struct Origin {
     pub given: SocketAddr,
 }
 
-/// What these Services should have in the maps.
-pub(crate) fn expected<'a>(services: impl Iterator<Item = &'a Service>) -> BTreeSet<Row> {
+/// What these Services should have in the maps, on a node with these addresses.
+pub(crate) fn expected<'a>(
+    services: impl Iterator<Item = &'a Service>,
+    node: &[IpAddr],
+) -> BTreeSet<Row> {
     let mut rows = BTreeSet::new();
     for service in services {
         for port in &service.ports {
             let name = || (service.key(), port.name.clone(), port.protocol.name().to_owned());
-            for ip in &service.cluster_ips {
+            let ips = service.cluster_ips.iter().chain(&service.external_ips);
+            let dialled = ips.map(|ip| SocketAddr::new(*ip, port.number));
+            for address in dialled.chain(node_ports(service, port, node)) {
                 let (service, port_name, protocol) = name();
-                let address = SocketAddr::new(*ip, port.number);
                 rows.insert(Row::Frontend { service, port_name, protocol, address });
             }
             for endpoint in port.usable() {
@@ -81,6 +85,15 @@ pub(crate) fn expected<'a>(services: impl Iterator<Item = &'a Service>) -> BTree
         }
     }
     rows
+}
+
+/// Where a node port can be dialled: at the node's addresses and on loopback.
+fn node_ports(service: &Service, port: &Port, node: &[IpAddr]) -> impl Iterator<Item = SocketAddr> {
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let ips = node.iter().copied().chain(loopback);
+    let ips = ips.filter(|ip| service.cluster_ips.iter().any(|it| it.is_ipv4() == ip.is_ipv4()));
+    let addresses = ips.flat_map(|ip| port.node_port.map(|number| SocketAddr::new(ip, number)));
+    addresses.collect::<Vec<_>>().into_iter()
 }
 
 /// What the maps hold.

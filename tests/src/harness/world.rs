@@ -2,9 +2,11 @@
 //! it all, also when the test fails.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -16,11 +18,11 @@ use super::cgroup::{Cgroup, PREFIX, remove_leftovers};
 use super::client::{Kind, Place, Socket};
 use super::factory::Factory;
 use super::namespace::Namespace;
-use super::passing::BATCH;
 use super::program;
+use super::routes::{self, Route};
 use super::view::{self, Origin, Row};
 use super::wait::{LIMIT, within};
-use super::yaml::{Service, ServiceBuilder};
+use super::yaml::{self, Service, ServiceBuilder};
 use crate::{Backend, Protocol};
 
 /// What is different from most worlds.
@@ -59,6 +61,8 @@ pub struct World {
     agent: Mutex<Option<Agent>>,
     arguments: Vec<String>,
     services: Mutex<BTreeMap<String, Service>>,
+    /// Addresses of the node, once it has any.
+    node: Mutex<Vec<IpAddr>>,
     /// Port of the Service that `settle` writes, different each time.
     fence: AtomicU16,
     /// Third byte of the addresses that [`Self::backends`] chooses.
@@ -99,6 +103,7 @@ impl World {
             agent: Mutex::new(None),
             arguments: builder.arguments,
             services: Mutex::default(),
+            node: Mutex::default(),
             fence: AtomicU16::new(1),
             groups: AtomicU8::new(100),
             factory,
@@ -117,8 +122,24 @@ impl World {
     /// # Panics
     /// When it is not, in good time.
     pub fn start_agent(&self) {
-        let mut command = Command::new(program::svclb());
-        command.arg("agent").arg("--from").arg(self.yaml()).arg("--pins").arg(self.pins());
+        self.start_agent_with(&[OsStr::new("--from"), self.yaml().as_os_str()]);
+    }
+
+    /// Starts the agent with these arguments instead of the folder, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it is not, in good time.
+    pub fn start_agent_with(&self, source: &[impl AsRef<OsStr>]) {
+        self.start_agent_of(program::svclb(), source);
+    }
+
+    /// Starts another build of the agent, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it is not, in good time.
+    pub fn start_agent_of(&self, program: &Path, source: &[impl AsRef<OsStr>]) {
+        let mut command = Command::new(program);
+        command.arg("agent").args(source).arg("--pins").arg(self.pins());
         command.arg("--cgroup").arg(self.cgroup.path()).args(&self.arguments);
         let agent = Agent::start(&self.namespace, command, &self.folder.log());
         *self.agent.lock().unwrap() = Some(agent);
@@ -152,6 +173,10 @@ impl World {
         self.cgroup.path()
     }
 
+    pub(crate) fn cgroup_itself(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
     /// A responder on an address of 10.244.0.0/16 or fd00:244::/64.
     pub fn backend(&self, name: &str, protocol: Protocol, address: &str) -> Backend {
         Backend::start(&self.namespace, name, protocol, address.place())
@@ -180,6 +205,22 @@ impl World {
     pub fn remove(&self, name: &str) {
         let service = self.services.lock().unwrap().remove(name).expect("the Service was written");
         fs::remove_file(self.yaml().join(file_name(&service))).expect("its file is there");
+    }
+
+    /// Makes the agent's node `here` (its argument `--node`) one with these addresses, which become the
+    /// world's own; does not wait.
+    ///
+    /// # Panics
+    /// When they cannot be.
+    pub fn node<const N: usize>(&self, addresses: [&str; N]) {
+        let addresses = addresses.map(|ip| ip.parse().unwrap_or_else(|e| panic!("{ip:?}: {e}")));
+        self.write_file("node.yaml", &yaml::node("here", &addresses));
+        let old = std::mem::replace(&mut *self.node.lock().unwrap(), addresses.to_vec());
+        for ip in addresses.into_iter().filter(|ip| !old.contains(ip)) {
+            let bits = if ip.is_ipv4() { 32 } else { 128 };
+            let made = self.inside(move || routes::add(Route::Local, ip, bits));
+            made.unwrap_or_else(|error| panic!("cannot have the address {ip}: {error}"));
+        }
     }
 
     pub(crate) fn put(&self, service: Service) {
@@ -224,7 +265,7 @@ impl World {
 
     fn wait_for_rows(&self) {
         let services = self.services.lock().unwrap().clone();
-        let expected = view::expected(services.values());
+        let expected = view::expected(services.values(), &self.node.lock().unwrap());
         let mut missing = Vec::new();
         let settled = within(LIMIT, || {
             let found = view::rows(&self.json(&["services"])?, &self.json(&["backends"])?)?;
@@ -315,6 +356,27 @@ impl World {
         child.wait_with_output().expect("a child can be waited for")
     }
 
+    /// Runs a command as a pod's process would run, inside the namespaces and the cgroup, to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn client(&self, mut command: Command) -> Output {
+        let entrance = self.cgroup.entrance();
+        // SAFETY: one system call between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                nix::unistd::write(&entrance, b"0")?;
+                Ok(())
+            });
+        }
+        self.output(command)
+    }
+
+    /// The namespaces, for what else runs in them.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Does something on a thread in the namespaces, and waits for it.
     pub fn inside<R: Send + 'static>(&self, task: impl FnOnce() -> R + Send + 'static) -> R {
         self.namespace.run(task)
@@ -333,14 +395,7 @@ impl World {
     /// # Panics
     /// When they cannot be made.
     pub fn sockets(&self, kind: Kind, count: usize) -> Vec<Socket> {
-        let mut sockets = Vec::with_capacity(count);
-        while sockets.len() < count {
-            let batch = u32::try_from((count - sockets.len()).min(BATCH)).unwrap();
-            let made = self.factory.make(kind.order(batch));
-            let made = made.unwrap_or_else(|error| panic!("cannot make {kind:?} sockets: {error}"));
-            sockets.extend(made.into_iter().map(Socket::from));
-        }
-        sockets
+        self.factory.sockets(kind, count)
     }
 
     /// A new socket of a client, connected.

@@ -52,6 +52,7 @@ pub(crate) struct Port {
     pub(crate) name: String,
     pub(crate) number: u16,
     pub(crate) protocol: Protocol,
+    pub(crate) node_port: Option<u16>,
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
@@ -61,6 +62,9 @@ pub(crate) struct Service {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) cluster_ips: Vec<IpAddr>,
+    pub(crate) external_ips: Vec<IpAddr>,
+    /// Seconds of session affinity, if it has any.
+    pub(crate) affinity: Option<u32>,
     pub(crate) ports: Vec<Port>,
 }
 
@@ -76,7 +80,14 @@ impl<'a> ServiceBuilder<'a> {
     pub(crate) fn new(world: &'a World, name: &str) -> Self {
         let (namespace, name) = name.split_once('/').expect("a Service is named NAMESPACE/NAME");
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        let service = Service { namespace, name, cluster_ips: Vec::new(), ports: Vec::new() };
+        let service = Service {
+            namespace,
+            name,
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            affinity: None,
+            ports: Vec::new(),
+        };
         Self { world, service }
     }
 
@@ -87,11 +98,31 @@ impl<'a> ServiceBuilder<'a> {
         self
     }
 
+    /// Adds an external IP.
+    pub fn external_ip(mut self, address: &str) -> Self {
+        let address = address.parse().unwrap_or_else(|error| panic!("{address:?}: {error}"));
+        self.service.external_ips.push(address);
+        self
+    }
+
+    /// Lets each client keep its backend for so many seconds after its latest new connection.
+    pub fn affinity(mut self, seconds: u32) -> Self {
+        self.service.affinity = Some(seconds);
+        self
+    }
+
+    /// A node port for the port that was added last.
+    pub fn node_port(mut self, number: u16) -> Self {
+        let port = self.service.ports.last_mut().expect("a port comes before its node port");
+        port.node_port = Some(number);
+        self
+    }
+
     /// Adds a port; what `backends` names are its.
     pub fn port(mut self, number: u16, protocol: Protocol) -> Self {
         let ports = &mut self.service.ports;
         let name = if ports.is_empty() { String::new() } else { format!("port-{}", ports.len()) };
-        ports.push(Port { name, number, protocol, endpoints: Vec::new() });
+        ports.push(Port { name, number, protocol, node_port: None, endpoints: Vec::new() });
         if let [first, _] = &mut ports[..] {
             // Only a single port may be without a name.
             first.name = "port-0".to_owned();
@@ -127,17 +158,32 @@ impl Service {
     /// The documents: the Service, and a slice for each port, family and backend port.
     pub(crate) fn documents(&self) -> String {
         let mut text = String::new();
-        let Self { namespace, name, cluster_ips, ports } = self;
+        let Self { namespace, name, cluster_ips, external_ips, affinity, ports } = self;
         let ips = list(cluster_ips.iter().map(|ip| format!("{ip:?}")));
         let first = cluster_ips.first().map_or("None".to_owned(), |ip| ip.to_string());
         let _ = writeln!(text, "apiVersion: v1\nkind: Service");
         let _ = writeln!(text, "metadata: {{ name: {name}, namespace: {namespace} }}");
-        let _ = writeln!(text, "spec:\n  clusterIP: \"{first}\"\n  clusterIPs: {ips}\n  ports:");
-        for Port { name, number, protocol, .. } in ports {
+        let _ = writeln!(text, "spec:\n  clusterIP: \"{first}\"\n  clusterIPs: {ips}");
+        if ports.iter().any(|port| port.node_port.is_some()) {
+            let _ = writeln!(text, "  type: NodePort");
+        }
+        if !external_ips.is_empty() {
+            let ips = list(external_ips.iter().map(|ip| format!("{ip:?}")));
+            let _ = writeln!(text, "  externalIPs: {ips}");
+        }
+        if let Some(seconds) = affinity {
+            let _ = writeln!(text, "  sessionAffinity: ClientIP");
+            let config = format!("{{ clientIP: {{ timeoutSeconds: {seconds} }} }}");
+            let _ = writeln!(text, "  sessionAffinityConfig: {config}");
+        }
+        let _ = writeln!(text, "  ports:");
+        for Port { name, number, protocol, node_port, .. } in ports {
             let protocol = protocol.name();
+            let node_port =
+                node_port.map_or(String::new(), |number| format!(", nodePort: {number}"));
             let _ = writeln!(
                 text,
-                "    - {{ name: \"{name}\", protocol: {protocol}, port: {number} }}"
+                "    - {{ name: \"{name}\", protocol: {protocol}, port: {number}{node_port} }}"
             );
         }
         for port in ports {
@@ -183,6 +229,16 @@ impl Service {
     }
 }
 
+/// The Node object of this name with these addresses.
+pub(crate) fn node(name: &str, addresses: &[IpAddr]) -> String {
+    let address = |ip: &IpAddr| format!("{{ type: InternalIP, address: \"{ip}\" }}");
+    let addresses: Vec<String> = addresses.iter().map(address).collect();
+    let addresses = addresses.join(", ");
+    format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{ name: {name} }}\nstatus:\n  addresses: [{addresses}]\n"
+    )
+}
+
 impl Port {
     /// Which endpoints clients are given: those that are ready, else those that end but still serve.
     pub(crate) fn usable(&self) -> Vec<Endpoint> {
@@ -213,10 +269,13 @@ mod tests {
             namespace: "default".into(),
             name: "hello".into(),
             cluster_ips: vec!["10.96.0.10".parse().unwrap(), "fd00:96::10".parse().unwrap()],
+            external_ips: Vec::new(),
+            affinity: None,
             ports: vec![Port {
                 name: String::new(),
                 number: 80,
                 protocol: Protocol::Tcp,
+                node_port: None,
                 endpoints: vec![
                     endpoint("10.244.0.1:8080"),
                     endpoint("10.244.0.2:8080").terminating(),

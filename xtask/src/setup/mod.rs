@@ -28,6 +28,8 @@ pub(crate) enum Need {
     Run,
     /// To check too.
     All,
+    /// To run the tests with a real cluster.
+    Cluster,
 }
 
 /// Installs what is missing.
@@ -49,6 +51,14 @@ pub(crate) fn ensure(need: Need) -> anyhow::Result<()> {
     Err(after.cannot_install("something is still missing after the installation"))
 }
 
+/// Installs packages of the distribution that only some machines need.
+///
+/// # Errors
+/// There is no apt, or it fails.
+pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
+    Apt::new().install(packages)
+}
+
 /// What a machine lacks.
 struct Missing {
     packages: Vec<&'static Package>,
@@ -59,7 +69,12 @@ struct Missing {
 
 impl Missing {
     fn find(need: Need) -> anyhow::Result<Self> {
-        let packages = packages::ALL.iter().filter(|package| package.used_by != Use::Linker);
+        let is_wanted = |package: &&Package| match package.used_by {
+            Use::Always => true,
+            Use::Linker => false,
+            Use::Cluster => need == Need::Cluster,
+        };
+        let packages = packages::ALL.iter().filter(is_wanted);
         Ok(Self {
             packages: packages.filter(|package| !package.is_there()).collect(),
             components: if need == Need::All { missing_components()? } else { Vec::new() },

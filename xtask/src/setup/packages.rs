@@ -9,6 +9,8 @@ pub(crate) enum Use {
     Always,
     /// Only the build of bpf-linker.
     Linker,
+    /// Only the tests with a real cluster.
+    Cluster,
 }
 
 /// A Debian package.
@@ -31,6 +33,10 @@ impl Package {
     }
 }
 
+const fn cluster(name: &'static str, program: &'static str, why: &'static str) -> Package {
+    Package { name, program, why, used_by: Use::Cluster }
+}
+
 const fn always(name: &'static str, program: &'static str, why: &'static str) -> Package {
     Package { name, program, why, used_by: Use::Always }
 }
@@ -42,6 +48,12 @@ pub(crate) const ALL: &[Package] = &[
     always("curl", "curl", "the client of the demonstration"),
     always("util-linux", "unshare", "private namespaces of the demonstration and tests"),
     always("libc6-dev", "ldd", "headers and start files with which Rust programs are linked"),
+    cluster("bind9-dnsutils", "dig", "the cluster tests resolve names with it"),
+    cluster(
+        "nftables",
+        "nft",
+        "kube-proxy, which the cluster tests compare with, writes rules by it",
+    ),
     Package {
         name: "g++",
         program: "g++",

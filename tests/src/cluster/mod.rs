@@ -1,0 +1,36 @@
+//! A real cluster for tests: etcd, kube-apiserver and kube-controller-manager as they are, CoreDNS, and
+//! a test that plays the kubelet.
+//!
+//! A [`ControlPlane`] has a network namespace of its own. A [`World`](crate::World) reaches it by a
+//! [`Relay`], at the same address, so that one kubeconfig is right on both sides:
+//!
+//! ```no_run
+//! use svclb_tests::World;
+//! use svclb_tests::cluster::ControlPlane;
+//!
+//! let plane = ControlPlane::new("hello");
+//! let world = World::builder("hello").without_agent().start();
+//! let _relay = plane.relay(&world);
+//! plane.api().apply("{apiVersion: v1, kind: Namespace, metadata: {name: other}}");
+//! ```
+
+mod api;
+mod certificates;
+mod components;
+mod control_plane;
+mod coredns;
+mod folder;
+mod http;
+mod kubeconfig;
+mod kubelet;
+mod process;
+mod relay;
+
+pub use api::{Client, Reference, documents};
+pub use components::component;
+pub use control_plane::{Builder, ControlPlane, eventually};
+pub use coredns::{CoreDns, resolve_by};
+pub use http::HttpServer;
+pub use kubelet::{Kubelet, Pod};
+pub use process::Process;
+pub use relay::Relay;

@@ -1,0 +1,63 @@
+//! A component as a process, with its log, killed when dropped.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use crate::harness::agent::tail;
+use crate::harness::namespace::Namespace;
+
+/// A running component.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it in the namespace. What it says goes to `NAME.log` in the folder.
+    pub(crate) fn start(
+        namespace: &Namespace,
+        folder: &Path,
+        name: &str,
+        mut command: Command,
+    ) -> Self {
+        let log = folder.join(format!("{name}.log"));
+        let file =
+            File::options().create(true).append(true).open(&log).expect("a file can be made");
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("a descriptor is duplicated"));
+        command.stderr(file).current_dir(folder);
+        Self { name: name.to_owned(), child: namespace.spawn(command), log }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of what it said.
+    pub fn said(&self) -> String {
+        tail(&self.log)
+    }
+
+    /// Says that it has ended, if it has: nothing here ends by itself.
+    pub(crate) fn check(&mut self) -> Result<(), String> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            ended => Err(format!("{} has ended ({ended:?}); its log:\n{}", self.name, self.said())),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it has ended before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the log of {} ended with:\n{}", self.name, self.said());
+        }
+    }
+}
