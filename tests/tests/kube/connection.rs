@@ -1,0 +1,274 @@
+//! The way to the API server breaks, in each way that it can: what is served stays served, and what
+//! happened meanwhile is found out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use svclb_tests::cluster::{ControlPlane, Reference, documents};
+use svclb_tests::{Tcp, at, eventually, holds_for};
+
+use super::stage::{NODE, Stage, backends, content, service, slice};
+
+#[test]
+fn a_restarted_api_server_is_followed_again_and_meanwhile_nothing_changes() {
+    let stage = Stage::new("kube-restart");
+    let _a = stage.world.backend("a", Tcp, "10.244.0.1:8080");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    let (before, passes) = (content(&stage.world), passes(&stage));
+    stage.without_a_gap(|| {
+        stage.plane.stop_api_server();
+        stage.wait_for_log(&["WARN", "cannot watch", "endpointslices"]);
+        let unchanged = || match content(&stage.world) {
+            found if found == before => Ok(()),
+            found => Err(format!("{:#?}", found.symmetric_difference(&before))),
+        };
+        holds_for(Duration::from_secs(1), "the maps stay as they are", unchanged);
+        stage.plane.start_api_server();
+        for resource in ["services", "endpointslices", "nodes"] {
+            stage.wait_for_log(&["answers again", resource]);
+        }
+        holds_for(Duration::from_millis(500), "the maps stay as they are", unchanged);
+        assert_eq!(self::passes(&stage), passes, "nothing was written");
+        // Told when it changes, not at each attempt.
+        let log = stage.world.agent_log();
+        let told = |line: &&str| line.contains("cannot watch") && line.contains("\"nodes\"");
+        assert!(log.lines().filter(told).count() < 5, "{log}");
+    });
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    stage.wait_for(&["10.244.0.2"]);
+}
+
+#[test]
+fn what_happened_while_the_connection_was_cut_is_found_out() {
+    let stage = Stage::new("kube-cut");
+    let _a = stage.world.backend("a", Tcp, "10.244.0.1:8080");
+    let _b = stage.world.backend("b", Tcp, "10.244.0.3:8080");
+    let api = stage.api();
+    api.apply_all(&[
+        service("hello", "10.96.0.10"),
+        slice("hello", &["10.244.0.1"]),
+        service("goes", "10.96.0.11"),
+        slice("goes", &["10.244.0.9"]),
+    ]);
+    stage.start_agent();
+    for (way, restart) in [("a watch that goes on", false), ("a list that comes anew", true)] {
+        let lists = count(&stage, "listed anew");
+        stage.relay.cut();
+        stage.without_a_gap(|| {
+            if restart {
+                // What an API server does not know that was before its start: 410 Gone.
+                stage.plane.stop_api_server();
+                stage.plane.start_api_server();
+            }
+            api.apply_all(&[slice("hello", &["10.244.0.1", "10.244.0.3"])]);
+            api.delete(&Reference::service("default/goes"), None).unwrap();
+            api.delete(&Reference::slice("default/goes-1"), None).unwrap();
+            api.apply_all(&[slice("hello", &["10.244.0.1"]), service("comes", "10.96.0.12")]);
+            assert_eq!(backends(&stage.world, "goes").len(), 1, "{way}: nobody knows yet");
+            stage.relay.open(&stage.world);
+            eventually(&format!("{way}: the maps are as the API server says"), || {
+                let found = content(&stage.world);
+                let has = |name: &str| found.iter().any(|row| row.contains(name));
+                match (has("\"comes\""), has("\"goes\"")) {
+                    (true, false) => Ok(()),
+                    _ => Err(format!("{found:#?}; log:\n{}", stage.world.agent_log())),
+                }
+            });
+            stage.wait_for(&["10.244.0.1"]);
+        });
+        let mut listed = || match count(&stage, "listed anew") > lists {
+            found if found == restart => Ok(()),
+            found => Err(format!("{found}: {}", stage.world.agent_log())),
+        };
+        eventually(&format!("{way}: listed anew"), &mut listed);
+        api.delete(&Reference::service("default/comes"), None).unwrap();
+        api.apply_all(&[service("goes", "10.96.0.11"), slice("goes", &["10.244.0.9"])]);
+        eventually(&format!("{way}: it goes on"), || match backends(&stage.world, "goes").len() {
+            1 => Ok(()),
+            other => Err(other.to_string()),
+        });
+    }
+}
+
+#[test]
+fn a_token_that_is_not_taken_any_more_is_read_again() {
+    renewed("kube-token", |token| json!({ "tokenFile": token }));
+}
+
+#[test]
+fn a_plugin_whose_token_is_not_taken_any_more_is_run_again() {
+    renewed("kube-exec", |token| {
+        let status = "{\"token\":\"'$(cat \"$0\")'\"}";
+        let kind = "\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\"";
+        let script = format!("echo '{{{kind},\"status\":{status}}}'");
+        json!({ "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "interactiveMode": "Never",
+            "command": "sh",
+            "args": ["-c", script, token],
+        }})
+    });
+}
+
+/// An agent whose token ends, and what it does when there is a new one. `user` is a kubeconfig's, for a
+/// token in this file.
+fn renewed(name: &str, user: impl FnOnce(&Path) -> Value) {
+    let stage = Stage::new(name);
+    let api = stage.api();
+    api.apply(
+        "
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: agent, namespace: default }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: bound, namespace: default }
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: { name: agent }
+roleRef: { apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin }
+subjects: [{ kind: ServiceAccount, name: agent, namespace: default }]
+",
+    );
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    // A token that ends with a Secret.
+    let request = json!({
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {
+            "expirationSeconds": 3600,
+            "boundObjectRef": { "kind": "Secret", "apiVersion": "v1", "name": "bound" },
+        },
+    });
+    let account = Reference::new("v1", "ServiceAccount", "default/agent");
+    let given = api.create_subresource(&account, "token", &request).unwrap();
+    let token = stage.plane.folder().join("token");
+    fs::write(&token, given["status"]["token"].as_str().unwrap()).unwrap();
+    let kubeconfig = kubeconfig(&stage, "token", |config| {
+        config["users"][0]["user"] = user(&token);
+    });
+    stage.start_agent_as(&kubeconfig, &[]);
+    stage.wait_for(&["10.244.0.1"]);
+
+    api.delete(&Reference::new("v1", "Secret", "default/bound"), None).unwrap();
+    // The API server remembers for some seconds what it found out of a token.
+    let refused = |stage: &Stage| {
+        stage.relay.cut();
+        stage.relay.open(&stage.world);
+        thread::sleep(Duration::from_secs(2));
+        count(stage, "Unauthorized") > 0
+    };
+    assert!((0..15).any(|_| refused(&stage)), "{}", stage.world.agent_log());
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    stage.wait_for(&["10.244.0.1"]);
+    let fresh = stage.plane.service_account_token("default/agent", Duration::from_secs(3600));
+    fs::write(&token, fresh).unwrap();
+    stage.wait_for(&["10.244.0.2"]);
+}
+
+#[test]
+fn a_way_that_passes_nothing_on_is_given_up_and_tried_again() {
+    let stage = Stage::new("kube-frozen");
+    let _a = stage.world.backend("a", Tcp, "10.244.0.1:8080");
+    let _b = stage.world.backend("b", Tcp, "10.244.0.2:8080");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    stage.without_a_gap(|| {
+        stage.relay.open(&stage.world);
+        stage.relay.freeze();
+        api.apply_all(&[slice("hello", &["10.244.0.1", "10.244.0.2"])]);
+        let said = || {
+            thread::sleep(Duration::from_secs(1));
+            count(&stage, "no answer within 30 s") == 3
+        };
+        assert!((0..60).any(|_| said()), "{}", stage.world.agent_log());
+        // Connections that are frozen stay so.
+        stage.relay.thaw();
+        stage.wait_for(&["10.244.0.1", "10.244.0.2"]);
+    });
+}
+
+#[test]
+fn objects_are_known_again_however_the_api_server_tells_them() {
+    for (name, streams) in [("kube-streams", "true"), ("kube-lists", "false")] {
+        let plane = ControlPlane::builder(name).without_controllers();
+        let gate = format!("--feature-gates=WatchList={streams}");
+        let stage = Stage::on(name, plane.api_server_args([&gate]).start());
+        let api = stage.api();
+        api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+        stage.start_agent();
+        // Listed was one; these are watched.
+        api.apply_all(&[service("other", "10.96.0.11"), slice("other", &["10.244.0.9"])]);
+        let zone = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "zone-b" } } });
+        api.patch(&Reference::node(NODE), &zone).unwrap();
+        eventually("it is written", || match backends(&stage.world, "other").len() {
+            1 => Ok(()),
+            other => Err(other.to_string()),
+        });
+        stage.relay.cut();
+        stage.plane.stop_api_server();
+        stage.plane.start_api_server();
+        api.apply_all(&[service("comes", "10.96.0.12"), slice("hello", &["10.244.0.2"])]);
+        stage.relay.open(&stage.world);
+        for resource in ["services", "endpointslices"] {
+            stage.wait_for_log(&["listed anew", resource, "changed=1", "gone=0"]);
+        }
+        let log = stage.world.agent_log();
+        let mut anew = log.lines().filter(|line| line.contains("listed anew"));
+        assert!(anew.all(|line| line.contains("changed=1") || line.contains("nodes")), "{log}");
+    }
+}
+
+#[test]
+fn another_way_to_the_api_server_leads_to_the_name_that_the_configuration_has() {
+    let stage = Stage::new("kube-way");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    // An address that no certificate names; and nobody at the address of the kubeconfig.
+    let way = "10.244.250.1:7443";
+    let relay = stage.plane.relay_at(&stage.world, at(way));
+    stage.relay.cut();
+    let server = format!("https://{way}");
+    stage.start_agent_as(&stage.plane.kubeconfig(), &["--api-server", &server]);
+    stage.wait_for(&["10.244.0.1"]);
+    // As a kubeconfig's own server it is not believed.
+    stage.world.take_agent().kill();
+    let other = kubeconfig(&stage, "other", |config| {
+        config["clusters"][0]["cluster"]["server"] = json!(server);
+    });
+    let mut command = Command::new("timeout");
+    command.arg("5").arg(stage.world.program()).arg("agent").arg("--kubeconfig").arg(&other);
+    command.args(["--node", NODE]).arg("--pins").arg(stage.world.pins());
+    let output = stage.world.output(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cannot watch") && said.contains("ertificate"), "{said}");
+    assert!(!said.contains("ready"), "{said}");
+    drop(relay);
+}
+
+/// The administrator's kubeconfig, changed.
+fn kubeconfig(stage: &Stage, name: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+    let admin = fs::read_to_string(stage.plane.kubeconfig()).unwrap();
+    let mut config = documents(&admin).pop().unwrap();
+    change(&mut config);
+    let path = stage.plane.folder().join(format!("{name}.kubeconfig"));
+    fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+fn passes(stage: &Stage) -> u64 {
+    stage.world.status()["passes"].as_u64().unwrap()
+}
+
+fn count(stage: &Stage, words: &str) -> usize {
+    stage.world.agent_log().lines().filter(|line| line.contains(words)).count()
+}

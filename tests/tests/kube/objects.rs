@@ -1,0 +1,290 @@
+//! What the API server says of objects, and what the maps hold then.
+
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use svclb_tests::cluster::Reference;
+use svclb_tests::{Tcp, World, eventually, holds_for};
+
+use super::stage::{
+    DIALLED, NODE, Stage, backends, content, frontends, hello, service, slice, start,
+};
+
+#[test]
+fn what_the_api_server_has_is_served_and_followed() {
+    let stage = Stage::new("kube-served");
+    let _a = stage.world.backend("a", Tcp, "10.244.0.1:8080");
+    let _b = stage.world.backend("b", Tcp, "10.244.0.2:8080");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    assert_eq!(stage.world.ask(Tcp, DIALLED).unwrap(), "a");
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    stage.wait_for(&["10.244.0.2"]);
+    assert_eq!(stage.world.ask(Tcp, DIALLED).unwrap(), "b");
+    api.delete(&Reference::slice("default/hello-1"), None).unwrap();
+    stage.wait_for(&[]);
+    let refused = stage.world.dial(Tcp, DIALLED).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED), "{refused}");
+    api.delete(&hello(), None).unwrap();
+    eventually("the Service is gone", || match stage.world.dial(Tcp, DIALLED) {
+        // No Service any more, and the namespace's route leads nowhere.
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
+fn a_service_that_another_proxy_takes_goes_and_comes_back() {
+    let stage = Stage::new("kube-label");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    stage.wait_for(&["10.244.0.1"]);
+    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
+        let labels = |value| json!({ "metadata": { "labels": { label: value } } });
+        api.patch(&hello(), &labels(json!("other"))).unwrap();
+        eventually(&format!("{label} takes the Service away"), || {
+            match &content(&stage.world).into_iter().find(|row| row.contains("hello")) {
+                None => Ok(()),
+                Some(row) => Err(row.clone()),
+            }
+        });
+        api.patch(&hello(), &labels(json!(null))).unwrap();
+        stage.wait_for(&["10.244.0.1"]);
+    }
+    // The same with a slice.
+    let slice = Reference::slice("default/hello-1");
+    let labels =
+        |value| json!({ "metadata": { "labels": { "service.kubernetes.io/headless": value } } });
+    api.patch(&slice, &labels(json!(""))).unwrap();
+    stage.wait_for(&[]);
+    api.patch(&slice, &labels(json!(null))).unwrap();
+    stage.wait_for(&["10.244.0.1"]);
+}
+
+#[test]
+fn the_set_moves_with_the_zone_of_the_node() {
+    let stage = Stage::new("kube-zone");
+    let api = stage.api();
+    let mut slice = slice("hello", &["10.244.0.1", "10.244.0.2"]);
+    for (endpoint, zone) in [(0, "zone-a"), (1, "zone-b")] {
+        slice["endpoints"][endpoint]["zone"] = json!(zone);
+        slice["endpoints"][endpoint]["hints"] = json!({ "forZones": [{ "name": zone }] });
+    }
+    api.apply_all(&[service("hello", "10.96.0.10"), slice]);
+    stage.start_agent();
+    stage.wait_for(&["10.244.0.1"]);
+    let zone = |zone| json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": zone } } });
+    let node = Reference::node(NODE);
+    api.patch(&node, &zone(json!("zone-b"))).unwrap();
+    stage.wait_for(&["10.244.0.2"]);
+    api.patch(&node, &zone(json!("zone-c"))).unwrap();
+    stage.wait_for(&["10.244.0.1", "10.244.0.2"]);
+    api.patch(&node, &zone(json!("zone-a"))).unwrap();
+    stage.wait_for(&["10.244.0.1"]);
+    api.delete(&node, None).unwrap();
+    stage.wait_for(&["10.244.0.1", "10.244.0.2"]);
+    stage.wait_for_log(&["WARN", "no Node of this name", NODE]);
+}
+
+#[test]
+fn a_thousand_rapid_changes_of_one_service_end_as_a_fresh_agent_begins() {
+    let stage = Stage::new("kube-rapid");
+    let api = stage.api();
+    api.apply_all(&[
+        service("hello", "10.96.0.10"),
+        slice("hello", &["10.244.0.1"]),
+        service("other", "10.96.0.11"),
+        slice("other", &["10.244.0.9"]),
+    ]);
+    stage.start_agent();
+    let (service_of, slice_of) = (hello(), Reference::slice("default/hello-1"));
+    for round in 0..1000_u32 {
+        let count = 1 + round % 7;
+        let addresses = (0..count).map(|host| format!("10.244.{}.{}", round % 200, host + 1));
+        let endpoints: Vec<_> = addresses
+            .map(|address| json!({ "addresses": [address], "conditions": { "ready": round % 3 > 0 } }))
+            .collect();
+        match round % 10 {
+            3 => {
+                let policy = if round % 20 == 3 { "Local" } else { "Cluster" };
+                let change = json!({ "spec": { "internalTrafficPolicy": policy } });
+                api.patch(&service_of, &change).unwrap();
+            }
+            7 => {
+                let external = format!("192.0.2.{}", 1 + round % 200);
+                api.patch(&service_of, &json!({ "spec": { "externalIPs": [external] } })).unwrap();
+            }
+            _ => drop(api.patch(&slice_of, &json!({ "endpoints": endpoints })).unwrap()),
+        }
+    }
+    // A last change, which shows when all was heard.
+    api.apply_all(&[slice("other", &["10.244.0.10"])]);
+    eventually("the last change is written", || match backends(&stage.world, "other") {
+        found if found.contains("10.244.0.10") => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    let fresh = World::builder("kube-rapid-fresh").without_agent().start();
+    let _relay = stage.plane.relay(&fresh);
+    start(&fresh, &stage.plane.kubeconfig(), &[]);
+    // Slices and Services come by two watches: the last of one may be behind the other's.
+    let expected = content(&fresh);
+    assert!(expected.len() > 3, "{expected:?}");
+    eventually("the maps are a fresh agent's", || match content(&stage.world) {
+        found if found == expected => Ok(()),
+        found => Err(format!("{:#?}", found.symmetric_difference(&expected))),
+    });
+}
+
+#[test]
+fn an_object_that_is_accepted_and_makes_no_sense_rejects_only_itself() {
+    let stage = Stage::new("kube-malformed");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    // One that is wrong from the start.
+    let mut wrong = slice("wrong", &["10.244.0.7"]);
+    wrong["metadata"]["labels"]["kubernetes.io/service-name"] = json!("No_Name");
+    api.apply_all(&[wrong]);
+    stage.start_agent();
+    stage.wait_for(&["10.244.0.1"]);
+    // One that was right, and keeps its state.
+    let label = |name| json!({ "metadata": { "labels": { "kubernetes.io/service-name": name } } });
+    let reference = Reference::slice("default/hello-1");
+    api.patch(&reference, &label("Hello_World")).unwrap();
+    stage.wait_for_log(&["WARN", "default/hello-1", "metadata.labels[kubernetes.io/service-name]"]);
+    api.apply_all(&[service("other", "10.96.0.11"), slice("other", &["10.244.0.9"])]);
+    eventually("others go on", || match backends(&stage.world, "other") {
+        found if found.contains("10.244.0.9") => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    stage.wait_for(&["10.244.0.1"]);
+    // A list that comes anew changes nothing of that, and nobody is told twice.
+    stage.relay.cut();
+    stage.plane.stop_api_server();
+    stage.plane.start_api_server();
+    api.apply_all(&[slice("other", &["10.244.0.10"])]);
+    stage.relay.open(&stage.world);
+    eventually("others go on", || match backends(&stage.world, "other") {
+        found if found.contains("10.244.0.10") => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    stage.wait_for(&["10.244.0.1"]);
+    let log = stage.world.agent_log();
+    for object in ["default/hello-1", "default/wrong-1"] {
+        let told = log.lines().filter(|line| line.contains(object)).count();
+        assert_eq!(told, 1, "{object}: {log}");
+    }
+    // Right again, it counts again.
+    api.patch(&reference, &label("hello")).unwrap();
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    stage.wait_for(&["10.244.0.2"]);
+}
+
+#[test]
+fn a_node_that_makes_no_sense_rejects_only_itself() {
+    let stage = Stage::new("kube-node");
+    let api = stage.api();
+    let mut hello = service("hello", "10.96.0.10");
+    hello["spec"]["type"] = json!("NodePort");
+    hello["spec"]["ports"][0]["nodePort"] = json!(30080);
+    api.apply_all(&[hello, slice("hello", &["10.244.0.1"])]);
+    let node = Reference::node(NODE);
+    let at = |address: &str| {
+        let addresses = json!([{ "type": "InternalIP", "address": address }]);
+        api.patch_status(&node, &json!({ "status": { "addresses": addresses } })).unwrap();
+    };
+    let serves = |address: &str| {
+        let expected = format!("{address}:30080");
+        eventually(&format!("it serves {expected}"), || {
+            let found = frontends(&stage.world, "hello");
+            if found.contains(&expected) { Ok(()) } else { Err(format!("{found:?}")) }
+        });
+    };
+    at("192.0.2.1");
+    stage.start_agent();
+    serves("192.0.2.1");
+    at("some-where");
+    stage.wait_for_log(&["WARN", "Node node-a", "status.addresses[0].address"]);
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    stage.wait_for(&["10.244.0.2"]);
+    serves("192.0.2.1");
+    at("192.0.2.2");
+    serves("192.0.2.2");
+}
+
+#[test]
+fn a_service_is_served_at_the_addresses_and_ports_that_it_has_now() {
+    let stage = Stage::new("kube-spec");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    let becomes = |what: &str, expected: &[&str]| {
+        let expected = expected.iter().map(|&frontend| frontend.to_owned()).collect();
+        eventually(what, || match frontends(&stage.world, "hello") {
+            found if found == expected => Ok(()),
+            found => Err(format!("{found:?}; log:\n{}", stage.world.agent_log())),
+        });
+    };
+    becomes("it is served", &["10.96.0.10:80"]);
+    let port = |name: &str, port: u16| json!({ "name": name, "port": port, "protocol": "TCP" });
+    let none = serde_json::Value::Null;
+    let external = json!({
+        "type": "ExternalName", "externalName": "example.net", "clusterIP": none, "clusterIPs": none,
+    });
+    let other = json!({
+        "type": "ClusterIP", "externalName": none, "clusterIP": "10.96.0.20",
+        "clusterIPs": ["10.96.0.20"],
+    });
+    let steps: [(&str, serde_json::Value, &[&str]); 6] = [
+        (
+            "a port more",
+            json!({ "ports": [port("first", 80), port("more", 81)] }),
+            &["10.96.0.10:80", "10.96.0.10:81"],
+        ),
+        ("another number", json!({ "ports": [port("first", 90)] }), &["10.96.0.10:90"]),
+        ("a name elsewhere", external.clone(), &[]),
+        ("another ClusterIP", other, &["10.96.0.20:90"]),
+        ("a name elsewhere again", external, &[]),
+        (
+            "no ClusterIP",
+            json!({ "type": "ClusterIP", "externalName": none, "clusterIP": "None" }),
+            &[],
+        ),
+    ];
+    for (what, spec, expected) in steps {
+        api.patch(&hello(), &json!({ "spec": spec })).unwrap();
+        becomes(what, expected);
+    }
+    // A Service that is made anew is another one, whatever of it was heard.
+    api.delete(&hello(), None).unwrap();
+    api.apply_all(&[service("hello", "10.96.0.30")]);
+    becomes("made anew", &["10.96.0.30:80"]);
+    stage.wait_for(&["10.244.0.1"]);
+}
+
+#[test]
+fn an_idle_agent_says_nothing_and_one_change_is_one_line() {
+    let stage = Stage::new("kube-idle");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    stage.wait_for(&["10.244.0.1"]);
+    // What is told after the start.
+    thread::sleep(Duration::from_secs(1));
+    let quiet = |what: &str| {
+        let before = stage.world.agent_log();
+        holds_for(Duration::from_secs(3), what, || match stage.world.agent_log() {
+            log if log == before => Ok(()),
+            log => Err(log[before.len()..].to_owned()),
+        });
+        before
+    };
+    let before = quiet("it says nothing");
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    stage.wait_for(&["10.244.0.2"]);
+    let after = quiet("nor after that");
+    let said: Vec<&str> = after[before.len()..].lines().collect();
+    assert!(said.len() == 1 && said[0].contains("maps changed"), "{said:#?}");
+}

@@ -1,0 +1,165 @@
+//! Before the agent is ready, and how it is told where Services come from.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use svclb_tests::cluster::ControlPlane;
+use svclb_tests::{Tcp, World, eventually, holds_for};
+
+use super::stage::{DIALLED, NODE, Stage, backends, rows, service, slice};
+
+#[test]
+fn nothing_is_written_before_every_kind_was_seen() {
+    let plane =
+        ControlPlane::builder("kube-synced").without_controllers().user("bob", ["agents"]).start();
+    let stage = Stage::on("kube-synced", plane);
+    let _a = stage.world.backend("a", Tcp, "10.244.0.1:8080");
+    let api = stage.api();
+    let role = |nodes: &str| {
+        api.apply(&format!(
+            "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {{ name: agents }}
+rules:
+- {{ apiGroups: [\"\"], resources: [services{nodes}], verbs: [list, watch] }}
+- {{ apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch] }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {{ name: agents }}
+roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: agents }}
+subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: agents }}]
+"
+        ));
+    };
+    role("");
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    // What an earlier agent left.
+    stage.start_agent();
+    stage.world.take_agent().kill();
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    thread::scope(|scope| {
+        scope.spawn(|| stage.start_agent_as(&stage.plane.kubeconfig_of("bob"), &[]));
+        stage.wait_for_log(&["listed", "services"]);
+        stage.wait_for_log(&["listed", "endpointslices"]);
+        stage.wait_for_log(&["WARN", "nodes", "forbidden", "earlier agent"]);
+        holds_for(Duration::from_secs(1), "what was served stays served", || {
+            match (stage.world.ask(Tcp, DIALLED), backends(&stage.world, "hello")) {
+                (Ok(name), found) if name == "a" && found.contains("10.244.0.1") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        role(", nodes");
+    });
+    stage.wait_for(&["10.244.0.2"]);
+}
+
+#[test]
+fn an_api_server_that_is_away_is_waited_for() {
+    let stage = Stage::new("kube-away");
+    stage.api().apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.plane.stop_api_server();
+    thread::scope(|scope| {
+        scope.spawn(|| stage.start_agent());
+        stage.wait_for_log(&["watching the API server", "https://127.0.0.1:6443"]);
+        stage.wait_for_log(&["WARN", "cannot watch", "services", "earlier agent"]);
+        stage.plane.start_api_server();
+    });
+    stage.wait_for(&["10.244.0.1"]);
+}
+
+#[test]
+fn an_api_server_that_does_not_stream_lists_is_read_page_by_page() {
+    let plane = ControlPlane::builder("kube-pages")
+        .without_controllers()
+        .api_server_args(["--feature-gates=WatchList=false"])
+        .start();
+    let stage = Stage::on("kube-pages", plane);
+    let api = stage.api();
+    // More than one page of them.
+    let others = (0..450).map(|number| service(&format!("other-{number}"), ""));
+    api.apply_all(&others.collect::<Vec<_>>());
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    stage.wait_for_log(&["INFO", "does not stream lists", "services"]);
+    stage.wait_for(&["10.244.0.1"]);
+    assert!(rows(&stage.world, "services").len() > 450);
+    api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+    stage.wait_for(&["10.244.0.2"]);
+}
+
+#[test]
+fn node_ports_follow_the_addresses_of_interfaces_in_the_given_ranges() {
+    let stage = Stage::new("kube-interfaces");
+    let mut service = service("hello", "10.96.0.10");
+    service["spec"]["type"] = json!("NodePort");
+    service["spec"]["ports"][0]["nodePort"] = json!(30080);
+    stage.api().apply_all(&[service]);
+    let ip = |arguments: &str| {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        let output = stage.world.output(command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let becomes = |expected: &[&str]| {
+        let what = format!("node ports are at {expected:?} and on loopback");
+        eventually(&what, || {
+            let shown = rows(&stage.world, "services");
+            let hello = shown.iter().find(|row| row["name"] == "hello").ok_or("no hello")?;
+            let frontends = hello["frontends"].as_array().unwrap().iter();
+            let at = frontends.filter_map(|it| it.as_str()?.strip_suffix(":30080"));
+            let at: BTreeSet<&str> = at.filter(|address| *address != "127.0.0.1").collect();
+            if at == expected.iter().copied().collect() { Ok(()) } else { Err(format!("{at:?}")) }
+        });
+    };
+    ip("address add 192.0.2.1/32 dev lo");
+    let ranges = "192.0.2.0/24,127.0.0.0/8,fd00:2::/64";
+    stage.start_agent_as(&stage.plane.kubeconfig(), &["--node-port-addresses", ranges]);
+    becomes(&["192.0.2.1"]);
+    ip("address add 192.0.2.2/32 dev lo");
+    becomes(&["192.0.2.1", "192.0.2.2"]);
+    // Another range, and the other family of a Service that has one only.
+    ip("address add 198.51.100.1/32 dev lo");
+    ip("address add fd00:2::1/128 dev lo");
+    ip("address del 192.0.2.1/32 dev lo");
+    becomes(&["192.0.2.2"]);
+}
+
+#[test]
+fn outside_of_a_cluster_the_agent_says_what_it_needs() {
+    let world = World::builder("kube-nowhere").without_agent().start();
+    let none = world.yaml().join("none");
+    let none = none.to_str().unwrap();
+    let rows: [(&str, &[&str], &str); 2] = [
+        ("no source", &[], "--kubeconfig"),
+        ("a kubeconfig that is not there", &["--kubeconfig", none], none),
+    ];
+    for (row, arguments, expected) in rows {
+        let mut command = Command::new(world.program());
+        command.arg("agent").args(arguments).args(["--node", NODE]);
+        command.arg("--pins").arg(world.pins()).arg("--cgroup").arg(world.cgroup());
+        command.env_remove("KUBERNETES_SERVICE_HOST");
+        let output = world.output(command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{row}: {said}");
+        assert!(said.contains(expected), "{row}: {said}");
+    }
+}
+
+#[test]
+fn each_line_of_a_log_for_machines_is_one_object() {
+    let stage = Stage::new("kube-json");
+    stage.start_agent_as(&stage.plane.kubeconfig(), &["--log-format", "json"]);
+    let log = stage.world.agent_log();
+    let listed: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .filter(|line: &serde_json::Value| line["message"] == "listed")
+        .collect();
+    assert_eq!(listed.len(), 3, "{log}");
+    assert!(listed.iter().all(|line| line["resource"].is_string()), "{log}");
+}
