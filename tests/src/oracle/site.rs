@@ -1,0 +1,138 @@
+//! A node with one of the proxies on it: its network, its hosts, and sockets of its clients.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use rand::rngs::ChaCha8Rng;
+
+use super::answers::Side;
+use super::dial::{Answer, Call, dial};
+use super::frontend::{Dialler, Frontend, Kind};
+use super::lane::{NODE, host_source, pod_source};
+use super::network::Network;
+use super::server::Server;
+use crate::Agent;
+use crate::cluster::{ControlPlane, Process, Relay, component};
+use crate::harness::cgroup::{Cgroup, PREFIX};
+use crate::harness::factory::Factory;
+use crate::harness::program;
+
+/// The proxy.
+enum Proxy {
+    KubeProxy(#[expect(dead_code, reason = "it runs until this is dropped")] Process),
+    Svclb(#[expect(dead_code, reason = "it runs until this is dropped")] Agent),
+}
+
+/// A node. Everything on it ends with this.
+pub(crate) struct Site {
+    side: Side,
+    // In the order of their ends.
+    _proxy: Proxy,
+    _relay: Relay,
+    pod: Factory,
+    host: Factory,
+    _server: Server,
+    _cgroups: [Cgroup; 3],
+    _network: Network,
+}
+
+impl Site {
+    /// Makes the node and starts its proxy, which follows this control plane. svclb gets these
+    /// arguments too.
+    pub(crate) fn start(side: Side, plane: &ControlPlane, arguments: &[&str]) -> Self {
+        let folder = plane.folder().join(format!("{side:?}"));
+        std::fs::create_dir(&folder).expect("a folder can be made in a temporary one");
+        let network = Network::make(&folder);
+        let name = format!("{PREFIX}{}-oracle-{side:?}", std::process::id());
+        let cgroup = |path: &str| Cgroup::make(&format!("{name}{path}"));
+        // Made from the root on, they end from the leaves on.
+        let root = cgroup("");
+        let cgroups = [cgroup("/pod"), cgroup("/host"), root];
+        let pod = Factory::start(&network.pod, &cgroups[0]);
+        let host = Factory::start(&network.node, &cgroups[1]);
+        let server = Server::start(&network.node);
+        let relay = plane.relay_into(&network.node);
+        let proxy = match side {
+            Side::KubeProxy => Proxy::KubeProxy(kube_proxy(plane, &network)),
+            Side::Svclb => {
+                let mut command = svclb(plane, cgroups[2].path(), &folder);
+                command.args(arguments);
+                Proxy::Svclb(Agent::start(&network.node, command, &folder.join("svclb.log")))
+            }
+        };
+        Self {
+            side,
+            _proxy: proxy,
+            _relay: relay,
+            pod,
+            host,
+            _server: server,
+            _cgroups: cgroups,
+            _network: network,
+        }
+    }
+
+    /// Dials each of these once.
+    pub(crate) fn dial(
+        &self,
+        dialler: Dialler,
+        frontends: &[Frontend],
+        dice: &mut ChaCha8Rng,
+        patience: Duration,
+    ) -> Vec<Answer> {
+        let call = |frontend: &Frontend| Call {
+            protocol: frontend.protocol,
+            to: frontend.address,
+            from: self.source(dialler, frontend, dice),
+        };
+        let calls: Vec<Call> = frontends.iter().map(call).collect();
+        let factory = match dialler {
+            Dialler::Pod => &self.pod,
+            Dialler::Host => &self.host,
+        };
+        dial(factory, &calls, patience)
+    }
+
+    /// To kube-proxy a client is an address: with one alone, session affinity would hide all backends
+    /// but one.
+    fn source(
+        &self,
+        dialler: Dialler,
+        frontend: &Frontend,
+        dice: &mut ChaCha8Rng,
+    ) -> Option<IpAddr> {
+        if self.side == Side::Svclb || frontend.kind == Kind::Loopback {
+            return None;
+        }
+        let (family, number) = (frontend.family(), dice.random_range(3..250));
+        Some(match dialler {
+            Dialler::Pod => pod_source(family, number),
+            Dialler::Host => host_source(family, number),
+        })
+    }
+}
+
+fn kube_proxy(plane: &ControlPlane, network: &Network) -> Process {
+    let mut command = Command::new(component("kube-proxy"));
+    command.arg("--kubeconfig").arg(plane.kubeconfig());
+    command.args(["--proxy-mode=nftables", "--hostname-override", NODE]);
+    command.args(["--detect-local-mode=ClusterCIDR", "--cluster-cidr=10.244.0.0/16,fd00:244::/32"]);
+    // What is left at 0 is left alone: the limits are not this namespace's.
+    command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
+    command
+        .args(["--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s"]);
+    command.args(["--conntrack-udp-timeout=0s", "--conntrack-udp-timeout-stream=0s"]);
+    command
+        .args(["--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249"]);
+    plane.spawn_into(&network.node, "kube-proxy", command)
+}
+
+fn svclb(plane: &ControlPlane, cgroup: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program::svclb());
+    command.arg("agent").arg("--kubeconfig").arg(plane.kubeconfig()).args(["--node", NODE]);
+    command.arg("--pins").arg(folder.join("bpffs-node/svclb")).arg("--cgroup").arg(cgroup);
+    command
+}
