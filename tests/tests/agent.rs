@@ -2,10 +2,12 @@
 //! cannot.
 
 use std::fs;
+use std::mem::offset_of;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use svclb_common::layout::{LAYOUT_VERSION, Line, Set};
 use svclb_tests::{Stranger, Tcp, Udp, World, at, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
@@ -52,6 +54,50 @@ fn what_was_removed_while_no_agent_ran_is_removed_by_the_next() {
     let error = world.dial(Tcp, DIALLED).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
     assert_eq!(world.ask(Tcp, "10.96.0.11:80").unwrap(), "a");
+}
+
+#[test]
+fn a_line_of_somebody_else_that_makes_no_sense_is_put_right_at_the_next_start() {
+    let world = World::new("rubbish");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    world.take_agent().kill();
+    // A set that lies behind the last slot.
+    let index = world.pins().join(format!("v{LAYOUT_VERSION}/maps/svclb_index"));
+    let bpftool = |arguments: &[&str]| {
+        let mut command = Command::new("bpftool");
+        command.args(["-j", "map"]).args(&arguments[..1]).arg("pinned").arg(&index);
+        let output = world.output({
+            command.args(&arguments[1..]);
+            command
+        });
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let hex = |bytes: &serde_json::Value| -> Vec<String> {
+        bytes.as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned()).collect()
+    };
+    let mut spoilt = 0;
+    for line in bpftool(&["dump"]).as_array().unwrap() {
+        let (key, mut value) = (hex(&line["key"]), hex(&line["value"]));
+        let count = offset_of!(Line, set) + offset_of!(Set, count);
+        if value[count] == "0x00" {
+            continue;
+        }
+        for byte in &mut value[offset_of!(Line, set)..][..3] {
+            *byte = "0xff".to_owned();
+        }
+        let mut update = vec!["update", "key"];
+        update.extend(key.iter().map(String::as_str));
+        update.push("value");
+        update.extend(value.iter().map(String::as_str));
+        bpftool(&update);
+        spoilt += 1;
+    }
+    assert_eq!(spoilt, 1);
+    world.start_agent();
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]

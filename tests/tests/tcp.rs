@@ -175,6 +175,25 @@ fn every_way_of_connecting_reaches_the_service() {
 }
 
 #[test]
+fn a_pod_that_is_given_itself_reaches_itself() {
+    let world = World::new("hairpin");
+    let pod = world.pod();
+    // The address that it has among pods.
+    let ip = pod.dial(Udp, "10.244.0.1:9").unwrap().local().unwrap().ip();
+    let itself = pod.backend("itself", Tcp, &format!("{ip}:8080"));
+    world
+        .service("default/hello")
+        .cluster_ip("10.96.0.10")
+        .port(80, Tcp)
+        .backends([&itself])
+        .apply();
+    let socket = pod.dial(Tcp, "10.96.0.10:80").unwrap();
+    assert_eq!(socket.ask().unwrap(), "itself");
+    assert_eq!(socket.peer().unwrap(), at("10.96.0.10:80"));
+    assert_eq!(socket.local().unwrap().ip(), ip);
+}
+
+#[test]
 fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
     let world = World::new("mptcp");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use socket2::SockAddr;
+use socket2::{SockAddr, SockAddrStorage};
 use svclb_tests::{Answer, Backend, Kind, Place, Socket, Tcp, Udp, World, at};
 
 /// Enough draws that one of three backends is missed once in 2^60 runs.
@@ -79,6 +79,24 @@ fn a_reply_comes_from_the_dialled_address() {
         }
         assert_eq!(met, names(backends), "{row}");
     }
+}
+
+#[test]
+fn an_ipv4_address_of_no_family_is_an_ipv4_address() {
+    let (world, v4, _) = dual("udp-unspecified");
+    let socket = world.socket(Kind::Udp4);
+    let mut address = SockAddrStorage::zeroed();
+    // SAFETY: it is an IPv4 address, but for its family: AF_UNSPEC, which sendto(2) takes for AF_INET.
+    let address = unsafe {
+        let parts = address.view_as::<libc::sockaddr_in>();
+        parts.sin_port = 53_u16.to_be();
+        parts.sin_addr.s_addr = u32::from_ne_bytes([10, 96, 0, 10]);
+        SockAddr::new(address, size_of::<libc::sockaddr_in>().try_into().unwrap())
+    };
+    socket.raw().send_to(b"?\n", &address).unwrap();
+    let answer = socket.hear("?\n").unwrap();
+    assert!(names(&v4).contains(&answer.backend), "{answer:?}");
+    assert_eq!(answer.from, at("10.96.0.10:53"));
 }
 
 #[test]

@@ -1,0 +1,301 @@
+//! Session affinity: a client, which is a network namespace, keeps its backend.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use svclb_tests::{Backend, Kind, Pod, Protocol, Socket, Tcp, Udp, World, at, counter};
+
+/// Longer than any test takes.
+const LONG: u32 = 10_800;
+/// Enough that clients with affinity for nothing would meet another backend of eight, but once in 2^90
+/// runs.
+const ROUNDS: usize = 30;
+
+/// So many backends of each protocol and family behind 10.96.0.10:80 and [fd00:96::10]:80, the same for
+/// both protocols and for the external IPs 203.0.113.1 and 2001:db8:c::1.
+fn world(name: &str, count: usize, seconds: u32) -> (World, Vec<Backend>) {
+    let world = World::new(name);
+    let mut all = Vec::new();
+    let mut service = world.service("default/kept").affinity(seconds);
+    for ip in ["10.96.0.10", "fd00:96::10"] {
+        service = service.cluster_ip(ip);
+    }
+    for ip in ["203.0.113.1", "2001:db8:c::1"] {
+        service = service.external_ip(ip);
+    }
+    for protocol in [Tcp, Udp] {
+        let mut backends = world.backends("v4", protocol, count);
+        backends.extend((1..=count).map(|n| {
+            let group = all.len();
+            world.backend(&format!("v6-{n}"), protocol, &format!("[fd00:244::{group}:{n}]:8080"))
+        }));
+        service = service.port(80, protocol).backends(&backends);
+        all.extend(backends);
+    }
+    service.apply();
+    (world, all)
+}
+
+/// Where [`world`]'s Service can be dialled: each family's addresses.
+const DIALLED: [[&str; 2]; 2] =
+    [["10.96.0.10:80", "203.0.113.1:80"], ["[fd00:96::10]:80", "[2001:db8:c::1]:80"]];
+
+/// Either of the two clients that a node has.
+#[derive(Clone, Copy)]
+enum Client<'a> {
+    Host(&'a World),
+    Pod(&'a Pod<'a>),
+}
+
+impl Client<'_> {
+    fn socket(self, kind: Kind) -> Socket {
+        match self {
+            Self::Host(world) => world.socket(kind),
+            Self::Pod(pod) => pod.socket(kind),
+        }
+    }
+
+    /// Who answers a new connection.
+    fn ask(self, protocol: Protocol, to: &str) -> io::Result<String> {
+        let socket = self.socket(Kind::of(protocol, at(to)));
+        socket.dial(to)?;
+        assert_eq!(socket.peer()?, at(to));
+        socket.ask()
+    }
+}
+
+#[test]
+fn every_new_connection_of_a_client_meets_the_same_backend_at_every_frontend() {
+    let (world, _backends) = world("affinity", 8, LONG);
+    let probes = counter(&world.status(), "translated");
+    let pods: Vec<Pod<'_>> = (0..2).map(|_| world.pod()).collect();
+    let clients = [
+        ("host", Client::Host(&world)),
+        ("one", Client::Pod(&pods[0])),
+        ("two", Client::Pod(&pods[1])),
+    ];
+    for (name, client) in clients {
+        for protocol in [Tcp, Udp] {
+            for dialled in DIALLED {
+                let first = client.ask(protocol, dialled[0]).unwrap();
+                for round in 0..ROUNDS {
+                    let to = dialled[round % 2];
+                    let met = client.ask(protocol, to).unwrap();
+                    assert_eq!(met, first, "{name}, {protocol:?} {to}, round {round}");
+                }
+                if protocol == Udp {
+                    for to in dialled {
+                        let answer = client.socket(Kind::of(Udp, at(to))).ask_at(to).unwrap();
+                        assert_eq!(
+                            (answer.backend, answer.from),
+                            (first.clone(), at(to)),
+                            "{name}"
+                        );
+                    }
+                }
+            }
+        }
+        // A v4-mapped destination is an IPv4 one.
+        let mapped = client.socket(Kind::Tcp6);
+        mapped.dial("[::ffff:10.96.0.10]:80").unwrap();
+        assert_eq!(mapped.ask().unwrap(), client.ask(Tcp, "10.96.0.10:80").unwrap(), "{name}");
+    }
+    let status = world.status();
+    // Each client drew once for each protocol and family, after the agent's probe.
+    assert_eq!(counter(&status, "translated"), probes + 12, "{status}");
+    assert!(counter(&status, "affine") >= 12 * u64::try_from(ROUNDS).unwrap(), "{status}");
+}
+
+#[test]
+fn clients_are_network_namespaces_and_each_has_its_own_backend() {
+    let (world, _backends) = world("affinity-clients", 4, LONG);
+    let pods: Vec<Pod<'_>> = (0..24).map(|_| world.pod()).collect();
+    let first: Vec<String> =
+        pods.iter().map(|pod| pod.ask(Tcp, "10.96.0.10:80").unwrap()).collect();
+    let second: Vec<String> =
+        pods.iter().map(|pod| pod.ask(Tcp, "203.0.113.1:80").unwrap()).collect();
+    assert_eq!(first, second);
+    // All 24 draw one of four with a probability of 4^-23.
+    assert!(first.iter().collect::<BTreeSet<_>>().len() > 1, "{first:?}");
+}
+
+#[test]
+fn first_connections_at_once_meet_one_backend() {
+    const THREADS: usize = 4;
+    let world = World::new("affinity-race");
+    let backends = world.backends("a", Udp, 8);
+    for round in 0..40 {
+        let dialled = format!("10.96.1.{}", round + 1);
+        world
+            .service(&format!("default/race-{round}"))
+            .cluster_ip(&dialled)
+            .affinity(LONG)
+            .port(80, Udp)
+            .backends(&backends)
+            .write();
+    }
+    world.settle();
+    for round in 0..40 {
+        let dialled = format!("10.96.1.{}:80", round + 1);
+        let sockets = world.sockets(Kind::Udp4, THREADS);
+        let start = Barrier::new(THREADS);
+        let met: BTreeSet<String> = thread::scope(|scope| {
+            let dial = |socket: Socket| {
+                start.wait();
+                socket.dial(&dialled).unwrap();
+                socket.ask().unwrap()
+            };
+            let threads: Vec<_> =
+                sockets.into_iter().map(|socket| scope.spawn(move || dial(socket))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(met.len(), 1, "round {round}: {met:?}");
+    }
+}
+
+/// Many services, so that one wait shows what a draw does.
+fn many(world: &World, backends: &[Backend], seconds: u32) -> Vec<String> {
+    let dialled: Vec<String> = (1..=40).map(|n| format!("10.96.2.{n}:80")).collect();
+    for (number, address) in dialled.iter().enumerate() {
+        world
+            .service(&format!("default/many-{number}"))
+            .cluster_ip(address.trim_end_matches(":80"))
+            .affinity(seconds)
+            .port(80, Udp)
+            .backends(backends)
+            .write();
+    }
+    world.settle();
+    dialled
+}
+
+#[test]
+fn after_the_timeout_a_client_is_drawn_for_anew() {
+    let world = World::new("affinity-timeout");
+    let backends = world.backends("a", Udp, 8);
+    let dialled = many(&world, &backends, 1);
+    let meet = || -> Vec<String> { dialled.iter().map(|to| world.ask(Udp, to).unwrap()).collect() };
+    let first = meet();
+    // Longer than the timeout, each time: how much longer does not matter.
+    thread::sleep(Duration::from_millis(1050));
+    let second = meet();
+    let status = world.status();
+    // All draws hit the same again with a probability of 8^-40.
+    assert_ne!(first, second);
+    assert_eq!(counter(&status, "affine"), 0, "{status}");
+}
+
+#[test]
+fn each_new_connection_begins_the_timeout_anew() {
+    /// Seconds.
+    const TIMEOUT: u32 = 2;
+    let world = World::new("affinity-renewed");
+    let backends = world.backends("a", Udp, 8);
+    let dialled = many(&world, &backends, TIMEOUT);
+    let timeout = Duration::from_secs(TIMEOUT.into());
+    // What a busy machine let pass between two connections is only known afterwards: a try in which that
+    // was too long shows nothing.
+    for _ in 0..5 {
+        let mut last: Vec<Instant> = Vec::new();
+        let mut first = Vec::new();
+        for to in &dialled {
+            last.push(Instant::now());
+            first.push(world.ask(Udp, to).unwrap());
+        }
+        let begin = Instant::now();
+        let mut longest = Duration::ZERO;
+        let mut all_kept = true;
+        while begin.elapsed() < timeout * 2 {
+            thread::sleep(timeout / 8);
+            for (number, to) in dialled.iter().enumerate() {
+                // From before the one connection to after the other.
+                let before = std::mem::replace(&mut last[number], Instant::now());
+                all_kept &= world.ask(Udp, to).unwrap() == first[number];
+                longest = longest.max(before.elapsed());
+            }
+        }
+        if longest < timeout {
+            assert!(all_kept, "twice the timeout passed, with no pause longer than {longest:?}");
+            return;
+        }
+    }
+    panic!("the machine is too busy: five times a pause was longer than {timeout:?}");
+}
+
+#[test]
+fn a_client_whose_backend_goes_moves_on_and_stays_where_it_came_to() {
+    let world = World::new("affinity-goes");
+    let backends = world.backends("a", Tcp, 6);
+    let service = world.service("default/kept").cluster_ip("10.96.0.10").affinity(LONG);
+    let service = service.port(80, Tcp);
+    service.clone().backends(&backends).apply();
+    let ask = || world.ask(Tcp, "10.96.0.10:80").unwrap();
+    let mut kept = ask();
+    let mut left: Vec<&Backend> = backends.iter().collect();
+    while left.len() > 1 {
+        // Another goes: this one stays.
+        let other = left.iter().position(|it| it.name() != kept).unwrap();
+        if left.len() > 2 {
+            left.remove(other);
+            service.clone().backends(left.iter().copied()).apply();
+            assert_eq!(ask(), kept, "{} are left", left.len());
+        }
+        left.retain(|it| it.name() != kept);
+        service.clone().backends(left.iter().copied()).apply();
+        let moved = ask();
+        assert!(left.iter().any(|it| it.name() == moved), "{moved} is gone");
+        for _ in 0..ROUNDS {
+            assert_eq!(ask(), moved, "{} are left", left.len());
+        }
+        kept = moved;
+    }
+    service.clone().backends::<&Backend>([]).apply();
+    let refused = world.dial(Tcp, "10.96.0.10:80").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED), "{refused}");
+}
+
+#[test]
+fn affinity_is_kept_over_a_restart_of_the_agent_and_while_there_is_none() {
+    let (world, _backends) = world("affinity-restart", 8, LONG);
+    let pod = world.pod();
+    let ask = || {
+        let host = world.ask(Tcp, "10.96.0.10:80").unwrap();
+        (host, pod.ask(Tcp, "10.96.0.10:80").unwrap())
+    };
+    let first = ask();
+    world.take_agent().kill();
+    for round in 0..ROUNDS {
+        assert_eq!(ask(), first, "round {round}, without an agent");
+    }
+    world.start_agent();
+    world.settle();
+    for round in 0..ROUNDS {
+        assert_eq!(ask(), first, "round {round}, with the next agent");
+    }
+}
+
+#[test]
+fn affinity_that_a_service_is_given_or_loses_counts_from_then_on() {
+    let world = World::new("affinity-changes");
+    let backends = world.backends("a", Udp, 8);
+    let service = world.service("default/kept").cluster_ip("10.96.0.10").port(80, Udp);
+    let service = service.backends(&backends);
+    let met = || -> BTreeSet<String> {
+        (0..ROUNDS * 4).map(|_| world.ask(Udp, "10.96.0.10:80").unwrap()).collect()
+    };
+    service.apply();
+    assert_eq!(met().len(), 8);
+    service.clone().affinity(LONG).write();
+    svclb_tests::eventually("the agent has written it", || match met().len() {
+        1 => Ok(()),
+        many => Err(format!("{many} backends answer")),
+    });
+    service.apply();
+    svclb_tests::eventually("the agent has written it", || match met().len() {
+        8 => Ok(()),
+        few => Err(format!("{few} backends answer")),
+    });
+}
