@@ -10,7 +10,7 @@ use svclb_common::layout::{
 
 use super::Step;
 use super::mirror::{Held, State, count_of};
-use super::pass::Why;
+use super::outcome::Why;
 use crate::compile::{Desired, DesiredFrontend};
 use crate::digest::Digest;
 use crate::index::{NoPlace, Place};

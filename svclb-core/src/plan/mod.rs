@@ -2,7 +2,7 @@
 //!
 //! * [`State`] (here, `load`, `mirror`): what the maps hold, kept in step as steps succeed.
 //! * `change`: the steps for one Service object, in two phases.
-//! * `pass`, `run`: all dirty objects, on a table.
+//! * `pass`, `run`, `outcome`: all dirty objects, on a table, and what came of it.
 //!
 //! The order inside one object, and of the phases over objects, is what keeps every prefix of a plan
 //! right: each frontend goes only to old or new backends of its own service, and one with a live
@@ -12,12 +12,14 @@ mod change;
 mod load;
 mod members;
 mod mirror;
+mod outcome;
 mod pass;
 mod run;
 
 pub use load::load;
 pub use mirror::{Resting, State};
-pub use pass::{Failed, Pass, Rejected, Why, pass};
+pub use outcome::{Failed, Pass, Rejected, Why};
+pub use pass::pass;
 
 use crate::table::{Key, Row};
 

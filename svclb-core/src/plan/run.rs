@@ -11,7 +11,7 @@ use svclb_common::layout::{FrontendKey, LAYOUT_VERSION, Meta};
 
 use super::Step;
 use super::mirror::State;
-use super::pass::{Failed, Pass, Rejected, Why, take};
+use super::outcome::{Failed, Pass, Rejected, Why, take};
 use crate::catalog::Catalog;
 use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey};
