@@ -1,7 +1,8 @@
 //! kube-proxy as the oracle: on a node with svclb, clients are answered by whom kube-proxy would have
 //! let answer them.
 //!
-//! `SVCLB_ORACLE_WORLDS` and `SVCLB_ORACLE_SEED` say how many random worlds are compared, and which.
+//! `cargo xtask oracle` says by `SVCLB_ORACLE_WORLDS` and `SVCLB_ORACLE_SEED` how many random worlds are
+//! compared, and which.
 
 use serde_json::Value;
 use svclb_tests::oracle::{Settings, compare};
@@ -47,7 +48,7 @@ fn a_wrong_svclb_is_found_and_the_smallest_world_shows_why() {
     let seed =
         settings.seeds().find(|seed| text.contains(&format!("what is left of seed {seed},")));
     let seed = seed.unwrap_or_else(|| panic!("no seed is named:\n{text}"));
-    let again = format!("(again: SVCLB_ORACLE_SEED={seed} SVCLB_ORACLE_WORLDS=1)");
+    let again = format!("(again: cargo xtask oracle --seed {seed} --worlds 1)");
     assert!(text.contains(&format!("the world of seed {seed} differs {again}")), "{text}");
 
     // What is left differs still, at node ports alone.

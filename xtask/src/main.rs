@@ -68,6 +68,15 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Compare svclb with the real kube-proxy in random worlds (docs/oracle.md)
+    Oracle {
+        /// How many [default: as many as in `cargo xtask test`]
+        #[arg(long, value_name = "N")]
+        worlds: Option<u64>,
+        /// Seed of the first; the others follow it [default: 1]
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
     /// Write an image of svclb for containers to a file, and print the file's name
     ///
     /// An OCI image archive with the static program, for `ctr images import`, `kind load
@@ -113,6 +122,7 @@ fn main() -> ExitCode {
         Task::Setup { cluster: true } => set_up_cluster(),
         Task::Run { args } => run::run(&args),
         Task::Test { filter, args } => test::run(filter.as_deref(), &args),
+        Task::Oracle { worlds, seed } => test::oracle(worlds, seed),
         Task::Image { output, arch } => image::run(output.as_deref(), arch),
         Task::Check { bless } => check::run(bless),
         Task::Demo { svclb } => demo::run(&svclb),

@@ -41,11 +41,33 @@ struct Binary {
     path: PathBuf,
 }
 
+/// The test that compares svclb with kube-proxy.
+const ORACLE: &str = "clients_are_answered_as_with_kube_proxy";
+
+/// Compares svclb with kube-proxy in so many random worlds, from this seed on.
+///
+/// # Errors
+/// As [`run()`].
+pub(crate) fn oracle(worlds: Option<u64>, seed: Option<u64>) -> anyhow::Result<()> {
+    let said = |name, number: Option<u64>| Some((name, OsString::from(number?.to_string())));
+    let variables = [said("SVCLB_ORACLE_WORLDS", worlds), said("SVCLB_ORACLE_SEED", seed)];
+    let variables: Vec<_> = variables.into_iter().flatten().collect();
+    run_with(Some(ORACLE), &["--nocapture".to_owned()], &variables)
+}
+
 /// Runs the tests whose name contains `filter`, with `args` for each runner.
 ///
 /// # Errors
 /// A test fails, none matches, or the machine lacks something: the error says what to do.
 pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
+    run_with(filter, args, &[])
+}
+
+fn run_with(
+    filter: Option<&str>,
+    args: &[String],
+    variables: &[(&str, OsString)],
+) -> anyhow::Result<()> {
     setup::ensure(setup::Need::Run)?;
     shell::say("building");
     let svclb = run::build(&[&HOST[..], &["--bins"]].concat(), &[])?;
@@ -72,8 +94,9 @@ pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
         .chain(privileged.iter().map(|binary| (binary, true)))
     {
         shell::say(&format!("{} {}", binary.package, binary.name));
-        let given =
-            [(PROGRAM, svclb.as_os_str()), (cluster::VARIABLE, &components), (IMAGE, &image)];
+        let mut given =
+            vec![(PROGRAM, svclb.as_os_str()), (cluster::VARIABLE, &components), (IMAGE, &image)];
+        given.extend(variables.iter().map(|(name, value)| (*name, value.as_os_str())));
         let mut test = binary.command(&given, needs_root)?;
         test.args(filter).args(args);
         total.add(counted(test)?);

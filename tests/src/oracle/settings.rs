@@ -52,9 +52,9 @@ impl Settings {
         self.first..self.first.saturating_add(self.worlds)
     }
 
-    /// What to set to compare the world of a seed alone.
+    /// What to type to compare the world of a seed alone.
     pub fn again(seed: u64) -> String {
-        format!("{SEED}={seed} {WORLDS}=1")
+        format!("cargo xtask oracle --seed {seed} --worlds 1")
     }
 }
 
