@@ -27,6 +27,7 @@ pub use harness::backend::Backend;
 pub use harness::client::{Answer, Kind, PATIENCE, Place, Socket, at};
 pub use harness::passing::{Heir, Passage};
 pub use harness::pod::Pod;
+pub use harness::program::spawn;
 pub use harness::stranger::Stranger;
 pub use harness::view::{Origin, Row, counter};
 pub use harness::wait::{eventually, holds_for};

@@ -11,10 +11,11 @@ mod image;
 use std::os::unix::fs::{PermissionsExt as _, chroot};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use image::Archive;
 use serde_json::{Value, json};
+use svclb_tests::spawn;
 
 #[test]
 fn the_archive_is_an_image_layout_of_one_image_for_this_machine() {
@@ -71,7 +72,8 @@ fn the_program_starts_with_nothing_but_its_image_around_it() {
                 std::env::set_current_dir("/")
             });
         }
-        command.output().unwrap()
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        spawn(&mut command).unwrap().wait_with_output().unwrap()
     };
     let version = inside(&["--version"]);
     assert!(version.status.success(), "{version:?}");

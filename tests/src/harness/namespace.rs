@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::program;
 use super::routes::{self, Route};
 
 /// Backends have the first two, Services the next two; then external IPs and nodes.
@@ -121,8 +122,9 @@ impl Namespace {
             });
         }
         self.run(move || {
-            let program = command.get_program().to_owned();
-            command.spawn().unwrap_or_else(|error| panic!("cannot start {program:?}: {error}"))
+            let name = command.get_program().to_owned();
+            program::spawn(&mut command)
+                .unwrap_or_else(|error| panic!("cannot start {name:?}: {error}"))
         })
     }
 }

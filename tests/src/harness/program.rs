@@ -1,11 +1,16 @@
-//! Where the program `svclb` is: named by the environment, or built once for this test process.
+//! Where the program `svclb` is: named by the environment, or built once for this test process; and how
+//! programs are started.
 
-use std::io::BufRead as _;
+use std::io::{self, BufRead as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Instant;
 
 use serde_json::Value;
+
+use super::wait::{LIMIT, STEP};
 
 /// Names the program to test.
 const VARIABLE: &str = "SVCLB_BIN";
@@ -43,4 +48,24 @@ fn build() -> PathBuf {
         .filter(|message| message["target"]["name"] == "svclb")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo names the program that it built")
+}
+
+/// Starts a program, also one that was written just before: as long as a child that another thread
+/// forked has not come to its exec, it may hold the file open for writing, and the kernel says "text
+/// file busy".
+///
+/// # Errors
+/// The kernel's.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let start = Instant::now();
+    loop {
+        match command.spawn() {
+            Err(error)
+                if error.kind() == io::ErrorKind::ExecutableFileBusy && start.elapsed() < LIMIT =>
+            {
+                thread::sleep(STEP);
+            }
+            started => return started,
+        }
+    }
 }

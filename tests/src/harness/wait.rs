@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take before it is a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
-const STEP: Duration = Duration::from_millis(5);
+pub(crate) const STEP: Duration = Duration::from_millis(5);
 
 /// Tries until `check` is content, for at most ten seconds.
 ///

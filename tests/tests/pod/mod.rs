@@ -18,7 +18,7 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use svclb_tests::World;
+use svclb_tests::{World, spawn};
 use tempfile::TempDir;
 
 /// Where a pod finds its service account.
@@ -123,7 +123,7 @@ impl<'w> Pod<'w> {
                 Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
             });
         }
-        Running(self.world.inside(move || command.spawn().unwrap()))
+        Running(self.world.inside(move || spawn(&mut command).unwrap()))
     }
 
     /// What the containers that were started have said.
