@@ -3,9 +3,10 @@
 mod log;
 mod source;
 
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use aya_log::EbpfLogger;
@@ -16,6 +17,8 @@ use svclb_core::model::Node;
 use svclb_core::size::{Sizes, sizes};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::dataplane::installed::Installed;
+use crate::dataplane::lock::Lock;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::object::{self, Features, Settings};
 use crate::dataplane::pins::Pins;
@@ -23,6 +26,9 @@ use crate::dataplane::{attach, environment, meta, probe};
 use crate::reconcile::{self, Reconciler, Told};
 
 use super::PinsArgs;
+
+/// How often hooks and pins are looked after: some twenty short system calls.
+const LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
@@ -95,9 +101,10 @@ fn leave(pins: &Pins) -> Result<()> {
 }
 
 async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
-    meta::begin(pins, std::process::id(), now()?)?;
     let node = args.source.node()?;
     let mut source = args.source.open(&node).await?;
+    let _lock = Lock::take(pins)?;
+    meta::begin(pins, std::process::id(), now()?)?;
     let mut catalog = Catalog::new(Node { name: node.as_str().into(), ..Node::default() });
     // Until all is known, nothing is written: what an earlier agent left goes on.
     let mut told = Told::default();
@@ -133,9 +140,32 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         tokio::spawn(log::pass_on(EbpfLogger::init(&mut object)?));
     }
     tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
+    let installed = Installed::new(object, cgroup, pins)?;
     super::output::line("ready")?;
     std::io::stdout().flush()?;
-    reconciler.run(source).await
+    tokio::select! {
+        ended = reconciler.run(source) => ended,
+        never = look_after(installed) => match never {},
+    }
+}
+
+/// Looks now and then whether somebody took away what is installed, and puts it back.
+async fn look_after(mut installed: Installed) -> Infallible {
+    let mut told = None;
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let (lines, done) = installed.look_after();
+        for line in lines {
+            tracing::warn!("{line}: somebody else took it away, and it is there again");
+        }
+        let wrong = done.err().map(|error| format!("{error:#}"));
+        if let Some(error) = wrong.as_ref().filter(|_| wrong != told) {
+            tracing::error!(error, "cannot put back what somebody else took away; trying again");
+        }
+        told = wrong;
+    }
 }
 
 /// Seconds since the epoch.

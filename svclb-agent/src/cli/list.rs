@@ -13,6 +13,7 @@ use svclb_core::table::{Dump, Table as _};
 
 use crate::dataplane::attach;
 use crate::dataplane::hooks::HOOKS;
+use crate::dataplane::lock::Lock;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
 use crate::dataplane::sockets::{Origins, SocketOrigin};
@@ -248,6 +249,8 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
 
 /// `svclb uninstall`.
 pub(super) fn uninstall(pins: &Pins) -> Result<()> {
+    // An agent would put it back.
+    let _lock = Lock::of(pins)?;
     for path in pins.uninstall()? {
         output::line(&format!("removed {}", path.display()))?;
     }

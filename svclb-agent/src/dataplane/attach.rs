@@ -40,20 +40,34 @@ pub fn attach(object: &mut Ebpf, cgroup: &Path, pins: &Pins) -> Result<()> {
     let id = folder.metadata()?.ino();
     let mut made = Vec::new();
     for hook in &HOOKS {
-        let program = object
-            .program_mut(hook.program)
-            .ok_or_else(|| anyhow!("the object has no program {}", hook.program))?;
-        if replace(program, hook, pins, cgroup, id)? {
+        if replace(program(object, hook)?, hook, pins, cgroup, id)? {
             continue;
         }
-        let link = link(program, folder.as_fd()).map_err(|error| explain(error, hook, cgroup))?;
-        made.push((hook, link));
+        made.push((hook, attach_one(object, hook, folder.as_fd(), cgroup)?));
     }
     for (hook, link) in made {
         let path = pins.link(hook.name);
         link.pin(&path).with_context(|| format!("cannot pin the link {}", path.display()))?;
     }
     Ok(())
+}
+
+/// Attaches one hook by a new link, which nothing holds yet but what is given.
+///
+/// # Errors
+/// When it cannot be attached, with what is in the way.
+pub(super) fn attach_one(
+    object: &mut Ebpf,
+    hook: &Hook,
+    folder: BorrowedFd<'_>,
+    cgroup: &Path,
+) -> Result<FdLink> {
+    link(program(object, hook)?, folder).map_err(|error| explain(error, hook, cgroup))
+}
+
+fn program<'a>(object: &'a mut Ebpf, hook: &Hook) -> Result<&'a mut Program> {
+    let program = object.program_mut(hook.program);
+    program.ok_or_else(|| anyhow!("the object has no program {}", hook.program))
 }
 
 /// Puts a program behind the hook's pinned link; false when there is none that is attached.

@@ -3,6 +3,8 @@
 //! * [`environment`]: what the node must have, and one line for each thing that it lacks.
 //! * [`bpffs`]: mounting one.
 //! * [`pins`]: where maps and links lie on bpffs.
+//! * [`lock`]: one agent at a time over a folder of pins.
+//! * [`installed`]: hooks and pins, looked after while an agent runs.
 //! * [`object`]: the compiled hooks, loaded over new or adopted maps.
 //! * [`hooks`]: which program goes where.
 //! * [`attach`]: the links of the hooks to a cgroup.
@@ -17,6 +19,8 @@ pub mod bpffs;
 pub mod environment;
 pub mod grace;
 pub mod hooks;
+pub mod installed;
+pub mod lock;
 mod mapping;
 pub mod maps;
 pub mod meta;

@@ -29,24 +29,29 @@ pub struct MapShape {
     kind: MapType,
     key: usize,
     value: usize,
+    flags: u32,
 }
 
-const fn shape<K, V>(name: &'static str, kind: MapType) -> MapShape {
-    MapShape { name, kind, key: size_of::<K>(), value: size_of::<V>() }
+/// Flags of include/uapi/linux/bpf.h: entries are allocated as they come; the values can be mapped.
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1 << 10;
+
+const fn shape<K, V>(name: &'static str, kind: MapType, flags: u32) -> MapShape {
+    MapShape { name, kind, key: size_of::<K>(), value: size_of::<V>(), flags }
 }
 
 /// Every map that is pinned.
 pub const MAPS: [MapShape; 10] = [
-    shape::<u32, Line>("svclb_index", MapType::Array),
-    shape::<u32, Slot>("svclb_slots", MapType::Array),
-    shape::<u32, Origin>("svclb_origins", MapType::Array),
-    shape::<u64, Overflow>("svclb_overflow", MapType::Hash),
-    shape::<FrontendKey, FrontendRow>("svclb_frontends", MapType::Hash),
-    shape::<u32, ServiceRow>("svclb_services", MapType::Hash),
-    shape::<BackendKey, BackendRow>("svclb_backends", MapType::Hash),
-    shape::<AffinityKey, AffinityRow>("svclb_affinity", MapType::LruHash),
-    shape::<u32, Counters>("svclb_counters", MapType::PerCpuArray),
-    shape::<u32, Meta>("svclb_meta", MapType::Array),
+    shape::<u32, Line>("svclb_index", MapType::Array, MMAPABLE),
+    shape::<u32, Slot>("svclb_slots", MapType::Array, MMAPABLE),
+    shape::<u32, Origin>("svclb_origins", MapType::Array, MMAPABLE),
+    shape::<u64, Overflow>("svclb_overflow", MapType::Hash, NO_PREALLOC),
+    shape::<FrontendKey, FrontendRow>("svclb_frontends", MapType::Hash, NO_PREALLOC),
+    shape::<u32, ServiceRow>("svclb_services", MapType::Hash, NO_PREALLOC),
+    shape::<BackendKey, BackendRow>("svclb_backends", MapType::Hash, NO_PREALLOC),
+    shape::<AffinityKey, AffinityRow>("svclb_affinity", MapType::LruHash, 0),
+    shape::<u32, Counters>("svclb_counters", MapType::PerCpuArray, 0),
+    shape::<u32, Meta>("svclb_meta", MapType::Array, 0),
 ];
 
 /// The folder of the pins.
@@ -85,13 +90,15 @@ impl Pins {
     /// # Errors
     /// When they cannot be made, most often because the folder is not on bpffs.
     pub fn make(&self) -> Result<()> {
-        for folder in ["maps", "links"] {
-            let folder = self.version().join(folder);
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).with_context(
-                || format!("cannot make {}; is it on a mounted bpffs?", folder.display()),
-            )?;
-        }
-        Ok(())
+        ["maps", "links"].iter().try_for_each(|folder| make(&self.version().join(folder)))
+    }
+
+    /// Makes the folder itself, for root only.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub fn make_root(&self) -> Result<()> {
+        make(&self.root)
     }
 
     /// Whether the maps are there: true when all of them are pinned in the shape that these programs
@@ -110,12 +117,17 @@ impl Pins {
             }
             let info = MapInfo::from_pin(&path)
                 .with_context(|| format!("cannot read the pinned map {}", path.display()))?;
-            let found = (info.map_type()?, info.key_size() as usize, info.value_size() as usize);
-            let expected = (shape.kind, shape.key, shape.value);
+            let found = (
+                info.map_type()?,
+                info.key_size() as usize,
+                info.value_size() as usize,
+                info.map_flags(),
+            );
+            let expected = (shape.kind, shape.key, shape.value, shape.flags);
             anyhow::ensure!(
                 found == expected,
-                "{} is a map of another layout (type, key and value size are {found:?}, expected \
-                 {expected:?}): remove it with `svclb uninstall --pins {}`",
+                "{} is a map of another layout (type, key size, value size and flags are {found:?}, \
+                 expected {expected:?}): remove it with `svclb uninstall --pins {}`",
                 path.display(),
                 self.root.display(),
             );
@@ -194,6 +206,11 @@ impl Pins {
         remove_folder(&self.root)?;
         Ok(removed)
     }
+}
+
+fn make(folder: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("cannot make {}; is it on a mounted bpffs?", folder.display()))
 }
 
 fn remove_file(path: &Path) -> Result<()> {

@@ -65,6 +65,16 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     descriptor(unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?)
 }
 
+/// Pins an object.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = fd(object)?;
+    // SAFETY: the path lives through the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
 /// Puts another program behind a link. Every run of the hook runs either the old or the new one.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
