@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::World;
 use crate::harness::namespace::Namespace;
+use crate::harness::wait::{LIMIT, within};
 
 /// A listener in a world whose connections end at the API server. It goes when this is dropped.
 #[derive(Debug)]
@@ -85,8 +86,10 @@ impl Relay {
     fn open_in(&self, namespace: &Namespace) {
         self.cut();
         let listen = self.listen;
+        // A child that another thread forked holds the listener of before until its exec.
+        let bind = move || within(LIMIT, || TcpListener::bind(listen).map_err(|it| it.to_string()));
         let listener = namespace
-            .run(move || TcpListener::bind(listen))
+            .run(bind)
             .unwrap_or_else(|error| panic!("cannot listen on {listen}: {error}"));
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
         let task = self.runtime.spawn(carry(listener, self.to, self.frozen.subscribe()));
