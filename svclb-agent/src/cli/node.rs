@@ -31,11 +31,7 @@ pub(super) struct MountBpffsArgs {
 /// `svclb uninstall`.
 pub(super) fn uninstall(args: &UninstallArgs) -> Result<()> {
     list::uninstall(&Pins::new(&args.pins.pins))?;
-    if args.stay {
-        output::line("nothing is left; waiting to be stopped")?;
-        wait_for_end()?;
-    }
-    Ok(())
+    if args.stay { wait_for_end() } else { Ok(()) }
 }
 
 /// As a container's first process it is sent only the signals that it asks for.
@@ -47,6 +43,8 @@ fn wait_for_end() -> Result<()> {
     runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Whoever reads this may stop us at once.
+        output::line("nothing is left; waiting to be stopped")?;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
