@@ -4,8 +4,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use serde_json::Value;
 use svclb_common::layout::LAYOUT_VERSION;
@@ -96,38 +94,23 @@ fn a_hook_that_somebody_detached_is_attached_again() {
 #[test]
 fn a_pin_that_somebody_removed_is_there_again_and_no_connect_misses_it() {
     let (world, _a) = world("unpinned");
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            let mut rounds = 0_u32;
-            while !done.load(Ordering::Relaxed) {
-                let asked = world.ask(Tcp, DIALLED);
-                asked.map_err(|error| format!("after {rounds} connects: {error}"))?;
-                rounds += 1;
-            }
-            Ok::<u32, String>(rounds)
-        });
-        let pins = [
-            pinned(&world, "links", "connect4"),
-            pinned(&world, "links", "getpeername4"),
-            pinned(&world, "maps", "svclb_slots"),
-        ];
-        let (removed, looked) = (pins.clone(), pins);
+    let pins = [
+        pinned(&world, "links", "connect4"),
+        pinned(&world, "links", "getpeername4"),
+        pinned(&world, "maps", "svclb_slots"),
+    ];
+    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, || {
+        let removed = pins.clone();
         world.inside(move || removed.iter().for_each(|pin| fs::remove_file(pin).unwrap()));
-        let there = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            eventually("the pins are there again", || {
-                let looked = looked.clone();
-                match world.inside(move || looked.iter().all(|pin| pin.exists())) {
-                    true => Ok(()),
-                    false => Err(world.agent_log()),
-                }
-            });
-        }));
-        done.store(true, Ordering::Relaxed);
-        let rounds = client.join().unwrap().unwrap();
-        there.unwrap();
-        assert!(rounds > 10, "the client connected {rounds} times only");
+        eventually("the pins are there again", || {
+            let looked = pins.clone();
+            match world.inside(move || looked.iter().all(|pin| pin.exists())) {
+                true => Ok(()),
+                false => Err(world.agent_log()),
+            }
+        });
     });
+    assert!(rounds > 10, "the client connected {rounds} times only");
     // They are good pins: the next agent takes everything over.
     world.take_agent().kill();
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");

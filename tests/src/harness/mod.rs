@@ -6,6 +6,7 @@
 //! * [`cgroup`]: a cgroup of its own, and what earlier runs left behind.
 //! * [`factory`]: a process in the cgroup that makes sockets and hands them over.
 //! * [`client`]: such a socket in a test's hands.
+//! * `gap`: one that connects all the time.
 //! * [`pod`]: a client in a network namespace of its own.
 //! * [`passing`]: sockets that change hands.
 //! * [`backend`]: who answers.
@@ -19,6 +20,7 @@ pub(crate) mod backend;
 pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod factory;
+mod gap;
 pub(crate) mod link;
 pub(crate) mod namespace;
 pub(crate) mod passing;

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use serde_json::{Value, json};
 use svclb_tests::cluster::{Client, ControlPlane, Reference, Relay};
@@ -68,25 +66,9 @@ impl Stage {
 
     /// Connects all the time while `task` runs, and fails if a single connect to `default/hello` does.
     pub(crate) fn without_a_gap<R>(&self, task: impl FnOnce() -> R) -> R {
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let client = scope.spawn(|| {
-                let mut rounds = 0_u32;
-                while !done.load(Ordering::Relaxed) {
-                    let asked = self.world.ask(Tcp, DIALLED);
-                    asked.map_err(|error| format!("after {rounds} connects: {error}"))?;
-                    rounds += 1;
-                }
-                Ok::<u32, String>(rounds)
-            });
-            let task = std::panic::AssertUnwindSafe(task);
-            let result = std::panic::catch_unwind(task);
-            done.store(true, Ordering::Relaxed);
-            let rounds = client.join().unwrap().unwrap();
-            let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            assert!(rounds > 10, "the client connected {rounds} times only");
-            result
-        })
+        let (rounds, result) = self.world.without_a_gap(Tcp, DIALLED, task);
+        assert!(rounds > 10, "the client connected {rounds} times only");
+        result
     }
 }
 
