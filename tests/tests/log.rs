@@ -33,3 +33,51 @@ fn the_hooks_are_silent_when_they_are_not_asked() {
     world.settle();
     assert!(!world.agent_log().contains("becomes"), "{}", world.agent_log());
 }
+
+#[test]
+fn nothing_that_an_object_or_a_file_says_reaches_a_terminal_as_more_than_text() {
+    // Clears a screen, changes a title, ends a line, turns the direction of text, and hides.
+    const HOSTILE: &str =
+        "\\e[2J\\e]0;owned\\a\\r\\nERROR all is lost\\x9b31m\\u202e\\u2028\\u200b";
+    for format in ["text", "json"] {
+        let name = format!("hostile-{format}");
+        let world = World::builder(&name).agent_args(["--log-format", format]).start();
+        let document = |kind: &str, spec: &str| {
+            format!(
+                "---\n{{apiVersion: v1, kind: {kind}, metadata: {{name: \"a{HOSTILE}\", \
+                 namespace: \"b{HOSTILE}\", labels: {{\"c{HOSTILE}\": \"d{HOSTILE}\"}}}}, {spec}}}\n"
+            )
+        };
+        let port = format!("{{name: \"e{HOSTILE}\", port: 80}}");
+        let service = format!("spec: {{clusterIP: 10.96.0.66, ports: [{port}]}}");
+        let text = [
+            document("Service", &service),
+            document("Service", "spec: {clusterIP: \"f\\e[2J\", ports: [{port: 80}]}"),
+            document("Node", "status: {addresses: [{type: InternalIP, address: \"g\\e[2J\"}]}"),
+            format!(
+                "---\n{{apiVersion: v1, kind: Service, metadata: {{name: good, labels: \
+                     {{\"c\": \"{HOSTILE}\"}}}}, spec: {{clusterIP: 10.96.0.10, ports: [{port}]}}}}\n"
+            ),
+            "---\n\"\\e[2J\": [\n".to_owned(),
+        ];
+        world.write_file("hostile\u{1b}[2J\u{202e}.yaml", &text.concat());
+        eventually("they are rejected", || {
+            let log = world.agent_log();
+            if log.contains("stays") && log.contains("hostile") { Ok(()) } else { Err(log) }
+        });
+        world.settle();
+        let mut said = world.agent_log();
+        for command in ["services", "backends", "sockets", "status"] {
+            for output in ["table", "json", "yaml"] {
+                let shown = world.svclb(&[command, "-o", output]);
+                said += &String::from_utf8(shown.stdout).unwrap();
+                said += &String::from_utf8(shown.stderr).unwrap();
+            }
+        }
+        let obeyed =
+            |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{2028}\u{200b}".contains(c);
+        let found: Vec<char> = said.chars().filter(|c| obeyed(*c)).collect();
+        assert!(found.is_empty(), "{found:?} in {said:?}");
+        assert!(!said.lines().any(|line| line.starts_with("ERROR all is lost")), "{said}");
+    }
+}

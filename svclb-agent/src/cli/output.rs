@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use svclb_objects::text;
 
 /// How to print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
@@ -190,6 +191,10 @@ pub(super) struct StatusView {
     pub(super) synced: bool,
     /// How many passes of the agent changed something, restarts included.
     pub(super) passes: u64,
+    /// How many writes of agents failed, and were tried again, restarts included.
+    pub(super) failures: u64,
+    /// How many services keep an earlier state because they do not fit into the maps.
+    pub(super) short: u32,
     /// Process id of the agent that wrote last, in its own pid namespace.
     pub(super) agent_pid: u32,
     /// A process of this number and name runs, as far as this pid namespace shows.
@@ -233,17 +238,17 @@ pub(super) struct HookView {
 
 /// Prints a list.
 pub(super) fn list<T: Row>(rows: &[T], format: Format) -> Result<()> {
-    text(&render_list(rows, format)?)
+    print(&render_list(rows, format)?)
 }
 
 /// Prints the status.
 pub(super) fn one(status: &StatusView, format: Format) -> Result<()> {
-    text(&render_status(status, format)?)
+    print(&render_status(status, format)?)
 }
 
 /// Prints one line.
 pub(super) fn line(line: &str) -> Result<()> {
-    text(&format!("{}\n", escape(line)))
+    print(&format!("{}\n", text::line(line)))
 }
 
 /// `address:port`, IPv6 in brackets.
@@ -251,7 +256,7 @@ pub(super) fn endpoint(address: &IpAddr, port: u16) -> String {
     SocketAddr::new(*address, port).to_string()
 }
 
-fn text(text: &str) -> Result<()> {
+fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
 }
 
@@ -293,6 +298,8 @@ fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
         ("Synced", yes(status.synced).to_owned()),
         ("Agent", format!("{running} (pid {})", status.agent_pid)),
         ("Passes", status.passes.to_string()),
+        ("Failures", status.failures.to_string()),
+        ("Short", status.short.to_string()),
         ("Hooks", hooks),
         ("Services", status.services.to_string()),
         ("Frontends", status.frontends.to_string()),
@@ -314,12 +321,25 @@ fn noted(notes: &BTreeMap<&'static str, usize>) -> String {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
+    Ok(text::json(&serde_json::to_string_pretty(value)?) + "\n")
 }
 
+/// YAML has no escape outside of quotes, and what is hidden is no name of Kubernetes: it is shown as in a
+/// table.
 fn yaml<T: Serialize>(value: &T) -> Result<String> {
-    let text = serde_saphyr::to_string(value).context("cannot write YAML")?;
+    let mut value = serde_json::to_value(value)?;
+    shown(&mut value);
+    let text = serde_saphyr::to_string(&value).context("cannot write YAML")?;
     Ok(if text.ends_with('\n') { text } else { text + "\n" })
+}
+
+fn shown(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => *text = text::line(text),
+        serde_json::Value::Array(values) => values.iter_mut().for_each(shown),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(shown),
+        _ => {}
+    }
 }
 
 /// Plain columns, two blanks between, nothing behind the last.
@@ -327,18 +347,12 @@ fn columns(rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for row in rows {
-        table.add_row(row.iter().map(|cell| escape(cell)));
+        table.add_row(row.iter().map(|cell| text::line(cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
-}
-
-/// Text from the cluster for a terminal: control characters are shown, not obeyed.
-fn escape(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { c.escape_default().collect() } else { c.to_string() };
-    text.chars().map(shown).collect::<String>()
 }
 
 const fn yes(value: bool) -> &'static str {

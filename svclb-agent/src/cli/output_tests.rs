@@ -100,6 +100,8 @@ fn status() -> StatusView {
         layout: 1,
         synced: true,
         passes: 5,
+        failures: 7,
+        short: 1,
         agent_pid: 42,
         agent_running: false,
         services: 1,
@@ -126,6 +128,8 @@ Layout:       1
 Synced:       yes
 Agent:        not running (pid 42)
 Passes:       5
+Failures:     7
+Short:        1
 Hooks:        1 of 2 attached, missing: connect6
 Services:     1
 Frontends:    2

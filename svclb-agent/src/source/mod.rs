@@ -1,11 +1,10 @@
 //! Where Services come from, turned into [`svclb_core::model::Update`]s.
 //!
-//! * [`convert`]: Kubernetes objects to updates, whatever they were read from.
+//! * [`convert`] (of svclb-objects): Kubernetes objects to updates, whatever they were read from.
 //! * [`files`]: objects in YAML and JSON files, followed as they change.
 //! * [`kube`]: objects of an API server, watched.
 //! * [`interfaces`]: the addresses of the node's interfaces that node ports are served at.
 
-pub mod convert;
 pub mod files;
 pub mod interfaces;
 pub mod kube;
@@ -14,6 +13,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use svclb_core::model::Update;
+pub use svclb_objects::convert;
 
 use convert::{Invalid, Skipped};
 use interfaces::Interfaces;

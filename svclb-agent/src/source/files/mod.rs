@@ -15,9 +15,8 @@
 //!   and `git` replace a file by removing it and making it anew, and every write in place empties it
 //!   first, which can be seen a moment before its event.
 
-mod contents;
-mod documents;
 mod layout;
+mod load;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -32,9 +31,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use svclb_core::model::Update;
+use svclb_objects::file;
+pub use svclb_objects::file::Reject;
 
 use super::convert::Skipped;
-pub use contents::Reject;
 use layout::{Entries, Stamp, Target};
 use state::{FileKey, State};
 use watch::{Event, Watch, What};
@@ -210,7 +210,7 @@ impl Files {
         let Some(path) = self.real(file) else { return false };
         for _ in 0..READS {
             let stamp = std::fs::metadata(&path).map(|metadata| Stamp::of(&metadata));
-            let bytes = contents::load(&path);
+            let bytes = load::load(&path);
             if matches!(&bytes, Err(error) if error.kind() == io::ErrorKind::NotFound) {
                 return false;
             }
@@ -235,7 +235,7 @@ impl Files {
             if let Ok(stamp) = stamp {
                 self.read.insert(file.clone(), stamp);
             }
-            self.state.put(file, contents::contents(&file.path, bytes, &self.node));
+            self.state.put(file, file::contents(&file.path, bytes, &self.node));
             return true;
         }
         // Written faster than it can be read: the next event, or the silence after it, decides.

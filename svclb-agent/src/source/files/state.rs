@@ -1,12 +1,13 @@
 //! What the files say together, and what of it was not reported yet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use svclb_core::model::Update;
+use svclb_objects::file::{Contents, Reject};
+use svclb_objects::text::line;
 
-use super::contents::{Contents, Reject};
 use crate::source::convert::{ObjectId, Skipped};
 
 /// A file in path order: by its place among the `--from` arguments, then by its path.
@@ -97,8 +98,9 @@ impl State {
         for object in objects.keys() {
             self.holders.entry(object.clone()).or_default().insert(file.clone());
         }
-        self.fresh
-            .extend(contents.rejects.iter().filter(|new| !before.rejects.contains(new)).cloned());
+        // A file may hold as many as it has room for.
+        let known: HashSet<&Reject> = before.rejects.iter().collect();
+        self.fresh.extend(contents.rejects.iter().filter(|new| !known.contains(new)).cloned());
         let state = FileState { objects, rejects: contents.rejects, skipped: contents.skipped };
         self.files.insert(file.clone(), state);
     }
@@ -187,7 +189,7 @@ fn shadow(object: &ObjectId, file: &FileKey, held: &Held, winner: (&FileKey, &He
     let (other, other_held) = winner;
     let problem = format!(
         "{object} is in {}, document {}, too, and the last in path order counts: remove one of them",
-        other.path.display(),
+        line(&other.path.display().to_string()),
         other_held.document,
     );
     Reject {

@@ -14,12 +14,12 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use svclb_objects::text::short;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceBuilder, service_fn};
 
 use super::health::Health;
-use super::text::short;
 
 /// How long a connection may take to be made, an answer to begin, and one that is no watch to be there.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use kube::runtime::watcher::{self, Config, Event};
 use kube::{Api, Client};
+use svclb_objects::text::short;
 use tokio::time::{Instant, Sleep};
 
 use super::client::Link;
@@ -17,7 +18,6 @@ use super::health::Health;
 use super::held::Held;
 use super::object::{Object, Read, Wire};
 use super::resources::Watched;
-use super::text::short;
 use crate::source::convert::{Kind, wire};
 
 /// A list that is streamed and stands still for so long is no streamed list: servers that know nothing

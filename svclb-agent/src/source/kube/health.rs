@@ -3,9 +3,8 @@
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use svclb_objects::text::short;
 use tokio::time::Instant;
-
-use super::text::short;
 
 /// How many different errors of one outage are told.
 const TOLD: usize = 8;

@@ -12,7 +12,6 @@
 //! * `feed`: the watch of one kind.
 //! * `object`: one object, read.
 //! * `held`: what is known of one kind's objects.
-//! * `text`: what somebody else wrote, for the log.
 
 mod client;
 mod feed;
@@ -22,7 +21,6 @@ mod object;
 pub mod resources;
 #[cfg(test)]
 mod tests;
-mod text;
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};

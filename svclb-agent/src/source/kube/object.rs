@@ -1,84 +1,18 @@
-//! One object as the API server tells it, turned at once into what svclb keeps of it. Nothing the API
-//! server can put into an object fails the stream that it comes in: what is wrong with it is a result.
+//! One object as the API server tells it, for kube's watcher. What it says is read by
+//! [`svclb_objects::api`], at once, and nothing else of it is kept.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::marker::PhantomData;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::DynamicResourceScope;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use serde_json::value::RawValue;
-use svclb_core::model::{ObjectName, Update};
+use svclb_objects::api;
+pub(super) use svclb_objects::api::{Read, Wire};
 
 use super::resources::Watched;
-use super::text::short;
-use crate::source::convert::{self, Invalid, Kind, ObjectId, Skipped, wire};
-
-/// What an object says, or what is wrong with it.
-pub(super) type Said = Result<(Update, Skipped), Invalid>;
-
-/// An object that was read.
-#[derive(Clone, Debug)]
-pub(super) struct Read {
-    /// Its name; `None` where even that is rubbish.
-    pub(super) name: Option<ObjectName>,
-    /// Of what it says, in whichever way it came: two that are equal say the same.
-    pub(super) hash: u64,
-    /// What it says.
-    pub(super) said: Said,
-}
-
-/// The part of an object that is read, and how.
-pub(super) trait Wire: DeserializeOwned + Clone + Debug + Send + 'static {
-    /// Its kind.
-    const KIND: Kind;
-    /// Its metadata.
-    fn metadata(&self) -> &wire::Metadata;
-    /// What it says.
-    fn convert(&self) -> Said;
-}
-
-impl Wire for wire::Service {
-    const KIND: Kind = Kind::Service;
-
-    fn metadata(&self) -> &wire::Metadata {
-        &self.metadata
-    }
-
-    fn convert(&self) -> Said {
-        convert::service(self)
-    }
-}
-
-impl Wire for wire::EndpointSlice {
-    const KIND: Kind = Kind::EndpointSlice;
-
-    fn metadata(&self) -> &wire::Metadata {
-        &self.metadata
-    }
-
-    fn convert(&self) -> Said {
-        convert::slice(self)
-    }
-}
-
-impl Wire for wire::Node {
-    const KIND: Kind = Kind::Node;
-
-    fn metadata(&self) -> &wire::Metadata {
-        &self.metadata
-    }
-
-    fn convert(&self) -> Said {
-        convert::node(self).map(|update| (update, Skipped::default()))
-    }
-}
 
 /// An object for kube's watcher, which wants its version and nothing else.
 #[derive(Clone, Debug)]
@@ -92,85 +26,10 @@ impl<'de, T: Wire> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // A whole value first: an error in the middle of it would leave the rest unread.
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(Self::read(text.get()))
+        let (version, read) = api::read::<T>(text.get());
+        let version = ObjectMeta { resource_version: version, ..ObjectMeta::default() };
+        Ok(Self { version, read, wire: PhantomData })
     }
-}
-
-impl<T: Wire> Object<T> {
-    fn read(text: &str) -> Self {
-        let hash = hash(text);
-        let (version, said) = match serde_json::from_str::<T>(text) {
-            Ok(object) => {
-                (object.metadata().resource_version.as_deref().map(str::to_owned), object.convert())
-            }
-            Err(_) => examine(T::KIND, text),
-        };
-        // What is kept of a server's text, and told, has an end.
-        let said = said.map_err(|invalid| Invalid {
-            field: short(&invalid.field),
-            problem: short(&invalid.problem),
-            ..invalid
-        });
-        let name = match &said {
-            Ok((update, _)) => ObjectId::of(update).map(|object| object.name),
-            Err(invalid) => invalid.object.as_ref().map(|object| object.name.clone()),
-        };
-        Self {
-            version: ObjectMeta { resource_version: version, ..ObjectMeta::default() },
-            read: Read { name, hash, said },
-            wire: PhantomData,
-        }
-    }
-}
-
-/// Of all that an object says. The version alone would not do: an API server whose store was put back to
-/// an earlier state gives the same versions again, to other states. The items of a list do not say what
-/// they are, unlike the same objects in a watch, so that does not count.
-fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(text) {
-        Ok(fields) => {
-            let fields =
-                fields.iter().filter(|(name, _)| !matches!(&***name, "kind" | "apiVersion"));
-            fields.for_each(|(name, value)| (name, value.get()).hash(&mut hasher));
-        }
-        Err(_) => text.hash(&mut hasher),
-    }
-    hasher.finish()
-}
-
-/// The slow way, for an object that does not fit: which one is it, and what does not fit?
-fn examine(kind: Kind, text: &str) -> (Option<String>, Said) {
-    let rubbish = |problem: String| Invalid {
-        object: None,
-        field: String::new(),
-        at: String::new(),
-        problem: format!("{}: {problem}", kind.name()),
-    };
-    let mut value: Value = match serde_json::from_str(text) {
-        Ok(value) => value,
-        Err(error) => return (None, Err(rubbish(error.to_string()))),
-    };
-    let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-    let version = version.map(str::to_owned);
-    let Some(object) = value.as_object_mut() else {
-        return (None, Err(rubbish("is not an object".to_owned())));
-    };
-    // Items of a list do not say what they are.
-    let watched = Watched::of(kind);
-    let api_version = match watched.group {
-        "" => watched.version.to_owned(),
-        group => format!("{group}/{}", watched.version),
-    };
-    object.insert("kind".to_owned(), kind.name().into());
-    object.insert("apiVersion".to_owned(), api_version.into());
-    let mut converted = convert::objects(value);
-    let said = match (converted.rejects.pop(), converted.updates.pop()) {
-        (Some(invalid), _) => Err(invalid),
-        (None, Some(update)) => Ok((update, converted.skipped)),
-        (None, None) => Err(rubbish("says nothing".to_owned())),
-    };
-    (version, said)
 }
 
 impl<T: Wire> Resource for Object<T> {
@@ -204,79 +63,16 @@ impl<T: Wire> Resource for Object<T> {
 
 #[cfg(test)]
 mod tests {
+    use svclb_objects::convert::wire;
+
     use super::*;
 
-    fn read<T: Wire>(text: &str) -> Object<T> {
-        serde_json::from_str(text).unwrap()
-    }
-
     #[test]
-    fn nothing_that_is_json_fails_the_stream() {
-        let rows = [
-            ("no object", "7"),
-            ("nothing", "null"),
-            ("empty", "{}"),
-            ("metadata is a text", r#"{"metadata":"x"}"#),
-            (
-                "a number that is none",
-                r#"{"metadata":{"name":"a"},"spec":{"ports":[{"port":1e99}]}}"#,
-            ),
-            (
-                "ports are a text",
-                r#"{"metadata":{"name":"a"},"spec":{"clusterIP":"10.0.0.1","ports":"x"}}"#,
-            ),
-        ];
-        for (row, text) in rows {
-            assert!(read::<wire::Service>(text).read.said.is_err(), "{row}");
-        }
-    }
-
-    #[test]
-    fn a_malformed_object_keeps_its_name_and_version_and_says_which_field_it_is() {
-        let text = r#"{"metadata":{"name":"a","namespace":"n","resourceVersion":"7"},
-            "spec":{"clusterIP":"10.0.0.1","ports":[{"port":80},{"port":"seventy"}]}}"#;
-        let object = read::<wire::Service>(text);
+    fn what_is_no_object_fails_not_the_stream_and_a_version_is_the_watchers() {
+        let object: Object<wire::Service> = serde_json::from_str("7").unwrap();
+        assert!(object.read.said.is_err() && object.meta().resource_version.is_none());
+        let text = r#"{"metadata":{"name":"a","resourceVersion":"7"},"spec":{"ports":"x"}}"#;
+        let object: Object<wire::Service> = serde_json::from_str(text).unwrap();
         assert_eq!(object.meta().resource_version.as_deref(), Some("7"));
-        assert_eq!(object.read.name, Some(ObjectName::new("n", "a")));
-        let invalid = object.read.said.unwrap_err();
-        assert_eq!(invalid.field, "spec.ports[1].port");
-        assert_eq!(invalid.object.unwrap().to_string(), "Service n/a");
-    }
-
-    #[test]
-    fn an_object_is_known_again_by_what_it_says_and_not_by_the_way_it_came() {
-        let of = |text: &str| read::<wire::Node>(text).read.hash;
-        let listed = of(r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{}}"#);
-        let watched = r#"{"kind":"Node","apiVersion":"v1","metadata":{"name":"a","resourceVersion":"1"},"spec":{}}"#;
-        let rows = [
-            ("the same", r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{}}"#, true),
-            ("watched", watched, true),
-            (
-                "a later version",
-                r#"{"metadata":{"name":"a","resourceVersion":"2"},"spec":{}}"#,
-                false,
-            ),
-            (
-                "more of it",
-                r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{},"status":{}}"#,
-                false,
-            ),
-            ("no object", "7", false),
-        ];
-        for (row, text, same) in rows {
-            assert_eq!(of(text) == listed, same, "{row}");
-        }
-        assert_ne!(of("7"), of("8"));
-    }
-
-    #[test]
-    fn what_is_told_of_an_object_has_an_end() {
-        let long = "x".repeat(100_000);
-        let text = format!(
-            r#"{{"metadata":{{"name":"a","namespace":"n"}},
-                "spec":{{"clusterIP":"{long}","ports":[{{"port":80}}]}}}}"#
-        );
-        let invalid = read::<wire::Service>(&text).read.said.unwrap_err();
-        assert!(invalid.problem.len() < 1000, "{}", invalid.problem.len());
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 
-use super::super::{Files, contents};
+use super::super::{Files, load};
 use super::{Bench, PATIENCE, at_once, next, not_yet, nothing, service, short, words};
 
 #[tokio::test]
@@ -348,8 +348,8 @@ async fn a_file_rewritten_without_pause_never_shows_half_a_state() {
 fn a_file_that_is_too_long_is_refused_without_reading_it_whole() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("f.yaml");
-    File::create(&path).unwrap().set_len(contents::LONGEST + 1).unwrap();
-    let contents = contents::contents(&path, contents::load(&path), "");
+    File::create(&path).unwrap().set_len(load::LONGEST + 1).unwrap();
+    let contents = svclb_objects::file::contents(&path, load::load(&path), "");
     assert_eq!(
         contents.rejects[0].to_string(),
         format!(

@@ -1,6 +1,5 @@
 //! Files, folders and editors as they are, with real inotify.
 
-mod documents;
 mod follow;
 mod links;
 mod rejects;

@@ -46,7 +46,8 @@ impl Name {
     }
 }
 
-/// A text from the cluster for a message: quoted, control characters escaped, cut when long.
+/// A text from the cluster for a message: quoted as `Debug` does, so that nothing in it looks like words
+/// of ours, and cut when long.
 pub(super) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {
@@ -88,6 +89,14 @@ pub(super) fn address(field: &str, text: &str) -> Result<IpAddr, Invalid> {
         return Err(Invalid::new(field, problem));
     }
     Ok(address)
+}
+
+/// Whether an address means another host on each link.
+pub(super) const fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
 }
 
 /// A protocol; `None` is SCTP, which Kubernetes has and svclb does not translate.

@@ -1,5 +1,6 @@
 //! discovery.k8s.io/v1 EndpointSlice to the model.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ fn convert(
 
 fn ports(ports: &[wire::EndpointPort], skipped: &mut Skipped) -> Result<Vec<SlicePort>, Invalid> {
     let mut found = Vec::with_capacity(ports.len());
+    let mut known = HashSet::new();
     for (i, port) in ports.iter().enumerate() {
         let at = |field: &str| format!("ports[{i}].{field}");
         // endpointslicecache.go passes over these two with a warning.
@@ -81,6 +83,16 @@ fn ports(ports: &[wire::EndpointPort], skipped: &mut Skipped) -> Result<Vec<Slic
         let number = field::port(&at("port"), number)?;
         match field::protocol(&at("protocol"), port.protocol.as_deref())? {
             Some(protocol) => {
+                // As the API server has it, but for the protocol. Each would be a backend of every
+                // endpoint: an object that fits into memory would stand for more than does.
+                if !known.insert((name, protocol)) {
+                    let problem = format!(
+                        "{} is the name of an earlier {} port too: expected names that differ",
+                        field::quote(name),
+                        protocol.name(),
+                    );
+                    return Err(Invalid::new(at("name"), problem));
+                }
                 found.push(SlicePort { name: names::name(name), protocol, port: number });
             }
             None => skipped.sctp_ports += 1,

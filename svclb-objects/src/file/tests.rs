@@ -2,9 +2,16 @@
 
 use proptest::prelude::*;
 
-use super::super::contents;
-use super::super::documents::{line_of, parse, parse_json, split};
-use super::service;
+use super::contents;
+use super::documents::{Lines, parse, parse_json, split};
+
+/// A Service whose port tells its states apart.
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  clusterIP: 10.96.0.10\n  \
+         ports:\n  - port: {port}\n"
+    )
+}
 
 #[test]
 fn documents_are_split_by_yamls_rule_and_know_their_first_line() {
@@ -63,7 +70,7 @@ fn the_line_of_a_field_is_found_or_that_of_what_should_hold_it() {
         ("items[7].spec", 5),
         ("", 4),
     ] {
-        assert_eq!(line_of(&documents[1], field), line, "{field}");
+        assert_eq!(Lines::of(&documents[1]).of_field(field), line, "{field}");
     }
 }
 
@@ -119,7 +126,7 @@ proptest! {
         let middle: String = middle.into_iter().collect();
         prop_assume!(!middle.lines().any(|line| line.starts_with("---") || line.starts_with("...")));
         let text = format!("{}---\n{middle}\n---\n{}", service("first", 80), service("last", 82));
-        let contents = contents::contents("f.yaml".as_ref(), Ok(text.into_bytes()), "");
+        let contents = contents("f.yaml".as_ref(), Ok(text.into_bytes()), "");
         let names: Vec<&str> = contents.objects.keys().map(|object| &*object.name.name).collect();
         prop_assert!(names.contains(&"first") && names.contains(&"last"), "{names:?}");
         for reject in &contents.rejects {
@@ -131,6 +138,6 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), json in any::<bool>()) {
         let path = if json { "f.json" } else { "f.yaml" };
-        contents::contents(path.as_ref(), Ok(bytes), "");
+        contents(path.as_ref(), Ok(bytes), "");
     }
 }

@@ -1,23 +1,24 @@
-//! What one file holds: its objects, and what of it was rejected.
+//! What one file holds: its objects, and what of it was rejected. Who reads files, and when, is not
+//! decided here.
+
+mod documents;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use svclb_core::model::Update;
 
-use super::documents::{self, Unreadable};
-use crate::source::convert::{self, Invalid, Kind, ObjectId, Skipped};
-
-/// The longest file that is read: 128 MiB, room for the endpoints of a cluster of 500,000.
-pub(super) const LONGEST: u64 = 128 << 20;
+use crate::convert::{self, Invalid, Kind, ObjectId, Skipped};
+use crate::text::{line, short};
+use documents::Unreadable;
 
 /// Something in a file that does not count, and why. It changes nothing else.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Reject {
     /// The file, as `--from` names it.
     pub file: PathBuf,
@@ -35,7 +36,7 @@ pub struct Reject {
 
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        f.write_str(&line(&self.file.display().to_string()))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
@@ -48,40 +49,21 @@ impl fmt::Display for Reject {
 
 /// What one file holds.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub struct Contents {
     /// Objects and the document each is in. An update without an object is one that means nothing here.
-    pub(super) objects: BTreeMap<ObjectId, (Update, usize)>,
+    pub objects: BTreeMap<ObjectId, (Update, usize)>,
     /// Rejected, and known which.
-    pub(super) rejected: BTreeSet<ObjectId>,
+    pub rejected: BTreeSet<ObjectId>,
     /// Something was rejected that may be any object.
-    pub(super) unknown: bool,
+    pub unknown: bool,
     /// Everything that was rejected.
-    pub(super) rejects: Vec<Reject>,
+    pub rejects: Vec<Reject>,
     /// What was left out on purpose.
-    pub(super) skipped: Skipped,
-}
-
-/// Reads the bytes of a file.
-pub(super) fn load(path: &Path) -> io::Result<Vec<u8>> {
-    // Not to wait for a writer, should a pipe have taken the file's place.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(LONGEST)).unwrap_or(0));
-    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST {
-        let limit = LONGEST >> 20;
-        return Err(io::Error::other(format!(
-            "it is longer than {limit} MiB: split it into several files"
-        )));
-    }
-    Ok(bytes)
+    pub skipped: Skipped,
 }
 
 /// Takes a file apart. `node` is the only Node that counts.
-pub(super) fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
+pub fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
     let mut reader = Reader { path, node, contents: Contents::default() };
     let text = bytes.and_then(|bytes| {
         String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))
@@ -95,7 +77,8 @@ pub(super) fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> C
         }
         Ok(text) => {
             for document in documents::split(&text) {
-                let line = |field: &str| Some(documents::line_of(&document, field));
+                let lines = documents::Lines::of(&document);
+                let line = |field: &str| Some(lines.of_field(field));
                 reader.document(document.number, documents::parse(&document), line);
             }
         }
@@ -128,6 +111,7 @@ impl Reader<'_> {
             Ok(value) => value,
             Err(Unreadable { line, problem }) => {
                 self.contents.unknown = true;
+                let problem = short(&problem);
                 let problem = format!(
                     "{problem}; until this is corrected, what the file held before and holds no more stays"
                 );
@@ -157,6 +141,13 @@ impl Reader<'_> {
                 "until this is corrected, its previous state stays"
             } else {
                 "until this is corrected, what the file held before and holds no more stays"
+            };
+            // What is told of an object has an end.
+            let invalid = Invalid {
+                field: short(&invalid.field),
+                problem: short(&invalid.problem),
+                at: short(&invalid.at),
+                ..invalid
             };
             let problem = format!("{invalid}; {meanwhile}");
             let Invalid { object, field, .. } = invalid;

@@ -96,11 +96,14 @@ pub struct Skipped {
     pub services_of_sctp: u32,
     /// External and load balancer IPs on loopback, which is nobody else's to serve.
     pub loopback_addresses: u32,
+    /// External IPs that are link-local: what is reached there (a cloud's metadata, for example) is the
+    /// node's own. The API server refuses them (validation.go, `ValidateNonSpecialIP`).
+    pub link_local_addresses: u32,
 }
 
 impl Skipped {
     /// Each reason, as metrics and logs name it, with its count.
-    pub fn counts(&self) -> [(&'static str, u32); 9] {
+    pub fn counts(&self) -> [(&'static str, u32); 10] {
         [
             ("sctp_ports", self.sctp_ports),
             ("ports_without_name", self.ports_without_name),
@@ -111,6 +114,7 @@ impl Skipped {
             ("services_of_others", self.services_of_others),
             ("services_of_sctp", self.services_of_sctp),
             ("loopback_addresses", self.loopback_addresses),
+            ("link_local_addresses", self.link_local_addresses),
         ]
     }
 
@@ -125,6 +129,7 @@ impl Skipped {
         self.services_of_others += other.services_of_others;
         self.services_of_sctp += other.services_of_sctp;
         self.loopback_addresses += other.loopback_addresses;
+        self.link_local_addresses += other.link_local_addresses;
     }
 }
 

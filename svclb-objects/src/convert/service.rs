@@ -1,16 +1,21 @@
 //! v1 Service to the model.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use svclb_core::model::{Families, Service, ServicePort, Update};
 
 use super::field::{self, Name};
-use super::{Invalid, Kind, ObjectId, Skipped, names, object_name, wire};
+use super::{Invalid, Kind, ObjectId, Skipped, object_name, wire};
 
 /// kube-proxy's and the API server's default, seconds.
 const AFFINITY_SECONDS: u32 = 10_800;
 /// The longest that the API server takes: a day.
 const LONGEST_AFFINITY: i64 = 86_400;
+
+/// How many frontends an object may name: its addresses times its ports. A longer list of each fits into
+/// an object than fits into the memory of a node when both are multiplied.
+const MOST_FRONTENDS: usize = 65_536;
 
 /// Converts a Service. One without frontends here (headless, ExternalName, another proxy's) is `None`
 /// in the update, and what else it holds does not matter.
@@ -59,6 +64,15 @@ fn convert(service: &wire::Service, skipped: &mut Skipped) -> Result<Service, In
     }
     let external_ips = addresses(spec, &mut left_out)?;
     let load_balancer_ips = load_balancer_ips(&service.status, &mut left_out)?;
+    let addresses = cluster_ips.len() + external_ips.len() + load_balancer_ips.len();
+    if addresses.saturating_mul(ports.len()) > MOST_FRONTENDS {
+        let problem = format!(
+            "{} ports of {addresses} addresses are too many: expected at most {MOST_FRONTENDS} pairs of \
+             both",
+            ports.len(),
+        );
+        return Err(Invalid::new("spec.ports", problem));
+    }
     skipped.add(&left_out);
     Ok(Service {
         created,
@@ -112,20 +126,35 @@ fn cluster_ip(field: &str, text: &str) -> Result<IpAddr, Invalid> {
 /// External IPs. An empty one is passed over, as utils.go's `MapIPsByIPFamily` does: old API servers
 /// let them in.
 fn addresses(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<IpAddr>, Invalid> {
-    let mut found = Vec::with_capacity(spec.external_ips.len());
+    let mut found = Addresses::default();
     for (i, text) in spec.external_ips.iter().enumerate() {
-        if !text.trim().is_empty() {
-            take(field::address(&format!("spec.externalIPs[{i}]"), text)?, &mut found, skipped);
+        if text.trim().is_empty() {
+            continue;
+        }
+        let address = field::address(&format!("spec.externalIPs[{i}]"), text)?;
+        if field::is_link_local(&address) {
+            skipped.link_local_addresses += 1;
+        } else {
+            found.take(address, skipped);
         }
     }
-    Ok(found)
+    Ok(found.list)
 }
 
-fn take(address: IpAddr, found: &mut Vec<IpAddr>, skipped: &mut Skipped) {
-    if address.is_loopback() {
-        skipped.loopback_addresses += 1;
-    } else if !found.contains(&address) {
-        found.push(address);
+/// Addresses in their order, each once.
+#[derive(Default)]
+struct Addresses {
+    list: Vec<IpAddr>,
+    known: HashSet<IpAddr>,
+}
+
+impl Addresses {
+    fn take(&mut self, address: IpAddr, skipped: &mut Skipped) {
+        if address.is_loopback() {
+            skipped.loopback_addresses += 1;
+        } else if self.known.insert(address) {
+            self.list.push(address);
+        }
     }
 }
 
@@ -135,14 +164,14 @@ fn load_balancer_ips(
     status: &wire::ServiceStatus,
     skipped: &mut Skipped,
 ) -> Result<Vec<IpAddr>, Invalid> {
-    let mut found = Vec::new();
+    let mut found = Addresses::default();
     for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
         let vip = matches!(ingress.ip_mode.as_deref(), None | Some("" | "VIP"));
         let Some(text) = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty()) else { continue };
         let address = field::address(&format!("status.loadBalancer.ingress[{i}].ip"), text)?;
-        take(address, &mut found, skipped);
+        found.take(address, skipped);
     }
-    Ok(found)
+    Ok(found.list)
 }
 
 /// In which families source ranges restrict somebody: those that there are ranges of, and no range of
@@ -192,6 +221,7 @@ fn ports(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<ServiceP
         return Err(Invalid::new("spec.ports", problem));
     }
     let mut found: Vec<ServicePort> = Vec::with_capacity(spec.ports.len());
+    let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
     for (i, port) in spec.ports.iter().enumerate() {
         let at = |field: &str| format!("spec.ports[{i}].{field}");
         let name = port.name.as_deref().unwrap_or_default();
@@ -210,25 +240,26 @@ fn ports(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<ServiceP
             skipped.sctp_ports += 1;
             continue;
         };
-        for other in found.iter().filter(|other| other.protocol == protocol) {
-            // The name and protocol are what endpoints are matched by; the number is what is dialled.
-            if *other.name == *name {
-                let problem = format!(
-                    "{} is the name of an earlier {} port too: expected names that differ",
-                    field::quote(name),
-                    protocol.name(),
-                );
-                return Err(Invalid::new(at("name"), problem));
-            }
-            if other.port == number {
-                let problem = format!(
-                    "{number} is an earlier {} port too: expected it once",
-                    protocol.name()
-                );
-                return Err(Invalid::new(at("port"), problem));
-            }
+        // The name and protocol are what endpoints are matched by; the number is what is dialled.
+        if !names.insert((name, protocol)) {
+            let problem = format!(
+                "{} is the name of an earlier {} port too: expected names that differ",
+                field::quote(name),
+                protocol.name(),
+            );
+            return Err(Invalid::new(at("name"), problem));
         }
-        found.push(ServicePort { name: names::name(name), protocol, port: number, node_port });
+        if !numbers.insert((number, protocol)) {
+            let problem =
+                format!("{number} is an earlier {} port too: expected it once", protocol.name());
+            return Err(Invalid::new(at("port"), problem));
+        }
+        found.push(ServicePort {
+            name: super::names::name(name),
+            protocol,
+            port: number,
+            node_port,
+        });
     }
     Ok(found)
 }

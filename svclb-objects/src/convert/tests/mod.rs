@@ -382,3 +382,12 @@ fn other_kinds_are_passed_over() {
         assert_eq!((converted.updates.len(), converted.rejects), (0, vec![]), "{kind} {version}");
     }
 }
+
+#[test]
+fn a_link_local_external_ip_is_left_to_the_node() {
+    let ips = json!(["169.254.169.254", "fe80::1", "192.0.2.1"]);
+    let (update, skipped) = one(with(service_object(), &[("/spec/externalIPs", ips)]));
+    let Update::Service(_, Some(service)) = update else { panic!("{update:?}") };
+    assert_eq!(service.external_ips, [IpAddr::from([192, 0, 2, 1])]);
+    assert_eq!(skipped, Skipped { link_local_addresses: 2, ..Skipped::default() });
+}

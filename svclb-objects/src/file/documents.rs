@@ -2,6 +2,7 @@
 //! that a broken one takes no other with it.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -15,6 +16,9 @@ use serde_saphyr::{Location, Options, Spanned, UserMessageFormatter};
 
 /// How many nodes aliases may add to a document: what a person would write, not an alias bomb.
 const ALIASED_NODES: usize = 100_000;
+/// How deep lists and mappings may lie in each other. A level takes up to 50 KB of stack in a debug build,
+/// so this is for a main thread. Services need less than 20.
+const DEEPEST: usize = 64;
 /// The longest document in which the line of a wrong field is looked for, bytes.
 const LONGEST_SEARCHED: usize = 4 << 20;
 
@@ -119,6 +123,7 @@ fn options(text: &str) -> Options {
     // A node takes at least one byte of text, unless it comes from an alias.
     let nodes = text.len() + ALIASED_NODES;
     let mut budget = Budget::default();
+    budget.max_depth = DEEPEST;
     budget.max_nodes = nodes;
     budget.max_events = nodes.saturating_mul(2);
     budget.max_total_scalar_bytes = text.len().saturating_mul(2) + (1 << 20);
@@ -149,29 +154,47 @@ impl Localizer for WithoutPlaces {
     }
 }
 
-/// The line of the file on which a field stands, such as `spec.ports[1].port`; of what holds it, when
-/// it is missing itself. The document is parsed once more for it, since only rejected ones are asked
-/// about.
-pub(super) fn line_of(document: &Document<'_>, field: &str) -> usize {
-    if document.text.len() > LONGEST_SEARCHED {
-        return document.line;
+/// Where in the file the fields of a document stand. The document is parsed once more for it, when the
+/// first is asked for, since only rejected ones are asked about; and once for all of them, since a
+/// document may hold as many as it has room for.
+pub(super) struct Lines<'a> {
+    document: &'a Document<'a>,
+    tree: OnceCell<Option<Spanned<Tree>>>,
+}
+
+impl<'a> Lines<'a> {
+    /// Those of this document.
+    pub(super) const fn of(document: &'a Document<'a>) -> Self {
+        Self { document, tree: OnceCell::new() }
     }
-    let tree =
-        serde_saphyr::from_str_with_options::<Spanned<Tree>>(document.text, options(document.text));
-    let Ok(tree) = tree else { return document.line };
-    let mut node = &tree;
-    let mut line = node.referenced.line();
-    for part in field.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
-        let next = match &node.value {
-            Tree::Map(fields) => fields.get(part),
-            Tree::List(items) => part.parse::<usize>().ok().and_then(|index| items.get(index)),
-            Tree::Leaf => None,
+
+    /// The line of the file on which a field stands, such as `spec.ports[1].port`; of what holds it, when
+    /// it is missing itself.
+    pub(super) fn of_field(&self, field: &str) -> usize {
+        let Some(tree) = self.tree.get_or_init(|| tree(self.document)) else {
+            return self.document.line;
         };
-        let Some(next) = next else { break };
-        node = next;
-        line = node.referenced.line();
+        let mut node = tree;
+        let mut line = node.referenced.line();
+        for part in field.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
+            let next = match &node.value {
+                Tree::Map(fields) => fields.get(part),
+                Tree::List(items) => part.parse::<usize>().ok().and_then(|index| items.get(index)),
+                Tree::Leaf => None,
+            };
+            let Some(next) = next else { break };
+            node = next;
+            line = node.referenced.line();
+        }
+        self.document.line + usize::try_from(line).unwrap_or(1).max(1) - 1
     }
-    document.line + usize::try_from(line).unwrap_or(1).max(1) - 1
+}
+
+fn tree(document: &Document<'_>) -> Option<Spanned<Tree>> {
+    if document.text.len() > LONGEST_SEARCHED {
+        return None;
+    }
+    serde_saphyr::from_str_with_options(document.text, options(document.text)).ok()
 }
 
 /// The shape of a document with the places of its values.

@@ -33,6 +33,14 @@ impl Kind {
         }
     }
 
+    /// The `apiVersion` that is read.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::Service | Self::Node => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+        }
+    }
+
     /// Its API group; empty for the core group.
     const fn group(self) -> &'static str {
         match self {
@@ -216,7 +224,7 @@ fn meaning_of(kind: Kind, version: &str) -> Result<bool, Invalid> {
     if !ours && !group.is_empty() {
         return Ok(false);
     }
-    let expected = if kind.group().is_empty() { "v1" } else { "discovery.k8s.io/v1" };
+    let expected = kind.api_version();
     let problem = format!("{} is not read here: expected {expected}", quote(version));
     Err(Invalid::new("apiVersion", problem))
 }

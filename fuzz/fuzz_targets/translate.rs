@@ -1,0 +1,208 @@
+//! A history of the datapath over maps that anybody may have written: connects, sends, replies, names and
+//! closes of a few sockets, with lines, slots and rows that are written properly, by halves, or at random
+//! between them. No call panics or loops, and no socket is given a backend that never was one of the
+//! service that it dialled, or of the one that takes it over. (Records of sockets are the kernel side's
+//! own: with the first byte odd they are written at random too, and then only the former holds.)
+#![no_main]
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use libfuzzer_sys::fuzz_target;
+use svclb_common::index::Wanted;
+use svclb_common::layout::{Address, BackendKey, BackendRow, FrontendRow, Protocol, Set, Slot};
+use svclb_common::translate::{
+    Caller, Lookup as _, Peer, Socket, Verdict, connect, getpeername, recvmsg, release, sendmsg,
+};
+use svclb_fuzz::maps::{ALL_LINES, HOST, LINES, Maps, SLOTS};
+
+/// Far more than any call counts.
+const LOOP: u32 = 100;
+
+struct Client(Socket, u64);
+
+impl Caller for Client {
+    fn protocol(&self) -> Protocol {
+        self.0.protocol
+    }
+    fn cookie(&self) -> u64 {
+        self.0.cookie
+    }
+    fn client(&self) -> u64 {
+        self.1
+    }
+    fn is_in_root_cgroup(&self) -> bool {
+        true
+    }
+    fn socket(&self) -> Socket {
+        self.0
+    }
+}
+
+/// The input, byte by byte; then zeros.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn byte(&mut self) -> u8 {
+        self.0.split_off_first().copied().unwrap_or(0)
+    }
+    fn some(&mut self, count: usize) -> &'a [u8] {
+        let count = count.min(self.0.len());
+        self.0.split_off(..count).unwrap_or_default()
+    }
+}
+
+/// One of a few peers: frontends, backends and what is both.
+fn peer(number: u8) -> Peer {
+    let address = match number % 12 {
+        0 => IpAddr::from([127, 0, 0, 1]),
+        1 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        n @ 2..=4 => IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into())),
+        n => IpAddr::from([10, 96, 0, n]),
+    };
+    Peer { address: Address::from(address).words(), port: 80 + u16::from(number / 128) }
+}
+
+/// What could ever be right.
+#[derive(Default)]
+struct Known {
+    /// Of what is dialled: its services ever, and the owners of slots that it ever accepted.
+    dialled: HashMap<Wanting, HashSet<u32>>,
+    /// What the frontends of a service ever accepted: by affinity a backend of one is given for another.
+    accepted: HashMap<u32, HashSet<u32>>,
+    /// Which peers an owner's slots ever named.
+    owned: HashSet<(u32, [u64; 2], u16)>,
+}
+
+type Wanting = ([u64; 2], u32);
+
+impl Known {
+    fn look(&mut self, maps: &Maps) {
+        for line in (0..ALL_LINES).filter_map(|number| maps.line(number)) {
+            let (address, service, heir) =
+                (line.read().address.words(), line.service(), line.heir());
+            let at = self.dialled.entry((address, line.key_word())).or_default();
+            at.extend([service, heir]);
+            self.accepted.entry(service).or_default().extend([service, heir]);
+        }
+        for slot in (0..SLOTS).filter_map(|number| maps.slot(number)) {
+            self.owned.insert((slot.owner(), slot.address(), slot.port()));
+        }
+    }
+
+    fn allows(&self, dialled: &Peer, protocol: Protocol, given: &Peer) -> bool {
+        let wanted = Wanted::destination(dialled.address, dialled.port, protocol);
+        let Some(services) = self.dialled.get(&(wanted.address, wanted.key)) else { return false };
+        let owners = services.iter().filter_map(|service| self.accepted.get(service)).flatten();
+        let mut owners = owners.chain(services);
+        owners.any(|owner| *owner != 0 && self.owned.contains(&(*owner, given.address, given.port)))
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut bytes = Bytes(bytes);
+    let maps = Maps::default();
+    let wild = bytes.byte() & 1 == 1;
+    maps.random.set(u32::from(bytes.byte()));
+    let mut known = Known::default();
+    let mut steps = 0;
+    while !bytes.0.is_empty() && steps < 400 {
+        steps += 1;
+        maps.counted.set(0);
+        let (deed, who) = (bytes.byte(), bytes.byte());
+        let protocol = if who & 1 == 0 { Protocol::Tcp } else { Protocol::Udp };
+        let socket = Socket { cookie: u64::from(who % 16), protocol, recorded: who & 64 == 0 };
+        let client = Client(socket, if who & 32 == 0 { HOST } else { HOST + 1 });
+        match deed % 12 {
+            what @ 0..=2 => {
+                let dialled = peer(bytes.byte());
+                let verdict = match what {
+                    0 => connect(&maps, &client, &dialled),
+                    _ => sendmsg(&maps, &client, &dialled),
+                };
+                if let (Verdict::Rewrite(given), false) = (verdict, wild) {
+                    // A plain send of a connected socket names its backend.
+                    let plain = what != 0 && given == dialled;
+                    assert!(
+                        plain || known.allows(&dialled, protocol, &given),
+                        "{dialled:?} {given:?}"
+                    );
+                }
+            }
+            3 => drop(recvmsg(&maps, socket.cookie, &peer(bytes.byte()))),
+            4 => drop(getpeername(&maps, socket.cookie, &peer(bytes.byte()))),
+            5 => release(&maps, socket.cookie),
+            6 => publish(&maps, &mut bytes, protocol),
+            7 => {
+                let (number, given) = (bytes.byte(), peer(bytes.byte()));
+                let [owner, flags, threshold, alias] = [(); 4].map(|()| bytes.byte());
+                if let Some(slot) = maps.slot(u32::from(number) % SLOTS) {
+                    slot.write(&Slot {
+                        address: Address::from_words(given.address),
+                        port: given.port,
+                        flags: u16::from(flags & 1),
+                        owner: u32::from(owner % 6),
+                        threshold: u32::from(threshold) << 24,
+                        alias: u32::from(alias),
+                    });
+                }
+            }
+            8 => {
+                let (given, service, sets) = (peer(bytes.byte()), bytes.byte() % 6, bytes.byte());
+                let address = Address::from_words(given.address);
+                let key =
+                    BackendKey { address, port: given.port, _pad: 0, service: service.into() };
+                let row = BackendRow { sets: sets & 3, state: sets, _pad: 0, weight: 1 };
+                // Rows of members are written for slots that there are.
+                if wild || known.owned.contains(&(service.into(), given.address, given.port)) {
+                    maps.backends.borrow_mut().insert(key, row);
+                }
+            }
+            9 => maps.clock.set(maps.clock.get() + (u64::from(who) << 32)),
+            _ => {
+                let (number, at) = (u32::from(who), usize::from(bytes.byte()));
+                let count = usize::from(bytes.byte() % 32);
+                match (deed / 12 % 4, wild) {
+                    (0, _) => maps.scribble_slot(number, at, bytes.some(count)),
+                    (1, true) => maps.scribble_origin(number, at, bytes.some(count)),
+                    (2, true) => maps.scribble_rest(number as usize, bytes.some(count)),
+                    _ => maps.scribble_line(number, at, bytes.some(count)),
+                }
+            }
+        }
+        assert!(maps.counted.get() < LOOP, "a call counted {} things", maps.counted.get());
+        known.look(&maps);
+    }
+});
+
+/// A line as the agent writes it, for one of the peers: in the neighbourhood of its home, or spilled.
+fn publish(maps: &Maps, bytes: &mut Bytes<'_>, protocol: Protocol) {
+    let (dialled, step) = (peer(bytes.byte()), bytes.byte());
+    let [service, heir, first, count, flags, affinity] = [(); 6].map(|()| bytes.byte());
+    let wanted = Wanted::destination(dialled.address, dialled.port, protocol);
+    let home = wanted.home(maps.seed(), LINES);
+    let number = match step & 128 {
+        0 => (home + u32::from(step % 8)) % LINES,
+        _ => LINES + u32::from(step) % (ALL_LINES - LINES),
+    };
+    let (Some(at_home), Some(line)) = (maps.line(home), maps.line(number)) else { return };
+    line.set_address(wanted.address);
+    line.set_service(u32::from(service % 6));
+    line.set_heir(u32::from(heir % 6));
+    let set = match count {
+        0 => Set::REFUSE,
+        count => Set { first: u32::from(first) % 20, count: u32::from(count) % 20 },
+    };
+    line.set_set_word(set.word());
+    line.set_flags(u16::from(flags & 1));
+    line.set_affinity_seconds(u32::from(affinity & 15));
+    line.set_generation(line.generation().wrapping_add(u32::from(affinity >> 7)));
+    if step & 128 == 0 {
+        at_home.set_reach(at_home.reach().max(step % 8));
+    } else {
+        at_home.set_spilled(1);
+        let row = FrontendRow { service: line.service(), line: number };
+        maps.frontends.borrow_mut().insert(wanted.frontend(), row);
+    }
+    line.set_key_word(wanted.key);
+}

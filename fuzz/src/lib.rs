@@ -1,0 +1,7 @@
+//! What the targets share: a node in memory, and the checks of the tests of svclb-objects.
+
+#[path = "../../svclb-objects/tests/untrusted/claims.rs"]
+pub mod claims;
+pub mod maps;
+#[path = "../../svclb-objects/tests/untrusted/node.rs"]
+pub mod node;

@@ -1,0 +1,139 @@
+//! Objects that fit into a file and would stand for more than fits into memory, or take for ever.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use svclb_core::model::Update;
+use svclb_objects::convert::objects;
+use svclb_objects::file::contents;
+
+fn service(addresses: usize, ports: usize) -> Value {
+    let address =
+        |number: usize| format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255);
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
+        "spec": {
+            "clusterIP": "192.0.2.1",
+            "externalIPs": (1..addresses).map(address).collect::<Vec<_>>(),
+            "ports": (1..=ports).map(|port| json!({"name": format!("p{port}"), "port": port})).collect::<Vec<_>>(),
+        },
+    })
+}
+
+#[test]
+fn a_service_names_no_more_frontends_than_a_node_can_hold() {
+    let rows = [
+        ("one port of many addresses", 65_536, 1, true),
+        ("many ports of one address", 1, 65_535, true),
+        ("some of both", 256, 256, true),
+        ("one too many", 65_537, 1, false),
+        ("many ports of many addresses", 20_000, 20_000, false),
+    ];
+    for (row, addresses, ports, fits) in rows {
+        let converted = objects(service(addresses, ports));
+        assert_eq!(converted.rejects.is_empty(), fits, "{row}");
+        if !fits {
+            let told = converted.rejects[0].to_string();
+            let words = "expected at most 65536 pairs of both";
+            assert!(
+                told.starts_with("Service default/a: spec.ports: ") && told.ends_with(words),
+                "{told}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_slice_names_a_port_once() {
+    let slice = |ports: Value| {
+        objects(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "a", "labels": {"kubernetes.io/service-name": "a"}},
+            "ports": ports, "endpoints": [{"addresses": ["10.0.0.1"]}],
+        }))
+    };
+    let twice = slice(json!([{"name": "a", "port": 1}, {"name": "a", "port": 2}]));
+    let expected = "EndpointSlice default/a: ports[1].name: \"a\" is the name of an earlier TCP port too: \
+        expected names that differ";
+    assert_eq!(twice.rejects[0].to_string(), expected);
+    let apart =
+        slice(json!([{"name": "a", "port": 1}, {"name": "a", "port": 1, "protocol": "UDP"}]));
+    assert!(apart.rejects.is_empty());
+}
+
+#[test]
+fn a_node_has_the_addresses_of_a_node() {
+    let node = |count: usize| {
+        let address = |n: usize| json!({"type": "InternalIP", "address": format!("10.0.{}.{}", n >> 8, n & 255)});
+        objects(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"},
+            "status": {"addresses": (0..count).map(address).collect::<Vec<_>>()},
+        }))
+    };
+    assert!(node(1000).rejects.is_empty());
+    let told = node(1001).rejects[0].to_string();
+    assert_eq!(
+        told,
+        "Node a: status.addresses: there are more than 1000: expected those of one node"
+    );
+}
+
+#[test]
+fn a_file_of_nothing_but_rejects_is_read_in_one_go() {
+    // Each has its line, in a document as long as is searched for lines.
+    let mut text = "apiVersion: v1\nkind: List\nitems:\n".to_owned();
+    for number in 0..5_000 {
+        let _ = writeln!(
+            text,
+            "- {{kind: Service, apiVersion: v1, metadata: {{name: a{number}}}, spec: {{clusterIP: x}}}}"
+        );
+    }
+    let held = contents("a.yaml".as_ref(), Ok(text.into_bytes()), "");
+    assert_eq!((held.rejects.len(), held.objects.len()), (5_000, 0));
+    assert_eq!(held.rejects[4_999].line, Some(5_003));
+}
+
+#[test]
+fn what_is_nested_without_end_is_rejected() {
+    let rows = [
+        ("lists in YAML", "a.yaml", "[".repeat(200_000)),
+        ("maps in YAML", "a.yaml", "{a: ".repeat(200_000)),
+        ("blocks in YAML", "a.yaml", "- ".repeat(200_000)),
+        ("lists in JSON", "a.json", "[".repeat(200_000)),
+        ("maps in JSON", "a.json", "{\"a\":".repeat(200_000)),
+        ("Lists in JSON", "a.json", r#"{"kind":"List","apiVersion":"v1","items":["#.repeat(50_000)),
+        ("Lists in YAML", "a.yaml", "{kind: List, apiVersion: v1, items: [".repeat(50_000)),
+    ];
+    on_a_stack(move || {
+        for (row, path, text) in rows {
+            let held = contents(path.as_ref(), Ok(text.into_bytes()), "");
+            assert!(held.unknown && held.rejects.len() == 1, "{row}: {:?}", held.rejects);
+        }
+    });
+}
+
+#[test]
+fn lists_in_lists_are_read_as_deep_as_the_parser_goes() {
+    let deep = |levels: usize| {
+        let (open, close) = ("{kind: List, apiVersion: v1, items: [", "]}");
+        let service = "{kind: Service, apiVersion: v1, metadata: {name: a}, spec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}}";
+        open.repeat(levels) + service + &close.repeat(levels)
+    };
+    on_a_stack(move || {
+        for levels in [1, 10, 50, 100, 500, 1000, 5000] {
+            let held = contents("a.yaml".as_ref(), Ok(deep(levels).into_bytes()), "");
+            let taken = held
+                .objects
+                .values()
+                .any(|(update, _)| matches!(update, Update::Service(_, Some(_))));
+            assert!(taken != held.unknown, "{levels}: either or");
+            assert!(levels > 10 || taken, "{levels}");
+        }
+    });
+}
+
+/// Runs this on a stack as the agent has it, which reads on its main thread.
+fn on_a_stack(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().stack_size(8 << 20);
+    thread.spawn(test).unwrap().join().unwrap();
+}

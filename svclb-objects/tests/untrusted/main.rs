@@ -1,0 +1,203 @@
+//! Objects of somebody who means ill: nothing panics or hangs, each is rejected alone, and no Service
+//! gets a frontend that its object does not name or that an older one has.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
+
+mod claims;
+mod limits;
+mod mutate;
+mod node;
+
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use svclb_core::model::Update;
+use svclb_objects::api;
+use svclb_objects::convert::{ObjectId, wire};
+use svclb_objects::file::contents;
+
+use claims::Claims;
+use mutate::{Kind, Mutator};
+use node::TestNode;
+
+/// Mutated objects in all: each goes both through files and as from an API server.
+const OBJECTS: u64 = 100_000;
+/// Each on a thread of its own, with a seed of its own.
+const LANES: u64 = 4;
+/// Objects of one file.
+const BATCH: u64 = 40;
+/// First seed; the others follow it.
+const SEED: u64 = 20_261_121;
+
+#[test]
+fn a_hundred_thousand_mutated_objects_crash_nothing_and_claim_only_what_they_name() {
+    let seeds: Vec<u64> = (SEED..SEED + LANES).collect();
+    println!("seeds {seeds:?}");
+    let counts = std::thread::scope(|scope| {
+        // On a stack as the agent has it, which reads on its main thread.
+        let thread = || std::thread::Builder::new().stack_size(8 << 20);
+        let lanes: Vec<_> = seeds
+            .iter()
+            .map(|seed| thread().spawn_scoped(scope, || lane(*seed)).unwrap())
+            .collect();
+        lanes.into_iter().map(|lane| lane.join().unwrap()).collect::<Vec<_>>()
+    });
+    let all = counts.into_iter().reduce(|all, one| Counts {
+        objects: all.objects + one.objects,
+        taken: all.taken + one.taken,
+        rejected: all.rejected + one.rejected,
+        frontends: all.frontends + one.frontends,
+        conflicts: all.conflicts + one.conflicts,
+    });
+    let all = all.unwrap();
+    println!("{all:?}");
+    // Mutations that never hit, or hit always, would show nothing.
+    assert_eq!(all.objects, OBJECTS);
+    assert!(all.taken > OBJECTS / 10 && all.rejected > OBJECTS / 10, "{all:?}");
+    assert!(all.frontends > OBJECTS / 10 && all.conflicts > OBJECTS / 100, "{all:?}");
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    objects: u64,
+    /// Of those, taken in from files.
+    taken: u64,
+    /// Of those, rejected in files.
+    rejected: u64,
+    /// Frontends that were checked.
+    frontends: u64,
+    /// Frontends that two asked for.
+    conflicts: u64,
+}
+
+/// A share of the objects, by one seed: some in a file, to one node, and each as from an API server,
+/// to another node.
+fn lane(seed: u64) -> Counts {
+    let mut mutator = Mutator::new(ChaCha8Rng::seed_from_u64(seed));
+    let (mut by_file, mut by_api) = (TestNode::new(), TestNode::new());
+    let mut counts = Counts::default();
+    while counts.objects < OBJECTS / LANES {
+        // Now and then all goes, and other objects meet.
+        if mutator.rng.random_ratio(1, 20) {
+            (by_file, by_api) = (TestNode::new(), TestNode::new());
+        }
+        let objects: Vec<(Kind, Value)> = (0..BATCH).map(|_| mutator.object()).collect();
+        counts.objects += BATCH;
+        in_a_file(&mut mutator, &objects, &mut by_file, &mut counts);
+        by_an_api_server(&objects, &mut by_api);
+        for node in [&mut by_file, &mut by_api] {
+            let checked = node.pass().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+            counts.frontends += checked.frontends;
+            counts.conflicts += checked.conflicts;
+        }
+    }
+    counts
+}
+
+/// The objects in one file, with an untouched Service before and behind each few of them: whatever is
+/// wrong with the others, those are read.
+fn in_a_file(
+    mutator: &mut Mutator,
+    objects: &[(Kind, Value)],
+    node: &mut TestNode,
+    counts: &mut Counts,
+) {
+    // The parser of YAML is slow in a debug build.
+    let json = mutator.rng.random_ratio(4, 5);
+    let mut texts = Vec::new();
+    let mut guards = 0;
+    for (at, (_, object)) in objects.iter().enumerate() {
+        if at % 5 == 0 {
+            texts.push(guard(guards).to_string());
+            guards += 1;
+        }
+        texts.push(mutator.text(object, json));
+    }
+    texts.push(guard(guards).to_string());
+    let (path, text) = match json {
+        true => (
+            "list.json",
+            format!(r#"{{"kind":"List","apiVersion":"v1","items":[{}]}}"#, texts.join(",")),
+        ),
+        false => ("documents.yaml", texts.join("\n---\n")),
+    };
+    let held = contents(path.as_ref(), Ok(text.into_bytes()), "here");
+    for number in 0..=guards {
+        let name = format!("guard-{number}");
+        let guard = held.objects.iter().find(|(object, _)| *object.name.name == *name);
+        assert!(matches!(guard, Some((_, (Update::Service(_, Some(_)), _)))), "{name} in {path}");
+    }
+    counts.taken += held.objects.len() as u64;
+    counts.rejected += held.rejects.len() as u64;
+    for reject in &held.rejects {
+        let told = reject.to_string();
+        assert_eq!(svclb_objects::text::line(&told), told);
+        assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
+    }
+    for (object, (update, document)) in held.objects {
+        if object.name.name.starts_with("guard-") {
+            continue;
+        }
+        if json {
+            // One document: whichever of this name was taken.
+            node.take(update, objects.iter().map(|(_, object)| object));
+        } else {
+            // The text may be damaged: it is read once more, plainly.
+            let said: Value = serde_saphyr::from_str(&texts[document - 1]).unwrap();
+            node.take(update, [&said]);
+        }
+    }
+}
+
+fn guard(number: usize) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("guard-{number}")},
+        "spec": {"clusterIP": "10.99.0.1", "ports": [{"port": 80}]},
+    })
+}
+
+/// Each object alone, as it comes in a watch.
+fn by_an_api_server(objects: &[(Kind, Value)], node: &mut TestNode) {
+    for (kind, object) in objects {
+        let text = object.to_string();
+        let (_, read) = match kind {
+            Kind::Service => api::read::<wire::Service>(&text),
+            Kind::Slice => api::read::<wire::EndpointSlice>(&text),
+            Kind::Node => api::read::<wire::Node>(&text),
+        };
+        match read.said {
+            Ok((update, _)) => {
+                let of = ObjectId::of(&update);
+                assert_eq!(read.name, of.map(|object| object.name));
+                node.take(update, [object]);
+            }
+            Err(invalid) => {
+                let told = invalid.to_string();
+                assert_eq!(svclb_objects::text::line(&told), told);
+                assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_check_sees_a_frontend_that_no_object_names() {
+    let service = json!({
+        "metadata": {"name": "a"},
+        "spec": {"clusterIP": "10.96.0.1", "externalIPs": ["192.0.2.1", "010.0.0.1"],
+            "ports": [{"port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP"}]},
+    });
+    let claims = Claims::of(&service);
+    let rows = [
+        ("its ClusterIP", "10.96.0.1", 80, 6, true),
+        ("the other port", "10.96.0.1", 53, 17, true),
+        ("the other port's protocol", "10.96.0.1", 53, 6, false),
+        ("an external IP", "192.0.2.1", 80, 6, true),
+        ("an external IP with zeros", "10.0.0.1", 80, 6, true),
+        ("somebody else's", "10.96.0.2", 80, 6, false),
+        ("a node port at a ClusterIP", "10.96.0.1", 30080, 6, false),
+    ];
+    for (row, address, port, protocol, named) in rows {
+        assert_eq!(claims.name(address.parse().unwrap(), port, protocol), named, "{row}");
+    }
+    assert!(claims.node_port(30080, 6) && !claims.node_port(30080, 17) && !claims.node_port(80, 6));
+}

@@ -1,0 +1,182 @@
+//! A node in memory: a catalog, maps, passes; and the check of what its maps say.
+#![allow(dead_code, unreachable_pub, reason = "the fuzz targets use it too, and another part")]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde_json::Value;
+use svclb_common::layout::{FrontendKey, Meta, Scope};
+use svclb_core::catalog::Catalog;
+use svclb_core::compile::{frontends, service_of};
+use svclb_core::model::{Node, ObjectName, Service, ServiceKey, Update};
+use svclb_core::plan::{State, pass};
+use svclb_core::table::{Memory, Table as _};
+
+use super::claims::Claims;
+
+/// Passes until nothing is left to do.
+const PASSES: usize = 8;
+
+pub struct TestNode {
+    catalog: Catalog,
+    state: State,
+    table: Memory,
+    node: Node,
+    services: BTreeMap<ObjectName, (Service, Claims)>,
+}
+
+/// What was checked.
+#[derive(Debug, Default)]
+pub struct Checked {
+    pub frontends: u64,
+    pub conflicts: u64,
+}
+
+impl TestNode {
+    pub fn new() -> Self {
+        let node = Node {
+            name: "here".into(),
+            zone: None,
+            addresses: vec![IpAddr::from([192, 0, 2, 250])],
+        };
+        let meta = Meta {
+            index_lines: 256,
+            spill_lines: 64,
+            slots: 8_192,
+            origins: 64,
+            seed: 7,
+            next_service: 1,
+            ..Meta::default()
+        };
+        Self {
+            catalog: Catalog::new(node.clone()),
+            state: State::new(meta),
+            table: Memory::new(meta),
+            node,
+            services: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an update in of which nobody knows where it was said: it names what it says.
+    pub fn take_unchecked(&mut self, update: Update) {
+        if let Update::Service(name, Some(service)) = &update {
+            let addresses = service.cluster_ips.iter().chain(&service.external_ips);
+            let addresses: Vec<String> =
+                addresses.chain(&service.load_balancer_ips).map(ToString::to_string).collect();
+            let ports = service.ports.iter().map(|port| {
+                let (protocol, node_port) = (port.protocol.name(), port.node_port);
+                serde_json::json!({"port": port.port, "protocol": protocol, "nodePort": node_port})
+            });
+            let said = serde_json::json!({
+                "metadata": {"name": &*name.name, "namespace": &*name.namespace},
+                "spec": {"externalIPs": addresses, "ports": ports.collect::<Vec<_>>()},
+            });
+            self.take(update, [&said]);
+        } else {
+            self.take(update, []);
+        }
+    }
+
+    /// Takes an update in, which one of these objects says: one of those that have its name.
+    pub fn take<'a>(&mut self, update: Update, objects: impl IntoIterator<Item = &'a Value>) {
+        match &update {
+            Update::Service(name, None) => drop(self.services.remove(name)),
+            Update::Service(name, Some(service)) => {
+                let is_it = |object: &&Value| {
+                    object["metadata"]["name"].as_str() == Some(&name.name)
+                        && object["metadata"]["namespace"]
+                            .as_str()
+                            .filter(|it| !it.is_empty())
+                            .unwrap_or("default")
+                            == &*name.namespace
+                };
+                let mut claims = Claims::default();
+                objects.into_iter().filter(is_it).for_each(|object| claims.add(object));
+                self.services.insert(name.clone(), (service.clone(), claims));
+            }
+            Update::Node(Some(node)) => self.node = node.clone(),
+            Update::Node(None) => {
+                self.node = Node { name: self.node.name.clone(), ..Node::default() }
+            }
+            Update::Slice(..) | Update::Interfaces(_) => {}
+        }
+        self.catalog.apply(update);
+    }
+
+    /// Writes what is known, and checks every frontend in the maps.
+    pub fn pass(&mut self) -> Result<Checked, String> {
+        let mut passes = 0;
+        while passes == 0 || self.catalog.is_dirty() {
+            if passes == PASSES {
+                return Err("it never comes to an end".to_owned());
+            }
+            passes += 1;
+            let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+            if let Some(failed) = done.failed.first() {
+                return Err(format!("a step failed: {}", failed.error));
+            }
+            let resting = self.state.take_resting();
+            self.state.rested(resting);
+        }
+        self.check()
+    }
+
+    fn check(&mut self) -> Result<Checked, String> {
+        let asked = self.asked();
+        let dump = self.table.load().map_err(|error| error.to_string())?;
+        let owners: BTreeMap<u32, Option<ServiceKey>> =
+            dump.services.iter().map(|(id, row)| (*id, service_of(row))).collect();
+        let mut checked = Checked::default();
+        for (key, row) in &dump.frontends {
+            let at = format!("{}:{}/{}", key.address, key.port, key.protocol);
+            let Some(Some(owner)) = owners.get(&row.service) else {
+                return Err(format!("{at} belongs to nobody"));
+            };
+            let Some((_, claims)) = self.services.get(&owner.object) else {
+                return Err(format!("{at} belongs to {owner}, which is gone"));
+            };
+            if !self.is_named(claims, key) {
+                return Err(format!("{at} belongs to {owner}, which does not name it"));
+            }
+            let oldest = asked.get(key).and_then(|asking| asking.iter().min());
+            if oldest.map(|(_, oldest)| oldest) != Some(owner) {
+                return Err(format!("{at} belongs to {owner}, and an older one asks for it"));
+            }
+            checked.frontends += 1;
+            checked.conflicts += u64::from(asked.get(key).is_some_and(|asking| asking.len() > 1));
+        }
+        Ok(checked)
+    }
+
+    /// Everybody who asks for a frontend, with its age.
+    fn asked(&self) -> BTreeMap<FrontendKey, Vec<(i64, ServiceKey)>> {
+        let mut asked: BTreeMap<FrontendKey, Vec<(i64, ServiceKey)>> = BTreeMap::new();
+        for (name, (service, _)) in &self.services {
+            for port in &service.ports {
+                let age = service.created.unwrap_or(i64::MAX);
+                let (port_name, protocol) = (port.name.clone(), port.protocol);
+                let who = ServiceKey { object: name.clone(), port_name, protocol };
+                for (key, _) in frontends(service, port, &self.node) {
+                    asked.entry(key).or_default().push((age, who.clone()));
+                }
+            }
+        }
+        asked
+    }
+
+    /// Whether an object names this, and it may be named at all.
+    fn is_named(&self, claims: &Claims, key: &FrontendKey) -> bool {
+        let address = key.address.ip();
+        let broadcast = address == IpAddr::from([255; 4]);
+        if address.is_unspecified() || address.is_multicast() || broadcast {
+            return false;
+        }
+        if address.is_loopback() {
+            return key.scope == Scope::Host as u8 && claims.node_port(key.port, key.protocol);
+        }
+        key.scope == Scope::Any as u8
+            && (claims.name(address, key.port, key.protocol)
+                || self.node.addresses.contains(&address)
+                    && claims.node_port(key.port, key.protocol))
+    }
+}
