@@ -356,23 +356,23 @@ impl<'a> Shared<'a, Origin> {
 }
 
 impl<'a> Shared<'a, Overflow> {
-    /// The line of a record. `at` is below [`crate::layout::OVERFLOW_RECORDS`].
+    /// The hash of what a record's socket dialled. `at` is below [`crate::layout::OVERFLOW_RECORDS`].
     #[inline(always)]
-    pub fn line(self, at: usize) -> u32 {
-        self.load32(offset_of!(Overflow, lines) + at * 4)
+    pub fn dialled(self, at: usize) -> u32 {
+        self.load32(offset_of!(Overflow, dialled) + at * 4)
     }
 
-    /// The tag of a record.
+    /// The hash of a record's backend.
     #[inline(always)]
-    pub fn tag(self, at: usize) -> u32 {
-        self.load32(offset_of!(Overflow, tags) + at * 4)
+    pub fn given(self, at: usize) -> u32 {
+        self.load32(offset_of!(Overflow, given) + at * 4)
     }
 
-    /// Says which frontend and backend a record is of.
+    /// Says by their hashes which frontend and backend a record is of.
     #[inline(always)]
-    pub fn set_line_and_tag(self, at: usize, line: u32, tag: u32) {
-        self.store32(offset_of!(Overflow, lines) + at * 4, line);
-        self.store32(offset_of!(Overflow, tags) + at * 4, tag);
+    pub fn set_tags(self, at: usize, dialled: u32, given: u32) {
+        self.store32(offset_of!(Overflow, dialled) + at * 4, dialled);
+        self.store32(offset_of!(Overflow, given) + at * 4, given);
     }
 
     /// Which record gives way next; any number.

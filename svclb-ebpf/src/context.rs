@@ -6,7 +6,8 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{
-    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_skc_to_mptcp_sock,
+    bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
+    bpf_skc_to_mptcp_sock,
 };
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::debug;
@@ -242,6 +243,14 @@ impl<F: Family> Caller for Call<'_, F> {
     fn client(&self) -> u64 {
         // SAFETY: the helper takes the context.
         unsafe { bpf_get_netns_cookie(self.ctx.sock_addr.cast()) }
+    }
+
+    #[inline(always)]
+    fn is_in_root_cgroup(&self) -> bool {
+        // The inode number of the kernel's first cgroup2, whatever namespace the task sees.
+        const ROOT: u64 = 1;
+        // SAFETY: the helper takes nothing and reads the running task.
+        unsafe { bpf_get_current_cgroup_id() == ROOT }
     }
 
     #[inline(always)]

@@ -6,6 +6,8 @@ use super::Address;
 
 /// A line number that no line has.
 pub const NO_LINE: u32 = u32::MAX;
+/// A hash in [`Overflow::dialled`] that nothing has.
+pub const NO_TAG: u32 = u32::MAX;
 
 /// Where the slots of a set lie in `svclb_slots`. Replaced as one 64-bit word, so that a reader sees
 /// the old range or the new one and never a mixture.
@@ -188,6 +190,9 @@ impl RecordFlags {
     pub const SHARED: u8 = 2;
     /// Of the records that share a backend, the one that was sent to last.
     pub const LATEST: u8 = 4;
+    /// Made by a task of the root cgroup in the host's network namespace, so the socket may be one of the
+    /// kernel's own, which are closed without a release (docs/decisions/0013-sweeping.md).
+    pub const UNRELEASED: u8 = 8;
 }
 
 /// How many origins of one socket the overflow holds. When they are all in use the oldest gives way.
@@ -198,10 +203,11 @@ pub const OVERFLOW_RECORDS: usize = 8;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(8))]
 pub struct Overflow {
-    /// Index line of each record's frontend; [`NO_LINE`] where there is no record.
-    pub lines: [u32; OVERFLOW_RECORDS],
+    /// A hash of what each record's socket dialled, to find it by that; [`NO_TAG`] where there is no
+    /// record. Not its line: a record outlives the index that it was made with.
+    pub dialled: [u32; OVERFLOW_RECORDS],
     /// A hash of each record's backend, to find it by the source of a reply.
-    pub tags: [u32; OVERFLOW_RECORDS],
+    pub given: [u32; OVERFLOW_RECORDS],
     /// Which record gives way next.
     pub next: u32,
     /// Zero.
@@ -213,8 +219,8 @@ pub struct Overflow {
 impl Overflow {
     /// An entry without records.
     pub const EMPTY: Self = Self {
-        lines: [NO_LINE; OVERFLOW_RECORDS],
-        tags: [0; OVERFLOW_RECORDS],
+        dialled: [NO_TAG; OVERFLOW_RECORDS],
+        given: [0; OVERFLOW_RECORDS],
         next: 0,
         _pad: 0,
         records: [Record {

@@ -14,8 +14,8 @@ mod rows;
 
 pub use address::Address;
 pub use hot::{
-    Line, LineFlags, NO_LINE, OVERFLOW_RECORDS, Origin, Overflow, Record, RecordFlags, Set, Slot,
-    SlotFlags,
+    Line, LineFlags, NO_LINE, NO_TAG, OVERFLOW_RECORDS, Origin, Overflow, Record, RecordFlags, Set,
+    Slot, SlotFlags,
 };
 pub use rows::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, BackendState, Counters, FrontendKey,
@@ -108,7 +108,7 @@ mod tests {
             dialled: 0, given: 16, dialled_port: 32, given_port: 34, protocol: 36, flags: 37,
             _pad: 38, line: 40, generation: 44,
         });
-        assert_layout!(Overflow, 456, { lines: 0, tags: 32, next: 64, _pad: 68, records: 72 });
+        assert_layout!(Overflow, 456, { dialled: 0, given: 32, next: 64, _pad: 68, records: 72 });
         assert_layout!(FrontendKey, 24, { address: 0, port: 16, protocol: 18, scope: 19, _pad: 20 });
         assert_layout!(FrontendRow, 8, { service: 0, line: 4 });
         assert_layout!(BackendKey, 24, { address: 0, port: 16, _pad: 18, service: 20 });
@@ -118,9 +118,10 @@ mod tests {
             external_policy: 208, frontends: 216, internal_backends: 220, external_backends: 224,
             notes: 228,
         });
-        assert_layout!(Meta, 64, {
+        assert_layout!(Meta, 80, {
             layout: 0, index_lines: 4, spill_lines: 8, slots: 12, origins: 16, next_service: 20,
-            seed: 24, passes: 32, synced: 40, agent: 44, agent_started: 48, proved: 56, _pad: 60,
+            seed: 24, passes: 32, synced: 40, agent: 44, agent_started: 48, proved: 56, first_generation: 60,
+            failures: 64, short: 72, _pad: 76,
         });
         assert_layout!(AffinityKey, 16, { client: 0, service: 8, family: 12 });
         assert_layout!(AffinityRow, 40, {

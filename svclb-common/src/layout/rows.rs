@@ -208,6 +208,14 @@ pub struct Meta {
     pub agent_started: u64,
     /// 1 once that agent saw a connection of its own translated.
     pub proved: u32,
+    /// The generation that a line counts as having before it is used for the first time. Maps that take
+    /// the place of others begin above all generations of those, so that no record of a socket names
+    /// a line and a generation of both.
+    pub first_generation: u32,
+    /// How many writes of an agent failed, over restarts too. Each was tried again.
+    pub failures: u64,
+    /// How many services keep an earlier state because they do not fit.
+    pub short: u32,
     /// Zero.
     pub _pad: u32,
 }

@@ -17,7 +17,7 @@ mod record;
 use crate::index::{self, Found, Wanted};
 use crate::layout::{
     Address, AffinityKey, AffinityRow, BackendKey, BackendRow, FrontendKey, FrontendRow, Line,
-    LineFlags, Origin, Overflow, Policy, Protocol, Slot,
+    LineFlags, Origin, Overflow, Policy, Protocol, RecordFlags, Slot,
 };
 use crate::shared::Shared;
 
@@ -107,6 +107,8 @@ pub trait Caller {
     fn cookie(&self) -> u64;
     /// Cookie of the network namespace in which it was made: which client it is.
     fn client(&self) -> u64;
+    /// Whether the calling task is in the root cgroup, as the kernel's own threads are.
+    fn is_in_root_cgroup(&self) -> bool;
     /// All of it.
     fn socket(&self) -> Socket;
 }
@@ -157,7 +159,11 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
-            origins::connected(maps, &caller.socket(), dialled, &kept);
+            let flags = match caller.is_in_root_cgroup() && caller.client() == maps.host() {
+                true => RecordFlags::CONNECTED | RecordFlags::UNRELEASED,
+                false => RecordFlags::CONNECTED,
+            };
+            origins::connected(maps, &caller.socket(), dialled, &kept, flags);
             maps.count(counter);
             Verdict::Rewrite(given)
         }

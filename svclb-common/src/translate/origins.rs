@@ -41,7 +41,13 @@ fn take(
 
 /// Records a connect. All that the socket had before is void: a connected socket hears its peer only.
 #[inline(always)]
-pub(super) fn connected<L: Lookup>(maps: &L, socket: &Socket, dialled: &Peer, kept: &Kept) {
+pub(super) fn connected<L: Lookup>(
+    maps: &L,
+    socket: &Socket,
+    dialled: &Peer,
+    kept: &Kept,
+    flags: u8,
+) {
     if !socket.recorded {
         return;
     }
@@ -49,8 +55,8 @@ pub(super) fn connected<L: Lookup>(maps: &L, socket: &Socket, dialled: &Peer, ke
     if place.spilled() != 0 && maps.remove_overflow(socket.cookie) {
         place.unspill();
     }
-    if !take(place, socket, dialled, kept, RecordFlags::CONNECTED) {
-        overflow::add(maps, place, socket, dialled, kept, RecordFlags::CONNECTED);
+    if !take(place, socket, dialled, kept, flags) {
+        overflow::add(maps, place, socket, dialled, kept, flags);
     }
 }
 
@@ -88,8 +94,9 @@ pub(super) fn current<L: Lookup>(
     if connection(maps, place, cookie, dialled).is_some() {
         return Some(*dialled);
     }
-    if place.cookie() == cookie && record.line() == number && is_dialled(record, dialled) {
-        let kept = keep(maps, place, cookie, record, line, generation);
+    let at = (line, number, generation);
+    if place.cookie() == cookie && is_dialled(record, dialled) {
+        let kept = keep(maps, place, cookie, record, at);
         // A connected socket whose peer is gone may have been given another by a send.
         if kept.is_some() || record.flags() & RecordFlags::CONNECTED == 0 {
             return kept;
@@ -98,25 +105,26 @@ pub(super) fn current<L: Lookup>(
     if place.spilled() == 0 {
         return None;
     }
-    let record = overflow::by_dialled(maps, cookie, number, dialled)?;
-    keep(maps, place, cookie, record, line, generation)
+    let record = overflow::by_dialled(maps, cookie, dialled)?;
+    keep(maps, place, cookie, record, at)
 }
 
-/// The backend of a record, if it may be kept.
+/// The backend of a record, if it may be kept. The line is the frontend's now, with its number and
+/// generation; the record may be older, or of an index that was in this one's place.
 #[inline(always)]
 fn keep<L: Lookup>(
     maps: &L,
     place: Shared<'_, Origin>,
     cookie: u64,
     record: Shared<'_, Record>,
-    line: Shared<'_, Line>,
-    generation: u32,
+    (line, number, generation): (Shared<'_, Line>, u32, u32),
 ) -> Option<Peer> {
     let given = given_of(record);
-    if record.generation() != generation {
+    if record.line() != number || record.generation() != generation {
         if !is_member(maps, line, line.service(), &given) {
             return None;
         }
+        record.set_line(number);
         record.set_generation(generation);
     }
     let flags = record.flags();

@@ -4,14 +4,14 @@
 
 use super::record::{Kept, dialled_of, is_dialled, is_given, write};
 use super::{Counter, Lookup, Peer, Socket};
-use crate::layout::{NO_LINE, OVERFLOW_RECORDS, Origin, Overflow, Record, RecordFlags};
+use crate::layout::{NO_TAG, OVERFLOW_RECORDS, Origin, Overflow, Record, RecordFlags};
 use crate::shared::Shared;
 
-/// A hash of a backend. Two that collide cost a comparison.
+/// A hash of what was dialled or given; never [`NO_TAG`]. Two that collide cost a comparison.
 #[inline(always)]
-fn tag(given: &Peer) -> u32 {
-    let mixed = (given.address[0] ^ given.address[1]).wrapping_add(given.port as u64);
-    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+fn tag(peer: &Peer) -> u32 {
+    let mixed = (peer.address[0] ^ peer.address[1]).wrapping_add(peer.port as u64);
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32
 }
 
 /// Adds a record, or replaces the one of the same frontend.
@@ -38,7 +38,7 @@ pub(super) fn add<L: Lookup>(
             entry
         }
     };
-    let at = match at_dialled(entry, kept.number, dialled) {
+    let at = match at_dialled(entry, dialled) {
         Some(at) if entry.record(at).flags() & RecordFlags::CONNECTED == 0 => at,
         _ => {
             let next = entry.next();
@@ -50,17 +50,18 @@ pub(super) fn add<L: Lookup>(
         }
     };
     write(entry.record(at), socket, dialled, kept, flags);
-    entry.set_line_and_tag(at, kept.number, tag(&kept.given));
+    entry.set_tags(at, tag(dialled), tag(&kept.given));
     maps.count(Counter::Overflowed);
 }
 
 /// Where the record of a frontend is: one made by a send, else the one made by connect.
 #[inline(always)]
-fn at_dialled(entry: Shared<'_, Overflow>, number: u32, dialled: &Peer) -> Option<usize> {
+fn at_dialled(entry: Shared<'_, Overflow>, dialled: &Peer) -> Option<usize> {
+    let tag = tag(dialled);
     let mut connected = None;
     let mut at = 0;
     while at < OVERFLOW_RECORDS {
-        if entry.line(at) == number {
+        if entry.dialled(at) == tag {
             let record = entry.record(at);
             if is_dialled(record, dialled) {
                 if record.flags() & RecordFlags::CONNECTED == 0 {
@@ -79,11 +80,10 @@ fn at_dialled(entry: Shared<'_, Overflow>, number: u32, dialled: &Peer) -> Optio
 pub(super) fn by_dialled<'a, L: Lookup>(
     maps: &'a L,
     cookie: u64,
-    number: u32,
     dialled: &Peer,
 ) -> Option<Shared<'a, Record>> {
     let entry = maps.overflow(cookie)?;
-    at_dialled(entry, number, dialled).map(|at| entry.record(at))
+    at_dialled(entry, dialled).map(|at| entry.record(at))
 }
 
 /// The record of a backend; of several, the one that was sent to last.
@@ -98,7 +98,7 @@ pub(super) fn by_given<'a, L: Lookup>(
     let mut found = None;
     let mut at = 0;
     while at < OVERFLOW_RECORDS {
-        if entry.line(at) != NO_LINE && entry.tag(at) == tag {
+        if entry.dialled(at) != NO_TAG && entry.given(at) == tag {
             let record = entry.record(at);
             if is_given(record, source) {
                 let flags = record.flags();
@@ -134,7 +134,7 @@ fn each_sharer<L: Lookup>(
     let tag = tag(given);
     let mut at = 0;
     while at < OVERFLOW_RECORDS {
-        if entry.line(at) != NO_LINE && entry.tag(at) == tag {
+        if entry.dialled(at) != NO_TAG && entry.given(at) == tag {
             let record = entry.record(at);
             if is_given(record, given) && !is_dialled(record, dialled) {
                 visit(record);

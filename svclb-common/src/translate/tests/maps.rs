@@ -57,12 +57,15 @@ impl Caller for Socket {
     fn client(&self) -> u64 {
         HOST
     }
+    fn is_in_root_cgroup(&self) -> bool {
+        false
+    }
     fn socket(&self) -> Socket {
         *self
     }
 }
 
-/// A socket of a client, which is a network namespace.
+/// A socket of a client, which is a network namespace; its tasks are in the root cgroup.
 pub(super) struct Client {
     pub(super) namespace: u64,
     pub(super) socket: Socket,
@@ -77,6 +80,9 @@ impl Caller for Client {
     }
     fn client(&self) -> u64 {
         self.namespace
+    }
+    fn is_in_root_cgroup(&self) -> bool {
+        true
     }
     fn socket(&self) -> Socket {
         self.socket

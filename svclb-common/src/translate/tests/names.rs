@@ -206,3 +206,24 @@ fn a_full_overflow_translates_without_a_record() {
     }
     assert_eq!((maps.held_places(), maps.spilled_sockets(), maps.overflow_entries()), (0, 0, 0));
 }
+
+#[test]
+fn only_connects_of_the_root_cgroup_in_the_host_may_be_the_kernels() {
+    use super::maps::{Client, HOST};
+    use crate::layout::RecordFlags;
+
+    let maps = TestMaps::new();
+    maps.service(1, "10.96.0.1:80", &["10.244.0.1:80"]);
+    let marked = |cookie: u64| maps.record(cookie).unwrap().flags & RecordFlags::UNRELEASED != 0;
+    let host = Client { namespace: HOST, socket: socket(1, Protocol::Tcp) };
+    let pod = Client { namespace: HOST + 1, socket: socket(2, Protocol::Tcp) };
+    connect(&maps, &host, &peer("10.96.0.1:80"));
+    connect(&maps, &pod, &peer("10.96.0.1:80"));
+    // In another cgroup.
+    connect(&maps, &socket(3, Protocol::Tcp), &peer("10.96.0.1:80"));
+    assert_eq!([marked(1), marked(2), marked(3)], [true, false, false]);
+    // A mark changes nothing in what the socket is told.
+    assert_eq!(getpeername(&maps, 1, &peer("10.244.0.1:80")), Some(peer("10.96.0.1:80")));
+    release(&maps, 1);
+    assert_eq!(maps.held_places(), 2);
+}
