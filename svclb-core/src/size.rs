@@ -1,4 +1,8 @@
-//! How large the maps are made.
+//! How large the maps are made, and when others take their place.
+
+use svclb_common::layout::Meta;
+
+use crate::plan::Why;
 
 /// Sizes of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -9,28 +13,98 @@ pub struct Sizes {
     pub spill_lines: u32,
     /// Slots.
     pub slots: u32,
-    /// Places of the origins: a power of two.
+    /// Places of the origins: a power of two. They hold what live sockets remember, so that no other
+    /// take their place.
     pub origins: u32,
 }
 
-/// Room for four times what is there now, and not less than a small cluster needs: growing past it
-/// takes new maps.
+/// Room for four times what is there now, and not less than a small cluster needs.
 pub fn sizes(frontends: usize, backends: usize) -> Sizes {
     let room = |count: usize, least: u32| {
         let wanted = u32::try_from(count.saturating_mul(4)).unwrap_or(MOST);
         wanted.clamp(least, MOST).next_power_of_two()
     };
-    let index_lines = room(frontends, 4096);
     Sizes {
-        index_lines,
-        spill_lines: index_lines / 16,
         slots: room(backends, 65_536),
         origins: 65_536,
+        ..Sizes::of_index(room(frontends, 4096))
     }
 }
 
 /// 2^26 lines are 4 GiB; a cluster that needs more has other limits first.
 const MOST: u32 = 1 << 26;
+
+impl Sizes {
+    /// An index of so many lines, a power of two, and the lines behind them.
+    const fn of_index(index_lines: u32) -> Self {
+        Self { index_lines, spill_lines: index_lines / 16, slots: 0, origins: 0 }
+    }
+
+    /// Those that a meta row tells of.
+    pub const fn of(meta: &Meta) -> Self {
+        Self {
+            index_lines: meta.index_lines,
+            spill_lines: meta.spill_lines,
+            slots: meta.slots,
+            origins: meta.origins,
+        }
+    }
+
+    /// A meta row that tells of these.
+    pub fn meta(&self) -> Meta {
+        Meta {
+            index_lines: self.index_lines,
+            spill_lines: self.spill_lines,
+            slots: self.slots,
+            origins: self.origins,
+            ..Meta::default()
+        }
+    }
+
+    /// Maps in which what did not fit into these fits: as large as `wanted`, and twice as large where
+    /// there was too little room. None when more room helps nobody, or there is no more to be had.
+    pub fn larger(self, wanted: Self, lacking: impl IntoIterator<Item = Why>) -> Option<Self> {
+        let mut grown = self;
+        for why in lacking {
+            let (index, slots) = match why {
+                Why::NoLine | Why::MapFull("svclb_frontends" | "svclb_services") => (true, false),
+                Why::NoSlots | Why::MapFull("svclb_backends") => (false, true),
+                Why::WaitsForRest | Why::MapFull(_) | Why::NoIds => (false, false),
+            };
+            if index {
+                let lines = doubled(self.index_lines).max(wanted.index_lines);
+                grown = Self { slots: grown.slots, origins: self.origins, ..Self::of_index(lines) };
+            }
+            if slots {
+                grown.slots = doubled(self.slots).max(wanted.slots);
+            }
+        }
+        (grown != self).then_some(grown)
+    }
+
+    /// Smaller maps, where these are more than four times as large as `wanted`: memory that nobody will
+    /// miss soon. None when they are not.
+    pub fn smaller(self, wanted: Self) -> Option<Self> {
+        let is_wasted = |now: u32, wanted: u32| now / 4 > wanted;
+        let mut shrunk = self;
+        if is_wasted(self.index_lines, wanted.index_lines) {
+            shrunk = Self {
+                slots: self.slots,
+                origins: self.origins,
+                ..Self::of_index(wanted.index_lines)
+            };
+        }
+        if is_wasted(self.slots, wanted.slots) {
+            shrunk.slots = wanted.slots;
+        }
+        (shrunk != self).then_some(shrunk)
+    }
+}
+
+/// Twice as many, up to the most that are made.
+fn doubled(entries: u32) -> u32 {
+    entries.saturating_mul(2).min(MOST).max(entries)
+}
 
 #[cfg(test)]
 mod tests {
@@ -50,5 +124,58 @@ mod tests {
             assert!(found.slots as usize >= 4 * backends);
         }
         assert_eq!(sizes(usize::MAX, usize::MAX).slots, MOST);
+    }
+
+    /// Its name, the sizes now and by need, what lacks, and what is made.
+    type Row = (&'static str, Sizes, Sizes, &'static [Why], Option<Sizes>);
+
+    #[test]
+    fn maps_grow_where_room_lacks_and_no_further_than_they_can() {
+        let small = sizes(0, 0);
+        let large = sizes(100_000, 1_000_000);
+        let double_index = Sizes { index_lines: 8192, spill_lines: 512, ..small };
+        let double_slots = Sizes { slots: 131_072, ..small };
+        let most = Sizes { slots: MOST, ..small };
+        let rows: [Row; 9] = [
+            ("nothing lacks", small, large, &[], None),
+            ("it only waits", small, large, &[Why::WaitsForRest], None),
+            ("ids are no room", small, large, &[Why::NoIds], None),
+            ("lines", small, small, &[Why::NoLine], Some(double_index)),
+            (
+                "rows of services",
+                small,
+                small,
+                &[Why::MapFull("svclb_services")],
+                Some(double_index),
+            ),
+            ("slots", small, small, &[Why::NoSlots, Why::NoSlots], Some(double_slots)),
+            (
+                "rows of backends",
+                small,
+                small,
+                &[Why::MapFull("svclb_backends")],
+                Some(double_slots),
+            ),
+            ("both, much", small, large, &[Why::NoSlots, Why::NoLine], Some(large)),
+            ("there is no more", most, small, &[Why::NoSlots], None),
+        ];
+        for (row, now, wanted, lacking, expected) in rows {
+            assert_eq!(now.larger(wanted, lacking.iter().copied()), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn maps_shrink_when_most_of_them_is_wasted() {
+        let small = sizes(0, 0);
+        let large = sizes(100_000, 1_000_000);
+        assert_eq!(large.smaller(small), Some(small));
+        assert_eq!(large.smaller(large), None);
+        assert_eq!(small.smaller(large), None);
+        let wide = Sizes { slots: 65_536 * 8, ..small };
+        assert_eq!(wide.smaller(small), Some(small));
+        assert_eq!(Sizes { slots: 65_536 * 4, ..small }.smaller(small), None, "room to breathe");
+        // Places of origins are never fewer.
+        let many = Sizes { origins: 1 << 20, ..large };
+        assert_eq!(many.smaller(small), Some(Sizes { origins: 1 << 20, ..small }));
     }
 }

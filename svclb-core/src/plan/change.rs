@@ -58,12 +58,15 @@ impl State {
     /// When it does not fit; no step is made then.
     pub(super) fn bring(&self, desired: &Desired) -> Result<Vec<Step>, Why> {
         let known = self.id_of(&desired.key);
-        let id = known.unwrap_or(self.meta.next_service.max(1));
+        let kept = self.kept_ids.get(&desired.key).copied();
+        let id = known.or(kept).unwrap_or(self.meta.next_service.max(1));
         let mut steps = Steps::new(self, id);
-        if known.is_none() {
+        if known.or(kept).is_none() {
             let next = id.checked_add(1).ok_or(Why::NoIds)?;
             // The id is spent before it is used: never twice, whatever happens next.
             steps.put(Row::Meta(Meta { next_service: next, ..self.meta }));
+        }
+        if known.is_none() {
             steps.put(Row::Service(id, desired.row));
         }
         let held = self.services.get(&id).map(AsRef::as_ref);
@@ -382,7 +385,7 @@ impl State {
     }
 
     fn next_generation(&self, number: u32) -> u32 {
-        self.generations.get(&number).copied().unwrap_or(0).wrapping_add(1)
+        self.generations.get(&number).copied().unwrap_or(self.meta.first_generation).wrapping_add(1)
     }
 
     fn room(&self, counts: &[u32]) -> Result<Vec<u32>, Why> {

@@ -84,7 +84,7 @@ pub struct State {
     /// Service and line of each frontend.
     pub(super) frontends: HashMap<FrontendKey, (u32, u32)>,
     pub(super) lines: HashMap<u32, Line>,
-    /// Generations of lines, also of empty ones; 0 where absent.
+    /// Generations of lines, also of empty ones; [`Meta::first_generation`] where absent.
     pub(super) generations: HashMap<u32, u32>,
     pub(super) reaches: HashMap<u32, u8>,
     pub(super) spills: HashMap<u32, u32>,
@@ -105,6 +105,12 @@ pub struct State {
     pub(super) misfit_ranges: Vec<(u32, u32)>,
     /// Services that do not fit, since they were last tried.
     pub(super) short: BTreeMap<ServiceKey, Why>,
+    /// Ids that services had in other maps, and are given again here.
+    pub(super) kept_ids: HashMap<ServiceKey, u32>,
+    /// Steps that failed and are not yet counted in the meta row.
+    pub(super) uncounted: u64,
+    /// The sources are known: what passes write is all that they say.
+    pub(super) is_synced: bool,
 }
 
 impl State {
@@ -129,7 +135,71 @@ impl State {
             misfits: BTreeSet::new(),
             misfit_ranges: Vec::new(),
             short: BTreeMap::new(),
+            kept_ids: HashMap::new(),
+            uncounted: 0,
+            is_synced: true,
         }
+    }
+
+    /// Says whether the sources are known. Until they are, no pass says in the maps that they hold what
+    /// the sources say.
+    pub const fn set_synced(&mut self, is_synced: bool) {
+        self.is_synced = is_synced;
+    }
+
+    /// Whether the sources are known.
+    pub const fn is_synced(&self) -> bool {
+        self.is_synced
+    }
+
+    /// What those services lack that do not fit.
+    pub fn lacking(&self) -> impl Iterator<Item = Why> {
+        self.short.values().copied().filter(|why| *why != Why::WaitsForRest)
+    }
+
+    /// The state of new maps that are to take the place of maps which cannot be used, but for the rows
+    /// of `svclb_services`: services keep their ids. `meta` says how large the new ones are, how their
+    /// index is hashed and who makes them.
+    pub fn renewed(rows: &[(u32, ServiceRow)], meta: Meta) -> Self {
+        let ids = rows.iter().filter_map(|(id, row)| Some((service_of(row)?, *id)));
+        let kept_ids: HashMap<ServiceKey, u32> = ids.filter(|(_, id)| *id != 0).collect();
+        let highest = rows.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        let next_service = meta.next_service.max(highest.saturating_add(1));
+        Self { kept_ids, ..Self::new(Meta { next_service, ..meta }) }
+    }
+
+    /// The state of new maps that are to take the place of these, still empty. Services keep their ids,
+    /// by which affinity knows them, and generations go on where these end: what sockets remember of
+    /// these maps is never mistaken for something of the new ones. `meta` says how large the new ones
+    /// are and how their index is hashed.
+    pub fn beside(&self, meta: Meta) -> Self {
+        let highest = self.generations.values().copied().max().unwrap_or(0);
+        let meta = Meta {
+            layout: 0,
+            index_lines: meta.index_lines,
+            spill_lines: meta.spill_lines,
+            slots: meta.slots,
+            seed: meta.seed,
+            first_generation: highest.max(self.meta.first_generation).wrapping_add(1),
+            ..self.meta
+        };
+        let services = self.services.iter();
+        Self {
+            kept_ids: services.map(|(id, held)| (held.key.clone(), *id)).collect(),
+            uncounted: self.uncounted,
+            is_synced: self.is_synced,
+            ..Self::new(meta)
+        }
+    }
+
+    /// Whether a service had an id in the maps whose place these are to take.
+    pub fn had(&self, service: &ServiceKey) -> bool {
+        self.kept_ids.contains_key(service)
+    }
+
+    /// Says that these maps are filled: ids of services that did not come are not kept any longer.
+    pub fn settle(&mut self) {
+        self.kept_ids = HashMap::new();
     }
 
     /// The state of maps that hold nothing but what rests in this one.
@@ -138,6 +208,9 @@ impl State {
             resting: self.resting.clone(),
             rests: self.rests.clone(),
             short: self.short.clone(),
+            kept_ids: self.kept_ids.clone(),
+            uncounted: self.uncounted,
+            is_synced: self.is_synced,
             ..Self::new(self.meta)
         };
         for Resting { lines, ranges } in [&self.resting, &self.rests] {

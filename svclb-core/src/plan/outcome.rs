@@ -12,19 +12,13 @@ pub enum Why {
     #[error("waits for slots or a line that were just freed")]
     WaitsForRest,
     /// Too few slots in one piece.
-    #[error(
-        "svclb_slots has no room for its backends: start the agent over larger maps (`svclb uninstall`, then `svclb agent`)"
-    )]
+    #[error("svclb_slots has no room for its backends")]
     NoSlots,
     /// Neither a line near the home of a frontend nor one behind.
-    #[error(
-        "svclb_index has no room for its frontends: start the agent over larger maps (`svclb uninstall`, then `svclb agent`)"
-    )]
+    #[error("svclb_index has no room for its frontends")]
     NoLine,
     /// A hash map has no room.
-    #[error(
-        "{0} is full: start the agent over larger maps (`svclb uninstall`, then `svclb agent`)"
-    )]
+    #[error("{0} is full")]
     MapFull(&'static str),
     /// All ids were given.
     #[error(

@@ -77,9 +77,11 @@ impl<'a, T: Table> Run<'a, T> {
     pub(super) fn run(mut self) -> (Pass, BTreeSet<ObjectName>) {
         if self.phases().is_err() {
             self.pass.stopped = true;
-            self.again.extend(self.queue.into_iter().map(|(_, object)| object));
+            self.again
+                .extend(std::mem::take(&mut self.queue).into_iter().map(|(_, object)| object));
             self.again.extend(self.asked.keys().cloned());
         }
+        self.tell();
         for asked in self.asked.into_values().flatten() {
             if let Brought::Rejected(why) = asked.brought {
                 if why == Why::WaitsForRest {
@@ -102,14 +104,27 @@ impl<'a, T: Table> Run<'a, T> {
         self.look_at_rejected();
         let waiting = self.leave(waiting, State::may_come)?;
         self.again.extend(waiting);
-        self.mend()?;
+        self.mend()
+    }
+
+    /// Says in the maps what was done, and what was not.
+    fn tell(&mut self) {
         let meta = self.state.meta;
-        if self.pass.steps > 0 || meta.synced == 0 || meta.layout != LAYOUT_VERSION {
-            let meta = Meta { layout: LAYOUT_VERSION, synced: 1, passes: meta.passes + 1, ..meta };
-            take(self.state, self.table, &[Step::Put(Row::Meta(meta))], &mut 0)
-                .or_else(|error| self.failed(None, error))?;
+        let short = u32::try_from(self.state.short.len()).unwrap_or(u32::MAX);
+        let mut now = Meta { failures: meta.failures + self.state.uncounted, short, ..meta };
+        if !self.pass.stopped {
+            now.layout = LAYOUT_VERSION;
+            now.synced = if self.state.is_synced { 1 } else { meta.synced };
+            let is_changed = (meta.layout, meta.synced) != (now.layout, now.synced);
+            now.passes += u64::from(self.pass.steps > 0 || is_changed);
         }
-        Ok(())
+        if now == meta {
+            return;
+        }
+        match take(self.state, self.table, &[Step::Put(Row::Meta(now))], &mut 0) {
+            Ok(()) => self.state.uncounted = 0,
+            Err(error) => self.pass.stopped |= self.failed(None, error).is_err(),
+        }
     }
 
     /// Phase one for one object.
@@ -280,6 +295,7 @@ impl<'a, T: Table> Run<'a, T> {
     fn failed(&mut self, object: Option<&ObjectName>, error: TableError) -> Result<(), Stopped> {
         self.again.extend(object.cloned());
         self.pass.failed.push(Failed { object: object.cloned(), error });
+        self.state.uncounted += 1;
         self.failures += 1;
         if self.failures < FAILURES { Ok(()) } else { Err(Stopped) }
     }

@@ -4,6 +4,32 @@ use std::io;
 
 use super::{Dump, Key, Row, Table, TableError};
 
+/// What an operation that fails is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Refusal {
+    /// ENOMEM.
+    #[default]
+    NoMemory,
+    /// EPERM.
+    NotPermitted,
+    /// E2BIG, which says that the map has no room.
+    NoRoom,
+}
+
+impl Refusal {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::NoMemory, Self::NotPermitted, Self::NoRoom];
+
+    fn error(self, map: &'static str) -> TableError {
+        let kind = match self {
+            Self::NoMemory => io::ErrorKind::OutOfMemory,
+            Self::NotPermitted => io::ErrorKind::PermissionDenied,
+            Self::NoRoom => return TableError::Full { map, capacity: 0 },
+        };
+        TableError::System { map, source: kind.into() }
+    }
+}
+
 /// Wraps a table and fails a window of its operations, without doing them.
 #[derive(Debug)]
 pub struct Failing<T> {
@@ -11,28 +37,44 @@ pub struct Failing<T> {
     pub inner: T,
     /// How many writes and removals were asked for so far.
     pub operations: usize,
+    /// How many of them failed on request.
+    pub failures: usize,
     fails_from: usize,
     fails_until: usize,
+    refusal: Refusal,
 }
 
 impl<T> Failing<T> {
     /// Fails nothing yet.
     pub fn new(inner: T) -> Self {
-        Self { inner, operations: 0, fails_from: usize::MAX, fails_until: usize::MAX }
+        Self {
+            inner,
+            operations: 0,
+            failures: 0,
+            fails_from: usize::MAX,
+            fails_until: usize::MAX,
+            refusal: Refusal::default(),
+        }
     }
 
-    /// Fails the next operation after `skip` of them, and `count` in all.
+    /// Fails the next operation after `skip` of them, and `count` in all, for lack of memory.
     pub fn fail(&mut self, skip: usize, count: usize) {
+        self.refuse(skip, count, Refusal::default());
+    }
+
+    /// The same with another answer.
+    pub fn refuse(&mut self, skip: usize, count: usize, refusal: Refusal) {
         self.fails_from = self.operations + skip;
         self.fails_until = self.fails_from.saturating_add(count);
+        self.refusal = refusal;
     }
 
     fn counted(&mut self) -> Result<(), TableError> {
         let number = self.operations;
         self.operations += 1;
         if (self.fails_from..self.fails_until).contains(&number) {
-            let source = io::Error::from(io::ErrorKind::OutOfMemory);
-            return Err(TableError::System { map: "a failing table", source });
+            self.failures += 1;
+            return Err(self.refusal.error("a failing table"));
         }
         Ok(())
     }

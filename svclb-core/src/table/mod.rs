@@ -10,7 +10,7 @@ mod failing;
 mod memory;
 
 use crate::digest::Digest;
-pub use failing::Failing;
+pub use failing::{Failing, Refusal};
 pub use memory::Memory;
 use svclb_common::layout::{
     BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Set, Slot,

@@ -4,8 +4,42 @@ use proptest::prelude::*;
 
 use super::world::deed;
 use super::*;
+use crate::table::Refusal;
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    proptest::sample::select(&Refusal::ALL[..])
+}
 
 proptest! {
+    #[test]
+    fn whatever_is_refused_and_for_however_long_what_was_served_stays_and_the_end_is_the_same(
+        deeds in proptest::collection::vec((deed(), 0..40_usize, 1..60_usize, refusal()), 1..12),
+    ) {
+        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+        for (deed, skip, count, refusal) in &deeds {
+            agent.hear(&mut world, deed);
+            agent.table.table.refuse(*skip, *count, *refusal);
+            let failures = agent.table.table.failures;
+            // Each step of each try is looked at. A try that fails writes less than what fails.
+            for _ in 0..=*count {
+                let before = agent.table.table.failures;
+                agent.pass();
+                if agent.table.table.failures == before {
+                    break;
+                }
+            }
+            let failed = agent.table.table.failures - failures;
+            agent.table.table.fail(0, 0);
+            prop_assert!(failed <= *count);
+            // One that did not fit is looked at when there is room, or at an audit.
+            agent.mark_all();
+            let done = agent.pass();
+            prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
+            prop_assert_eq!(&done.rejected, &[]);
+            agent.assert_settled();
+        }
+    }
+
     #[test]
     fn a_pass_that_fails_at_any_step_is_finished_by_the_next(
         deeds in proptest::collection::vec((deed(), 0..12_usize, 1..4_usize), 1..20),

@@ -1,5 +1,6 @@
 //! The promises of a plan, over random histories.
 
+mod beside;
 mod faults;
 mod histories;
 mod watched;
