@@ -3,27 +3,34 @@
 //! No lock and no shared state: a source says what changed, a pass writes it, what the pass freed rests
 //! beside, and an audit looks now and then whether somebody else changed the maps.
 
+mod room;
 mod told;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
-use svclb_common::layout::Meta;
+use anyhow::{Context as _, Result, anyhow};
+use svclb_common::layout::{Meta, ServiceRow};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, Update};
 use svclb_core::plan::{self, Pass, Resting, State};
+use svclb_core::size::Sizes;
 use svclb_core::table::{Row, Table};
 use tokio::task::JoinHandle;
 
 use crate::dataplane::grace::Grace;
+use crate::dataplane::probe;
 use crate::memory;
 use crate::source::{Batch, Source};
-pub use told::Told;
+use room::Room;
+pub use room::{Sizing, random_seed};
+use told::Told;
 
 /// How often the maps are compared with what they should hold.
 const AUDIT: Duration = Duration::from_secs(60);
+/// How often hooks and pins are looked after: some twenty short system calls.
+const LOOK: Duration = Duration::from_secs(2);
 /// The first and the longest wait before a pass that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -35,6 +42,37 @@ type Rest = JoinHandle<(Resting, io::Result<()>)>;
 struct Retry {
     wait: Duration,
     at: tokio::time::Instant,
+}
+
+/// Where maps come from, and who looks after what makes them matter.
+pub trait Ground {
+    /// The maps.
+    type Maps: Table;
+
+    /// Makes maps as this row says, empty, beside those in use. `keeps_ids` says that services will have
+    /// the ids there that they have here.
+    ///
+    /// # Errors
+    /// When that cannot be done; nothing is left of it then.
+    fn beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Self::Maps>;
+
+    /// Puts the maps that [`Self::beside`] made into use.
+    ///
+    /// # Errors
+    /// When that failed half way: the next start goes on from there.
+    fn switch(&mut self) -> Result<()>;
+
+    /// Removes what [`Self::beside`] made.
+    fn abandon(&mut self);
+
+    /// Removes what is remembered of sockets that are gone without a word, and tells.
+    fn sweep(&mut self);
+
+    /// Puts back what somebody took away, and tells.
+    ///
+    /// # Errors
+    /// When the maps are no longer ours.
+    fn look_after(&mut self) -> Result<()>;
 }
 
 /// Keeps maps in step with a catalog.
@@ -53,12 +91,13 @@ pub struct Reconciler<T> {
     retry: Option<Retry>,
     /// The last audit could not put everything right: the next try is one.
     unhealed: bool,
+    room: Room,
     /// What happened before is nobody's delay.
     started: SystemTime,
 }
 
 /// Takes what a source says into the catalog, and tells what was rejected or left out.
-pub fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
+fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
     batch.rejects.iter().for_each(|reject| reject.tell(batch.whole));
     told.skipped(batch.skipped);
     if batch.whole {
@@ -71,31 +110,8 @@ pub fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
 }
 
 impl<T: Table> Reconciler<T> {
-    /// Takes maps over, new ones or those of an earlier agent, and puts right what does not fit
-    /// together. `told` is what [`hear`] told, `meta` says how new maps are made, and who the agent is.
-    ///
-    /// # Errors
-    /// When the maps cannot be read or written.
-    pub fn over(mut catalog: Catalog, told: Told, mut table: T, meta: Meta) -> Result<Self> {
+    fn new(catalog: Catalog, state: State, table: T, sizing: Sizing) -> Result<Self> {
         let grace = Grace::new().context("cannot make the map that waits for running programs")?;
-        let dump = table.load().context("cannot read the maps")?;
-        let meta = if dump.meta.layout == 0 {
-            Meta { next_service: 1, ..meta }
-        } else {
-            Meta { agent: meta.agent, agent_started: meta.agent_started, ..dump.meta }
-        };
-        let (mut state, heal) = plan::load(&dump, meta);
-        // What an agent freed just before it died may still be in a running program's hands.
-        grace.wait().context("cannot wait for running programs")?;
-        table.put(&Row::Meta(*state.meta())).context("cannot write svclb_meta")?;
-        if !heal.is_empty() {
-            tracing::warn!(
-                steps = heal.len(),
-                "putting right what did not fit together in the maps"
-            );
-        }
-        state.heal(&mut table, &heal).context("cannot put the maps right")?;
-        catalog.mark(state.objects().cloned().collect::<Vec<_>>());
         Ok(Self {
             catalog,
             state,
@@ -104,11 +120,97 @@ impl<T: Table> Reconciler<T> {
             rest: None,
             waits: Vec::new(),
             rest_later: None,
-            told,
+            told: Told::default(),
             retry: None,
             unhealed: false,
+            room: Room::new(sizing),
             started: SystemTime::now(),
         })
+    }
+
+    /// Takes over the maps of an earlier agent, and puts right what does not fit together. Until the
+    /// first batch is heard they stay as they are. `row` says who the agent is.
+    ///
+    /// # Errors
+    /// When the maps cannot be read or written.
+    pub fn over(catalog: Catalog, mut table: T, row: &Meta, sizing: Sizing) -> Result<Self> {
+        let dump = table.load().context("cannot read the maps")?;
+        let row = Meta { agent: row.agent, agent_started: row.agent_started, ..dump.meta };
+        let (mut state, heal) = plan::load(&dump, row);
+        state.set_synced(false);
+        let mut reconciler = Self::new(catalog, state, table, sizing)?;
+        // What an agent freed just before it died may still be in a running program's hands.
+        reconciler.grace.wait().context("cannot wait for running programs")?;
+        let (state, table) = (&mut reconciler.state, &mut reconciler.table);
+        table.put(&Row::Meta(*state.meta())).context("cannot write svclb_meta")?;
+        if !heal.is_empty() {
+            tracing::warn!(
+                steps = heal.len(),
+                "putting right what did not fit together in the maps"
+            );
+        }
+        state.heal(table, &heal).context("cannot put the maps right")?;
+        Ok(reconciler)
+    }
+
+    /// Fills new maps with what a source said first, and puts them into use: where there are none, or
+    /// only such as cannot be used. `ids` are the rows of services that those have, `row` says who the
+    /// agent is.
+    ///
+    /// # Errors
+    /// When they cannot be made or filled.
+    pub fn anew(
+        mut catalog: Catalog,
+        ground: &mut impl Ground<Maps = T>,
+        first: Batch,
+        row: &Meta,
+        ids: Option<&[(u32, ServiceRow)]>,
+        sizing: Sizing,
+    ) -> Result<Self> {
+        let mut told = Told::default();
+        hear(&mut catalog, &mut told, first);
+        probe::appear().into_iter().for_each(|update| catalog.apply(update));
+        let sizes = sizing.of(catalog.counts());
+        let row = Meta {
+            agent: row.agent,
+            agent_started: row.agent_started,
+            first_generation: row.first_generation,
+            seed: random_seed()?,
+            ..sizes.meta()
+        };
+        let state = State::renewed(ids.unwrap_or_default(), row);
+        let table = ground.beside(state.meta(), ids.is_some())?;
+        let mut reconciler = Self { told, ..Self::new(catalog, state, table, sizing)? };
+        let done = reconciler.pass();
+        if let Err(error) = is_whole(&reconciler.state, done) {
+            ground.abandon();
+            return Err(error).context("cannot fill the maps");
+        }
+        reconciler.state.settle();
+        ground.switch()?;
+        Ok(reconciler)
+    }
+
+    /// Takes in what a source says.
+    pub fn hear(&mut self, batch: Batch) {
+        let is_whole = batch.whole;
+        hear(&mut self.catalog, &mut self.told, batch);
+        if is_whole {
+            // What the maps hold and the source does not have is gone.
+            self.state.set_synced(true);
+            self.catalog.mark(self.state.objects().cloned().collect::<Vec<_>>());
+            self.room.look_for_waste();
+        }
+    }
+
+    /// Whether a source has said all that it has.
+    pub const fn is_synced(&self) -> bool {
+        self.state.is_synced()
+    }
+
+    /// Whether all is there that the catalog wants.
+    pub fn is_short(&self) -> bool {
+        self.state.lacking().next().is_some()
     }
 
     /// Takes changes in.
@@ -152,7 +254,11 @@ impl<T: Table> Reconciler<T> {
                 "maps changed"
             );
         }
-        self.told.rejected(&done, rejected);
+        // What does not fit has room in a moment, where larger maps can be made.
+        let now = Sizes::of(self.state.meta());
+        if !self.room.grows(now, self.catalog.counts(), self.state.lacking()) {
+            self.told.rejected(&done, rejected);
+        }
         self.told.conflicts(self.catalog.conflicts());
         let resting = self.state.take_resting();
         if !resting.is_empty() {
@@ -203,17 +309,27 @@ impl<T: Table> Reconciler<T> {
         }
     }
 
-    /// Follows a source until it is dropped.
-    pub async fn run(mut self, mut source: Source) -> Result<()> {
+    /// Follows a source until it is dropped, on this ground.
+    ///
+    /// # Errors
+    /// When the maps are lost to this agent: it has to start again.
+    pub async fn run(
+        mut self,
+        mut source: Source,
+        mut ground: impl Ground<Maps = T>,
+    ) -> Result<()> {
         let mut audit = tokio::time::interval(AUDIT);
         audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         audit.reset();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         memory::give_back();
         loop {
+            self.make_room(&mut ground)?;
             self.start_rest();
             tokio::select! {
                 batch = source.next() => {
-                    hear(&mut self.catalog, &mut self.told, batch);
+                    self.hear(batch);
                     self.pass();
                 }
                 ended = ended(&mut self.rest) => {
@@ -228,9 +344,79 @@ impl<T: Table> Reconciler<T> {
                         self.pass();
                     }
                 }
-                _ = audit.tick() => self.audit(),
+                () = pause(self.room.later()) => {}
+                _ = look.tick() => ground.look_after()?,
+                _ = audit.tick() => {
+                    self.audit();
+                    ground.sweep();
+                }
             }
         }
+    }
+
+    /// Lets larger maps take the place of these when something does not fit, and smaller ones when most
+    /// of these is wasted. When that cannot be done, these stay, and it is tried again later.
+    ///
+    /// # Errors
+    /// When it failed where there is no way back but a new start.
+    pub fn make_room(&mut self, ground: &mut impl Ground<Maps = T>) -> Result<()> {
+        let now = Sizes::of(self.state.meta());
+        let Some(sizes) = self.room.wanted(now, self.catalog.counts(), self.state.lacking()) else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        let (state, table, done) = match self.fill_beside(ground, sizes) {
+            Ok(filled) => filled,
+            Err(error) => {
+                ground.abandon();
+                self.catalog.mark(self.all());
+                if let Some(error) = self.room.failed(&error) {
+                    tracing::error!(
+                        "cannot make maps of other sizes; these stay, and it is tried again: {error}"
+                    );
+                }
+                // Who does not fit is told of now that larger maps are not about to come.
+                self.pass_over(true);
+                return Ok(());
+            }
+        };
+        ground.switch()?;
+        (self.state, self.table) = (state, table);
+        // What rests in the old maps goes with them.
+        (self.rest, self.rest_later) = (None, None);
+        self.waits.clear();
+        self.retry = None;
+        self.unhealed = false;
+        self.room.done();
+        self.told.rejected(&done, true);
+        tracing::info!(
+            lines = sizes.index_lines, lines_before = now.index_lines,
+            slots = sizes.slots, slots_before = now.slots,
+            took = ?start.elapsed(),
+            "maps of other sizes are in use",
+        );
+        memory::give_back();
+        Ok(())
+    }
+
+    /// Maps of these sizes, filled with all that the catalog wants.
+    fn fill_beside(
+        &mut self,
+        ground: &mut impl Ground<Maps = T>,
+        sizes: Sizes,
+    ) -> Result<(State, T, Pass)> {
+        let mut state = self.state.beside(Meta { seed: random_seed()?, ..sizes.meta() });
+        let mut table = ground.beside(state.meta(), true)?;
+        self.catalog.mark(self.all());
+        let done = plan::pass(&mut state, &mut table, &mut self.catalog);
+        let done = is_whole(&state, done).context("cannot fill them")?;
+        state.settle();
+        Ok((state, table, done))
+    }
+
+    /// Every Service object that is wanted or written.
+    fn all(&self) -> Vec<ObjectName> {
+        self.catalog.objects().chain(self.state.objects()).cloned().collect()
     }
 
     /// Compares the maps with what they should hold, and puts right what somebody else changed.
@@ -254,9 +440,9 @@ impl<T: Table> Reconciler<T> {
         if let Err(error) = healed {
             tracing::error!(%error, "cannot put the maps right; it is tried again");
         }
-        let objects: Vec<ObjectName> =
-            self.catalog.objects().chain(self.state.objects()).cloned().collect();
-        self.catalog.mark(objects);
+        if self.state.is_synced() {
+            self.catalog.mark(self.all());
+        }
         let done = self.pass_over(true);
         if self.unhealed && done.failed.is_empty() {
             self.back_off();
@@ -266,6 +452,18 @@ impl<T: Table> Reconciler<T> {
             tracing::warn!(steps, "somebody else changed the maps; they are right again");
         }
         memory::give_back();
+    }
+}
+
+/// The pass that filled new maps, if they can take the place of those that were: no step failed, and who
+/// was served there is here.
+fn is_whole(state: &State, mut done: Pass) -> Result<Pass> {
+    if let Some(failed) = done.failed.pop() {
+        return Err(failed.error.into());
+    }
+    match done.rejected.iter().find(|rejected| state.had(&rejected.service)) {
+        Some(lost) => Err(anyhow!("not all that is served fits: {}", lost.why)),
+        None => Ok(done),
     }
 }
 
@@ -302,6 +500,7 @@ async fn pause(retry: Option<Retry>) {
 mod tests {
     use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort};
     use svclb_core::table::{Failing, Key, Memory};
+    use svclb_objects::convert::Skipped;
 
     use super::*;
 
@@ -325,12 +524,23 @@ mod tests {
             endpoints: [([10, 0, 0, 1].into(), Endpoint::default())].into_iter().collect(),
             triggered: None,
         };
-        let mut catalog = Catalog::new(Node::default());
-        catalog.apply(Update::Service(object.clone(), Some(service)));
-        catalog.apply(Update::Slice(object, Some(slice)));
+        let updates = vec![
+            Update::Service(object.clone(), Some(service)),
+            Update::Slice(object, Some(slice)),
+        ];
+        let first = Batch {
+            updates,
+            whole: true,
+            rejects: Vec::new(),
+            standing: 0,
+            skipped: Skipped::default(),
+            seen: Instant::now(),
+        };
         let table = Failing::new(Memory::new(meta));
-        let mut reconciler = Reconciler::over(catalog, Told::default(), table, meta)
+        let catalog = Catalog::new(Node::default());
+        let mut reconciler = Reconciler::over(catalog, table, &meta, Sizing::default())
             .expect("a map can be made: run the tests as root, or with CAP_BPF");
+        reconciler.hear(first);
         assert!(reconciler.pass().failed.is_empty());
         reconciler
     }

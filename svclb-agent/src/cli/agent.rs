@@ -3,32 +3,30 @@
 mod log;
 mod source;
 
-use std::convert::Infallible;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use aya_log::EbpfLogger;
 use clap::{Args, ValueEnum};
 use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::Node;
-use svclb_core::size::{Sizes, sizes};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::dataplane::installed::Installed;
+use crate::dataplane::installed::{Installed, Started};
 use crate::dataplane::lock::Lock;
-use crate::dataplane::maps::Maps;
-use crate::dataplane::object::{self, Features, Settings};
-use crate::dataplane::pins::Pins;
-use crate::dataplane::{attach, environment, meta, probe};
-use crate::reconcile::{self, Reconciler, Told};
+use crate::dataplane::maps::{self, Maps};
+use crate::dataplane::object::Features;
+use crate::dataplane::pins::{Found, Pins};
+use crate::dataplane::{environment, meta, probe};
+use crate::reconcile::{Reconciler, Sizing, random_seed};
+use crate::source::{Batch, Source};
 
 use super::PinsArgs;
 
-/// How often hooks and pins are looked after: some twenty short system calls.
-const LOOK: Duration = Duration::from_secs(2);
+/// How long the sources are waited for before an earlier agent's maps are taken over without them.
+const SOON: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
@@ -75,6 +73,7 @@ pub(super) fn run(args: AgentArgs) -> Result<()> {
 }
 
 async fn serve(args: AgentArgs) -> Result<()> {
+    crate::privilege::lower(args.source.files())?;
     let cgroup = match &args.cgroup {
         Some(cgroup) => environment::cgroup2_at(cgroup)?,
         None => environment::cgroup2_root()?,
@@ -103,68 +102,133 @@ fn leave(pins: &Pins) -> Result<()> {
 async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     let node = args.source.node()?;
     let mut source = args.source.open(&node).await?;
-    let _lock = Lock::take(pins)?;
-    meta::begin(pins, std::process::id(), now()?)?;
-    let mut catalog = Catalog::new(Node { name: node.as_str().into(), ..Node::default() });
-    // Until all is known, nothing is written: what an earlier agent left goes on.
-    let mut told = Told::default();
-    reconcile::hear(&mut catalog, &mut told, source.next().await);
-    for update in probe::appear() {
-        catalog.apply(update);
+    let lock = Lock::take(pins)?;
+    // What an agent left that was killed while it changed maps.
+    pins.finish()?;
+    pins.abandon()?;
+    let found = pins.found()?;
+    if matches!(found, Found::Ours) {
+        meta::begin(pins, std::process::id(), now()?)?;
     }
-
-    pins.make()?;
-    let settings = settings(args, pins, catalog.counts())?;
-    let row = Meta {
-        index_lines: settings.sizes.index_lines,
-        spill_lines: settings.sizes.spill_lines,
-        slots: settings.sizes.slots,
-        origins: settings.sizes.origins,
-        seed: settings.seed,
-        agent: std::process::id(),
-        agent_started: now()?,
-        ..Meta::default()
+    let start = Start {
+        row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
+        catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() }),
+        sizing: args.sizing()?,
     };
-    let mut object = object::load(pins, &settings)?;
-    let mut reconciler = Reconciler::over(catalog, told, Maps::open(pins, true)?, row)?;
-    // The maps are right before anything reads them; after a restart the old programs read already.
-    if let Some(failed) = reconciler.pass().failed.into_iter().next() {
-        return Err(failed.error).context("cannot fill the maps");
-    }
-    attach::attach(&mut object, cgroup, pins)?;
+    let mut ground =
+        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log());
+    // Mostly all is known in a moment.
+    let first = tokio::time::timeout(SOON, source.next()).await.ok();
+    let mut reconciler = match found {
+        Found::Ours => start.over_earlier(&mut ground, &mut source, pins, first).await?,
+        Found::Nothing => start.over_new(&mut ground, &mut source, pins, first).await?,
+        Found::Others { why } => {
+            tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
+            // Above what sockets may remember of maps that were made otherwise, or cannot be read.
+            let first_generation = (1 << 31) | (u32::try_from(random_seed()? >> 34)?);
+            let row = Meta { first_generation, ..start.row };
+            let start = Start { row, ..start };
+            start.over_new(&mut ground, &mut source, pins, first).await?
+        }
+    };
     probe::run(cgroup)?;
     reconciler.update(probe::vanish());
     reconciler.pass();
     reconciler.prove()?;
-    if args.log.log_bpf {
-        tokio::spawn(log::pass_on(EbpfLogger::init(&mut object)?));
+    if reconciler.is_synced() {
+        tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
+    } else {
+        tracing::warn!(
+            cgroup = %cgroup.display(), pins = %pins.root().display(),
+            "ready with what an earlier agent wrote: the sources are not known yet",
+        );
     }
-    tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
-    let installed = Installed::new(object, cgroup, pins)?;
     super::output::line("ready")?;
     std::io::stdout().flush()?;
-    tokio::select! {
-        ended = reconciler.run(source) => ended,
-        never = look_after(installed) => match never {},
+    reconciler.run(source, ground).await
+}
+
+/// What an agent starts with.
+struct Start {
+    /// Who it is.
+    row: Meta,
+    catalog: Catalog,
+    sizing: Sizing,
+}
+
+impl Start {
+    /// Goes on with the maps of an earlier agent. Where the sources are not known they stay as they are;
+    /// programs and hooks are renewed in any case.
+    async fn over_earlier(
+        self,
+        ground: &mut Installed,
+        source: &mut Source,
+        pins: &Pins,
+        first: Option<Batch>,
+    ) -> Result<Reconciler<Maps>> {
+        let maps = ground.adopt(&meta::read(pins)?)?;
+        let mut reconciler = Reconciler::over(self.catalog, maps, &self.row, self.sizing)?;
+        let mut first = first;
+        loop {
+            if let Some(batch) = first.take() {
+                reconciler.hear(batch);
+            }
+            reconciler.update(probe::appear());
+            if let Some(failed) = reconciler.pass().failed.into_iter().next() {
+                return Err(failed.error).context("cannot fill the maps");
+            }
+            if reconciler.is_synced() || !reconciler.is_short() {
+                break;
+            }
+            // Full maps: not even the probe fits. To make larger ones all has to be known.
+            first = Some(source.next().await);
+        }
+        // The maps are right before new programs read them; the old ones read them already.
+        ground.attach()?;
+        if reconciler.is_short() {
+            reconciler.make_room(ground)?;
+        }
+        Ok(reconciler)
+    }
+
+    /// Fills new maps, once the sources are known.
+    async fn over_new(
+        self,
+        ground: &mut Installed,
+        source: &mut Source,
+        pins: &Pins,
+        first: Option<Batch>,
+    ) -> Result<Reconciler<Maps>> {
+        let first = match first {
+            Some(batch) => batch,
+            None => source.next().await,
+        };
+        let ids = maps::services(pins)?;
+        Reconciler::anew(self.catalog, ground, first, &self.row, ids.as_deref(), self.sizing)
     }
 }
 
-/// Looks now and then whether somebody took away what is installed, and puts it back.
-async fn look_after(mut installed: Installed) -> Infallible {
-    let mut told = None;
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        let (lines, done) = installed.look_after();
-        for line in lines {
-            tracing::warn!("{line}: somebody else took it away, and it is there again");
-        }
-        let wrong = done.err().map(|error| format!("{error:#}"));
-        if let Some(error) = wrong.as_ref().filter(|_| wrong != told) {
-            tracing::error!(error, "cannot put back what somebody else took away; trying again");
-        }
-        told = wrong;
+impl AgentArgs {
+    fn features(&self) -> Result<Features> {
+        let mut features = Features::of_kernel()?;
+        features.set_retval &= !self.without.contains(&Feature::SetRetval);
+        features.mptcp &= !self.without.contains(&Feature::Mptcp);
+        Ok(features)
+    }
+
+    /// What is done with the programs' own log.
+    fn log(&self) -> Option<Started> {
+        self.log.log_bpf.then_some(log::start_passing_on as Started)
+    }
+
+    fn sizing(&self) -> Result<Sizing> {
+        let power =
+            |flag, value: Option<u32>| value.map(|value| power_of_two(flag, value)).transpose();
+        Ok(Sizing {
+            index_lines: power("--index-lines", self.index_lines)?,
+            slots: self.slots,
+            origins: power("--origins", self.origins)?,
+        })
     }
 }
 
@@ -173,62 +237,10 @@ fn now() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
 }
 
-/// What to load: adopted maps keep their sizes and seed, new ones are made for what is there now.
-fn settings(args: &AgentArgs, pins: &Pins, counts: (usize, usize)) -> Result<Settings> {
-    let mut features = Features::of_kernel()?;
-    features.set_retval &= !args.without.contains(&Feature::SetRetval);
-    features.mptcp &= !args.without.contains(&Feature::Mptcp);
-    let log = args.log.log_bpf;
-    if pins.adoptable()? {
-        let meta = Maps::open(pins, false)?.meta()?;
-        if meta.layout != 0 {
-            let capacity = pins.capacity()?;
-            let told = [meta.index_lines.wrapping_add(meta.spill_lines), meta.slots, meta.origins];
-            ensure!(
-                told == capacity
-                    && meta.index_lines.is_power_of_two()
-                    && meta.origins.is_power_of_two(),
-                "svclb_meta in {} tells of other maps (lines, slots, origins {told:?}) than are there \
-                 ({capacity:?}): remove them with `svclb uninstall --pins {}`",
-                pins.root().display(),
-                pins.root().display(),
-            );
-            let sizes = Sizes {
-                index_lines: meta.index_lines,
-                spill_lines: meta.spill_lines,
-                slots: meta.slots,
-                origins: meta.origins,
-            };
-            return Ok(Settings { sizes, seed: meta.seed, features, log });
-        }
-        // Maps that no pass ever finished filling, and so nobody's: nothing is lost with them.
-        pins.uninstall()?;
-        pins.make()?;
-    }
-    let (frontends, backends) = counts;
-    let mut sizes = sizes(frontends, backends);
-    if let Some(lines) = args.index_lines {
-        sizes.index_lines = power_of_two("--index-lines", lines)?;
-    }
-    if let Some(origins) = args.origins {
-        sizes.origins = power_of_two("--origins", origins)?;
-    }
-    sizes.slots = args.slots.unwrap_or(sizes.slots);
-    Ok(Settings { sizes, seed: random_seed()?, features, log })
-}
-
 fn power_of_two(flag: &str, value: u32) -> Result<u32> {
     ensure!(
         value.is_power_of_two() && value >= 8,
         "{flag} {value}: expected a power of two from 8"
     );
     Ok(value)
-}
-
-fn random_seed() -> Result<u64> {
-    let mut seed = [0_u8; 8];
-    // SAFETY: the buffer is as long as said.
-    let got = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    ensure!(got == 8, "cannot get a random seed: {}", std::io::Error::last_os_error());
-    Ok(u64::from_ne_bytes(seed))
 }

@@ -16,13 +16,14 @@ use crate::dataplane::hooks::HOOKS;
 use crate::dataplane::lock::Lock;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::pins::Pins;
+use crate::dataplane::places::Places;
 use crate::dataplane::sockets::{Origins, SocketOrigin};
 
 use super::output::{self, BackendView, Format, HookView, ServiceView, SocketView, StatusView};
 
 /// `svclb services`.
 pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
-    let dump = Maps::open(pins, false)?.load()?;
+    let dump = Maps::read(pins)?.load()?;
     let mut frontends: HashMap<u32, Frontends> = HashMap::new();
     let mut keys: Vec<_> = dump.frontends.iter().collect();
     keys.sort_by_key(|(key, _)| *key);
@@ -114,12 +115,12 @@ fn notes(row: &ServiceRow) -> Vec<&'static str> {
 
 /// `svclb backends`.
 pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
-    let dump = Maps::open(pins, false)?.load()?;
+    let dump = Maps::read(pins)?.load()?;
     let services: HashMap<u32, &ServiceRow> =
         dump.services.iter().map(|(id, row)| (*id, row)).collect();
     let owners = Owners::of(&dump);
     let mut connections: HashMap<(u32, Address, u16), usize> = HashMap::new();
-    for origin in Origins::open(pins)?.read()? {
+    for origin in Origins::open(&Places::current(pins))?.read()? {
         if let Some(service) = owners.of_origin(&origin) {
             let given = (service, origin.record.given, origin.record.given_port);
             *connections.entry(given).or_default() += 1;
@@ -161,11 +162,11 @@ pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
 
 /// `svclb sockets`.
 pub(super) fn sockets(pins: &Pins, format: Format) -> Result<()> {
-    let dump = Maps::open(pins, false)?.load()?;
+    let dump = Maps::read(pins)?.load()?;
     let services: HashMap<u32, &ServiceRow> =
         dump.services.iter().map(|(id, row)| (*id, row)).collect();
     let owners = Owners::of(&dump);
-    let views: Vec<SocketView> = Origins::open(pins)?
+    let views: Vec<SocketView> = Origins::open(&Places::current(pins))?
         .read()?
         .iter()
         .map(|origin| {
@@ -192,9 +193,9 @@ pub(super) fn sockets(pins: &Pins, format: Format) -> Result<()> {
 
 /// `svclb status`.
 pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
-    let mut maps = Maps::open(pins, false)?;
+    let mut maps = Maps::read(pins)?;
     let (dump, counters) = (maps.load()?, maps.counters()?);
-    let origins = Origins::open(pins)?;
+    let origins = Origins::open(&Places::current(pins))?;
     let meta = dump.meta;
     let held = origins.read()?;
     let mut cookies: Vec<u64> = held.iter().map(|origin| origin.cookie).collect();
@@ -210,6 +211,8 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
         layout: meta.layout,
         synced: meta.synced != 0,
         passes: meta.passes,
+        failures: meta.failures,
+        short: meta.short,
         agent_pid: meta.agent,
         agent_running: is_running(meta.agent),
         services: dump.services.len(),

@@ -1,18 +1,21 @@
 //! The command `svclb`: what can be typed, and which module does it.
 
 mod agent;
+mod check;
 mod list;
 mod node;
 mod output;
 mod ready;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use svclb_objects::text;
 
 use crate::dataplane::pins::Pins;
-use crate::dataplane::probe;
+use crate::dataplane::{probe, trial};
 use output::Format;
 
 /// Gives Kubernetes Services to the processes of this node at the socket.
@@ -33,6 +36,8 @@ enum Command {
     Backends(ListArgs),
     /// List live sockets that dialled a Service, and what they were given
     Sockets(ListArgs),
+    /// Look whether everything is as it should be, and say what is wrong and what to do
+    Check(ListArgs),
     /// Show the state of maps and hooks
     Status(StatusArgs),
     /// Detach every hook and remove every map and pin
@@ -41,7 +46,10 @@ enum Command {
     MountBpffs(node::MountBpffsArgs),
     /// What the agent starts to prove translation
     #[command(name = probe::CLIENT, hide = true)]
-    ProbeClient,
+    ProbeClient {
+        /// A Service to dial instead of the agent's own
+        dialled: Option<SocketAddr>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -78,7 +86,7 @@ pub fn main() -> ExitCode {
             if is_broken_pipe(&error) {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("svclb: {error:#}");
+            eprintln!("svclb: {}", text::line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -90,11 +98,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Services(args) => list::services(&args.pins(), args.output),
         Command::Backends(args) => list::backends(&args.pins(), args.output),
         Command::Sockets(args) => list::sockets(&args.pins(), args.output),
+        Command::Check(args) => check::check(&args),
         Command::Status(args) if args.ready => ready::ready(&args.list.pins()),
         Command::Status(args) => list::status(&args.list.pins(), args.list.output),
         Command::Uninstall(args) => node::uninstall(&args),
         Command::MountBpffs(args) => node::mount_bpffs(&args),
-        Command::ProbeClient => output::line(&probe::client()),
+        Command::ProbeClient { dialled: None } => output::line(&probe::client()),
+        Command::ProbeClient { dialled: Some(dialled) } => trial::client(dialled, output::line),
     }
 }
 

@@ -12,11 +12,11 @@ use crate::dataplane::pins::Pins;
 use super::list::is_running;
 use super::output;
 
-/// Prints `ready`.
+/// Prints `ready`, and behind a colon what it is ready with while its sources are not known.
 ///
 /// # Errors
-/// What is not as it should be: an agent runs, has heard its sources and has written what they say,
-/// every hook is attached, and it saw a connection of its own translated.
+/// What is not as it should be: an agent runs, every hook is attached, it saw a connection of its own
+/// translated, and the maps hold what its sources say, or what an earlier agent wrote.
 pub(super) fn ready(pins: &Pins) -> Result<()> {
     let row = meta::read(pins)?;
     let unattached = HOOKS
@@ -27,11 +27,10 @@ pub(super) fn ready(pins: &Pins) -> Result<()> {
             Err(error) => Some(Err(error)),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    judge(&row, is_running(row.agent), &unattached)?;
-    output::line("ready")
+    output::line(judge(&row, is_running(row.agent), &unattached)?)
 }
 
-fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<()> {
+fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<&'static str> {
     ensure!(
         runs,
         "not ready: no agent runs (the last one was process {}); translation goes on with what it \
@@ -39,7 +38,7 @@ fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<()> {
         row.agent
     );
     ensure!(
-        row.synced != 0,
+        row.synced != 0 || row.proved != 0,
         "not ready: the agent has not yet heard its sources; its log says what it waits for"
     );
     if !unattached.is_empty() {
@@ -49,7 +48,10 @@ fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<()> {
         row.proved != 0,
         "not ready: the agent has not yet seen a connection of its own translated"
     );
-    Ok(())
+    Ok(match row.synced {
+        0 => "ready: with what an earlier agent wrote; the sources are not known yet",
+        _ => "ready",
+    })
 }
 
 #[cfg(test)]
@@ -60,19 +62,20 @@ mod tests {
     fn each_reason_not_to_be_ready_is_said() {
         let heard = Meta { synced: 1, proved: 1, ..Meta::default() };
         let unproved = Meta { proved: 0, ..heard };
+        let adopted = Meta { synced: 0, ..heard };
         let rows = [
-            ("nobody runs", heard, false, &[][..], Some("no agent runs")),
-            ("nothing heard", Meta::default(), true, &[], Some("not yet heard")),
-            ("a hook is gone", heard, true, &["connect4", "connect6"], Some("connect4, connect6")),
-            ("nothing proved", unproved, true, &[], Some("a connection of its own")),
-            ("all is well", heard, true, &[], None),
+            ("nobody runs", heard, false, &[][..], "no agent runs"),
+            ("nothing heard", Meta::default(), true, &[], "not yet heard"),
+            ("a hook is gone", heard, true, &["connect4", "connect6"], "connect4, connect6"),
+            ("nothing proved", unproved, true, &[], "a connection of its own"),
+            ("nothing heard, not even attached", adopted, true, &["connect4"], "connect4"),
         ];
         for (row, meta, runs, unattached, expected) in rows {
             let said = judge(&meta, runs, unattached).err().map(|error| error.to_string());
-            match expected {
-                None => assert_eq!(said, None, "{row}"),
-                Some(words) => assert!(said.as_ref().unwrap().contains(words), "{row}: {said:?}"),
-            }
+            assert!(said.as_ref().unwrap().contains(expected), "{row}: {said:?}");
         }
+        assert_eq!(judge(&heard, true, &[]).unwrap(), "ready");
+        let said = judge(&adopted, true, &[]).unwrap();
+        assert!(said.starts_with("ready: with what an earlier agent wrote"), "{said}");
     }
 }

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use caps::{CapSet, Capability};
+use caps::Capability;
+
+use crate::privilege;
 
 /// BPF_FS_MAGIC of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -13,47 +15,58 @@ const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// The oldest kernel whose verifier and hooks this program was measured on.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
-/// What the kernel asks for, of who is not CAP_SYS_ADMIN: maps and programs, programs on a cgroup's
-/// sockets, and pointers of the kernel in a program (docs/operating.md). Without the last, the verifier
-/// says no more than that a program is invalid.
-const RIGHTS: [Capability; 3] =
-    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+/// Where the kernel shows its types.
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Checks everything that the agent needs before it makes a map.
 ///
 /// # Errors
 /// One line for the first thing that is missing: what is wrong and what to do.
 pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
-    check_rights(has)?;
-    check_kernel(&kernel_release()?)?;
-    check_btf(Path::new("/sys/kernel/btf/vmlinux"))?;
+    check_rights(privilege::has)?;
+    let (release, version) = kernel()?;
+    check_kernel(&release)?;
+    check_locked_memory(version, locked_memory()?)?;
+    check_btf(Path::new(BTF))?;
     check_cgroup(cgroup)?;
     check_bpffs(pins)
 }
 
-fn check_rights(has: impl Fn(Capability) -> Result<bool>) -> Result<()> {
-    if has(Capability::CAP_SYS_ADMIN)? {
-        return Ok(());
-    }
-    let mut missing = Vec::new();
-    for capability in RIGHTS {
-        if !has(capability)? {
-            missing.push(capability.to_string());
-        }
-    }
+/// From this kernel on maps count as their maker's memory cgroup's, and not as locked memory.
+pub const MEMORY_OF_CGROUP: (u32, u32) = (5, 11);
+/// What the maps of a small cluster take, with room to grow once. Less, such as the kernel's own 64 KiB,
+/// is nobody's decision.
+const LEAST_LOCKED: u64 = 64 << 20;
+
+/// The limit of locked memory in bytes (getrlimit(2)).
+fn locked_memory() -> Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the value lives through the call.
+    let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
+    let error = std::io::Error::last_os_error();
+    ensure!(failed == 0, "cannot tell the limit of locked memory: {error}");
+    Ok(limit.rlim_cur)
+}
+
+fn check_locked_memory((major, minor): (u32, u32), limit: u64) -> Result<()> {
     ensure!(
-        missing.is_empty(),
-        "svclb may not load and attach eBPF programs: it lacks {}; run it as root (with sudo), or give \
-         its container these capabilities",
-        missing.join(", ")
+        (major, minor) >= MEMORY_OF_CGROUP || limit >= LEAST_LOCKED,
+        "kernel {major}.{minor} counts maps as locked memory, and this process may lock {limit} bytes \
+         only: start it with CAP_SYS_RESOURCE, or with a higher limit (`ulimit -l unlimited`, or \
+         LimitMEMLOCK=infinity for the container runtime's service)"
     );
     Ok(())
 }
 
-/// Whether this thread has a capability in effect.
-fn has(capability: Capability) -> Result<bool> {
-    caps::has_cap(None, CapSet::Effective, capability)
-        .with_context(|| format!("cannot tell whether svclb has {capability}"))
+fn check_rights(has: impl Fn(Capability) -> Result<bool>) -> Result<()> {
+    let missing = privilege::missing(has)?;
+    ensure!(
+        missing.is_empty(),
+        "svclb may not load and attach eBPF programs: it lacks {}; run it as root (with sudo), or give \
+         its container these capabilities",
+        privilege::names(&missing)
+    );
+    Ok(())
 }
 
 fn kernel_release() -> Result<String> {
@@ -61,12 +74,31 @@ fn kernel_release() -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {path}: is /proc mounted?"))
 }
 
-fn check_kernel(release: &str) -> Result<()> {
-    let release = release.trim();
+/// The running kernel's release, and its first two numbers.
+///
+/// # Errors
+/// When /proc does not say.
+pub fn kernel() -> Result<(String, (u32, u32))> {
+    let release = kernel_release()?.trim().to_owned();
+    let version = version(&release)?;
+    Ok((release, version))
+}
+
+fn version(release: &str) -> Result<(u32, u32)> {
     let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
     let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
         bail!("cannot tell the kernel's version from {release:?}: expected MAJOR.MINOR");
     };
+    Ok((major, minor))
+}
+
+/// Whether it is one that svclb runs on.
+///
+/// # Errors
+/// When it is too old.
+pub fn check_kernel(release: &str) -> Result<()> {
+    let release = release.trim();
+    let (major, minor) = version(release)?;
     let (oldest_major, oldest_minor) = OLDEST_KERNEL;
     ensure!(
         (major, minor) >= OLDEST_KERNEL,
@@ -75,7 +107,11 @@ fn check_kernel(release: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_btf(path: &Path) -> Result<()> {
+/// Whether the kernel has its types, at this path.
+///
+/// # Errors
+/// When it has not.
+pub fn check_btf(path: &Path) -> Result<()> {
     ensure!(
         path.exists(),
         "the kernel has no BTF ({} is missing): use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
@@ -98,7 +134,11 @@ fn check_cgroup(cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
-fn check_bpffs(pins: &Path) -> Result<()> {
+/// Whether the pins are, or would be, on a bpffs.
+///
+/// # Errors
+/// When they are not.
+pub fn check_bpffs(pins: &Path) -> Result<()> {
     let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     ensure!(
         is_bpffs(existing)?,
@@ -202,6 +242,23 @@ mod tests {
             );
         }
         assert!(check_kernel("mainline").is_err());
+    }
+
+    #[test]
+    fn before_5_11_the_limit_of_locked_memory_must_let_maps_be_made() {
+        let rows = [
+            ((5, 10), 64 << 10, false),
+            ((5, 10), LEAST_LOCKED, true),
+            ((5, 10), libc::RLIM_INFINITY, true),
+            ((5, 11), 64 << 10, true),
+            ((6, 1), 0, true),
+        ];
+        for (version, limit, expected) in rows {
+            let said = check_locked_memory(version, limit);
+            assert_eq!(said.is_ok(), expected, "{version:?} {limit}: {said:?}");
+            let said = said.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(expected || said.contains("ulimit -l unlimited"), "{said}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,7 +15,7 @@ use super::pins::Pins;
 /// Held while it lives. It is the kernel's (flock(2), on the folder itself), so that it ends with its
 /// holder, however that ends; a holder in another container counts too.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing it gives the lock back")] File);
+pub struct Lock(File);
 
 impl Lock {
     /// Takes the lock of a folder, which is made if it is not there.
@@ -29,6 +31,11 @@ impl Lock {
         }
     }
 
+    /// Whether it is still that of the folder: somebody may have removed that, and made another.
+    pub fn is_of(&self, pins: &Pins) -> bool {
+        is_at(&self.0, pins.root())
+    }
+
     /// Takes the lock of a folder; none when it is not there.
     ///
     /// # Errors
@@ -41,7 +48,7 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(cannot),
         };
-        match folder.try_lock() {
+        match lock_in_time(&folder) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!(
                 "an agent runs with the pins {} already{}: end it first, or name other pins by --pins",
@@ -53,6 +60,41 @@ impl Lock {
         // Whoever held it before may have removed the folder.
         Ok(is_at(&folder, root).then_some(Self(folder)))
     }
+}
+
+/// How long a child of a holder that was killed may take to come to its exec: until then it holds what
+/// that held.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes the lock, or finds that somebody has it and keeps it.
+fn lock_in_time(folder: &File) -> Result<(), TryLockError> {
+    let start = Instant::now();
+    loop {
+        match folder.try_lock() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether somebody has the lock of a folder. It is shared for a moment, which who takes it waits out.
+///
+/// # Errors
+/// When the folder cannot be opened.
+pub fn is_held(pins: &Pins) -> io::Result<bool> {
+    match File::open(pins.root())?.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The process that has the lock of a folder, as far as this pid namespace shows. The lock is not touched.
+pub fn seen_holder(pins: &Pins) -> Option<u32> {
+    let inode = fs::metadata(pins.root()).ok()?.ino();
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
 }
 
 fn is_at(folder: &File, path: &Path) -> bool {
@@ -81,9 +123,6 @@ fn holder_in(locks: &str, inode: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     #[test]

@@ -16,7 +16,9 @@ use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
 
 use super::mapping::{Mapping, Window};
 use super::pins::Pins;
+use super::places::Places;
 use super::rows::{Plain, Rows, failed, invalid};
+use super::shapes::MAPS;
 
 /// The maps of one folder of pins.
 pub struct Maps {
@@ -32,20 +34,25 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Opens the pinned maps; `writable` only for the agent.
+    /// Opens the maps in use for reading.
     ///
     /// # Errors
     /// When a map is not there or has another layout.
-    pub fn open(pins: &Pins, writable: bool) -> Result<Self> {
+    pub fn read(pins: &Pins) -> Result<Self> {
         anyhow::ensure!(
-            pins.adoptable()?,
+            pins.is_readable()?,
             "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
             pins.root().display(),
         );
-        let open = |name: &str| -> Result<MapData> {
-            let path = pins.map(name);
-            MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
-        };
+        Self::open(&Places::current(pins), false)
+    }
+
+    /// Opens maps whose shape was looked at; `writable` only for the agent.
+    ///
+    /// # Errors
+    /// When a map is not there.
+    pub fn open(places: &Places, writable: bool) -> Result<Self> {
+        let open = |name: &str| places.open(name);
         let (index, slots) = (open("svclb_index")?, open("svclb_slots")?);
         let meta: Array<MapData, Plain<Meta>> =
             Map::from_map_data(open("svclb_meta")?)?.try_into()?;
@@ -97,8 +104,16 @@ impl Maps {
         Err(invalid("svclb_index", format!("line {number} holds no frontend")))
     }
 
-    /// Leaves a backend's mark at its homes before anybody can be given it.
-    fn mark(&self, key: &BackendKey) -> Result<(), TableError> {
+    /// Takes note of how the index is hashed, before the meta row says it.
+    pub const fn set_geometry(&mut self, meta: Meta) {
+        self.geometry = meta;
+    }
+
+    /// Leaves a backend's mark at its homes before anybody can be given it, and for those who were.
+    ///
+    /// # Errors
+    /// When the meta row tells of other maps.
+    pub fn mark(&self, key: &BackendKey) -> Result<(), TableError> {
         let Meta { seed, index_lines, .. } = self.geometry;
         let can = index_lines.is_power_of_two()
             && index::mark(key, seed, index_lines, |number| self.index.get(number));
@@ -213,4 +228,17 @@ impl Table for Maps {
 
 fn unmapped(source: std::io::Error) -> TableError {
     TableError::System { map: "svclb_slots", source }
+}
+
+/// The rows of services that the maps here have, of this version or another; none where they cannot be
+/// read by us.
+///
+/// # Errors
+/// When a map is there and cannot be read.
+pub fn services(pins: &Pins) -> Result<Option<Vec<(u32, ServiceRow)>>> {
+    const NAME: &str = "svclb_services";
+    let Some(shape) = MAPS.iter().find(|shape| shape.name == NAME) else { return Ok(None) };
+    let Some(place) = pins.usable(shape)? else { return Ok(None) };
+    let map = MapData::from_pin(&place).with_context(|| format!("cannot open {}", place.display()));
+    Ok(Some(Rows::new(NAME, map?)?.all()?))
 }

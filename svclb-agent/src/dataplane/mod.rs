@@ -2,23 +2,32 @@
 //!
 //! * [`environment`]: what the node must have, and one line for each thing that it lacks.
 //! * [`bpffs`]: mounting one.
-//! * [`pins`]: where maps and links lie on bpffs.
+//! * [`cgroups`]: where a cgroup is, and which processes are outside of it.
+//! * [`inspect`]: what is on the hooks, asked without changing anything.
+//! * [`pins`], [`folder`], [`places`]: where maps and links lie on bpffs.
+//! * [`shapes`]: what each map must be for these programs.
 //! * [`lock`]: one agent at a time over a folder of pins.
-//! * [`installed`]: hooks and pins, looked after while an agent runs.
+//! * [`installed`]: programs, maps and links of a running agent: adopted, replaced, looked after.
 //! * [`object`]: the compiled hooks, loaded over new or adopted maps.
 //! * [`hooks`]: which program goes where.
 //! * [`attach`]: the links of the hooks to a cgroup.
 //! * [`maps`]: the real [`svclb_core::table::Table`].
 //! * [`meta`]: the row of svclb_meta by itself.
 //! * [`sockets`]: what each live socket dialled and was given.
+//! * [`sweep`]: origins of sockets that are gone without a release, by which sockets are [`alive`].
 //! * [`grace`]: waiting until no program runs any more that ran before.
 //! * [`probe`]: a connect of our own that proves translation.
+//! * [`trial`]: a connect to a Service that exists, which leaves no trace.
 
+pub mod alive;
 pub mod attach;
 pub mod bpffs;
+pub mod cgroups;
 pub mod environment;
+pub mod folder;
 pub mod grace;
 pub mod hooks;
+pub mod inspect;
 pub mod installed;
 pub mod lock;
 mod mapping;
@@ -26,7 +35,11 @@ pub mod maps;
 pub mod meta;
 pub mod object;
 pub mod pins;
+pub mod places;
 pub mod probe;
 mod rows;
+pub mod shapes;
 pub mod sockets;
+pub mod sweep;
 mod sys;
+pub mod trial;

@@ -1,63 +1,45 @@
 //! Where maps and links lie on bpffs, and what is there.
 //!
 //! ```text
-//! PINS/v1/maps/svclb_index ...   the maps, by name; v1 is the layout's version
-//! PINS/v1/links/connect4 ...     the links, by hook
+//! PINS/v1/             the maps and links in use (`folder`); v1 is the layout's version
+//! PINS/v1/next/        maps that are being filled to take their place; worth nothing after a crash
+//! PINS/v1/commit/      the same once they are filled: whatever happens now, they are in use next
+//! PINS/v0/             those of another version, until ours have taken their place
 //! ```
+//!
+//! The rename of `next` to `commit` is the one moment at which the maps in use change: before it a crash
+//! leaves the old ones, after it every start moves on to the new ones ([`Pins::finish`]). The programs
+//! are put over them in between, one hook after the other, each by one atomic step.
 
-use std::fs;
-use std::io;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use aya::maps::{MapInfo, MapType};
-use svclb_common::layout::{
-    AffinityKey, AffinityRow, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow,
-    LAYOUT_VERSION, Line, Meta, Origin, Overflow, ServiceRow, Slot,
-};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::MapInfo;
+use svclb_common::layout::LAYOUT_VERSION;
 
+use super::folder::{self, Folder};
 use super::hooks::HOOKS;
-use super::sys;
-
-/// What a map must be for these programs.
-#[derive(Debug)]
-pub struct MapShape {
-    /// Its name, which is its pin's too.
-    pub name: &'static str,
-    kind: MapType,
-    key: usize,
-    value: usize,
-    flags: u32,
-}
-
-/// Flags of include/uapi/linux/bpf.h: entries are allocated as they come; the values can be mapped.
-const NO_PREALLOC: u32 = 1;
-const MMAPABLE: u32 = 1 << 10;
-
-const fn shape<K, V>(name: &'static str, kind: MapType, flags: u32) -> MapShape {
-    MapShape { name, kind, key: size_of::<K>(), value: size_of::<V>(), flags }
-}
-
-/// Every map that is pinned.
-pub const MAPS: [MapShape; 10] = [
-    shape::<u32, Line>("svclb_index", MapType::Array, MMAPABLE),
-    shape::<u32, Slot>("svclb_slots", MapType::Array, MMAPABLE),
-    shape::<u32, Origin>("svclb_origins", MapType::Array, MMAPABLE),
-    shape::<u64, Overflow>("svclb_overflow", MapType::Hash, NO_PREALLOC),
-    shape::<FrontendKey, FrontendRow>("svclb_frontends", MapType::Hash, NO_PREALLOC),
-    shape::<u32, ServiceRow>("svclb_services", MapType::Hash, NO_PREALLOC),
-    shape::<BackendKey, BackendRow>("svclb_backends", MapType::Hash, NO_PREALLOC),
-    shape::<AffinityKey, AffinityRow>("svclb_affinity", MapType::LruHash, 0),
-    shape::<u32, Counters>("svclb_counters", MapType::PerCpuArray, 0),
-    shape::<u32, Meta>("svclb_meta", MapType::Array, 0),
-];
+use super::meta;
+use super::shapes::{MAPS, MapShape};
 
 /// The folder of the pins.
 #[derive(Clone, Debug)]
 pub struct Pins {
     root: PathBuf,
+}
+
+/// What is in a folder of pins.
+#[derive(Debug)]
+pub enum Found {
+    /// No maps.
+    Nothing,
+    /// Maps of ours, filled.
+    Ours,
+    /// Maps that these programs cannot use, and why. New ones have to take their place.
+    Others {
+        /// What does not fit.
+        why: String,
+    },
 }
 
 impl Pins {
@@ -71,18 +53,40 @@ impl Pins {
         &self.root
     }
 
-    fn version(&self) -> PathBuf {
-        self.root.join(format!("v{LAYOUT_VERSION}"))
+    /// The maps and links in use.
+    pub fn current(&self) -> Folder {
+        Folder::new(self.root.join(format!("v{LAYOUT_VERSION}")))
     }
 
-    /// The pin of a map.
+    /// Maps that are being filled.
+    pub fn next(&self) -> Folder {
+        Folder::new(self.current().path().join("next"))
+    }
+
+    fn commit(&self) -> Folder {
+        Folder::new(self.current().path().join("commit"))
+    }
+
+    /// Folders of other versions.
+    fn others(&self) -> Result<Vec<Folder>> {
+        let current = self.current();
+        let all = folder::entries(&self.root)?.into_iter().map(Folder::new);
+        Ok(all.filter(|folder| *folder != current).collect())
+    }
+
+    /// The pin of a map in use.
     pub fn map(&self, name: &str) -> PathBuf {
-        self.version().join("maps").join(name)
+        self.current().map(name)
     }
 
-    /// The pin of a hook's link.
+    /// The pin of a hook's link: ours, or else that of another version that is still in use.
     pub fn link(&self, hook: &str) -> PathBuf {
-        self.version().join("links").join(hook)
+        let ours = self.current().link(hook);
+        if ours.exists() {
+            return ours;
+        }
+        let others = self.others().unwrap_or_default().into_iter().map(|folder| folder.link(hook));
+        others.into_iter().find(|link| link.exists()).unwrap_or(ours)
     }
 
     /// Makes the folders, for root only.
@@ -90,7 +94,7 @@ impl Pins {
     /// # Errors
     /// When they cannot be made, most often because the folder is not on bpffs.
     pub fn make(&self) -> Result<()> {
-        ["maps", "links"].iter().try_for_each(|folder| make(&self.version().join(folder)))
+        self.current().make()
     }
 
     /// Makes the folder itself, for root only.
@@ -98,74 +102,151 @@ impl Pins {
     /// # Errors
     /// As [`Self::make`].
     pub fn make_root(&self) -> Result<()> {
-        make(&self.root)
+        folder::make(&self.root)
     }
 
-    /// Whether the maps are there: true when all of them are pinned in the shape that these programs
-    /// need, false when none is.
+    /// Whether the maps of a running or ended svclb of this layout are there; for those who only read.
     ///
     /// # Errors
-    /// When only some are there, or one has another shape: what it takes to go on is said.
-    pub fn adoptable(&self) -> Result<bool> {
-        let mut found_one = false;
-        let mut missing = Vec::new();
+    /// When there are others, with what does not fit.
+    pub fn is_readable(&self) -> Result<bool> {
+        match self.found()? {
+            Found::Ours => Ok(true),
+            Found::Nothing => Ok(false),
+            Found::Others { why } => bail!(
+                "{why}: use the `svclb` that the maps in {} are of, or start `svclb agent`, which makes \
+                 its own maps and takes over without an interruption",
+                self.root.display()
+            ),
+        }
+    }
+
+    /// What is there. Each map counts as ours by its type, its sizes, its flags and its label.
+    ///
+    /// # Errors
+    /// When a map is there and cannot be read.
+    pub fn found(&self) -> Result<Found> {
+        let current = self.current();
+        if !current.has_maps() {
+            let others = self.others()?.into_iter().filter(Folder::has_maps);
+            return Ok(match others.into_iter().next() {
+                None => Found::Nothing,
+                Some(folder) => Found::Others {
+                    why: format!(
+                        "the maps in {} are of another version than v{LAYOUT_VERSION}",
+                        folder.path().display()
+                    ),
+                },
+            });
+        }
         for shape in &MAPS {
-            let path = self.map(shape.name);
-            if !path.exists() {
-                missing.push(shape.name);
-                continue;
+            if let Some(why) = current.misfit(shape)? {
+                return Ok(Found::Others { why });
             }
-            let info = MapInfo::from_pin(&path)
-                .with_context(|| format!("cannot read the pinned map {}", path.display()))?;
-            let found = (
-                info.map_type()?,
-                info.key_size() as usize,
-                info.value_size() as usize,
-                info.map_flags(),
-            );
-            let expected = (shape.kind, shape.key, shape.value, shape.flags);
-            anyhow::ensure!(
-                found == expected,
-                "{} is a map of another layout (type, key size, value size and flags are {found:?}, \
-                 expected {expected:?}): remove it with `svclb uninstall --pins {}`",
-                path.display(),
-                self.root.display(),
-            );
-            found_one = true;
         }
-        if !found_one || missing.is_empty() {
-            return Ok(found_one);
-        }
-        // A first start that was killed half way: nothing is attached, so nothing is lost.
-        if HOOKS.iter().all(|hook| !self.link(hook.name).exists()) {
-            for shape in &MAPS {
-                remove_file(&self.map(shape.name))?;
-            }
-            return Ok(false);
-        }
-        anyhow::bail!(
-            "{} has links but lacks the maps {}: remove all of it with `svclb uninstall --pins {}`",
-            self.version().display(),
-            missing.join(", "),
-            self.root.display(),
-        )
+        let row = meta::read_in(&current)?;
+        let told = [row.index_lines.wrapping_add(row.spill_lines), row.slots, row.origins];
+        let sizes = self.capacity()?;
+        let are_powers = row.index_lines.is_power_of_two() && row.origins.is_power_of_two();
+        let why = match row.layout {
+            LAYOUT_VERSION if told == sizes && are_powers => return Ok(Found::Ours),
+            LAYOUT_VERSION => format!(
+                "svclb_meta in {} tells of other maps (lines, slots, origins {told:?}) than are there \
+                 ({sizes:?})",
+                current.path().display()
+            ),
+            other => format!(
+                "svclb_meta in {} says layout {other}, expected {LAYOUT_VERSION}",
+                current.path().display()
+            ),
+        };
+        Ok(Found::Others { why })
+    }
+
+    /// Where a map is pinned that these programs can use, be it among others that they cannot.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn usable(&self, shape: &MapShape) -> Result<Option<PathBuf>> {
+        let mut folders = [self.current()].into_iter().chain(self.others()?);
+        let Some(folder) = folders.find(|folder| folder.map(shape.name).exists()) else {
+            return Ok(None);
+        };
+        Ok(folder.misfit(shape)?.is_none().then(|| folder.map(shape.name)))
     }
 
     /// How many lines, slots and places of origins the pinned maps really have.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn capacity(&self) -> Result<[u32; 3]> {
+    fn capacity(&self) -> Result<[u32; 3]> {
         let mut capacity = [0; 3];
         for (found, name) in
             capacity.iter_mut().zip(["svclb_index", "svclb_slots", "svclb_origins"])
         {
-            let path = self.map(name);
-            let info = MapInfo::from_pin(&path)
-                .with_context(|| format!("cannot read the pinned map {}", path.display()))?;
-            *found = info.max_entries();
+            *found = entries_of(&self.map(name))?;
         }
         Ok(capacity)
+    }
+
+    /// Removes maps that were being filled and are not in use.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn abandon(&self) -> Result<()> {
+        self.next().remove().map(drop)
+    }
+
+    /// Says that the next maps are filled: from here on they are in use as soon as anybody looks.
+    ///
+    /// # Errors
+    /// When the folder cannot be renamed.
+    pub fn decide(&self) -> Result<()> {
+        folder::rename(self.next().path(), self.commit().path())
+    }
+
+    /// Whether there are maps that are filled and have not taken their place yet.
+    pub fn is_decided(&self) -> bool {
+        self.commit().path().exists()
+    }
+
+    /// Takes [`Self::decide`] back, where no program is over the new maps.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn undo(&self) -> Result<()> {
+        self.commit().remove().map(drop)
+    }
+
+    /// Moves filled maps to the place of those in use, and what else is good of other versions to ours;
+    /// the rest goes. Also what a crash left of that.
+    ///
+    /// # Errors
+    /// When a pin cannot be moved or removed.
+    pub fn finish(&self) -> Result<()> {
+        let (current, commit) = (self.current(), self.commit());
+        if !self.is_decided() {
+            return Ok(());
+        }
+        current.make()?;
+        // What is missing here and there was good enough to be shared.
+        for other in self.others()? {
+            for shape in MAPS.iter().filter(|shape| !commit.map(shape.name).exists()) {
+                if !current.map(shape.name).exists() && other.misfit(shape)?.is_none() {
+                    current.take_map(shape.name, &other)?;
+                }
+            }
+            for hook in &HOOKS {
+                current.take_link(hook.name, &other)?;
+            }
+        }
+        for shape in MAPS.iter().filter(|shape| commit.map(shape.name).exists()) {
+            current.take_map(shape.name, &commit)?;
+        }
+        for other in self.others()? {
+            other.remove()?;
+        }
+        commit.remove().map(drop)
     }
 
     /// Detaches every link, removes every pin and the folder. Says what was removed.
@@ -174,56 +255,20 @@ impl Pins {
     /// When a pin cannot be removed.
     pub fn uninstall(&self) -> Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
-        let versions = match fs::read_dir(&self.root) {
-            Ok(versions) => versions,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(removed),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", self.root.display()));
-            }
-        };
-        for version in versions {
-            let version = version?.path();
-            // Links first: a program without its maps' pins still works, a pin without its program
-            // is only memory.
-            for folder in ["links", "maps"] {
-                let folder = version.join(folder);
-                for entry in fs::read_dir(&folder).into_iter().flatten() {
-                    let path = entry?.path();
-                    if folder.ends_with("links") {
-                        // Not by closing the last reference alone: that is asynchronous on 5.10.
-                        let link = sys::open_pin(&path)
-                            .with_context(|| format!("cannot open {}", path.display()))?;
-                        sys::detach_link(link.as_fd())
-                            .with_context(|| format!("cannot detach {}", path.display()))?;
-                    }
-                    remove_file(&path)?;
-                    removed.push(path);
-                }
-                remove_folder(&folder)?;
-            }
-            remove_folder(&version)?;
+        for version in folder::entries(&self.root)? {
+            removed.extend(Folder::new(version).remove()?);
         }
-        remove_folder(&self.root)?;
+        folder::remove_folder(&self.root)?;
         Ok(removed)
     }
 }
 
-fn make(folder: &Path) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.with_context(|| format!("cannot make {}; is it on a mounted bpffs?", folder.display()))
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    gone(fs::remove_file(path)).with_context(|| format!("cannot remove {}", path.display()))
-}
-
-fn remove_folder(path: &Path) -> Result<()> {
-    gone(fs::remove_dir(path)).with_context(|| format!("cannot remove {}", path.display()))
-}
-
-fn gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+/// How many entries a pinned map has.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn entries_of(pin: &Path) -> Result<u32> {
+    let info = MapInfo::from_pin(pin)
+        .with_context(|| format!("cannot read the pinned map {}", pin.display()))?;
+    Ok(info.max_entries())
 }

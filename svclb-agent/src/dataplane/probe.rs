@@ -18,6 +18,8 @@ use svclb_core::model::{
     Endpoint, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort, Update,
 };
 
+use super::cgroups;
+
 /// The subcommand, hidden, that runs in the child.
 pub const CLIENT: &str = "probe-client";
 const DIALLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
@@ -54,11 +56,23 @@ pub fn vanish() -> Vec<Update> {
     vec![Update::Service(name(), None), Update::Slice(name(), None)]
 }
 
-/// Connects from inside the cgroup.
+/// Connects from inside the cgroup, and tells the log of processes that it does not serve.
 ///
 /// # Errors
 /// When the connect was not translated, or could not be tried.
 pub fn run(cgroup: &Path) -> Result<()> {
+    connect(cgroup)?;
+    match cgroups::warning(cgroup) {
+        Ok(None) => {}
+        Ok(Some(why)) => {
+            tracing::warn!(cgroup = %cgroup.display(), "not every process may be served: {why}");
+        }
+        Err(error) => tracing::warn!("cannot tell which processes are served: {error:#}"),
+    }
+    Ok(())
+}
+
+fn connect(cgroup: &Path) -> Result<()> {
     // Mostly this process is in the cgroup, and in a pod it may not leave its own: the kernel forbids
     // it (nsdelegate), and the node's cgroups are mounted read-only.
     if client() == GIVEN.ip().to_string() {
@@ -79,15 +93,10 @@ pub fn run(cgroup: &Path) -> Result<()> {
 fn ask_inside(cgroup: &Path) -> Result<String> {
     // A cgroup of its own: one with controllers below it may hold no process itself.
     let home = Home::make(cgroup)?;
-    let processes = home.0.join("cgroup.procs");
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(CLIENT).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    // SAFETY: only an open, a write and a close between fork and exec; no lock and no allocation is
-    // shared with the parent, whose path is already made.
-    unsafe { command.pre_exec(move || fs::write(&processes, "0")) };
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot start the probe in the cgroup {}", home.0.display()))?;
+    let mut child =
+        home.command().stdin(Stdio::null()).spawn().with_context(|| {
+            format!("cannot start the probe in the cgroup {}", home.0.display())
+        })?;
     let mut said = String::new();
     if let Some(mut output) = child.stdout.take() {
         output.read_to_string(&mut said).context("cannot read what the probe said")?;
@@ -109,10 +118,12 @@ pub fn client() -> String {
 }
 
 /// A cgroup that is removed when the probe is done.
-struct Home(PathBuf);
+#[derive(Debug)]
+pub(super) struct Home(PathBuf);
 
 impl Home {
-    fn make(cgroup: &Path) -> Result<Self> {
+    /// Makes one below a cgroup, which with controllers may hold no process itself.
+    pub(super) fn make(cgroup: &Path) -> Result<Self> {
         let path = cgroup.join(format!("svclb-probe-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| {
             format!(
@@ -121,6 +132,17 @@ impl Home {
             )
         })?;
         Ok(Self(path))
+    }
+
+    /// The child that connects, in here; what it says is for the parent.
+    pub(super) fn command(&self) -> Command {
+        let processes = self.0.join("cgroup.procs");
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(CLIENT).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        // SAFETY: only an open, a write and a close between fork and exec; no lock and no allocation is
+        // shared with the parent, whose path is already made.
+        unsafe { command.pre_exec(move || fs::write(&processes, "0")) };
+        command
     }
 }
 

@@ -4,11 +4,10 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
-use svclb_common::layout::{NO_LINE, Origin, Overflow, Record};
+use svclb_common::layout::{NO_TAG, Origin, Overflow, Record};
 
 use super::mapping::Mapping;
-
-use super::pins::Pins;
+use super::places::Places;
 use super::rows::Plain;
 
 /// One origin of one socket.
@@ -29,20 +28,16 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// Opens the pinned maps for reading.
+    /// Opens the maps for reading.
     ///
     /// # Errors
     /// When a map cannot be opened.
-    pub fn open(pins: &Pins) -> Result<Self> {
-        let open = |name: &str| -> Result<MapData> {
-            let path = pins.map(name);
-            MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
-        };
-        let places = open("svclb_origins")?;
+    pub fn open(maps: &Places) -> Result<Self> {
+        let places = maps.open("svclb_origins")?;
         Ok(Self {
             places: Mapping::new(places.fd().as_fd(), places.info()?.max_entries(), false)
                 .context("cannot map svclb_origins")?,
-            overflow: Map::from_map_data(open("svclb_overflow")?)?.try_into()?,
+            overflow: Map::from_map_data(maps.open("svclb_overflow")?)?.try_into()?,
         })
     }
 
@@ -68,8 +63,8 @@ impl Origins {
         }
         for entry in self.overflow.iter() {
             let (Plain(cookie), entry) = entry.context("cannot read svclb_overflow")?;
-            for (line, record) in entry.0.lines.iter().zip(entry.0.records) {
-                if *line != NO_LINE {
+            for (tag, record) in entry.0.dialled.iter().zip(entry.0.records) {
+                if *tag != NO_TAG {
                     found.push(SocketOrigin { cookie, record, overflow: true });
                 }
             }

@@ -38,19 +38,21 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
 ///
 /// # Safety
 /// `attr` is what `command` expects, and what it points to lives through the call.
-unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+pub(super) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     let size = size_of::<bpf_attr>();
     // SAFETY: by this function's contract; the kernel accepts any size whose excess is zero.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn empty() -> bpf_attr {
+/// All zero, as every command begins.
+pub(super) fn empty() -> bpf_attr {
     // SAFETY: every field of the union is plain integers; all zero is a value of each.
     unsafe { std::mem::zeroed() }
 }
 
-fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+/// A descriptor that a command made.
+pub(super) fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the command just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -147,6 +149,7 @@ pub(super) fn set_first(map: BorrowedFd<'_>, value: u32) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 
-fn fd(of: BorrowedFd<'_>) -> io::Result<u32> {
+/// A descriptor as commands take it.
+pub(super) fn fd(of: BorrowedFd<'_>) -> io::Result<u32> {
     u32::try_from(of.as_raw_fd()).map_err(io::Error::other)
 }

@@ -11,7 +11,7 @@ use crate::source::convert::Skipped;
 
 /// What was told, and stands.
 #[derive(Debug, Default)]
-pub struct Told {
+pub(super) struct Told {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,

@@ -1,6 +1,6 @@
 //! Where Services come from, as the command line says it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -34,6 +34,11 @@ pub(super) struct SourceArgs {
 }
 
 impl SourceArgs {
+    /// The files and folders that the command line names.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.from.iter().chain(&self.kubeconfig).map(PathBuf::as_path)
+    }
+
     /// Starts to follow what the command line names, seen from this node.
     pub(super) async fn open(&self, node: &str) -> Result<Source> {
         let interfaces = match &self.node_port_addresses[..] {

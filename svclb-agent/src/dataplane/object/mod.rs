@@ -1,14 +1,13 @@
 //! The compiled hooks, loaded over new or adopted maps.
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result};
 use aya::programs::{Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use svclb_core::size::Sizes;
 
-use super::pins::{MAPS, Pins};
+use super::places::Places;
+use super::shapes::MAPS;
 use super::sys;
 
 /// The object, as built by this crate's build script.
@@ -38,7 +37,7 @@ impl Features {
 }
 
 /// What to load.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How large the maps are: their real size when they are adopted.
     pub sizes: Sizes,
@@ -51,11 +50,11 @@ pub struct Settings {
 }
 
 /// Loads maps and programs. Maps that are pinned are reused, the others made and pinned; whoever calls
-/// has looked at their shape ([`Pins::adoptable`]).
+/// has looked at their shape ([`super::pins::Pins::found`]) and labels the new ones.
 ///
 /// # Errors
 /// When the kernel refuses a map or a program.
-pub fn load(pins: &Pins, settings: &Settings) -> Result<Ebpf> {
+pub fn load(places: &Places, settings: &Settings) -> Result<Ebpf> {
     let Sizes { index_lines, spill_lines, slots, origins } = settings.sizes;
     let host = sys::netns_cookie().context("cannot tell the agent's network namespace")?;
     let (seed, features) = (settings.seed, settings.features);
@@ -83,8 +82,8 @@ pub fn load(pins: &Pins, settings: &Settings) -> Result<Ebpf> {
         _ => 1,
     };
     for shape in &MAPS {
-        let path: PathBuf = pins.map(shape.name);
-        loader.map_max_entries(shape.name, entries(shape.name)).map_pin_path(shape.name, path);
+        let place = places.of(shape.name);
+        loader.map_max_entries(shape.name, entries(shape.name)).map_pin_path(shape.name, place);
     }
     let mut object = loader.load(OBJECT).context("cannot make the maps")?;
     for (name, program) in object.programs_mut() {

@@ -1,17 +1,14 @@
 //! The object against the agent's own idea of it: its BTF says where each field lies in the kernel.
 
 use std::collections::BTreeMap;
-use std::mem::offset_of;
 use std::process::Command;
 
 use serde_json::Value;
-use svclb_common::layout::{
-    Address, AffinityKey, AffinityRow, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow,
-    Line, Meta, Origin, Overflow, Record, ServiceRow, Set, Slot,
-};
+use svclb_common::layout::Address;
 
 use super::OBJECT;
 use crate::dataplane::hooks::HOOKS;
+use crate::dataplane::shapes::{STRUCTS, Struct};
 
 /// A struct: its size and its fields' offsets, in bytes.
 type Layout = (u64, BTreeMap<String, u64>);
@@ -44,44 +41,13 @@ fn structs_of_object() -> BTreeMap<String, Layout> {
         .collect()
 }
 
-macro_rules! layouts {
-    ($($type:ident { $($field:ident),+ })+) => {
-        vec![$((
-            stringify!($type),
-            (
-                size_of::<$type>() as u64,
-                BTreeMap::from([$((stringify!($field).to_owned(), offset_of!($type, $field) as u64)),+]),
-            ),
-        )),+]
-    };
-}
-
 #[test]
 fn every_map_type_lies_in_the_kernel_as_it_does_in_the_agent() {
-    let here: Vec<(&str, Layout)> = layouts! {
-        Line { address, port, protocol, scope, service, set, generation, heir, flags, reach, _pad0,
-               spilled, affinity_seconds, _pad1, marks }
-        Set { first, count }
-        Slot { address, port, flags, owner, threshold, alias }
-        Origin { cookie, count, spilled, record }
-        Record { dialled, given, dialled_port, given_port, protocol, flags, _pad, line, generation }
-        Overflow { lines, tags, next, _pad, records }
-        FrontendKey { address, port, protocol, scope, _pad }
-        FrontendRow { service, line }
-        BackendKey { address, port, _pad, service }
-        BackendRow { sets, state, _pad, weight }
-        ServiceRow { namespace, name, port_name, protocol, internal_policy, external_policy, frontends,
-                     internal_backends, external_backends, notes }
-        Meta { layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced,
-               agent, agent_started, proved, _pad }
-        AffinityKey { client, service, family }
-        AffinityRow { address, port, _pad, line, generation, seal, used }
-        Counters { translated, not_service, refused, overflowed, unrecorded, redrawn, torn, kept,
-                   replies, names, affine }
-    };
     let there = structs_of_object();
-    for (name, layout) in here {
-        assert_eq!(there.get(name), Some(&layout), "{name}");
+    for Struct { name, size, fields } in STRUCTS {
+        let fields = fields.iter().map(|(field, offset)| ((*field).to_owned(), *offset as u64));
+        let here: Layout = (*size as u64, fields.collect());
+        assert_eq!(there.get(*name), Some(&here), "{name}");
     }
     assert_eq!(size_of::<Address>(), 16);
 }

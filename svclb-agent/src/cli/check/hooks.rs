@@ -1,0 +1,205 @@
+//! The hooks: attached, to which cgroup, by whose program, and beside whom.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::dataplane::cgroups;
+use crate::dataplane::hooks::{HOOKS, Hook};
+use crate::dataplane::inspect::{self, Link, Whose};
+use crate::dataplane::pins::Pins;
+
+use super::Finding;
+
+/// What to do about a hook that is not attached.
+const RESTART: &str =
+    "a running agent attaches it again within seconds; otherwise start `svclb agent`";
+/// How many cgroups with programs of others are named.
+const EXAMPLES: usize = 3;
+
+/// Adds what is found, and gives the folder of the cgroup that all hooks are attached to.
+pub(super) fn findings(pins: &Pins, findings: &mut Vec<Finding>) -> Option<PathBuf> {
+    let check = "hook";
+    if matches!(pins.root().try_exists(), Ok(false)) {
+        let nothing = "nothing is installed";
+        findings.push(Finding::error(check, format!("none is attached: {nothing}")));
+        findings.extend(["programs", "others"].map(|check| Finding::not_looked_at(check, nothing)));
+        return None;
+    }
+    let links: Vec<_> = HOOKS.iter().map(|hook| (hook, inspect::link(pins, hook))).collect();
+    let mut ids: Vec<u64> =
+        links.iter().filter_map(|(_, link)| Some(link.as_ref().ok()?.as_ref()?.cgroup)).collect();
+    ids.retain(|id| *id != 0);
+    ids.sort_unstable();
+    ids.dedup();
+    let folders: BTreeMap<u64, PathBuf> =
+        ids.iter().filter_map(|id| Some((*id, cgroups::find(*id).ok().flatten()?))).collect();
+    for (hook, link) in &links {
+        findings.push(hooked(pins, hook, link, &folders).of(hook.name));
+    }
+    let all = links.iter().all(|(_, link)| matches!(link, Ok(Some(link)) if link.cgroup != 0));
+    let one = match ids[..] {
+        [id] if all => folders.get(&id).cloned(),
+        _ => None,
+    };
+    if ids.len() > 1 {
+        let text = format!("the hooks are attached to {} cgroups: {}", ids.len(), list(&ids));
+        findings.push(
+            Finding::error(check, text).advice("`svclb uninstall`, then start one `svclb agent`"),
+        );
+    }
+    findings.push(programs(pins, &links));
+    findings.push(match &one {
+        Some(folder) => others(folder, &links),
+        None => {
+            Finding::not_looked_at("others", "no cgroup is known that all hooks are attached to")
+        }
+    });
+    one
+}
+
+fn list(numbers: &[impl ToString]) -> String {
+    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// One hook.
+fn hooked(
+    pins: &Pins,
+    hook: &Hook,
+    link: &io::Result<Option<Link>>,
+    folders: &BTreeMap<u64, PathBuf>,
+) -> Finding {
+    let check = "hook";
+    let pin = pins.link(hook.name);
+    let link = match link {
+        Ok(Some(link)) => link,
+        Ok(None) => {
+            let text = format!("not attached: {} is not there", pin.display());
+            return Finding::error(check, text).advice(RESTART);
+        }
+        Err(error) => {
+            return Finding::not_looked_at(
+                check,
+                format!("{} cannot be read: {error}", pin.display()),
+            )
+            .advice("run it as root (with sudo)");
+        }
+    };
+    if link.cgroup == 0 {
+        return Finding::error(check, "detached: its cgroup is gone, or somebody detached it")
+            .advice(RESTART);
+    }
+    if link.hook != inspect::number(hook) {
+        let text = format!("{} is the link of another hook (number {})", pin.display(), link.hook);
+        return Finding::error(check, text).advice("`svclb uninstall`, then start `svclb agent`");
+    }
+    let Link { cgroup, program, .. } = *link;
+    let Some(folder) = folders.get(&cgroup) else {
+        let text = format!(
+            "it is attached to the cgroup {cgroup}, which no cgroup2 that is mounted here shows"
+        );
+        return Finding::not_looked_at(check, text).advice("run it on the node itself");
+    };
+    let mut text = format!("program {program} on {} (id {cgroup})", folder.display());
+    match inspect::programs(folder, hook, Whose::Own) {
+        Ok(there) if there.contains(&program) => text += ", which the kernel runs there",
+        Ok(there) => {
+            let _ = write!(text, ", but the kernel has there {}", list(&there));
+            return Finding::error(check, text).advice(RESTART);
+        }
+        // The link alone says that it is attached.
+        Err(_) => {}
+    }
+    Finding::ok(check, text)
+}
+
+/// Whether the programs behind the links are svclb's, over the maps that are pinned.
+fn programs(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)]) -> Finding {
+    let check = "programs";
+    let (mut strange, mut seen) = (Vec::new(), 0);
+    for (hook, link) in links {
+        let Ok(Some(Link { program, cgroup: 1.., .. })) = link else { continue };
+        match ours(pins, hook, *program) {
+            Ok(true) => seen += 1,
+            Ok(false) => strange.push(format!("{program} on {}", hook.name)),
+            Err(error) => {
+                return Finding::not_looked_at(
+                    check,
+                    format!("the kernel does not show them: {error}"),
+                )
+                .advice("run it with CAP_SYS_ADMIN, as root on the node has");
+            }
+        }
+    }
+    if !strange.is_empty() {
+        let text = format!("not svclb's over these maps: {}", strange.join(", "));
+        return Finding::error(check, text).advice("an agent puts its own there when it starts");
+    }
+    if seen < links.len() {
+        return Finding::not_looked_at(check, "not every hook has one");
+    }
+    Finding::ok(check, format!("all {seen} behind the links are svclb's, over these maps"))
+}
+
+/// Whether a program is the hook's, and works with the maps that are pinned.
+fn ours(pins: &Pins, hook: &Hook, id: u32) -> io::Result<bool> {
+    let program = inspect::program(id)?;
+    // Every hook reads or writes what sockets dialled.
+    let origins = inspect::map_id(&pins.map("svclb_origins"))?;
+    Ok(program.name == hook.program && program.maps.contains(&origins))
+}
+
+/// Programs of others that run with ours: on the same cgroup, above it, and below it.
+fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)]) -> Finding {
+    let check = "others";
+    let below = cgroups::descendants(cgroup);
+    let (mut found, mut shadowed) = (Vec::new(), Vec::new());
+    for (hook, link) in links {
+        let Ok(Some(Link { program: ours, .. })) = link else { continue };
+        let here = match inspect::programs(cgroup, hook, Whose::Effective) {
+            Ok(here) => here,
+            Err(error) => {
+                return Finding::not_looked_at(check, format!("the kernel does not say: {error}"))
+                    .advice("run it with CAP_NET_ADMIN");
+            }
+        };
+        let strangers: Vec<u32> = here.into_iter().filter(|id| id != ours).collect();
+        if !strangers.is_empty() {
+            found.push(format!("{} has {}", hook.name, named(&strangers)));
+        }
+        for folder in &below {
+            // A cgroup that goes meanwhile has none.
+            let own = inspect::programs(folder, hook, Whose::Own).unwrap_or_default();
+            if own.is_empty() {
+                continue;
+            }
+            found.push(format!("{} of {} has {}", hook.name, folder.display(), named(&own)));
+            let effective = inspect::programs(folder, hook, Whose::Effective);
+            if effective.is_ok_and(|effective| !effective.contains(ours)) {
+                shadowed.push(format!("{} of {}", hook.name, folder.display()));
+            }
+        }
+    }
+    if let Some(first) = shadowed.first() {
+        let text = format!("at {} places ours does not run, such as {first}", shadowed.len());
+        return Finding::error(check, text)
+            .advice("`bpftool cgroup tree` shows whose program forbids others there");
+    }
+    let text = match &found[..] {
+        [] => return Finding::ok(check, "no program of others is on these hooks, here or below"),
+        [first @ .., _] if first.len() < EXAMPLES => found.join("; "),
+        _ => format!("{}; and {} more", found[..EXAMPLES].join("; "), found.len() - EXAMPLES),
+    };
+    Finding::warning(check, text)
+        .advice("they may undo what ours does; `bpftool prog show id N` tells more")
+}
+
+/// Programs by id, and by name where the kernel tells it.
+fn named(ids: &[u32]) -> String {
+    let of = |id: &u32| match inspect::program(*id) {
+        Ok(program) if !program.name.is_empty() => format!("{id} ({})", program.name),
+        _ => id.to_string(),
+    };
+    ids.iter().map(of).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,155 @@
+//! What is installed: the pins, the maps behind them, and the agent that keeps them in step.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use svclb_common::layout::Meta;
+
+use crate::dataplane::pins::Pins;
+use crate::dataplane::{environment, lock, meta};
+
+use super::super::list::is_running;
+use super::Finding;
+
+/// The pins and the maps.
+pub(super) fn findings(pins: &Pins) -> [Finding; 2] {
+    [folders(pins), maps(pins)]
+}
+
+/// Everything below the pins is closed to everybody but root.
+fn folders(pins: &Pins) -> Finding {
+    let root = pins.root();
+    if let Err(error) = environment::check_bpffs(root) {
+        return Finding::error("pins", format!("{error:#}"));
+    }
+    let is_there = root.try_exists();
+    if let Err(error) = &is_there {
+        return Finding::not_looked_at("pins", format!("{} is closed: {error}", root.display()))
+            .advice("run it as root (with sudo)");
+    }
+    if matches!(is_there, Ok(false)) {
+        return Finding::error("pins", format!("nothing is installed in {}", root.display()))
+            .advice("start `svclb agent`, or name its folder by --pins");
+    }
+    match open_to_others(root) {
+        Ok(None) => Finding::ok("pins", format!("{} is on a bpffs, for root only", root.display())),
+        Ok(Some(path)) => {
+            Finding::error("pins", format!("{} is open to others than root", path.display()))
+                .advice("`chmod -R go= ` it, and find out who opened it")
+        }
+        Err(error) => {
+            Finding::not_looked_at("pins", format!("{} cannot be read: {error}", root.display()))
+        }
+    }
+}
+
+/// The first folder at or below this one that others than its owner may use.
+fn open_to_others(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if fs::metadata(&folder)?.permissions().mode() & 0o077 != 0 {
+            return Ok(Some(folder));
+        }
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the maps are those of this program.
+fn maps(pins: &Pins) -> Finding {
+    match pins.is_readable() {
+        Ok(true) => Finding::ok("maps", "every map is there, in the shape that this svclb uses"),
+        Ok(false) => Finding::not_looked_at("maps", "none is installed"),
+        Err(error) => Finding::error("maps", format!("{error:#}")),
+    }
+}
+
+/// Whether an agent runs, and what it has done.
+pub(super) fn agent(pins: &Pins) -> Finding {
+    let check = "agent";
+    let row = meta::read(pins);
+    let last = row.as_ref().map_or(0, |row| row.agent);
+    let held = match lock::is_held(pins) {
+        Ok(held) => held,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Finding::not_looked_at(check, format!("its lock is closed: {error}")),
+    };
+    if !held {
+        let text = match last {
+            0 => "no agent runs".to_owned(),
+            last => format!("no agent runs (the last one was process {last})"),
+        };
+        return Finding::error(check, text).advice(
+            "start `svclb agent`; what an earlier one wrote is served, and nobody renews it",
+        );
+    }
+    let who = match lock::seen_holder(pins).filter(|pid| is_running(*pid)) {
+        Some(pid) => format!("process {pid}"),
+        None => "a process that this pid namespace does not show".to_owned(),
+    };
+    match row {
+        Ok(row) => done(&who, &row),
+        Err(_) => Finding::error(check, format!("{who} runs, and has written nothing yet"))
+            .advice("its log says what it waits for"),
+    }
+}
+
+/// What a running agent has done.
+fn done(who: &str, row: &Meta) -> Finding {
+    let check = "agent";
+    if row.proved == 0 {
+        let text = format!("{who} runs, and has not yet seen a connection of its own translated");
+        return Finding::error(check, text).advice("its log says why");
+    }
+    if row.synced == 0 {
+        let text = format!("{who} runs, and does not know yet what its sources say");
+        return Finding::warning(check, text)
+            .advice("its log says what it waits for; what the maps held before is served");
+    }
+    let text = format!(
+        "{who} runs, has written what its sources say, and saw a connection of its own translated when \
+         it started"
+    );
+    Finding::ok(check, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn an_agent_is_well_when_it_has_heard_and_proved() {
+        let rows =
+            [(1, 1, State::Ok), (0, 1, State::Warning), (1, 0, State::Error), (0, 0, State::Error)];
+        for (synced, proved, expected) in rows {
+            let row = Meta { synced, proved, ..Meta::default() };
+            let finding = done("process 7", &row);
+            assert_eq!(finding.state, expected, "{finding:?}");
+            assert!(finding.found.starts_with("process 7 runs"), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_use_is_found_however_deep_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a/b");
+        fs::create_dir_all(&deep).unwrap();
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(root.path(), 0o700);
+        set(&root.path().join("a"), 0o700);
+        for (mode, expected) in [(0o700, None), (0o710, Some(&deep)), (0o704, Some(&deep))] {
+            set(&deep, mode);
+            assert_eq!(open_to_others(root.path()).unwrap().as_ref(), expected, "{mode:o}");
+        }
+    }
+}

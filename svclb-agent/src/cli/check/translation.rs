@@ -1,0 +1,90 @@
+//! Whether a connect is translated now: a UDP socket is connected to a Service, which sends no packet,
+//! and what the hooks recorded for it is read.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::Result;
+use svclb_common::layout::{LineFlags, Protocol, Scope};
+use svclb_core::table::{Dump, Table as _};
+
+use crate::dataplane::maps::Maps;
+use crate::dataplane::pins::Pins;
+use crate::dataplane::trial::{self, Trial};
+
+use super::Finding;
+
+/// Connects to a Service from inside the cgroup.
+pub(super) fn finding(pins: &Pins, cgroup: Option<&Path>) -> Finding {
+    let check = "translation";
+    let Some(cgroup) = cgroup else {
+        return Finding::not_looked_at(
+            check,
+            "not every hook is attached to one cgroup that is seen",
+        );
+    };
+    let dump = match Maps::read(pins).and_then(|mut maps| Ok(maps.load()?)) {
+        Ok(dump) => dump,
+        Err(error) => return Finding::not_looked_at(check, format!("{error:#}")),
+    };
+    let Some(dialled) = candidate(&dump) else {
+        return Finding::not_looked_at(
+            check,
+            "no Service has a UDP port with backends and without session affinity, which alone can be \
+             dialled without a packet or a trace; the agent's own proof at its start stands above",
+        );
+    };
+    judge(dialled, trial::run(pins, cgroup, dialled))
+}
+
+fn judge(dialled: SocketAddr, tried: Result<Trial>) -> Finding {
+    let check = "translation";
+    match tried {
+        Ok(Trial::Given(given)) => {
+            Finding::ok(check, format!("a UDP socket that dialled {dialled} was given {given}"))
+        }
+        Ok(Trial::LeftAlone(said)) => {
+            let text = format!("a UDP socket that dialled {dialled} was not translated ({said})");
+            Finding::error(check, text)
+                .advice("see the hooks above; `bpftool cgroup tree` shows what else runs there")
+        }
+        Err(error) => Finding::not_looked_at(check, format!("it cannot be tried: {error:#}")),
+    }
+}
+
+/// A frontend that may be dialled: of UDP, for every client, with backends, and one whose service does
+/// not remember its clients.
+fn candidate(dump: &Dump) -> Option<SocketAddr> {
+    let usable = dump.frontends.iter().filter(|(key, row)| {
+        let line = dump.lines.iter().find(|(number, _)| *number == row.line);
+        let has_backends = line.is_some_and(|(_, line)| {
+            line.set.count > 0
+                && line.affinity_seconds == 0
+                && line.flags & LineFlags::EXTERNAL == 0
+        });
+        key.protocol == Protocol::Udp as u8 && key.scope == Scope::Any as u8 && has_backends
+    });
+    // Clusters of one family have IPv4.
+    let keys = usable.map(|(key, _)| SocketAddr::new(key.address.ip(), key.port));
+    keys.min_by_key(|at| (at.is_ipv6(), *at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_was_given_a_backend_shows_translation() {
+        let at: SocketAddr = "10.96.0.10:53".parse().unwrap();
+        let rows = [
+            (Ok(Trial::Given("10.244.0.1:53".parse().unwrap())), State::Ok),
+            (Ok(Trial::LeftAlone("connected".to_owned())), State::Error),
+            (Err(anyhow::anyhow!("read-only")), State::NotLookedAt),
+        ];
+        for (tried, expected) in rows {
+            let finding = judge(at, tried);
+            assert_eq!(finding.state, expected, "{finding:?}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A folder of pinned maps and links, and the labels that tell how the maps are laid out.
+//!
+//! ```text
+//! maps/svclb_index      a map
+//! layouts/svclb_index   its label: a symbolic link to the text of its layout
+//! links/connect4        a hook's link
+//! ```
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::shapes::{MAPS, MapShape};
+use super::sys;
+
+const MAPS_IN: &str = "maps";
+const LAYOUTS_IN: &str = "layouts";
+const LINKS_IN: &str = "links";
+
+/// Pins of one set of maps. Need not exist.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder at this path.
+    pub const fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The pin of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.0.join(MAPS_IN).join(name)
+    }
+
+    /// The pin of a hook's link.
+    pub fn link(&self, hook: &str) -> PathBuf {
+        self.0.join(LINKS_IN).join(hook)
+    }
+
+    /// The folder of the links.
+    pub fn links(&self) -> PathBuf {
+        self.0.join(LINKS_IN)
+    }
+
+    fn label(&self, name: &str) -> PathBuf {
+        self.0.join(LAYOUTS_IN).join(name)
+    }
+
+    /// Makes it, for root only.
+    ///
+    /// # Errors
+    /// When it cannot be made, most often because it is not on bpffs.
+    pub fn make(&self) -> Result<()> {
+        [MAPS_IN, LAYOUTS_IN, LINKS_IN].iter().try_for_each(|folder| make(&self.0.join(folder)))
+    }
+
+    /// Whether any map is pinned here.
+    pub fn has_maps(&self) -> bool {
+        entries(&self.0.join(MAPS_IN)).is_ok_and(|found| !found.is_empty())
+    }
+
+    /// Labels the maps that are pinned here as ours, where that is not done.
+    ///
+    /// # Errors
+    /// When a label cannot be made.
+    pub fn label_all(&self) -> Result<()> {
+        MAPS.iter().filter(|shape| self.map(shape.name).exists()).try_for_each(|shape| {
+            let label = self.label(shape.name);
+            let wanted = shape.layout();
+            if self.layout_of(shape).is_some_and(|found| found == wanted) {
+                return Ok(());
+            }
+            remove_file(&label)?;
+            symlink(wanted, &label).with_context(|| format!("cannot make {}", label.display()))
+        })
+    }
+
+    /// What the label of a map says.
+    fn layout_of(&self, shape: &MapShape) -> Option<String> {
+        let target = fs::read_link(self.label(shape.name)).ok()?;
+        target.into_os_string().into_string().ok()
+    }
+
+    /// Why this map cannot be used by these programs; none when it can.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn misfit(&self, shape: &MapShape) -> Result<Option<String>> {
+        let pin = self.map(shape.name);
+        if !pin.exists() {
+            return Ok(Some(format!("{} is missing", pin.display())));
+        }
+        shape.misfit(&pin, self.layout_of(shape).as_deref())
+    }
+
+    /// Takes a map and its label over from another folder, in the place of what is here.
+    ///
+    /// # Errors
+    /// When a pin cannot be moved.
+    pub fn take_map(&self, name: &str, from: &Self) -> Result<()> {
+        // The label comes first: a map with another's label is made anew, which loses nothing but time,
+        // and never taken for what it is not.
+        rename(&from.label(name), &self.label(name))?;
+        rename(&from.map(name), &self.map(name))
+    }
+
+    /// Takes a link over from another folder.
+    ///
+    /// # Errors
+    /// When its pin cannot be moved.
+    pub fn take_link(&self, hook: &str, from: &Self) -> Result<()> {
+        rename(&from.link(hook), &self.link(hook))
+    }
+
+    /// Removes everything in it and itself, links detached. Says what was removed.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove(&self) -> Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        // Links first: a program without its maps' pins still works, a pin without its program is only
+        // memory.
+        let links = self.links();
+        for path in entries(&links)? {
+            // Not by closing the last reference alone: that is asynchronous on 5.10.
+            let link =
+                sys::open_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            sys::detach_link(link.as_fd())
+                .with_context(|| format!("cannot detach {}", path.display()))?;
+            remove_file(&path)?;
+            removed.push(path);
+        }
+        remove_folder(&links)?;
+        remove_all(&self.0, &mut removed)?;
+        Ok(removed)
+    }
+}
+
+/// Removes a folder with what is in it, and says so of files; labels go without saying.
+fn remove_all(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<()> {
+    for path in entries(folder)? {
+        let kind = fs::symlink_metadata(&path).map(|data| data.file_type());
+        match kind {
+            Ok(kind) if kind.is_dir() => remove_all(&path, removed)?,
+            Ok(kind) => {
+                remove_file(&path)?;
+                if !kind.is_symlink() {
+                    removed.push(path);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+    remove_folder(folder)
+}
+
+/// What is in a folder, in order; nothing, when it is not there.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = || format!("cannot read {}", folder.display());
+    let found = match fs::read_dir(folder) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(cannot),
+    };
+    let paths = found.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>().with_context(cannot)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Makes a folder and those above it, for root only.
+pub(super) fn make(folder: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.with_context(|| format!("cannot make {}; is it on a mounted bpffs?", folder.display()))
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    gone(fs::remove_file(path)).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+pub(super) fn remove_folder(path: &Path) -> Result<()> {
+    gone(fs::remove_dir(path)).with_context(|| format!("cannot remove {}", path.display()))
+}
+
+/// Moves a pin or a label, in the place of what is there; none that is not there.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    gone(fs::rename(from, to))
+        .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
+}
+
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

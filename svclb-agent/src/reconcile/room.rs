@@ -1,0 +1,136 @@
+//! When maps of other sizes are made, and how large.
+
+use std::io;
+
+use anyhow::{Error, Result, ensure};
+use svclb_core::plan::Why;
+use svclb_core::size::{Sizes, sizes};
+use tokio::time::{Duration, Instant};
+
+use super::Retry;
+
+/// The first and the longest wait before maps that could not be made are tried again.
+const LATER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Sizes as the command line says them, where it does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizing {
+    /// Lines of the index, a power of two.
+    pub index_lines: Option<u32>,
+    /// Slots.
+    pub slots: Option<u32>,
+    /// Places of the origins, a power of two.
+    pub origins: Option<u32>,
+}
+
+impl Sizing {
+    /// How large maps are made for so many frontends and backends.
+    pub fn of(&self, (frontends, backends): (usize, usize)) -> Sizes {
+        let wanted = sizes(frontends, backends);
+        Sizes {
+            index_lines: self.index_lines.unwrap_or(wanted.index_lines),
+            slots: self.slots.unwrap_or(wanted.slots),
+            origins: self.origins.unwrap_or(wanted.origins),
+            ..wanted
+        }
+    }
+}
+
+/// Whether other maps are due.
+#[derive(Debug)]
+pub(super) struct Room {
+    sizing: Sizing,
+    /// Since all is known it was not looked whether most of the maps is wasted.
+    waste_is_unknown: bool,
+    later: Option<Retry>,
+    /// Why the last ones could not be made, as the operator was told.
+    told: Option<String>,
+}
+
+impl Room {
+    pub(super) const fn new(sizing: Sizing) -> Self {
+        Self { sizing, waste_is_unknown: false, later: None, told: None }
+    }
+
+    /// All is known: maps may turn out to be far too large.
+    pub(super) const fn look_for_waste(&mut self) {
+        self.waste_is_unknown = true;
+    }
+
+    /// The sizes that maps should have instead of these.
+    pub(super) fn wanted(
+        &mut self,
+        now: Sizes,
+        counts: (usize, usize),
+        lacking: impl Iterator<Item = Why>,
+    ) -> Option<Sizes> {
+        let mut lacking = lacking.peekable();
+        if lacking.peek().is_some() {
+            return self.larger(now, counts, lacking);
+        }
+        if self.waits() {
+            return None;
+        }
+        self.later = None;
+        let look = std::mem::take(&mut self.waste_is_unknown);
+        let wanted = look.then(|| now.smaller(self.sizing.of(counts)))?;
+        // Were it to fail, it would be tried again.
+        self.waste_is_unknown = wanted.is_some();
+        wanted
+    }
+
+    /// Whether larger maps are about to be made for what these services lack.
+    pub(super) fn grows(
+        &self,
+        now: Sizes,
+        counts: (usize, usize),
+        lacking: impl Iterator<Item = Why>,
+    ) -> bool {
+        self.larger(now, counts, lacking).is_some()
+    }
+
+    fn larger(
+        &self,
+        now: Sizes,
+        (frontends, backends): (usize, usize),
+        lacking: impl Iterator<Item = Why>,
+    ) -> Option<Sizes> {
+        if self.waits() { None } else { now.larger(sizes(frontends, backends), lacking) }
+    }
+
+    fn waits(&self) -> bool {
+        self.later.is_some_and(|later| Instant::now() < later.at)
+    }
+
+    /// When it is tried again.
+    pub(super) const fn later(&self) -> Option<Retry> {
+        self.later
+    }
+
+    /// Maps of other sizes are in use.
+    pub(super) fn done(&mut self) {
+        self.later = None;
+        self.waste_is_unknown = false;
+        self.told = None;
+    }
+
+    /// They could not be made. Gives what is to be told, where that is not what was told last.
+    pub(super) fn failed(&mut self, why: &Error) -> Option<String> {
+        let wait = self.later.map_or(LATER.0, |later| (later.wait * 2).min(LATER.1));
+        self.later = Some(Retry { wait, at: Instant::now() + wait });
+        let why = format!("{why:#}");
+        (self.told.as_ref() != Some(&why)).then(|| self.told.insert(why).clone())
+    }
+}
+
+/// A seed for the index's hash, that nobody can know who may name addresses.
+///
+/// # Errors
+/// When the kernel has none.
+pub fn random_seed() -> Result<u64> {
+    let mut seed = [0_u8; 8];
+    // SAFETY: the buffer is as long as said.
+    let got = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
+    ensure!(got == 8, "cannot get a random seed: {}", io::Error::last_os_error());
+    Ok(u64::from_ne_bytes(seed))
+}
