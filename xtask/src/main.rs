@@ -8,6 +8,7 @@ mod cluster;
 mod counts;
 mod demo;
 mod environment;
+mod fuzz;
 mod image;
 mod licences;
 mod provider;
@@ -15,6 +16,7 @@ mod run;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +48,9 @@ enum Task {
         /// KUBEBUILDER_ASSETS has in the same version is taken from there.
         #[arg(long)]
         cluster: bool,
+        /// Also install what `vm` needs: QEMU, a cross compiler
+        #[arg(long)]
+        vm: bool,
     },
     /// Show svclb at work on this machine; with ARGS, run `svclb agent ARGS`
     ///
@@ -59,14 +64,51 @@ enum Task {
     },
     /// Run every test that this machine can run, also on its kernel
     ///
+    /// With --vm also the quick ones of `vm`, in guests beside the others.
     /// Ends with a line `N passed, N failed`. Builds as you and asks for sudo to run if not root.
     #[command(override_usage = "cargo xtask test [FILTER] [-- ARGS]...")]
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
+        /// Also in guests with other kernels
+        #[arg(long, conflicts_with = "filter")]
+        vm: bool,
         /// Arguments of each test binary, such as `--nocapture`
         #[arg(last = true)]
         args: Vec<String>,
+    },
+    /// Run the tests of the datapath on other kernels, in guests of QEMU (docs/kernels.md)
+    ///
+    /// Fetches the kernels first, as packages by apt, into the user's cache. Without FILTER and
+    /// --kernels, what passed becomes docs/kernels.json and the README's table.
+    Vm {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+        /// Only these [default: 5.10,6.1,6.12,newest,6.12-arm64]
+        #[arg(long, value_delimiter = ',', value_name = "KERNEL", value_parser = vm::kernel::named)]
+        kernels: Vec<&'static vm::kernel::Series>,
+        /// Look for newer packages of the kernels
+        #[arg(long)]
+        update: bool,
+    },
+    /// Run the fuzz targets on random input: objects in files, objects of an API server, the maps
+    ///
+    /// docs/fuzzing.md tells more. Tests run each for a minute.
+    Fuzz {
+        /// Only this one: yaml, objects or translate
+        target: Option<String>,
+        /// How long each runs [default: 60]
+        #[arg(long, value_name = "N")]
+        seconds: Option<u64>,
+        /// Run the target on this file alone
+        #[arg(long, value_name = "FILE", requires = "target")]
+        input: Option<PathBuf>,
+    },
+    /// Let Services change, agents die and maps fail for a while, and check every client's answer
+    Soak {
+        /// How long
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        minutes: u64,
     },
     /// Compare svclb with the real kube-proxy in random worlds (docs/oracle.md)
     Oracle {
@@ -109,8 +151,14 @@ enum Task {
     },
 }
 
-fn set_up_cluster() -> anyhow::Result<()> {
+fn set_up(cluster: bool, vm: bool) -> anyhow::Result<()> {
     setup::ensure(setup::Need::All)?;
+    if vm {
+        setup::ensure(setup::Need::Vm)?;
+    }
+    if !cluster {
+        return Ok(());
+    }
     let folders = cluster::ensure()?;
     shell::print(&format!("{}={}", cluster::VARIABLE, folders.display()));
     Ok(())
@@ -118,11 +166,15 @@ fn set_up_cluster() -> anyhow::Result<()> {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Setup { cluster: false } => setup::ensure(setup::Need::All),
-        Task::Setup { cluster: true } => set_up_cluster(),
+        Task::Setup { cluster, vm } => set_up(cluster, vm),
         Task::Run { args } => run::run(&args),
-        Task::Test { filter, args } => test::run(filter.as_deref(), &args),
+        Task::Test { filter, vm, args } => test::run(filter.as_deref(), vm, &args),
+        Task::Soak { minutes } => test::soak(minutes),
+        Task::Fuzz { target, seconds, input } => {
+            fuzz::run(target.as_deref(), seconds, input.as_deref())
+        }
         Task::Oracle { worlds, seed } => test::oracle(worlds, seed),
+        Task::Vm { filter, kernels, update } => vm::run(&kernels, filter.as_deref(), update),
         Task::Image { output, arch } => image::run(output.as_deref(), arch),
         Task::Check { bless } => check::run(bless),
         Task::Demo { svclb } => demo::run(&svclb),

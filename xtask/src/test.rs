@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use crate::counts::Counts;
-use crate::{cluster, environment, image, run, setup, shell};
+use crate::{cluster, environment, fuzz, image, run, setup, shell, vm};
 
 /// Crates whose tests use the kernel as root. They come last: what fails before is easier to read.
 const PRIVILEGED: [&str; 2] = ["svclb-agent", "svclb-tests"];
 /// Order of the other crates: what is built upon comes first.
-const ORDER: [&str; 3] = ["svclb-common", "svclb-core", "xtask"];
+const ORDER: [&str; 4] = ["svclb-common", "svclb-core", "svclb-objects", "xtask"];
 /// All crates that are built for the host.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "svclb-ebpf"];
 /// Binaries of `svclb-tests` that start a real cluster, by the beginnings of their names.
@@ -52,19 +52,34 @@ pub(crate) fn oracle(worlds: Option<u64>, seed: Option<u64>) -> anyhow::Result<(
     let said = |name, number: Option<u64>| Some((name, OsString::from(number?.to_string())));
     let variables = [said("SVCLB_ORACLE_WORLDS", worlds), said("SVCLB_ORACLE_SEED", seed)];
     let variables: Vec<_> = variables.into_iter().flatten().collect();
-    run_with(Some(ORACLE), &["--nocapture".to_owned()], &variables)
+    run_with(Some(ORACLE), false, &["--nocapture".to_owned()], &variables)
 }
 
-/// Runs the tests whose name contains `filter`, with `args` for each runner.
+/// The test in which everything happens at once.
+const SOAK: &str = "nothing_breaks_and_nothing_grows";
+
+/// Runs it for so many minutes.
+///
+/// # Errors
+/// As [`run()`].
+pub(crate) fn soak(minutes: u64) -> anyhow::Result<()> {
+    let seconds = OsString::from(minutes.saturating_mul(60).to_string());
+    let variables = [("SVCLB_SOAK_SECONDS", seconds)];
+    run_with(Some(SOAK), false, &["--nocapture".to_owned()], &variables)
+}
+
+/// Runs the tests whose name contains `filter`, with `args` for each runner; with `vm` also the quick
+/// ones in guests with other kernels.
 ///
 /// # Errors
 /// A test fails, none matches, or the machine lacks something: the error says what to do.
-pub(crate) fn run(filter: Option<&str>, args: &[String]) -> anyhow::Result<()> {
-    run_with(filter, args, &[])
+pub(crate) fn run(filter: Option<&str>, vm: bool, args: &[String]) -> anyhow::Result<()> {
+    run_with(filter, vm, args, &[])
 }
 
 fn run_with(
     filter: Option<&str>,
+    with_guests: bool,
     args: &[String],
     variables: &[(&str, OsString)],
 ) -> anyhow::Result<()> {
@@ -87,6 +102,9 @@ fn run_with(
         false => OsString::new(),
     };
 
+    let fuzzing = fuzz::start(filter)?;
+    // The last that is built: guests run beside all that follows.
+    let guests = with_guests.then(vm::beside).transpose()?;
     let mut total = Counts::default();
     for (binary, needs_root) in unprivileged
         .iter()
@@ -105,6 +123,10 @@ fn run_with(
     let mut documentation = shell::cargo(["test", "--doc", "--quiet", "--locked"]);
     documentation.args(HOST).arg("--no-fail-fast").arg("--").args(filter);
     total.add(counted(documentation)?);
+    total.add(fuzzing.finish());
+    if let Some(guests) = guests {
+        total.add(guests.finish()?);
+    }
 
     if total.ignored > 0 {
         shell::print(&format!("{} marked `#[ignore]` did not run", total.ignored));

@@ -66,7 +66,7 @@ fn build(module: &Pinned, programs: &[&Program], folder: &Path) -> anyhow::Resul
 }
 
 /// Makes a folder, and holds it against other runs until the file is closed.
-fn lock(folder: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join(".lock");
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -78,7 +78,7 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
 }
 
 /// The user's cache of this project.
-fn cache() -> anyhow::Result<PathBuf> {
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = named.filter(|path| path.is_absolute()).or_else(home);

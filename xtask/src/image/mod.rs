@@ -30,7 +30,8 @@ pub(crate) enum Arch {
 }
 
 impl Arch {
-    fn host() -> anyhow::Result<Self> {
+    /// This machine's.
+    pub(crate) fn host() -> anyhow::Result<Self> {
         match std::env::consts::ARCH {
             "x86_64" => Ok(Self::Amd64),
             "aarch64" => Ok(Self::Arm64),
@@ -38,14 +39,16 @@ impl Arch {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// Its name in images, and Debian's.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
         }
     }
 
-    fn target(self) -> &'static str {
+    /// Its name as the compiler's target.
+    pub(crate) fn target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
             Self::Arm64 => "aarch64-unknown-linux-gnu",
@@ -84,11 +87,19 @@ pub(crate) fn for_tests() -> anyhow::Result<PathBuf> {
     build(None, Arch::host()?)
 }
 
+/// The program of the image alone, built with these variables for cargo too.
+///
+/// # Errors
+/// As [`run()`].
+pub(crate) fn program_for(arch: Arch, variables: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
+    program(&target_directory()?.join(FOLDER), arch, variables)
+}
+
 fn build(output: Option<&Path>, arch: Arch) -> anyhow::Result<PathBuf> {
     let start = Instant::now();
     let folder = target_directory()?.join(FOLDER);
     shell::say(&format!("building svclb for an image ({})", arch.name()));
-    let program = program(&folder, arch)?;
+    let program = program(&folder, arch, &[])?;
     let version = env!("CARGO_PKG_VERSION");
     let mut files = vec![layer::Entry::program("svclb", read(&program)?)];
     for name in LICENCES {
@@ -118,7 +129,11 @@ fn build(output: Option<&Path>, arch: Arch) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn target_directory() -> anyhow::Result<PathBuf> {
+/// Where cargo builds.
+///
+/// # Errors
+/// cargo does not say.
+pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
     let mut command = MetadataCommand::new();
     let metadata = command.current_dir(shell::root()).no_deps().exec()?;
     Ok(metadata.target_directory.into())
@@ -129,7 +144,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Builds the program so that it needs no other file.
-fn program(folder: &Path, arch: Arch) -> anyhow::Result<PathBuf> {
+fn program(folder: &Path, arch: Arch, more: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
     let target = arch.target();
     let folder = folder.to_str().context("the target folder's name is not UTF-8")?;
     let paths = paths::Renamed::find(folder)?;
@@ -138,6 +153,7 @@ fn program(folder: &Path, arch: Arch) -> anyhow::Result<PathBuf> {
     let flags = [paths.flags(), vec!["-Ctarget-feature=+crt-static".to_owned()]].concat();
     let (flags, kernel) = (flags.join(paths::SEPARATOR), paths.kernel_flags());
     let variables = [(paths::FLAGS, &flags[..]), (paths::KERNEL_FLAGS, &kernel[..])];
+    let variables = [&variables[..], more].concat();
     let arguments = [
         "--release",
         "--package",

@@ -30,6 +30,8 @@ pub(crate) enum Need {
     All,
     /// To run the tests with a real cluster.
     Cluster,
+    /// To run tests in guests with other kernels.
+    Vm,
 }
 
 /// Installs what is missing.
@@ -59,6 +61,22 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     Apt::new().install(packages)
 }
 
+/// Brings the standard library for a target.
+///
+/// # Errors
+/// rustup cannot.
+pub(crate) fn ensure_target(target: &str) -> anyhow::Result<()> {
+    let mut print = shell::command("rustc");
+    print.args(["--print", "target-libdir", "--target", target]);
+    let folder = print.output().with_context(|| shell::cannot_start(&print))?;
+    if Path::new(String::from_utf8_lossy(&folder.stdout).trim()).is_dir() {
+        return Ok(());
+    }
+    let mut add = shell::command("rustup");
+    add.args(["target", "add", target]);
+    shell::quietly(&format!("adding {target} to the Rust toolchain"), add)
+}
+
 /// What a machine lacks.
 struct Missing {
     packages: Vec<&'static Package>,
@@ -73,6 +91,7 @@ impl Missing {
             Use::Always => true,
             Use::Linker => false,
             Use::Cluster => need == Need::Cluster,
+            Use::Vm => need == Need::Vm,
         };
         let packages = packages::ALL.iter().filter(is_wanted);
         Ok(Self {

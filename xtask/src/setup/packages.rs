@@ -11,6 +11,8 @@ pub(crate) enum Use {
     Linker,
     /// Only the tests with a real cluster.
     Cluster,
+    /// Only the tests in guests with other kernels.
+    Vm,
 }
 
 /// A Debian package.
@@ -37,6 +39,10 @@ const fn cluster(name: &'static str, program: &'static str, why: &'static str) -
     Package { name, program, why, used_by: Use::Cluster }
 }
 
+const fn vm(name: &'static str, program: &'static str, why: &'static str) -> Package {
+    Package { name, program, why, used_by: Use::Vm }
+}
+
 const fn always(name: &'static str, program: &'static str, why: &'static str) -> Package {
     Package { name, program, why, used_by: Use::Always }
 }
@@ -54,6 +60,16 @@ pub(crate) const ALL: &[Package] = &[
         "nft",
         "kube-proxy, which the cluster tests compare with, writes rules by it",
     ),
+    vm("qemu-system-x86", "qemu-system-x86_64", "the guests with other kernels"),
+    vm("qemu-system-arm", "qemu-system-aarch64", "the guest of another architecture"),
+    vm("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "links programs for that architecture"),
+    vm(
+        "libc6-dev-arm64-cross",
+        "/usr/aarch64-linux-gnu/lib/libc.a",
+        "the C library that they are linked with",
+    ),
+    vm("xz-utils", "xz", "opens a kernel's modules"),
+    vm("binutils", "strip", "makes programs for the guests smaller"),
     Package {
         name: "g++",
         program: "g++",

@@ -1,0 +1,159 @@
+//! What a guest's console says (tests/src/bin/guest.rs), and what came of the guest.
+
+use crate::counts::Counts;
+
+/// Begins what the first process says.
+const OURS: &str = "svclb-guest: ";
+/// The kernel's last words.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// What was read so far.
+#[derive(Default, Debug)]
+pub(super) struct Console {
+    /// The kernel's release.
+    pub(super) release: String,
+    /// What the tests took the kernel to have.
+    pub(super) features: Vec<(String, bool)>,
+    /// Tests that came to an end.
+    pub(super) counts: Counts,
+    /// Binaries that ran: name, seconds.
+    pub(super) binaries: Vec<(String, u64)>,
+    /// Names of tests that failed, and of binaries that ended badly.
+    pub(super) failures: Vec<String>,
+    /// The binary that runs, and how many of its tests failed.
+    running: Option<(String, u64)>,
+    is_done: bool,
+    panic: Option<String>,
+}
+
+/// How a guest ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// It ran all tests; what they said counts.
+    Whole,
+    /// The kernel or the emulator did not last so long: why.
+    Broken(String),
+}
+
+impl Console {
+    /// Reads a line.
+    pub(super) fn line(&mut self, line: &str) {
+        let line = line.trim_end_matches('\r');
+        // The kernel may have left something at the line's beginning.
+        if let Some((_, said)) = line.split_once(OURS) {
+            self.said(said);
+        } else if let Some(counts) = Counts::parse(line) {
+            self.counts.add(counts);
+            if let Some((_, failed)) = &mut self.running {
+                *failed += counts.failed;
+            }
+        } else if line.contains(PANIC) {
+            self.panic = Some(line.trim().to_owned());
+        } else if let Some(test) = failed_test(line) {
+            let binary = self.running.as_ref().map_or("", |(name, _)| name);
+            self.failures.push(format!("{binary}: {test}"));
+        }
+    }
+
+    fn said(&mut self, said: &str) {
+        let words: Vec<&str> = said.split(' ').collect();
+        match words[..] {
+            ["kernel", release] => release.clone_into(&mut self.release),
+            ["feature", name, answer] => self.features.push((name.to_owned(), answer == "yes")),
+            ["begin", name] => self.running = Some((name.to_owned(), 0)),
+            ["end", name, seconds, ref how @ ..] => {
+                let failed = self.running.take().map_or(0, |(_, failed)| failed);
+                if how.first() != Some(&"well") && failed == 0 {
+                    self.counts.failed += 1;
+                    self.failures.push(format!("{name} ended {}", how.join(" ")));
+                }
+                self.binaries.push((name.to_owned(), seconds.parse().unwrap_or(0)));
+            }
+            ["done"] => self.is_done = true,
+            _ => {}
+        }
+    }
+
+    /// How it ended, once there is no more to read. `stopped` says why nobody waited any longer.
+    pub(super) fn end(&self, stopped: Option<&str>) -> End {
+        if self.is_done {
+            return End::Whole;
+        }
+        let at = match &self.running {
+            Some((name, _)) => format!("in {name}"),
+            None if self.release.is_empty() => "at its boot".to_owned(),
+            None => "between two test binaries".to_owned(),
+        };
+        let why = match (&self.panic, stopped) {
+            (Some(panic), _) => panic.clone(),
+            (None, Some(stopped)) => stopped.to_owned(),
+            (None, None) => "it was switched off".to_owned(),
+        };
+        End::Broken(format!("{why}, {at}"))
+    }
+}
+
+/// The name in the runner's line about a failed test.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESULT: &str = "0 ignored; 0 measured; 0 filtered out; finished in 1.00s";
+
+    fn read(lines: &[&str]) -> Console {
+        let mut console = Console::default();
+        lines.iter().for_each(|line| console.line(line));
+        console
+    }
+
+    #[test]
+    fn a_whole_run_is_counted() {
+        let ok = format!("test result: ok. 3 passed; 0 failed; {RESULT}\r");
+        let failed = format!("test result: FAILED. 1 passed; 2 failed; {RESULT}\r");
+        let console = read(&[
+            "svclb-guest: kernel 5.10.0-46-cloud-amd64\r",
+            "svclb-guest: feature set_retval no\r",
+            "svclb-guest: begin tcp\r",
+            &ok,
+            "svclb-guest: end tcp 12 well\r",
+            "[    9.1] something svclb-guest: begin udp\r",
+            "test it_works ... FAILED",
+            &failed,
+            "svclb-guest: end udp 7 badly: exit status: 101\r",
+            "svclb-guest: begin agent\r",
+            "svclb-guest: end agent 300 badly: stopped after 300s\r",
+            "svclb-guest: done\r",
+        ]);
+        assert_eq!(console.end(None), End::Whole);
+        assert_eq!(console.counts, Counts { passed: 4, failed: 3, ignored: 0 });
+        assert_eq!(console.release, "5.10.0-46-cloud-amd64");
+        assert_eq!(console.features, [("set_retval".to_owned(), false)]);
+        assert_eq!(console.failures, ["udp: it_works", "agent ended badly: stopped after 300s"]);
+        let seconds: Vec<u64> = console.binaries.iter().map(|(_, seconds)| *seconds).collect();
+        assert_eq!(seconds, [12, 7, 300]);
+    }
+
+    #[test]
+    fn a_machine_that_breaks_is_told_apart_from_a_test_that_fails() {
+        let begun = ["svclb-guest: kernel 6.1.0", "svclb-guest: begin tcp"];
+        let panic = "[    3.2] Kernel panic - not syncing: Fatal exception";
+        let rows: [(&str, &[&str], Option<&str>, &str); 4] = [
+            ("no boot", &[], Some("no word for 60s"), "no word for 60s, at its boot"),
+            (
+                "panic",
+                &[begun[0], begun[1], panic],
+                None,
+                "[    3.2] Kernel panic - not syncing: Fatal exception, in tcp",
+            ),
+            ("gone", &begun, None, "it was switched off, in tcp"),
+            ("hangs", &begun, Some("no word for 60s"), "no word for 60s, in tcp"),
+        ];
+        for (row, lines, stopped, expected) in rows {
+            assert_eq!(read(lines).end(stopped), End::Broken(expected.to_owned()), "{row}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! `cargo xtask vm`: the tests of the datapath on other kernels than this machine's, and on another
+//! architecture, in guests of QEMU. docs/kernels.md tells what is tested and how.
+
+mod console;
+mod initramfs;
+pub(crate) mod kernel;
+mod programs;
+mod qemu;
+pub(crate) mod record;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+
+use crate::counts::Counts;
+use crate::image::{self, Arch};
+use crate::{setup, shell};
+use console::{Console, End};
+use kernel::{Kernel, Series};
+use programs::Programs;
+use qemu::Guest;
+
+/// Test binaries that do not run in guests, by the beginnings of their names, and why.
+const LEFT_OUT: [(&str, &str); 12] = [
+    ("cluster", "starts a real cluster, whose programs ask for much more of a machine"),
+    ("control_plane", "the same"),
+    ("kube", "the same"),
+    ("manifests", "the same"),
+    ("oracle", "the same, and compares decisions that are made before the kernel"),
+    ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
+    ("image", "about a file, not a kernel"),
+    ("svclb_tests", "the harness's own tests"),
+    ("svclb_common", "runs only where another architecture may lay out memory differently"),
+    ("soak", "load for minutes"),
+    ("growth", "load: 100,000 frontends"),
+    ("kills", "500 kills under load"),
+];
+/// Those that run in guests also beside all other tests.
+const QUICK: [&str; 8] =
+    ["affinity", "agent", "names", "node_ports", "origins", "refusal", "tcp", "udp"];
+/// Tests of those binaries that do not run in guests, and why.
+const SKIPPED: [(&str, &str); 3] = [
+    ("a_hundred_thousand_connections_spread_evenly", "load"),
+    ("two_hundred_thousand_sockets_leave_nothing", "load"),
+    ("histories", "of svclb-common: thousands of random histories, minutes in an emulator"),
+];
+/// Those that run on an architecture that is emulated from another, where guests are the slowest.
+const FOREIGN: [&str; 4] = ["names", "refusal", "svclb_common", "tcp"];
+/// Parts of the names of their tests that run there beside all other tests.
+const FOREIGN_QUICK: [&str; 4] =
+    ["layout", "a_cluster_ip_is_answered_by", "every_way_of_connecting", "a_refused_socket"];
+/// How often a guest is booted if the machine breaks.
+const BOOTS: usize = 2;
+
+/// Which test binaries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Set {
+    Quick,
+    All,
+}
+
+impl Set {
+    fn has(self, arch: Arch, name: &str) -> bool {
+        let is_left_out = LEFT_OUT.iter().any(|(start, _)| name.starts_with(start));
+        match self {
+            _ if is_foreign(arch) => FOREIGN.contains(&name),
+            Self::Quick => QUICK.contains(&name),
+            Self::All => !is_left_out,
+        }
+    }
+}
+
+/// Whether an architecture is emulated from another.
+fn is_foreign(arch: Arch) -> bool {
+    Arch::host().is_ok_and(|host| host != arch)
+}
+
+/// A guest that is ready to boot.
+struct Ready {
+    series: &'static Series,
+    kernel: Kernel,
+    archive: PathBuf,
+    log: PathBuf,
+}
+
+/// What came of a guest.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// The series.
+    series: &'static Series,
+    /// Version of the kernel's package.
+    version: String,
+    /// What it said.
+    console: Console,
+    /// Why a boot broke, for each that did.
+    broken: Vec<String>,
+    /// Whether the last one came to its end.
+    is_whole: bool,
+    seconds: String,
+    log: PathBuf,
+}
+
+/// Runs the tests whose name contains `filter` on these kernels (all, if none is named), fetched anew
+/// if `update`. A whole run in which all passed is recorded.
+///
+/// # Errors
+/// A test fails, a guest breaks twice, or the machine lacks something: the error says what to do.
+pub(crate) fn run(
+    kernels: &[&'static Series],
+    filter: Option<&str>,
+    update: bool,
+) -> anyhow::Result<()> {
+    let all: Vec<&'static Series> = kernel::ALL.iter().collect();
+    let kernels = if kernels.is_empty() { &all } else { kernels };
+    let ready = prepare(kernels, Set::All, filter, update)?;
+    let reports = boot(ready, 2, false)?;
+    let total = show(&reports);
+    shell::print(&total.to_string());
+    if total.failed > 0 {
+        bail!("{} failed, see above", total.failed);
+    }
+    if total.passed == 0 {
+        bail!("no test's name contains {:?}", filter.unwrap_or_default());
+    }
+    if filter.is_none() {
+        record::write(&reports)?;
+    }
+    Ok(())
+}
+
+/// Guests that run beside something else.
+pub(crate) struct Beside(JoinHandle<anyhow::Result<Vec<Report>>>);
+
+/// Starts a guest of each kernel with the quick tests, one after the other.
+///
+/// # Errors
+/// Something cannot be built or fetched.
+pub(crate) fn beside() -> anyhow::Result<Beside> {
+    let kernels: Vec<&'static Series> = kernel::ALL.iter().collect();
+    let ready = prepare(&kernels, Set::Quick, None, false)?;
+    Ok(Beside(thread::spawn(move || boot(ready, 1, true))))
+}
+
+impl Beside {
+    /// Waits for them, shows what came of them, and compares it with the record.
+    ///
+    /// # Errors
+    /// A guest cannot be started, or the record says otherwise.
+    pub(crate) fn finish(self) -> anyhow::Result<Counts> {
+        shell::say("guests with other kernels");
+        let reports =
+            self.0.join().map_err(|_| anyhow::anyhow!("the guests' thread panicked"))??;
+        let mut total = show(&reports);
+        if total.failed == 0
+            && let Err(error) = record::compare(&reports)
+        {
+            eprintln!("{error:#}");
+            total.failed += 1;
+        }
+        Ok(total)
+    }
+}
+
+fn prepare(
+    kernels: &[&'static Series],
+    set: Set,
+    filter: Option<&str>,
+    update: bool,
+) -> anyhow::Result<Vec<Ready>> {
+    setup::ensure(setup::Need::Vm)?;
+    for arch in [Arch::Amd64, Arch::Arm64] {
+        if is_foreign(arch) && kernels.iter().any(|series| series.arch == arch) {
+            setup::ensure_target(arch.target())?;
+        }
+    }
+    let folder = image::target_directory()?.join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut ready = Vec::new();
+    for arch in [Arch::Amd64, Arch::Arm64] {
+        let kernels: Vec<_> = kernels.iter().filter(|series| series.arch == arch).collect();
+        if kernels.is_empty() {
+            continue;
+        }
+        let mut arguments: Vec<&str> = filter.into_iter().collect();
+        if set == Set::Quick && is_foreign(arch) {
+            arguments.extend(FOREIGN_QUICK);
+        }
+        arguments.extend(SKIPPED.iter().flat_map(|(test, _)| ["--skip", test]));
+        let programs = Programs::build(arch, |name| set.has(arch, name))?;
+        for series in kernels {
+            let kernel = kernel::find(series, update)?;
+            let file = |end: &str| folder.join(format!("{}.{end}", series.name));
+            let (archive, log) = (file("cpio"), file("log"));
+            programs.pack(&kernel, &arguments, &archive)?;
+            ready.push(Ready { series, kernel, archive, log });
+        }
+    }
+    Ok(ready)
+}
+
+/// Boots all, so many at a time.
+fn boot(ready: Vec<Ready>, at_a_time: usize, is_beside: bool) -> anyhow::Result<Vec<Report>> {
+    let places: Vec<&str> = kernel::ALL.iter().map(|series| series.name).collect();
+    let queue = Mutex::new(VecDeque::from(ready));
+    let next = || queue.lock().ok()?.pop_front();
+    let mut reports = thread::scope(|scope| {
+        let work = || {
+            let mut reports = Vec::new();
+            while let Some(ready) = next() {
+                reports.push(ready.run(is_beside)?);
+            }
+            Ok::<_, anyhow::Error>(reports)
+        };
+        let threads: Vec<_> = (0..at_a_time).map(|_| scope.spawn(work)).collect();
+        let mut all = Vec::new();
+        for thread in threads {
+            all.extend(thread.join().map_err(|_| anyhow::anyhow!("a guest's thread panicked"))??);
+        }
+        Ok::<_, anyhow::Error>(all)
+    })?;
+    reports.sort_by_key(|report| places.iter().position(|name| *name == report.series.name));
+    Ok(reports)
+}
+
+impl Ready {
+    fn run(self, is_beside: bool) -> anyhow::Result<Report> {
+        let start = Instant::now();
+        let version = self.kernel.version()?;
+        let image = self.kernel.image();
+        let mut broken = Vec::new();
+        loop {
+            let (arch, archive, log) = (self.series.arch, &self.archive, self.log.clone());
+            let (console, end) = Guest { arch, image: &image, archive, is_beside, log }.run()?;
+            let is_whole = end == End::Whole;
+            if let End::Broken(why) = end {
+                keep(&self.log, broken.len());
+                broken.push(why);
+            }
+            if is_whole || broken.len() == BOOTS {
+                // An archive is large, and soon made anew.
+                let _ = fs::remove_file(&self.archive);
+                let report = Report {
+                    series: self.series,
+                    version,
+                    console,
+                    broken,
+                    is_whole,
+                    seconds: shell::seconds(start),
+                    log: self.log,
+                };
+                shell::say(&report.line());
+                return Ok(report);
+            }
+        }
+    }
+}
+
+/// Keeps the console of a guest that broke: the next one writes its own.
+fn keep(log: &Path, number: usize) {
+    // What is lost is only something to look at.
+    let _ = fs::copy(log, log.with_extension(format!("broken-{number}.log")));
+}
+
+impl Report {
+    fn counts(&self) -> Counts {
+        let mut counts = self.console.counts;
+        if !self.is_whole {
+            counts.failed += 1;
+        }
+        counts
+    }
+
+    fn line(&self) -> String {
+        let retried = match self.broken.len() {
+            0 => String::new(),
+            times => format!(", the machine broke {times} times"),
+        };
+        format!(
+            "kernel {} ({}): {}{retried}, {}",
+            self.series.name,
+            self.version,
+            self.counts(),
+            self.seconds
+        )
+    }
+}
+
+/// Shows what came of guests, and adds it up.
+fn show(reports: &[Report]) -> Counts {
+    let mut total = Counts::default();
+    for report in reports {
+        total.add(report.counts());
+        shell::print(&report.line());
+        for why in &report.broken {
+            shell::print(&format!("  a boot broke: {why}"));
+        }
+        for failure in &report.console.failures {
+            shell::print(&format!("  failed: {failure}"));
+        }
+        if report.counts().failed > 0 {
+            shell::print(&format!("  its console: {}", report.log.display()));
+        }
+    }
+    let broken: usize = reports.iter().map(|report| report.broken.len()).sum();
+    if broken > 0 {
+        shell::print(&format!("{broken} boots broke (the emulator or the kernel, not a test)"));
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_and_clusters_stay_out_of_guests() {
+        let host = Arch::host().unwrap();
+        let rows = [
+            ("tcp", true, true),
+            ("churn", true, false),
+            ("kube", false, false),
+            ("oracle", false, false),
+        ];
+        for (name, all, quick) in rows {
+            assert_eq!(Set::All.has(host, name), all, "{name}");
+            assert_eq!(Set::Quick.has(host, name), quick, "{name}");
+        }
+    }
+}

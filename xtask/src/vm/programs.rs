@@ -1,0 +1,112 @@
+//! What runs in a guest: test binaries, the first process, and the program `svclb`. Those for this
+//! machine's architecture are the ones that `cargo xtask test` runs; for another one they are built
+//! static, by a cross compiler.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+
+use super::initramfs::Archive;
+use super::kernel::Kernel;
+use crate::image::{self, Arch};
+use crate::{run, shell};
+
+/// The crate with the tests on the kernel, and its first process of a guest.
+const TESTS: &str = "svclb-tests";
+const GUEST: &str = "guest";
+/// Programs of this machine that tests start.
+const TOOLS: [&str; 2] = ["bpftool", "timeout"];
+
+/// Built programs of one architecture.
+pub(super) struct Programs {
+    /// The architecture, and whether it is this machine's.
+    arch: Arch,
+    is_host: bool,
+    /// Name and path of each test binary.
+    tests: Vec<(String, PathBuf)>,
+    guest: PathBuf,
+    svclb: PathBuf,
+}
+
+impl Programs {
+    /// Builds them; `wanted` says which test binaries.
+    pub(super) fn build(arch: Arch, wanted: impl Fn(&str) -> bool) -> anyhow::Result<Self> {
+        let target = arch.target();
+        let upper = target.to_uppercase().replace('-', "_");
+        let is_host = Arch::host()? == arch;
+        let cross = cross(arch);
+        let variables = [
+            (format!("CARGO_TARGET_{upper}_LINKER"), format!("{cross}gcc")),
+            // Symbols of another architecture's programs are of no use here.
+            (
+                format!("CARGO_TARGET_{upper}_RUSTFLAGS"),
+                "-Ctarget-feature=+crt-static -Cdebuginfo=0".to_owned(),
+            ),
+            (format!("CC_{}", target.replace('-', "_")), format!("{cross}gcc")),
+        ];
+        let variables: Vec<(&str, &str)> =
+            variables.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        let variables = if is_host { &[][..] } else { &variables };
+        let mut arguments = vec!["--package", TESTS, "--package", "svclb-common", "--no-run"];
+        if !is_host {
+            arguments.extend(["--target", target]);
+        }
+        shell::say(&format!("building the tests for guests ({})", arch.name()));
+        let (mut tests, mut guest) = (Vec::new(), None);
+        run::artifacts("test", &arguments, variables, |artifact| {
+            let name = artifact.target.name;
+            let Some(path) = artifact.executable.map(PathBuf::from) else { return };
+            if !artifact.profile.test && name == GUEST {
+                guest = Some(path);
+            } else if artifact.profile.test && name != GUEST && wanted(&name) {
+                tests.push((name, path));
+            }
+        })?;
+        ensure!(!tests.is_empty(), "no test binary is for guests");
+        let guest = guest.context("cargo built no program `guest`")?;
+        // The linker and the C compiler count there too; its flags stand in another variable.
+        let svclb = image::program_for(arch, variables)?;
+        Ok(Self { arch, is_host, tests, guest, svclb })
+    }
+
+    /// Packs all of it for a kernel, with arguments for each test binary.
+    pub(super) fn pack(
+        &self,
+        kernel: &Kernel,
+        arguments: &[&str],
+        to: &Path,
+    ) -> anyhow::Result<()> {
+        let strip = format!("{}strip", cross(self.arch));
+        let scratch = to.with_extension("stripped");
+        let mut archive = Archive::default();
+        for folder in ["/proc", "/sys", "/dev", "/tmp", "/run", "/modules", "/tests"] {
+            archive.folder(Path::new(folder))?;
+        }
+        archive.program(Path::new("/init"), &self.guest, &strip, &scratch)?;
+        archive.program(Path::new("/svclb"), &self.svclb, &strip, &scratch)?;
+        for (name, path) in &self.tests {
+            archive.program(&Path::new("/tests").join(name), path, &strip, &scratch)?;
+        }
+        for tool in if self.is_host { &TOOLS[..] } else { &[] } {
+            let path = shell::find(tool).with_context(|| format!("there is no {tool} here"))?;
+            archive.program(&Path::new("/bin").join(tool), &path, &strip, &scratch)?;
+        }
+        for path in kernel.modules()? {
+            let name = path.file_name().context("a module has a name")?;
+            let content = std::fs::read(&path)?;
+            archive.file(&Path::new("/modules").join(name), &content)?;
+        }
+        archive.file(Path::new("/arguments"), arguments.join("\n").as_bytes())?;
+        archive.write(to)?;
+        std::fs::remove_file(&scratch).context("a scratch file can be removed")
+    }
+}
+
+/// How the names of the tools for this architecture begin.
+fn cross(arch: Arch) -> &'static str {
+    match (Arch::host().ok(), arch) {
+        (Some(host), arch) if host == arch => "",
+        (_, Arch::Arm64) => "aarch64-linux-gnu-",
+        (_, Arch::Amd64) => "x86_64-linux-gnu-",
+    }
+}
