@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use svclb_common::layout::{LAYOUT_VERSION, Line, Set};
-use svclb_tests::{Stranger, Tcp, Udp, World, at, eventually};
+use svclb_tests::{Stranger, Tcp, Udp, World, at, at_least, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
 
@@ -116,7 +116,7 @@ fn connects_are_translated_all_the_time_while_agents_replace_each_other() {
             world.start_agent();
         }
     });
-    assert!(rounds > 100, "the client connected {rounds} times only");
+    assert!(rounds >= at_least(100), "the client connected {rounds} times only");
 }
 
 #[test]

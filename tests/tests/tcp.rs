@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::thread;
 
-use socket2::SockAddr;
-use svclb_tests::{Backend, Endpoint, Kind, Place, Socket, Tcp, Udp, World, at};
+use socket2::{Domain, SockAddr, Type};
+use svclb_tests::{Backend, Endpoint, Feature, Kind, Place, Socket, Tcp, Udp, World, at};
 
 /// Enough draws that one of two or three backends is missed once in 2^60 runs.
 const DRAWS: usize = 150;
@@ -195,6 +196,14 @@ fn a_pod_that_is_given_itself_reaches_itself() {
 
 #[test]
 fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
+    let made = socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(socket2::Protocol::MPTCP));
+    if let Err(error) = made
+        && !Feature::Mptcp.is_there()
+    {
+        // A kernel that is as old may have no such sockets at all.
+        assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT), "{error}");
+        return;
+    }
     let world = World::new("mptcp");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
@@ -202,8 +211,10 @@ fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
         let socket = world.socket(Kind::Mptcp4);
         socket.dial("10.96.0.10:80").unwrap();
         assert_eq!(socket.ask().unwrap(), "a");
-        // No release would come for the cookie that the connect ran with.
-        assert_eq!(world.origins(), []);
+        // No release would come for the cookie that the connect ran with (docs/kernels.md).
+        if Feature::Mptcp.is_there() {
+            assert_eq!(world.origins(), []);
+        }
     }
 }
 
@@ -215,7 +226,14 @@ fn connect_without_blocking(socket: &Socket, to: &str) -> io::Result<()> {
     connected
 }
 
+/// On a thread of its own: what the kernel does for a ring at its end interrupts later waits of the
+/// thread that made it, with EINTR (seen on 5.10 and 6.1).
 fn connect_by_io_uring(socket: &Socket, to: &str) -> io::Result<()> {
+    let done = thread::scope(|scope| scope.spawn(|| connect_by_ring(socket, to)).join());
+    done.unwrap_or_else(|_| Err(io::Error::other("the ring's thread panicked")))
+}
+
+fn connect_by_ring(socket: &Socket, to: &str) -> io::Result<()> {
     use io_uring::{IoUring, opcode, types};
     let mut ring = IoUring::new(2)?;
     let address = SockAddr::from(to.place());

@@ -284,7 +284,14 @@ fn send_by_sendmmsg(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// On a thread of its own: what the kernel does for a ring at its end interrupts later waits of the
+/// thread that made it, with EINTR (seen on 5.10 and 6.1).
 fn send_by_io_uring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
+    let done = thread::scope(|scope| scope.spawn(|| send_by_ring(socket, to, bytes)).join());
+    done.unwrap_or_else(|_| Err(io::Error::other("the ring's thread panicked")))
+}
+
+fn send_by_ring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     use io_uring::{IoUring, opcode, types};
     let mut ring = IoUring::new(2)?;
     let (to, mut part) = (SockAddr::from(to.place()), part(bytes));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use super::factory::Order;
+use super::wait::patient;
 use crate::{Backend, Protocol};
 
 /// How long a connect, a send or a receive may take.
@@ -120,8 +121,9 @@ impl From<OwnedFd> for Socket {
     /// Bounds what the socket can wait for.
     fn from(fd: OwnedFd) -> Self {
         let socket = socket2::Socket::from(fd);
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
-        socket.set_write_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        let patience = Some(patient(PATIENCE));
+        socket.set_read_timeout(patience).expect("a socket takes a timeout");
+        socket.set_write_timeout(patience).expect("a socket takes a timeout");
         Self(socket)
     }
 }

@@ -4,6 +4,7 @@
 //! * [`namespace`]: a thread in a network and mount namespace of its own.
 //! * [`routes`]: its routes, so that no packet leaves. [`link`]: interfaces between two.
 //! * [`cgroup`]: a cgroup of its own, and what earlier runs left behind.
+//! * [`failing`]: calls of the agent that fail on request. [`content`]: all that the maps hold.
 //! * [`factory`]: a process in the cgroup that makes sockets and hands them over.
 //! * [`client`]: such a socket in a test's hands.
 //! * `gap`: one that connects all the time.
@@ -13,14 +14,18 @@
 //! * [`yaml`]: Services and their endpoints as the agent reads them.
 //! * [`agent`]: the program under test. [`view`]: what it shows. [`program`]: where it is.
 //! * [`stranger`]: somebody else's program on the same hook.
+//! * [`kernel`]: what the running kernel has.
 //! * [`wait`]: the bounded waits that all of it uses.
 
 pub(crate) mod agent;
 pub(crate) mod backend;
 pub(crate) mod cgroup;
 pub(crate) mod client;
+pub(crate) mod content;
 pub(crate) mod factory;
+pub(crate) mod failing;
 mod gap;
+pub(crate) mod kernel;
 pub(crate) mod link;
 pub(crate) mod namespace;
 pub(crate) mod passing;

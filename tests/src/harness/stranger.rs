@@ -42,6 +42,14 @@ struct Attach {
     flags: u32,
 }
 
+/// Before 5.11 what a user's maps and programs take counts as locked memory, and an agent's are root's too.
+/// Where that is so and the limit cannot be raised, the load says so.
+fn lock_any_memory() {
+    let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit lives through the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) };
+}
+
 /// The attached program, detached when dropped.
 #[derive(Debug)]
 pub struct Stranger {
@@ -60,6 +68,7 @@ impl Stranger {
             expected_attach_type: BPF_CGROUP_INET4_CONNECT,
             ..Load::default()
         };
+        lock_any_memory();
         let program = bpf(BPF_PROG_LOAD, &load).expect("a trivial program loads");
         // SAFETY: the kernel made it for this process.
         let program = unsafe { OwnedFd::from_raw_fd(program) };

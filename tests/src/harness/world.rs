@@ -17,6 +17,7 @@ use super::agent::{Agent, tail};
 use super::cgroup::{Cgroup, PREFIX, remove_leftovers};
 use super::client::{Kind, Place, Socket};
 use super::factory::Factory;
+use super::failing::Faults;
 use super::namespace::Namespace;
 use super::program;
 use super::routes::{self, Route};
@@ -138,11 +139,29 @@ impl World {
     /// # Panics
     /// When it is not, in good time.
     pub fn start_agent_of(&self, program: &Path, source: &[impl AsRef<OsStr>]) {
+        let command = self.command_of(program, source);
+        let agent = Agent::start(&self.namespace, command, &self.folder.log());
+        self.put_agent(agent);
+    }
+
+    /// Starts the agent on the folder and does not wait; its calls fail as is said. The world does not
+    /// have it before [`Self::put_agent`].
+    pub fn launch_agent(&self, faults: Option<&Faults>) -> Agent {
+        let yaml = self.yaml();
+        let command = self.command_of(program::svclb(), &[OsStr::new("--from"), yaml.as_os_str()]);
+        Agent::launch(&self.namespace, command, &self.folder.log(), faults)
+    }
+
+    /// Makes this the world's agent.
+    pub fn put_agent(&self, agent: Agent) {
+        *self.agent.lock().unwrap() = Some(agent);
+    }
+
+    fn command_of(&self, program: &Path, source: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(program);
         command.arg("agent").args(source).arg("--pins").arg(self.pins());
         command.arg("--cgroup").arg(self.cgroup.path()).args(&self.arguments);
-        let agent = Agent::start(&self.namespace, command, &self.folder.log());
-        *self.agent.lock().unwrap() = Some(agent);
+        command
     }
 
     /// The agent, for a test that ends it.

@@ -1,6 +1,10 @@
 //! The agent on a real API server: what it writes and when, what it does when the way there breaks, and
 //! that it ends with what an agent that starts afresh would have written.
-#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the set-up of a test: what fails in it fails the test"
+)]
 
 mod connection;
 mod objects;

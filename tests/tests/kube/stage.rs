@@ -2,15 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use svclb_tests::cluster::{Client, ControlPlane, Reference, Relay};
-use svclb_tests::{Tcp, World, eventually};
+use svclb_tests::{Tcp, World, eventually, within};
 
 /// The Node that the agent runs on, which is in zone-a.
 pub(crate) const NODE: &str = "node-a";
 /// The ClusterIP of `default/hello`, and its port.
 pub(crate) const DIALLED: &str = "10.96.0.10:80";
+
+/// Longer than two time limits of the agent's (30 s) and the longest wait between two tries: an attempt
+/// may have begun just before what makes it vain.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// All of it, without an agent.
 pub(crate) struct Stage {
@@ -83,10 +88,11 @@ pub(crate) fn start(world: &World, kubeconfig: &Path, more: &[&str]) {
 /// Waits until only these backends of `default/hello` are drawn.
 pub(crate) fn wait_for(world: &World, expected: &[&str]) {
     let expected: BTreeSet<String> = expected.iter().map(|&backend| backend.to_owned()).collect();
-    eventually(&format!("{expected:?} are the backends"), || match backends(world, "hello") {
+    let found = within(PATIENCE, || match backends(world, "hello") {
         found if found == expected => Ok(()),
         found => Err(format!("{found:?}; the agent's log:\n{}", world.agent_log())),
     });
+    found.unwrap_or_else(|last| panic!("{expected:?} are the backends: not so in time: {last}"));
 }
 
 /// The addresses that a Service's clients are given.

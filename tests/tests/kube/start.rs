@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
+use svclb_common::layout::LAYOUT_VERSION;
 use svclb_tests::cluster::ControlPlane;
 use svclb_tests::{Tcp, World, eventually, holds_for};
 
@@ -70,6 +71,47 @@ fn an_api_server_that_is_away_is_waited_for() {
         stage.plane.start_api_server();
     });
     stage.wait_for(&["10.244.0.1"]);
+}
+
+#[test]
+fn an_agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_says_so() {
+    let stage = Stage::new("kube-gone");
+    let world = &stage.world;
+    let _a = world.backend("a", Tcp, "10.244.0.1:8080");
+    let _b = world.backend("b", Tcp, "10.244.0.2:8080");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    let is_ready = || {
+        let output = world.svclb(&["status", "--ready"]);
+        (output.status.success(), String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    };
+    stage.start_agent();
+    assert_eq!(is_ready(), (true, "ready".to_owned()));
+    stage.without_a_gap(|| {
+        stage.relay.cut();
+        world.take_agent().kill();
+        api.apply_all(&[slice("hello", &["10.244.0.2"])]);
+        stage.start_agent();
+        let (ready, said) = is_ready();
+        assert!(ready && said.contains("the sources are not known yet"), "{said}");
+        assert_eq!(world.status()["synced"], false);
+        // It looks after what is installed, whatever it waits for.
+        let link = world.pins().join(format!("v{LAYOUT_VERSION}/links/getpeername4"));
+        let removed = link.clone();
+        world.inside(move || std::fs::remove_file(removed).unwrap());
+        eventually("the pin is there again", || {
+            let link = link.clone();
+            world.inside(move || link.exists()).then_some(()).ok_or_else(|| world.agent_log())
+        });
+        assert_eq!(backends(world, "hello"), BTreeSet::from(["10.244.0.1".to_owned()]));
+        // Several such agents change nothing.
+        world.take_agent().kill();
+        stage.start_agent();
+        stage.relay.open(world);
+        stage.wait_for(&["10.244.0.2"]);
+    });
+    assert_eq!(is_ready(), (true, "ready".to_owned()));
+    assert_eq!(world.status()["synced"], true);
 }
 
 #[test]

@@ -1,0 +1,243 @@
+//! The agent with no more than it needs: three capabilities, no new privileges, and nothing that it could
+//! write to but its pins (docs/privileges.md).
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails in them fails the test, with its reason"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use svclb_common::layout::LAYOUT_VERSION;
+use svclb_tests::{Backend, Tcp, World, eventually};
+
+const DIALLED: &str = "10.96.0.10:80";
+/// As setpriv(1) names them.
+const NEEDED: [&str; 3] = ["bpf", "net_admin", "perfmon"];
+/// NET_ADMIN, PERFMON, BPF: bits by the numbers of linux/capability.h.
+const MASK: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+
+/// A program that starts svclb in a cgroup, with everything read-only but the bpffs, and with these
+/// capabilities.
+fn confined(world: &World, capabilities: &[&str]) -> PathBuf {
+    let path = world.yaml().parent().unwrap().join(format!("confined-{}", capabilities.join("-")));
+    let bounding: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
+    let script = format!(
+        "#!/bin/sh\n\
+         set -e\n\
+         echo 0 > '{cgroup}/cgroup.procs'\n\
+         exec unshare --mount --propagation private sh -c '\n\
+         set -e\n\
+         cut -d\" \" -f5 /proc/self/mountinfo | while read -r at; do\n\
+           mount -o remount,bind,ro \"$(printf %b \"$at\")\"\n\
+         done\n\
+         mount -o remount,bind,rw \"{bpffs}\"\n\
+         exec setpriv --bounding-set=-all{bounding} --inh-caps=-all --no-new-privs \"{svclb}\" \"$@\"\n\
+         ' sh \"$@\"\n",
+        cgroup = world.cgroup().display(),
+        bpffs = bpffs(world).display(),
+        svclb = world.program().display(),
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn bpffs(world: &World) -> PathBuf {
+    world.pins().parent().unwrap().to_owned()
+}
+
+fn start(world: &World, program: &Path) -> u32 {
+    world.start_agent_of(program, &[Path::new("--from"), &world.yaml()]);
+    // The one that has the lock.
+    let said = world.svclb(&["check", "-o", "json"]);
+    let findings: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    let findings = findings.as_array().unwrap();
+    let agent = findings.iter().find(|finding| finding["check"] == "agent").unwrap();
+    let words: Vec<&str> = agent["found"].as_str().unwrap().split(' ').collect();
+    words[1].parse().unwrap_or_else(|_| panic!("no process is named: {agent}"))
+}
+
+/// A set of capabilities, and whether new privileges are possible, of every thread of a process.
+fn assert_confined(pid: u32, bounding: u64) {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    for thread in threads {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap().trim().to_owned()
+        };
+        let sets = ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"];
+        let found = sets.map(|set| u64::from_str_radix(&of(set), 16).unwrap());
+        assert_eq!(found, [MASK, MASK, 0, 0, bounding], "{sets:?} in {status}");
+        assert_eq!(of("NoNewPrivs"), "1", "{status}");
+    }
+}
+
+/// Where a process could write, by its mounts (proc_pid_mountinfo(5): id, parent, device, root, mount
+/// point, options). A mount with another one right on top of it cannot be reached.
+fn writable_mounts(pid: u32) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    let mounts: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
+    assert!(mounts.len() > 1, "{mounts:?}");
+    let is_covered = |it: &[&str]| mounts.iter().any(|on| on[1] == it[0] && on[4] == it[4]);
+    let reached = mounts.iter().filter(|it| !is_covered(it));
+    let writable = reached.filter(|it| it[5].split(',').any(|option| option == "rw"));
+    writable.map(|it| it[4].into()).collect()
+}
+
+fn hello(world: &World, backend: &Backend) {
+    let service = world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp);
+    service.backends([backend]).write();
+}
+
+#[test]
+fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
+    let world = World::builder("confined").without_agent().start();
+    let program = confined(&world, &NEEDED);
+    let [a, b] = [("a", "10.244.0.1:8080"), ("b", "10.244.0.2:8080")]
+        .map(|(name, address)| world.backend(name, Tcp, address));
+    hello(&world, &a);
+    let pid = start(&world, &program);
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_confined(pid, MASK);
+    assert_eq!(writable_mounts(pid), [bpffs(&world)]);
+
+    // Services come and go.
+    hello(&world, &b);
+    for number in 0..20 {
+        let service = world.service(&format!("default/more-{number}"));
+        service.cluster_ip(&format!("10.96.1.{number}")).port(80, Tcp).backends([&a, &b]).write();
+    }
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    for number in 0..20 {
+        world.remove(&format!("default/more-{number}"));
+    }
+    world.settle();
+
+    // A hook and a pin are taken away, and put back.
+    let pins = world.pins().join(format!("v{LAYOUT_VERSION}"));
+    let mut command = Command::new("bpftool");
+    command.args(["link", "detach", "pinned"]).arg(pins.join("links/connect4"));
+    assert!(world.output(command).status.success());
+    let pin = pins.join("maps/svclb_slots");
+    let removed = pin.clone();
+    world.inside(move || fs::remove_file(removed).unwrap());
+    eventually("both are there again", || {
+        let pin = pin.clone();
+        let is_there = world.inside(move || pin.exists());
+        match world.ask(Tcp, DIALLED) {
+            Ok(name) if name == "b" && is_there => Ok(()),
+            other => Err(format!("{other:?}, {is_there}; the log:\n{}", world.agent_log())),
+        }
+    });
+
+    // It is killed, and the next one takes over and writes what changed meanwhile.
+    world.take_agent().kill();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    hello(&world, &a);
+    let next = start(&world, &program);
+    assert_ne!(next, pid);
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_confined(next, MASK);
+    assert!(world.take_agent().stop().success());
+}
+
+#[test]
+fn an_agent_that_was_given_everything_keeps_no_more_than_it_needs() {
+    let world = World::builder("dropped").without_agent().start();
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    hello(&world, &a);
+    let pid = start(&world, world.program());
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_confined(pid, 0);
+}
+
+#[test]
+fn each_capability_that_is_missing_is_named() {
+    let world = World::builder("missing").without_agent().start();
+    let from = world.yaml();
+    for missing in NEEDED {
+        let others: Vec<&str> = NEEDED.into_iter().filter(|name| *name != missing).collect();
+        let mut command = Command::new(confined(&world, &others));
+        command.arg("agent").arg("--from").arg(&from).arg("--pins").arg(world.pins());
+        let output = world.output(command);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let name = format!("it lacks CAP_{};", missing.to_uppercase());
+        assert!(!output.status.success() && said.contains(&name), "{missing}: {said}");
+        assert_eq!(said.trim().lines().count(), 1, "{missing}: {said}");
+    }
+    let pins = world.pins();
+    assert!(!world.inside(move || pins.exists()), "no pin was made");
+}
+
+#[test]
+fn every_folder_of_the_pins_is_for_its_owner_only() {
+    let world = World::new("closed");
+    let root = world.pins();
+    let modes = world.inside(move || {
+        let mut folders = vec![root];
+        let mut modes = Vec::new();
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+            folders.extend(entries.filter(|path| path.is_dir()));
+            modes.push((fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, folder));
+        }
+        modes
+    });
+    assert!(modes.len() >= 4, "{modes:?}");
+    for (mode, folder) in modes {
+        assert_eq!(mode, 0o700, "{}", folder.display());
+    }
+}
+
+#[test]
+fn the_other_commands_do_with_what_the_manual_says() {
+    let world = World::new("commands");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    hello(&world, &a);
+    world.settle();
+    let run = |capabilities: &[&str], arguments: &[&str]| -> Output {
+        let mut command = Command::new(confined(&world, capabilities));
+        command.args(arguments).arg("--pins").arg(world.pins());
+        world.output(command)
+    };
+    for command in ["services", "backends", "sockets", "status"] {
+        let output = run(&["bpf"], &[command]);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    let ready = run(&["bpf"], &["status", "--ready"]);
+    assert!(ready.status.success(), "{ready:?}");
+    let checked = run(&NEEDED, &["check"]);
+    assert!(checked.status.success(), "{checked:?}");
+    world.take_agent().stop();
+    let uninstalled = run(&["bpf"], &["uninstall"]);
+    assert!(uninstalled.status.success(), "{uninstalled:?}");
+    let pins = world.pins();
+    assert!(!world.inside(move || pins.exists()), "something is left");
+}
+
+#[test]
+fn mounting_a_bpffs_is_what_needs_more() {
+    let world = World::builder("mounting").without_agent().start();
+    let folder = world.yaml().parent().unwrap().join("mount");
+    fs::create_dir(&folder).unwrap();
+    let run = |capabilities: &[&str]| {
+        let mut command = Command::new(confined(&world, capabilities));
+        command.arg("mount-bpffs").arg(&folder);
+        let output = world.output(command);
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    let (done, said) = run(&NEEDED);
+    assert!(!done && said.contains("CAP_SYS_ADMIN is needed"), "{said}");
+    let (done, said) = run(&["sys_admin"]);
+    assert!(done && said.contains("mounted a bpffs"), "{said}");
+}

@@ -1,0 +1,283 @@
+//! Everything at once, for a while: Services change, agents are killed and replaced, maps refuse, grow
+//! and shrink, and clients check every answer. In the end nothing has grown.
+#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
+
+#[path = "../kills/chronicle.rs"]
+mod chronicle;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chronicle::{Chronicle, SERVICES, addresses, protocol};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+use svclb_tests::{Faults, Kind, Operation, Protocol, World, at, counter, eventually};
+
+/// How long, seconds. `cargo xtask soak` sets it.
+const VARIABLE: &str = "SVCLB_SOAK_SECONDS";
+const SECONDS: u64 = 60;
+const SEED: u64 = 0x5eed_0006;
+const CLIENTS: usize = 4;
+const PAUSE: Duration = Duration::from_millis(1);
+/// What maps refuse with.
+const ERRORS: [i32; 3] = [libc::ENOMEM, libc::E2BIG, libc::EPERM];
+
+#[test]
+fn nothing_breaks_and_nothing_grows() {
+    let seconds = env::var(VARIABLE).map_or(SECONDS, |text| {
+        text.parse().unwrap_or_else(|error| panic!("{VARIABLE}={text:?} is no number: {error}"))
+    });
+    println!("{seconds} s, seed {SEED:#x}");
+    // Small, so that they grow and shrink again and again.
+    let world = World::builder("soak")
+        .agent_args(["--index-lines", "32", "--slots", "256"])
+        .without_agent()
+        .start();
+    let before = kernel_objects(&world);
+    let pools: Vec<_> = (0..SERVICES)
+        .map(|number| world.backends(&format!("s{number}"), protocol(number), 4))
+        .collect();
+    let chronicle = Chronicle::new(&world, &pools);
+    world.start_agent_under(None);
+    chronicle.settled();
+    let rounds = [const { AtomicUsize::new(0) }; CLIENTS];
+    let done = AtomicBool::new(false);
+    let deeds = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let (world, chronicle, rounds, done) = (&world, &chronicle, &rounds[number], &done);
+                scope.spawn(move || {
+                    let mut random = ChaCha8Rng::seed_from_u64(SEED + 1 + number as u64);
+                    while !done.load(Ordering::Relaxed) {
+                        ask(world, chronicle, &mut random);
+                        rounds.fetch_add(1, Ordering::Relaxed);
+                        // Leaves something of a small machine to the agents.
+                        thread::sleep(PAUSE);
+                    }
+                })
+            })
+            .collect();
+        let soaked = catch_unwind(AssertUnwindSafe(|| {
+            let mut soak = Soak::new(&world, &chronicle);
+            let (begun, half) = (Instant::now(), Duration::from_secs(seconds / 2));
+            let is_going = |until: Duration| {
+                begun.elapsed() < until && !clients.iter().any(|client| client.is_finished())
+            };
+            while is_going(half) {
+                soak.with_kills();
+            }
+            // The other half is one agent's, which must not grow.
+            soak.restart();
+            for _ in 0..20 {
+                soak.without_kills();
+            }
+            let early = Used::of(&world);
+            while is_going(2 * half) {
+                soak.without_kills();
+            }
+            soak.calm();
+            let late = Used::of(&world);
+            println!("{early:?} became {late:?}");
+            late.assert_no_more_than(&early);
+            soak.deeds
+        }));
+        done.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        ended.into_iter().for_each(|it| it.unwrap_or_else(|panic| resume_unwind(panic)));
+        soaked.unwrap_or_else(|panic| resume_unwind(panic))
+    });
+    println!("{deeds:?}; the clients did {rounds:?} rounds");
+    for rounds in &rounds {
+        assert!(rounds.load(Ordering::Relaxed) > 100, "a client did too little: {rounds:?}");
+    }
+    assert!(deeds.kills > 0 && deeds.faults > 0 && deeds.growths > 0, "{deeds:?}");
+    chronicle.end();
+    world.settle();
+    let status = world.status();
+    assert_eq!((counter(&status, "torn"), counter(&status, "unrecorded")), (0, 0), "{status}");
+    world.wait_until_forgotten();
+    world.take_agent().kill();
+    world.start_agent_under(None);
+    world.assert_as_fresh();
+    world.take_agent().stop();
+    assert!(world.svclb(&["uninstall"]).status.success());
+    // The kernel frees them in its own time.
+    eventually("nothing is left in the kernel", || {
+        let left: Vec<_> = kernel_objects(&world).difference(&before).cloned().collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
+/// One question of a client, checked.
+fn ask(world: &World, chronicle: &Chronicle<'_>, random: &mut ChaCha8Rng) {
+    let addresses = addresses();
+    let (protocol, to) = &addresses[random.random_range(0..addresses.len())];
+    let window = chronicle.begin();
+    let answer = if *protocol == Protocol::Udp && random.random_range(0..2) == 0 {
+        world.socket(Kind::Udp4).ask_at(to).map(|answer| {
+            assert_eq!(answer.from, at(to), "the source of {}'s reply", answer.backend);
+            answer.backend
+        })
+    } else {
+        world.dial(*protocol, to).and_then(|socket| {
+            assert_eq!(socket.peer()?, at(to), "the peer's name");
+            socket.ask()
+        })
+    };
+    chronicle.check(window, *protocol, to, answer);
+}
+
+/// How often something was done.
+#[derive(Debug, Default)]
+struct Deeds {
+    changes: usize,
+    kills: usize,
+    faults: usize,
+    growths: usize,
+}
+
+struct Soak<'a> {
+    world: &'a World,
+    chronicle: &'a Chronicle<'a>,
+    random: ChaCha8Rng,
+    faults: Faults,
+    is_large: bool,
+    deeds: Deeds,
+}
+
+impl<'a> Soak<'a> {
+    fn new(world: &'a World, chronicle: &'a Chronicle<'a>) -> Self {
+        let random = ChaCha8Rng::seed_from_u64(SEED);
+        let faults = Faults::new();
+        Self { world, chronicle, random, faults, is_large: false, deeds: Deeds::default() }
+    }
+
+    fn with_kills(&mut self) {
+        match self.random.random_range(0..8) {
+            0 => self.restart(),
+            _ => self.without_kills(),
+        }
+    }
+
+    /// A kill, and another agent: all programs are replaced.
+    fn restart(&mut self) {
+        self.deeds.kills += 1;
+        self.world.take_agent().kill();
+        // A start is told to fail by nobody: that would be the end of it.
+        self.faults.clear();
+        let version = self.chronicle.version();
+        self.world.start_agent_under(Some(&self.faults));
+        self.chronicle.written(version);
+    }
+
+    fn without_kills(&mut self) {
+        match self.random.random_range(0..12) {
+            0 => {
+                self.deeds.faults += 1;
+                let error = ERRORS[self.random.random_range(0..ERRORS.len())];
+                let count = self.random.random_range(1..6);
+                let operation = match self.random.random_range(0..2) {
+                    0 => Operation::Update,
+                    _ => Operation::Delete,
+                };
+                self.faults.fail(operation, "", error, count);
+            }
+            1 => {
+                self.deeds.growths += 1;
+                self.is_large = !self.is_large;
+                self.world.write_file("many.yaml", &many(if self.is_large { 200 } else { 0 }));
+            }
+            _ => {
+                self.deeds.changes += 1;
+                self.chronicle.change(&mut self.random);
+            }
+        }
+        thread::sleep(Duration::from_millis(self.random.random_range(0..60)));
+    }
+
+    /// Waits until nothing is left to do.
+    fn calm(&mut self) {
+        self.faults.clear();
+        self.world.write_file("many.yaml", &many(0));
+        self.is_large = false;
+        self.chronicle.end();
+        self.world.settle();
+    }
+}
+
+/// A Service with so many external IPs.
+fn many(addresses: usize) -> String {
+    let mut text = String::new();
+    if addresses > 0 {
+        let addresses: Vec<_> = (0..addresses).map(|it| format!("198.18.0.{it}")).collect();
+        write!(
+            text,
+            "{{apiVersion: v1, kind: Service, metadata: {{name: many, namespace: many}}, spec: \
+             {{clusterIP: 10.97.0.1, externalIPs: [{}], ports: [{{port: 80}}]}}}}",
+            addresses.join(", ")
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// What an agent uses.
+#[derive(Debug)]
+struct Used {
+    threads: usize,
+    descriptors: usize,
+    /// KiB.
+    resident: u64,
+}
+
+impl Used {
+    fn of(world: &World) -> Self {
+        let agent = world.take_agent();
+        let folder = format!("/proc/{}", agent.pid());
+        world.put_agent(agent);
+        let status = fs::read_to_string(format!("{folder}/status")).unwrap();
+        let number = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_ascii_whitespace().next().unwrap().parse().unwrap()
+        };
+        Self {
+            threads: usize::try_from(number("Threads:")).unwrap(),
+            descriptors: fs::read_dir(format!("{folder}/fd")).unwrap().count(),
+            resident: number("VmRSS:"),
+        }
+    }
+
+    fn assert_no_more_than(&self, early: &Self) {
+        // A rest under way has a thread for a moment; a set of maps is some ten descriptors.
+        assert!(self.threads <= early.threads + 2, "{self:?} after {early:?}");
+        assert!(self.descriptors <= early.descriptors + 4, "{self:?} after {early:?}");
+        assert!(
+            self.resident <= early.resident + early.resident / 4 + 8192,
+            "{self:?} after {early:?}"
+        );
+    }
+}
+
+/// Maps and programs of svclb in this kernel.
+fn kernel_objects(world: &World) -> BTreeSet<String> {
+    let objects = ["map", "prog"].into_iter().flat_map(|kind| {
+        let mut command = Command::new("bpftool");
+        command.args(["-j", kind, "show"]);
+        let output = world.output(command);
+        assert!(output.status.success(), "{output:?}");
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let ours = |it: &serde_json::Value| {
+            let name = it["name"].as_str()?;
+            name.starts_with("svclb_").then(|| format!("{kind} {} {name}", it["id"]))
+        };
+        shown.as_array().unwrap().iter().filter_map(ours).collect::<Vec<_>>()
+    });
+    objects.collect()
+}
