@@ -49,6 +49,12 @@ pub trait Ground {
     /// The maps.
     type Maps: Table;
 
+    /// How many places the origins have that new maps will share; none when they get their own.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn shared_origins(&self) -> Result<Option<u32>>;
+
     /// Makes maps as this row says, empty, beside those in use. `keeps_ids` says that services will have
     /// the ids there that they have here.
     ///
@@ -171,6 +177,8 @@ impl<T: Table> Reconciler<T> {
         hear(&mut catalog, &mut told, first);
         probe::appear().into_iter().for_each(|update| catalog.apply(update));
         let sizes = sizing.of(catalog.counts());
+        let origins = ground.shared_origins()?.unwrap_or(sizes.origins);
+        let sizes = Sizes { origins, ..sizes };
         let row = Meta {
             agent: row.agent,
             agent_started: row.agent_started,
@@ -360,6 +368,10 @@ impl<T: Table> Reconciler<T> {
     /// # Errors
     /// When it failed where there is no way back but a new start.
     pub fn make_room(&mut self, ground: &mut impl Ground<Maps = T>) -> Result<()> {
+        // New maps hold what the catalog says, and that is nothing yet.
+        if !self.state.is_synced() {
+            return Ok(());
+        }
         let now = Sizes::of(self.state.meta());
         let Some(sizes) = self.room.wanted(now, self.catalog.counts(), self.state.lacking()) else {
             return Ok(());

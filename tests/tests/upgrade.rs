@@ -196,3 +196,22 @@ fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() 
     remembered.sockets_do();
     remembered.clients_do(&world);
 }
+
+#[test]
+fn origins_that_are_taken_over_keep_their_size_whatever_new_ones_would_have() {
+    let (world, _backends) = stage("upgrade-origins");
+    let remembered = Remembered::of(&world);
+    world.take_agent().stop();
+    relabel(&world, "svclb_index", None);
+    let yaml = world.yaml();
+    world.start_agent_with(&["--from", yaml.to_str().unwrap(), "--origins", "256"]);
+    remembered.sockets_do();
+    assert_eq!(world.status()["origins"], 65_536);
+    world.take_agent().stop();
+    let told = world.agent_log().len();
+    world.start_agent();
+    let log = world.agent_log().split_off(told);
+    assert!(!log.contains("cannot be used"), "{log}");
+    remembered.sockets_do();
+    remembered.clients_do(&world);
+}

@@ -27,6 +27,9 @@ use super::sweep::{Suspects, Sweep};
 use super::sys;
 use crate::reconcile::Ground;
 
+/// The map that holds what sockets dialled: of any size, which is its own.
+const ORIGINS: &str = "svclb_origins";
+
 /// What is done with an object when its programs are in use.
 pub type Started = fn(&mut Ebpf) -> Result<()>;
 
@@ -122,14 +125,10 @@ impl Installed {
                 );
             }
         }
-        // Its size is its own: sockets have places in it.
-        let origins = places.of("svclb_origins");
-        let origins = if origins.exists() { pins::entries_of(origins)? } else { row.origins };
-        let row = Meta { origins, ..*row };
-        self.next = Some(object::load(&places, &self.settings(&row))?);
+        self.next = Some(object::load(&places, &self.settings(row))?);
         next.label_all()?;
         let mut maps = Maps::open(&places, true)?;
-        maps.set_geometry(row);
+        maps.set_geometry(*row);
         // A socket may remember a backend that is no member any more (decisions/0007).
         for origin in Origins::open(&places)?.read()? {
             let record = origin.record;
@@ -264,6 +263,11 @@ fn open(pins: &Pins, hook: &Hook) -> Result<OwnedFd> {
 
 impl Ground for Installed {
     type Maps = Maps;
+
+    fn shared_origins(&self) -> Result<Option<u32>> {
+        let Some(shape) = MAPS.iter().find(|shape| shape.name == ORIGINS) else { return Ok(None) };
+        self.pins.usable(shape)?.map(|pin| pins::entries_of(&pin)).transpose()
+    }
 
     fn beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Maps> {
         self.make_beside(row, keeps_ids)
