@@ -10,10 +10,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
-use svclb_tests::{Backend, Kind, Socket, Tcp, Udp, World, at, counter, within};
+use svclb_tests::{Backend, Remembered, Tcp, World, counter, within};
 
 const HELLO: &str = "10.96.0.10:80";
-const DNS: &str = "10.96.0.11:53";
 /// Frontends of each of the Services that [`many`] writes: at 100 external IPs and a ClusterIP, ten ports.
 const EACH: usize = 1010;
 /// Longer than reading and writing all of it takes.
@@ -58,47 +57,9 @@ fn wait_for(world: &World, services: usize) {
     held.unwrap_or_else(|last| panic!("the frontends do not come: {last}"));
 }
 
-/// What sockets and clients remember before maps change.
-struct Remembered {
-    connected: Socket,
-    unconnected: Socket,
-    /// Who answers the unconnected one.
-    answers: String,
-    /// Who answers new connections of this client to a Service with affinity.
-    kept: String,
-}
-
-impl Remembered {
-    fn of(world: &World) -> Self {
-        let unconnected = world.socket(Kind::Udp4);
-        Self {
-            connected: world.dial(Udp, DNS).unwrap(),
-            answers: unconnected.ask_at(DNS).unwrap().backend,
-            unconnected,
-            kept: world.ask(Tcp, "10.96.0.12:80").unwrap(),
-        }
-    }
-
-    fn check(&self, world: &World) {
-        assert_eq!(self.connected.peer().unwrap(), at(DNS));
-        for _ in 0..20 {
-            assert_eq!(self.unconnected.ask_at(DNS).unwrap().backend, self.answers);
-            assert_eq!(world.ask(Tcp, "10.96.0.12:80").unwrap(), self.kept);
-        }
-    }
-}
-
 fn stage(name: &str) -> (World, Vec<Backend>) {
     let world = World::new(name);
-    let a = world.backend("a", Tcp, "10.244.0.1:8080");
-    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
-    let mut backends = world.backends("dns", Udp, 8);
-    world.service("default/dns").cluster_ip("10.96.0.11").port(53, Udp).backends(&backends).apply();
-    let kept = world.backends("kept", Tcp, 8);
-    let service = world.service("default/kept").cluster_ip("10.96.0.12").affinity(10_000);
-    service.port(80, Tcp).backends(&kept).apply();
-    backends.extend(kept);
-    backends.push(a);
+    let backends = Remembered::prepare(&world);
     (world, backends)
 }
 
@@ -117,7 +78,8 @@ fn maps_grow_from_1000_to_100000_frontends_and_shrink_again_and_no_connect_notic
     assert!(rounds > 10, "the client connected {rounds} times only");
     let large = world.status();
     assert!(number(&large, "index_lines") >= 4 * 100 * EACH, "{large}");
-    remembered.check(&world);
+    remembered.sockets_do();
+    remembered.clients_do(&world);
     let (translated, not_service) = (counter(&large, "translated"), counter(&large, "not_service"));
     assert!(translated >= u64::from(rounds), "{large}");
     for service in [0, 1, 17, 50, 99] {
@@ -146,7 +108,8 @@ fn maps_grow_from_1000_to_100000_frontends_and_shrink_again_and_no_connect_notic
         shrunk.unwrap();
     });
     assert!(rounds > 10, "the client connected {rounds} times only");
-    remembered.check(&world);
+    remembered.sockets_do();
+    remembered.clients_do(&world);
     world.write_file("many.yaml", "");
     world.settle();
     assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
@@ -167,7 +130,8 @@ fn an_agent_that_is_killed_while_maps_grow_leaves_what_the_next_one_finishes() {
         wait_for(&world, 72);
     });
     assert!(rounds > 10, "the client connected {rounds} times only");
-    remembered.check(&world);
+    remembered.sockets_do();
+    remembered.clients_do(&world);
     let left = world.pins();
     let left = world.inside(move || {
         let versions = std::fs::read_dir(left).unwrap().map(|entry| entry.unwrap().path());

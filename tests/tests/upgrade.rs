@@ -11,59 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Kind, Socket, Tcp, Udp, World, at, at_least};
+use svclb_tests::{Backend, Remembered, Tcp, Udp, World, at_least};
 
 const HELLO: &str = "10.96.0.10:80";
-const DNS: &str = "10.96.0.11:53";
-const KEPT: &str = "10.96.0.12:80";
 
 /// A world with a Service of each kind that remembers something.
 fn stage(name: &str) -> (World, Vec<Backend>) {
     let world = World::new(name);
-    let a = world.backend("a", Tcp, "10.244.0.1:8080");
-    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
-    let mut backends = world.backends("dns", Udp, 8);
-    world.service("default/dns").cluster_ip("10.96.0.11").port(53, Udp).backends(&backends).apply();
-    let kept = world.backends("kept", Tcp, 8);
-    let service = world.service("default/kept").cluster_ip("10.96.0.12").affinity(10_000);
-    service.port(80, Tcp).backends(&kept).apply();
-    backends.extend(kept);
-    backends.push(a);
+    let backends = Remembered::prepare(&world);
     (world, backends)
-}
-
-/// What sockets and this client remember.
-struct Remembered {
-    connected: Socket,
-    unconnected: Socket,
-    answers: String,
-    kept: String,
-}
-
-impl Remembered {
-    fn of(world: &World) -> Self {
-        let unconnected = world.socket(Kind::Udp4);
-        Self {
-            connected: world.dial(Udp, DNS).unwrap(),
-            answers: unconnected.ask_at(DNS).unwrap().backend,
-            unconnected,
-            kept: world.ask(Tcp, KEPT).unwrap(),
-        }
-    }
-
-    fn sockets_do(&self) {
-        assert_eq!(self.connected.peer().unwrap(), at(DNS));
-        for _ in 0..20 {
-            let answer = self.unconnected.ask_at(DNS).unwrap();
-            assert_eq!((answer.backend, answer.from), (self.answers.clone(), at(DNS)));
-        }
-    }
-
-    fn clients_do(&self, world: &World) {
-        for _ in 0..20 {
-            assert_eq!(world.ask(Tcp, KEPT).unwrap(), self.kept);
-        }
-    }
 }
 
 /// The folder of the pins in use, or of another version.
@@ -179,7 +135,7 @@ fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() 
                 connects
             }
         };
-        let clients = [(HELLO, Tcp), (HELLO, Tcp), (KEPT, Tcp), (DNS, Udp)];
+        let clients = [(HELLO, Tcp), (HELLO, Tcp), (Remembered::KEPT, Tcp), (Remembered::DNS, Udp)];
         let clients = clients.map(|(to, protocol)| scope.spawn(client(to, protocol)));
         let replaced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..REPLACEMENTS {

@@ -14,7 +14,7 @@
 //! * [`yaml`]: Services and their endpoints as the agent reads them.
 //! * [`agent`]: the program under test. [`view`]: what it shows. [`program`]: where it is.
 //! * [`stranger`]: somebody else's program on the same hook.
-//! * [`kernel`]: what the running kernel has.
+//! * [`kernel`]: what the running kernel has. [`remembered`]: what sockets and clients remember.
 //! * [`wait`]: the bounded waits that all of it uses.
 
 pub(crate) mod agent;
@@ -31,6 +31,7 @@ pub(crate) mod namespace;
 pub(crate) mod passing;
 pub(crate) mod pod;
 pub(crate) mod program;
+pub(crate) mod remembered;
 pub(crate) mod routes;
 pub(crate) mod stranger;
 pub(crate) mod view;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, RwLock};
 
 use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
-use svclb_tests::{Backend, Protocol, Tcp, Udp, World};
+use svclb_tests::{Backend, Protocol, Socket, Tcp, Udp, World, at};
 
 /// How many Services there are. The first of each protocol is never without a backend.
 pub(crate) const SERVICES: usize = 6;
@@ -238,6 +238,22 @@ impl<'a> Chronicle<'a> {
             protocol.name(),
         );
     }
+}
+
+/// Who answers a new connection, whose peer has the name that was dialled.
+pub(crate) fn by_connect(world: &World, protocol: Protocol, to: &str) -> io::Result<String> {
+    world.dial(protocol, to).and_then(|socket| {
+        assert_eq!(socket.peer()?, at(to), "the peer's name");
+        socket.ask()
+    })
+}
+
+/// Who answers a send of an unconnected socket, as what was dialled.
+pub(crate) fn by_send(socket: &Socket, to: &str) -> io::Result<String> {
+    socket.ask_at(to).map(|answer| {
+        assert_eq!(answer.from, at(to), "the source of {}'s reply", answer.backend);
+        answer.backend
+    })
 }
 
 fn name((protocol, address): &Key) -> String {

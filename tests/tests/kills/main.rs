@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chronicle::{Chronicle, SERVICES, addresses, protocol};
+use chronicle::{Chronicle, SERVICES, addresses, by_connect, by_send, protocol};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
-use svclb_tests::{Kind, Protocol, Socket, World, at};
+use svclb_tests::{Kind, Protocol, Socket, World};
 
 /// How often the agent is killed.
 const VARIABLE: &str = "SVCLB_KILLS";
@@ -164,19 +164,13 @@ impl<'a> Client<'a> {
             let (socket, used) =
                 self.sends.get_or_insert_with(|| (self.world.socket(Kind::Udp4), 0));
             *used += 1;
-            let answer = socket.ask_at(to).map(|answer| {
-                assert_eq!(answer.from, at(to), "the source of {}'s reply", answer.backend);
-                answer.backend
-            });
+            let answer = by_send(socket, to);
             if *used == 50 {
                 self.sends = None;
             }
             answer
         } else {
-            self.world.dial(*protocol, to).and_then(|socket| {
-                assert_eq!(socket.peer()?, at(to), "the peer's name");
-                socket.ask()
-            })
+            by_connect(self.world, *protocol, to)
         };
         self.chronicle.check(window, *protocol, to, answer);
     }

@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chronicle::{Chronicle, SERVICES, addresses, protocol};
+use chronicle::{Chronicle, SERVICES, addresses, by_connect, by_send, protocol};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
-use svclb_tests::{Faults, Kind, Operation, Protocol, World, at, counter, eventually};
+use svclb_tests::{Faults, Kind, Operation, Protocol, World, counter, eventually};
 
 /// How long, seconds. `cargo xtask soak` sets it.
 const VARIABLE: &str = "SVCLB_SOAK_SECONDS";
@@ -121,15 +121,9 @@ fn ask(world: &World, chronicle: &Chronicle<'_>, random: &mut ChaCha8Rng) {
     let (protocol, to) = &addresses[random.random_range(0..addresses.len())];
     let window = chronicle.begin();
     let answer = if *protocol == Protocol::Udp && random.random_range(0..2) == 0 {
-        world.socket(Kind::Udp4).ask_at(to).map(|answer| {
-            assert_eq!(answer.from, at(to), "the source of {}'s reply", answer.backend);
-            answer.backend
-        })
+        by_send(&world.socket(Kind::Udp4), to)
     } else {
-        world.dial(*protocol, to).and_then(|socket| {
-            assert_eq!(socket.peer()?, at(to), "the peer's name");
-            socket.ask()
-        })
+        by_connect(world, *protocol, to)
     };
     chronicle.check(window, *protocol, to, answer);
 }
