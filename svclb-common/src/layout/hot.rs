@@ -2,7 +2,7 @@
 //!
 //! One access of each of the first three translates a connection: three cache lines.
 
-use super::Address;
+use super::{Address, FrontendKey};
 
 /// A line number that no line has.
 pub const NO_LINE: u32 = u32::MAX;
@@ -103,6 +103,17 @@ impl Line {
     pub const fn key_word(port: u16, protocol: u8, scope: u8) -> u32 {
         let p = port.to_ne_bytes();
         u32::from_ne_bytes([p[0], p[1], protocol, scope])
+    }
+
+    /// The frontend that lies in it, as a key of `svclb_frontends`.
+    pub const fn frontend(&self) -> FrontendKey {
+        FrontendKey {
+            address: self.address,
+            port: self.port,
+            protocol: self.protocol,
+            scope: self.scope,
+            _pad: 0,
+        }
     }
 }
 

@@ -325,7 +325,7 @@ impl Steps<'_> {
         let Some((_, number)) = self.state.frontends.get(key).copied() else { return };
         let index = &self.state.index;
         let home = index.home(key);
-        let is_there = |line: &Line| super::mirror::key_of(line) == *key;
+        let is_there = |line: &Line| line.frontend() == *key;
         if !self.state.lines.get(&number).is_some_and(is_there) {
             // The step that should have made the line failed.
             self.remove(Key::Frontend(*key));
@@ -341,7 +341,7 @@ impl Steps<'_> {
                         .state
                         .lines
                         .get(line)
-                        .is_some_and(|line| index.home(&super::mirror::key_of(line)) == home)
+                        .is_some_and(|line| index.home(&line.frontend()) == home)
             };
             let gone = removed.iter().filter(same_home).count();
             let left = index.spilled(home).saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));

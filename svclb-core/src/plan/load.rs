@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use svclb_common::layout::{FrontendKey, Line, Meta, Set};
 
 use super::Step;
-use super::mirror::{Range, State, key_of};
+use super::mirror::{Range, State};
 use crate::compile::service_of;
 use crate::table::{Dump, Key, Row, Written};
 
@@ -105,12 +105,12 @@ fn lines(
     }
     // Of two lines with one frontend, the one that its row names stays.
     held.sort_by_key(|(number, line)| {
-        rows.get(&key_of(line)).is_none_or(|(_, named)| named != number)
+        rows.get(&line.frontend()).is_none_or(|(_, named)| named != number)
     });
     let mut misfits: Vec<&(u32, Line)> = Vec::new();
     for entry in held {
         let (number, line) = entry;
-        let key = key_of(line);
+        let key = line.frontend();
         let fits = state.services.contains_key(&line.service)
             && !state.frontends.contains_key(&key)
             && state.index.is_near(&key, *number)

@@ -343,8 +343,8 @@ impl State {
                 self.unreferenced.insert(*first);
             }
             Row::Line(number, line) => {
-                self.index.occupy(*number, &key_of(line));
-                self.touched.insert(self.index.home(&key_of(line)));
+                self.index.occupy(*number, &line.frontend());
+                self.touched.insert(self.index.home(&line.frontend()));
                 self.generations.insert(*number, line.generation);
                 self.lines.insert(*number, *line);
                 self.refer(line.set);
@@ -435,7 +435,7 @@ impl State {
             Key::Line(number) => {
                 if let Some(line) = self.lines.remove(number) {
                     self.index.empty(*number);
-                    self.touched.insert(self.index.home(&key_of(&line)));
+                    self.touched.insert(self.index.home(&line.frontend()));
                     self.resting.lines.insert(*number);
                     self.unrefer(line.set);
                 } else if self.misfits.remove(number) {
@@ -467,17 +467,6 @@ impl State {
             self.ranges.remove(&set.first);
             self.resting.ranges.insert((set.first, set.count));
         }
-    }
-}
-
-/// The frontend that lies in a line.
-pub(super) fn key_of(line: &Line) -> FrontendKey {
-    FrontendKey {
-        address: line.address,
-        port: line.port,
-        protocol: line.protocol,
-        scope: line.scope,
-        _pad: 0,
     }
 }
 

@@ -144,7 +144,7 @@ fn content(maps: &Path) -> BTreeSet<String> {
     let slots = array::<Slot>(maps, "svclb_slots");
     let mut placed = BTreeMap::new();
     for (number, line) in &lines {
-        let key = key_of(line);
+        let key = line.frontend();
         if let Some(other) = placed.insert(key, *number) {
             wrong.insert(format!("wrong: {key:?} has the lines {other} and {number}"));
         }
@@ -187,16 +187,6 @@ fn lines(maps: &Path) -> Vec<(u32, Line)> {
     let index = array::<Line>(maps, "svclb_index");
     let line = |number| (number, index.get(&number, 0).expect("a line within the index").0);
     (0..index.len()).map(line).filter(|(_, line)| line.protocol != 0).collect()
-}
-
-fn key_of(line: &Line) -> FrontendKey {
-    FrontendKey {
-        address: line.address,
-        port: line.port,
-        protocol: line.protocol,
-        scope: line.scope,
-        _pad: 0,
-    }
 }
 
 fn shown(key: &FrontendKey) -> String {

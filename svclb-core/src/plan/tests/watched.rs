@@ -45,7 +45,7 @@ impl Watched {
         let memory = &self.table.inner;
         let mut routes = Routes::new();
         for line in (0..).map_while(|number| memory.line(number)).filter(|it| it.key_word() != 0) {
-            let key = crate::plan::mirror::key_of(&line.read());
+            let key = line.read().frontend();
             if let Some(found) = self.find(&key) {
                 routes.insert(key, self.backends(found));
             }
@@ -95,7 +95,7 @@ impl Watched {
             .map(|(id, row)| format!("{} {} {}", names[id], row.frontends, row.notes));
         let held = dump.lines.iter().map(|(_, line)| line).filter(|line| line.protocol != 0);
         let traits = held.map(|line| {
-            let key = crate::plan::mirror::key_of(line);
+            let key = line.frontend();
             super::world::traits(&key, line.flags, line.affinity_seconds)
         });
         let members = dump.backends.iter().map(|(key, row)| {
