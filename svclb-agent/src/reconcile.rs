@@ -3,6 +3,7 @@
 //! No lock and no shared state: a source says what changed, a pass writes it, what the pass freed rests
 //! beside, and an audit looks now and then whether somebody else changed the maps.
 
+mod ground;
 mod room;
 mod told;
 
@@ -23,6 +24,7 @@ use crate::dataplane::grace::Grace;
 use crate::dataplane::probe;
 use crate::memory;
 use crate::source::{Batch, Source};
+pub use ground::Ground;
 use room::Room;
 pub use room::{Sizing, random_seed};
 use told::Told;
@@ -42,43 +44,6 @@ type Rest = JoinHandle<(Resting, io::Result<()>)>;
 struct Retry {
     wait: Duration,
     at: tokio::time::Instant,
-}
-
-/// Where maps come from, and who looks after what makes them matter.
-pub trait Ground {
-    /// The maps.
-    type Maps: Table;
-
-    /// How many places the origins have that new maps will share; none when they get their own.
-    ///
-    /// # Errors
-    /// When that cannot be told.
-    fn shared_origins(&self) -> Result<Option<u32>>;
-
-    /// Makes maps as this row says, empty, beside those in use. `keeps_ids` says that services will have
-    /// the ids there that they have here.
-    ///
-    /// # Errors
-    /// When that cannot be done; nothing is left of it then.
-    fn beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Self::Maps>;
-
-    /// Puts the maps that [`Self::beside`] made into use.
-    ///
-    /// # Errors
-    /// When that failed half way: the next start goes on from there.
-    fn switch(&mut self) -> Result<()>;
-
-    /// Removes what [`Self::beside`] made.
-    fn abandon(&mut self);
-
-    /// Removes what is remembered of sockets that are gone without a word, and tells.
-    fn sweep(&mut self);
-
-    /// Puts back what somebody took away, and tells.
-    ///
-    /// # Errors
-    /// When the maps are no longer ours.
-    fn look_after(&mut self) -> Result<()>;
 }
 
 /// Keeps maps in step with a catalog.
@@ -264,7 +229,7 @@ impl<T: Table> Reconciler<T> {
         }
         // What does not fit has room in a moment, where larger maps can be made.
         let now = Sizes::of(self.state.meta());
-        if !self.room.grows(now, self.catalog.counts(), self.state.lacking()) {
+        if !self.room.grows(now, || self.catalog.counts(), self.state.lacking()) {
             self.told.rejected(&done, rejected);
         }
         self.told.conflicts(self.catalog.conflicts());
@@ -373,7 +338,8 @@ impl<T: Table> Reconciler<T> {
             return Ok(());
         }
         let now = Sizes::of(self.state.meta());
-        let Some(sizes) = self.room.wanted(now, self.catalog.counts(), self.state.lacking()) else {
+        let counts = || self.catalog.counts();
+        let Some(sizes) = self.room.wanted(now, counts, self.state.lacking()) else {
             return Ok(());
         };
         let start = Instant::now();
@@ -509,120 +475,4 @@ async fn pause(retry: Option<Retry>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort};
-    use svclb_core::table::{Failing, Key, Memory};
-    use svclb_objects::convert::Skipped;
-
-    use super::*;
-
-    /// A reconciler over memory that has written one Service.
-    fn reconciler() -> Reconciler<Failing<Memory>> {
-        let meta = Meta { index_lines: 4, spill_lines: 2, slots: 8, seed: 7, ..Meta::default() };
-        let object = ObjectName::new("default", "hello");
-        let service = Service {
-            cluster_ips: vec![[10, 96, 0, 1].into()],
-            ports: vec![ServicePort {
-                name: "".into(),
-                protocol: Protocol::Tcp,
-                port: 80,
-                node_port: None,
-            }],
-            ..Service::default()
-        };
-        let slice = Slice {
-            service: object.clone(),
-            ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }].into(),
-            endpoints: [([10, 0, 0, 1].into(), Endpoint::default())].into_iter().collect(),
-            triggered: None,
-        };
-        let updates = vec![
-            Update::Service(object.clone(), Some(service)),
-            Update::Slice(object, Some(slice)),
-        ];
-        let first = Batch {
-            updates,
-            whole: true,
-            rejects: Vec::new(),
-            standing: 0,
-            skipped: Skipped::default(),
-            seen: Instant::now(),
-        };
-        let table = Failing::new(Memory::new(meta));
-        let catalog = Catalog::new(Node::default());
-        let mut reconciler = Reconciler::over(catalog, table, &meta, Sizing::default())
-            .expect("a map can be made: run the tests as root, or with CAP_BPF");
-        reconciler.hear(first);
-        assert!(reconciler.pass().failed.is_empty());
-        reconciler
-    }
-
-    /// A line that holds what is no Service's, as somebody else may have written it.
-    fn spoil(reconciler: &mut Reconciler<Failing<Memory>>) {
-        let memory = &mut reconciler.table.inner;
-        let held = memory.load().unwrap().lines.into_iter().find(|(_, line)| line.protocol != 0);
-        let (number, line) = held.unwrap();
-        memory.remove(&Key::Line(number)).unwrap();
-        memory.put(&Row::Line(number, svclb_common::layout::Line { port: 9, ..line })).unwrap();
-        memory.put(&Row::Heir(number, 9)).unwrap();
-        memory.put(&Row::Owner(number, line.service)).unwrap();
-    }
-
-    #[tokio::test]
-    async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_time() {
-        let mut reconciler = reconciler();
-        reconciler.audit();
-        assert!(reconciler.retry.is_none() && !reconciler.unhealed, "nothing to put right");
-        spoil(&mut reconciler);
-        let mut last = Duration::ZERO;
-        for _ in 0..10 {
-            reconciler.table.fail(0, usize::MAX);
-            reconciler.audit();
-            assert!(reconciler.unhealed);
-            let wait = reconciler.retry.unwrap().wait;
-            assert!(wait > last || wait == RETRY.1, "{wait:?} after {last:?}");
-            last = wait;
-        }
-        reconciler.table.fail(0, 0);
-        reconciler.audit();
-        assert!(reconciler.retry.is_none() && !reconciler.unhealed);
-        let dump = reconciler.table.load().unwrap();
-        assert_eq!(reconciler.state.reload(&dump).1, [], "nothing is left to put right");
-        let held: Vec<_> = dump.lines.iter().filter(|(_, line)| line.protocol != 0).collect();
-        assert_eq!(held.len(), 1);
-        assert_eq!(held[0].1.port, 80);
-    }
-
-    #[tokio::test]
-    async fn an_audit_has_its_turn_while_something_rests() {
-        let mut reconciler = reconciler();
-        spoil(&mut reconciler);
-        reconciler.audit();
-        assert!(!reconciler.waits.is_empty(), "the line that was emptied rests");
-        spoil(&mut reconciler);
-        reconciler.audit();
-        let dump = reconciler.table.load().unwrap();
-        let held = dump.lines.iter().filter(|(_, line)| line.protocol != 0);
-        assert_eq!(held.map(|(_, line)| line.port).collect::<Vec<_>>(), [80]);
-    }
-
-    #[test]
-    fn the_delay_of_a_pass_is_that_of_its_oldest_change_since_the_start() {
-        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        let rows: [(&str, &[i64], Option<u64>); 6] = [
-            ("nothing", &[], None),
-            ("one", &[95], Some(5)),
-            ("the oldest", &[97, 91, 99], Some(9)),
-            ("before the start", &[10], None),
-            ("some before the start", &[10, 98], Some(2)),
-            ("a clock that is ahead", &[105], Some(0)),
-        ];
-        for (row, times, expected) in rows {
-            let times = times.iter().map(|seconds| seconds * 1_000_000_000).collect();
-            let triggered = vec![(ObjectName::new("default", "hello"), times)];
-            let pass = Pass { triggered, ..Pass::default() };
-            let found = delay(&pass, at(90), at(100));
-            assert_eq!(found, expected.map(Duration::from_secs), "{row}");
-        }
-    }
-}
+mod tests;

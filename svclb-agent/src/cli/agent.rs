@@ -110,25 +110,27 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     if matches!(found, Found::Ours) {
         meta::begin(pins, std::process::id(), now()?)?;
     }
+    let mut ground =
+        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log());
     let start = Start {
         row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
         catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() }),
         sizing: args.sizing()?,
+        pins,
+        // Mostly all is known in a moment.
+        first: tokio::time::timeout(SOON, source.next()).await.ok(),
+        source: &mut source,
+        ground: &mut ground,
     };
-    let mut ground =
-        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log());
-    // Mostly all is known in a moment.
-    let first = tokio::time::timeout(SOON, source.next()).await.ok();
     let mut reconciler = match found {
-        Found::Ours => start.over_earlier(&mut ground, &mut source, pins, first).await?,
-        Found::Nothing => start.over_new(&mut ground, &mut source, pins, first).await?,
+        Found::Ours => start.over_earlier().await?,
+        Found::Nothing => start.over_new().await?,
         Found::Others { why } => {
             tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
             // Above what sockets may remember of maps that were made otherwise, or cannot be read.
             let first_generation = (1 << 31) | (u32::try_from(random_seed()? >> 34)?);
             let row = Meta { first_generation, ..start.row };
-            let start = Start { row, ..start };
-            start.over_new(&mut ground, &mut source, pins, first).await?
+            Start { row, ..start }.over_new().await?
         }
     };
     probe::run(cgroup)?;
@@ -149,28 +151,27 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
 }
 
 /// What an agent starts with.
-struct Start {
+struct Start<'a> {
     /// Who it is.
     row: Meta,
     catalog: Catalog,
     sizing: Sizing,
+    pins: &'a Pins,
+    /// What the source said first, if that was soon.
+    first: Option<Batch>,
+    source: &'a mut Source,
+    ground: &'a mut Installed,
 }
 
-impl Start {
+impl Start<'_> {
     /// Goes on with the maps of an earlier agent. Where the sources are not known they stay as they are;
     /// programs and hooks are renewed in any case.
-    async fn over_earlier(
-        self,
-        ground: &mut Installed,
-        source: &mut Source,
-        pins: &Pins,
-        first: Option<Batch>,
-    ) -> Result<Reconciler<Maps>> {
-        let maps = ground.adopt(&meta::read(pins)?)?;
+    async fn over_earlier(self) -> Result<Reconciler<Maps>> {
+        let maps = self.ground.adopt(&meta::read(self.pins)?)?;
         let mut reconciler = Reconciler::over(self.catalog, maps, &self.row, self.sizing)?;
-        let mut first = first;
+        let mut heard = self.first;
         loop {
-            if let Some(batch) = first.take() {
+            if let Some(batch) = heard.take() {
                 reconciler.hear(batch);
             }
             reconciler.update(probe::appear());
@@ -181,30 +182,24 @@ impl Start {
                 break;
             }
             // Full maps: not even the probe fits. To make larger ones all has to be known.
-            first = Some(source.next().await);
+            heard = Some(self.source.next().await);
         }
         // The maps are right before new programs read them; the old ones read them already.
-        ground.attach()?;
+        self.ground.attach()?;
         if reconciler.is_short() {
-            reconciler.make_room(ground)?;
+            reconciler.make_room(self.ground)?;
         }
         Ok(reconciler)
     }
 
     /// Fills new maps, once the sources are known.
-    async fn over_new(
-        self,
-        ground: &mut Installed,
-        source: &mut Source,
-        pins: &Pins,
-        first: Option<Batch>,
-    ) -> Result<Reconciler<Maps>> {
-        let first = match first {
+    async fn over_new(self) -> Result<Reconciler<Maps>> {
+        let first = match self.first {
             Some(batch) => batch,
-            None => source.next().await,
+            None => self.source.next().await,
         };
-        let ids = maps::services(pins)?;
-        Reconciler::anew(self.catalog, ground, first, &self.row, ids.as_deref(), self.sizing)
+        let ids = maps::services(self.pins)?;
+        Reconciler::anew(self.catalog, self.ground, first, &self.row, ids.as_deref(), self.sizing)
     }
 }
 

@@ -97,22 +97,8 @@ impl Installed {
         self.hold()
     }
 
-    /// Makes maps as this row says, with programs over them that nothing runs yet. `keeps_ids` says that
-    /// services have the ids there that they have here. What sockets and clients remember is shared,
-    /// where it can be; the rest is told.
-    ///
-    /// # Errors
-    /// When the kernel refuses something; nothing is left of it then.
-    fn make_beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Maps> {
-        self.pins.make()?;
-        self.pins.abandon()?;
-        let made = self.load_beside(row, keeps_ids);
-        if made.is_err() {
-            self.drop_next();
-        }
-        made
-    }
-
+    /// Makes maps as this row says, with programs over them that nothing runs yet. What sockets and clients
+    /// remember is shared, where it can be; the rest is told.
     fn load_beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Maps> {
         let next = self.pins.next();
         next.make()?;
@@ -140,33 +126,6 @@ impl Installed {
             maps.mark(&given)?;
         }
         Ok(maps)
-    }
-
-    /// Puts the programs of [`Self::make_beside`], whose maps are filled now, on the hooks.
-    ///
-    /// # Errors
-    /// When a hook cannot be attached. Where others are attached the next start goes on from there.
-    fn put_into_use(&mut self) -> Result<()> {
-        let mut object = self.next.take().context("no programs are loaded")?;
-        let is_first = HOOKS.iter().all(|hook| !self.pins.link(hook.name).exists());
-        self.pins.decide()?;
-        if let Err(error) = attach::attach(&mut object, &self.cgroup, &self.pins) {
-            if is_first {
-                self.pins.undo()?;
-            }
-            return Err(error);
-        }
-        self.pins.finish()?;
-        self.object = Some(object);
-        self.hold()
-    }
-
-    /// Removes what [`Self::make_beside`] made.
-    fn drop_next(&mut self) {
-        self.next = None;
-        if let Err(error) = self.pins.abandon() {
-            tracing::warn!("{error:#}");
-        }
     }
 
     fn settings(&self, row: &Meta) -> Settings {
@@ -270,15 +229,35 @@ impl Ground for Installed {
     }
 
     fn beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Maps> {
-        self.make_beside(row, keeps_ids)
+        self.pins.make()?;
+        self.pins.abandon()?;
+        let made = self.load_beside(row, keeps_ids);
+        if made.is_err() {
+            self.abandon();
+        }
+        made
     }
 
     fn switch(&mut self) -> Result<()> {
-        self.put_into_use()
+        let mut object = self.next.take().context("no programs are loaded")?;
+        let is_first = HOOKS.iter().all(|hook| !self.pins.link(hook.name).exists());
+        self.pins.decide()?;
+        if let Err(error) = attach::attach(&mut object, &self.cgroup, &self.pins) {
+            if is_first {
+                self.pins.undo()?;
+            }
+            return Err(error);
+        }
+        self.pins.finish()?;
+        self.object = Some(object);
+        self.hold()
     }
 
     fn abandon(&mut self) {
-        self.drop_next();
+        self.next = None;
+        if let Err(error) = self.pins.abandon() {
+            tracing::warn!("{error:#}");
+        }
     }
 
     fn sweep(&mut self) {

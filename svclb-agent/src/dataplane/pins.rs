@@ -206,7 +206,7 @@ impl Pins {
     }
 
     /// Whether there are maps that are filled and have not taken their place yet.
-    pub fn is_decided(&self) -> bool {
+    fn is_decided(&self) -> bool {
         self.commit().path().exists()
     }
 

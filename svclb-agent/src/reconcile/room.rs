@@ -57,11 +57,12 @@ impl Room {
         self.waste_is_unknown = true;
     }
 
-    /// The sizes that maps should have instead of these.
+    /// The sizes that maps should have instead of these. `counts` walks all that there is: it is asked
+    /// for only where something lacks, or waste is looked for.
     pub(super) fn wanted(
         &mut self,
         now: Sizes,
-        counts: (usize, usize),
+        counts: impl FnOnce() -> (usize, usize),
         lacking: impl Iterator<Item = Why>,
     ) -> Option<Sizes> {
         let mut lacking = lacking.peekable();
@@ -73,7 +74,7 @@ impl Room {
         }
         self.later = None;
         let look = std::mem::take(&mut self.waste_is_unknown);
-        let wanted = look.then(|| now.smaller(self.sizing.of(counts)))?;
+        let wanted = look.then(|| now.smaller(self.sizing.of(counts())))?;
         // Were it to fail, it would be tried again.
         self.waste_is_unknown = wanted.is_some();
         wanted
@@ -83,7 +84,7 @@ impl Room {
     pub(super) fn grows(
         &self,
         now: Sizes,
-        counts: (usize, usize),
+        counts: impl FnOnce() -> (usize, usize),
         lacking: impl Iterator<Item = Why>,
     ) -> bool {
         self.larger(now, counts, lacking).is_some()
@@ -92,10 +93,15 @@ impl Room {
     fn larger(
         &self,
         now: Sizes,
-        (frontends, backends): (usize, usize),
+        counts: impl FnOnce() -> (usize, usize),
         lacking: impl Iterator<Item = Why>,
     ) -> Option<Sizes> {
-        if self.waits() { None } else { now.larger(sizes(frontends, backends), lacking) }
+        let mut lacking = lacking.peekable();
+        if self.waits() || lacking.peek().is_none() {
+            return None;
+        }
+        let (frontends, backends) = counts();
+        now.larger(sizes(frontends, backends), lacking)
     }
 
     fn waits(&self) -> bool {

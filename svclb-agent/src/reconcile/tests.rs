@@ -1,0 +1,115 @@
+//! The reconciler over maps in memory: audits, retries, and whose delay a pass tells.
+
+use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort};
+use svclb_core::table::{Failing, Key, Memory};
+use svclb_objects::convert::Skipped;
+
+use super::*;
+
+/// A reconciler over memory that has written one Service.
+fn reconciler() -> Reconciler<Failing<Memory>> {
+    let meta = Meta { index_lines: 4, spill_lines: 2, slots: 8, seed: 7, ..Meta::default() };
+    let object = ObjectName::new("default", "hello");
+    let service = Service {
+        cluster_ips: vec![[10, 96, 0, 1].into()],
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        ..Service::default()
+    };
+    let slice = Slice {
+        service: object.clone(),
+        ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }].into(),
+        endpoints: [([10, 0, 0, 1].into(), Endpoint::default())].into_iter().collect(),
+        triggered: None,
+    };
+    let updates =
+        vec![Update::Service(object.clone(), Some(service)), Update::Slice(object, Some(slice))];
+    let first = Batch {
+        updates,
+        whole: true,
+        rejects: Vec::new(),
+        standing: 0,
+        skipped: Skipped::default(),
+        seen: Instant::now(),
+    };
+    let table = Failing::new(Memory::new(meta));
+    let catalog = Catalog::new(Node::default());
+    let mut reconciler = Reconciler::over(catalog, table, &meta, Sizing::default())
+        .expect("a map can be made: run the tests as root, or with CAP_BPF");
+    reconciler.hear(first);
+    assert!(reconciler.pass().failed.is_empty());
+    reconciler
+}
+
+/// A line that holds what is no Service's, as somebody else may have written it.
+fn spoil(reconciler: &mut Reconciler<Failing<Memory>>) {
+    let memory = &mut reconciler.table.inner;
+    let held = memory.load().unwrap().lines.into_iter().find(|(_, line)| line.protocol != 0);
+    let (number, line) = held.unwrap();
+    memory.remove(&Key::Line(number)).unwrap();
+    memory.put(&Row::Line(number, svclb_common::layout::Line { port: 9, ..line })).unwrap();
+    memory.put(&Row::Heir(number, 9)).unwrap();
+    memory.put(&Row::Owner(number, line.service)).unwrap();
+}
+
+#[tokio::test]
+async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_time() {
+    let mut reconciler = reconciler();
+    reconciler.audit();
+    assert!(reconciler.retry.is_none() && !reconciler.unhealed, "nothing to put right");
+    spoil(&mut reconciler);
+    let mut last = Duration::ZERO;
+    for _ in 0..10 {
+        reconciler.table.fail(0, usize::MAX);
+        reconciler.audit();
+        assert!(reconciler.unhealed);
+        let wait = reconciler.retry.unwrap().wait;
+        assert!(wait > last || wait == RETRY.1, "{wait:?} after {last:?}");
+        last = wait;
+    }
+    reconciler.table.fail(0, 0);
+    reconciler.audit();
+    assert!(reconciler.retry.is_none() && !reconciler.unhealed);
+    let dump = reconciler.table.load().unwrap();
+    assert_eq!(reconciler.state.reload(&dump).1, [], "nothing is left to put right");
+    let held: Vec<_> = dump.lines.iter().filter(|(_, line)| line.protocol != 0).collect();
+    assert_eq!(held.len(), 1);
+    assert_eq!(held[0].1.port, 80);
+}
+
+#[tokio::test]
+async fn an_audit_has_its_turn_while_something_rests() {
+    let mut reconciler = reconciler();
+    spoil(&mut reconciler);
+    reconciler.audit();
+    assert!(!reconciler.waits.is_empty(), "the line that was emptied rests");
+    spoil(&mut reconciler);
+    reconciler.audit();
+    let dump = reconciler.table.load().unwrap();
+    let held = dump.lines.iter().filter(|(_, line)| line.protocol != 0);
+    assert_eq!(held.map(|(_, line)| line.port).collect::<Vec<_>>(), [80]);
+}
+
+#[test]
+fn the_delay_of_a_pass_is_that_of_its_oldest_change_since_the_start() {
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    let rows: [(&str, &[i64], Option<u64>); 6] = [
+        ("nothing", &[], None),
+        ("one", &[95], Some(5)),
+        ("the oldest", &[97, 91, 99], Some(9)),
+        ("before the start", &[10], None),
+        ("some before the start", &[10, 98], Some(2)),
+        ("a clock that is ahead", &[105], Some(0)),
+    ];
+    for (row, times, expected) in rows {
+        let times = times.iter().map(|seconds| seconds * 1_000_000_000).collect();
+        let triggered = vec![(ObjectName::new("default", "hello"), times)];
+        let pass = Pass { triggered, ..Pass::default() };
+        let found = delay(&pass, at(90), at(100));
+        assert_eq!(found, expected.map(Duration::from_secs), "{row}");
+    }
+}
