@@ -172,7 +172,8 @@ impl Steps<'_> {
         for key in &held.frontends {
             let Some((_, number)) = self.state.frontends.get(key).copied() else { continue };
             // One that another service is taking over has an heir already, and needs that one.
-            let heir = self.state.lines.get(&number).map(|line| line.heir);
+            let line = self.state.lines.get(&number).filter(|line| line.frontend() == *key);
+            let heir = line.map(|line| line.heir);
             let is_free = heir.is_some_and(|heir| heir == 0 || heir == self.id);
             if is_free && !self.moved.contains(&number) {
                 self.put(Row::Heir(number, self.id));
@@ -243,7 +244,10 @@ impl Steps<'_> {
     /// Brings one frontend to its set: made, flipped, or taken over.
     fn frontend(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Why> {
         let found = self.state.frontends.get(&frontend.key).copied();
-        let line = found.and_then(|(_, number)| self.state.lines.get(&number));
+        // Another frontend may be there meanwhile, if the step that should have made this line failed.
+        let line = found
+            .and_then(|(_, number)| self.state.lines.get(&number))
+            .filter(|line| line.frontend() == frontend.key);
         let (Some((owner, number)), Some(line)) = (found, line) else {
             return self.make(frontend, set);
         };

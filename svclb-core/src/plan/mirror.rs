@@ -111,6 +111,8 @@ pub struct State {
     pub(super) uncounted: u64,
     /// The sources are known: what passes write is all that they say.
     pub(super) is_synced: bool,
+    /// Larger maps are made where something does not fit.
+    pub(super) grows: bool,
 }
 
 impl State {
@@ -138,6 +140,7 @@ impl State {
             kept_ids: HashMap::new(),
             uncounted: 0,
             is_synced: true,
+            grows: false,
         }
     }
 
@@ -150,6 +153,17 @@ impl State {
     /// Whether the sources are known.
     pub const fn is_synced(&self) -> bool {
         self.is_synced
+    }
+
+    /// Says whether larger maps are made where something does not fit. Then what a service waits for that
+    /// does not fit stays as it is until it does, since that is soon.
+    pub const fn set_growing(&mut self, grows: bool) {
+        self.grows = grows;
+    }
+
+    /// Counts something that failed outside of a pass; the next one says it in the maps.
+    pub const fn count_failure(&mut self) {
+        self.uncounted += 1;
     }
 
     /// What those services lack that do not fit.
@@ -211,6 +225,7 @@ impl State {
             kept_ids: self.kept_ids.clone(),
             uncounted: self.uncounted,
             is_synced: self.is_synced,
+            grows: self.grows,
             ..Self::new(self.meta)
         };
         for Resting { lines, ranges } in [&self.resting, &self.rests] {
@@ -241,6 +256,12 @@ impl State {
     /// The Service objects that have rows.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectName> {
         self.of_object.keys()
+    }
+
+    /// Whether an object's services all have what they should have, as far as the last pass over it
+    /// could bring it.
+    pub fn has(&self, object: &ObjectName) -> bool {
+        self.of_object.contains_key(object) && !self.short.keys().any(|it| it.object == *object)
     }
 
     /// The id of a service that has a row.

@@ -328,6 +328,10 @@ impl State {
 
     /// Whether a service that asks for a frontend will have it without anybody's doing.
     fn may_come(&self, service: &ServiceKey) -> bool {
-        self.short.get(service).is_none_or(|why| *why == Why::WaitsForRest)
+        match self.short.get(service) {
+            None | Some(Why::WaitsForRest) => true,
+            Some(Why::NoSlots | Why::NoLine | Why::MapFull(_)) => self.grows,
+            Some(Why::NoIds) => false,
+        }
     }
 }

@@ -64,7 +64,7 @@ impl<T> Failing<T> {
 
     /// The same with another answer.
     pub fn refuse(&mut self, skip: usize, count: usize, refusal: Refusal) {
-        self.fails_from = self.operations + skip;
+        self.fails_from = self.operations.saturating_add(skip);
         self.fails_until = self.fails_from.saturating_add(count);
         self.refusal = refusal;
     }

@@ -16,6 +16,8 @@ proptest! {
         deeds in proptest::collection::vec((deed(), 0..40_usize, 1..60_usize, refusal()), 1..12),
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+        // There is room: who is told that there is none waits for it, and so does who gives way.
+        agent.state.set_growing(true);
         for (deed, skip, count, refusal) in &deeds {
             agent.hear(&mut world, deed);
             agent.table.table.refuse(*skip, *count, *refusal);

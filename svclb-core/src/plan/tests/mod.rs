@@ -1,8 +1,11 @@
 //! The promises of a plan, over random histories.
 
 mod beside;
+mod changes;
+mod deaths;
 mod faults;
 mod histories;
+mod refusals;
 mod watched;
 mod world;
 
@@ -112,7 +115,8 @@ impl Agent {
     /// What a new process finds and does first.
     fn restart(&mut self) {
         let dump = self.table.load().unwrap();
-        let (state, heal) = load(&dump, dump.meta);
+        let (mut state, heal) = load(&dump, dump.meta);
+        state.set_growing(self.state.grows);
         self.state = state;
         self.state.heal(&mut self.table, &heal).unwrap();
         self.mark_all();

@@ -10,6 +10,7 @@ use super::world::{self, Routes};
 use crate::catalog::Catalog;
 use crate::compile::service_of;
 use crate::index::wanted;
+use crate::model::ServiceKey;
 use crate::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
 
 pub(super) struct Watched {
@@ -20,12 +21,39 @@ pub(super) struct Watched {
     /// In maps that are too small a frontend may go to anybody who asks for it, or to nobody.
     claimed: Routes,
     pub(super) is_roomy: bool,
+    /// What has to be served at every moment of the pass.
+    always: BTreeSet<FrontendKey>,
+    /// The same of the pass in which an agent died: what it had half made or half removed may be found
+    /// again until the next one is done with it.
+    earlier: [Routes; 2],
+    /// Whether each step is looked at.
+    pub(super) looks: bool,
+    /// The kinds of steps that were taken.
+    pub(super) kinds: BTreeSet<&'static str>,
+}
+
+/// What a client keeps of a frontend that it used: line, generation, and any of these backends.
+pub(super) struct Remembered {
+    frontend: FrontendKey,
+    line: u32,
+    generation: u32,
+    backends: BTreeSet<String>,
 }
 
 impl Watched {
     pub(super) fn new(memory: Memory) -> Self {
         let (old, new, claimed) = (Routes::new(), Routes::new(), Routes::new());
-        Self { table: Failing::new(memory), old, new, claimed, is_roomy: true }
+        Self {
+            table: Failing::new(memory),
+            old,
+            new,
+            claimed,
+            is_roomy: true,
+            always: BTreeSet::new(),
+            earlier: <[Routes; 2]>::default(),
+            looks: true,
+            kinds: BTreeSet::new(),
+        }
     }
 
     /// A pass begins that should end in what the catalog says.
@@ -33,11 +61,40 @@ impl Watched {
         self.old = self.routes();
         self.new = world::routes(catalog);
         self.claimed.clear();
-        if !self.is_roomy {
-            for (key, backends) in world::claims(catalog).into_values().flatten() {
-                self.claimed.entry(key).or_default().extend(backends);
-            }
+        if self.is_roomy {
+            let is_served = |key: &&FrontendKey| self.new.get(key).is_some_and(|it| !it.is_empty());
+            let served = self.old.iter().filter(|(_, backends)| !backends.is_empty());
+            self.always = served.map(|(key, _)| key).filter(is_served).copied().collect();
+            return;
         }
+        // Whoever does not fit keeps what he has, as long as he asks for it.
+        let (holders, claims) = (self.holders(), world::claims(catalog));
+        let is_kept = |key: &FrontendKey, service: &ServiceKey| {
+            let mut all = claims.values().filter_map(|routes| routes.get(key));
+            claims.get(service).is_some_and(|routes| routes.contains_key(key))
+                && all.all(|backends| !backends.is_empty())
+        };
+        let held = holders.iter().filter(|(key, service)| {
+            self.old.get(key).is_some_and(|it| !it.is_empty()) && is_kept(key, service)
+        });
+        self.always = held.map(|(key, _)| *key).collect();
+        for (key, backends) in claims.into_values().flatten() {
+            self.claimed.entry(key).or_default().extend(backends);
+        }
+    }
+
+    /// Who has each frontend.
+    fn holders(&mut self) -> BTreeMap<FrontendKey, ServiceKey> {
+        let dump = self.table.load().unwrap();
+        let names: BTreeMap<u32, ServiceKey> =
+            dump.services.iter().filter_map(|(id, row)| Some((*id, service_of(row)?))).collect();
+        let held = dump.lines.iter().map(|(_, line)| line).filter(|line| line.protocol != 0);
+        held.filter_map(|line| Some((line.frontend(), names.get(&line.service)?.clone()))).collect()
+    }
+
+    /// The agent died in the pass that began last.
+    pub(super) fn died(&mut self) {
+        self.earlier = [self.old.clone(), self.new.clone()];
     }
 
     /// Where each frontend goes, as a reader finds it.
@@ -46,22 +103,47 @@ impl Watched {
         let mut routes = Routes::new();
         for line in (0..).map_while(|number| memory.line(number)).filter(|it| it.key_word() != 0) {
             let key = line.read().frontend();
-            if let Some(found) = self.find(&key) {
+            if let Some((_, found)) = self.find(&key) {
                 routes.insert(key, self.backends(found));
             }
         }
         routes
     }
 
-    fn find(&self, key: &FrontendKey) -> Option<Shared<'_, Line>> {
+    /// What clients of every frontend remember that were given a backend now.
+    pub(super) fn remembered(&self) -> Vec<Remembered> {
+        let frontends = self.routes().into_iter();
+        let remembered = frontends.filter_map(|(frontend, backends)| {
+            let (line, found) = self.find(&frontend)?;
+            Some(Remembered { frontend, line, generation: found.generation(), backends })
+        });
+        remembered.collect()
+    }
+
+    /// Nobody who remembers this takes a backend for current that has left.
+    pub(super) fn assert_nobody_stays(&self, remembered: &[Remembered]) {
+        for Remembered { frontend, line, generation, backends } in remembered {
+            let Some((number, found)) = self.find(frontend) else { continue };
+            if (number, found.generation()) == (*line, *generation) {
+                let now = self.backends(found);
+                assert!(
+                    backends.is_subset(&now),
+                    "{frontend:?}: of {backends:?}, {now:?} are left"
+                );
+            }
+        }
+    }
+
+    fn find(&self, key: &FrontendKey) -> Option<(u32, Shared<'_, Line>)> {
         let (memory, wanted) = (&self.table.inner, wanted(key));
         let meta = memory.meta();
         match index::find(&wanted, meta.seed, meta.index_lines, |number| memory.line(number)) {
-            Found::Line(line, _) => Some(line),
+            Found::Line(line, number) => Some((number, line)),
             Found::Nothing(_) => None,
             Found::Spilled(_) => {
-                let line = memory.line(memory.frontend(key)?.line)?;
-                wanted.is_in(line).then_some(line)
+                let number = memory.frontend(key)?.line;
+                let line = memory.line(number)?;
+                wanted.is_in(line).then_some((number, line))
             }
         }
     }
@@ -104,23 +186,37 @@ impl Watched {
         services.chain(traits).chain(members).collect()
     }
 
+    /// Every frontend goes just where it went when the pass began, or just where it is to go.
+    pub(super) fn assert_old_or_new(&self) {
+        let now = self.routes();
+        let keys: BTreeSet<_> =
+            [&self.old, &self.new, &now].into_iter().flat_map(Routes::keys).collect();
+        for key in keys {
+            let [old, new, now] = [&self.old, &self.new, &now].map(|routes| routes.get(key));
+            let mut earlier = self.earlier.iter().map(|routes| routes.get(key));
+            let is_known = now == old || now == new || earlier.any(|earlier| now == earlier);
+            assert!(is_known, "{key:?} goes to {now:?}: from {old:?} to {new:?}");
+        }
+    }
+
     /// Every frontend goes only to old or new backends, and one that has some before and after is
     /// served at every moment.
     fn look(&self) {
+        if !self.looks {
+            return;
+        }
         let none = BTreeSet::new();
         let now = self.routes();
         for (key, backends) in &now {
-            let allowed = [&self.old, &self.new, &self.claimed];
+            let [half_removed, half_made] = &self.earlier;
+            let allowed = [&self.old, &self.new, &self.claimed, half_removed, half_made];
             let allowed = allowed.map(|routes| routes.get(key).unwrap_or(&none));
             let is_stranger = |it: &&String| !allowed.iter().any(|backends| backends.contains(*it));
             let strangers: Vec<_> = backends.iter().filter(is_stranger).collect();
             assert!(strangers.is_empty(), "{key:?} goes to {strangers:?}");
         }
-        for (key, old) in &self.old {
-            let Some(new) = self.new.get(key) else { continue };
-            if self.is_roomy && !old.is_empty() && !new.is_empty() {
-                assert!(now.get(key).is_some_and(|it| !it.is_empty()), "{key:?} is not served");
-            }
+        for key in &self.always {
+            assert!(now.get(key).is_some_and(|it| !it.is_empty()), "{key:?} is not served");
         }
     }
 }
@@ -132,6 +228,9 @@ impl Table for Watched {
 
     fn put(&mut self, row: &Row) -> Result<(), TableError> {
         let done = self.table.put(row);
+        if done.is_ok() {
+            self.kinds.insert(kind_of_row(row));
+        }
         self.look();
         done
     }
@@ -139,7 +238,58 @@ impl Table for Watched {
     fn remove(&mut self, key: &Key) -> Result<(), TableError> {
         let done = self.table.remove(key);
         assert!(!matches!(done, Err(TableError::Missing { .. })), "{key:?} is not there");
+        if done.is_ok() {
+            self.kinds.insert(kind_of_key(key));
+        }
         self.look();
         done
+    }
+}
+
+/// All that [`kind_of_row`] and [`kind_of_key`] can say.
+pub(super) const KINDS: [&str; 17] = [
+    "backend",
+    "backend goes",
+    "flip",
+    "frontend",
+    "frontend goes",
+    "generation",
+    "heir",
+    "line",
+    "line goes",
+    "meta",
+    "owner",
+    "reach",
+    "service",
+    "service goes",
+    "slots",
+    "spilled",
+    "traits",
+];
+
+fn kind_of_row(row: &Row) -> &'static str {
+    match row {
+        Row::Service(..) => "service",
+        Row::Backend(..) => "backend",
+        Row::Frontend(..) => "frontend",
+        Row::Slots(..) => "slots",
+        Row::Line(..) => "line",
+        Row::Set(..) => "flip",
+        Row::Heir(..) => "heir",
+        Row::Owner(..) => "owner",
+        Row::Traits(..) => "traits",
+        Row::Generation(..) => "generation",
+        Row::Reach(..) => "reach",
+        Row::Spilled(..) => "spilled",
+        Row::Meta(_) => "meta",
+    }
+}
+
+fn kind_of_key(key: &Key) -> &'static str {
+    match key {
+        Key::Service(_) => "service goes",
+        Key::Backend(_) => "backend goes",
+        Key::Frontend(_) => "frontend goes",
+        Key::Line(_) => "line goes",
     }
 }

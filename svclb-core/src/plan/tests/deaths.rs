@@ -1,0 +1,112 @@
+//! Agents that die after each step of each kind of change, and those that come after them.
+//!
+//! Whatever the table has refused since, the dead agent has not done: what it leaves is what the steps
+//! before made. The next one is a new process that knows only what there is now.
+
+use std::collections::BTreeSet;
+
+use super::changes::{self, Change, Row, before, maps, operations};
+use super::watched::{KINDS, Remembered};
+use super::*;
+
+/// A pass of a new process that knows all of this world, of which only the first operations are done.
+/// Gives the number of operations that it wanted.
+fn begins_anew(agent: &mut Agent, world: &World, operations: usize) -> usize {
+    agent.catalog = catalog();
+    world.tell(&mut agent.catalog);
+    agent.table.expect(&agent.catalog);
+    let first = agent.table.table.operations;
+    agent.table.table.fail(operations, usize::MAX);
+    let dump = agent.table.load().unwrap();
+    let (state, heal) = load(&dump, dump.meta);
+    agent.state = state;
+    let healed = agent.state.heal(&mut agent.table, &heal);
+    agent.mark_all();
+    let done = pass(&mut agent.state, &mut agent.table, &mut agent.catalog);
+    agent.table.table.fail(0, 0);
+    let taken = agent.table.table.operations - first;
+    let is_whole = healed.is_ok() && done.failed.is_empty();
+    assert_eq!(is_whole, taken <= operations, "{done:?}");
+    assert_eq!(done.rejected, []);
+    agent.table.assert_old_or_new();
+    taken
+}
+
+/// A new process comes to the same as one that begins with empty maps, and has nothing left to do.
+fn converges(agent: &mut Agent, world: &World, remembered: &[Remembered]) {
+    begins_anew(agent, world, usize::MAX);
+    let mut fresh = Agent::new(*agent.state.meta());
+    fresh.table.looks = false;
+    world.tell(&mut fresh.catalog);
+    fresh.pass();
+    assert_eq!(agent.table.routes(), fresh.table.routes());
+    assert_eq!(agent.table.rows(), fresh.table.rows());
+    agent.table.assert_nobody_stays(remembered);
+    let first = agent.table.table.operations;
+    agent.mark_all();
+    agent.pass();
+    assert_eq!(agent.table.table.operations, first, "one more pass writes nothing");
+    assert_eq!(begins_anew(agent, world, usize::MAX), 0, "one more start writes nothing");
+}
+
+/// The agent dies after so many operations of this change.
+fn dies(change: &Change, meta: Meta, operations: usize) -> (World, Agent, Vec<Remembered>) {
+    let (mut world, mut agent) = before(change, meta);
+    let mut remembered = agent.table.remembered();
+    change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+    agent.table.table.fail(operations, usize::MAX);
+    agent.pass();
+    agent.table.table.fail(0, 0);
+    agent.table.assert_old_or_new();
+    agent.table.died();
+    remembered.extend(agent.table.remembered());
+    (world, agent, remembered)
+}
+
+#[test]
+fn whenever_the_agent_dies_nobody_is_misled_and_the_next_one_ends_where_a_fresh_one_does() {
+    let mut kinds = BTreeSet::new();
+    for (name, meta) in maps() {
+        for change in changes::all() {
+            let (operations, these) = operations(&change, meta);
+            kinds.extend(these);
+            for at in 0..=operations {
+                let _row = Row(format!("{}, in maps with {name}: dies after {at}", change.name));
+                let (world, mut agent, remembered) = dies(&change, meta, at);
+                converges(&mut agent, &world, &remembered);
+            }
+        }
+    }
+    assert_eq!(kinds, KINDS.into(), "every kind of operation was the last one");
+}
+
+#[test]
+fn an_agent_that_dies_while_it_makes_good_for_one_that_died_is_continued_like_any() {
+    let meta = meta(2, 32, 64);
+    for change in changes::all() {
+        for at in 0..=operations(&change, meta).0 {
+            let (world, mut agent, _) = dies(&change, meta, at);
+            let more = begins_anew(&mut agent, &world, usize::MAX);
+            // Each third, and over the first deaths each of them.
+            for second in (at % 3..more).step_by(3) {
+                let _row = Row(format!("{}: dies after {at} and {second}", change.name));
+                let (world, mut agent, mut remembered) = dies(&change, meta, at);
+                begins_anew(&mut agent, &world, second);
+                remembered.extend(agent.table.remembered());
+                converges(&mut agent, &world, &remembered);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_change_that_is_taken_back_while_no_agent_runs_leaves_nothing_of_it() {
+    for change in changes::all() {
+        for at in 0..=operations(&change, meta(64, 16, 64)).0 {
+            let _row = Row(format!("{}: dies after {at}", change.name));
+            let (_, mut agent, remembered) = dies(&change, meta(64, 16, 64), at);
+            let (world, _) = before(&change, meta(64, 16, 64));
+            converges(&mut agent, &world, &remembered);
+        }
+    }
+}
