@@ -9,10 +9,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use svclb_common::layout::FrontendKey;
+use svclb_common::layout::{FrontendKey, Protocol};
 
-use crate::compile::{Desired, compile, frontends};
-use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Update};
+use crate::compile::{Desired, Offers, compile, frontends};
+use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, SlicePort, Update};
 use claims::{Claim, Claims};
 
 pub use claims::Conflict;
@@ -232,6 +232,11 @@ impl Catalog {
         !self.dirty.is_empty()
     }
 
+    /// Whether this object may have to change.
+    pub fn is_marked(&self, object: &ObjectName) -> bool {
+        self.dirty.contains(object)
+    }
+
     /// Says that these objects have to be looked at again.
     pub fn mark(&mut self, objects: impl IntoIterator<Item = ObjectName>) {
         self.dirty.extend(objects);
@@ -260,13 +265,8 @@ impl Catalog {
         is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
     ) -> Vec<Desired> {
         let Some(service) = self.services.get(object) else { return Vec::new() };
-        let slices: Vec<&Slice> = self
-            .slices_of
-            .get(object)
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.slices.get(name).map(AsRef::as_ref))
-            .collect();
+        let names = self.slices_of.get(object).into_iter().flatten();
+        let offers = Offers::of(names.filter_map(|name| self.slices.get(name).map(AsRef::as_ref)));
         let compiled = service.ports.iter().map(|port| {
             let mine = |key: &FrontendKey| {
                 let mut claimants = self.claimants(key);
@@ -276,7 +276,7 @@ impl Catalog {
                         && holder.protocol == port.protocol
                 })
             };
-            compile(object, service, port, &slices, &self.node, mine)
+            compile(object, service, port, &offers, &self.node, mine)
         });
         compiled.collect()
     }
@@ -297,15 +297,27 @@ impl Catalog {
         self.services.get(object).and_then(|service| service.created).unwrap_or(i64::MAX)
     }
 
-    /// Frontends that more than one service asks for, by frontend.
-    pub fn conflicts(&self) -> Vec<Conflict> {
-        self.claims.conflicts()
+    /// Services that ask for the same frontends, by name; none when that is as it was when this was last
+    /// asked.
+    pub fn take_conflicts(&mut self) -> Option<Vec<Conflict>> {
+        self.claims.take_news().then(|| self.claims.conflicts())
     }
 
-    /// How many frontends and endpoints there are, for the sizes of the maps.
+    /// How many frontends and backends there are, for the sizes of the maps. Slices that no Service has,
+    /// and ports that it does not, make no backend.
     pub fn counts(&self) -> (usize, usize) {
-        let endpoints = self.slices.values().map(|it| it.endpoints.len() * it.ports.len());
-        (self.claims.len(), endpoints.sum())
+        let backends = self.slices_of.iter().map(|(object, slices)| {
+            let Some(service) = self.services.get(object) else { return 0 };
+            let ports: HashSet<(&str, Protocol)> =
+                service.ports.iter().map(|port| (&*port.name, port.protocol)).collect();
+            let slices = slices.iter().filter_map(|name| self.slices.get(name));
+            let backends = slices.map(|slice| {
+                let has = |port: &&SlicePort| ports.contains(&(&*port.name, port.protocol));
+                slice.endpoints.len() * slice.ports.iter().filter(has).count()
+            });
+            backends.sum::<usize>()
+        });
+        (self.claims.len(), backends.sum())
     }
 }
 

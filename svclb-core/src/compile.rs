@@ -1,6 +1,6 @@
 //! From a Service and its slices to what the maps should hold of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use svclb_common::layout::{
@@ -8,7 +8,9 @@ use svclb_common::layout::{
     ServiceNotes, ServiceRow, Slot, Text,
 };
 
-use crate::model::{Endpoint, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice};
+use crate::model::{
+    Endpoint, Endpoints, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice,
+};
 use crate::select::{Candidate, List, select};
 
 /// What the maps should hold of one service. Ids, lines and ranges are the planner's.
@@ -103,12 +105,36 @@ fn notes(service: &Service) -> u32 {
     notes
 }
 
+/// What the slices of a Service offer, by name and protocol of a port: found without a walk over all
+/// ports, of which an object may have thousands.
+#[derive(Debug)]
+pub struct Offers<'a>(HashMap<(&'a str, Protocol), Vec<(u16, &'a Endpoints)>>);
+
+impl<'a> Offers<'a> {
+    /// Those of these slices.
+    pub fn of(slices: impl IntoIterator<Item = &'a Slice>) -> Self {
+        let mut offers: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in slices {
+            for port in &slice.ports {
+                let offer = (port.port, &slice.endpoints);
+                offers.entry((&*port.name, port.protocol)).or_default().push(offer);
+            }
+        }
+        Self(offers)
+    }
+
+    /// Numbers of a port, and who has it.
+    fn at<'s>(&'s self, port: &'s ServicePort) -> &'s [(u16, &'a Endpoints)] {
+        self.0.get(&(&*port.name, port.protocol)).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// Compiles one port of a Service. `holds` says which of the frontends it holds.
 pub fn compile(
     object: &ObjectName,
     service: &Service,
     port: &ServicePort,
-    slices: &[&Slice],
+    offers: &Offers<'_>,
     node: &Node,
     holds: impl Fn(&FrontendKey) -> bool,
 ) -> Desired {
@@ -122,7 +148,7 @@ pub fn compile(
     if held.len() < asked {
         notes |= ServiceNotes::CONFLICT;
     }
-    let mut compiled = Sets { port, slices, node, found: BTreeMap::new() };
+    let mut compiled = Sets { port, offers, node, found: BTreeMap::new() };
     let mut members: BTreeMap<(Address, u16), BackendRow> = BTreeMap::new();
     let mut counts = [0_u32; 2];
     for (policy, v4) in uses {
@@ -172,16 +198,16 @@ type Backend = (Address, u16, BackendState);
 /// The lists of one port, each compiled once.
 struct Sets<'a> {
     port: &'a ServicePort,
-    slices: &'a [&'a Slice],
+    offers: &'a Offers<'a>,
     node: &'a Node,
     found: BTreeMap<(List, bool), Vec<Backend>>,
 }
 
 impl Sets<'_> {
     fn backends(&mut self, list: List, v4: bool) -> &[Backend] {
-        let (port, slices, node) = (self.port, self.slices, self.node);
+        let (port, offers, node) = (self.port, self.offers, self.node);
         self.found.entry((list, v4)).or_insert_with(|| {
-            let candidates = merge(port, slices, v4);
+            let candidates = merge(port, offers, v4);
             let selected = select(list, &candidates, node).into_iter();
             let backend = |(at, state): (usize, BackendState)| {
                 (candidates[at].address.into(), candidates[at].port, state)
@@ -196,18 +222,14 @@ impl Sets<'_> {
 
 /// The endpoints of one family that match a port by name and protocol, from all slices, each address
 /// and port once: one that is not terminating wins over one that is.
-fn merge<'a>(port: &ServicePort, slices: &[&'a Slice], v4: bool) -> Vec<Candidate<'a>> {
+fn merge<'a>(port: &ServicePort, offers: &Offers<'a>, v4: bool) -> Vec<Candidate<'a>> {
     let mut found: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
-    for slice in slices {
-        let matching =
-            slice.ports.iter().filter(|it| it.name == port.name && it.protocol == port.protocol);
-        for slice_port in matching {
-            let of_family = slice.endpoints.iter().filter(|(address, _)| address.is_ipv4() == v4);
-            for (address, endpoint) in of_family {
-                let entry = found.entry((address, slice_port.port)).or_insert(endpoint);
-                if entry.terminating && !endpoint.terminating {
-                    *entry = endpoint;
-                }
+    for &(number, endpoints) in offers.at(port) {
+        let of_family = endpoints.iter().filter(|(address, _)| address.is_ipv4() == v4);
+        for (address, endpoint) in of_family {
+            let entry = found.entry((address, number)).or_insert(endpoint);
+            if entry.terminating && !endpoint.terminating {
+                *entry = endpoint;
             }
         }
     }

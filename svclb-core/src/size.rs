@@ -82,6 +82,11 @@ impl Sizes {
         (grown != self).then_some(grown)
     }
 
+    /// Whether maps may become larger than these.
+    pub const fn may_grow(&self) -> bool {
+        self.index_lines < MOST || self.slots < MOST
+    }
+
     /// Smaller maps, where these are more than four times as large as `wanted`: memory that nobody will
     /// miss soon. None when they are not.
     pub fn smaller(self, wanted: Self) -> Option<Self> {

@@ -1,23 +1,25 @@
 //! Who asks for which frontend, and who has it: the oldest Service does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use svclb_common::layout::FrontendKey;
 
-use crate::model::ServiceKey;
+use crate::model::{ObjectName, ServiceKey};
 
 /// Who asks for a frontend: the oldest Service first, then by name.
 pub(super) type Claim = (i64, ServiceKey);
 
-/// Two services that ask for one frontend.
+/// Two Services that ask for the same frontends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Conflict {
-    /// What both ask for.
+    /// Who has them.
+    pub holder: ObjectName,
+    /// Who waits for them.
+    pub waits: ObjectName,
+    /// The first of them.
     pub frontend: FrontendKey,
-    /// Who has it.
-    pub holder: ServiceKey,
-    /// Who waits for it.
-    pub waits: ServiceKey,
+    /// How many they are.
+    pub count: usize,
 }
 
 /// All claims. Nearly every frontend has one, which is kept in place.
@@ -26,6 +28,8 @@ pub(super) struct Claims {
     holders: HashMap<FrontendKey, Claim>,
     /// Those that wait, by rank.
     waiting: HashMap<FrontendKey, BTreeSet<Claim>>,
+    /// Who waits for whom may have changed.
+    is_news: bool,
 }
 
 impl Claims {
@@ -51,6 +55,7 @@ impl Claims {
             self.holders.insert(*key, claim);
             return None;
         };
+        self.is_news = true;
         let before = holder.1.clone();
         let waits = if claim < *holder { std::mem::replace(holder, claim) } else { claim };
         self.waiting.entry(*key).or_default().insert(waits);
@@ -60,6 +65,7 @@ impl Claims {
     /// Takes a claim back. Says who has the frontend now, if that may be news to them.
     pub(super) fn disclaim(&mut self, key: &FrontendKey, claim: &Claim) -> Option<ServiceKey> {
         let held = self.holders.get(key)? == claim;
+        self.is_news |= self.waiting.contains_key(key);
         let next = match self.waiting.get_mut(key) {
             None => None,
             Some(waiting) if held => waiting.pop_first(),
@@ -82,18 +88,26 @@ impl Claims {
         heir
     }
 
-    /// Frontends that more than one service asks for.
+    /// Whether conflicts may be others than when this was last asked.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.is_news)
+    }
+
+    /// Services that ask for the same frontends, by name.
     pub(super) fn conflicts(&self) -> Vec<Conflict> {
-        let mut found = Vec::new();
+        let mut found: BTreeMap<(&ObjectName, &ObjectName), (FrontendKey, usize)> = BTreeMap::new();
         for (frontend, waiting) in &self.waiting {
             let Some(holder) = self.holder(frontend) else { continue };
-            found.extend(waiting.iter().map(|(_, waits)| Conflict {
-                frontend: *frontend,
-                holder: holder.clone(),
-                waits: waits.clone(),
-            }));
+            for (_, waits) in waiting {
+                let pair = (&holder.object, &waits.object);
+                let (first, count) = found.entry(pair).or_insert((*frontend, 0));
+                *first = (*first).min(*frontend);
+                *count += 1;
+            }
         }
-        found.sort_by(|a, b| (&a.frontend, &a.waits).cmp(&(&b.frontend, &b.waits)));
-        found
+        let conflict = |((holder, waits), (frontend, count)): ((&ObjectName, &ObjectName), _)| {
+            Conflict { holder: holder.clone(), waits: waits.clone(), frontend, count }
+        };
+        found.into_iter().map(conflict).collect()
     }
 }

@@ -184,29 +184,33 @@ fn the_oldest_of_several_services_holds_a_frontend_and_the_next_takes_it_over() 
         service("c", external(5, "10.96.0.3")),
         service("a", external(9, "10.96.0.1")),
     ]);
-    let waits = |catalog: &Catalog| -> Vec<String> {
-        let conflicts = catalog.conflicts();
-        let shown = conflicts.iter().map(|it| format!("{} {}", it.holder, it.waits));
+    let waits = |catalog: &mut Catalog| -> Vec<String> {
+        let conflicts = catalog.take_conflicts().expect("news of conflicts");
+        assert!(catalog.take_conflicts().is_none(), "told once");
+        let shown = conflicts.iter().map(|it| {
+            let Conflict { holder, waits, frontend, count } = it;
+            format!("{holder} {waits} {count} {}:{}", frontend.address, frontend.port)
+        });
         shown.collect()
     };
-    let key = |name: &str| format!("default/{name}:/TCP");
-    let pair = |holder: &str, waits: &str| format!("{} {}", key(holder), key(waits));
-    assert_eq!(waits(&catalog), [pair("b", "a"), pair("b", "c")], "as old: by name");
+    let pair =
+        |holder: &str, waits: &str| format!("default/{holder} default/{waits} 1 192.0.2.1:80");
+    assert_eq!(waits(&mut catalog), [pair("b", "a"), pair("b", "c")], "as old: by name");
     assert_eq!(held(&catalog, "b"), ["10.96.0.2 80", "192.0.2.1 80"]);
     let notes = |catalog: &Catalog, name| catalog.desired(&object(name))[0].row.notes;
     assert_eq!((notes(&catalog, "b"), notes(&catalog, "c")), (0, 4));
     catalog.apply(Update::Service(object("b"), None));
     assert_eq!(dirty(&mut catalog), ["b", "c"], "the heir, and not who waits on");
-    assert_eq!(waits(&catalog), [pair("c", "a")]);
+    assert_eq!(waits(&mut catalog), [pair("c", "a")]);
     assert_eq!(held(&catalog, "c"), ["10.96.0.3 80", "192.0.2.1 80"]);
     // One that waits goes: nobody else is concerned.
     catalog.apply(service("a", with_ip("10.96.0.1", 9)));
     assert_eq!(dirty(&mut catalog), ["a"]);
-    assert!(catalog.conflicts().is_empty());
+    assert!(waits(&mut catalog).is_empty());
     // An older one comes.
     catalog.apply(service("d", external(1, "10.96.0.4")));
     assert_eq!(dirty(&mut catalog), ["c", "d"]);
-    assert_eq!(waits(&catalog), [pair("d", "c")]);
+    assert_eq!(waits(&mut catalog), [pair("d", "c")]);
     for name in ["c", "d"] {
         catalog.apply(Update::Service(object(name), None));
     }
@@ -247,4 +251,23 @@ fn trigger_times_are_of_slices_that_changed_and_stayed() {
     catalog.apply(slice_at("s", "a", "10.0.0.4", Some(4)));
     catalog.apply(Update::Slice(object("t"), None));
     assert_eq!(times(&mut catalog), [], "a deletion is not measured, nor what it hides");
+}
+
+#[test]
+fn what_no_service_asks_for_is_no_backend() {
+    let mut catalog = catalog([service("a", with_ip("10.96.0.1", 1))]);
+    let of = |of: &str, port: &str| Slice {
+        service: object(of),
+        ports: [SlicePort { name: port.into(), protocol: Protocol::Tcp, port: 8080 }].into(),
+        endpoints: (1..=50)
+            .map(|number| (IpAddr::from([10, 244, 0, number]), Endpoint::default()))
+            .collect(),
+        triggered: None,
+    };
+    for (name, slice) in [("a-1", of("a", "")), ("a-2", of("a", "other")), ("b-1", of("b", ""))] {
+        catalog.apply(Update::Slice(object(name), Some(slice)));
+    }
+    assert_eq!(catalog.counts(), (1, 50));
+    catalog.apply(service("b", with_ip("10.96.0.2", 1)));
+    assert_eq!(catalog.counts(), (2, 100));
 }

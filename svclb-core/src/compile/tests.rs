@@ -34,9 +34,13 @@ fn node() -> Node {
     Node { name: "here".into(), ..Node::default() }
 }
 
+fn offers<'a>(slices: &[&'a Slice]) -> Offers<'a> {
+    Offers::of(slices.iter().copied())
+}
+
 fn compiled(service: &Service, slices: &[&Slice]) -> Desired {
     let object = ObjectName::new("default", "web");
-    compile(&object, service, &service.ports[0], slices, &node(), |_| true)
+    compile(&object, service, &service.ports[0], &offers(slices), &node(), |_| true)
 }
 
 fn shown(desired: &Desired) -> Vec<String> {
@@ -162,7 +166,8 @@ fn of_one_address_in_two_slices_the_first_says_where_it_is_and_whom_it_is_for() 
             }
             TrafficPolicy::Cluster => &[&first, &second, &other],
         };
-        let desired = compile(&object, &service, &service.ports[0], slices, &node, |_| true);
+        let desired =
+            compile(&object, &service, &service.ports[0], &offers(slices), &node, |_| true);
         assert_eq!(shown(&desired).join(" "), expected, "{name}");
     }
 }
@@ -413,7 +418,7 @@ fn a_services_row_says_why_it_has_fewer_frontends_than_its_object_names() {
     for (name, service, expected) in rows {
         assert_eq!(compiled(&service, &[]).row.notes, expected, "{name}");
         let compile =
-            |holds| compile(&object, &service, &service.ports[0], &[], &node(), |_| holds);
+            |holds| compile(&object, &service, &service.ports[0], &offers(&[]), &node(), |_| holds);
         let other = compile(false);
         assert_eq!(other.row.notes, expected | ServiceNotes::CONFLICT, "{name}, held by another");
         assert!(other.frontends.is_empty());
@@ -448,7 +453,7 @@ fn ports_of_one_name_are_told_apart_by_protocol_and_may_differ_in_number() {
     let found: Vec<Vec<String>> = service
         .ports
         .iter()
-        .map(|port| shown(&compile(&object, &service, port, &[&slice], &node(), |_| true)))
+        .map(|port| shown(&compile(&object, &service, port, &offers(&[&slice]), &node(), |_| true)))
         .collect();
     assert_eq!(found, [["10.0.0.1:8080"], ["10.0.0.1:5353"]]);
 }

@@ -81,6 +81,14 @@ pub struct Dump {
     pub ranges: Vec<Written>,
 }
 
+impl Dump {
+    /// The line of this number, unless it is empty.
+    pub fn line(&self, number: u32) -> Option<&Line> {
+        let at = self.lines.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        Some(&self.lines[at].1)
+    }
+}
+
 /// A range of slots as it was found, without the slots: a large cluster has many.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Written {
