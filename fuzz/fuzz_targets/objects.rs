@@ -1,6 +1,6 @@
 //! Objects as an API server tells them, one a line: Services, EndpointSlices or Nodes by the first byte of
-//! a line. Each is read or rejected alone, and what the maps say in the end is named by an object and
-//! belongs to the oldest that names it.
+//! a line. Each is read or rejected alone, and what the maps say in the end, frontends and backends, is
+//! named by an object and belongs to the oldest that names it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,25 +1,32 @@
 //! A file of YAML or JSON, as `--from` reads it: the first byte says which. Whatever it holds is read to
-//! its end, told in one line each, and claims only what it names.
+//! its end, told in one line each, and what the maps say of it in the end is named by an object in it and
+//! belongs to the oldest that names it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use svclb_fuzz::node::TestNode;
+use svclb_fuzz::plain;
 use svclb_objects::file::contents;
 use svclb_objects::text;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, bytes)) = bytes.split_first() else { return };
-    let path = if first & 1 == 0 { "a.yaml" } else { "a.json" };
+    let json = first & 1 == 1;
+    let path = if json { "a.json" } else { "a.yaml" };
     let held = contents(path.as_ref(), Ok(bytes.to_vec()), "here");
     for reject in &held.rejects {
         let told = reject.to_string();
         assert_eq!(text::line(&told), told);
         assert!(told.len() < 10_000);
     }
-    // What an object names is checked by the target `objects`, which knows where it ends.
+    if held.objects.is_empty() {
+        return;
+    }
+    let said =
+        std::str::from_utf8(bytes).map(|text| plain::objects(text, json)).unwrap_or_default();
     let mut node = TestNode::new();
     for (update, _) in held.objects.into_values() {
-        node.take_unchecked(update);
+        node.take(update, &said);
     }
     node.pass().unwrap_or_else(|wrong| panic!("{wrong}"));
 });

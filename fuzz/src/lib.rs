@@ -5,3 +5,4 @@ pub mod claims;
 pub mod maps;
 #[path = "../../svclb-objects/tests/untrusted/node.rs"]
 pub mod node;
+pub mod plain;

@@ -63,15 +63,16 @@ pub fn json(text: &str) -> String {
     shown
 }
 
-/// A line of the log: what stands before its final line feed, in one line. Colours and other renditions
-/// (`ESC [ 1 ; 31 m`) stay: they are the log's own, which escapes that character in what it is told.
-pub fn event(text: &str) -> String {
+/// A line of the log: what stands before its final line feed, in one line. Where it is `coloured`, colours
+/// and other renditions (`ESC [ 1 ; 31 m`) stay, whoever they are of: what the log is told must have
+/// passed [`line()`] before.
+pub fn event(text: &str, coloured: bool) -> String {
     let (mut rest, end) = match text.strip_suffix('\n') {
         Some(rest) => (rest, "\n"),
         None => (text, ""),
     };
     let mut shown = String::with_capacity(text.len());
-    while let Some(at) = rest.find('\u{1b}') {
+    while let Some(at) = rest.find('\u{1b}').filter(|_| coloured) {
         let (before, from) = rest.split_at(at);
         before.chars().for_each(|letter| show(letter, &mut shown));
         let length = rendition(from).unwrap_or(0);
@@ -145,7 +146,9 @@ mod tests {
             ("twice", "\u{1b}\u{1b}[0m", Some("\\u{1b}\u{1b}[0m")),
         ];
         for (row, text, expected) in rows {
-            assert_eq!(event(text), expected.unwrap_or(text), "{row}");
+            assert_eq!(event(text, true), expected.unwrap_or(text), "{row}");
+            let plain = text.trim_end_matches('\n');
+            assert_eq!(event(text, false), line(plain) + &text[plain.len()..], "{row}, no colours");
         }
     }
 
@@ -157,10 +160,11 @@ mod tests {
             prop_assert!(line(&text).chars().all(is_plain));
             let short = short(&text);
             prop_assert!(short.chars().all(|letter| letter == '…' || is_plain(letter)));
-            let event = event(&(text + "\n"));
-            let rest = event.strip_suffix('\n').unwrap();
-            let coloured = |letter| letter == COLOUR || is_plain(letter);
-            prop_assert!(rest.chars().all(coloured));
+            let said = text + "\n";
+            let (coloured, plain) = (event(&said, true), event(&said, false));
+            let may_be = |letter| letter == COLOUR || is_plain(letter);
+            prop_assert!(coloured.strip_suffix('\n').unwrap().chars().all(may_be));
+            prop_assert!(plain.strip_suffix('\n').unwrap().chars().all(is_plain));
         }
 
         #[test]

@@ -36,11 +36,12 @@ fn the_hooks_are_silent_when_they_are_not_asked() {
 
 #[test]
 fn nothing_that_an_object_or_a_file_says_reaches_a_terminal_as_more_than_text() {
-    // Clears a screen, changes a title, ends a line, turns the direction of text, and hides.
+    // Clears a screen, changes a title, ends a line, turns the direction of text, colours, and hides.
     const HOSTILE: &str =
-        "\\e[2J\\e]0;owned\\a\\r\\nERROR all is lost\\x9b31m\\u202e\\u2028\\u200b";
+        "\\e[2J\\e]0;owned\\a\\r\\nERROR all is lost\\x9b31m\\u202e\\u2028\\u200b\\e[31m\\e[8m";
     for format in ["text", "json"] {
-        let name = format!("hostile-{format}");
+        // The cgroup bears the world's name, and the agent says it in a field as it is.
+        let name = format!("hostile\u{1b}[31m\u{1b}[8m-{format}");
         let world = World::builder(&name).agent_args(["--log-format", format]).start();
         let document = |kind: &str, spec: &str| {
             format!(
@@ -76,6 +77,7 @@ fn nothing_that_an_object_or_a_file_says_reaches_a_terminal_as_more_than_text() 
         }
         let obeyed =
             |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{2028}\u{200b}".contains(c);
+        assert!(said.contains("cgroup") && said.contains("u{1b}[31m"), "{said:?}");
         let found: Vec<char> = said.chars().filter(|c| obeyed(*c)).collect();
         assert!(found.is_empty(), "{found:?} in {said:?}");
         assert!(!said.lines().any(|line| line.starts_with("ERROR all is lost")), "{said}");

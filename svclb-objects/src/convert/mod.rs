@@ -23,16 +23,37 @@ pub use object::{Kind, ObjectId, objects};
 pub use service::service;
 pub use slice::slice;
 
+/// How many rejects of a document are kept that do not say which object it is. Such an item takes two
+/// bytes of a list, and what is said of it a hundred times that.
+pub const MOST_NAMELESS: usize = 100;
+
 /// What came of a document or an API object.
 #[derive(Clone, Debug, Default)]
 pub struct Converted {
     /// Each object that counts, in their order in the document; one that means nothing to svclb (a
     /// headless Service, for example) is `None` in its update. Objects of other kinds are left out.
     pub updates: Vec<Update>,
-    /// Each object that was rejected.
+    /// Each object that was rejected, but of those that cannot be told apart the first
+    /// [`MOST_NAMELESS`] only.
     pub rejects: Vec<Invalid>,
+    /// How many more there are of those.
+    pub more_nameless: usize,
     /// What was left out on purpose.
     pub skipped: Skipped,
+    nameless: usize,
+}
+
+impl Converted {
+    fn reject(&mut self, invalid: Invalid) {
+        if invalid.object.is_none() {
+            if self.nameless == MOST_NAMELESS {
+                self.more_nameless += 1;
+                return;
+            }
+            self.nameless += 1;
+        }
+        self.rejects.push(invalid);
+    }
 }
 
 /// Why an object was rejected.

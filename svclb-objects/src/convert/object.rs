@@ -113,7 +113,7 @@ pub fn objects(document: Value) -> Converted {
 fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Converted) {
     let meaning = match meaning(&value, implied) {
         Ok(meaning) => meaning,
-        Err(invalid) => return converted.rejects.push(Invalid { at, ..invalid }),
+        Err(invalid) => return converted.reject(Invalid { at, ..invalid }),
     };
     match meaning {
         Meaning::Other => {}
@@ -123,7 +123,7 @@ fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Convert
                     take(item, of, format!("{at}items[{i}]."), converted);
                 }
             }
-            Err(invalid) => converted.rejects.push(Invalid { at, ..invalid }),
+            Err(invalid) => converted.reject(Invalid { at, ..invalid }),
         },
         Meaning::One(kind) => {
             let object = identify(kind, &value);
@@ -132,7 +132,7 @@ fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Convert
                     converted.updates.push(update);
                     converted.skipped.add(&skipped);
                 }
-                Err(invalid) => converted.rejects.push(Invalid { object, at, ..invalid }),
+                Err(invalid) => converted.reject(Invalid { object, at, ..invalid }),
             }
         }
     }

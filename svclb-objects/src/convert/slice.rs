@@ -9,6 +9,11 @@ use svclb_core::model::{Endpoint, Endpoints, ObjectName, Slice, SlicePort, Updat
 use super::field::{self, Name};
 use super::{Invalid, Kind, ObjectId, Skipped, names, object_name, wire};
 
+/// How many backends an object may name: its ports times its endpoints. It is the most that the API
+/// documents for one (1,000 endpoints of 100 ports; the controller's default is 100 endpoints). A longer
+/// list of each fits into an object than fits into the memory of a node when both are multiplied.
+const MOST_BACKENDS: usize = 100_000;
+
 /// Converts an EndpointSlice. One that belongs to no Service, is labelled headless or holds other
 /// addresses than IPv4 or IPv6 is `None` in the update, counted, and not looked at further.
 ///
@@ -50,9 +55,19 @@ fn convert(
             return Ok(None);
         }
     };
+    let ports = ports(&slice.ports, skipped)?;
+    let count = slice.endpoints.len();
+    if count.saturating_mul(ports.len()) > MOST_BACKENDS {
+        let problem = format!(
+            "{} ports of {count} endpoints are too many: expected at most {MOST_BACKENDS} pairs of \
+             both",
+            ports.len(),
+        );
+        return Err(Invalid::new("ports", problem));
+    }
     Ok(Some(Slice {
         service: ObjectName { namespace: Arc::clone(&name.namespace), name: names::name(service) },
-        ports: ports(&slice.ports, skipped)?.into_boxed_slice(),
+        ports: ports.into_boxed_slice(),
         endpoints: endpoints(&slice.endpoints, ipv4)?,
         triggered: slice
             .metadata

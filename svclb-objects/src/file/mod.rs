@@ -17,6 +17,10 @@ use crate::convert::{self, Invalid, Kind, ObjectId, Skipped};
 use crate::text::{line, short};
 use documents::Unreadable;
 
+/// How many rejects of a file are told one by one. A value that is no object takes two bytes of a file,
+/// and what is said of it hundreds.
+pub const MOST_TOLD: usize = 100;
+
 /// Something in a file that does not count, and why. It changes nothing else.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Reject {
@@ -56,8 +60,10 @@ pub struct Contents {
     pub rejected: BTreeSet<ObjectId>,
     /// Something was rejected that may be any object.
     pub unknown: bool,
-    /// Everything that was rejected.
+    /// What was rejected: the first [`MOST_TOLD`], and behind them one that says how many more there are.
     pub rejects: Vec<Reject>,
+    /// How many were rejected, with those that are not told.
+    pub standing: usize,
     /// What was left out on purpose.
     pub skipped: Skipped,
 }
@@ -83,7 +89,7 @@ pub fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents
             }
         }
     }
-    reader.contents
+    reader.finish()
 }
 
 struct Reader<'a> {
@@ -95,6 +101,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn unreadable_file(&mut self, error: &io::Error) {
         self.contents.unknown = true;
+        self.contents.standing += 1;
         let problem = format!("cannot be read: {error}; what it held before stays");
         self.reject(None, None, None, String::new(), problem);
     }
@@ -111,6 +118,9 @@ impl Reader<'_> {
             Ok(value) => value,
             Err(Unreadable { line, problem }) => {
                 self.contents.unknown = true;
+                if !self.tells_one_more() {
+                    return;
+                }
                 let problem = short(&problem);
                 let problem = format!(
                     "{problem}; until this is corrected, what the file held before and holds no more stays"
@@ -127,6 +137,7 @@ impl Reader<'_> {
             }
             if let Some((_, earlier)) =
                 self.contents.objects.insert(object.clone(), (update, number))
+                && self.tells_one_more()
             {
                 let problem = format!(
                     "{object} is in document {number} of this file again, and the last one counts: \
@@ -136,29 +147,43 @@ impl Reader<'_> {
             }
         }
         for invalid in converted.rejects {
-            let line = line(&format!("{}{}", invalid.at, invalid.field));
-            let meanwhile = if invalid.object.is_some() {
-                "until this is corrected, its previous state stays"
-            } else {
-                "until this is corrected, what the file held before and holds no more stays"
-            };
-            // What is told of an object has an end.
-            let invalid = Invalid {
-                field: short(&invalid.field),
-                problem: short(&invalid.problem),
-                at: short(&invalid.at),
-                ..invalid
-            };
-            let problem = format!("{invalid}; {meanwhile}");
-            let Invalid { object, field, .. } = invalid;
-            match &object {
-                Some(object) => {
-                    self.contents.rejected.insert(object.clone());
-                }
-                None => self.contents.unknown = true,
-            }
-            self.reject(line, Some(number), object, field, problem);
+            self.invalid(number, invalid, &line);
         }
+        self.contents.standing += converted.more_nameless;
+    }
+
+    fn invalid(&mut self, number: usize, invalid: Invalid, line: impl Fn(&str) -> Option<usize>) {
+        match &invalid.object {
+            Some(object) => {
+                self.contents.rejected.insert(object.clone());
+            }
+            None => self.contents.unknown = true,
+        }
+        if !self.tells_one_more() {
+            return;
+        }
+        let line = line(&format!("{}{}", invalid.at, invalid.field));
+        let meanwhile = if invalid.object.is_some() {
+            "until this is corrected, its previous state stays"
+        } else {
+            "until this is corrected, what the file held before and holds no more stays"
+        };
+        // What is told of an object has an end.
+        let invalid = Invalid {
+            field: short(&invalid.field),
+            problem: short(&invalid.problem),
+            at: short(&invalid.at),
+            ..invalid
+        };
+        let problem = format!("{invalid}; {meanwhile}");
+        let Invalid { object, field, .. } = invalid;
+        self.reject(line, Some(number), object, field, problem);
+    }
+
+    /// Counts a reject. Whether it is told, too.
+    const fn tells_one_more(&mut self) -> bool {
+        self.contents.standing += 1;
+        self.contents.standing <= MOST_TOLD
     }
 
     fn reject(
@@ -171,5 +196,17 @@ impl Reader<'_> {
     ) {
         let file = self.path.to_path_buf();
         self.contents.rejects.push(Reject { file, line, document, object, field, problem });
+    }
+
+    fn finish(mut self) -> Contents {
+        let more = self.contents.standing.saturating_sub(MOST_TOLD);
+        if more > 0 {
+            let problem = format!(
+                "{more} more are rejected than the {MOST_TOLD} that are told one by one: correct those, \
+                 and the next are told"
+            );
+            self.reject(None, None, None, String::new(), problem);
+        }
+        self.contents
     }
 }

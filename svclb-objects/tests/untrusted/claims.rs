@@ -1,5 +1,5 @@
-//! What a Service object names, read from its JSON as plainly as can be: nothing here is shared with what
-//! is tested. It may find more than counts, never less.
+//! What an object names, read from its JSON as plainly as can be: nothing here is shared with what is
+//! tested. It may find more than counts, never less.
 #![allow(dead_code, unreachable_pub, reason = "the fuzz targets use it too, and another part")]
 
 use std::collections::BTreeSet;
@@ -7,7 +7,14 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-/// Addresses, and ports with their protocols.
+/// Whether an object is the one of this namespace and name.
+pub fn is(object: &Value, namespace: &str, name: &str) -> bool {
+    let metadata = &object["metadata"];
+    let own = metadata["namespace"].as_str().filter(|own| !own.is_empty()).unwrap_or("default");
+    metadata["name"].as_str() == Some(name) && own == namespace
+}
+
+/// Of a Service: addresses, and ports with their protocols.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     addresses: BTreeSet<IpAddr>,
@@ -36,6 +43,20 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
+/// The number of the protocol of a port.
+fn protocol(port: &Value) -> Option<u8> {
+    match &port["protocol"] {
+        Value::Null => Some(6),
+        Value::String(text) if text.is_empty() || text == "TCP" => Some(6),
+        Value::String(text) if text == "UDP" => Some(17),
+        _ => None,
+    }
+}
+
+fn number(port: &Value, field: &str) -> Option<u16> {
+    u16::try_from(port[field].as_u64()?).ok()
+}
+
 impl Claims {
     pub fn of(object: &Value) -> Self {
         let mut claims = Self::default();
@@ -53,13 +74,9 @@ impl Claims {
         named.extend(balancers.into_iter().flatten().filter_map(|it| it["ip"].as_str()));
         self.addresses.extend(named.into_iter().filter_map(address));
         for port in spec["ports"].as_array().into_iter().flatten() {
-            let protocol = match port["protocol"].as_str() {
-                Some("UDP") => 17,
-                _ => 6,
-            };
-            let number = |field: &str| u16::try_from(port[field].as_u64()?).ok();
-            self.ports.extend(number("port").map(|number| (number, protocol)));
-            self.node_ports.extend(number("nodePort").map(|number| (number, protocol)));
+            let Some(protocol) = protocol(port) else { continue };
+            self.ports.extend(number(port, "port").map(|number| (number, protocol)));
+            self.node_ports.extend(number(port, "nodePort").map(|number| (number, protocol)));
         }
     }
 
@@ -69,5 +86,53 @@ impl Claims {
 
     pub fn node_port(&self, port: u16, protocol: u8) -> bool {
         self.node_ports.contains(&(port, protocol))
+    }
+}
+
+/// Of an EndpointSlice: for which Service of its namespace it has which backends.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints {
+    /// By the name of the Service, and the name and protocol of its port.
+    backends: BTreeSet<(String, String, u8, IpAddr, u16)>,
+}
+
+impl Endpoints {
+    pub fn of(object: &Value) -> Self {
+        let mut endpoints = Self::default();
+        endpoints.add(object);
+        endpoints
+    }
+
+    /// And what this names.
+    pub fn add(&mut self, object: &Value) {
+        let labels = &object["metadata"]["labels"];
+        let Some(service) = labels["kubernetes.io/service-name"].as_str() else { return };
+        let endpoints = object["endpoints"].as_array().into_iter().flatten();
+        let first =
+            |endpoint: &Value| address(endpoint["addresses"].as_array()?.first()?.as_str()?);
+        let addresses: Vec<IpAddr> = endpoints.filter_map(first).collect();
+        for port in object["ports"].as_array().into_iter().flatten() {
+            let (Some(name), Some(protocol), Some(number)) =
+                (port["name"].as_str(), protocol(port), number(port, "port"))
+            else {
+                continue;
+            };
+            let backend = |address: &IpAddr| {
+                (service.to_owned(), name.to_owned(), protocol, *address, number)
+            };
+            self.backends.extend(addresses.iter().map(backend));
+        }
+    }
+
+    /// Whether this is a backend of a port of the Service of this name.
+    pub fn name(
+        &self,
+        service: &str,
+        (port_name, protocol): (&str, u8),
+        address: IpAddr,
+        port: u16,
+    ) -> bool {
+        let backend = (service.to_owned(), port_name.to_owned(), protocol, address, port);
+        self.backends.contains(&backend)
     }
 }

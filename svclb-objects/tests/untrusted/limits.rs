@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use svclb_core::model::Update;
 use svclb_objects::convert::objects;
-use svclb_objects::file::contents;
+use svclb_objects::file::{MOST_TOLD, contents};
 
 fn service(addresses: usize, ports: usize) -> Value {
     let address =
@@ -39,6 +39,37 @@ fn a_service_names_no_more_frontends_than_a_node_can_hold() {
                 told.starts_with("Service default/a: spec.ports: ") && told.ends_with(words),
                 "{told}"
             );
+        }
+    }
+}
+
+#[test]
+fn a_slice_names_no_more_backends_than_the_api_has_room_for() {
+    let slice = |ports: usize, endpoints: usize| {
+        let port = |number: usize| json!({"name": format!("p{number}"), "port": number});
+        let address = |number: usize| json!({"addresses": [format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255)]});
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "a", "labels": {"kubernetes.io/service-name": "a"}},
+            "ports": (1..=ports).map(port).collect::<Vec<_>>(),
+            "endpoints": (0..endpoints).map(address).collect::<Vec<_>>(),
+        })
+    };
+    let rows = [
+        ("one port of many endpoints", 1, 100_000, true),
+        ("the most that the API documents", 100, 1_000, true),
+        ("one too many", 1, 100_001, false),
+        ("the most that the API server takes", 20_000, 1_000, false),
+    ];
+    for (row, ports, endpoints, fits) in rows {
+        let converted = objects(slice(ports, endpoints));
+        assert_eq!(converted.rejects.is_empty(), fits, "{row}");
+        if !fits {
+            let expected = format!(
+                "EndpointSlice default/a: ports: {ports} ports of {endpoints} endpoints are too many: \
+                 expected at most 100000 pairs of both"
+            );
+            assert_eq!(converted.rejects[0].to_string(), expected, "{row}");
         }
     }
 }
@@ -89,8 +120,51 @@ fn a_file_of_nothing_but_rejects_is_read_in_one_go() {
         );
     }
     let held = contents("a.yaml".as_ref(), Ok(text.into_bytes()), "");
-    assert_eq!((held.rejects.len(), held.objects.len()), (5_000, 0));
-    assert_eq!(held.rejects[4_999].line, Some(5_003));
+    assert_eq!((held.standing, held.rejected.len(), held.objects.len()), (5_000, 5_000, 0));
+    assert_eq!(held.rejects[MOST_TOLD - 1].line, Some(103));
+}
+
+#[test]
+fn what_is_told_of_a_file_has_an_end_and_its_rest_is_counted() {
+    let list = |items: &str, count: usize| {
+        format!(r#"{{"kind":"List","apiVersion":"v1","items":[{}0]}}"#, items.repeat(count - 1))
+    };
+    let named = |number: usize| {
+        format!(
+            r#"{{"kind":"Service","apiVersion":"v1","metadata":{{"name":"a{number}"}},"spec":{{"clusterIP":"x"}}}} "#
+        )
+    };
+    let twice = service(1, 1).to_string();
+    // How many rejects, how many named ones among them, and whether anything may be among them.
+    let rows = [
+        ("as many as are told", "a.json", "0 ".repeat(100), (100, 0, true)),
+        ("values", "a.json", "0 ".repeat(100_000), (100_000, 0, true)),
+        ("items of a list", "a.json", list("0,", 100_000), (100_000, 0, true)),
+        ("items of many lists", "a.json", list("0,", 90).repeat(100), (9_000, 0, true)),
+        ("documents", "a.yaml", "--- 0\n".repeat(10_000), (10_000, 0, true)),
+        ("broken documents", "a.yaml", "--- [\n".repeat(10_000), (10_000, 0, true)),
+        ("objects", "a.json", (0..10_000).map(named).collect(), (10_000, 10_000, false)),
+        ("the same object", "a.json", twice.repeat(1_001), (1_000, 0, false)),
+        ("values, then an object", "a.json", "0 ".repeat(500) + &named(0), (501, 1, true)),
+        ("an object, then values", "a.json", named(0) + &"0 ".repeat(500), (501, 1, true)),
+        ("an object, then items", "a.json", named(0) + &list("0,", 500), (501, 1, true)),
+        (
+            "objects, then a value",
+            "a.json",
+            (0..500).map(named).collect::<String>() + "0",
+            (501, 500, true),
+        ),
+    ];
+    for (row, path, text, expected) in rows {
+        let held = contents(path.as_ref(), Ok(text.into_bytes()), "");
+        assert_eq!((held.standing, held.rejected.len(), held.unknown), expected, "{row}");
+        let more = held.standing - MOST_TOLD;
+        assert_eq!(held.rejects.len(), MOST_TOLD + usize::from(more > 0), "{row}");
+        let last = held.rejects.last().unwrap().to_string();
+        let told =
+            format!("{path}: {more} more are rejected than the 100 that are told one by one: ");
+        assert_eq!(last.starts_with(&told), more > 0, "{row}: {last}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Objects of somebody who means ill: nothing panics or hangs, each is rejected alone, and no Service
-//! gets a frontend that its object does not name or that an older one has.
+//! gets a frontend that its object does not name or that an older one has, or a backend that no slice of
+//! its namespace names for it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
 
 mod claims;
@@ -15,7 +16,7 @@ use svclb_objects::api;
 use svclb_objects::convert::{ObjectId, wire};
 use svclb_objects::file::contents;
 
-use claims::Claims;
+use claims::{Claims, Endpoints};
 use mutate::{Kind, Mutator};
 use node::TestNode;
 
@@ -47,6 +48,7 @@ fn a_hundred_thousand_mutated_objects_crash_nothing_and_claim_only_what_they_nam
         rejected: all.rejected + one.rejected,
         frontends: all.frontends + one.frontends,
         conflicts: all.conflicts + one.conflicts,
+        backends: all.backends + one.backends,
     });
     let all = all.unwrap();
     println!("{all:?}");
@@ -54,6 +56,7 @@ fn a_hundred_thousand_mutated_objects_crash_nothing_and_claim_only_what_they_nam
     assert_eq!(all.objects, OBJECTS);
     assert!(all.taken > OBJECTS / 10 && all.rejected > OBJECTS / 10, "{all:?}");
     assert!(all.frontends > OBJECTS / 10 && all.conflicts > OBJECTS / 100, "{all:?}");
+    assert!(all.backends > OBJECTS / 10, "{all:?}");
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +70,8 @@ struct Counts {
     frontends: u64,
     /// Frontends that two asked for.
     conflicts: u64,
+    /// Backends that were checked.
+    backends: u64,
 }
 
 /// A share of the objects, by one seed: some in a file, to one node, and each as from an API server,
@@ -88,6 +93,7 @@ fn lane(seed: u64) -> Counts {
             let checked = node.pass().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
             counts.frontends += checked.frontends;
             counts.conflicts += checked.conflicts;
+            counts.backends += checked.backends;
         }
     }
     counts
@@ -127,7 +133,7 @@ fn in_a_file(
         assert!(matches!(guard, Some((_, (Update::Service(_, Some(_)), _)))), "{name} in {path}");
     }
     counts.taken += held.objects.len() as u64;
-    counts.rejected += held.rejects.len() as u64;
+    counts.rejected += held.standing as u64;
     for reject in &held.rejects {
         let told = reject.to_string();
         assert_eq!(svclb_objects::text::line(&told), told);
@@ -200,4 +206,31 @@ fn the_check_sees_a_frontend_that_no_object_names() {
         assert_eq!(claims.name(address.parse().unwrap(), port, protocol), named, "{row}");
     }
     assert!(claims.node_port(30080, 6) && !claims.node_port(30080, 17) && !claims.node_port(80, 6));
+}
+
+#[test]
+fn the_check_sees_a_backend_that_no_slice_names() {
+    let slice = json!({
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "ports": [{"name": "http", "port": 8080}, {"name": "", "port": 53, "protocol": "UDP"}, {"port": 9},
+            {"name": "s", "port": 7, "protocol": "SCTP"}],
+        "endpoints": [{"addresses": ["10.244.0.1", "10.244.0.9"]}, {"addresses": ["10.244.0.002"]}, {}],
+    });
+    let endpoints = Endpoints::of(&slice);
+    let rows = [
+        ("an endpoint", "web", ("http", 6), "10.244.0.1", 8080, true),
+        ("another, with zeros", "web", ("http", 6), "10.244.0.2", 8080, true),
+        ("a port with an empty name", "web", ("", 17), "10.244.0.2", 53, true),
+        ("another protocol", "web", ("http", 17), "10.244.0.1", 8080, false),
+        ("another number", "web", ("http", 6), "10.244.0.1", 53, false),
+        ("another address", "web", ("http", 6), "10.244.0.3", 8080, false),
+        ("a second address of an endpoint", "web", ("http", 6), "10.244.0.9", 8080, false),
+        ("another Service", "api", ("http", 6), "10.244.0.1", 8080, false),
+        ("a port without a name", "web", ("", 6), "10.244.0.1", 9, false),
+        ("SCTP", "web", ("s", 6), "10.244.0.1", 7, false),
+    ];
+    for (row, service, its_port, address, port, named) in rows {
+        let found = endpoints.name(service, its_port, address.parse().unwrap(), port);
+        assert_eq!(found, named, "{row}");
+    }
 }

@@ -71,12 +71,13 @@ const TEXTS: [&str; 22] = [
     "2026-01-31T12:00:00Z",
 ];
 
-fn templates() -> [(Kind, Value); 8] {
+fn templates() -> [(Kind, Value); 9] {
     let slice = |name: &str, family: &str, addresses: [&str; 2]| {
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
             "metadata": {"name": name, "namespace": "shop", "resourceVersion": "7",
-                "labels": {"kubernetes.io/service-name": "web"},
+                // Only the first means something; the others are the name of somebody else's namespace.
+                "labels": {"kubernetes.io/service-name": "web", "namespace": "mall", "topology.kubernetes.io/zone": "mall"},
                 "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-31T12:00:00Z"}},
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}],
             "endpoints": [
@@ -104,6 +105,12 @@ fn templates() -> [(Kind, Value); 8] {
             "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP", "nodePort": 30053}],
         }),
     );
+    let mut namesake = service(
+        "web",
+        "2026-01-05T00:00:00Z",
+        json!({"clusterIP": "10.96.0.5", "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+    );
+    namesake["metadata"]["namespace"] = "mall".into();
     balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "x"}]}});
     [
         (
@@ -115,6 +122,7 @@ fn templates() -> [(Kind, Value); 8] {
             ),
         ),
         (Kind::Service, balanced),
+        (Kind::Service, namesake),
         (
             Kind::Service,
             service(

@@ -1,18 +1,19 @@
 //! A node in memory: a catalog, maps, passes; and the check of what its maps say.
 #![allow(dead_code, unreachable_pub, reason = "the fuzz targets use it too, and another part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
-use svclb_common::layout::{FrontendKey, Meta, Scope};
+use svclb_common::layout::{FrontendKey, Meta, Scope, Slot};
+use svclb_common::shared::Shared;
 use svclb_core::catalog::Catalog;
 use svclb_core::compile::{frontends, service_of};
 use svclb_core::model::{Node, ObjectName, Service, ServiceKey, Update};
 use svclb_core::plan::{State, pass};
 use svclb_core::table::{Memory, Table as _};
 
-use super::claims::Claims;
+use super::claims::{Claims, Endpoints, is};
 
 /// Passes until nothing is left to do.
 const PASSES: usize = 8;
@@ -23,6 +24,7 @@ pub struct TestNode {
     table: Memory,
     node: Node,
     services: BTreeMap<ObjectName, (Service, Claims)>,
+    slices: BTreeMap<ObjectName, Endpoints>,
 }
 
 /// What was checked.
@@ -30,6 +32,7 @@ pub struct TestNode {
 pub struct Checked {
     pub frontends: u64,
     pub conflicts: u64,
+    pub backends: u64,
 }
 
 impl TestNode {
@@ -54,26 +57,7 @@ impl TestNode {
             table: Memory::new(meta),
             node,
             services: BTreeMap::new(),
-        }
-    }
-
-    /// Takes an update in of which nobody knows where it was said: it names what it says.
-    pub fn take_unchecked(&mut self, update: Update) {
-        if let Update::Service(name, Some(service)) = &update {
-            let addresses = service.cluster_ips.iter().chain(&service.external_ips);
-            let addresses: Vec<String> =
-                addresses.chain(&service.load_balancer_ips).map(ToString::to_string).collect();
-            let ports = service.ports.iter().map(|port| {
-                let (protocol, node_port) = (port.protocol.name(), port.node_port);
-                serde_json::json!({"port": port.port, "protocol": protocol, "nodePort": node_port})
-            });
-            let said = serde_json::json!({
-                "metadata": {"name": &*name.name, "namespace": &*name.namespace},
-                "spec": {"externalIPs": addresses, "ports": ports.collect::<Vec<_>>()},
-            });
-            self.take(update, [&said]);
-        } else {
-            self.take(update, []);
+            slices: BTreeMap::new(),
         }
     }
 
@@ -82,28 +66,32 @@ impl TestNode {
         match &update {
             Update::Service(name, None) => drop(self.services.remove(name)),
             Update::Service(name, Some(service)) => {
-                let is_it = |object: &&Value| {
-                    object["metadata"]["name"].as_str() == Some(&name.name)
-                        && object["metadata"]["namespace"]
-                            .as_str()
-                            .filter(|it| !it.is_empty())
-                            .unwrap_or("default")
-                            == &*name.namespace
-                };
                 let mut claims = Claims::default();
-                objects.into_iter().filter(is_it).for_each(|object| claims.add(object));
+                objects
+                    .into_iter()
+                    .filter(|object| is(object, &name.namespace, &name.name))
+                    .for_each(|object| claims.add(object));
                 self.services.insert(name.clone(), (service.clone(), claims));
             }
             Update::Node(Some(node)) => self.node = node.clone(),
             Update::Node(None) => {
                 self.node = Node { name: self.node.name.clone(), ..Node::default() }
             }
-            Update::Slice(..) | Update::Interfaces(_) => {}
+            Update::Slice(name, None) => drop(self.slices.remove(name)),
+            Update::Slice(name, Some(_)) => {
+                let mut endpoints = Endpoints::default();
+                objects
+                    .into_iter()
+                    .filter(|object| is(object, &name.namespace, &name.name))
+                    .for_each(|object| endpoints.add(object));
+                self.slices.insert(name.clone(), endpoints);
+            }
+            Update::Interfaces(_) => {}
         }
         self.catalog.apply(update);
     }
 
-    /// Writes what is known, and checks every frontend in the maps.
+    /// Writes what is known, and checks every frontend and every backend in the maps.
     pub fn pass(&mut self) -> Result<Checked, String> {
         let mut passes = 0;
         while passes == 0 || self.catalog.is_dirty() {
@@ -145,7 +133,45 @@ impl TestNode {
             checked.frontends += 1;
             checked.conflicts += u64::from(asked.get(key).is_some_and(|asking| asking.len() > 1));
         }
+        let mut members = BTreeSet::new();
+        for (key, _) in &dump.backends {
+            let at = format!("backend {}:{}", key.address, key.port);
+            let Some(Some(owner)) = owners.get(&key.service) else {
+                return Err(format!("{at} belongs to nobody"));
+            };
+            let address = key.address.ip();
+            if !self.is_backend(owner, address, key.port) {
+                return Err(format!("{at} belongs to {owner}, and no slice of it names it"));
+            }
+            members.insert((key.service, address, key.port));
+            checked.backends += 1;
+        }
+        // What sockets are given stands in the lines and their slots.
+        let rows: BTreeMap<FrontendKey, u32> =
+            dump.frontends.iter().map(|(key, row)| (*key, row.service)).collect();
+        for (number, line) in dump.lines.iter().filter(|(_, line)| line.protocol != 0) {
+            if rows.get(&line.frontend()) != Some(&line.service) {
+                return Err(format!("line {number} holds a frontend that has no row"));
+            }
+            for slot in line.set.first..line.set.first + line.set.count {
+                let slot = self.table.slot(slot).map(Shared::<'_, Slot>::read).unwrap_or_default();
+                if !members.contains(&(line.service, slot.address.ip(), slot.port)) {
+                    let at = format!("{}:{}", slot.address, slot.port);
+                    return Err(format!(
+                        "line {number} gives {at}, which is no backend of its own"
+                    ));
+                }
+            }
+        }
         Ok(checked)
+    }
+
+    /// Whether a slice in the namespace of this service names this for it.
+    fn is_backend(&self, owner: &ServiceKey, address: IpAddr, port: u16) -> bool {
+        let its_port = (&*owner.port_name, owner.protocol as u8);
+        let slices =
+            self.slices.iter().filter(|(name, _)| name.namespace == owner.object.namespace);
+        slices.into_iter().any(|(_, slice)| slice.name(&owner.object.name, its_port, address, port))
     }
 
     /// Everybody who asks for a frontend, with its age.

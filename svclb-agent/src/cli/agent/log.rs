@@ -1,5 +1,7 @@
 //! How the agent tells what it does.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 
 use aya::Ebpf;
@@ -8,7 +10,13 @@ use clap::{Args, ValueEnum};
 use svclb_objects::text;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tracing::Dispatch;
+use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::{MakeVisitor as _, RecordFields, VisitOutput as _};
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, Writer};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What is told unless RUST_LOG says otherwise. The watches tell of their troubles themselves, when
 /// something changes; the crates beneath would at each attempt.
@@ -40,15 +48,60 @@ impl LogArgs {
         let hooks = if self.log_bpf { ",svclb=debug" } else { "" };
         let filter = EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| EnvFilter::new(format!("{DEFAULT}{hooks}")));
-        let format = self.log_format;
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(io::stderr().is_terminal())
-            .with_writer(move || Clean { format, stream: io::stderr() });
-        match self.log_format {
-            Format::Text => log.init(),
-            Format::Json => log.json().flatten_event(true).init(),
+        log(self.log_format, io::stderr().is_terminal(), filter, io::stderr).init();
+    }
+}
+
+/// The log: its events go to what `stream` gives. `ansi` is whether that is a terminal.
+fn log<W: Write + 'static>(
+    format: Format,
+    ansi: bool,
+    filter: EnvFilter,
+    stream: impl Fn() -> W + Send + Sync + 'static,
+) -> Dispatch {
+    let writer = move || Clean { format, ansi, stream: stream() };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(writer);
+    match format {
+        Format::Text => log.fmt_fields(Fields).finish().into(),
+        Format::Json => log.json().flatten_event(true).finish().into(),
+    }
+}
+
+/// Writes fields as the default does, with their values escaped. That one escapes some, and where colours
+/// are allowed nobody can tell afterwards whose they are.
+struct Fields;
+
+impl<'a> FormatFields<'a> for Fields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'a>, fields: R) -> fmt::Result {
+        let mut values = Values(DefaultFields::new().make_visitor(writer));
+        fields.record(&mut values);
+        values.0.finish()
+    }
+}
+
+/// Hands values on, escaped.
+struct Values<'a>(DefaultVisitor<'a>);
+
+impl Visit for Values<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.record_debug(field, &format_args!("{}", text::line(&format!("{value:?}"))));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.record_debug(field, &format_args!("{value}")),
+            _ => self.record_debug(field, &value),
         }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        let mut words = value.to_string();
+        let mut cause = value.source();
+        while let Some(error) = cause {
+            words += &format!(": {error}");
+            cause = error.source();
+        }
+        self.record_debug(field, &format_args!("{words}"));
     }
 }
 
@@ -56,6 +109,7 @@ impl LogArgs {
 /// many to look after: each event passes here, whole, as one write.
 struct Clean<W> {
     format: Format,
+    ansi: bool,
     stream: W,
 }
 
@@ -63,7 +117,7 @@ impl<W: Write> Write for Clean<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let clean = match self.format {
-            Format::Text => text::event(&text),
+            Format::Text => text::event(&text, self.ansi),
             Format::Json => text::json(&text),
         };
         self.stream.write_all(clean.as_bytes())?;
@@ -112,34 +166,51 @@ mod tests {
         }
     }
 
-    /// The log of some events with this text in a message and in fields of each kind.
-    fn log(format: Format, ansi: bool, hostile: &str) -> String {
+    /// An error with a cause, both of which say this.
+    #[derive(Debug)]
+    struct Failed(&'static str, Option<Box<Failed>>);
+
+    impl fmt::Display for Failed {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Failed {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as &(dyn Error + 'static))
+        }
+    }
+
+    /// The log of some events with this text in a message, in fields of each kind and of a span.
+    fn said(format: Format, ansi: bool, hostile: &'static str) -> String {
         let written = Written::default();
         let stream = written.clone();
-        let log = tracing_subscriber::fmt()
-            .with_ansi(ansi)
-            .with_writer(move || Clean { format, stream: stream.clone() });
-        let tell = || {
+        let log = log(format, ansi, EnvFilter::new("info"), move || stream.clone());
+        tracing::dispatcher::with_default(&log, || {
             tracing::warn!("{hostile}");
             tracing::warn!(name = hostile, shown = %hostile, debug = ?hostile, "said");
-        };
-        match format {
-            Format::Text => tracing::subscriber::with_default(log.finish(), tell),
-            Format::Json => {
-                tracing::subscriber::with_default(log.json().flatten_event(true).finish(), tell);
-            }
-        }
+            let error = Failed(hostile, Some(Box::new(Failed(hostile, None))));
+            tracing::warn!(error = &error as &(dyn Error + 'static), text = format!("{error:#}"));
+            tracing::warn!(message = hostile, log.line = 7);
+            let span = tracing::info_span!("span", shown = %hostile, later = tracing::field::Empty);
+            span.record("later", tracing::field::display(hostile));
+            span.in_scope(|| tracing::info!("inside"));
+        });
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
 
-    const HOSTILE: &str =
-        "a\u{1b}[2J\u{1b}]0;x\u{7}\r\nERROR all is lost\u{9b}31m\u{202e}b\u{2028}\u{200b}\0";
+    /// How many events that are.
+    const EVENTS: usize = 5;
+    /// What a terminal would do (clear, a title, hide, colours), and what hides or turns text.
+    const HOSTILE: &str = "a\u{1b}[2J\u{1b}]0;x\u{7}\r\nERROR all is lost\u{9b}31m\u{202e}b\u{2028}\u{200b}\0\
+        \u{1b}[8m\u{1b}[31mc\u{1b}[0m\u{1b}[m\u{1b}[1;31md";
 
     #[test]
     fn an_event_is_one_line_without_a_character_that_a_terminal_obeys() {
         for format in [Format::Text, Format::Json] {
-            let log = log(format, false, HOSTILE);
-            assert_eq!(log.lines().count(), 2, "{log:?}");
+            let log = said(format, false, HOSTILE);
+            assert_eq!(log.lines().count(), EVENTS, "{log:?}");
             for line in log.lines() {
                 assert_eq!(text::line(line), line, "{format:?}");
             }
@@ -147,8 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn an_event_says_what_it_is_told() {
+        let log = said(Format::Text, false, "a \"b\" \\ größer\u{1b}[8m");
+        let expected = [
+            r#"WARN svclb_agent::cli::agent::log::tests: a "b" \ größer\u{1b}[8m"#,
+            r#": said name="a \"b\" \\ größer\u{1b}[8m" shown=a "b" \ größer\u{1b}[8m debug="a \"b\" \\"#,
+            r#": error=a "b" \ größer\u{1b}[8m: a "b" \ größer\u{1b}[8m text="a \"b\""#,
+            r#": a "b" \ größer\u{1b}[8m"#,
+            r#"span{shown=a "b" \ größer\u{1b}[8m later=a "b" \ größer\u{1b}[8m}: "#,
+        ];
+        assert_eq!(log.lines().count(), expected.len());
+        for (line, expected) in log.lines().zip(expected) {
+            assert!(line.contains(expected), "{line} has no {expected}");
+        }
+    }
+
+    #[test]
     fn json_says_what_was_said() {
-        let log = log(Format::Json, false, HOSTILE);
+        let log = said(Format::Json, false, HOSTILE);
         let events: Vec<serde_json::Value> =
             log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&events[0]["message"], &events[1]["name"]), (&HOSTILE.into(), &HOSTILE.into()));
@@ -156,10 +243,17 @@ mod tests {
 
     #[test]
     fn a_coloured_event_has_colours_of_the_log_only() {
-        let (hostile, usual) = (log(Format::Text, true, HOSTILE), log(Format::Text, true, "a"));
-        let colours = |log: &str| log.matches('\u{1b}').count();
-        assert!(colours(&usual) > 0);
-        assert_eq!(colours(&hostile), colours(&usual));
-        assert!(!hostile.contains(['\u{202e}', '\u{9b}', '\r']) && hostile.lines().count() == 2);
+        let usual = said(Format::Text, true, "a");
+        let colours = |log: &str| {
+            let parts = log.split('\u{1b}').skip(1);
+            parts
+                .map(|part| part.split_inclusive('m').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert!(colours(&usual).iter().any(|colour| colour == "[33m"), "{usual:?}");
+        let hostile = said(Format::Text, true, HOSTILE);
+        assert_eq!(colours(&hostile), colours(&usual), "{hostile:?}");
+        assert!(!hostile.contains(['\u{202e}', '\u{9b}', '\r']), "{hostile:?}");
+        assert_eq!(hostile.lines().count(), EVENTS);
     }
 }

@@ -32,6 +32,8 @@ struct Held {
 struct FileState {
     objects: BTreeMap<ObjectId, Held>,
     rejects: Vec<Reject>,
+    /// How many there are, with those that are not told.
+    standing: usize,
     skipped: Skipped,
 }
 
@@ -98,10 +100,10 @@ impl State {
         for object in objects.keys() {
             self.holders.entry(object.clone()).or_default().insert(file.clone());
         }
-        // A file may hold as many as it has room for.
         let known: HashSet<&Reject> = before.rejects.iter().collect();
         self.fresh.extend(contents.rejects.iter().filter(|new| !known.contains(new)).cloned());
-        let state = FileState { objects, rejects: contents.rejects, skipped: contents.skipped };
+        let Contents { rejects, standing, skipped, .. } = contents;
+        let state = FileState { objects, rejects, standing, skipped };
         self.files.insert(file.clone(), state);
     }
 
@@ -126,7 +128,7 @@ impl State {
         changes
             .rejects
             .sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
-        changes.standing = self.files.values().map(|file| file.rejects.len()).sum::<usize>()
+        changes.standing = self.files.values().map(|file| file.standing).sum::<usize>()
             + self.shadowed.values().map(Vec::len).sum::<usize>();
         let cleared = changes.standing != self.standing;
         self.standing = changes.standing;

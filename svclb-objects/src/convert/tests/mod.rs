@@ -54,7 +54,7 @@ fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
 }
 
 fn one(object: Value) -> (Update, Skipped) {
-    let Converted { mut updates, rejects, skipped } = objects(object);
+    let Converted { mut updates, rejects, skipped, .. } = objects(object);
     assert_eq!(rejects, []);
     assert_eq!(updates.len(), 1);
     (updates.remove(0), skipped)

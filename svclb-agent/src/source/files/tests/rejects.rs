@@ -154,3 +154,35 @@ async fn what_is_left_out_on_purpose_is_counted() {
     let (_, first) = Bench::new(&[("f.yaml", slice)]).await;
     assert_eq!((first.updates.len(), first.skipped.slices_without_service), (0, 1));
 }
+
+#[tokio::test]
+async fn rejects_without_end_are_counted_and_what_the_file_held_stays() {
+    let (mut bench, first) = Bench::new(&[("f.json", SERVICE)]).await;
+    assert_eq!(short(&first), ["a=80"]);
+    let list = |items: usize| {
+        format!(r#"{{"kind":"List","apiVersion":"v1","items":[{}0]}}"#, "0,".repeat(items - 1))
+    };
+    let rows = [("values", "0 ".repeat(50_000)), ("items of a list", list(50_001))];
+    for (row, text) in rows {
+        bench.write("f.json", &text);
+        let batch = bench.next().await;
+        // Those that are told, and one that counts the others.
+        let (told, standing) = (batch.rejects.len(), text.matches('0').count());
+        assert_eq!((short(&batch), told, batch.standing), (vec![], 101, standing), "{row}");
+        let told = words(&batch, &bench.path(""));
+        let more = format!("f.json: {} more are rejected than the 100", standing - 100);
+        assert!(told.iter().any(|told| told.starts_with(&more)), "{row}: {told:?}");
+    }
+    // Only what changed is told: how many there are.
+    bench.write("f.json", &list(50_002));
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.rejects.len(), batch.standing), (vec![], 1, 50_002));
+    bench.write("f.json", "{}");
+    assert_eq!(bench.next().await.standing, 1);
+    bench.write("f.json", "\n");
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.standing), (vec!["a-".to_owned()], 0));
+}
+
+const SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
+    "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}}"#;
