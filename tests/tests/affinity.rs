@@ -299,3 +299,26 @@ fn affinity_that_a_service_is_given_or_loses_counts_from_then_on() {
         few => Err(format!("{few} backends answer")),
     });
 }
+
+#[test]
+fn in_a_full_map_who_comes_back_keeps_its_backend_and_everybody_is_translated() {
+    // As many pairs as the map holds (docs/limits.md).
+    const ROOM: u64 = 65_536;
+    let (world, _backends) = world("full", 8, LONG);
+    let dialled = DIALLED[0][0];
+    world.add_clients(0..ROOM);
+    let kept = world.ask(Tcp, dialled).unwrap();
+    // Others come; the one that was idle for longest gives way.
+    for round in 1..=8 {
+        world.add_clients(round * ROOM..round * ROOM + ROOM / 16);
+        for _ in 0..4 {
+            assert_eq!(world.ask(Tcp, dialled).unwrap(), kept, "round {round}");
+        }
+    }
+    // One that was idle for longer than all others is given any, and keeps that.
+    world.add_clients(100 * ROOM..103 * ROOM);
+    let given = world.ask(Tcp, dialled).unwrap();
+    for _ in 0..ROUNDS {
+        assert_eq!(world.ask(Tcp, dialled).unwrap(), given);
+    }
+}

@@ -3,15 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use svclb_tests::{Kind, Tcp, Udp, World, at};
+use svclb_tests::{Kind, Tcp, Udp, World, at, counter};
 
 #[test]
 fn two_hundred_thousand_sockets_leave_nothing() {
     const SOCKETS: usize = 200_000;
     const AT_ONCE: usize = 400;
-    // Roomy; so small that many sockets of a batch are in the overflow; and so small that not even
-    // the overflow, which is as large, has room for all.
-    let rows = [("65536", AT_ONCE, 0), ("256", AT_ONCE, AT_ONCE - 256), ("64", 64, 64)];
+    // Roomy; so small that many sockets of a batch are in the overflow; and most.
+    let rows =
+        [("65536", AT_ONCE, 0), ("256", AT_ONCE, AT_ONCE - 256), ("64", AT_ONCE, AT_ONCE - 64)];
     for (places, recorded, overflowed) in rows {
         let name = format!("leave-{places}");
         let world = World::builder(&name).agent_args(["--origins", places]).start();
@@ -147,4 +147,44 @@ fn a_socket_with_more_services_than_the_overflow_holds_still_reaches_all_of_them
     }
     drop(socket);
     world.wait_until_forgotten();
+}
+
+#[test]
+fn a_socket_for_which_there_is_no_room_is_translated_sees_its_pod_and_is_counted() {
+    const PLACES: usize = 64;
+    // As many as the overflow holds, at the least.
+    const OVERFLOW: u64 = 65_536;
+    let world = World::builder("no-room").agent_args(["--origins", "64"]).start();
+    let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
+    let udp = world.backend("a", Udp, "10.244.0.1:8080");
+    let service = world.service("default/hello").cluster_ip("10.96.0.10");
+    service.port(80, Tcp).backends([&tcp]).port(80, Udp).backends([&udp]).apply();
+    let (dialled, pod) = (at("10.96.0.10:80"), at("10.244.0.1:8080"));
+    world.add_overflow(0..OVERFLOW);
+
+    let sockets = world.sockets(Kind::Tcp4, 3 * PLACES);
+    let mut without = 0;
+    for socket in &sockets {
+        socket.dial("10.96.0.10:80").unwrap();
+        assert_eq!(socket.ask().unwrap(), "a");
+        match socket.peer().unwrap() {
+            peer if peer == dialled => {}
+            peer => {
+                assert_eq!(peer, pod);
+                without += 1;
+            }
+        }
+    }
+    assert!(without >= sockets.len() - PLACES, "{without} of {}", sockets.len());
+    assert_eq!(counter(&world.status(), "unrecorded"), without as u64);
+    // One that is not connected is answered too, by its pod's own address or the dialled one.
+    let socket = world.socket(Kind::Udp4);
+    let answer = socket.ask_at("10.96.0.10:80").unwrap();
+    assert!(answer.backend == "a" && [dialled, pod].contains(&answer.from), "{answer:?}");
+
+    // With room again, the next one is remembered.
+    world.remove_overflow(0..OVERFLOW);
+    drop((sockets, socket));
+    world.wait_until_forgotten();
+    assert_eq!(world.dial(Tcp, "10.96.0.10:80").unwrap().peer().unwrap(), dialled);
 }

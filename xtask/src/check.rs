@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::bail;
 
 use crate::counts::Counts;
-use crate::{licences, setup, shell, vm};
+use crate::{licences, locks, named_tests, setup, shell, vm};
 
 /// Tells tests to write what they would compare.
 const BLESS: &str = "SVCLB_BLESS";
@@ -23,13 +23,15 @@ const HOST: [&str; 4] = ["--workspace", "--exclude", "svclb-ebpf", "--locked"];
 pub(crate) fn run(bless: bool) -> anyhow::Result<()> {
     setup::ensure(setup::Need::All)?;
     type Step = (&'static str, fn(bool) -> anyhow::Result<()>);
-    let steps: [Step; 6] = [
+    let steps: [Step; 8] = [
         ("dependencies and licences", |_| licences::check()),
+        ("versions of what is fuzzed", |_| locks::check()),
         ("format", |_| format()),
         ("clippy", |_| clippy()),
         ("docs", |_| docs()),
         ("goldens and generated files", goldens),
         ("kernels in the README", vm::record::check),
+        ("tests in docs/reliability.md", |_| named_tests::check()),
     ];
     let mut failed = Vec::new();
     for (name, step) in steps {

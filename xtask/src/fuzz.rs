@@ -14,6 +14,12 @@ use crate::{setup, shell};
 
 /// What is fuzzed: binaries of fuzz/Cargo.toml.
 const TARGETS: [&str; 3] = ["yaml", "objects", "translate"];
+/// So many inputs for each second a target has to try, or it is told as a failure: a run that tries next
+/// to nothing finds nothing either. Two cores that are busy with tests make forty times that and more.
+const LEAST: [(&str, u64); 3] = [("yaml", 20), ("objects", 50), ("translate", 75)];
+/// A target that has not tried so many goes on, so many times as long at most: beside guests it may get
+/// next to nothing of the machine for a while.
+const ROUNDS: u32 = 5;
 /// How long each runs, seconds.
 const SECONDS: u64 = 60;
 /// Where the randomness of tests begins: the same each time, as far as a machine's speed allows. By hand
@@ -152,10 +158,30 @@ fn once(folder: &Path, target: &str, seconds: u64, seed: Option<u32>) -> anyhow:
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    shell::say(&format!("fuzzing {target} for {seconds} s"));
-    // What is tested meanwhile goes first.
-    let mut command = shell::command("nice");
-    command.args(["-n", "19"]).arg(folder.join(target));
+    let mut tried = 0;
+    for round in 0..ROUNDS {
+        shell::say(&format!("fuzzing {target} for {seconds} s"));
+        // Not the same once more.
+        let seed = seed.map(|seed| seed + round);
+        tried += finish(round_of(folder, target, seconds, seed, [&artifacts, &corpus]), target)?;
+        if enough(target, tried, seconds).is_ok() {
+            break;
+        }
+    }
+    enough(target, tried, seconds)
+}
+
+/// One run of a target.
+fn round_of(
+    folder: &Path,
+    target: &str,
+    seconds: u64,
+    seed: Option<u32>,
+    [artifacts, corpus]: [&Path; 2],
+) -> Command {
+    // Ends with this thread, however that ends. What is tested meanwhile goes first.
+    let mut command = shell::command("setpriv");
+    command.args(["--pdeathsig", "KILL", "nice", "-n", "5"]).arg(folder.join(target));
     command.args([
         &format!("-artifact_prefix={}/", artifacts.display()),
         &format!("-max_total_time={seconds}"),
@@ -166,12 +192,15 @@ fn once(folder: &Path, target: &str, seconds: u64, seed: Option<u32>) -> anyhow:
     ]);
     command.args(seed.map(|seed| format!("-seed={seed}")));
     // New inputs go to the first.
-    command.arg(&corpus).arg(shell::root().join("fuzz/corpus").join(target));
-    finish(command, target)
+    command.arg(corpus).arg(shell::root().join("fuzz/corpus").join(target));
+    command
 }
 
-/// Runs it to its end and says how many inputs it tried, or what it found.
-fn finish(mut command: Command, target: &str) -> anyhow::Result<()> {
+/// Runs it to its end and gives how many inputs it tried.
+///
+/// # Errors
+/// What it found.
+fn finish(mut command: Command, target: &str) -> anyhow::Result<u64> {
     let output = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -182,7 +211,7 @@ fn finish(mut command: Command, target: &str) -> anyhow::Result<()> {
     if output.status.success() {
         let tried = executions(&text).context("libFuzzer did not say how much it tried")?;
         shell::say(&format!("fuzzed {target}: {tried} inputs, nothing found"));
-        return Ok(());
+        return Ok(tried);
     }
     for line in &lines[lines.len().saturating_sub(TAIL)..] {
         eprintln!("    {line}");
@@ -193,6 +222,20 @@ fn finish(mut command: Command, target: &str) -> anyhow::Result<()> {
         ),
         None => bail!("fuzzing {target} failed ({})", output.status),
     }
+}
+
+/// Whether so many inputs are what a target tries in that time, also on a slow machine.
+fn enough(target: &str, tried: u64, seconds: u64) -> anyhow::Result<()> {
+    let each = LEAST.iter().find(|(name, _)| *name == target).map_or(1, |(_, each)| *each);
+    let least = each.saturating_mul(seconds);
+    ensure!(
+        tried >= least,
+        "fuzzing {target} tried {tried} inputs in {ROUNDS} times {seconds} s, {least} are the least\nlook what is slow: \
+         `cargo xtask fuzz {target}` with nothing beside it should try forty times that. If it does, the \
+         machine is too busy; if not, an input, the build or the corpus (fuzz/corpus/{target}) has become \
+         slow"
+    );
+    Ok(())
 }
 
 /// How many inputs were tried.
@@ -219,6 +262,18 @@ mod tests {
         let bad =
             "==1== ERROR\nartifact_prefix='/a/'; Test unit written to /a/crash-0\nBase64: AA==\n";
         assert_eq!((executions(bad), artifact(bad)), (None, Some("/a/crash-0")));
+    }
+
+    #[test]
+    fn a_run_that_tries_next_to_nothing_fails_and_says_what_to_do() {
+        for target in TARGETS {
+            let (_, each) = LEAST.into_iter().find(|(name, _)| *name == target).unwrap();
+            assert!(each > 0);
+            enough(target, each * SECONDS, SECONDS).unwrap();
+            let error = enough(target, each * SECONDS - 1, SECONDS).unwrap_err().to_string();
+            assert!(error.contains(&format!("`cargo xtask fuzz {target}`")), "{error}");
+            enough(target, 0, SECONDS).unwrap_err();
+        }
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! What somebody else may do to the pinned maps: a broken line, an origin that nobody will release,
+//! clients that nobody is.
+
+use std::ops::Range;
+
+use svclb_common::layout::{AffinityKey, AffinityRow, Line, Origin, Overflow, Set};
+
+use super::content::{Plain, array, hash};
+use super::world::World;
+
+/// From here on no socket and no network namespace has a cookie.
+const NOBODY: u64 = 1 << 60;
+
+impl World {
+    /// Makes each set of the index begin behind the last slot. Gives how many.
+    ///
+    /// # Panics
+    /// When the index cannot be read or written.
+    pub fn spoil_sets(&self) -> usize {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let mut index = array::<Line>(&maps, "svclb_index");
+            let mut spoilt = 0;
+            for number in 0..index.len() {
+                let line = index.get(&number, 0).expect("a line within the index").0;
+                if line.set.count > 0 {
+                    let set = Set { first: u32::MAX / 2, ..line.set };
+                    let line = Plain(Line { set, ..line });
+                    index.set(number, line, 0).expect("a line can be written");
+                    spoilt += 1;
+                }
+            }
+            spoilt
+        })
+    }
+
+    /// The place of a socket in the origins array, and what it holds now.
+    ///
+    /// # Panics
+    /// When the array cannot be read.
+    pub fn place_of(&self, cookie: u64) -> (u32, Origin) {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let places = array::<Origin>(&maps, "svclb_origins");
+            let number = u32::try_from(cookie % u64::from(places.len())).expect("a place");
+            (number, places.get(&number, 0).expect("a place within the array").0)
+        })
+    }
+
+    /// Gives clients of these numbers, which nobody is, a backend that they keep.
+    ///
+    /// # Panics
+    /// When that cannot be written.
+    pub fn add_clients(&self, numbers: Range<u64>) {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let mut rows = hash::<AffinityKey, AffinityRow>(&maps, "svclb_affinity");
+            for number in numbers {
+                let key = AffinityKey { client: NOBODY + number, service: 1, family: 4 };
+                let row = Plain(AffinityRow::default());
+                rows.insert(Plain(key), row, 0).expect("a full map makes room");
+            }
+        });
+    }
+
+    /// Gives sockets of these numbers, which do not exist, an entry of the overflow.
+    ///
+    /// # Panics
+    /// When that cannot be written.
+    pub fn add_overflow(&self, numbers: Range<u64>) {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let mut entries = hash::<u64, Overflow>(&maps, "svclb_overflow");
+            for number in numbers {
+                let entry = Plain(Overflow::EMPTY);
+                entries.insert(Plain(NOBODY + number), entry, 0).expect("there is room");
+            }
+        });
+    }
+
+    /// Removes them.
+    ///
+    /// # Panics
+    /// When one is not there.
+    pub fn remove_overflow(&self, numbers: Range<u64>) {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let mut entries = hash::<u64, Overflow>(&maps, "svclb_overflow");
+            for number in numbers {
+                entries.remove(&Plain(NOBODY + number)).expect("the entry is there");
+            }
+        });
+    }
+
+    /// Writes a place of the origins array.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn put_origin(&self, place: u32, origin: Origin) {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let mut places = array::<Origin>(&maps, "svclb_origins");
+            places.set(place, Plain(origin), 0).expect("a place can be written");
+        });
+    }
+}

@@ -1,0 +1,61 @@
+//! A running agent that looks now and then whether the maps hold what they should.
+
+use svclb_common::layout::{Origin, Record, RecordFlags};
+use svclb_tests::{Tcp, Udp, World, at, eventually};
+
+const DIALLED: &str = "10.96.0.10:80";
+/// Often, for a test.
+const AUDITED: [&str; 2] = ["--audit", "1"];
+
+#[test]
+fn lines_that_somebody_spoils_are_put_right_by_the_agent_that_runs() {
+    let world = World::builder("spoilt").agent_args(AUDITED).start();
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    for round in 0..3 {
+        assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "round {round}");
+        assert_eq!(world.spoil_sets(), 1, "round {round}");
+        assert!(world.ask(Tcp, DIALLED).is_err(), "round {round}: the line was good after all");
+        eventually("the line is right again", || match world.ask(Tcp, DIALLED) {
+            Ok(name) if name == "a" => Ok(()),
+            other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
+        });
+    }
+    let log = world.agent_log();
+    assert!(log.contains("somebody else changed the maps"), "{log}");
+}
+
+#[test]
+fn origins_of_sockets_that_no_longer_exist_are_swept_and_live_ones_never() {
+    let world = World::builder("swept").agent_args(AUDITED).start();
+    let a = world.backend("a", Udp, "10.244.0.1:53");
+    world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends([&a]).apply();
+    let dialled = "10.96.0.10:53";
+    let live = world.dial(Udp, dialled).unwrap();
+    let (place, origin) = world.place_of(live.cookie());
+    assert_eq!((origin.cookie, origin.count), (live.cookie(), 1));
+    // Both as the hooks leave a socket of the kernel's own, and one of them is gone.
+    let unreleased = Origin { record: marked(origin), ..origin };
+    world.put_origin(place, unreleased);
+    let gone = live.cookie() + (1 << 60) + 1;
+    let (beside, free) = world.place_of(gone);
+    assert_eq!(free.count, 0, "the place is taken: {free:?}");
+    world.put_origin(beside, Origin { cookie: gone, ..unreleased });
+
+    eventually("the one that is gone is forgotten", || match world.place_of(gone).1.count {
+        0 => Ok(()),
+        count => Err(format!("count {count}; the log:\n{}", world.agent_log())),
+    });
+    let log = world.agent_log();
+    assert!(log.contains("forgot sockets of the kernel's own that are gone gone=1"), "{log}");
+    assert_eq!(world.place_of(live.cookie()).1, unreleased, "the live one's");
+    assert_eq!(live.peer().unwrap(), at(dialled));
+    assert_eq!(live.ask().unwrap(), "a");
+    drop(live);
+    world.wait_until_forgotten();
+}
+
+fn marked(origin: Origin) -> Record {
+    let flags = origin.record.flags | RecordFlags::UNRELEASED;
+    Record { flags, ..origin.record }
+}
