@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Stranger, Tcp, Udp, World};
+use svclb_tests::{Backend, Feature, Stranger, Tcp, Udp, World};
 
 const DIALLED: &str = "10.96.0.10:53";
 /// Words of the field `state`.
@@ -115,7 +115,13 @@ fn a_world_that_is_well_has_no_error_and_each_thing_was_looked_at() {
     let agent = world.take_agent();
     assert_eq!(said.state("agent", &[&format!("process {} ", agent.pid())]), "ok");
     assert_eq!(said.state("translation", &[DIALLED, "10.244.0.1:5353"]), "ok");
-    assert_eq!(said.all("feature").len(), 4);
+    let features = said.all("feature");
+    assert_eq!(features.len(), 4);
+    for feature in Feature::ALL {
+        let found = features.iter().find(|[name, ..]| *name == feature.name()).unwrap();
+        let expected = if feature.is_there() { "used: " } else { "replaced: " };
+        assert!(found[1] == "ok" && found[2].starts_with(expected), "{found:?}");
+    }
     // The world's cgroup is not the machine's, and this test is not in it.
     assert_eq!(said.state("cgroup", &[cgroup]), "warning");
     assert_eq!(said.state("processes", &["outside"]), "warning");

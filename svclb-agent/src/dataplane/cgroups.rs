@@ -61,14 +61,16 @@ impl Place {
 
 /// A mounted cgroup2.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Mount {
-    point: PathBuf,
+pub(super) struct Mount {
+    /// Where.
+    pub(super) point: PathBuf,
+    /// Which cgroup, as the reader's namespace shows it.
     root: String,
 }
 
 /// Reads the cgroup2 mounts of a mountinfo (proc(5): the fourth field is the mounted cgroup, the fifth
-/// where it is mounted; blanks are written `\040`).
-fn mounts_in(mountinfo: &str) -> Vec<Mount> {
+/// where it is mounted; the type follows a lone hyphen; blanks are written `\040`).
+pub(super) fn mounts_in(mountinfo: &str) -> Vec<Mount> {
     let of = |line: &str| {
         let (mount, system) = line.split_once(" - ")?;
         (system.split(' ').next()? == "cgroup2").then_some(())?;
@@ -78,7 +80,11 @@ fn mounts_in(mountinfo: &str) -> Vec<Mount> {
     mountinfo.lines().filter_map(of).collect()
 }
 
-fn mounts() -> Result<Vec<Mount>> {
+/// The cgroup2 mounts that this process sees.
+///
+/// # Errors
+/// When they cannot be read.
+pub(super) fn mounts() -> Result<Vec<Mount>> {
     let path = "/proc/self/mountinfo";
     Ok(mounts_in(&fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?))
 }
@@ -195,14 +201,23 @@ pub fn coverage(cgroup: &Path) -> Result<Coverage> {
 
 /// A process; none for the kernel's threads and for what has ended: they make no socket of their own.
 fn process(pid: u32) -> Option<Outside> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
-    let stat = read("stat")?;
-    if is_without_sockets(&stat)? {
+    // A name that the kernel cut need not be text.
+    let read = |name: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    // Where the first thread has ended, others may live on.
+    if is_without_sockets(&read("stat")?)? && !has_other_threads(pid) {
         return None;
     }
     let cgroups = read("cgroup")?;
     let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
     Some(Outside { pid, name: read("comm")?.trim_end().to_owned(), cgroup })
+}
+
+/// Whether a process has threads beside its first: the kernel's have none, and of the dead all are gone.
+fn has_other_threads(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// Whether a `stat` is that of a thread of the kernel or of a process that has ended (proc_pid_stat(5):
@@ -271,6 +286,8 @@ impl Coverage {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     #[test]
@@ -332,6 +349,18 @@ mod tests {
         };
         let said = coverage.examples();
         assert!(!said.contains(char::is_control) && said.starts_with("7 a"), "{said:?}");
+    }
+
+    #[test]
+    fn a_process_is_seen_whatever_bytes_its_name_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join(std::ffi::OsStr::from_bytes(b"cut-\xf0\x9f"));
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("100").spawn().unwrap();
+        let seen = process(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(seen.as_ref().is_some_and(|it| it.name.starts_with("cut-")), "{seen:?}");
     }
 
     #[test]

@@ -113,6 +113,11 @@ fn done(who: &str, row: &Meta) -> Finding {
         return Finding::warning(check, text)
             .advice("its log says what it waits for; what the maps held before is served");
     }
+    if row.short > 0 {
+        let text = format!("{who} runs, and {} services are not as they should be", row.short);
+        return Finding::warning(check, text)
+            .advice("they keep their previous state; its log names them and says why");
+    }
     let text = format!(
         "{who} runs, has written what its sources say, and saw a connection of its own translated when \
          it started"
@@ -127,10 +132,15 @@ mod tests {
 
     #[test]
     fn an_agent_is_well_when_it_has_heard_and_proved() {
-        let rows =
-            [(1, 1, State::Ok), (0, 1, State::Warning), (1, 0, State::Error), (0, 0, State::Error)];
-        for (synced, proved, expected) in rows {
-            let row = Meta { synced, proved, ..Meta::default() };
+        let rows = [
+            (1, 1, 0, State::Ok),
+            (1, 1, 2, State::Warning),
+            (0, 1, 0, State::Warning),
+            (1, 0, 0, State::Error),
+            (0, 0, 0, State::Error),
+        ];
+        for (synced, proved, short, expected) in rows {
+            let row = Meta { synced, proved, short, ..Meta::default() };
             let finding = done("process 7", &row);
             assert_eq!(finding.state, expected, "{finding:?}");
             assert!(finding.found.starts_with("process 7 runs"), "{finding:?}");

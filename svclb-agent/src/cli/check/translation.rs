@@ -55,14 +55,16 @@ fn judge(dialled: SocketAddr, tried: Result<Trial>) -> Finding {
 /// A frontend that may be dialled: of UDP, for every client, with backends, and one whose service does
 /// not remember its clients.
 fn candidate(dump: &Dump) -> Option<SocketAddr> {
-    let usable = dump.frontends.iter().filter(|(key, row)| {
-        let line = dump.lines.iter().find(|(number, _)| *number == row.line);
-        let has_backends = line.is_some_and(|(_, line)| {
+    let of_everybody = dump
+        .frontends
+        .iter()
+        .filter(|(key, _)| key.protocol == Protocol::Udp as u8 && key.scope == Scope::Any as u8);
+    let usable = of_everybody.filter(|(_, row)| {
+        dump.line(row.line).is_some_and(|line| {
             line.set.count > 0
                 && line.affinity_seconds == 0
                 && line.flags & LineFlags::EXTERNAL == 0
-        });
-        key.protocol == Protocol::Udp as u8 && key.scope == Scope::Any as u8 && has_backends
+        })
     });
     // Clusters of one family have IPv4.
     let keys = usable.map(|(key, _)| SocketAddr::new(key.address.ip(), key.port));
