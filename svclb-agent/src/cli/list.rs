@@ -28,7 +28,7 @@ pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
     let mut keys: Vec<_> = dump.frontends.iter().collect();
     keys.sort_by_key(|(key, _)| *key);
     for (key, row) in keys {
-        frontends.entry(row.service).or_default().add(key, line_of(&dump, row.line));
+        frontends.entry(row.service).or_default().add(key, dump.line(row.line));
     }
     let mut backends: HashMap<u32, usize> = HashMap::new();
     for (key, _) in &dump.backends {
@@ -96,11 +96,6 @@ impl Frontends {
         let found = self.found.iter().filter(|it| are(it)).map(|it| &it.key);
         found.map(|key| output::endpoint(&key.address.ip(), key.port)).collect()
     }
-}
-
-fn line_of(dump: &Dump, number: u32) -> Option<&Line> {
-    let at = dump.lines.binary_search_by_key(&number, |(number, _)| *number).ok()?;
-    Some(&dump.lines[at].1)
 }
 
 const NOTES: [(&str, u32); 3] = [
@@ -253,9 +248,13 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
 /// `svclb uninstall`.
 pub(super) fn uninstall(pins: &Pins) -> Result<()> {
     // An agent would put it back.
-    let _lock = Lock::of(pins)?;
-    for path in pins.uninstall()? {
+    let Some(_lock) = Lock::of(pins)? else { return Ok(()) };
+    let (removed, left) = pins.uninstall()?;
+    for path in removed {
         output::line(&format!("removed {}", path.display()))?;
+    }
+    for path in left {
+        output::line(&format!("left {} alone: it is not svclb's", path.display()))?;
     }
     Ok(())
 }
@@ -314,7 +313,7 @@ impl<'a> Owners<'a> {
         let Some((service, number)) = self.frontend(origin) else { return false };
         let record = &origin.record;
         let key = BackendKey { address: record.given, port: record.given_port, _pad: 0, service };
-        let flags = line_of(self.dump, number).map_or(0, |line| line.flags);
+        let flags = self.dump.line(number).map_or(0, |line| line.flags);
         let policy =
             if flags & LineFlags::EXTERNAL != 0 { Policy::External } else { Policy::Internal };
         self.members.get(&key).is_some_and(|sets| sets & policy.bit() != 0)

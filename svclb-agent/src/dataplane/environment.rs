@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use caps::Capability;
 
+use super::cgroups::{self, Mount};
 use crate::privilege;
 
 /// BPF_FS_MAGIC of include/uapi/linux/magic.h.
@@ -175,9 +176,7 @@ fn file_system(path: &Path) -> Result<i64> {
 /// # Errors
 /// When none is mounted.
 pub fn cgroup2_root() -> Result<PathBuf> {
-    let path = "/proc/self/mountinfo";
-    let mounts = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    cgroup2_mount(&mounts, Path::new("/")).context(
+    first_below(cgroups::mounts()?, Path::new("/")).context(
         "no cgroup2 is mounted: mount one (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`) or name it by --cgroup",
     )
 }
@@ -193,24 +192,17 @@ pub fn cgroup2_at(named: &Path) -> Result<PathBuf> {
     if file_system(&folder)? == CGROUP2_SUPER_MAGIC {
         return Ok(folder);
     }
-    let path = "/proc/self/mountinfo";
-    let mounts = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    Ok(cgroup2_mount(&mounts, &folder).unwrap_or(folder))
+    Ok(first_below(cgroups::mounts()?, &folder).unwrap_or(folder))
 }
 
-/// The mount point of the first cgroup2 in `folder`, from a mountinfo (proc(5): the fifth field; the
-/// type follows a lone hyphen; blanks are written `\040`).
-fn cgroup2_mount(mounts: &str, folder: &Path) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        (system.split(' ').next()? == "cgroup2").then_some(())?;
-        let path = PathBuf::from(mount.split(' ').nth(4)?.replace("\\040", " "));
-        path.starts_with(folder).then_some(path)
-    })
+/// The mount point of the first cgroup2 in `folder`.
+fn first_below(mounts: Vec<Mount>, folder: &Path) -> Option<PathBuf> {
+    mounts.into_iter().map(|mount| mount.point).find(|point| point.starts_with(folder))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::cgroups::mounts_in;
     use super::*;
 
     #[test]
@@ -265,20 +257,20 @@ mod tests {
     fn cgroup2_is_found_by_its_type_wherever_it_is_mounted() {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        let anywhere = Path::new("/");
-        assert_eq!(cgroup2_mount(hybrid, anywhere), Some("/sys/fs/cgroup/unified".into()));
+        let anywhere = |mounts| first_below(mounts_in(mounts), Path::new("/"));
+        assert_eq!(anywhere(hybrid), Some("/sys/fs/cgroup/unified".into()));
         let blank = "1 2 0:1 / /a\\040b rw - cgroup2 x rw";
-        assert_eq!(cgroup2_mount(blank, anywhere), Some("/a b".into()));
-        assert_eq!(cgroup2_mount("1 2 0:1 / /x rw - cgroup cgroup2 rw", anywhere), None);
+        assert_eq!(anywhere(blank), Some("/a b".into()));
+        assert_eq!(anywhere("1 2 0:1 / /x rw - cgroup cgroup2 rw"), None);
     }
 
     #[test]
     fn of_two_cgroup2_mounts_the_one_in_the_named_folder_is_taken() {
         let pod = "31 23 0:28 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
                    41 31 0:38 /../.. /host/cgroup/unified ro - cgroup2 cgroup2 rw\n";
-        let found = cgroup2_mount(pod, Path::new("/host/cgroup"));
-        assert_eq!(found, Some("/host/cgroup/unified".into()));
-        assert_eq!(cgroup2_mount(pod, Path::new("/host/cgrou")), None);
+        let found = |folder| first_below(mounts_in(pod), Path::new(folder));
+        assert_eq!(found("/host/cgroup"), Some("/host/cgroup/unified".into()));
+        assert_eq!(found("/host/cgrou"), None);
     }
 
     #[test]

@@ -183,16 +183,25 @@ pub(super) fn make(folder: &Path) -> Result<()> {
     made.with_context(|| format!("cannot make {}; is it on a mounted bpffs?", folder.display()))
 }
 
-fn remove_file(path: &Path) -> Result<()> {
+pub(super) fn remove_file(path: &Path) -> Result<()> {
     gone(fs::remove_file(path)).with_context(|| format!("cannot remove {}", path.display()))
 }
 
-pub(super) fn remove_folder(path: &Path) -> Result<()> {
+fn remove_folder(path: &Path) -> Result<()> {
     gone(fs::remove_dir(path)).with_context(|| format!("cannot remove {}", path.display()))
 }
 
+/// Removes a folder unless something is in it or mounted at it.
+pub(super) fn remove_unused(path: &Path) -> Result<()> {
+    use io::ErrorKind::{DirectoryNotEmpty, ResourceBusy};
+    match fs::remove_dir(path) {
+        Err(error) if matches!(error.kind(), DirectoryNotEmpty | ResourceBusy) => Ok(()),
+        removed => gone(removed).with_context(|| format!("cannot remove {}", path.display())),
+    }
+}
+
 /// Moves a pin or a label, in the place of what is there; none that is not there.
-pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+fn rename(from: &Path, to: &Path) -> Result<()> {
     gone(fs::rename(from, to))
         .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use aya::maps::MapInfo;
 use aya_obj::generated::{
-    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_cmd, bpf_link_info, bpf_prog_info,
+    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info,
 };
 
 use super::hooks::Hook;
@@ -19,7 +19,7 @@ use super::sys;
 /// More programs than anybody has on one hook.
 const PROGRAMS: u32 = 64;
 
-/// What a hook's pinned link is.
+/// What a link of a program to a cgroup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Id of the cgroup; 0 once it is detached.
@@ -35,19 +35,29 @@ pub struct Link {
 /// # Errors
 /// When the pin cannot be opened or read.
 pub fn link(pins: &Pins, hook: &Hook) -> io::Result<Option<Link>> {
-    let link = match sys::open_pin(&pins.link(hook.name)) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    match sys::open_pin(&pins.link(hook.name)) {
+        Ok(link) => link_of(link.as_fd()).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads what a link is.
+///
+/// # Errors
+/// When it cannot be read, or is not one to a cgroup.
+pub(super) fn link_of(link: BorrowedFd<'_>) -> io::Result<Link> {
     // SAFETY: plain integers.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel fills a structure of this type for a link.
-    unsafe { read_info(link.as_fd(), &mut info) }?;
-    // SAFETY: the part of the union that a link to a cgroup has; for any other it is integers too.
+    unsafe { read_info(link, &mut info) }?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        let kind = info.type_;
+        return Err(io::Error::other(format!("it is a link of kind {kind}, not one to a cgroup")));
+    }
+    // SAFETY: the part of the union that a link to a cgroup has.
     let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
-    let found = Link { cgroup: cgroup.cgroup_id, program: info.prog_id, hook: cgroup.attach_type };
-    Ok(Some(found))
+    Ok(Link { cgroup: cgroup.cgroup_id, program: info.prog_id, hook: cgroup.attach_type })
 }
 
 /// A program in the kernel.

@@ -4,31 +4,28 @@
 //! every connect is translated by the one or the other. What somebody else takes away meanwhile is put
 //! back: hooks are attached again, and pins are there again.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::size::Sizes;
 
-use super::attach;
-use super::hooks::{HOOKS, Hook};
-use super::lock::Lock;
+use super::attach::{self, Held};
+use super::environment;
+use super::lock::{self, Lock};
 use super::maps::Maps;
 use super::object::{self, Features, Settings};
 use super::pins::{self, Pins};
 use super::places::Places;
-use super::shapes::MAPS;
+use super::probe;
+use super::shapes::{self, MAPS, MapShape};
 use super::sockets::Origins;
 use super::sweep::{Suspects, Sweep};
-use super::sys;
 use crate::reconcile::Ground;
 
 /// The map that holds what sockets dialled: of any size, which is its own.
-const ORIGINS: &str = "svclb_origins";
+const ORIGINS: &MapShape = shapes::named("svclb_origins");
 
 /// What is done with an object when its programs are in use.
 pub type Started = fn(&mut Ebpf) -> Result<()>;
@@ -46,8 +43,10 @@ pub struct Installed {
     object: Option<Ebpf>,
     /// Over maps that are being filled.
     next: Option<Ebpf>,
-    /// Held, so that a hook stays attached when its pin is removed.
-    links: Vec<(&'static Hook, OwnedFd)>,
+    /// Every hook's, once programs are on them.
+    links: Vec<Held>,
+    /// Maps were put into use, and the pins are not yet in order.
+    is_switching: bool,
     /// What the operator was told that cannot be put back.
     told: Option<String>,
     suspects: Suspects,
@@ -71,6 +70,7 @@ impl Installed {
             object: None,
             next: None,
             links: Vec::new(),
+            is_switching: false,
             told: None,
             suspects: Suspects::default(),
         }
@@ -81,6 +81,7 @@ impl Installed {
     /// # Errors
     /// When the kernel refuses something.
     pub fn adopt(&mut self, row: &Meta) -> Result<Maps> {
+        self.pins.make()?;
         let places = Places::current(&self.pins);
         self.object = Some(object::load(&places, &self.settings(row))?);
         Maps::open(&places, true)
@@ -92,9 +93,13 @@ impl Installed {
     /// # Errors
     /// When a hook cannot be attached.
     pub fn attach(&mut self) -> Result<()> {
-        let object = self.object.as_mut().context("no programs are loaded")?;
-        attach::attach(object, &self.cgroup, &self.pins)?;
-        self.hold()
+        let object = self.object.as_ref().context("no programs are loaded")?;
+        let mut links = attach::find(&self.cgroup, &self.pins)?;
+        attach::replace(&mut links, object).1?;
+        attach::complete(&mut links, object, &self.cgroup, &self.pins)?;
+        self.links = links;
+        self.pins.supersede()?;
+        self.start_log()
     }
 
     /// Makes maps as this row says, with programs over them that nothing runs yet. What sockets and clients
@@ -133,18 +138,40 @@ impl Installed {
         Settings { sizes: Sizes::of(row), seed: row.seed, features: self.features, log }
     }
 
-    /// Holds the links of what is attached.
-    fn hold(&mut self) -> Result<()> {
-        let links = HOOKS.iter().map(|hook| Ok((hook, open(&self.pins, hook)?)));
-        self.links = links.collect::<Result<_>>()?;
+    fn start_log(&mut self) -> Result<()> {
         match (self.log, &mut self.object) {
             (Some(start), Some(object)) => start(object),
             _ => Ok(()),
         }
     }
 
-    /// Puts back what somebody took away. Says what that was, by one line each, and what cannot be put
-    /// back; the rest is.
+    /// Whether programs of ours are on the hooks.
+    const fn is_running(&self) -> bool {
+        !self.links.is_empty()
+    }
+
+    /// Puts the maps that are filled into use, if all is there that the switch needs. Until then nothing
+    /// is touched.
+    fn decide(&mut self) -> Result<()> {
+        if !self.is_running() {
+            self.links = attach::find(&self.cgroup, &self.pins)?;
+        }
+        self.check_lock()?;
+        self.pins.decide()
+    }
+
+    /// Looks whether the folder is still the one whose lock is held: what is in any other is not ours.
+    fn check_lock(&self) -> Result<()> {
+        ensure!(
+            self.lock.is_of(&self.pins)?,
+            "the folder {} is not the one any more that this agent has locked",
+            self.pins.root().display(),
+        );
+        Ok(())
+    }
+
+    /// Puts back what somebody took away. Says what that was, by one line each, and the first thing that
+    /// cannot be put back; the rest is.
     ///
     /// # Errors
     /// When another agent has taken this one's place: then nothing is done.
@@ -152,31 +179,57 @@ impl Installed {
         let (mut told, mut done) = (Vec::new(), Ok(()));
         let mut note = |result: Result<Option<String>>| match result {
             Ok(line) => told.extend(line),
-            Err(error) => done = Err(error),
+            Err(error) if done.is_ok() => done = Err(error),
+            Err(_) => {}
         };
-        note(Ok(self.renew_lock()?));
-        if let Err(error) = self.pins.make() {
-            note(Err(error));
+        let locked = self.renew_lock();
+        if locked.as_ref().is_err_and(|error| error.is::<lock::Held>()) {
+            return locked.map(|_| (Vec::new(), Ok(())));
         }
-        for shape in &MAPS {
-            note(self.pin_map(shape.name));
+        let is_ours = locked.is_ok();
+        note(locked);
+        if let Some(object) = &self.object {
+            for held in &mut self.links {
+                note(held.renew(object, &self.cgroup));
+            }
         }
-        note(self.pins.current().label_all().map(|()| None));
-        for number in 0..self.links.len() {
-            note(self.renew(number));
+        // Links and maps are held: they can wait until the folder is there again.
+        if is_ours {
+            note(self.pins.make().and_then(|()| self.finish()).map(|()| None));
+            for shape in &MAPS {
+                note(self.pin_map(shape.name));
+            }
+            note(self.pins.current().label_all().map(|()| None));
+            for held in &mut self.links {
+                note(held.renew_pin(&self.pins));
+            }
         }
         Ok((told, done))
     }
 
+    /// Puts the pins in order behind a switch.
+    fn finish(&mut self) -> Result<()> {
+        if self.is_switching {
+            self.pins.finish()?;
+            self.is_switching = false;
+        }
+        Ok(())
+    }
+
     /// The lock is the folder's, and goes with it.
+    ///
+    /// # Errors
+    /// [`lock::Held`] when another agent has it; others when the folder cannot be made.
     fn renew_lock(&mut self) -> Result<Option<String>> {
-        let root = self.pins.root().display();
-        if self.lock.is_of(&self.pins) {
+        if self.lock.is_of(&self.pins)? {
             return Ok(None);
         }
+        let root = self.pins.root();
+        // Beneath a bpffs that somebody unmounted nothing can be pinned.
+        environment::check_bpffs(root)?;
         let taken = Lock::take(&self.pins);
-        self.lock = taken.with_context(|| format!("somebody removed {root}, and made it anew"))?;
-        Ok(Some(format!("the folder {root} was gone")))
+        self.lock = taken.with_context(|| format!("the folder {} was gone", root.display()))?;
+        Ok(Some(format!("the folder {} was gone", root.display())))
     }
 
     fn pin_map(&self, name: &str) -> Result<Option<String>> {
@@ -186,50 +239,24 @@ impl Installed {
         map.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
         Ok(Some(format!("the pin {} was gone", path.display())))
     }
-
-    fn renew(&mut self, number: usize) -> Result<Option<String>> {
-        let Some((hook, link)) = self.links.get_mut(number) else { return Ok(None) };
-        let Some(object) = &mut self.object else { return Ok(None) };
-        let path = self.pins.link(hook.name);
-        let attached = sys::cgroup_link(link.as_fd())
-            .with_context(|| format!("cannot read the link of {}", hook.name))?;
-        if attached.cgroup == 0 {
-            let folder = File::open(&self.cgroup)
-                .with_context(|| format!("cannot open the cgroup {}", self.cgroup.display()))?;
-            let new = attach::attach_one(object, hook, folder.as_fd(), &self.cgroup)?;
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
-            new.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
-            *link = open(&self.pins, hook)?;
-            return Ok(Some(format!("the hook {} was detached", hook.name)));
-        }
-        if path.exists() {
-            return Ok(None);
-        }
-        sys::pin(link.as_fd(), &path).with_context(|| format!("cannot pin {}", path.display()))?;
-        Ok(Some(format!("the pin {} was gone", path.display())))
-    }
-}
-
-fn open(pins: &Pins, hook: &Hook) -> Result<OwnedFd> {
-    let path = pins.link(hook.name);
-    sys::open_pin(&path).with_context(|| format!("cannot open {}", path.display()))
 }
 
 impl Ground for Installed {
     type Maps = Maps;
 
     fn shared_origins(&self) -> Result<Option<u32>> {
-        let Some(shape) = MAPS.iter().find(|shape| shape.name == ORIGINS) else { return Ok(None) };
-        self.pins.usable(shape)?.map(|pin| pins::entries_of(&pin)).transpose()
+        self.pins.usable(ORIGINS)?.map(|pin| pins::entries_of(&pin)).transpose()
     }
 
     fn beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Maps> {
+        if self.is_running() {
+            // What is shared is found by its pins, and a switch that is not finished comes first.
+            self.look_after()?;
+            ensure!(!self.is_switching, "the pins are not in order since the last change of maps");
+        }
+        self.check_lock()?;
         self.pins.make()?;
+        self.pins.undo()?;
         self.pins.abandon()?;
         let made = self.load_beside(row, keeps_ids);
         if made.is_err() {
@@ -239,18 +266,39 @@ impl Ground for Installed {
     }
 
     fn switch(&mut self) -> Result<()> {
-        let mut object = self.next.take().context("no programs are loaded")?;
-        let is_first = HOOKS.iter().all(|hook| !self.pins.link(hook.name).exists());
-        self.pins.decide()?;
-        if let Err(error) = attach::attach(&mut object, &self.cgroup, &self.pins) {
-            if is_first {
-                self.pins.undo()?;
-            }
+        let was_running = self.is_running();
+        if let Err(error) = self.decide() {
+            self.abandon();
             return Err(error);
         }
-        self.pins.finish()?;
+        let object = self.next.take().context("no programs are loaded")?;
+        let (replaced, mut done) = attach::replace(&mut self.links, &object);
+        if done.is_ok() && !was_running {
+            done = attach::complete(&mut self.links, &object, &self.cgroup, &self.pins);
+        }
+        if let Err(error) = done {
+            if replaced == 0 {
+                self.pins.undo()?;
+                return Err(error);
+            }
+            if !was_running {
+                return Err(error);
+            }
+            tracing::error!("not every hook runs the new programs yet; trying again: {error:#}");
+        }
         self.object = Some(object);
-        self.hold()
+        self.is_switching = true;
+        if !was_running {
+            self.finish()?;
+            return self.start_log();
+        }
+        // There is no way back, and what is not done yet can be done later.
+        for done in [self.look_after(), self.start_log()] {
+            if let Err(error) = done {
+                tracing::error!("{error:#}");
+            }
+        }
+        Ok(())
     }
 
     fn abandon(&mut self) {
@@ -261,7 +309,8 @@ impl Ground for Installed {
     }
 
     fn sweep(&mut self) {
-        let suspects = std::mem::take(&mut self.suspects);
+        // Kept until the next look was done: one that fails knows nothing better.
+        let suspects = self.suspects.clone();
         let looked = Sweep::open(&Places::current(&self.pins), suspects).and_then(|mut sweep| {
             let gone = sweep.look()?;
             Ok((gone, sweep.into_suspects()))
@@ -275,6 +324,10 @@ impl Ground for Installed {
             }
             Err(error) => tracing::warn!("cannot look for sockets that are gone: {error:#}"),
         }
+    }
+
+    fn prove(&mut self) -> Result<()> {
+        probe::run(&self.cgroup)
     }
 
     fn look_after(&mut self) -> Result<()> {

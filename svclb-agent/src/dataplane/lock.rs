@@ -3,11 +3,12 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use thiserror::Error;
 
 use super::meta;
 use super::pins::Pins;
@@ -17,48 +18,73 @@ use super::pins::Pins;
 #[derive(Debug)]
 pub struct Lock(File);
 
+/// Somebody else has the lock: an agent.
+#[derive(Debug, Error)]
+#[error(
+    "an agent runs with the pins {root} already{who}: end it first, or name other pins by --pins",
+    root = .root.display(),
+    who = .holder.map_or(String::new(), |pid| format!(" (process {pid})"))
+)]
+pub struct Held {
+    root: PathBuf,
+    /// Its process, where that can be told.
+    holder: Option<u32>,
+}
+
+/// How often a folder is looked for again that somebody put another in the place of meanwhile.
+const TRIES: u32 = 100;
+
 impl Lock {
     /// Takes the lock of a folder, which is made if it is not there.
     ///
     /// # Errors
-    /// When an agent holds it, with its process, or the folder cannot be made.
+    /// [`Held`] when an agent has it; others when the folder cannot be made or locked.
     pub fn take(pins: &Pins) -> Result<Self> {
-        loop {
+        for _ in 0..TRIES {
             pins.make_root()?;
             if let Some(lock) = Self::of(pins)? {
                 return Ok(lock);
             }
         }
+        bail!("cannot lock {}: somebody goes on removing it", pins.root().display())
     }
 
     /// Whether it is still that of the folder: somebody may have removed that, and made another.
-    pub fn is_of(&self, pins: &Pins) -> bool {
-        is_at(&self.0, pins.root())
-    }
-
-    /// Takes the lock of a folder; none when it is not there.
     ///
     /// # Errors
-    /// When an agent holds it, with its process.
+    /// When that cannot be told.
+    pub fn is_of(&self, pins: &Pins) -> Result<bool> {
+        is_at(&self.0, pins.root())
+            .with_context(|| format!("cannot look at {}", pins.root().display()))
+    }
+
+    /// Takes the lock of a folder; none when there is no folder.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
     pub fn of(pins: &Pins) -> Result<Option<Self>> {
         let root = pins.root();
         let cannot = || format!("cannot lock {}", root.display());
-        let folder = match File::open(root) {
-            Ok(folder) => folder,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(cannot),
-        };
-        match lock_in_time(&folder) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!(
-                "an agent runs with the pins {} already{}: end it first, or name other pins by --pins",
-                root.display(),
-                holder(pins, &folder).map_or(String::new(), |pid| format!(" (process {pid})")),
-            ),
-            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+        for _ in 0..TRIES {
+            let folder = match File::open(root) {
+                Ok(folder) => folder,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error).with_context(cannot),
+            };
+            match lock_in_time(&folder) {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let holder = holder(pins, &folder);
+                    return Err(Held { root: root.to_owned(), holder }.into());
+                }
+                Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+            }
+            // Whoever held it before may have removed the folder, and there may be another.
+            if is_at(&folder, root).with_context(cannot)? {
+                return Ok(Some(Self(folder)));
+            }
         }
-        // Whoever held it before may have removed the folder.
-        Ok(is_at(&folder, root).then_some(Self(folder)))
+        bail!("cannot lock {}: somebody goes on putting others in its place", root.display())
     }
 }
 
@@ -97,10 +123,14 @@ pub fn seen_holder(pins: &Pins) -> Option<u32> {
     holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
 }
 
-fn is_at(folder: &File, path: &Path) -> bool {
+/// Whether a folder is the one at a path.
+fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
     let number = |data: fs::Metadata| (data.dev(), data.ino());
-    let held = folder.metadata().map(number);
-    held.is_ok_and(|held| fs::metadata(path).is_ok_and(|there| number(there) == held))
+    match fs::metadata(path) {
+        Ok(there) => Ok(number(there) == number(folder.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The process that has the lock, as far as this pid namespace shows; otherwise who wrote the maps last.
@@ -162,8 +192,48 @@ mod tests {
         drop(first);
         let second = given_back(&pins);
         // A folder that was made anew is another one.
+        assert!(second.is_of(&pins).unwrap());
         fs::remove_dir(pins.root()).unwrap();
+        assert!(!second.is_of(&pins).unwrap(), "there is none");
         let third = Lock::take(&pins).unwrap();
-        drop((second, third));
+        assert!(!second.is_of(&pins).unwrap() && third.is_of(&pins).unwrap());
+    }
+
+    #[test]
+    fn that_nothing_can_be_told_of_a_folder_does_not_mean_that_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let above = folder.path().join("above");
+        let pins = Pins::new(&above.join("pins"));
+        let lock = Lock::take(&pins).unwrap();
+        fs::rename(&above, folder.path().join("elsewhere")).unwrap();
+        fs::write(&above, "no folder").unwrap();
+        let said = lock.is_of(&pins).unwrap_err().to_string();
+        assert!(said.contains("cannot look at") && said.contains("above/pins"), "{said}");
+        let said = Lock::take(&pins).unwrap_err();
+        assert!(!said.is::<Held>(), "nobody has it: {said:#}");
+    }
+
+    #[test]
+    fn a_folder_that_was_replaced_while_its_lock_was_waited_for_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(&folder.path().join("pins"));
+        let first = Lock::take(&pins).unwrap();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| Lock::of(&pins));
+            // Both have it open.
+            let is_of = |link: io::Result<PathBuf>| link.is_ok_and(|path| path == pins.root());
+            let open = || {
+                let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+                open.filter(|entry| is_of(fs::read_link(entry.path()))).count()
+            };
+            while open() < 2 && !waits.is_finished() {
+                thread::yield_now();
+            }
+            fs::remove_dir(pins.root()).unwrap();
+            fs::create_dir(pins.root()).unwrap();
+            drop(first);
+            let lock = waits.join().unwrap().unwrap().expect("there is a folder");
+            assert!(lock.is_of(&pins).unwrap());
+        });
     }
 }

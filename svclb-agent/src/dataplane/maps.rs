@@ -18,7 +18,7 @@ use super::mapping::{Mapping, Window};
 use super::pins::Pins;
 use super::places::Places;
 use super::rows::{Plain, Rows, failed, invalid};
-use super::shapes::MAPS;
+use super::shapes::{self, MapShape};
 
 /// The maps of one folder of pins.
 pub struct Maps {
@@ -236,9 +236,8 @@ fn unmapped(source: std::io::Error) -> TableError {
 /// # Errors
 /// When a map is there and cannot be read.
 pub fn services(pins: &Pins) -> Result<Option<Vec<(u32, ServiceRow)>>> {
-    const NAME: &str = "svclb_services";
-    let Some(shape) = MAPS.iter().find(|shape| shape.name == NAME) else { return Ok(None) };
-    let Some(place) = pins.usable(shape)? else { return Ok(None) };
+    const SERVICES: &MapShape = shapes::named("svclb_services");
+    let Some(place) = pins.usable(SERVICES)? else { return Ok(None) };
     let map = MapData::from_pin(&place).with_context(|| format!("cannot open {}", place.display()));
-    Ok(Some(Rows::new(NAME, map?)?.all()?))
+    Ok(Some(Rows::new(SERVICES.name, map?)?.all()?))
 }

@@ -7,16 +7,22 @@
 //! PINS/v0/             those of another version, until ours have taken their place
 //! ```
 //!
+//! What else lies in PINS is somebody else's, and is left alone: it may be a folder that others use too.
+//!
 //! The rename of `next` to `commit` is the one moment at which the maps in use change: before it a crash
 //! leaves the old ones, after it every start moves on to the new ones ([`Pins::finish`]). The programs
 //! are put over them in between, one hook after the other, each by one atomic step.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapInfo;
 use svclb_common::layout::LAYOUT_VERSION;
 
+use super::environment;
 use super::folder::{self, Folder};
 use super::hooks::HOOKS;
 use super::meta;
@@ -41,6 +47,9 @@ pub enum Found {
         why: String,
     },
 }
+
+/// Pins of two sets of maps may be seen side by side: how long is waited then, and how often.
+const SWITCHING: (Duration, u32) = (Duration::from_millis(50), 10);
 
 impl Pins {
     /// The pins in this folder, which need not exist.
@@ -70,8 +79,13 @@ impl Pins {
     /// Folders of other versions.
     fn others(&self) -> Result<Vec<Folder>> {
         let current = self.current();
-        let all = folder::entries(&self.root)?.into_iter().map(Folder::new);
-        Ok(all.filter(|folder| *folder != current).collect())
+        Ok(self.versions()?.into_iter().filter(|folder| *folder != current).collect())
+    }
+
+    /// Folders of all versions.
+    fn versions(&self) -> Result<Vec<Folder>> {
+        let all = folder::entries(&self.root)?.into_iter().filter(|path| is_version(path));
+        Ok(all.map(Folder::new).collect())
     }
 
     /// The pin of a map in use.
@@ -110,14 +124,22 @@ impl Pins {
     /// # Errors
     /// When there are others, with what does not fit.
     pub fn is_readable(&self) -> Result<bool> {
-        match self.found()? {
-            Found::Ours => Ok(true),
-            Found::Nothing => Ok(false),
-            Found::Others { why } => bail!(
-                "{why}: use the `svclb` that the maps in {} are of, or start `svclb agent`, which makes \
-                 its own maps and takes over without an interruption",
-                self.root.display()
-            ),
+        let mut tries = 0..SWITCHING.1;
+        loop {
+            match self.found() {
+                Ok(Found::Ours) => return Ok(true),
+                Ok(Found::Nothing) => return Ok(false),
+                // An agent may be about to put other maps in their place, one pin after the other.
+                Ok(Found::Others { .. }) | Err(_) if tries.next().is_some() => {
+                    thread::sleep(SWITCHING.0);
+                }
+                Ok(Found::Others { why }) => bail!(
+                    "{why}: use the `svclb` that the maps in {} are of, or start `svclb agent`, which \
+                     makes its own maps and takes over without an interruption",
+                    self.root.display()
+                ),
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -200,9 +222,11 @@ impl Pins {
     /// Says that the next maps are filled: from here on they are in use as soon as anybody looks.
     ///
     /// # Errors
-    /// When the folder cannot be renamed.
+    /// When the folder cannot be renamed, or is not there: then the old ones stay in use.
     pub fn decide(&self) -> Result<()> {
-        folder::rename(self.next().path(), self.commit().path())
+        let next = self.next();
+        fs::rename(next.path(), self.commit().path())
+            .with_context(|| format!("cannot put the maps in {} into use", next.path().display()))
     }
 
     /// Whether there are maps that are filled and have not taken their place yet.
@@ -236,31 +260,53 @@ impl Pins {
                     current.take_map(shape.name, &other)?;
                 }
             }
-            for hook in &HOOKS {
-                current.take_link(hook.name, &other)?;
-            }
         }
         for shape in MAPS.iter().filter(|shape| commit.map(shape.name).exists()) {
             current.take_map(shape.name, &commit)?;
         }
-        for other in self.others()? {
-            other.remove()?;
-        }
+        self.supersede()?;
         commit.remove().map(drop)
     }
 
-    /// Detaches every link, removes every pin and the folder. Says what was removed.
+    /// Takes over the links that are in use, once our programs are behind all of them; what else is of
+    /// other versions goes. Maps that one of those had filled and not put into use would be far behind
+    /// when it comes again.
     ///
     /// # Errors
-    /// When a pin cannot be removed.
-    pub fn uninstall(&self) -> Result<Vec<PathBuf>> {
-        let mut removed = Vec::new();
-        for version in folder::entries(&self.root)? {
-            removed.extend(Folder::new(version).remove()?);
+    /// When a pin cannot be moved or removed.
+    pub fn supersede(&self) -> Result<()> {
+        let current = self.current();
+        for other in self.others()? {
+            for hook in HOOKS.iter().filter(|hook| !current.link(hook.name).exists()) {
+                current.take_link(hook.name, &other)?;
+            }
+            other.remove()?;
         }
-        folder::remove_folder(&self.root)?;
-        Ok(removed)
+        Ok(())
     }
+
+    /// Detaches every link, and removes every pin and the folder. Says what was removed; with that, what
+    /// is left in the folder because it is not svclb's.
+    ///
+    /// # Errors
+    /// When the folder is not on a bpffs, or a pin cannot be removed.
+    pub fn uninstall(&self) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+        environment::check_bpffs(&self.root)?;
+        let mut removed = Vec::new();
+        for version in self.versions()? {
+            removed.extend(version.remove()?);
+        }
+        folder::remove_unused(&self.root)?;
+        Ok((removed, folder::entries(&self.root)?))
+    }
+}
+
+/// Whether a path is the folder of a version: `v` and a number, as we write it.
+fn is_version(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
+    let is_folder = || fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
+    number.is_some_and(|number| name == format!("v{number}")) && is_folder()
 }
 
 /// How many entries a pinned map has.
@@ -271,4 +317,69 @@ pub fn entries_of(pin: &Path) -> Result<u32> {
     let info = MapInfo::from_pin(pin)
         .with_context(|| format!("cannot read the pinned map {}", pin.display()))?;
     Ok(info.max_entries())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_that_are_named_as_versions_are_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(folder.path());
+        let current = format!("v{LAYOUT_VERSION}");
+        let folders = [
+            "v0",
+            "v4294967295",
+            &current,
+            "v4294967296",
+            "v",
+            "v01",
+            "v+1",
+            "v-1",
+            "v1x",
+            "xv1",
+            "V1",
+            "1",
+            "vethernet",
+            "cilium",
+            "tc",
+        ];
+        for name in folders {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join("v7"), "a file").unwrap();
+        std::os::unix::fs::symlink("cilium", folder.path().join("v8")).unwrap();
+        let names = |folders: Vec<Folder>| -> Vec<String> {
+            let name = |it: &Folder| it.path().file_name().unwrap().to_str().unwrap().to_owned();
+            folders.iter().map(name).collect()
+        };
+        let mut expected = ["v0".to_owned(), "v4294967295".to_owned()].to_vec();
+        assert_eq!(names(pins.others().unwrap()), expected);
+        expected.push(current);
+        expected.sort_unstable();
+        assert_eq!(names(pins.versions().unwrap()), expected);
+    }
+
+    #[test]
+    fn maps_that_are_not_there_are_not_put_into_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(&folder.path().join("pins"));
+        pins.make().unwrap();
+        let said = pins.decide().unwrap_err().to_string();
+        assert!(said.contains("next into use"), "{said}");
+        assert!(!pins.is_decided());
+        pins.next().make().unwrap();
+        pins.decide().unwrap();
+        assert!(pins.is_decided() && !pins.next().path().exists());
+    }
+
+    #[test]
+    fn what_is_no_bpffs_is_not_uninstalled_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = folder.path().join("v0/links");
+        fs::create_dir_all(&ours).unwrap();
+        let said = Pins::new(folder.path()).uninstall().unwrap_err().to_string();
+        assert!(said.contains("is not on a bpffs") && ours.exists(), "{said}");
+    }
 }

@@ -22,11 +22,13 @@ use super::cgroups;
 
 /// The subcommand, hidden, that runs in the child.
 pub const CLIENT: &str = "probe-client";
+/// Begins the name of a probe's cgroup; the number of the process follows.
+const HOME: &str = "svclb-probe-";
 const DIALLED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 const GIVEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
-/// No namespace of a cluster has a dot in its name.
-fn name() -> ObjectName {
+/// The Service object of the agent's. No namespace of a cluster has a dot in its name.
+pub fn name() -> ObjectName {
     ObjectName::new("svclb.probe", "probe")
 }
 
@@ -40,6 +42,8 @@ pub fn appear() -> Vec<Update> {
             port: DIALLED.port(),
             node_port: None,
         }],
+        // Before all others: whoever asks for the same waits for the moment that it takes.
+        created: Some(i64::MIN),
         ..Service::default()
     };
     let slice = Slice {
@@ -61,6 +65,7 @@ pub fn vanish() -> Vec<Update> {
 /// # Errors
 /// When the connect was not translated, or could not be tried.
 pub fn run(cgroup: &Path) -> Result<()> {
+    Home::clear(cgroup);
     connect(cgroup)?;
     match cgroups::warning(cgroup) {
         Ok(None) => {}
@@ -124,7 +129,9 @@ pub(super) struct Home(PathBuf);
 impl Home {
     /// Makes one below a cgroup, which with controllers may hold no process itself.
     pub(super) fn make(cgroup: &Path) -> Result<Self> {
-        let path = cgroup.join(format!("svclb-probe-{}", std::process::id()));
+        let path = cgroup.join(format!("{HOME}{}", std::process::id()));
+        // A process of the same number that was killed: in a container it is always the same.
+        let _ = fs::remove_dir(&path);
         fs::create_dir(&path).with_context(|| {
             format!(
                 "cannot make the cgroup {} for the probe: is cgroup2 mounted read-only?",
@@ -132,6 +139,20 @@ impl Home {
             )
         })?;
         Ok(Self(path))
+    }
+
+    /// Removes what processes left that were killed while they probed. What cannot be removed is
+    /// either in use, which the kernel knows best, or harmless: an empty cgroup.
+    fn clear(cgroup: &Path) {
+        let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let process =
+                name.to_str().and_then(|name| name.strip_prefix(HOME)?.parse::<u32>().ok());
+            if process.is_some_and(|it| !Path::new(&format!("/proc/{it}")).exists()) {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
     }
 
     /// The child that connects, in here; what it says is for the parent.
@@ -151,5 +172,29 @@ impl Drop for Home {
         if let Err(error) = fs::remove_dir(&self.0) {
             tracing::warn!(cgroup = %self.0.display(), %error, "cannot remove the probe's cgroup");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = format!("{HOME}{}", std::process::id());
+        // No process has the number 0, and one always has 1.
+        let names = [&format!("{HOME}0"), &format!("{HOME}1"), &own, "svclb-probe-x", "other"];
+        for name in names {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        Home::clear(folder.path());
+        let left = names.map(|name| folder.path().join(name).exists());
+        assert_eq!(left, [false, true, true, true, true], "{names:?}");
+
+        // Its own name is free for the next one too.
+        let home = Home::make(folder.path()).unwrap();
+        drop(home);
+        assert!(!folder.path().join(own).exists());
     }
 }

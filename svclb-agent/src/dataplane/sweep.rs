@@ -19,7 +19,7 @@ use super::places::Places;
 use super::rows::Plain;
 
 /// What the last look found without a socket.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Suspects(Vec<Suspect>);
 
 /// One of them.

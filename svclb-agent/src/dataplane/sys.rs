@@ -2,36 +2,34 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 
 /// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
 pub(super) fn netns_cookie() -> io::Result<u64> {
-    let socket = UnixDatagram::unbound()?;
+    match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
+        asked => asked,
+    }
+}
+
+/// The cookie of a socket.
+pub(super) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    cookie(socket, libc::SO_COOKIE)
+}
+
+/// A cookie, which is an option of 64 bits of a socket.
+fn cookie(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut size = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
-    let at = (&raw mut cookie).cast();
+    let (fd, at) = (socket.as_raw_fd(), (&raw mut cookie).cast());
     // SAFETY: the value and its size live through the call.
-    let got = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            at,
-            &raw mut size,
-        )
-    };
-    if got == 0 {
-        return Ok(cookie);
-    }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
-        error => Err(error),
-    }
+    let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, at, &raw mut size) };
+    if got == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Calls bpf(2).
@@ -77,6 +75,23 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
+/// Attaches a program to a hook of a cgroup by a new link, which is attached as long as anything holds
+/// it.
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let create = unsafe { &mut attr.link_create };
+    create.__bindgen_anon_1.prog_fd = fd(program)?;
+    create.__bindgen_anon_2.target_fd = fd(cgroup)?;
+    create.attach_type = hook;
+    // SAFETY: both descriptors are open.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
+}
+
 /// Puts another program behind a link. Every run of the hook runs either the old or the new one.
 pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
@@ -94,27 +109,6 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     attr.link_detach.link_fd = fd(link)?;
     // SAFETY: the descriptor is open.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
-}
-
-/// What a link of a program to a cgroup is.
-pub(super) struct CgroupLink {
-    /// Id of the cgroup, its inode number; 0 once the link is detached.
-    pub(super) cgroup: u64,
-}
-
-/// Reads what a link to a cgroup is.
-pub(super) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
-    // SAFETY: plain integers.
-    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = empty();
-    attr.info.bpf_fd = fd(link)?;
-    attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).map_err(io::Error::other)?;
-    attr.info.info = (&raw mut info) as u64;
-    // SAFETY: `info` lives through the call and is as long as said.
-    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    // SAFETY: a link of a cgroup program has this part of the union; for any other it is integers too.
-    let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
-    Ok(CgroupLink { cgroup: cgroup.cgroup_id })
 }
 
 /// Makes an array of one element: of a 32-bit integer, or, with `inner`, of maps like that one.

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -14,6 +14,7 @@ use super::pins::Pins;
 use super::places::Places;
 use super::probe;
 use super::sockets::Origins;
+use super::sys;
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ fn dial(to: SocketAddr) -> Result<Dialled> {
         Ok(()) => "connected".to_owned(),
         Err(error) => error.to_string(),
     };
-    let cookie = cookie(&socket).context("cannot tell the socket's cookie")?;
+    let cookie = sys::socket_cookie(socket.as_fd()).context("cannot tell the socket's cookie")?;
     Ok(Dialled { _socket: socket, cookie, said })
 }
 
@@ -95,20 +96,4 @@ fn given(origins: &Origins, cookie: u64, said: String) -> Result<Trial> {
         }
         None => Trial::LeftAlone(said),
     })
-}
-
-fn cookie(socket: &UdpSocket) -> std::io::Result<u64> {
-    let mut cookie = 0_u64;
-    let mut size = libc::socklen_t::try_from(size_of::<u64>()).map_err(std::io::Error::other)?;
-    // SAFETY: the value and its size live through the call.
-    let got = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut size,
-        )
-    };
-    if got == 0 { Ok(cookie) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -25,7 +25,9 @@ pub trait Ground {
     /// Puts the maps that [`Self::beside`] made into use.
     ///
     /// # Errors
-    /// When that failed half way: the next start goes on from there.
+    /// When nothing was put into use. Where others are in use already a switch that has begun is no
+    /// error: what is not done yet is done when it is looked after. At the start it is one, and the next
+    /// start goes on from there.
     fn switch(&mut self) -> Result<()>;
 
     /// Removes what [`Self::beside`] made.
@@ -33,6 +35,12 @@ pub trait Ground {
 
     /// Removes what is remembered of sockets that are gone without a word, and tells.
     fn sweep(&mut self);
+
+    /// Connects to the probe's service, which the maps hold.
+    ///
+    /// # Errors
+    /// When the connect was not translated, or could not be tried.
+    fn prove(&mut self) -> Result<()>;
 
     /// Puts back what somebody took away, and tells.
     ///

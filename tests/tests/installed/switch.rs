@@ -1,0 +1,225 @@
+//! Programs take others' place, over the same maps or over new ones: what is in the way of that is
+//! found before anything is touched, or holds up only itself.
+
+use std::fs;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use svclb_common::layout::LAYOUT_VERSION;
+use svclb_tests::{Backend, Faults, Operation, Stranger, Tcp, World, at_least, eventually};
+
+use super::{
+    DIALLED, bpftool, move_pin, names_in, pinned, refused, run_elsewhere, second_agent, version,
+    world,
+};
+
+/// Every hook's link.
+const HOOKS: [&str; 9] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+    "sock_release",
+];
+
+/// Ids of the programs behind the hooks' links.
+fn programs(world: &World) -> Vec<u64> {
+    let id = |hook: &&str| {
+        let mut command = Command::new("bpftool");
+        command.args(["-j", "link", "show", "pinned"]).arg(pinned(world, "links", hook));
+        let shown: Value = serde_json::from_slice(&world.output(command).stdout).unwrap();
+        shown["prog_id"].as_u64().unwrap_or_else(|| panic!("{hook}: {shown}"))
+    };
+    HOOKS.iter().map(id).collect()
+}
+
+/// Makes maps of ours ones of another layout.
+fn relabel(world: &World) {
+    let label = version(world).join("layouts").join("svclb_index");
+    world.inside(move || fs::remove_file(label).unwrap());
+}
+
+/// More Services than the smallest maps of [`small`] hold.
+fn outgrow(world: &World, backend: &Backend) {
+    for number in 0..100 {
+        let service = world.service(&format!("default/more-{number}"));
+        service.cluster_ip(&format!("10.96.1.{number}")).port(80, Tcp).backends([backend]).write();
+    }
+}
+
+/// As [`world`], with maps that are soon too small.
+fn small(name: &str, faults: Option<&Faults>) -> (World, Backend) {
+    let world = World::builder(name).agent_args(["--slots", "64"]).without_agent().start();
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).write();
+    let agent = world.launch_agent(faults);
+    agent.wait_until_ready();
+    world.put_agent(agent);
+    world.settle();
+    (world, a)
+}
+
+fn slots(world: &World) -> u64 {
+    world.status()["slots"].as_u64().unwrap()
+}
+
+#[test]
+fn links_to_what_they_should_not_be_are_found_before_any_program_is_replaced() {
+    let (world, _a) = world("strange-links");
+    world.take_agent().stop();
+    let (elsewhere, other) = (world.cgroup().join("other"), world.pins().with_file_name("other"));
+    fs::create_dir(&elsewhere).unwrap();
+    run_elsewhere(&world, &other, &elsewhere);
+    let link = |hook: &str| pinned(&world, "links", hook);
+    let aside = |hook: &str| version(&world).with_file_name(format!("aside-{hook}"));
+    let others = |hook: &str| other.join(format!("v{LAYOUT_VERSION}/links/{hook}"));
+    relabel(&world);
+    // The hook whose pin is another link, that link's place, and what is said of it.
+    let rows = [
+        ("connect6", others("connect6"), "attached to another cgroup"),
+        ("connect4", link("sendmsg4"), "sendmsg4 is the link of another hook"),
+    ];
+    for (hook, from, expected) in rows {
+        move_pin(&world, &link(hook), &aside(hook));
+        move_pin(&world, &from, &link(hook));
+        if !from.starts_with(&other) {
+            move_pin(&world, &aside(hook), &from);
+        }
+        let before = programs(&world);
+        let said = refused(&world, second_agent(&world));
+        assert!(said.contains(expected), "{hook}: {said}");
+        assert_eq!(programs(&world), before, "{hook}");
+        assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"]);
+        if !from.starts_with(&other) {
+            move_pin(&world, &from, &aside(hook));
+        }
+        move_pin(&world, &link(hook), &from);
+        move_pin(&world, &aside(hook), &link(hook));
+        assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "{hook}");
+    }
+    world.start_agent();
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+}
+
+#[test]
+fn maps_grow_while_a_hook_cannot_be_attached_and_the_agent_goes_on() {
+    let (world, a) = small("grows-unhooked", None);
+    let (before, slots_before) = (programs(&world), slots(&world));
+    let agent = world.take_agent();
+    let pid = Pid::from_raw(agent.pid().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    bpftool(&world, &["link", "detach"], &pinned(&world, "links", "connect4"));
+    let stranger = Stranger::attach(world.cgroup(), true);
+    outgrow(&world, &a);
+    kill(pid, Signal::SIGCONT).unwrap();
+    eventually("the maps have grown", || match slots(&world) {
+        slots if slots > slots_before => Ok(()),
+        _ => Err(world.agent_log()),
+    });
+    eventually("the agent says what is in the way", || match world.agent_log() {
+        said if said.contains("an exclusive program is attached to connect4") => Ok(()),
+        said => Err(said),
+    });
+    assert!(world.dial(Tcp, DIALLED).is_err());
+    assert!(stranger.detach());
+    for dialled in [DIALLED, "10.96.1.99:80"] {
+        eventually("clients are translated again", || match world.ask(Tcp, dialled) {
+            Ok(name) if name == "a" => Ok(()),
+            other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
+        });
+    }
+    world.settle();
+    let after = programs(&world);
+    assert!(after.iter().all(|id| !before.contains(id)), "{before:?} {after:?}");
+    drop(agent);
+}
+
+#[test]
+fn a_program_that_cannot_be_replaced_when_maps_grow_is_replaced_later() {
+    // How many hooks have theirs when it begins, and what the agent says: with none the old maps stay.
+    let rows = [
+        (0, "these stay, and it is tried again: cannot replace the program on sock_release"),
+        (4, "not every hook runs the new programs yet; trying again"),
+    ];
+    for (skip, expected) in rows {
+        let faults = Faults::new();
+        let (world, a) = small(&format!("grows-later-{skip}"), Some(&faults));
+        let (before, slots_before) = (programs(&world), slots(&world));
+        let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+            faults.fail_after(skip, Operation::UpdateLink, "", libc::ENOMEM, 2);
+            outgrow(&world, &a);
+            world.settle();
+            eventually("every hook runs another program", || {
+                let after = programs(&world);
+                let is_done = after.iter().all(|id| !before.contains(id));
+                if is_done { Ok(()) } else { Err(format!("{after:?} {}", world.agent_log())) }
+            });
+        });
+        assert!(rounds >= at_least(10), "{skip}: the client connected {rounds} times only");
+        assert!(slots(&world) > slots_before, "{skip}");
+        assert_eq!(faults.clear().len(), 2, "{skip}: {}", world.agent_log());
+        assert!(world.agent_log().contains(expected), "{skip}: {}", world.agent_log());
+        assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"], "{skip}");
+        world.take_agent().kill();
+        assert_eq!(world.ask(Tcp, "10.96.1.99:80").unwrap(), "a", "{skip}");
+    }
+}
+
+#[test]
+fn a_start_that_put_no_program_on_a_hook_leaves_everything_as_it_was() {
+    let faults = Faults::new();
+    let world = World::builder("untouched").without_agent().start();
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).write();
+    let fails = |operation, name: &str| {
+        faults.fail(operation, name, libc::ENOMEM, 1);
+        assert!(!world.launch_agent(Some(&faults)).wait().success());
+        assert_eq!(faults.clear().len(), 1, "{}", world.agent_log());
+    };
+    // The first start, half of whose links are pinned.
+    fails(Operation::Pin, "connect4");
+    assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"]);
+    for folder in ["links", "maps"] {
+        assert_eq!(names_in(&world, &version(&world).join(folder)), [""; 0], "{folder}");
+    }
+    world.start_agent();
+    world.settle();
+    // A later one over maps of another layout.
+    world.take_agent().stop();
+    relabel(&world);
+    let before = programs(&world);
+    fails(Operation::UpdateLink, "");
+    assert_eq!(programs(&world), before);
+    assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"]);
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    world.start_agent();
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+}
+
+#[test]
+fn what_an_upgrade_that_was_rolled_back_left_goes_with_the_next_start() {
+    let (world, _a) = world("rolled-back");
+    let newer = world.pins().join(format!("v{}", LAYOUT_VERSION + 1));
+    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+        world.take_agent().stop();
+        // It had filled its maps, and had taken a link of ours over already.
+        let filled = newer.join("commit/maps");
+        world.inside(move || fs::create_dir_all(filled).unwrap());
+        move_pin(&world, &pinned(&world, "links", "connect4"), &newer.join("links/connect4"));
+        world.start_agent();
+        world.settle();
+    });
+    assert!(rounds >= at_least(10), "the client connected {rounds} times only");
+    assert_eq!(names_in(&world, &world.pins()), [format!("v{LAYOUT_VERSION}")]);
+    assert_eq!(names_in(&world, &version(&world).join("links")).len(), 9);
+    world.take_agent().kill();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+}
