@@ -8,6 +8,7 @@ mod room;
 mod told;
 
 use std::io;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -29,15 +30,13 @@ use room::Room;
 pub use room::{Sizing, random_seed};
 use told::Told;
 
-/// How often the maps are compared with what they should hold.
-const AUDIT: Duration = Duration::from_secs(60);
 /// How often hooks and pins are looked after: some twenty short system calls.
 const LOOK: Duration = Duration::from_secs(2);
 /// The first and the longest wait before a pass that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// What the kernel is asked to wait for, beside the reconciler.
-type Rest = JoinHandle<(Resting, io::Result<()>)>;
+type Rest = JoinHandle<(Vec<Resting>, io::Result<()>)>;
 
 /// When what failed is tried again, and how long that was waited for.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +61,8 @@ pub struct Reconciler<T> {
     retry: Option<Retry>,
     /// The last audit could not put everything right: the next try is one.
     unhealed: bool,
+    /// The catalog has the probe's service, and no connect to it was seen yet.
+    proving: bool,
     room: Room,
     /// What happened before is nobody's delay.
     started: SystemTime,
@@ -94,6 +95,7 @@ impl<T: Table> Reconciler<T> {
             told: Told::default(),
             retry: None,
             unhealed: false,
+            proving: false,
             room: Room::new(sizing),
             started: SystemTime::now(),
         })
@@ -120,7 +122,11 @@ impl<T: Table> Reconciler<T> {
                 "putting right what did not fit together in the maps"
             );
         }
-        state.heal(table, &heal).context("cannot put the maps right")?;
+        if let Err(error) = state.heal(table, &heal) {
+            tracing::error!("cannot put the maps right; it is tried again: {error}");
+            reconciler.unhealed = true;
+            reconciler.back_off();
+        }
         Ok(reconciler)
     }
 
@@ -140,7 +146,6 @@ impl<T: Table> Reconciler<T> {
     ) -> Result<Self> {
         let mut told = Told::default();
         hear(&mut catalog, &mut told, first);
-        probe::appear().into_iter().for_each(|update| catalog.apply(update));
         let sizes = sizing.of(catalog.counts());
         let origins = ground.shared_origins()?.unwrap_or(sizes.origins);
         let sizes = Sizes { origins, ..sizes };
@@ -174,31 +179,34 @@ impl<T: Table> Reconciler<T> {
             self.catalog.mark(self.state.objects().cloned().collect::<Vec<_>>());
             self.room.look_for_waste();
         }
-    }
-
-    /// Whether a source has said all that it has.
-    pub const fn is_synced(&self) -> bool {
-        self.state.is_synced()
-    }
-
-    /// Whether all is there that the catalog wants.
-    pub fn is_short(&self) -> bool {
-        self.state.lacking().next().is_some()
+        if self.proving {
+            self.update(probe::appear());
+        }
     }
 
     /// Takes changes in.
-    pub fn update(&mut self, updates: Vec<Update>) {
+    fn update(&mut self, updates: Vec<Update>) {
         for update in updates {
             self.catalog.apply(update);
         }
     }
 
-    /// Says in the maps that a connection of this agent was translated.
+    /// Connects to the probe's service, if the maps have it, and says in them that this was translated.
+    /// Gives whether it did: without room, or where it cannot be written, that has to wait.
     ///
     /// # Errors
-    /// When that cannot be written.
-    pub fn prove(&mut self) -> Result<()> {
-        self.state.prove(&mut self.table).context("cannot write svclb_meta")
+    /// When the connect was not translated, or that cannot be written.
+    fn prove(&mut self, ground: &mut impl Ground<Maps = T>) -> Result<bool> {
+        let name = probe::name();
+        if !self.state.has(&name) || self.catalog.is_marked(&name) {
+            return Ok(false);
+        }
+        ground.prove()?;
+        self.proving = false;
+        self.update(probe::vanish());
+        self.pass();
+        self.state.prove(&mut self.table).context("cannot write svclb_meta")?;
+        Ok(true)
     }
 
     /// One pass over all that is dirty.
@@ -209,6 +217,9 @@ impl<T: Table> Reconciler<T> {
     /// As [`Self::pass`]; `rejected` says that those that did not fit are among it.
     fn pass_over(&mut self, rejected: bool) -> Pass {
         let start = Instant::now();
+        let now = Sizes::of(self.state.meta());
+        // Maps are made anew only of what all sources say.
+        self.state.set_growing(self.state.is_synced() && self.room.may_grow(now));
         let done = plan::pass(&mut self.state, &mut self.table, &mut self.catalog);
         let took = start.elapsed();
         self.told.failed(&done);
@@ -228,11 +239,12 @@ impl<T: Table> Reconciler<T> {
             );
         }
         // What does not fit has room in a moment, where larger maps can be made.
-        let now = Sizes::of(self.state.meta());
         if !self.room.grows(now, || self.catalog.counts(), self.state.lacking()) {
             self.told.rejected(&done, rejected);
         }
-        self.told.conflicts(self.catalog.conflicts());
+        if let Some(conflicts) = self.catalog.take_conflicts() {
+            self.told.conflicts(&conflicts);
+        }
         let resting = self.state.take_resting();
         if !resting.is_empty() {
             self.waits.push(resting);
@@ -246,34 +258,33 @@ impl<T: Table> Reconciler<T> {
         self.retry = Some(Retry { wait, at: tokio::time::Instant::now() + wait });
     }
 
-    /// Lets the next of what was freed rest, unless something does already.
+    /// Lets all that was freed rest, unless something does already: one wait is enough for it.
     fn start_rest(&mut self) {
-        if self.rest.is_some() {
+        if self.rest.is_some() || self.waits.is_empty() {
             return;
         }
-        if let Some(resting) = self.waits.pop() {
-            let (grace, later) = (Arc::clone(&self.grace), self.rest_later);
-            self.rest = Some(tokio::spawn(async move {
-                if let Some(later) = later {
-                    tokio::time::sleep(later).await;
-                }
-                let waited = tokio::task::spawn_blocking(move || grace.wait()).await;
-                (resting, waited.unwrap_or_else(|died| Err(io::Error::other(died))))
-            }));
-        }
+        let (resting, grace) = (take(&mut self.waits), Arc::clone(&self.grace));
+        let later = self.rest_later;
+        self.rest = Some(tokio::spawn(async move {
+            if let Some(later) = later {
+                tokio::time::sleep(later).await;
+            }
+            let waited = tokio::task::spawn_blocking(move || grace.wait()).await;
+            (resting, waited.unwrap_or_else(|died| Err(io::Error::other(died))))
+        }));
     }
 
     /// What has rested is free again: what did not fit may fit now, and is looked at again.
-    fn rested(&mut self, resting: Resting, waited: io::Result<()>) {
+    fn rested(&mut self, resting: Vec<Resting>, waited: io::Result<()>) {
         self.told.rest(&waited);
         if waited.is_err() {
             let later = self.rest_later.map_or(RETRY.0, |wait| (wait * 2).min(RETRY.1));
             self.rest_later = Some(later);
-            self.waits.push(resting);
+            self.waits.extend(resting);
             return;
         }
         self.rest_later = None;
-        self.state.rested(resting);
+        resting.into_iter().for_each(|resting| self.state.rested(resting));
         let rejected: Vec<ObjectName> =
             self.told.standing().map(|service| service.object.clone()).collect();
         self.catalog.mark(rejected);
@@ -282,7 +293,9 @@ impl<T: Table> Reconciler<T> {
         }
     }
 
-    /// Follows a source until it is dropped, on this ground.
+    /// Follows a source until it is dropped, on this ground. `audit` is how often the maps are compared
+    /// with what they should hold. `ready` is told when a connect was seen translated, and whether the
+    /// sources are known by then.
     ///
     /// # Errors
     /// When the maps are lost to this agent: it has to start again.
@@ -290,8 +303,21 @@ impl<T: Table> Reconciler<T> {
         mut self,
         mut source: Source,
         mut ground: impl Ground<Maps = T>,
+        audit: Duration,
+        mut ready: impl FnMut(bool) -> Result<()>,
     ) -> Result<()> {
-        let mut audit = tokio::time::interval(AUDIT);
+        self.proving = true;
+        self.update(probe::appear());
+        self.pass();
+        if self.prove(&mut ground)? {
+            ready(self.state.is_synced())?;
+        } else {
+            tracing::warn!(
+                "not ready: the maps do not take the service that a connect is tried with; what they \
+                 hold is served, and it is tried again"
+            );
+        }
+        let mut audit = tokio::time::interval(audit);
         audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         audit.reset();
         let mut look = tokio::time::interval(LOOK);
@@ -318,7 +344,12 @@ impl<T: Table> Reconciler<T> {
                     }
                 }
                 () = pause(self.room.later()) => {}
-                _ = look.tick() => ground.look_after()?,
+                _ = look.tick() => {
+                    ground.look_after()?;
+                    if self.proving && self.prove(&mut ground)? {
+                        ready(self.state.is_synced())?;
+                    }
+                }
                 _ = audit.tick() => {
                     self.audit();
                     ground.sweep();
@@ -343,7 +374,9 @@ impl<T: Table> Reconciler<T> {
             return Ok(());
         };
         let start = Instant::now();
-        let (state, table, done) = match self.fill_beside(ground, sizes) {
+        let filled = self.fill_beside(ground, sizes);
+        let switched = filled.and_then(|filled| ground.switch().map(|()| filled));
+        let (state, table, done) = match switched {
             Ok(filled) => filled,
             Err(error) => {
                 ground.abandon();
@@ -358,7 +391,6 @@ impl<T: Table> Reconciler<T> {
                 return Ok(());
             }
         };
-        ground.switch()?;
         (self.state, self.table) = (state, table);
         // What rests in the old maps goes with them.
         (self.rest, self.rest_later) = (None, None);
@@ -405,6 +437,8 @@ impl<T: Table> Reconciler<T> {
             Ok(dump) => dump,
             Err(error) => {
                 tracing::error!(%error, "cannot read the maps to compare them");
+                self.state.count_failure();
+                self.pass();
                 if self.unhealed {
                     self.back_off();
                 }
@@ -413,10 +447,15 @@ impl<T: Table> Reconciler<T> {
         };
         let (state, heal) = self.state.reload(&dump);
         self.state = state;
-        let healed = self.state.heal(&mut self.table, &heal);
+        // That one row is written as a whole, and nobody else's business.
+        let is_ours = dump.meta == *self.state.meta();
+        let row = Row::Meta(*self.state.meta());
+        let told = if is_ours { Ok(()) } else { self.table.put(&row) };
+        let healed = told.and_then(|()| self.state.heal(&mut self.table, &heal));
         self.unhealed = healed.is_err();
         if let Err(error) = healed {
             tracing::error!(%error, "cannot put the maps right; it is tried again");
+            self.state.count_failure();
         }
         if self.state.is_synced() {
             self.catalog.mark(self.all());
@@ -425,7 +464,7 @@ impl<T: Table> Reconciler<T> {
         if self.unhealed && done.failed.is_empty() {
             self.back_off();
         }
-        let steps = done.steps + heal.len();
+        let steps = done.steps + heal.len() + usize::from(!is_ours);
         if steps > 0 && is_done && !self.unhealed {
             tracing::warn!(steps, "somebody else changed the maps; they are right again");
         }
@@ -459,7 +498,7 @@ fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> 
 }
 
 /// The end of a rest; never, when there is none.
-async fn ended(rest: &mut Option<Rest>) -> Result<(Resting, io::Result<()>)> {
+async fn ended(rest: &mut Option<Rest>) -> Result<(Vec<Resting>, io::Result<()>)> {
     match rest {
         Some(rest) => rest.await.context("the thread that waits for running programs died"),
         None => std::future::pending().await,

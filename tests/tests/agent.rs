@@ -2,15 +2,15 @@
 //! cannot.
 
 use std::fs;
-use std::mem::offset_of;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use svclb_common::layout::{LAYOUT_VERSION, Line, Set};
 use svclb_tests::{Stranger, Tcp, Udp, World, at, at_least, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
+/// The hook, as bpftool calls it.
+const CONNECT4: &str = "cgroup_inet4_connect";
 
 #[test]
 fn translation_goes_on_when_the_agent_is_killed_and_the_next_one_takes_over() {
@@ -62,39 +62,7 @@ fn a_line_of_somebody_else_that_makes_no_sense_is_put_right_at_the_next_start() 
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     world.take_agent().kill();
-    // A set that lies behind the last slot.
-    let index = world.pins().join(format!("v{LAYOUT_VERSION}/maps/svclb_index"));
-    let bpftool = |arguments: &[&str]| {
-        let mut command = Command::new("bpftool");
-        command.args(["-j", "map"]).args(&arguments[..1]).arg("pinned").arg(&index);
-        let output = world.output({
-            command.args(&arguments[1..]);
-            command
-        });
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
-    };
-    let hex = |bytes: &serde_json::Value| -> Vec<String> {
-        bytes.as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned()).collect()
-    };
-    let mut spoilt = 0;
-    for line in bpftool(&["dump"]).as_array().unwrap() {
-        let (key, mut value) = (hex(&line["key"]), hex(&line["value"]));
-        let count = offset_of!(Line, set) + offset_of!(Set, count);
-        if value[count] == "0x00" {
-            continue;
-        }
-        for byte in &mut value[offset_of!(Line, set)..][..3] {
-            *byte = "0xff".to_owned();
-        }
-        let mut update = vec!["update", "key"];
-        update.extend(key.iter().map(String::as_str));
-        update.push("value");
-        update.extend(value.iter().map(String::as_str));
-        bpftool(&update);
-        spoilt += 1;
-    }
-    assert_eq!(spoilt, 1);
+    assert_eq!(world.spoil_sets(), 1);
     world.start_agent();
     world.settle();
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
@@ -105,7 +73,7 @@ fn connects_are_translated_all_the_time_while_agents_replace_each_other() {
     let world = World::new("replaced");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, || {
+    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
         for round in 0..6 {
             let agent = world.take_agent();
             if round % 2 == 0 {
@@ -243,16 +211,105 @@ fn an_exclusive_program_on_a_hook_is_named_and_left_alone() {
 }
 
 #[test]
-fn programs_of_others_on_the_same_hook_stay_attached() {
+fn programs_of_others_on_the_same_hook_stay_attached_and_in_their_order() {
     let world = World::builder("beside").without_agent().start();
-    let stranger = Stranger::attach(world.cgroup(), false);
+    let earlier = Stranger::attach(world.cgroup(), false);
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.start_agent();
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    let later = Stranger::attach(world.cgroup(), false);
+    // As the kernel runs them; ours has a name.
+    let order = || -> Vec<String> {
+        let mut command = Command::new("bpftool");
+        command.args(["-j", "cgroup", "show"]).arg(world.cgroup());
+        let output = world.output(command);
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let on_hook = shown.as_array().unwrap().iter().filter(|it| it["attach_type"] == CONNECT4);
+        on_hook.map(|it| it["name"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let expected = ["", "svclb_connect4", ""];
+    assert_eq!(order(), expected);
+    // A start, which replaces the program, and larger maps, which do too, change no place.
     world.take_agent().kill();
     world.start_agent();
+    assert_eq!(order(), expected);
+    for number in 0..2000 {
+        let service = world.service(&format!("more/s-{number}"));
+        let address = format!("10.97.{}.{}", number / 250, number % 250 + 1);
+        service.cluster_ip(&address).port(80, Tcp).port(81, Tcp).port(82, Tcp).write();
+    }
+    world.settle();
+    assert!(world.agent_log().contains("maps of other sizes are in use"), "{}", world.agent_log());
+    assert_eq!(order(), expected);
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
     world.take_agent().stop();
     assert!(world.svclb(&["uninstall"]).status.success());
-    assert!(stranger.detach(), "it is still attached");
+    assert_eq!(order(), ["", ""]);
+    assert!(earlier.detach() && later.detach(), "they are still attached");
+}
+
+#[test]
+fn a_service_at_the_probes_own_address_keeps_no_agent_from_starting() {
+    let world = World::builder("rival").without_agent().start();
+    let _a = world.backend("a", Udp, "10.244.0.1:9");
+    world.write_file(
+        "rival.yaml",
+        "{apiVersion: v1, kind: Service, metadata: {name: rival, namespace: tenant, \
+         creationTimestamp: '2001-01-01T00:00:00Z'}, spec: {clusterIP: 10.96.0.66, externalIPs: \
+         [192.0.2.1], ports: [{port: 9, protocol: UDP}]}}\n---\n\
+         {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: rival-1, \
+         namespace: tenant, labels: {kubernetes.io/service-name: rival}}, addressType: IPv4, \
+         endpoints: [{addresses: [10.244.0.1]}], ports: [{name: '', port: 9, protocol: UDP}]}\n",
+    );
+    for round in 0..3 {
+        world.start_agent();
+        // What the probe needed for a moment is the Service's again.
+        for dialled in ["10.96.0.66:9", "192.0.2.1:9"] {
+            eventually("the Service has both", || match world.ask(Udp, dialled) {
+                Ok(name) if name == "a" => Ok(()),
+                other => Err(format!("round {round}, {dialled}: {other:?}")),
+            });
+        }
+        world.take_agent().kill();
+    }
+}
+
+#[test]
+fn two_services_that_ask_for_the_same_are_told_of_in_one_line() {
+    let world = World::new("conflict");
+    let service = |name: &str, own: &str, year: u32| {
+        let external: Vec<_> = (0..100).map(|number| format!("198.18.0.{number}")).collect();
+        world.write_file(
+            &format!("{name}.yaml"),
+            &format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: default, \
+                 creationTimestamp: '{year}-01-01T00:00:00Z'}}, spec: {{clusterIP: {own}, \
+                 externalIPs: [{}], ports: [{{port: 80}}]}}}}",
+                external.join(", ")
+            ),
+        );
+    };
+    service("old", "10.96.0.1", 2001);
+    service("young", "10.96.0.2", 2002);
+    let lines = || -> Vec<String> {
+        let log = world.agent_log();
+        let told = log.lines().filter(|line| line.contains("ask for one frontend"));
+        told.map(str::to_owned).collect()
+    };
+    eventually("it is told", || {
+        (!lines().is_empty()).then_some(()).ok_or_else(|| world.agent_log())
+    });
+    // Changes of others do not tell it again.
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).write();
+    eventually("another Service is written", || match world.ask(Tcp, DIALLED) {
+        Ok(name) if name == "a" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let lines = lines();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    for words in ["frontends=100", "holder=default/old", "waits=default/young", "198.18.0.0"] {
+        assert!(lines[0].contains(words), "no {words} in {lines:?}");
+    }
 }

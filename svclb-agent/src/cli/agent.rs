@@ -19,7 +19,7 @@ use crate::dataplane::lock::Lock;
 use crate::dataplane::maps::{self, Maps};
 use crate::dataplane::object::Features;
 use crate::dataplane::pins::{Found, Pins};
-use crate::dataplane::{environment, meta, probe};
+use crate::dataplane::{environment, meta};
 use crate::reconcile::{Reconciler, Sizing, random_seed};
 use crate::source::{Batch, Source};
 
@@ -48,6 +48,9 @@ pub(super) struct AgentArgs {
     /// Slots when the maps are made [default: by need]
     #[arg(long, value_name = "N", hide = true)]
     slots: Option<u32>,
+    /// How often the maps are compared with what they should hold
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..), hide = true)]
+    audit: u64,
     /// Do as on a kernel without this feature
     #[arg(long, value_name = "FEATURE", hide = true)]
     without: Vec<Feature>,
@@ -122,8 +125,8 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         source: &mut source,
         ground: &mut ground,
     };
-    let mut reconciler = match found {
-        Found::Ours => start.over_earlier().await?,
+    let reconciler = match found {
+        Found::Ours => start.over_earlier()?,
         Found::Nothing => start.over_new().await?,
         Found::Others { why } => {
             tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
@@ -133,21 +136,19 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
             Start { row, ..start }.over_new().await?
         }
     };
-    probe::run(cgroup)?;
-    reconciler.update(probe::vanish());
-    reconciler.pass();
-    reconciler.prove()?;
-    if reconciler.is_synced() {
-        tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
-    } else {
-        tracing::warn!(
-            cgroup = %cgroup.display(), pins = %pins.root().display(),
-            "ready with what an earlier agent wrote: the sources are not known yet",
-        );
-    }
-    super::output::line("ready")?;
-    std::io::stdout().flush()?;
-    reconciler.run(source, ground).await
+    let ready = |is_synced: bool| {
+        if is_synced {
+            tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
+        } else {
+            tracing::warn!(
+                cgroup = %cgroup.display(), pins = %pins.root().display(),
+                "ready with what an earlier agent wrote: the sources are not known yet",
+            );
+        }
+        super::output::line("ready")?;
+        Ok(std::io::stdout().flush()?)
+    };
+    reconciler.run(source, ground, Duration::from_secs(args.audit), ready).await
 }
 
 /// What an agent starts with.
@@ -166,29 +167,20 @@ struct Start<'a> {
 impl Start<'_> {
     /// Goes on with the maps of an earlier agent. Where the sources are not known they stay as they are;
     /// programs and hooks are renewed in any case.
-    async fn over_earlier(self) -> Result<Reconciler<Maps>> {
+    fn over_earlier(self) -> Result<Reconciler<Maps>> {
         let maps = self.ground.adopt(&meta::read(self.pins)?)?;
         let mut reconciler = Reconciler::over(self.catalog, maps, &self.row, self.sizing)?;
-        let mut heard = self.first;
-        loop {
-            if let Some(batch) = heard.take() {
-                reconciler.hear(batch);
-            }
-            reconciler.update(probe::appear());
-            if let Some(failed) = reconciler.pass().failed.into_iter().next() {
-                return Err(failed.error).context("cannot fill the maps");
-            }
-            if reconciler.is_synced() || !reconciler.is_short() {
-                break;
-            }
-            // Full maps: not even the probe fits. To make larger ones all has to be known.
-            heard = Some(self.source.next().await);
+        if let Some(batch) = self.first {
+            reconciler.hear(batch);
+        }
+        // A step that fails stays with its object and is tried again, as in an agent that runs.
+        let mut done = reconciler.pass();
+        if let Some(failed) = done.failed.pop().filter(|_| done.stopped) {
+            return Err(failed.error).context("cannot fill the maps");
         }
         // The maps are right before new programs read them; the old ones read them already.
         self.ground.attach()?;
-        if reconciler.is_short() {
-            reconciler.make_room(self.ground)?;
-        }
+        reconciler.make_room(self.ground)?;
         Ok(reconciler)
     }
 

@@ -67,7 +67,12 @@ impl Room {
     ) -> Option<Sizes> {
         let mut lacking = lacking.peekable();
         if lacking.peek().is_some() {
-            return self.larger(now, counts, lacking);
+            let wanted = self.larger(now, counts, lacking);
+            if wanted.is_none() && !self.waits() {
+                // Larger ones help nobody: there is nothing to wait for.
+                self.later = None;
+            }
+            return wanted;
         }
         if self.waits() {
             return None;
@@ -78,6 +83,11 @@ impl Room {
         // Were it to fail, it would be tried again.
         self.waste_is_unknown = wanted.is_some();
         wanted
+    }
+
+    /// Whether larger maps would be made than these, should something not fit.
+    pub(super) fn may_grow(&self, now: Sizes) -> bool {
+        now.may_grow() && !self.waits()
     }
 
     /// Whether larger maps are about to be made for what these services lack.

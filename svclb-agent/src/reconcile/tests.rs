@@ -57,6 +57,21 @@ fn spoil(reconciler: &mut Reconciler<Failing<Memory>>) {
 }
 
 #[tokio::test]
+async fn an_audit_puts_the_row_right_by_which_others_read_the_maps() {
+    let mut reconciler = reconciler();
+    let row = *reconciler.state.meta();
+    let other = Meta { seed: 8, slots: 4, ..row };
+    reconciler.table.inner.put(&Row::Meta(other)).unwrap();
+    reconciler.table.fail(0, 1);
+    reconciler.audit();
+    assert!(reconciler.unhealed, "what fails is tried again");
+    reconciler.audit();
+    assert!(!reconciler.unhealed);
+    let found = reconciler.table.load().unwrap().meta;
+    assert_eq!(Meta { failures: row.failures, ..found }, row);
+}
+
+#[tokio::test]
 async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_time() {
     let mut reconciler = reconciler();
     reconciler.audit();

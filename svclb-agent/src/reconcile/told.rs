@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use svclb_core::catalog::Conflict;
-use svclb_core::model::ServiceKey;
+use svclb_core::model::{ObjectName, ServiceKey};
 use svclb_core::plan::{Failed, Pass, Why};
 
 use crate::source::convert::Skipped;
@@ -15,7 +15,8 @@ pub(super) struct Told {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,
-    conflicts: Vec<Conflict>,
+    /// Who waits for whom.
+    conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
     no_rest: bool,
 }
@@ -75,16 +76,18 @@ impl Told {
         self.rejected.iter().map(|(service, _)| service)
     }
 
-    /// Frontends that two services ask for.
-    pub(super) fn conflicts(&mut self, now: Vec<Conflict>) {
-        for conflict in now.iter().filter(|conflict| !self.conflicts.contains(conflict)) {
+    /// Services that ask for the same frontends: one line for two of them, however many those are.
+    pub(super) fn conflicts(&mut self, now: &[Conflict]) {
+        let pair = |conflict: &Conflict| (conflict.holder.clone(), conflict.waits.clone());
+        for conflict in now.iter().filter(|conflict| !self.conflicts.contains(&pair(conflict))) {
             tracing::warn!(
                 address = %conflict.frontend.address, port = conflict.frontend.port,
+                frontends = conflict.count,
                 holder = %conflict.holder, waits = %conflict.waits,
                 "two services ask for one frontend; the older has it",
             );
         }
-        self.conflicts = now;
+        self.conflicts = now.iter().map(pair).collect();
     }
 
     /// Whether the kernel lets us wait for running programs.
