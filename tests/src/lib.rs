@@ -26,6 +26,7 @@ pub use harness::agent::Agent;
 pub use harness::backend::Backend;
 pub use harness::client::{Answer, Kind, PATIENCE, Place, Socket, at};
 pub use harness::failing::{Call, Faults, Operation};
+pub use harness::gap::Dialling;
 pub use harness::kernel::Feature;
 pub use harness::passing::{Heir, Passage};
 pub use harness::pod::Pod;

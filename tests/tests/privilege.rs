@@ -20,7 +20,8 @@ const NEEDED: [&str; 3] = ["bpf", "net_admin", "perfmon"];
 /// NET_ADMIN, PERFMON, BPF: bits by the numbers of linux/capability.h.
 const MASK: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
-/// A program that starts svclb in a cgroup, with everything read-only but the bpffs, and with these
+/// A program that starts svclb in a cgroup, with as much locked memory as can be had (before 5.11 maps
+/// are such), with everything read-only but the bpffs, and with these
 /// capabilities.
 fn confined(world: &World, capabilities: &[&str]) -> PathBuf {
     let path = world.yaml().parent().unwrap().join(format!("confined-{}", capabilities.join("-")));
@@ -29,6 +30,7 @@ fn confined(world: &World, capabilities: &[&str]) -> PathBuf {
         "#!/bin/sh\n\
          set -e\n\
          echo 0 > '{cgroup}/cgroup.procs'\n\
+         ulimit -l unlimited 2>/dev/null || true\n\
          exec unshare --mount --propagation private sh -c '\n\
          set -e\n\
          cut -d\" \" -f5 /proc/self/mountinfo | while read -r at; do\n\

@@ -7,11 +7,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
+use serde_json::Value;
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Remembered, Tcp, Udp, World, at_least};
+use svclb_tests::{Backend, Dialling, Remembered, Tcp, Udp, World, at_least};
 
 const HELLO: &str = "10.96.0.10:80";
 
@@ -30,8 +29,12 @@ fn version(world: &World, number: u32) -> PathBuf {
 /// What somebody did to the pins while no agent ran.
 type Breaks = fn(&World);
 
+fn pin(world: &World, name: &str) -> PathBuf {
+    version(world, LAYOUT_VERSION).join("maps").join(name)
+}
+
 fn unpin(world: &World, name: &'static str) {
-    let pin = version(world, LAYOUT_VERSION).join("maps").join(name);
+    let pin = pin(world, name);
     world.inside(move || fs::remove_file(pin).unwrap());
 }
 
@@ -45,14 +48,22 @@ fn relabel(world: &World, name: &'static str, text: Option<&'static str>) {
     });
 }
 
-fn other_flags(world: &World) {
-    unpin(world, "svclb_index");
-    // As large as ours, but it cannot be mapped.
+/// Puts a new map in the place of a pinned one: as that is, but for what is said here.
+fn remake(world: &World, name: &'static str, other: &[(&str, &str)]) {
     let mut command = Command::new("bpftool");
-    command.args(["map", "create"]);
-    command.arg(version(world, LAYOUT_VERSION).join("maps").join("svclb_index"));
-    command.args(["type", "array", "key", "4", "value", "64", "entries", "4096"]);
-    command.args(["name", "svclb_index"]);
+    command.args(["-j", "map", "show", "pinned"]).arg(pin(world, name));
+    let shown: Value = serde_json::from_slice(&world.output(command).stdout).unwrap();
+    unpin(world, name);
+    let mut command = Command::new("bpftool");
+    command.args(["map", "create"]).arg(pin(world, name)).args(["name", name]);
+    let traits = ["type", "key", "value", "entries", "flags"];
+    for (word, field) in
+        traits.iter().zip(["type", "bytes_key", "bytes_value", "max_entries", "flags"])
+    {
+        let ours = shown[field].as_str().map_or_else(|| shown[field].to_string(), str::to_owned);
+        let other = other.iter().find(|(it, _)| it == word).map(|(_, other)| (*other).to_owned());
+        command.args([*word, &other.unwrap_or(ours)]);
+    }
     let output = world.output(command);
     assert!(output.status.success(), "{output:?}");
 }
@@ -62,31 +73,123 @@ fn older_version(world: &World) {
     world.inside(move || fs::rename(ours, other).unwrap());
 }
 
+/// The maps whose loss the log tells of, one line each.
+fn told_lost(log: &str) -> Vec<&str> {
+    let lines = log.lines().filter(|line| {
+        line.contains("WARN")
+            && line.contains("what it remembers of sockets or clients cannot be used")
+    });
+    let words = lines.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
+    // The name of the program is in each line, too.
+    words.filter(|word| word.starts_with("svclb_") && *word != "svclb_agent").collect()
+}
+
 #[test]
 fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
-    // What was done, whether sockets and clients are still known, and what the log says.
-    let rows: [(&str, Breaks, bool, bool, &str); 9] = [
-        ("other-flags", other_flags, true, true, "another type, key size, value size or flags"),
-        ("gone", |world| unpin(world, "svclb_slots"), true, true, "svclb_slots is missing"),
-        ("label", |world| relabel(world, "svclb_index", Some("Line 8: a 0")), true, true, "layout"),
-        ("no-label", |world| relabel(world, "svclb_meta", None), true, true, "no label"),
-        ("version", older_version, true, true, "of another version"),
+    const OTHER: &str = "another type, key size, value size or flags";
+    // What was done, what the log says of it, and the maps whose content is lost.
+    let rows: [(&str, Breaks, &[&str], &[&str]); 18] = [
+        // As large as ours, but it cannot be mapped.
+        (
+            "other-flags",
+            |world| remake(world, "svclb_index", &[("flags", "0")]),
+            &["svclb_index", OTHER],
+            &[],
+        ),
+        (
+            "other-value",
+            |world| remake(world, "svclb_slots", &[("value", "24")]),
+            &["svclb_slots", OTHER],
+            &[],
+        ),
+        (
+            "other-key",
+            |world| remake(world, "svclb_frontends", &[("key", "20")]),
+            &["svclb_frontends", OTHER],
+            &[],
+        ),
+        (
+            "other-size",
+            |world| remake(world, "svclb_index", &[("entries", "8192")]),
+            &["tells of other maps"],
+            &[],
+        ),
+        ("gone", |world| unpin(world, "svclb_slots"), &["svclb_slots is missing"], &[]),
+        (
+            "label",
+            |world| relabel(world, "svclb_index", Some("Line 8: a 0")),
+            &["svclb_index", "another layout"],
+            &[],
+        ),
+        ("no-label", |world| relabel(world, "svclb_meta", None), &["svclb_meta", "no label"], &[]),
+        ("version", older_version, &["of another version"], &[]),
         (
             "origins",
             |world| relabel(world, "svclb_origins", Some("-")),
-            false,
-            true,
-            "svclb_origins",
+            &["svclb_origins", "another layout"],
+            &["svclb_origins"],
         ),
-        ("no-origins", |world| unpin(world, "svclb_origins"), false, true, "svclb_origins"),
-        ("affinity", |world| relabel(world, "svclb_affinity", None), true, false, "svclb_affinity"),
+        (
+            "no-origins",
+            |world| unpin(world, "svclb_origins"),
+            &["svclb_origins is missing"],
+            &["svclb_origins"],
+        ),
+        (
+            "origins-value",
+            |world| remake(world, "svclb_origins", &[("value", "56")]),
+            &["svclb_origins", OTHER],
+            &["svclb_origins"],
+        ),
+        // Places are found by a mask.
+        (
+            "origins-size",
+            |world| remake(world, "svclb_origins", &[("entries", "100")]),
+            &["svclb_origins", "expected a power of two"],
+            &["svclb_origins"],
+        ),
+        (
+            "overflow",
+            |world| relabel(world, "svclb_overflow", None),
+            &["svclb_overflow", "no label"],
+            &["svclb_overflow"],
+        ),
+        (
+            "affinity",
+            |world| relabel(world, "svclb_affinity", None),
+            &["svclb_affinity", "no label"],
+            &["svclb_affinity"],
+        ),
+        (
+            "affinity-type",
+            |world| remake(world, "svclb_affinity", &[("type", "hash")]),
+            &["svclb_affinity", OTHER],
+            &["svclb_affinity"],
+        ),
         // Without the names that belong to ids nobody knows whose affinity it is.
-        ("services", |world| relabel(world, "svclb_services", None), true, false, "svclb_affinity"),
+        (
+            "services",
+            |world| relabel(world, "svclb_services", None),
+            &["svclb_services", "no label"],
+            &["svclb_affinity"],
+        ),
+        (
+            "services-type",
+            |world| remake(world, "svclb_services", &[("type", "lru_hash"), ("flags", "0")]),
+            &["svclb_services", OTHER],
+            &["svclb_affinity"],
+        ),
+        (
+            "counters",
+            |world| relabel(world, "svclb_counters", None),
+            &["svclb_counters", "no label"],
+            &["svclb_counters"],
+        ),
     ];
-    for (row, breaks, sockets, clients, said) in rows {
+    for (row, breaks, said, lost) in rows {
         let (world, _backends) = stage(&format!("upgrade-{row}"));
         let remembered = Remembered::of(&world);
-        let (rounds, ()) = world.without_a_gap(Tcp, HELLO, || {
+        let (rounds, ()) = world.without_a_gap(Tcp, HELLO, &["a"], || {
             world.take_agent().stop();
             breaks(&world);
             world.start_agent();
@@ -94,11 +197,15 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         });
         assert!(rounds >= at_least(10), "{row}: the client connected {rounds} times only");
         let log = world.agent_log();
-        assert!(log.lines().any(|line| line.contains(said)), "{row}: no {said:?} in {log}");
-        if sockets {
+        let is_said = |line: &str| {
+            line.contains("these maps cannot be used") && said.iter().all(|it| line.contains(it))
+        };
+        assert!(log.lines().any(is_said), "{row}: no {said:?} in {log}");
+        assert_eq!(told_lost(&log), *lost, "{row}: what is lost, in {log}");
+        if !lost.contains(&"svclb_origins") {
             remembered.sockets_do();
         }
-        if clients {
+        if !lost.contains(&"svclb_affinity") {
             remembered.clients_do(&world);
         }
         assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a", "{row}");
@@ -115,40 +222,52 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
     }
 }
 
+/// The programs behind the pinned links, by their ids.
+fn programs(world: &World, hooks: &[&str]) -> Vec<u64> {
+    let program = |hook: &&str| {
+        let mut command = Command::new("bpftool");
+        let link = version(world, LAYOUT_VERSION).join("links").join(hook);
+        command.args(["-j", "link", "show", "pinned"]).arg(link);
+        let shown: Value = serde_json::from_slice(&world.output(command).stdout).unwrap();
+        shown["prog_id"].as_u64().unwrap()
+    };
+    hooks.iter().map(program).collect()
+}
+
 #[test]
 fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() {
     const REPLACEMENTS: u32 = 100;
     let (world, _backends) = stage("replaced");
     let remembered = Remembered::of(&world);
-    let done = AtomicBool::new(false);
-    let connects: u32 = thread::scope(|scope| {
-        let client = |to: &'static str, protocol| {
-            let (world, done) = (&world, &done);
-            move || {
-                let mut connects = 0_u32;
-                while !done.load(Ordering::Relaxed) {
-                    world.ask(protocol, to).unwrap_or_else(|error| {
-                        panic!("{to} after {connects} connects: {error}");
-                    });
-                    connects += 1;
-                }
-                connects
-            }
-        };
-        let clients = [(HELLO, Tcp), (HELLO, Tcp), (Remembered::KEPT, Tcp), (Remembered::DNS, Udp)];
-        let clients = clients.map(|(to, protocol)| scope.spawn(client(to, protocol)));
-        let replaced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..REPLACEMENTS {
-                world.take_agent().kill();
-                world.start_agent();
-            }
-        }));
-        done.store(true, Ordering::Relaxed);
-        let connects = clients.map(|client| client.join().unwrap()).iter().sum();
-        replaced.unwrap();
-        connects
+    let links = version(&world, LAYOUT_VERSION).join("links");
+    let hooks: Vec<String> = world.inside(move || {
+        let names = fs::read_dir(links).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
     });
-    assert!(connects > 4 * REPLACEMENTS, "the clients connected {connects} times only");
+    let hooks: Vec<&str> = hooks.iter().map(String::as_str).collect();
+    assert_eq!(hooks.len(), 9, "{hooks:?}");
+    let kept = world.ask(Tcp, Remembered::KEPT).unwrap();
+    let dns: Vec<String> = (0..8).map(|number| format!("dns-{number}")).collect();
+    let dns: Vec<&str> = dns.iter().map(String::as_str).collect();
+    let (hello, kept) = (Dialling::tcp(HELLO, &["a"]), [kept.as_str()]);
+    let dns = Dialling { protocol: Udp, ..Dialling::tcp(Remembered::DNS, &dns) };
+    let clients = [hello, hello, Dialling::tcp(Remembered::KEPT, &kept), dns];
+    let (rounds, ()) = world.without_gaps(clients, || {
+        let first = programs(&world, &hooks);
+        let mut before = programs(&world, &["connect4"]);
+        for round in 0..REPLACEMENTS {
+            world.take_agent().kill();
+            world.start_agent();
+            let now = programs(&world, &["connect4"]);
+            assert_ne!(now, before, "round {round}: the program is the one before");
+            before = now;
+        }
+        let last = programs(&world, &hooks);
+        let same = first.iter().zip(&last).any(|(first, last)| first == last);
+        assert!(!same, "{hooks:?}: {first:?}, and then {last:?}");
+    });
+    let connects: u32 = rounds.iter().sum();
+    assert!(connects > 4 * REPLACEMENTS, "the clients connected {rounds:?} times only");
     remembered.sockets_do();
     remembered.clients_do(&world);
 }

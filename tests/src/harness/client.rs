@@ -15,7 +15,7 @@ use super::wait::patient;
 use crate::{Backend, Protocol};
 
 /// How long a connect, a send or a receive may take.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What kind of socket a client opens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

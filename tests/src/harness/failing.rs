@@ -23,10 +23,14 @@ use super::passing;
 pub enum Operation {
     /// A new map.
     CreateMap,
+    /// A value of a map, read.
+    Lookup,
     /// A value of a map, written.
     Update,
     /// A value of a map, removed.
     Delete,
+    /// The next key of a map, as one asks who walks it.
+    NextKey,
     /// A program, loaded.
     LoadProgram,
     /// A pin, made.
@@ -45,8 +49,10 @@ impl Operation {
     fn of_command(command: u64) -> Option<Self> {
         Some(match command {
             0 => Self::CreateMap,
+            1 => Self::Lookup,
             2 => Self::Update,
             3 => Self::Delete,
+            4 => Self::NextKey,
             5 => Self::LoadProgram,
             6 => Self::Pin,
             7 => Self::OpenPin,
@@ -253,7 +259,9 @@ fn name_of(
         // The places of these fields in `union bpf_attr`.
         Operation::CreateMap => text(&attr(28, 16)?),
         Operation::LoadProgram => text(&attr(48, 16)?),
-        Operation::Update | Operation::Delete => map_name(names, pid, number(0)?),
+        Operation::Lookup | Operation::Update | Operation::Delete | Operation::NextKey => {
+            map_name(names, pid, number(0)?)
+        }
         Operation::Pin | Operation::OpenPin => {
             let at = u64::from_ne_bytes(attr(0, 8)?.try_into().ok()?);
             let path = text(&read(pid, at, 512)?)?;

@@ -7,13 +7,13 @@
 //! * [`failing`]: calls of the agent that fail on request. [`content`]: all that the maps hold.
 //! * [`factory`]: a process in the cgroup that makes sockets and hands them over.
 //! * [`client`]: such a socket in a test's hands.
-//! * `gap`: one that connects all the time.
+//! * [`gap`]: one that connects all the time.
 //! * [`pod`]: a client in a network namespace of its own.
 //! * [`passing`]: sockets that change hands.
 //! * [`backend`]: who answers.
 //! * [`yaml`]: Services and their endpoints as the agent reads them.
 //! * [`agent`]: the program under test. [`view`]: what it shows. [`program`]: where it is.
-//! * [`stranger`]: somebody else's program on the same hook.
+//! * [`stranger`]: somebody else's program on the same hook. [`spoil`]: somebody else in the maps.
 //! * [`kernel`]: what the running kernel has. [`remembered`]: what sockets and clients remember.
 //! * [`wait`]: the bounded waits that all of it uses.
 
@@ -24,7 +24,7 @@ pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod factory;
 pub(crate) mod failing;
-mod gap;
+pub(crate) mod gap;
 pub(crate) mod kernel;
 pub(crate) mod link;
 pub(crate) mod namespace;
@@ -33,6 +33,7 @@ pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod remembered;
 pub(crate) mod routes;
+pub(crate) mod spoil;
 pub(crate) mod stranger;
 pub(crate) mod view;
 pub(crate) mod wait;

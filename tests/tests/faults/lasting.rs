@@ -1,0 +1,187 @@
+//! Calls that are refused for a while.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use svclb_tests::{Backend, Call, Operation, Tcp, World, eventually};
+
+use super::stage::Stage;
+
+/// What is refused for a while; whether a Service whose backends change has the new ones meanwhile, whether
+/// a new Service is served; and which Services the log tells of.
+type Lasting = (Operation, &'static str, bool, bool, &'static [&'static str]);
+
+const LASTING: [Lasting; 7] = [
+    (Operation::Update, "svclb_services", true, false, &["new"]),
+    (Operation::Update, "svclb_frontends", true, false, &["new"]),
+    (Operation::Update, "svclb_backends", false, false, &["changing", "new"]),
+    (Operation::Update, "svclb_meta", true, false, &["new"]),
+    (Operation::Delete, "svclb_frontends", true, true, &["goes"]),
+    (Operation::Delete, "svclb_backends", true, true, &["changing", "goes"]),
+    (Operation::Delete, "svclb_services", true, true, &["goes"]),
+];
+
+#[test]
+fn while_writes_fail_for_want_of_memory_what_was_served_stays_served() {
+    fail_for_a_while("ENOMEM", libc::ENOMEM, &LASTING);
+}
+
+#[test]
+fn while_writes_are_not_permitted_what_was_served_stays_served() {
+    fail_for_a_while("EPERM", libc::EPERM, &LASTING);
+}
+
+#[test]
+fn while_not_even_larger_maps_take_a_row_what_was_served_stays_served() {
+    // Only these take rows that were not there.
+    fail_for_a_while("E2BIG", libc::E2BIG, &LASTING[..3]);
+}
+
+/// Lets each of these fail until it was tried some times, each time later, and then no more.
+fn fail_for_a_while(name: &str, error: i32, rows: &[Lasting]) {
+    let stage = Stage::started(&format!("fail-long-{}", name.to_lowercase()));
+    let old: BTreeSet<String> = ["b-0", "b-1"].map(str::to_owned).into();
+    let new: BTreeSet<String> = ["b-2", "b-3"].map(str::to_owned).into();
+    let write = |name: &str, ip: &str, backends: &[Backend]| {
+        stage.service(name, ip).backends(backends).write();
+    };
+    let is_refused = |row: &str, dialled| {
+        let nobody = stage.world.ask(Tcp, dialled).unwrap_err();
+        assert_eq!(nobody.raw_os_error(), Some(libc::EACCES), "{row}: {dialled}: {nobody}");
+    };
+    for &(operation, map, changes, is_served, told_of) in rows {
+        let row = format!("{operation:?} of {map}: {name}");
+        write("changing", "10.96.0.11", &stage.pool[..2]);
+        write("goes", "10.96.0.13", &stage.pool[..2]);
+        stage.world.settle();
+        let (told, failures) = (stage.world.agent_log().len(), stage.failures());
+        stage.faults.clear();
+        stage.faults.fail(operation, map, error, usize::MAX);
+        let tries = stage.unnoticed(|| {
+            write("changing", "10.96.0.11", &stage.pool[2..]);
+            // A new one, too: nobody ever reaches half of it.
+            write("new", "10.96.0.12", &stage.pool[2..]);
+            stage.world.remove("default/goes");
+            let waits = match error {
+                libc::E2BIG => stage.wait_for_waits(3, waits_for_larger_maps),
+                _ => stage.wait_for_waits(5, waits),
+            };
+            let changing = if changes { &new } else { &old };
+            assert_eq!(stage.answers("10.96.0.11:80"), *changing, "{row}: one that changes");
+            if is_served {
+                assert_eq!(stage.answers("10.96.0.12:80"), new, "{row}: a new one");
+            } else {
+                is_refused(&row, "10.96.0.12:80");
+            }
+            is_refused(&row, "10.96.0.13:80");
+            assert_later_each_time(&waits, &row);
+            waits.len() + 1
+        });
+        let log = stage.world.agent_log().split_off(told);
+        for service in told_of {
+            let service = format!("default/{service}");
+            let is_told = |line: &&str| line.contains("ERROR") && line.contains(&service);
+            let lines: Vec<&str> = log.lines().filter(is_told).collect();
+            assert_eq!(lines.len(), 1, "{row}: {service} is told of once:\n{log}");
+            assert!(lines[0].contains(map), "{row}: {lines:?}");
+        }
+        // One that has no room is no failure of the map, but a Service that does not fit.
+        if error == libc::E2BIG {
+            let short = stage.world.status()["short"].as_u64();
+            assert_eq!(short, Some(told_of.len() as u64), "{row}: those that do not fit");
+        }
+        // It comes to an end without being asked for.
+        stage.faults.clear();
+        stage.world.settle();
+        assert_eq!(stage.answers("10.96.0.11:80"), new, "{row}");
+        assert_eq!(stage.answers("10.96.0.12:80"), new, "{row}");
+        assert_eq!(stage.world.status()["short"], 0, "{row}");
+        if error != libc::E2BIG {
+            let counted = stage.failures() - failures;
+            assert!(counted >= tries as u64, "{row}: {counted} failures of {tries} are counted");
+        }
+        stage.world.remove("default/new");
+    }
+    stage.world.settle();
+    stage.world.assert_as_fresh();
+}
+
+/// The last wait is far longer than the first ones: they double. Only a busy machine makes some longer.
+fn assert_later_each_time(waits: &[Duration], row: &str) {
+    let (first, later) = waits.split_at(waits.len().div_ceil(2));
+    let (first, later) = (first.iter().min().unwrap(), later.iter().max().unwrap());
+    assert!(2 * *later >= 3 * *first, "{row}: waits of {waits:?}");
+}
+
+/// The waits between tries of passes. Calls of one try follow each other at once, and those say nothing.
+fn waits(calls: &[Call]) -> Vec<Duration> {
+    let failed: Vec<&Call> = calls.iter().filter(|call| call.failed.is_some()).collect();
+    let waits = failed.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at));
+    waits.filter(|wait| *wait > Duration::from_millis(40)).collect()
+}
+
+/// The waits between tries of larger maps: from the last call that failed to the first new map. To make
+/// and fill them may take as long.
+fn waits_for_larger_maps(calls: &[Call]) -> Vec<Duration> {
+    let begins = |call: &Call| call.operation == Operation::CreateMap && call.name == "svclb_index";
+    let mut failed = None;
+    let mut waits = Vec::new();
+    for call in calls {
+        if call.failed.is_some() {
+            failed = Some(call.at);
+        } else if let Some(failed) = failed.filter(|_| begins(call)) {
+            waits.push(call.at.duration_since(failed));
+        }
+    }
+    // The first larger ones are made at once.
+    waits.into_iter().skip(1).collect()
+}
+
+#[test]
+fn an_audit_that_cannot_read_the_maps_is_told_and_counted_and_changes_nothing() {
+    let rows = [
+        (Operation::NextKey, "svclb_frontends", libc::EPERM),
+        (Operation::NextKey, "svclb_backends", libc::ENOMEM),
+        (Operation::Lookup, "svclb_services", libc::ENOMEM),
+        (Operation::Lookup, "svclb_meta", libc::EPERM),
+    ];
+    let stage = Stage::of(World::builder("audit").agent_args(["--audit", "1"]));
+    stage.start();
+    stage.world.settle();
+    for (operation, map, error) in rows {
+        let row = format!("{operation:?} of {map}");
+        let (told, failures) = (stage.world.agent_log().len(), stage.failures());
+        stage.faults.fail(operation, map, error, usize::MAX);
+        let tries = stage.unnoticed(|| {
+            stage.wait_for_failures(2);
+            // Changes are written, whatever cannot be read.
+            stage.service("other", "10.96.0.11").backends(&stage.pool[2..]).write();
+            eventually(&format!("{row}: a new Service is served"), || {
+                let found = stage.world.ask(Tcp, "10.96.0.11:80");
+                found.map(drop).map_err(|error| error.to_string())
+            });
+            stage.faults.clear().len()
+        });
+        let log = stage.world.agent_log().split_off(told);
+        let words = ["ERROR", "cannot read the maps to compare them", map];
+        let is_told = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(log.lines().any(is_told), "{row}: {log}");
+        stage.world.settle();
+        eventually(&format!("{row}: each is counted"), || match stage.failures() - failures {
+            counted if counted >= tries as u64 => Ok(()),
+            counted => Err(format!("{counted} of {tries}: {}", stage.world.agent_log())),
+        });
+        // The next audits read all of it again.
+        eventually(&format!("{row}: the maps are read"), || {
+            let is_read = |call: &Call| (call.operation, call.name.as_str()) == (operation, map);
+            stage.faults.calls().iter().any(is_read).then_some(()).ok_or_else(String::new)
+        });
+        let expected = ["b-2", "b-3"].map(str::to_owned).into();
+        assert_eq!(stage.answers("10.96.0.11:80"), expected, "{row}");
+        stage.world.remove("default/other");
+        stage.world.settle();
+        let log = stage.world.agent_log().split_off(told);
+        assert!(!log.contains("somebody else changed the maps"), "{row}: {log}");
+    }
+    stage.world.assert_as_fresh();
+}

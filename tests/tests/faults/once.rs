@@ -1,0 +1,98 @@
+//! Each call refused once, and all of them at once.
+
+use std::time::Duration;
+
+use svclb_tests::{Operation, Tcp, holds_for};
+
+use super::stage::{DIALLED, Stage};
+
+const ERRORS: [(&str, i32); 3] =
+    [("ENOMEM", libc::ENOMEM), ("E2BIG", libc::E2BIG), ("EPERM", libc::EPERM)];
+
+/// The calls that a change of Services makes.
+const WRITES: [(Operation, &str); 7] = [
+    (Operation::Update, "svclb_services"),
+    (Operation::Update, "svclb_frontends"),
+    (Operation::Update, "svclb_backends"),
+    (Operation::Update, "svclb_meta"),
+    (Operation::Delete, "svclb_frontends"),
+    (Operation::Delete, "svclb_backends"),
+    (Operation::Delete, "svclb_services"),
+];
+
+#[test]
+fn a_write_that_fails_once_is_made_good_for_and_no_client_notices() {
+    let stage = Stage::started("fails-once");
+    for (operation, map) in WRITES {
+        // The only value of svclb_meta has its place.
+        let can_fail = |error: &&(&str, i32)| map != "svclb_meta" || error.1 != libc::E2BIG;
+        for &(name, error) in ERRORS.iter().filter(can_fail) {
+            let row = format!("{operation:?} of {map}: {name}");
+            let other = stage.service("other", "10.96.0.11");
+            let removes = operation == Operation::Delete;
+            if removes {
+                other.backends(&stage.pool[..2]).apply();
+            }
+            let (before, failures) = (stage.world.status(), stage.failures());
+            stage.faults.clear();
+            stage.faults.fail(operation, map, error, 1);
+            stage.unnoticed(|| {
+                if removes {
+                    stage.world.remove("default/other");
+                } else {
+                    stage.service("other", "10.96.0.11").backends(&stage.pool[2..]).write();
+                }
+                stage.wait_for_failures(1);
+                stage.world.settle();
+            });
+            let failed = stage.faults.clear();
+            assert_eq!(failed.len(), 1, "{row}: {failed:?}");
+            // One that has no room is no failure of the map, but a Service that does not fit.
+            let after = stage.world.status();
+            let grew = |name| after[name].as_u64() > before[name].as_u64();
+            let has_no_room = error == libc::E2BIG && !removes;
+            assert_eq!(
+                grew("index_lines") || grew("slots"),
+                has_no_room,
+                "{row}: {before} {after}"
+            );
+            let counted = u64::from(!has_no_room);
+            assert_eq!(stage.failures(), failures + counted, "{row}: it is counted: {after}");
+            if removes {
+                let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{row}: {error}");
+            } else {
+                let expected = ["b-2", "b-3"].map(str::to_owned).into();
+                assert_eq!(stage.answers("10.96.0.11:80"), expected, "{row}");
+                stage.world.remove("default/other");
+                stage.world.settle();
+            }
+        }
+    }
+    stage.world.assert_as_fresh();
+}
+
+#[test]
+fn when_every_write_fails_for_a_while_nothing_is_lost() {
+    let stage = Stage::started("fail-all");
+    for (name, error) in ERRORS {
+        for operation in [Operation::Update, Operation::Delete, Operation::Map] {
+            stage.faults.fail(operation, "", error, usize::MAX);
+        }
+        stage.unnoticed(|| {
+            for round in 0..4 {
+                let backends = &stage.pool[round..=round];
+                stage.service("a", "10.96.0.11").backends(backends).write();
+                stage.service("b", "10.96.0.12").external_ip("203.0.113.1").write();
+                holds_for(Duration::from_millis(150), "the one that stays", || {
+                    stage.world.ask(Tcp, DIALLED).map(drop).map_err(|error| error.to_string())
+                });
+                stage.world.remove(if round % 2 == 0 { "default/b" } else { "default/a" });
+            }
+            let failed = stage.faults.clear();
+            assert!(!failed.is_empty(), "{name}");
+            stage.world.settle();
+        });
+        stage.world.assert_as_fresh();
+    }
+}

@@ -1,0 +1,84 @@
+//! What a test of refused calls stands on.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use svclb_tests::{Backend, Builder, Call, Faults, ServiceBuilder, Tcp, World, eventually, within};
+
+pub(crate) const DIALLED: &str = "10.96.0.10:80";
+
+/// A world whose agent can be made to fail, a Service at [`DIALLED`], and backends for others.
+pub(crate) struct Stage {
+    pub(crate) faults: Faults,
+    pub(crate) pool: Vec<Backend>,
+    // After what it has.
+    pub(crate) world: World,
+}
+
+impl Stage {
+    pub(crate) fn new(name: &str) -> Self {
+        Self::of(World::builder(name))
+    }
+
+    pub(crate) fn of(world: Builder) -> Self {
+        let world = world.without_agent().start();
+        let pool = world.backends("b", Tcp, 4);
+        let stage = Self { faults: Faults::new(), pool, world };
+        stage.service("stays", "10.96.0.10").backends(&stage.pool[..2]).write();
+        stage
+    }
+
+    pub(crate) fn started(name: &str) -> Self {
+        let stage = Self::new(name);
+        stage.start();
+        stage.world.settle();
+        stage
+    }
+
+    pub(crate) fn start(&self) {
+        self.world.start_agent_under(Some(&self.faults));
+    }
+
+    /// How many steps failed, as `svclb status` shows it.
+    pub(crate) fn failures(&self) -> u64 {
+        let status = self.world.status();
+        status["failures"].as_u64().unwrap_or_else(|| panic!("no failures in {status}"))
+    }
+
+    pub(crate) fn service(&self, name: &str, ip: &str) -> ServiceBuilder<'_> {
+        self.world.service(&format!("default/{name}")).cluster_ip(ip).port(80, Tcp)
+    }
+
+    /// Who answers at an address, in some draws.
+    pub(crate) fn answers(&self, dialled: &str) -> BTreeSet<String> {
+        (0..20).map(|_| self.world.ask(Tcp, dialled).unwrap()).collect()
+    }
+
+    /// Waits until so many calls failed.
+    pub(crate) fn wait_for_failures(&self, count: usize) -> Vec<Call> {
+        eventually(&format!("{count} calls failed"), || match self.faults.failed() {
+            failed if failed.len() >= count => Ok(failed),
+            failed => Err(format!("{} did; the log:\n{}", failed.len(), self.world.agent_log())),
+        })
+    }
+
+    /// Waits until it was waited so often before a new try. Gives the waits.
+    pub(crate) fn wait_for_waits(
+        &self,
+        count: usize,
+        between: impl Fn(&[Call]) -> Vec<Duration>,
+    ) -> Vec<Duration> {
+        let waited = within(Duration::from_secs(120), || match between(&self.faults.calls()) {
+            waits if waits.len() >= count => Ok(waits),
+            waits => Err(format!("{waits:?}; the log:\n{}", self.world.agent_log())),
+        });
+        waited.unwrap_or_else(|last| panic!("{count} waits between tries: not so in time: {last}"))
+    }
+
+    /// A client of the Service that stays meets nothing of what `task` does.
+    pub(crate) fn unnoticed<R>(&self, task: impl FnOnce() -> R) -> R {
+        let (rounds, result) = self.world.without_a_gap(Tcp, DIALLED, &["b-0", "b-1"], task);
+        assert!(rounds > 0, "the client connected");
+        result
+    }
+}

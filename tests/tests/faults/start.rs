@@ -1,0 +1,143 @@
+//! Agents that are refused something while they start.
+
+use svclb_tests::{Operation, Tcp};
+
+use super::stage::{DIALLED, Stage};
+
+/// An agent that cannot start: what it was refused, and what it names.
+type Lack = (Operation, &'static str, usize, i32, &'static [&'static str]);
+
+/// Starts an agent that is refused something, and looks what it says at its end.
+fn fails_to_start(stage: &Stage, (operation, name, skip, error, words): &Lack) {
+    let row = format!("{operation:?} of {name:?} after {skip}");
+    let told = stage.world.agent_log().len();
+    stage.faults.clear();
+    stage.faults.fail_after(*skip, *operation, name, *error, usize::MAX);
+    let status = stage.world.launch_agent(Some(&stage.faults)).wait();
+    let failed = stage.faults.clear();
+    assert!(!failed.is_empty(), "{row}: it was not asked for");
+    let log = stage.world.agent_log().split_off(told);
+    assert!(!status.success(), "{row}: {log}");
+    let last = log.trim().lines().last().unwrap_or_default();
+    for word in *words {
+        assert!(last.contains(word), "{row}: no {word:?} in {log}");
+    }
+}
+
+#[test]
+fn a_first_start_that_is_refused_something_names_it_and_the_next_one_is_fine() {
+    let rows: [Lack; 13] = [
+        (Operation::CreateMap, "svclb_index", 0, libc::ENOMEM, &["svclb_index", "memory"]),
+        (Operation::CreateMap, "svclb_slots", 0, libc::E2BIG, &["svclb_slots"]),
+        (Operation::CreateMap, "svclb_meta", 0, libc::EPERM, &["svclb_meta", "not permitted"]),
+        (Operation::Pin, "svclb_origins", 0, libc::EPERM, &["svclb_origins", "not permitted"]),
+        (Operation::LoadProgram, "svclb_connect4", 0, libc::ENOMEM, &["svclb_connect4", "memory"]),
+        (Operation::LoadProgram, "svclb_release", 0, libc::E2BIG, &["svclb_release"]),
+        (Operation::Map, "svclb_index", 0, libc::ENOMEM, &["svclb_index", "memory"]),
+        (Operation::Map, "svclb_slots", 0, libc::ENOMEM, &["svclb_slots", "memory"]),
+        (Operation::Update, "svclb_services", 0, libc::ENOMEM, &["svclb_services", "memory"]),
+        (Operation::Update, "svclb_meta", 0, libc::EPERM, &["svclb_meta", "not permitted"]),
+        (Operation::CreateLink, "", 0, libc::ENOMEM, &["sock_release", "memory"]),
+        (Operation::CreateLink, "", 8, libc::ENOMEM, &["connect", "memory"]),
+        (Operation::Pin, "connect4", 0, libc::ENOMEM, &["connect4", "memory"]),
+    ];
+    let stage = Stage::new("first-start");
+    for lack in &rows {
+        fails_to_start(&stage, lack);
+        let error = stage.world.ask(Tcp, DIALLED).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{lack:?}: nothing is attached");
+        stage.start();
+        stage.world.settle();
+        assert_eq!(stage.answers(DIALLED).len(), 2, "{lack:?}");
+        stage.world.take_agent().stop();
+        let output = stage.world.svclb(&["uninstall"]);
+        assert!(output.status.success(), "{lack:?}: {output:?}");
+    }
+}
+
+#[test]
+fn a_later_start_that_is_refused_something_leaves_what_ran() {
+    let rows: [Lack; 11] = [
+        (Operation::LoadProgram, "svclb_connect4", 0, libc::ENOMEM, &["svclb_connect4", "memory"]),
+        (Operation::UpdateLink, "", 0, libc::ENOMEM, &["sock_release", "memory"]),
+        (Operation::UpdateLink, "", 4, libc::EPERM, &["recvmsg6", "not permitted"]),
+        (Operation::UpdateLink, "", 8, libc::ENOMEM, &["connect", "memory"]),
+        (Operation::OpenPin, "svclb_index", 0, libc::EPERM, &["svclb_index", "not permitted"]),
+        (Operation::Map, "svclb_index", 0, libc::ENOMEM, &["svclb_index", "memory"]),
+        (Operation::Lookup, "svclb_meta", 0, libc::EPERM, &["svclb_meta", "not permitted"]),
+        (Operation::Lookup, "svclb_services", 0, libc::ENOMEM, &["svclb_services", "memory"]),
+        (Operation::NextKey, "svclb_backends", 0, libc::ENOMEM, &["svclb_backends", "memory"]),
+        (Operation::NextKey, "svclb_frontends", 1, libc::EPERM, &["svclb_frontends", "permitted"]),
+        (Operation::Update, "svclb_meta", 0, libc::ENOMEM, &["svclb_meta", "memory"]),
+    ];
+    let stage = Stage::started("later-start");
+    stage.unnoticed(|| {
+        for (number, lack) in rows.iter().enumerate() {
+            // Something of each kind to do for it: a row to write, one to remove.
+            stage.service("moves", "10.96.0.11").backends(&stage.pool[..3]).write();
+            stage.world.settle();
+            stage.world.take_agent().kill();
+            let backends = &stage.pool[number % 3..=number % 3];
+            stage.service("moves", "10.96.0.11").backends(backends).write();
+            stage.service(&format!("more-{number}"), "10.96.0.12").write();
+            fails_to_start(&stage, lack);
+            let said = stage.world.ask(Tcp, "10.96.0.11:80").unwrap();
+            assert!(said.starts_with("b-"), "{lack:?}: {said}");
+            stage.start();
+            stage.world.settle();
+            assert_eq!(stage.answers("10.96.0.11:80"), [format!("b-{}", number % 3)].into());
+            stage.world.remove(&format!("default/more-{number}"));
+        }
+    });
+    stage.world.settle();
+    stage.world.assert_as_fresh();
+}
+
+#[test]
+fn a_later_start_whose_writes_are_refused_serves_what_there_is_and_goes_on() {
+    // Without new rows not even the service that a connect is tried with is there.
+    let rows = [
+        (Operation::Update, "svclb_services", libc::EPERM, false),
+        (Operation::Update, "svclb_frontends", libc::ENOMEM, false),
+        (Operation::Delete, "svclb_backends", libc::ENOMEM, true),
+    ];
+    let stage = Stage::started("later-writes");
+    stage.unnoticed(|| {
+        for (operation, map, error, can_be_ready) in rows {
+            let row = format!("{operation:?} of {map}");
+            stage.service("moves", "10.96.0.11").backends(&stage.pool[..2]).write();
+            stage.world.settle();
+            stage.world.take_agent().kill();
+            stage.service("moves", "10.96.0.11").backends(&stage.pool[1..2]).write();
+            stage.service("more", "10.96.0.12").backends(&stage.pool[2..]).write();
+            let (told, failures) = (stage.world.agent_log().len(), stage.failures());
+            stage.faults.clear();
+            stage.faults.fail(operation, map, error, usize::MAX);
+            let agent = stage.world.launch_agent(Some(&stage.faults));
+            let tries = stage.wait_for_failures(4).len();
+            if can_be_ready {
+                agent.wait_until_ready();
+            } else {
+                let shown = stage.world.svclb(&["status", "--ready"]);
+                assert!(!shown.status.success(), "{row}: {shown:?}");
+            }
+            let log = stage.world.agent_log().split_off(told);
+            let is_told = |line: &str| line.contains("ERROR") && line.contains(map);
+            assert!(log.lines().any(is_told), "{row}: {log}");
+            let said = stage.world.ask(Tcp, "10.96.0.11:80").unwrap();
+            assert!(["b-0", "b-1"].contains(&said.as_str()), "{row}: {said}");
+            // It comes to an end without being asked for.
+            stage.faults.clear();
+            if !can_be_ready {
+                agent.wait_until_ready();
+            }
+            stage.world.put_agent(agent);
+            stage.world.settle();
+            assert!(stage.failures() >= failures + tries as u64, "{row}: they are counted");
+            assert_eq!(stage.answers("10.96.0.11:80"), ["b-1".to_owned()].into(), "{row}");
+            stage.world.remove("default/more");
+        }
+    });
+    stage.world.settle();
+    stage.world.assert_as_fresh();
+}
