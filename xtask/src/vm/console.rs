@@ -1,5 +1,7 @@
 //! What a guest's console says (tests/src/bin/guest.rs), and what came of the guest.
 
+use std::time::Duration;
+
 use crate::counts::Counts;
 
 /// Begins what the first process says.
@@ -74,6 +76,14 @@ impl Console {
         }
     }
 
+    /// Nobody waits for the rest: what runs now has failed.
+    pub(super) fn is_late(&mut self, after: Duration) {
+        let at = self.running.take().map_or_else(String::new, |(name, _)| format!(", in {name}"));
+        self.failures.push(format!("not done after {after:?}{at}"));
+        self.counts.failed += 1;
+        self.is_done = true;
+    }
+
     /// How it ended, once there is no more to read. `stopped` says why nobody waited any longer.
     pub(super) fn end(&self, stopped: Option<&str>) -> End {
         if self.is_done {
@@ -135,6 +145,15 @@ mod tests {
         assert_eq!(console.failures, ["udp: it_works", "agent ended badly: stopped after 300s"]);
         let seconds: Vec<u64> = console.binaries.iter().map(|(_, seconds)| *seconds).collect();
         assert_eq!(seconds, [12, 7, 300]);
+    }
+
+    #[test]
+    fn tests_that_do_not_come_to_their_end_have_failed() {
+        let mut console = read(&["svclb-guest: kernel 6.1.0", "svclb-guest: begin tcp"]);
+        console.is_late(Duration::from_secs(60));
+        assert_eq!(console.end(Some("not done after 60s")), End::Whole);
+        assert_eq!(console.counts.failed, 1);
+        assert_eq!(console.failures, ["not done after 60s, in tcp"]);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::{run, shell};
 const TESTS: &str = "svclb-tests";
 const GUEST: &str = "guest";
 /// Programs of this machine that tests start.
-const TOOLS: [&str; 2] = ["bpftool", "timeout"];
+const TOOLS: [&str; 10] =
+    ["bpftool", "cut", "env", "grep", "mount", "setpriv", "sh", "sleep", "timeout", "unshare"];
 
 /// Built programs of one architecture.
 pub(super) struct Programs {
@@ -48,8 +49,10 @@ impl Programs {
             variables.iter().map(|(name, value)| (&name[..], &value[..])).collect();
         let variables = if is_host { &[][..] } else { &variables };
         let mut arguments = vec!["--package", TESTS, "--package", "svclb-common", "--no-run"];
-        if !is_host {
-            arguments.extend(["--target", target]);
+        match is_host {
+            // Its own tests on the kernel: rights, sweeping, pins.
+            true => arguments.extend(["--package", "svclb-agent"]),
+            false => arguments.extend(["--target", target]),
         }
         shell::say(&format!("building the tests for guests ({})", arch.name()));
         let (mut tests, mut guest) = (Vec::new(), None);
