@@ -9,8 +9,6 @@ use std::process::Command;
 use svclb_tests::{Stranger, Tcp, Udp, World, at, at_least, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
-/// The hook, as bpftool calls it.
-const CONNECT4: &str = "cgroup_inet4_connect";
 
 #[test]
 fn translation_goes_on_when_the_agent_is_killed_and_the_next_one_takes_over() {
@@ -219,21 +217,16 @@ fn programs_of_others_on_the_same_hook_stay_attached_and_in_their_order() {
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
     let later = Stranger::attach(world.cgroup(), false);
-    // As the kernel runs them; ours has a name.
-    let order = || -> Vec<String> {
-        let mut command = Command::new("bpftool");
-        command.args(["-j", "cgroup", "show"]).arg(world.cgroup());
-        let output = world.output(command);
-        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let on_hook = shown.as_array().unwrap().iter().filter(|it| it["attach_type"] == CONNECT4);
-        on_hook.map(|it| it["name"].as_str().unwrap_or_default().to_owned()).collect()
-    };
-    let expected = ["", "svclb_connect4", ""];
-    assert_eq!(order(), expected);
+    let [first, mut ours, last] = earlier.all()[..] else { panic!("{:?}", earlier.all()) };
     // A start, which replaces the program, and larger maps, which do too, change no place.
+    let mut is_in_its_place = || {
+        let all = earlier.all();
+        assert!(all.len() == 3 && all[0] == first && all[2] == last, "{all:?}");
+        assert_ne!(std::mem::replace(&mut ours, all[1]), all[1], "it is the same program");
+    };
     world.take_agent().kill();
     world.start_agent();
-    assert_eq!(order(), expected);
+    is_in_its_place();
     for number in 0..2000 {
         let service = world.service(&format!("more/s-{number}"));
         let address = format!("10.97.{}.{}", number / 250, number % 250 + 1);
@@ -241,11 +234,11 @@ fn programs_of_others_on_the_same_hook_stay_attached_and_in_their_order() {
     }
     world.settle();
     assert!(world.agent_log().contains("maps of other sizes are in use"), "{}", world.agent_log());
-    assert_eq!(order(), expected);
+    is_in_its_place();
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
     world.take_agent().stop();
     assert!(world.svclb(&["uninstall"]).status.success());
-    assert_eq!(order(), ["", ""]);
+    assert_eq!(earlier.all(), [first, last]);
     assert!(earlier.detach() && later.detach(), "they are still attached");
 }
 

@@ -82,10 +82,17 @@ fn a_second_agent_is_refused_and_says_who_the_first_is() {
 #[test]
 fn a_hook_that_somebody_detached_is_attached_again() {
     let (world, _a) = world("detached");
+    let agent = world.take_agent();
+    let pid = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
+    world.put_agent(agent);
+    // It would be there again before anybody has looked.
+    kill(pid, Signal::SIGSTOP).unwrap();
     for hook in ["connect4", "sock_release"] {
         bpftool(&world, &["link", "detach"], &pinned(&world, "links", hook));
     }
-    let error = world.dial(Tcp, DIALLED).map(drop).unwrap_err();
+    let dialled = world.dial(Tcp, DIALLED).map(drop);
+    kill(pid, Signal::SIGCONT).unwrap();
+    let error = dialled.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
     eventually("clients are translated again", || match world.ask(Tcp, DIALLED) {
         Ok(name) if name == "a" => Ok(()),

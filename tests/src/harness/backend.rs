@@ -1,14 +1,14 @@
 //! Who answers: a thread with a socket outside the cgroup, which says its name.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Type};
+use socket2::{Domain, SockAddr, SockRef, Type};
 
 use super::namespace::Namespace;
 use crate::Protocol;
@@ -150,6 +150,9 @@ fn serve_tcp(
         all.extend(clients.iter().map(|client| client.as_fd()));
         let ready = readable(&all);
         if ready[0] != 0 {
+            // A child that is just being started may hold the socket for a moment more, and would keep it
+            // listening.
+            SockRef::from(listener).shutdown(Shutdown::Both).expect("a listener can be shut down");
             return;
         }
         let mut number = 2;

@@ -1,5 +1,6 @@
 //! A program of someone else on the connect4 hook of a world's cgroup. It lets everything go on.
 
+use std::cell::UnsafeCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -9,6 +10,7 @@ use std::path::Path;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_DETACH: libc::c_int = 9;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const BPF_CGROUP_INET4_CONNECT: u32 = 10;
 const BPF_F_ALLOW_MULTI: u32 = 2;
@@ -41,6 +43,22 @@ struct Attach {
     hook: u32,
     flags: u32,
 }
+
+/// The first part of `union bpf_attr` for a query.
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    target: u32,
+    hook: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    _pad: u32,
+}
+
+/// How many programs are asked for: no test attaches so many.
+const MOST: usize = 16;
 
 /// Before 5.11 what a user's maps and programs take counts as locked memory, and an agent's are root's too.
 /// Where that is so and the limit cannot be raised, the load says so.
@@ -76,6 +94,23 @@ impl Stranger {
         let flags = if is_exclusive { 0 } else { BPF_F_ALLOW_MULTI };
         bpf(BPF_PROG_ATTACH, &stranger.attachment(flags)).expect("a program can be attached");
         stranger
+    }
+
+    /// Ids of all programs on the hook of its cgroup, in the order in which the kernel runs them.
+    pub fn all(&self) -> Vec<u32> {
+        let mut ids = [0_u32; MOST];
+        let Attach { target, hook, .. } = self.attachment(0);
+        // The kernel writes into it.
+        let query = UnsafeCell::new(Query {
+            target,
+            hook,
+            ids: ids.as_mut_ptr() as u64,
+            count: u32::try_from(MOST).expect("a small number"),
+            ..Query::default()
+        });
+        bpf(BPF_PROG_QUERY, &query).expect("a cgroup's programs can be asked for");
+        // No id is 0.
+        std::hint::black_box(ids).into_iter().take_while(|id| *id != 0).collect()
     }
 
     /// Detaches it; false when it was not attached any more.
