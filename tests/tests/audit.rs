@@ -21,8 +21,10 @@ fn lines_that_somebody_spoils_are_put_right_by_the_agent_that_runs() {
             other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
         });
     }
-    let log = world.agent_log();
-    assert!(log.contains("somebody else changed the maps"), "{log}");
+    eventually("the log says so", || match world.agent_log() {
+        log if log.contains("somebody else changed the maps") => Ok(()),
+        log => Err(log),
+    });
 }
 
 #[test]
@@ -46,8 +48,10 @@ fn origins_of_sockets_that_no_longer_exist_are_swept_and_live_ones_never() {
         0 => Ok(()),
         count => Err(format!("count {count}; the log:\n{}", world.agent_log())),
     });
-    let log = world.agent_log();
-    assert!(log.contains("forgot sockets of the kernel's own that are gone gone=1"), "{log}");
+    eventually("the log says so", || match world.agent_log() {
+        log if log.contains("forgot sockets of the kernel's own that are gone gone=1") => Ok(()),
+        log => Err(log),
+    });
     assert_eq!(world.place_of(live.cookie()).1, unreleased, "the live one's");
     assert_eq!(live.peer().unwrap(), at(dialled));
     assert_eq!(live.ask().unwrap(), "a");
