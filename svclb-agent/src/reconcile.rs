@@ -192,13 +192,15 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Connects to the probe's service, if the maps have it, and says in them that this was translated.
-    /// Gives whether it did: without room, or where it cannot be written, that has to wait.
+    /// Gives whether it did: without room, or where something cannot be written or attached yet, that has
+    /// to wait.
     ///
     /// # Errors
     /// When the connect was not translated, or that cannot be written.
     fn prove(&mut self, ground: &mut impl Ground<Maps = T>) -> Result<bool> {
         let name = probe::name();
-        if !self.state.has(&name) || self.catalog.is_marked(&name) {
+        let is_there = self.state.has(&name) && !self.catalog.is_marked(&name);
+        if !is_there || !ground.is_whole() {
             return Ok(false);
         }
         ground.prove()?;
@@ -239,7 +241,9 @@ impl<T: Table> Reconciler<T> {
             );
         }
         // What does not fit has room in a moment, where larger maps can be made.
-        if !self.room.grows(now, || self.catalog.counts(), self.state.lacking()) {
+        let grows = self.state.is_synced()
+            && self.room.grows(now, || self.catalog.counts(), self.state.lacking());
+        if !grows {
             self.told.rejected(&done, rejected);
         }
         if let Some(conflicts) = self.catalog.take_conflicts() {
@@ -313,8 +317,8 @@ impl<T: Table> Reconciler<T> {
             ready(self.state.is_synced())?;
         } else {
             tracing::warn!(
-                "not ready: the maps do not take the service that a connect is tried with; what they \
-                 hold is served, and it is tried again"
+                "not ready: a connect of the agent's own cannot be tried yet; what the maps hold is \
+                 served, and it is tried again"
             );
         }
         let mut audit = tokio::time::interval(audit);
@@ -451,15 +455,18 @@ impl<T: Table> Reconciler<T> {
         let is_ours = dump.meta == *self.state.meta();
         let row = Row::Meta(*self.state.meta());
         let told = if is_ours { Ok(()) } else { self.table.put(&row) };
-        let healed = told.and_then(|()| self.state.heal(&mut self.table, &heal));
+        let healed = self.state.heal(&mut self.table, &heal).and(told);
         self.unhealed = healed.is_err();
         if let Err(error) = healed {
             tracing::error!(%error, "cannot put the maps right; it is tried again");
             self.state.count_failure();
         }
-        if self.state.is_synced() {
-            self.catalog.mark(self.all());
-        }
+        // Until the sources are known, what the maps hold is not looked at.
+        let all = match self.state.is_synced() {
+            true => self.all(),
+            false => self.catalog.objects().cloned().collect(),
+        };
+        self.catalog.mark(all);
         let done = self.pass_over(true);
         if self.unhealed && done.failed.is_empty() {
             self.back_off();

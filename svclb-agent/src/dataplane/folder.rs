@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::hooks::HOOKS;
 use super::shapes::{MAPS, MapShape};
 use super::sys;
 
@@ -200,8 +201,29 @@ pub(super) fn remove_unused(path: &Path) -> Result<()> {
     }
 }
 
+/// Whether anything below a folder has the name of a map or a hook of ours, where we pin those.
+pub fn has_ours(path: &Path) -> bool {
+    let is_ours = |it: &Path| {
+        let name = it.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("svclb_") || HOOKS.iter().any(|hook| hook.name == name)
+    };
+    // The maps in use, and those of a change of maps that was cut off.
+    ["", "next", "commit"].iter().map(|it| path.join(it)).any(|set| {
+        let below = [MAPS_IN, LAYOUTS_IN, LINKS_IN].map(|it| entries(&set.join(it)));
+        below.into_iter().flatten().flatten().any(|it| is_ours(&it))
+    })
+}
+
+/// Whether anything but folders is below a folder, or that cannot be told.
+pub fn has_files(path: &Path) -> bool {
+    entries(path).map_or(true, |all| {
+        let is_folder = |it: &Path| fs::symlink_metadata(it).is_ok_and(|data| data.is_dir());
+        all.iter().any(|it| !is_folder(it) || has_files(it))
+    })
+}
+
 /// Moves a pin or a label, in the place of what is there; none that is not there.
-fn rename(from: &Path, to: &Path) -> Result<()> {
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
     gone(fs::rename(from, to))
         .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
 }

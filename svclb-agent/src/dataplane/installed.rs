@@ -98,7 +98,10 @@ impl Installed {
         attach::replace(&mut links, object).1?;
         attach::complete(&mut links, object, &self.cgroup, &self.pins)?;
         self.links = links;
-        self.pins.supersede()?;
+        // What is left of others does no harm.
+        if let Err(error) = self.pins.supersede() {
+            tracing::warn!("{error:#}");
+        }
         self.start_log()
     }
 
@@ -257,7 +260,6 @@ impl Ground for Installed {
         self.check_lock()?;
         self.pins.make()?;
         self.pins.undo()?;
-        self.pins.abandon()?;
         let made = self.load_beside(row, keeps_ids);
         if made.is_err() {
             self.abandon();
@@ -278,7 +280,9 @@ impl Ground for Installed {
         }
         if let Err(error) = done {
             if replaced == 0 {
-                self.pins.undo()?;
+                if let Err(error) = self.pins.undo() {
+                    tracing::error!("{error:#}");
+                }
                 return Err(error);
             }
             if !was_running {
@@ -303,7 +307,9 @@ impl Ground for Installed {
 
     fn abandon(&mut self) {
         self.next = None;
-        if let Err(error) = self.pins.abandon() {
+        // In a folder that another agent has locked, that is another's.
+        let done = self.check_lock().and_then(|()| self.pins.abandon());
+        if let Err(error) = done {
             tracing::warn!("{error:#}");
         }
     }
@@ -324,6 +330,12 @@ impl Ground for Installed {
             }
             Err(error) => tracing::warn!("cannot look for sockets that are gone: {error:#}"),
         }
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.is_switching
+            && self.told.is_none()
+            && self.links.iter().all(|held| held.link.is_some())
     }
 
     fn prove(&mut self) -> Result<()> {

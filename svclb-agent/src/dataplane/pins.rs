@@ -234,12 +234,15 @@ impl Pins {
         self.commit().path().exists()
     }
 
-    /// Takes [`Self::decide`] back, where no program is over the new maps.
+    /// Takes [`Self::decide`] back, where no program is over the new maps: by one rename too, since half
+    /// of them must never count as decided. Also removes maps that were being filled.
     ///
     /// # Errors
-    /// When a pin cannot be removed.
+    /// When a pin cannot be removed, or the folder not be renamed.
     pub fn undo(&self) -> Result<()> {
-        self.commit().remove().map(drop)
+        self.abandon()?;
+        folder::rename(self.commit().path(), self.next().path())?;
+        self.abandon()
     }
 
     /// Moves filled maps to the place of those in use, and what else is good of other versions to ours;
@@ -301,12 +304,14 @@ impl Pins {
     }
 }
 
-/// Whether a path is the folder of a version: `v` and a number, as we write it.
+/// Whether a path is the folder of a version: `v` and a number, as we write it, with pins of ours or with
+/// none at all.
 fn is_version(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
     let is_folder = || fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
-    number.is_some_and(|number| name == format!("v{number}")) && is_folder()
+    let is_named = number.is_some_and(|number| name == format!("v{number}"));
+    is_named && is_folder() && (folder::has_ours(path) || !folder::has_files(path))
 }
 
 /// How many entries a pinned map has.
@@ -350,11 +355,20 @@ mod tests {
         }
         fs::write(folder.path().join("v7"), "a file").unwrap();
         std::os::unix::fs::symlink("cilium", folder.path().join("v8")).unwrap();
+        // Somebody else counts that way too.
+        fs::create_dir_all(folder.path().join("v9/links")).unwrap();
+        fs::write(folder.path().join("v9/links/theirs"), "").unwrap();
+        let ours = ["v2/maps/svclb_index", "v3/links/connect4", "v4/next/maps/svclb_index"];
+        for pin in ours {
+            let path = folder.path().join(pin);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
         let names = |folders: Vec<Folder>| -> Vec<String> {
             let name = |it: &Folder| it.path().file_name().unwrap().to_str().unwrap().to_owned();
             folders.iter().map(name).collect()
         };
-        let mut expected = ["v0".to_owned(), "v4294967295".to_owned()].to_vec();
+        let mut expected = ["v0", "v2", "v3", "v4", "v4294967295"].map(str::to_owned).to_vec();
         assert_eq!(names(pins.others().unwrap()), expected);
         expected.push(current);
         expected.sort_unstable();
