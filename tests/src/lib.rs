@@ -32,6 +32,7 @@ pub use harness::passing::{Heir, Passage};
 pub use harness::pod::Pod;
 pub use harness::program::spawn;
 pub use harness::remembered::Remembered;
+pub use harness::routes::loopback_up;
 pub use harness::stranger::Stranger;
 pub use harness::view::{Origin, Row, counter};
 pub use harness::wait::{LIMIT, at_least, eventually, holds_for, within};

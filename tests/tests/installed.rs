@@ -40,7 +40,7 @@ fn refused(world: &World, command: Command) -> String {
 
 fn second_agent(world: &World) -> Command {
     let mut command = Command::new("timeout");
-    command.arg("20").arg(world.program()).arg("agent").arg("--from").arg(world.yaml());
+    command.arg("120").arg(world.program()).arg("agent").arg("--from").arg(world.yaml());
     command.args(["--node", "other"]).arg("--pins").arg(world.pins());
     command.arg("--cgroup").arg(world.cgroup());
     command
@@ -231,7 +231,7 @@ fn uninstall_leaves_no_link_no_map_and_no_program() {
 fn run_elsewhere(world: &World, pins: &Path, cgroup: &Path) {
     let mut command = Command::new("bash");
     // The end of the agent is clean: its pins stay.
-    command.args(["-c", "coproc timeout 60 \"$@\"; read -r said <&\"${COPROC[0]}\"; echo \"$said\"; kill $COPROC_PID; wait", "-"]);
+    command.args(["-c", "coproc timeout 120 \"$@\"; read -r said <&\"${COPROC[0]}\"; echo \"$said\"; kill $COPROC_PID; wait", "-"]);
     command.arg(world.program()).args(["agent", "--node", "other", "--from"]).arg(world.yaml());
     command.arg("--pins").arg(pins).arg("--cgroup").arg(cgroup);
     let output = world.output(command);

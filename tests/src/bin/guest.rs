@@ -27,7 +27,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::wait;
 use nix::unistd::Pid;
-use svclb_tests::Feature;
+use svclb_tests::{Feature, loopback_up};
 
 /// Where xtask puts things, see xtask/src/vm/initramfs.rs.
 const MODULES: &str = "/modules";
@@ -81,6 +81,7 @@ fn off() -> ! {
 fn run() {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     say(&format!("kernel {}", release.trim()));
+    loopback_up().unwrap();
     for module in sorted(MODULES) {
         let file = File::open(&module).unwrap();
         finit_module(file.as_fd(), c"", ModuleInitFlags::empty())

@@ -38,7 +38,10 @@ struct Rtmsg {
 }
 
 /// Brings the loopback of this thread's network namespace up.
-pub(crate) fn loopback_up() -> io::Result<()> {
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn loopback_up() -> io::Result<()> {
     up(c"lo")
 }
 

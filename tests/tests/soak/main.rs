@@ -87,7 +87,7 @@ fn nothing_breaks_and_nothing_grows() {
                     soak.without_kills();
                 }
                 // From here on clients accept nothing older.
-                soak.catch_up();
+                soak.calm();
             }
             soak.calm();
             let late = Used::of(&world);
@@ -207,19 +207,14 @@ impl<'a> Soak<'a> {
         thread::sleep(Duration::from_millis(self.random.random_range(0..60)));
     }
 
-    /// Waits until all is written.
-    fn catch_up(&mut self) {
+    /// Waits until nothing is left to do, and all is written.
+    fn calm(&mut self) {
         self.faults.clear();
+        self.world.write_file("many.yaml", &many(0));
+        self.is_large = false;
         self.chronicle.end();
         self.world.settle();
         self.chronicle.settled();
-    }
-
-    /// Waits until nothing is left to do.
-    fn calm(&mut self) {
-        self.world.write_file("many.yaml", &many(0));
-        self.is_large = false;
-        self.catch_up();
     }
 }
 

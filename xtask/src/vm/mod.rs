@@ -26,7 +26,7 @@ use programs::Programs;
 use qemu::Guest;
 
 /// Test binaries that do not run in guests, by the beginnings of their names, and why.
-const LEFT_OUT: [(&str, &str); 13] = [
+const LEFT_OUT: [(&str, &str); 14] = [
     ("cluster", "starts a real cluster, whose programs ask for much more of a machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
@@ -34,6 +34,7 @@ const LEFT_OUT: [(&str, &str); 13] = [
     ("oracle", "the same, and compares decisions that are made before the kernel"),
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
+    ("rbac", "the same"),
     ("svclb_tests", "the harness's own tests"),
     ("svclb_common", "runs only where another architecture may lay out memory differently"),
     ("soak", "load for minutes"),
@@ -47,10 +48,11 @@ const LEFT_OUT: [(&str, &str); 13] = [
 /// Those that run in guests also beside all other tests.
 const QUICK: [&str; 7] = ["affinity", "names", "node_ports", "origins", "refusal", "tcp", "udp"];
 /// Tests of those binaries that do not run in guests, and why.
-const SKIPPED: [(&str, &str); 4] = [
+const SKIPPED: [(&str, &str); 5] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),
     ("two_hundred_thousand_sockets_leave_nothing", "load"),
     ("programs_are_replaced_100_times_under_load", "load"),
+    ("every_map_type_lies_in_the_kernel", "of svclb-agent: about the object's file, not a kernel"),
     ("histories", "of svclb-common: thousands of random histories, minutes in an emulator"),
 ];
 /// Those that run on an architecture that is emulated from another, where guests are the slowest.

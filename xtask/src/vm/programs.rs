@@ -15,8 +15,10 @@ use crate::{run, shell};
 const TESTS: &str = "svclb-tests";
 const GUEST: &str = "guest";
 /// Programs of this machine that tests start.
-const TOOLS: [&str; 10] =
-    ["bpftool", "cut", "env", "grep", "mount", "setpriv", "sh", "sleep", "timeout", "unshare"];
+const TOOLS: [&str; 11] = [
+    "bash", "bpftool", "cut", "env", "grep", "mount", "setpriv", "sh", "sleep", "timeout",
+    "unshare",
+];
 
 /// Built programs of one architecture.
 pub(super) struct Programs {
