@@ -48,10 +48,11 @@ const LEFT_OUT: [(&str, &str); 14] = [
 /// Those that run in guests also beside all other tests.
 const QUICK: [&str; 7] = ["affinity", "names", "node_ports", "origins", "refusal", "tcp", "udp"];
 /// Tests of those binaries that do not run in guests, and why.
-const SKIPPED: [(&str, &str); 5] = [
+const SKIPPED: [(&str, &str); 6] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),
     ("two_hundred_thousand_sockets_leave_nothing", "load"),
     ("programs_are_replaced_100_times_under_load", "load"),
+    ("source::kube", "of svclb-agent: about a protocol, not a kernel"),
     ("every_map_type_lies_in_the_kernel", "of svclb-agent: about the object's file, not a kernel"),
     ("histories", "of svclb-common: thousands of random histories, minutes in an emulator"),
 ];
