@@ -9,10 +9,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use svclb_common::layout::{FrontendKey, Protocol};
+use svclb_common::layout::FrontendKey;
 
 use crate::compile::{Desired, Offers, compile, frontends};
-use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, SlicePort, Update};
+use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Update};
 use claims::{Claim, Claims};
 
 pub use claims::Conflict;
@@ -265,8 +265,7 @@ impl Catalog {
         is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
     ) -> Vec<Desired> {
         let Some(service) = self.services.get(object) else { return Vec::new() };
-        let names = self.slices_of.get(object).into_iter().flatten();
-        let offers = Offers::of(names.filter_map(|name| self.slices.get(name).map(AsRef::as_ref)));
+        let offers = self.offers(object);
         let compiled = service.ports.iter().map(|port| {
             let mine = |key: &FrontendKey| {
                 let mut claimants = self.claimants(key);
@@ -279,6 +278,12 @@ impl Catalog {
             compile(object, service, port, &offers, &self.node, mine)
         });
         compiled.collect()
+    }
+
+    /// What the slices of an object offer.
+    fn offers(&self, object: &ObjectName) -> Offers<'_> {
+        let names = self.slices_of.get(object).into_iter().flatten();
+        Offers::of(names.filter_map(|name| self.slices.get(name).map(AsRef::as_ref)))
     }
 
     /// Who has a frontend.
@@ -306,16 +311,9 @@ impl Catalog {
     /// How many frontends and backends there are, for the sizes of the maps. Slices that no Service has,
     /// and ports that it does not, make no backend.
     pub fn counts(&self) -> (usize, usize) {
-        let backends = self.slices_of.iter().map(|(object, slices)| {
-            let Some(service) = self.services.get(object) else { return 0 };
-            let ports: HashSet<(&str, Protocol)> =
-                service.ports.iter().map(|port| (&*port.name, port.protocol)).collect();
-            let slices = slices.iter().filter_map(|name| self.slices.get(name));
-            let backends = slices.map(|slice| {
-                let has = |port: &&SlicePort| ports.contains(&(&*port.name, port.protocol));
-                slice.endpoints.len() * slice.ports.iter().filter(has).count()
-            });
-            backends.sum::<usize>()
+        let backends = self.services.iter().map(|(object, service)| {
+            let offers = self.offers(object);
+            service.ports.iter().map(|port| offers.count(port)).sum::<usize>()
         });
         (self.claims.len(), backends.sum())
     }

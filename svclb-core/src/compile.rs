@@ -123,6 +123,11 @@ impl<'a> Offers<'a> {
         Self(offers)
     }
 
+    /// How many backends a port has, of both families.
+    pub fn count(&self, port: &ServicePort) -> usize {
+        self.at(port).iter().map(|(_, endpoints)| endpoints.len()).sum()
+    }
+
     /// Numbers of a port, and who has it.
     fn at<'s>(&'s self, port: &'s ServicePort) -> &'s [(u16, &'a Endpoints)] {
         self.0.get(&(&*port.name, port.protocol)).map_or(&[], Vec::as_slice)

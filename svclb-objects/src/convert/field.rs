@@ -99,6 +99,23 @@ pub(super) const fn is_link_local(address: &IpAddr) -> bool {
     }
 }
 
+/// Looks whether an object names no more than `most` pairs of its ports and of its `others`, such as
+/// addresses: two lists that fit into an object need not fit into memory when they are multiplied.
+pub(super) fn pairs(
+    field: &str,
+    ports: usize,
+    (count, others): (usize, &str),
+    most: usize,
+) -> Result<(), Invalid> {
+    if count.saturating_mul(ports) <= most {
+        return Ok(());
+    }
+    let problem = format!(
+        "{ports} ports of {count} {others} are too many: expected at most {most} pairs of both"
+    );
+    Err(Invalid::new(field, problem))
+}
+
 /// A protocol; `None` is SCTP, which Kubernetes has and svclb does not translate.
 pub(super) fn protocol(field: &str, text: Option<&str>) -> Result<Option<Protocol>, Invalid> {
     match text {

@@ -36,23 +36,18 @@ pub struct Converted {
     /// Each object that was rejected, but of those that cannot be told apart the first
     /// [`MOST_NAMELESS`] only.
     pub rejects: Vec<Invalid>,
-    /// How many more there are of those.
-    pub more_nameless: usize,
+    /// How many of those there are.
+    pub nameless: usize,
     /// What was left out on purpose.
     pub skipped: Skipped,
-    nameless: usize,
 }
 
 impl Converted {
     fn reject(&mut self, invalid: Invalid) {
-        if invalid.object.is_none() {
-            if self.nameless == MOST_NAMELESS {
-                self.more_nameless += 1;
-                return;
-            }
-            self.nameless += 1;
+        self.nameless += usize::from(invalid.object.is_none());
+        if invalid.object.is_some() || self.nameless <= MOST_NAMELESS {
+            self.rejects.push(invalid);
         }
-        self.rejects.push(invalid);
     }
 }
 

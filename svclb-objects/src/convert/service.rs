@@ -65,14 +65,7 @@ fn convert(service: &wire::Service, skipped: &mut Skipped) -> Result<Service, In
     let external_ips = addresses(spec, &mut left_out)?;
     let load_balancer_ips = load_balancer_ips(&service.status, &mut left_out)?;
     let addresses = cluster_ips.len() + external_ips.len() + load_balancer_ips.len();
-    if addresses.saturating_mul(ports.len()) > MOST_FRONTENDS {
-        let problem = format!(
-            "{} ports of {addresses} addresses are too many: expected at most {MOST_FRONTENDS} pairs of \
-             both",
-            ports.len(),
-        );
-        return Err(Invalid::new("spec.ports", problem));
-    }
+    field::pairs("spec.ports", ports.len(), (addresses, "addresses"), MOST_FRONTENDS)?;
     skipped.add(&left_out);
     Ok(Service {
         created,

@@ -56,15 +56,7 @@ fn convert(
         }
     };
     let ports = ports(&slice.ports, skipped)?;
-    let count = slice.endpoints.len();
-    if count.saturating_mul(ports.len()) > MOST_BACKENDS {
-        let problem = format!(
-            "{} ports of {count} endpoints are too many: expected at most {MOST_BACKENDS} pairs of \
-             both",
-            ports.len(),
-        );
-        return Err(Invalid::new("ports", problem));
-    }
+    field::pairs("ports", ports.len(), (slice.endpoints.len(), "endpoints"), MOST_BACKENDS)?;
     Ok(Some(Slice {
         service: ObjectName { namespace: Arc::clone(&name.namespace), name: names::name(service) },
         ports: ports.into_boxed_slice(),

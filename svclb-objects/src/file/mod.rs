@@ -149,7 +149,7 @@ impl Reader<'_> {
         for invalid in converted.rejects {
             self.invalid(number, invalid, &line);
         }
-        self.contents.standing += converted.more_nameless;
+        self.contents.standing += converted.nameless.saturating_sub(convert::MOST_NAMELESS);
     }
 
     fn invalid(&mut self, number: usize, invalid: Invalid, line: impl Fn(&str) -> Option<usize>) {
