@@ -4,12 +4,11 @@
 //! beside, and an audit looks now and then whether somebody else changed the maps.
 
 mod ground;
+mod rests;
 mod room;
 mod told;
 
 use std::io;
-use std::mem::take;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -19,13 +18,12 @@ use svclb_core::model::{ObjectName, Update};
 use svclb_core::plan::{self, Pass, Resting, State};
 use svclb_core::size::Sizes;
 use svclb_core::table::{Row, Table};
-use tokio::task::JoinHandle;
 
-use crate::dataplane::grace::Grace;
 use crate::dataplane::probe;
 use crate::memory;
 use crate::source::{Batch, Source};
 pub use ground::Ground;
+use rests::Rests;
 use room::Room;
 pub use room::{Sizing, random_seed};
 use told::Told;
@@ -35,14 +33,20 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The first and the longest wait before a pass that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// What the kernel is asked to wait for, beside the reconciler.
-type Rest = JoinHandle<(Vec<Resting>, io::Result<()>)>;
-
 /// When what failed is tried again, and how long that was waited for.
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     wait: Duration,
     at: tokio::time::Instant,
+}
+
+impl Retry {
+    /// The next after one that failed again: from the first wait on twice as late each time, up to the
+    /// longest.
+    fn after(before: Option<Self>, (first, longest): (Duration, Duration)) -> Self {
+        let wait = before.map_or(first, |before| (before.wait * 2).min(longest));
+        Self { wait, at: tokio::time::Instant::now() + wait }
+    }
 }
 
 /// Keeps maps in step with a catalog.
@@ -51,12 +55,7 @@ pub struct Reconciler<T> {
     catalog: Catalog,
     state: State,
     table: T,
-    grace: Arc<Grace>,
-    rest: Option<Rest>,
-    /// Freed, while an earlier rest is under way or after one failed.
-    waits: Vec<Resting>,
-    /// How long the next of it waits first, since the kernel did not let the last one rest.
-    rest_later: Option<Duration>,
+    rests: Rests,
     told: Told,
     retry: Option<Retry>,
     /// The last audit could not put everything right: the next try is one.
@@ -83,15 +82,11 @@ fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
 
 impl<T: Table> Reconciler<T> {
     fn new(catalog: Catalog, state: State, table: T, sizing: Sizing) -> Result<Self> {
-        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
         Ok(Self {
             catalog,
             state,
             table,
-            grace: Arc::new(grace),
-            rest: None,
-            waits: Vec::new(),
-            rest_later: None,
+            rests: Rests::new()?,
             told: Told::default(),
             retry: None,
             unhealed: false,
@@ -113,7 +108,7 @@ impl<T: Table> Reconciler<T> {
         state.set_synced(false);
         let mut reconciler = Self::new(catalog, state, table, sizing)?;
         // What an agent freed just before it died may still be in a running program's hands.
-        reconciler.grace.wait().context("cannot wait for running programs")?;
+        reconciler.rests.wait()?;
         let (state, table) = (&mut reconciler.state, &mut reconciler.table);
         table.put(&Row::Meta(*state.meta())).context("cannot write svclb_meta")?;
         if !heal.is_empty() {
@@ -249,45 +244,19 @@ impl<T: Table> Reconciler<T> {
         if let Some(conflicts) = self.catalog.take_conflicts() {
             self.told.conflicts(&conflicts);
         }
-        let resting = self.state.take_resting();
-        if !resting.is_empty() {
-            self.waits.push(resting);
-        }
+        self.rests.add(self.state.take_resting());
         done
     }
 
     /// Sets when what failed is tried again, each time later.
     fn back_off(&mut self) {
-        let wait = self.retry.map_or(RETRY.0, |retry| (retry.wait * 2).min(RETRY.1));
-        self.retry = Some(Retry { wait, at: tokio::time::Instant::now() + wait });
-    }
-
-    /// Lets all that was freed rest, unless something does already: one wait is enough for it.
-    fn start_rest(&mut self) {
-        if self.rest.is_some() || self.waits.is_empty() {
-            return;
-        }
-        let (resting, grace) = (take(&mut self.waits), Arc::clone(&self.grace));
-        let later = self.rest_later;
-        self.rest = Some(tokio::spawn(async move {
-            if let Some(later) = later {
-                tokio::time::sleep(later).await;
-            }
-            let waited = tokio::task::spawn_blocking(move || grace.wait()).await;
-            (resting, waited.unwrap_or_else(|died| Err(io::Error::other(died))))
-        }));
+        self.retry = Some(Retry::after(self.retry, RETRY));
     }
 
     /// What has rested is free again: what did not fit may fit now, and is looked at again.
-    fn rested(&mut self, resting: Vec<Resting>, waited: io::Result<()>) {
-        self.told.rest(&waited);
-        if waited.is_err() {
-            let later = self.rest_later.map_or(RETRY.0, |wait| (wait * 2).min(RETRY.1));
-            self.rest_later = Some(later);
-            self.waits.extend(resting);
-            return;
-        }
-        self.rest_later = None;
+    fn rested(&mut self, rested: io::Result<Vec<Resting>>) {
+        self.told.rest(&rested);
+        let Ok(resting) = rested else { return };
         resting.into_iter().for_each(|resting| self.state.rested(resting));
         let rejected: Vec<ObjectName> =
             self.told.standing().map(|service| service.object.clone()).collect();
@@ -329,17 +298,13 @@ impl<T: Table> Reconciler<T> {
         memory::give_back();
         loop {
             self.make_room(&mut ground)?;
-            self.start_rest();
+            self.rests.start();
             tokio::select! {
                 batch = source.next() => {
                     self.hear(batch);
                     self.pass();
                 }
-                ended = ended(&mut self.rest) => {
-                    self.rest = None;
-                    let (resting, waited) = ended?;
-                    self.rested(resting, waited);
-                }
+                rested = self.rests.ended() => self.rested(rested?),
                 () = pause(self.retry) => {
                     if self.unhealed {
                         self.audit();
@@ -397,8 +362,7 @@ impl<T: Table> Reconciler<T> {
         };
         (self.state, self.table) = (state, table);
         // What rests in the old maps goes with them.
-        (self.rest, self.rest_later) = (None, None);
-        self.waits.clear();
+        self.rests.forget();
         self.retry = None;
         self.unhealed = false;
         self.room.done();
@@ -502,14 +466,6 @@ fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> 
     let oldest = times.filter(|time| *time >= started).min()?;
     // A clock that differs from the API server's is no delay.
     Some(now.duration_since(oldest).unwrap_or_default())
-}
-
-/// The end of a rest; never, when there is none.
-async fn ended(rest: &mut Option<Rest>) -> Result<(Vec<Resting>, io::Result<()>)> {
-    match rest {
-        Some(rest) => rest.await.context("the thread that waits for running programs died"),
-        None => std::future::pending().await,
-    }
 }
 
 /// Waits until then; for ever, when there is nothing to wait for.

@@ -132,8 +132,7 @@ impl Room {
 
     /// They could not be made. Gives what is to be told, where that is not what was told last.
     pub(super) fn failed(&mut self, why: &Error) -> Option<String> {
-        let wait = self.later.map_or(LATER.0, |later| (later.wait * 2).min(LATER.1));
-        self.later = Some(Retry { wait, at: Instant::now() + wait });
+        self.later = Some(Retry::after(self.later, LATER));
         let why = format!("{why:#}");
         (self.told.as_ref() != Some(&why)).then(|| self.told.insert(why).clone())
     }

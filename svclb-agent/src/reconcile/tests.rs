@@ -101,7 +101,7 @@ async fn an_audit_has_its_turn_while_something_rests() {
     let mut reconciler = reconciler();
     spoil(&mut reconciler);
     reconciler.audit();
-    assert!(!reconciler.waits.is_empty(), "the line that was emptied rests");
+    assert!(!reconciler.rests.waits.is_empty(), "the line that was emptied rests");
     spoil(&mut reconciler);
     reconciler.audit();
     let dump = reconciler.table.load().unwrap();

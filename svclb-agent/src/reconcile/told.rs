@@ -91,9 +91,9 @@ impl Told {
     }
 
     /// Whether the kernel lets us wait for running programs.
-    pub(super) fn rest(&mut self, waited: &io::Result<()>) {
+    pub(super) fn rest<T>(&mut self, waited: &io::Result<T>) {
         match waited {
-            Ok(()) if self.no_rest => tracing::info!("freed room can be used again"),
+            Ok(_) if self.no_rest => tracing::info!("freed room can be used again"),
             Err(error) if !self.no_rest => tracing::error!(
                 %error,
                 "cannot wait for running programs, it is tried again; freed room stays unused",

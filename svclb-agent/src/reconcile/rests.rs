@@ -1,0 +1,95 @@
+//! What was freed rests, beside the reconciler, until no program can have it in its hands any more.
+
+use std::io;
+use std::mem::take;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use svclb_core::plan::Resting;
+use tokio::task::JoinHandle;
+use tokio::time;
+
+use super::{RETRY, Retry};
+use crate::dataplane::grace::Grace;
+
+/// All that rests, and all that waits for it.
+#[derive(Debug)]
+pub(super) struct Rests {
+    grace: Arc<Grace>,
+    under_way: Option<JoinHandle<(Vec<Resting>, io::Result<()>)>>,
+    /// Freed, while a rest is under way or after one failed.
+    pub(super) waits: Vec<Resting>,
+    /// When the next one begins, since the kernel did not let the last one rest.
+    later: Option<Retry>,
+}
+
+impl Rests {
+    /// Nothing rests.
+    ///
+    /// # Errors
+    /// When the kernel refuses what is needed to wait.
+    pub(super) fn new() -> Result<Self> {
+        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
+        Ok(Self { grace: Arc::new(grace), under_way: None, waits: Vec::new(), later: None })
+    }
+
+    /// Waits here and now until every program that runs has ended.
+    ///
+    /// # Errors
+    /// When the kernel does not let us wait.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.grace.wait().context("cannot wait for running programs")
+    }
+
+    /// Takes what a pass freed.
+    pub(super) fn add(&mut self, resting: Resting) {
+        if !resting.is_empty() {
+            self.waits.push(resting);
+        }
+    }
+
+    /// Lets all that was freed rest, unless something does already: one wait is enough for it.
+    pub(super) fn start(&mut self) {
+        if self.under_way.is_some() || self.waits.is_empty() {
+            return;
+        }
+        let (resting, grace) = (take(&mut self.waits), Arc::clone(&self.grace));
+        let later = self.later;
+        self.under_way = Some(tokio::spawn(async move {
+            if let Some(later) = later {
+                time::sleep_until(later.at).await;
+            }
+            let waited = tokio::task::spawn_blocking(move || grace.wait()).await;
+            (resting, waited.unwrap_or_else(|died| Err(io::Error::other(died))))
+        }));
+    }
+
+    /// The end of a rest, and what has rested; never, when there is none. What the kernel did not let
+    /// rest waits for the next.
+    ///
+    /// # Errors
+    /// When the thread that waits died.
+    pub(super) async fn ended(&mut self) -> Result<io::Result<Vec<Resting>>> {
+        let Some(under_way) = &mut self.under_way else { return std::future::pending().await };
+        let ended = under_way.await;
+        self.under_way = None;
+        let (resting, waited) = ended.context("the thread that waits for running programs died")?;
+        Ok(match waited {
+            Ok(()) => {
+                self.later = None;
+                Ok(resting)
+            }
+            Err(error) => {
+                self.later = Some(Retry::after(self.later, RETRY));
+                self.waits.extend(resting);
+                Err(error)
+            }
+        })
+    }
+
+    /// What rests is of maps that are not in use any more.
+    pub(super) fn forget(&mut self) {
+        (self.under_way, self.later) = (None, None);
+        self.waits.clear();
+    }
+}
