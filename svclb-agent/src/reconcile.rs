@@ -4,6 +4,7 @@
 //! beside, and an audit looks now and then whether somebody else changed the maps.
 
 mod ground;
+mod lost;
 mod rests;
 mod room;
 mod told;
@@ -11,17 +12,17 @@ mod told;
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use svclb_common::layout::{Meta, ServiceRow};
 use svclb_core::catalog::Catalog;
-use svclb_core::model::{ObjectName, Update};
+use svclb_core::model::{ObjectName, Update, Withheld};
 use svclb_core::plan::{self, Pass, Resting, State};
 use svclb_core::size::Sizes;
 use svclb_core::table::{Row, Table};
 
 use crate::dataplane::probe;
 use crate::memory;
-use crate::source::{Batch, Source};
+use crate::source::{Batch, Reject, Source};
 pub use ground::Ground;
 use rests::Rests;
 use room::Room;
@@ -69,7 +70,7 @@ pub struct Reconciler<T> {
 
 /// Takes what a source says into the catalog, and tells what was rejected or left out.
 fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
-    batch.rejects.iter().for_each(|reject| reject.tell(batch.whole));
+    batch.rejects.iter().for_each(Reject::tell);
     told.skipped(batch.skipped);
     if batch.whole {
         catalog.replace(batch.updates);
@@ -106,6 +107,8 @@ impl<T: Table> Reconciler<T> {
         let row = Meta { agent: row.agent, agent_started: row.agent_started, ..dump.meta };
         let (mut state, heal) = plan::load(&dump, row);
         state.set_synced(false);
+        // Nobody keeps anything yet.
+        let _ = state.withhold(Withheld::everything());
         let mut reconciler = Self::new(catalog, state, table, sizing)?;
         // What an agent freed just before it died may still be in a running program's hands.
         reconciler.rests.wait()?;
@@ -140,7 +143,9 @@ impl<T: Table> Reconciler<T> {
         sizing: Sizing,
     ) -> Result<Self> {
         let mut told = Told::default();
+        let withheld = first.withheld.clone().unwrap_or_default();
         hear(&mut catalog, &mut told, first);
+        lost::tell(ids.unwrap_or_default(), &catalog, &withheld);
         let sizes = sizing.of(catalog.counts());
         let origins = ground.shared_origins()?.unwrap_or(sizes.origins);
         let sizes = Sizes { origins, ..sizes };
@@ -167,7 +172,12 @@ impl<T: Table> Reconciler<T> {
     /// Takes in what a source says.
     pub fn hear(&mut self, batch: Batch) {
         let is_whole = batch.whole;
+        let withheld = batch.withheld.clone();
         hear(&mut self.catalog, &mut self.told, batch);
+        if let Some(withheld) = withheld {
+            self.catalog.mark(self.state.withhold(withheld));
+            self.room.look_again();
+        }
         if is_whole {
             // What the maps hold and the source does not have is gone.
             self.state.set_synced(true);
@@ -215,8 +225,7 @@ impl<T: Table> Reconciler<T> {
     fn pass_over(&mut self, rejected: bool) -> Pass {
         let start = Instant::now();
         let now = Sizes::of(self.state.meta());
-        // Maps are made anew only of what all sources say.
-        self.state.set_growing(self.state.is_synced() && self.room.may_grow(now));
+        self.state.set_growing(self.may_renew() && self.room.may_grow(now));
         let done = plan::pass(&mut self.state, &mut self.table, &mut self.catalog);
         let took = start.elapsed();
         self.told.failed(&done);
@@ -235,8 +244,11 @@ impl<T: Table> Reconciler<T> {
                 "maps changed"
             );
         }
+        if self.state.is_synced() {
+            self.told.kept(self.state.kept());
+        }
         // What does not fit has room in a moment, where larger maps can be made.
-        let grows = self.state.is_synced()
+        let grows = self.may_renew()
             && self.room.grows(now, || self.catalog.counts(), self.state.lacking());
         if !grows {
             self.told.rejected(&done, rejected);
@@ -246,6 +258,12 @@ impl<T: Table> Reconciler<T> {
         }
         self.rests.add(self.state.take_resting());
         done
+    }
+
+    /// Whether other maps may be made of what the sources say: once all of it is known, and what the maps
+    /// hold is nobody's but theirs.
+    fn may_renew(&self) -> bool {
+        self.state.is_synced() && self.state.kept().next().is_none()
     }
 
     /// Sets when what failed is tried again, each time later.
@@ -383,6 +401,7 @@ impl<T: Table> Reconciler<T> {
         ground: &mut impl Ground<Maps = T>,
         sizes: Sizes,
     ) -> Result<(State, T, Pass)> {
+        ensure!(self.may_renew(), "only these know what an earlier agent wrote of some services");
         let mut state = self.state.beside(Meta { seed: random_seed()?, ..sizes.meta() });
         let mut table = ground.beside(state.meta(), true)?;
         self.catalog.mark(self.all());

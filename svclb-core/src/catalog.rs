@@ -252,6 +252,11 @@ impl Catalog {
         self.services.contains_key(object)
     }
 
+    /// Whether both a Service object and a slice of it are known.
+    pub fn knows(&self, object: &ObjectName) -> bool {
+        self.serves(object) && self.slices_of.contains_key(object)
+    }
+
     /// What the maps should hold of a Service object: a service for each of its ports, none when it is
     /// gone.
     pub fn desired(&self, object: &ObjectName) -> Vec<Desired> {

@@ -3,6 +3,7 @@
 //! Sources build these from API objects (svclb-agent's `convert`); nothing here knows YAML or JSON.
 
 mod endpoints;
+mod withheld;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 pub use endpoints::{Endpoint, Endpoints};
 pub use svclb_common::layout::{Protocol, Scope};
+pub use withheld::Withheld;
 
 /// Namespace and name of an API object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

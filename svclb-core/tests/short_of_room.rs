@@ -27,6 +27,25 @@ fn names(agent: &mut Agent) -> Vec<String> {
     names
 }
 
+/// The rows of services and members, but for ids.
+fn rows(agent: &mut Agent) -> Vec<String> {
+    let dump = agent.table.load().unwrap();
+    let name = |id: u32| {
+        let row = dump.services.iter().find(|(it, _)| *it == id).map(|(_, row)| row);
+        row.map(|row| svclb_core::compile::name_of(&row.name)).unwrap_or_default()
+    };
+    let services = dump.services.iter();
+    let services = services.map(|(id, row)| {
+        format!("{}: {} frontends, {} backends", name(*id), row.frontends, row.internal_backends)
+    });
+    let members = dump.backends.iter();
+    let members =
+        members.map(|(key, row)| format!("{} {} {row:?}", name(key.service), key.address));
+    let mut rows: Vec<String> = services.chain(members).collect();
+    rows.sort();
+    rows
+}
+
 /// A Service with an external IP.
 fn external(name: &str, own: &str, external: &str, created: i64) -> Update {
     match service(name, &[own], created) {
@@ -220,7 +239,6 @@ fn an_object_whose_step_fails_stops_nobody() {
         });
         let failed: Vec<_> = done.failed.iter().map(|it| it.object.clone()).collect();
         assert_eq!(failed, [Some(object("a"))], "round {round}");
-        assert!(!done.stopped);
         assert_eq!(agent.catalog.take_dirty().into_iter().collect::<Vec<_>>(), [object("a")]);
         agent.catalog.mark([object("a")]);
         assert_eq!(agent.backends("10.96.0.1"), None);
@@ -233,20 +251,78 @@ fn an_object_whose_step_fails_stops_nobody() {
 }
 
 #[test]
-fn a_table_that_takes_nothing_ends_the_pass() {
+fn a_table_that_takes_nothing_fails_each_object_once_a_pass() {
     let mut agent = Agent::new(meta(64, 8, 64));
     let pods = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
-    for (number, pod) in pods.iter().enumerate() {
-        let name = format!("s{number}");
-        agent.hear([service(&name, &[&format!("10.96.0.{number}")], 1), slice(&name, &[pod])]);
+    let names_of_all: Vec<String> = (0..pods.len()).map(|number| format!("s{number}")).collect();
+    for (number, (name, pod)) in names_of_all.iter().zip(pods).enumerate() {
+        agent.hear([service(name, &[&format!("10.96.0.{number}")], 1), slice(name, &[pod])]);
     }
-    let done = agent.cut(0);
-    assert!(done.stopped);
-    assert!(done.failed.len() < pods.len(), "{:?}", done.failed);
-    assert_eq!(agent.catalog.take_dirty().len(), pods.len(), "all are looked at again");
-    agent.mark_all();
+    for round in 0..3 {
+        let done = agent.cut(0);
+        let failed: Vec<_> = done.failed.iter().filter_map(|it| it.object.clone()).collect();
+        assert_eq!(failed, names_of_all.iter().map(|name| object(name)).collect::<Vec<_>>());
+        assert!(done.failed.len() <= pods.len() + 1, "round {round}: {:?}", done.failed);
+        assert_eq!(done.steps, 0, "round {round}");
+    }
     assert!(agent.pass().failed.is_empty());
-    assert_eq!(names(&mut agent).len(), pods.len());
+    assert_eq!(names(&mut agent), names_of_all);
+}
+
+#[test]
+fn services_whose_rows_fail_for_ever_starve_nobody() {
+    const REFUSED: fn(&Row) -> Option<TableError> = |row| match row {
+        Row::Service(..) => {
+            let source = std::io::ErrorKind::OutOfMemory.into();
+            Some(TableError::System { map: "svclb_services", source })
+        }
+        _ => None,
+    };
+    let names_of_all: Vec<String> = (0..5).map(|number| format!("s{number}")).collect();
+    let all = || names_of_all.iter().enumerate().map(|(at, name)| (name, format!("10.96.0.{at}")));
+    let mut agent = Agent::new(meta(64, 8, 64));
+    for (at, (name, address)) in all().enumerate() {
+        agent.hear([service(name, &[&address], at as i64), slice(name, &["10.0.0.1"])]);
+    }
+    agent.hear([service("gone", &["10.96.0.9"], 9), slice("gone", &["10.0.0.9"])]);
+    agent.pass();
+    // One backend more: a service's row says how many it has.
+    for (name, _) in all() {
+        agent.hear([slice(name, &["10.0.0.2", "10.0.0.3"])]);
+    }
+    agent.hear([gone("gone"), slice("gone", &[])]);
+    // And new ones: their rows are the first of their steps.
+    for at in 5..9 {
+        let name = format!("new-{at}");
+        agent.hear([service(&name, &[&format!("10.96.0.{at}")], 20), slice(&name, &["10.0.0.8"])]);
+    }
+    let mut ids = None;
+    for round in 0..5 {
+        let done = refused(&mut agent, REFUSED);
+        let resting = agent.state.take_resting();
+        agent.state.rested(resting);
+        assert_eq!(done.failed.len(), names_of_all.len() + 4, "round {round}: {:?}", done.failed);
+        for (name, address) in all() {
+            let expected = set(&["10.0.0.2", "10.0.0.3"]);
+            assert_eq!(agent.backends(&address), expected, "round {round}: {name}");
+        }
+        assert_eq!(agent.backends("10.96.0.9"), None, "round {round}: the removed one");
+        assert_eq!(agent.backends("10.96.0.5"), None, "round {round}: a new one");
+        // Trying again spends nothing.
+        let next = agent.state.meta().next_service;
+        assert_eq!(*ids.get_or_insert(next), next, "round {round}");
+    }
+    let done = agent.pass();
+    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    let mut fresh = Agent::new(meta(64, 8, 64));
+    std::mem::swap(&mut fresh.catalog, &mut agent.catalog);
+    fresh.mark_all();
+    fresh.pass();
+    let dialled =
+        |agent: &Agent| (0..10).map(|at| agent.backends(&format!("10.96.0.{at}"))).collect();
+    let (found, expected): (Vec<_>, Vec<_>) = (dialled(&agent), dialled(&fresh));
+    assert_eq!(found, expected);
+    assert_eq!(rows(&mut agent), rows(&mut fresh));
 }
 
 #[test]

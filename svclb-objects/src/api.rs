@@ -116,6 +116,7 @@ fn hash(text: &str) -> u64 {
 fn examine(kind: Kind, text: &str) -> (Option<String>, Said) {
     let rubbish = |problem: String| Invalid {
         object: None,
+        service: None,
         field: String::new(),
         at: String::new(),
         problem: format!("{}: {problem}", kind.name()),

@@ -173,11 +173,9 @@ impl Start<'_> {
         if let Some(batch) = self.first {
             reconciler.hear(batch);
         }
-        // A step that fails stays with its object and is tried again, as in an agent that runs.
-        let mut done = reconciler.pass();
-        if let Some(failed) = done.failed.pop().filter(|_| done.stopped) {
-            return Err(failed.error).context("cannot fill the maps");
-        }
+        // A step that fails stays with its object and is tried again, as in an agent that runs: what the
+        // maps hold is served, however many do.
+        reconciler.pass();
         // The maps are right before new programs read them; the old ones read them already.
         self.ground.attach()?;
         reconciler.make_room(self.ground)?;

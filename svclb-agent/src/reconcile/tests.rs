@@ -32,6 +32,7 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
         updates,
         whole: true,
         rejects: Vec::new(),
+        withheld: Some(Withheld::default()),
         standing: 0,
         skipped: Skipped::default(),
         seen: Instant::now(),
@@ -43,6 +44,84 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
     reconciler.hear(first);
     assert!(reconciler.pass().failed.is_empty());
     reconciler
+}
+
+/// A ground that makes maps in memory.
+#[derive(Default)]
+struct Ground {
+    made: usize,
+}
+
+impl super::Ground for Ground {
+    type Maps = Failing<Memory>;
+
+    fn shared_origins(&self) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
+    fn beside(&mut self, row: &Meta, _: bool) -> Result<Self::Maps> {
+        self.made += 1;
+        Ok(Failing::new(Memory::new(*row)))
+    }
+
+    fn switch(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn abandon(&mut self) {}
+
+    fn sweep(&mut self) {}
+
+    fn is_whole(&self) -> bool {
+        true
+    }
+
+    fn prove(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn look_after(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn maps_that_alone_know_a_service_are_replaced_by_no_others() {
+    let Reconciler { table, state, .. } = reconciler();
+    let catalog = Catalog::new(Node::default());
+    let mut reconciler = Reconciler::over(catalog, table, state.meta(), Sizing::default()).unwrap();
+    let batch = |updates, withheld| Batch {
+        updates,
+        whole: false,
+        rejects: Vec::new(),
+        withheld: Some(withheld),
+        standing: 1,
+        skipped: Skipped::default(),
+        seen: Instant::now(),
+    };
+    let (object, many) = (ObjectName::new("default", "hello"), ObjectName::new("default", "many"));
+    let ips = (1..20).map(|last| [10, 96, 1, last].into()).collect();
+    let ports =
+        vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }];
+    let own = vec![[10, 96, 0, 2].into()];
+    let service = Service { cluster_ips: own, external_ips: ips, ports, ..Service::default() };
+    let more = vec![Update::Service(many.clone(), Some(service))];
+    let withheld = Withheld { objects: [object.clone()].into(), unknown: false };
+    reconciler.hear(Batch { whole: true, ..batch(more, withheld) });
+    reconciler.pass();
+    let mut ground = Ground::default();
+    reconciler.make_room(&mut ground).unwrap();
+    assert_eq!(ground.made, 0);
+    assert_eq!(reconciler.state.kept().map(|it| &it.object).collect::<Vec<_>>(), [&object]);
+    let short: Vec<_> = reconciler.told.standing().map(|it| it.object.clone()).collect();
+    assert_eq!(short, [many], "it is told that it does not fit");
+    // What was rejected is gone: there is no need to wait for the next try.
+    reconciler.hear(batch(Vec::new(), Withheld::default()));
+    reconciler.pass();
+    reconciler.make_room(&mut ground).unwrap();
+    assert_eq!(ground.made, 1);
+    assert_eq!(reconciler.state.lacking().count(), 0);
+    assert!(!reconciler.state.has(&object), "no source has it");
 }
 
 /// A line that holds what is no Service's, as somebody else may have written it.

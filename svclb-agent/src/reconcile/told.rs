@@ -9,12 +9,31 @@ use svclb_core::plan::{Failed, Pass, Why};
 
 use crate::source::convert::Skipped;
 
+/// How many steps that failed are told at once. The others are told at the next tries, so that a fault of
+/// the maps as a whole floods no log.
+const TOLD_AT_ONCE: usize = 20;
+
+/// How many services are named in one line.
+const NAMED: usize = 20;
+
+/// Some services by name, and how many more there are.
+pub(super) fn names<'a>(mut services: impl Iterator<Item = &'a ServiceKey>) -> String {
+    let named: Vec<String> = services.by_ref().take(NAMED).map(ToString::to_string).collect();
+    let more = match services.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    named.join(", ") + &more
+}
+
 /// What was told, and stands.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,
+    /// They keep what an earlier agent wrote.
+    kept: BTreeSet<ServiceKey>,
     /// Who waits for whom.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
@@ -40,15 +59,20 @@ impl Told {
             None => failed.error.to_string(),
         };
         let now: BTreeSet<String> = done.failed.iter().map(shown).collect();
-        for failed in now.difference(&self.failed) {
+        self.failed.retain(|failed| now.contains(failed));
+        let mut news = now.difference(&self.failed).cloned().collect::<Vec<_>>().into_iter();
+        for failed in news.by_ref().take(TOLD_AT_ONCE) {
             tracing::error!(
                 "a step failed, and is tried again; what was served stays served: {failed}"
             );
+            self.failed.insert(failed);
         }
-        if done.stopped && self.failed.is_empty() {
-            tracing::error!(steps = done.steps, "too many steps failed: the pass ended there");
+        if news.len() > 0 {
+            tracing::error!(
+                more = news.len(),
+                "more steps failed; they are told at the next tries"
+            );
         }
-        self.failed = now;
     }
 
     /// Services that keep their previous state. `all` says that the pass looked at each that did so
@@ -59,6 +83,8 @@ impl Told {
         for rejected in &done.rejected {
             match rejected.why {
                 Why::WaitsForRest => drop(waits.insert(&rejected.service)),
+                // All of them are told of in one line.
+                Why::Withheld => {}
                 _ => drop(now.insert((rejected.service.clone(), rejected.why.to_string()))),
             }
         }
@@ -69,6 +95,23 @@ impl Told {
             self.rejected.retain(|(service, _)| waits.contains(service));
         }
         self.rejected.extend(now);
+    }
+
+    /// Services that keep what an earlier agent wrote: all there are now.
+    pub(super) fn kept<'a>(&mut self, now: impl Iterator<Item = &'a ServiceKey>) {
+        let now: BTreeSet<ServiceKey> = now.cloned().collect();
+        let mut news = now.difference(&self.kept).peekable();
+        if news.peek().is_some() {
+            tracing::warn!(
+                services = names(news),
+                "these keep what an earlier agent wrote of them, and no more is known: what was rejected \
+                 is, or may be, a part of them; correct or remove that"
+            );
+        }
+        if now.is_empty() && !self.kept.is_empty() {
+            tracing::info!("every service is as the sources say");
+        }
+        self.kept = now;
     }
 
     /// Services that keep their previous state.
@@ -108,16 +151,46 @@ impl Told {
 mod tests {
     use svclb_core::model::{ObjectName, Protocol};
     use svclb_core::plan::Rejected;
+    use svclb_core::table::TableError;
 
     use super::*;
 
-    #[test]
-    fn a_service_that_does_not_fit_stands_until_it_was_looked_at_and_fits() {
-        let key = |name: &str| ServiceKey {
+    fn key(name: &str) -> ServiceKey {
+        ServiceKey {
             object: ObjectName::new("default", name),
             port_name: "".into(),
             protocol: Protocol::Tcp,
+        }
+    }
+
+    #[test]
+    fn however_many_steps_fail_few_are_told_at_once_and_each_in_its_time() {
+        let failed = |numbers: std::ops::Range<usize>| {
+            let failed = numbers.map(|number| Failed {
+                object: Some(ObjectName::new("default", &format!("s{number}"))),
+                error: TableError::Missing { map: "svclb_services" },
+            });
+            Pass { failed: failed.collect(), ..Pass::default() }
         };
+        let mut told = Told::default();
+        for expected in [TOLD_AT_ONCE, 2 * TOLD_AT_ONCE, 2 * TOLD_AT_ONCE + 1] {
+            told.failed(&failed(0..2 * TOLD_AT_ONCE + 1));
+            assert_eq!(told.failed.len(), expected);
+        }
+        // What is well again is forgotten, and told anew should it come back.
+        told.failed(&failed(0..1));
+        assert_eq!(told.failed.len(), 1);
+    }
+
+    #[test]
+    fn a_line_names_some_services_and_counts_the_others() {
+        let all: Vec<ServiceKey> = (0..NAMED + 2).map(|number| key(&number.to_string())).collect();
+        assert_eq!(names(all[..2].iter()), "default/0:/TCP, default/1:/TCP");
+        assert!(names(all.iter()).ends_with(" and 2 more"), "{}", names(all.iter()));
+    }
+
+    #[test]
+    fn a_service_that_does_not_fit_stands_until_it_was_looked_at_and_fits() {
         let pass = |rejected: &[(&str, Why)]| Pass {
             rejected: rejected
                 .iter()

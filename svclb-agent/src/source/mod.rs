@@ -12,7 +12,7 @@ pub mod kube;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use svclb_core::model::Update;
+use svclb_core::model::{Update, Withheld};
 pub use svclb_objects::convert;
 
 use convert::{Invalid, Skipped};
@@ -29,6 +29,9 @@ pub struct Batch {
     pub whole: bool,
     /// What is rejected since this batch.
     pub rejects: Vec<Reject>,
+    /// Of which Services something is rejected that was never accepted, where that changed. The first
+    /// batch always says.
+    pub withheld: Option<Withheld>,
     /// How many rejects stand, with those of earlier batches. A batch may hold no other news.
     pub standing: usize,
     /// What the source holds now that is left out on purpose.
@@ -47,18 +50,20 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// Tells the operator. `first` says that nothing is known of it from before.
-    pub fn tell(&self, first: bool) {
-        let rest = match first {
-            true => "what an agent before this one knew of it is forgotten",
-            false => "what it said before stays",
-        };
+    /// Tells the operator.
+    pub fn tell(&self) {
         match self {
-            Self::File(reject) => tracing::warn!("{reject}; {rest}"),
+            // It says what happens meanwhile.
+            Self::File(reject) => tracing::warn!("{reject}"),
             Self::Object(Invalid { object, field, problem, .. }) => {
                 let object =
                     object.as_ref().map_or_else(|| "an object".to_owned(), ToString::to_string);
-                tracing::warn!(object, field, problem, "rejected; {rest}");
+                tracing::warn!(
+                    object,
+                    field,
+                    problem,
+                    "rejected; until this is corrected, its previous state stays"
+                );
             }
         }
     }
@@ -66,9 +71,9 @@ impl Reject {
 
 impl From<files::Batch> for Batch {
     fn from(batch: files::Batch) -> Self {
-        let files::Batch { updates, rejects, standing, skipped, first, seen } = batch;
+        let files::Batch { updates, rejects, withheld, standing, skipped, first, seen } = batch;
         let rejects = rejects.into_iter().map(Reject::File).collect();
-        Self { updates, whole: first, rejects, standing, skipped, seen }
+        Self { updates, whole: first, rejects, withheld, standing, skipped, seen }
     }
 }
 
@@ -114,6 +119,7 @@ impl Source {
                     updates: vec![Update::Interfaces(Some(addresses))],
                     whole: false,
                     rejects: Vec::new(),
+                    withheld: None,
                     standing,
                     skipped,
                     seen: Instant::now(),

@@ -58,10 +58,10 @@ impl State {
     /// When it does not fit; no step is made then.
     pub(super) fn bring(&self, desired: &Desired) -> Result<Vec<Step>, Why> {
         let known = self.id_of(&desired.key);
-        let kept = self.kept_ids.get(&desired.key).copied();
-        let id = known.or(kept).unwrap_or(self.meta.next_service.max(1));
+        let given = known.or_else(|| self.kept_ids.get(&desired.key).copied()).or(self.spare_id);
+        let id = given.unwrap_or(self.meta.next_service.max(1));
         let mut steps = Steps::new(self, id);
-        if known.or(kept).is_none() {
+        if given.is_none() {
             let next = id.checked_add(1).ok_or(Why::NoIds)?;
             // The id is spent before it is used: never twice, whatever happens next.
             steps.put(Row::Meta(Meta { next_service: next, ..self.meta }));

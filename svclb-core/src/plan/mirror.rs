@@ -9,7 +9,7 @@ use super::{Step, Why};
 use crate::compile::service_of;
 use crate::digest::Digest;
 use crate::index::Index;
-use crate::model::{ObjectName, ServiceKey};
+use crate::model::{ObjectName, ServiceKey, Withheld};
 use crate::ranges::Ranges;
 use crate::table::{Key, Row, Table, TableError, Written};
 
@@ -103,10 +103,16 @@ pub struct State {
     pub(super) misfits: BTreeSet<u32>,
     /// What only they refer to: it rests when the last of them is emptied.
     pub(super) misfit_ranges: Vec<(u32, u32)>,
-    /// Services that do not fit, since they were last tried.
+    /// Services that do not fit, or keep what they have, since they were last looked at.
     pub(super) short: BTreeMap<ServiceKey, Why>,
+    /// What the source cannot read.
+    pub(super) withheld: Withheld,
+    /// Services that an earlier agent wrote and this one did not look at, or keeps as they are.
+    pub(super) earlier: BTreeSet<u32>,
     /// Ids that services had in other maps, and are given again here.
     pub(super) kept_ids: HashMap<ServiceKey, u32>,
+    /// An id that the meta row says is spent and that nobody has, since a step failed in between.
+    pub(super) spare_id: Option<u32>,
     /// Steps that failed and are not yet counted in the meta row.
     pub(super) uncounted: u64,
     /// The sources are known: what passes write is all that they say.
@@ -137,7 +143,10 @@ impl State {
             misfits: BTreeSet::new(),
             misfit_ranges: Vec::new(),
             short: BTreeMap::new(),
+            withheld: Withheld::default(),
+            earlier: BTreeSet::new(),
             kept_ids: HashMap::new(),
+            spare_id: None,
             uncounted: 0,
             is_synced: true,
             grows: false,
@@ -168,52 +177,8 @@ impl State {
 
     /// What those services lack that do not fit.
     pub fn lacking(&self) -> impl Iterator<Item = Why> {
-        self.short.values().copied().filter(|why| *why != Why::WaitsForRest)
-    }
-
-    /// The state of new maps that are to take the place of maps which cannot be used, but for the rows
-    /// of `svclb_services`: services keep their ids. `meta` says how large the new ones are, how their
-    /// index is hashed and who makes them.
-    pub fn renewed(rows: &[(u32, ServiceRow)], meta: Meta) -> Self {
-        let ids = rows.iter().filter_map(|(id, row)| Some((service_of(row)?, *id)));
-        let kept_ids: HashMap<ServiceKey, u32> = ids.filter(|(_, id)| *id != 0).collect();
-        let highest = rows.iter().map(|(id, _)| *id).max().unwrap_or(0);
-        let next_service = meta.next_service.max(highest.saturating_add(1));
-        Self { kept_ids, ..Self::new(Meta { next_service, ..meta }) }
-    }
-
-    /// The state of new maps that are to take the place of these, still empty. Services keep their ids,
-    /// by which affinity knows them, and generations go on where these end: what sockets remember of
-    /// these maps is never mistaken for something of the new ones. `meta` says how large the new ones
-    /// are and how their index is hashed.
-    pub fn beside(&self, meta: Meta) -> Self {
-        let highest = self.generations.values().copied().max().unwrap_or(0);
-        let meta = Meta {
-            layout: 0,
-            index_lines: meta.index_lines,
-            spill_lines: meta.spill_lines,
-            slots: meta.slots,
-            seed: meta.seed,
-            first_generation: highest.max(self.meta.first_generation).wrapping_add(1),
-            ..self.meta
-        };
-        let services = self.services.iter();
-        Self {
-            kept_ids: services.map(|(id, held)| (held.key.clone(), *id)).collect(),
-            uncounted: self.uncounted,
-            is_synced: self.is_synced,
-            ..Self::new(meta)
-        }
-    }
-
-    /// Whether a service had an id in the maps whose place these are to take.
-    pub fn had(&self, service: &ServiceKey) -> bool {
-        self.kept_ids.contains_key(service)
-    }
-
-    /// Says that these maps are filled: ids of services that did not come are not kept any longer.
-    pub fn settle(&mut self) {
-        self.kept_ids = HashMap::new();
+        let lacks = |why: &Why| !matches!(why, Why::WaitsForRest | Why::Withheld);
+        self.short.values().copied().filter(lacks)
     }
 
     /// The state of maps that hold nothing but what rests in this one.
@@ -222,6 +187,8 @@ impl State {
             resting: self.resting.clone(),
             rests: self.rests.clone(),
             short: self.short.clone(),
+            withheld: self.withheld.clone(),
+            earlier: self.earlier.clone(),
             kept_ids: self.kept_ids.clone(),
             uncounted: self.uncounted,
             is_synced: self.is_synced,
@@ -342,7 +309,10 @@ impl State {
 
     fn put(&mut self, row: &Row) {
         match row {
-            Row::Service(id, row) => self.put_service(*id, row),
+            Row::Service(id, row) => {
+                self.spare_id = self.spare_id.filter(|spare| spare != id);
+                self.put_service(*id, row);
+            }
             Row::Backend(key, row) => {
                 if let Some(held) = self.services.get_mut(&key.service) {
                     held.members.put(key.address, key.port, row);
@@ -393,7 +363,12 @@ impl State {
             Row::Spilled(number, count) => {
                 self.spills.insert(*number, *count);
             }
-            Row::Meta(meta) => self.meta = *meta,
+            Row::Meta(meta) => {
+                if meta.next_service > self.meta.next_service {
+                    self.spare_id = Some(meta.next_service - 1);
+                }
+                self.meta = *meta;
+            }
         }
     }
 
@@ -432,6 +407,7 @@ impl State {
     fn removed(&mut self, key: &Key) {
         match key {
             Key::Service(id) => {
+                self.earlier.remove(id);
                 if let Some(held) = self.services.remove(id)
                     && let Some(ids) = self.of_object.get_mut(&held.key.object)
                 {

@@ -1,13 +1,15 @@
 //! From what the maps hold to what they should hold, by ordered steps.
 //!
-//! * [`State`] (here, `load`, `mirror`): what the maps hold, kept in step as steps succeed.
+//! * [`State`] (`load`, `mirror`, `beside`): what the maps hold, kept in step as steps succeed.
 //! * `change`: the steps for one Service object, in two phases.
+//! * `withheld`: who keeps what an earlier agent wrote, since a source cannot read it.
 //! * `pass`, `run`, `outcome`: all dirty objects, on a table, and what came of it.
 //!
 //! The order inside one object, and of the phases over objects, is what keeps every prefix of a plan
 //! right: each frontend goes only to old or new backends of its own service, and one with a live
 //! backend before and after is never refused.
 
+mod beside;
 mod change;
 mod load;
 mod members;
@@ -15,6 +17,7 @@ mod mirror;
 mod outcome;
 mod pass;
 mod run;
+mod withheld;
 
 pub use load::load;
 pub use mirror::{Resting, State};

@@ -25,6 +25,9 @@ pub enum Why {
         "no service id is left: start the agent over new maps (`svclb uninstall`, then `svclb agent`)"
     )]
     NoIds,
+    /// A part of it cannot be read ([`State::withhold`]).
+    #[error("what was rejected is, or may be, a part of it")]
+    Withheld,
 }
 
 /// A service that keeps the state that it has.
@@ -61,8 +64,6 @@ pub struct Pass {
     /// Steps that failed. What came after it for the same service was not tried, and the object is dirty
     /// again.
     pub failed: Vec<Failed>,
-    /// Too many failed one after the other: the pass ended there, and what it was for is dirty again.
-    pub stopped: bool,
 }
 
 /// Takes steps in order, each into the mirror as it succeeds, and counts them.

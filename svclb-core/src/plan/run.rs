@@ -1,5 +1,6 @@
 //! The objects of one pass: which are looked at, in what order, and what a failing step or missing room
-//! of one means for the others.
+//! of one means for the others. However many fail, each has its turn: those that fail are tried first the
+//! next time too, and would starve the rest.
 //!
 //! Phase one brings what is new, the older Services first: of two that ask for one frontend the older has
 //! it, unless it does not fit; then it keeps what it has and is passed over. Phase two removes what nobody
@@ -17,9 +18,6 @@ use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey};
 use crate::table::{Row, Table, TableError};
 
-/// So many objects that fail one after the other are not at fault themselves.
-const FAILURES: usize = 3;
-
 /// What became of a service in phase one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Brought {
@@ -35,9 +33,6 @@ struct Asked {
     brought: Brought,
 }
 
-/// Too many failed.
-struct Stopped;
-
 /// A pass in the making.
 pub(super) struct Run<'a, T> {
     state: &'a mut State,
@@ -49,7 +44,6 @@ pub(super) struct Run<'a, T> {
     asked: BTreeMap<ObjectName, Vec<Asked>>,
     /// What the next pass has to look at.
     again: BTreeSet<ObjectName>,
-    failures: usize,
 }
 
 impl<'a, T: Table> Run<'a, T> {
@@ -67,7 +61,6 @@ impl<'a, T: Table> Run<'a, T> {
             queue: BTreeSet::new(),
             asked: BTreeMap::new(),
             again: BTreeSet::new(),
-            failures: 0,
         };
         dirty.iter().for_each(|object| run.look_at(object));
         run
@@ -75,12 +68,7 @@ impl<'a, T: Table> Run<'a, T> {
 
     /// What was done, and the objects that are to be looked at again.
     pub(super) fn run(mut self) -> (Pass, BTreeSet<ObjectName>) {
-        if self.phases().is_err() {
-            self.pass.stopped = true;
-            self.again
-                .extend(std::mem::take(&mut self.queue).into_iter().map(|(_, object)| object));
-            self.again.extend(self.asked.keys().cloned());
-        }
+        self.phases();
         self.tell();
         for asked in self.asked.into_values().flatten() {
             if let Brought::Rejected(why) = asked.brought {
@@ -93,61 +81,57 @@ impl<'a, T: Table> Run<'a, T> {
         (self.pass, self.again)
     }
 
-    fn phases(&mut self) -> Result<(), Stopped> {
-        self.mend()?;
+    fn phases(&mut self) {
+        self.mend();
         while let Some((_, object)) = self.queue.pop_first() {
-            self.bring(&object)?;
+            self.bring(&object);
         }
         // First what nobody at all asks for: that may make the room that others need.
         let objects = self.asked.keys().cloned().collect();
-        let waiting = self.leave(objects, |_, _| true)?;
+        let waiting = self.leave(objects, |_, _| true);
         self.look_at_rejected();
-        let waiting = self.leave(waiting, State::may_come)?;
+        let waiting = self.leave(waiting, State::may_come);
         self.again.extend(waiting);
-        self.mend()
+        self.mend();
     }
 
     /// Says in the maps what was done, and what was not.
     fn tell(&mut self) {
         let meta = self.state.meta;
-        let short = u32::try_from(self.state.short.len()).unwrap_or(u32::MAX);
-        let mut now = Meta { failures: meta.failures + self.state.uncounted, short, ..meta };
-        if !self.pass.stopped {
-            now.layout = LAYOUT_VERSION;
-            now.synced = if self.state.is_synced { 1 } else { meta.synced };
-            let is_changed = (meta.layout, meta.synced) != (now.layout, now.synced);
-            now.passes += u64::from(self.pass.steps > 0 || is_changed);
-        }
+        let short = self.state.short.values().filter(|why| **why != Why::Withheld).count();
+        let short = u32::try_from(short).unwrap_or(u32::MAX);
+        let mut now = Meta {
+            layout: LAYOUT_VERSION,
+            failures: meta.failures + self.state.uncounted,
+            synced: if self.state.is_synced { 1 } else { meta.synced },
+            short,
+            ..meta
+        };
+        let is_changed = (meta.layout, meta.synced) != (now.layout, now.synced);
+        now.passes += u64::from(self.pass.steps > 0 || is_changed);
         if now == meta {
             return;
         }
         match take(self.state, self.table, &[Step::Put(Row::Meta(now))], &mut 0) {
             Ok(()) => self.state.uncounted = 0,
-            Err(error) => self.pass.stopped |= self.failed(None, error).is_err(),
+            Err(error) => self.failed(None, error),
         }
     }
 
     /// Phase one for one object.
-    fn bring(&mut self, object: &ObjectName) -> Result<(), Stopped> {
+    fn bring(&mut self, object: &ObjectName) {
         let wanted = self.wanted(object);
         let is_wanted = |service: &ServiceKey| wanted.iter().any(|it| it.key == *service);
         self.state.short.retain(|short, _| short.object != *object || is_wanted(short));
-        let mut services = Vec::new();
+        let is_known = self.catalog.knows(object);
+        let mut services = self.keep(object);
         for desired in wanted {
             let losers = self.state.losers(&desired);
-            let brought = match self.state.bring(&desired) {
-                Err(why) => Brought::Rejected(why),
-                Ok(steps) => match self.take(&steps) {
-                    Ok(()) => Brought::Fits,
-                    // A member too many misleads nobody: no slot names it.
-                    Err(TableError::Full { map, .. }) => Brought::Rejected(Why::MapFull(map)),
-                    Err(error) => {
-                        // Some frontends may have changed hands.
-                        self.again.extend(losers.iter().cloned());
-                        self.failed(Some(object), error)?;
-                        Brought::Failed
-                    }
-                },
+            let id = self.state.id_of(&desired.key);
+            let brought = if id.is_some_and(|id| self.state.keeps(id, Some(&desired), is_known)) {
+                Brought::Rejected(Why::Withheld)
+            } else {
+                self.bring_service(&desired, &losers)
             };
             let was_short = self.state.short.contains_key(&desired.key);
             match brought {
@@ -165,9 +149,49 @@ impl<'a, T: Table> Run<'a, T> {
             let frontends = desired.frontends.iter().map(|it| it.key).collect();
             services.push(Asked { service: desired.key, frontends, brought });
         }
+        self.state.looked_at(object);
         self.asked.insert(object.clone(), services);
         self.look_at_heirs(object);
-        Ok(())
+    }
+
+    /// Phase one for one service; `losers` have frontends that it should have.
+    fn bring_service(&mut self, desired: &Desired, losers: &[ObjectName]) -> Brought {
+        let steps = match self.state.bring(desired) {
+            Ok(steps) => steps,
+            Err(why) => return Brought::Rejected(why),
+        };
+        match self.take(&steps) {
+            Ok(()) => Brought::Fits,
+            // A member too many misleads nobody: no slot names it.
+            Err(TableError::Full { map, .. }) => Brought::Rejected(Why::MapFull(map)),
+            Err(error) => {
+                // Some frontends may have changed hands.
+                self.again.extend(losers.iter().cloned());
+                self.failed(Some(&desired.key.object), error);
+                Brought::Failed
+            }
+        }
+    }
+
+    /// The services that stay as an earlier agent wrote them though there is no Service object.
+    fn keep(&mut self, object: &ObjectName) -> Vec<Asked> {
+        if self.catalog.serves(object) {
+            return Vec::new();
+        }
+        let ids = self.state.of_object.get(object).into_iter().flatten();
+        let kept = ids.filter(|id| self.state.keeps(**id, None, false));
+        let held = kept.filter_map(|id| self.state.services.get(id));
+        let asked = |service: ServiceKey, frontends| Asked {
+            service,
+            frontends,
+            brought: Brought::Rejected(Why::Withheld),
+        };
+        let kept: Vec<Asked> =
+            held.map(|held| asked(held.key.clone(), held.frontends.clone())).collect();
+        for asked in &kept {
+            self.state.short.insert(asked.service.clone(), Why::Withheld);
+        }
+        kept
     }
 
     /// What the maps should hold of an object, as long as others do not fit.
@@ -225,7 +249,7 @@ impl<'a, T: Table> Run<'a, T> {
         &mut self,
         objects: Vec<ObjectName>,
         may_come: impl Fn(&State, &ServiceKey) -> bool,
-    ) -> Result<Vec<ObjectName>, Stopped> {
+    ) -> Vec<ObjectName> {
         let mut waiting = Vec::new();
         for object in objects {
             let ids = self.state.of_object.get(&object).cloned().unwrap_or_default();
@@ -243,13 +267,15 @@ impl<'a, T: Table> Run<'a, T> {
                     others.any(|other| may_come(self.state, other))
                 });
                 waits |= leave.waits;
-                self.take(&leave.steps).or_else(|error| self.failed(Some(&object), error))?;
+                if let Err(error) = self.take(&leave.steps) {
+                    self.failed(Some(&object), error);
+                }
             }
             if waits {
                 waiting.push(object);
             }
         }
-        Ok(waiting)
+        waiting
     }
 
     /// Says of those that do not fit whether they will once what phase two freed has rested.
@@ -273,31 +299,24 @@ impl<'a, T: Table> Run<'a, T> {
     }
 
     /// Makes good for steps that failed between a line and what its home tells of it.
-    fn mend(&mut self) -> Result<(), Stopped> {
+    fn mend(&mut self) {
         for home in self.state.touched.clone() {
             match self.take(&self.state.mend_home(home)) {
                 Ok(()) => drop(self.state.touched.remove(&home)),
-                Err(error) => self.failed(None, error)?,
+                Err(error) => self.failed(None, error),
             }
         }
-        Ok(())
     }
 
     fn take(&mut self, steps: &[Step]) -> Result<(), TableError> {
-        take(self.state, self.table, steps, &mut self.pass.steps)?;
-        if !steps.is_empty() {
-            self.failures = 0;
-        }
-        Ok(())
+        take(self.state, self.table, steps, &mut self.pass.steps)
     }
 
     /// Notes a step that failed, of an object or of the maps as a whole.
-    fn failed(&mut self, object: Option<&ObjectName>, error: TableError) -> Result<(), Stopped> {
+    fn failed(&mut self, object: Option<&ObjectName>, error: TableError) {
         self.again.extend(object.cloned());
         self.pass.failed.push(Failed { object: object.cloned(), error });
         self.state.uncounted += 1;
-        self.failures += 1;
-        if self.failures < FAILURES { Ok(()) } else { Err(Stopped) }
     }
 }
 
@@ -331,7 +350,7 @@ impl State {
         match self.short.get(service) {
             None | Some(Why::WaitsForRest) => true,
             Some(Why::NoSlots | Why::NoLine | Why::MapFull(_)) => self.grows,
-            Some(Why::NoIds) => false,
+            Some(Why::NoIds | Why::Withheld) => false,
         }
     }
 }

@@ -56,6 +56,8 @@ impl Converted {
 pub struct Invalid {
     /// The object, where it can be told.
     pub object: Option<ObjectId>,
+    /// The Service that an EndpointSlice says it belongs to, where that can be read.
+    pub service: Option<Box<ObjectName>>,
     /// Path of the field in the object, such as `spec.ports[1].port`; empty for the whole of it.
     pub field: String,
     /// Where the object lies in its document: empty, or such as `items[3].`.
@@ -66,7 +68,23 @@ pub struct Invalid {
 
 impl Invalid {
     fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { object: None, field: field.into(), at: String::new(), problem: problem.into() }
+        Self {
+            object: None,
+            service: None,
+            field: field.into(),
+            at: String::new(),
+            problem: problem.into(),
+        }
+    }
+
+    /// The Service that lacks a part now; none for a Node, and where it cannot be told.
+    pub fn part_of(&self) -> Option<&ObjectName> {
+        let object = self.object.as_ref()?;
+        match object.kind {
+            Kind::Service => Some(&object.name),
+            Kind::EndpointSlice => self.service.as_deref(),
+            Kind::Node => None,
+        }
     }
 
     fn of(mut self, object: &ObjectId) -> Self {

@@ -127,12 +127,13 @@ fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Convert
         },
         Meaning::One(kind) => {
             let object = identify(kind, &value);
+            let service = object.as_ref().and_then(|object| service_of(object, &value));
             match one(kind, value) {
                 Ok((update, skipped)) => {
                     converted.updates.push(update);
                     converted.skipped.add(&skipped);
                 }
-                Err(invalid) => converted.reject(Invalid { object, at, ..invalid }),
+                Err(invalid) => converted.reject(Invalid { object, service, at, ..invalid }),
             }
         }
     }
@@ -172,6 +173,15 @@ fn identify(kind: Kind, value: &Value) -> Option<ObjectId> {
         },
     };
     Some(ObjectId { kind, name: ObjectName::new(namespace, name) })
+}
+
+/// The Service that a slice belongs to, however wrong the rest of it may be.
+fn service_of(object: &ObjectId, value: &Value) -> Option<Box<ObjectName>> {
+    if object.kind != Kind::EndpointSlice {
+        return None;
+    }
+    let label = value.get("metadata")?.get("labels")?.get("kubernetes.io/service-name")?;
+    slice::named(&object.name, label.as_str()?)
 }
 
 fn meaning(value: &Value, implied: Option<Kind>) -> Result<Meaning, Invalid> {

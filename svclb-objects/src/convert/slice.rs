@@ -23,9 +23,18 @@ pub fn slice(slice: &wire::EndpointSlice) -> Result<(Update, Skipped), Invalid> 
     let name = object_name(&slice.metadata, Name::Subdomain)?;
     let mut skipped = Skipped::default();
     let converted = convert(slice, &name, &mut skipped).map_err(|invalid| {
-        invalid.of(&ObjectId { kind: Kind::EndpointSlice, name: name.clone() })
+        let service = slice.metadata.labels.service_name.as_deref();
+        let service = service.and_then(|service| named(&name, service));
+        Invalid { service, ..invalid }
+            .of(&ObjectId { kind: Kind::EndpointSlice, name: name.clone() })
     })?;
     Ok((Update::Slice(name, converted), skipped))
+}
+
+/// The Service that a slice's label names.
+pub(super) fn named(slice: &ObjectName, service: &str) -> Option<Box<ObjectName>> {
+    let name = names::name(Name::Label.check("", service).ok()?);
+    Some(Box::new(ObjectName { namespace: Arc::clone(&slice.namespace), name }))
 }
 
 fn convert(
@@ -128,6 +137,10 @@ fn endpoints(endpoints: &[wire::Endpoint], ipv4: bool) -> Result<Endpoints, Inva
     endpoints.iter().enumerate().map(convert).collect()
 }
 
+/// The address that is used of an endpoint: the first. It must be one that a pod can have, by the rule of
+/// the API server (Kubernetes 1.36, pkg/apis/discovery/validation `validateEndpoints`, which asks
+/// pkg/apis/core/validation `ValidateEndpointIP`): loopback and link-local addresses are a node's own,
+/// such as those of what runs on the node and of a cloud's metadata.
 fn address(i: usize, endpoint: &wire::Endpoint, ipv4: bool) -> Result<IpAddr, Invalid> {
     let Some(text) = endpoint.addresses.first() else {
         let problem = "missing: an endpoint needs an address";
@@ -139,6 +152,12 @@ fn address(i: usize, endpoint: &wire::Endpoint, ipv4: bool) -> Result<IpAddr, In
     if address.is_ipv4() != ipv4 {
         let family = if ipv4 { "IPv4" } else { "IPv6" };
         let problem = format!("{address} is not an {family} address, as addressType says");
+        return Err(in_field(Invalid::new("", problem)));
+    }
+    if address.is_loopback() || field::is_link_local(&address) {
+        let kind = if address.is_loopback() { "loopback" } else { "a link-local address" };
+        let problem =
+            format!("{address} is {kind}, which no pod has: expected the address of a pod");
         return Err(in_field(Invalid::new("", problem)));
     }
     Ok(address)

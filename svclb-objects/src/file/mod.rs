@@ -5,13 +5,13 @@ mod documents;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use svclb_core::model::Update;
+use svclb_core::model::{ObjectName, Update};
 
 use crate::convert::{self, Invalid, Kind, ObjectId, Skipped};
 use crate::text::{line, short};
@@ -56,8 +56,8 @@ impl fmt::Display for Reject {
 pub struct Contents {
     /// Objects and the document each is in. An update without an object is one that means nothing here.
     pub objects: BTreeMap<ObjectId, (Update, usize)>,
-    /// Rejected, and known which.
-    pub rejected: BTreeSet<ObjectId>,
+    /// Rejected, and known which; with the Service that lacks a part then.
+    pub rejected: BTreeMap<ObjectId, Option<ObjectName>>,
     /// Something was rejected that may be any object.
     pub unknown: bool,
     /// What was rejected: the first [`MOST_TOLD`], and behind them one that says how many more there are.
@@ -155,7 +155,7 @@ impl Reader<'_> {
     fn invalid(&mut self, number: usize, invalid: Invalid, line: impl Fn(&str) -> Option<usize>) {
         match &invalid.object {
             Some(object) => {
-                self.contents.rejected.insert(object.clone());
+                self.contents.rejected.insert(object.clone(), invalid.part_of().cloned());
             }
             None => self.contents.unknown = true,
         }

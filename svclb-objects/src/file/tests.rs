@@ -14,6 +14,44 @@ fn service(name: &str, port: u16) -> String {
 }
 
 #[test]
+fn a_rejected_object_says_which_service_lacks_a_part_of_it() {
+    let slice = |labels: &str, rest: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a-1\n  \
+             namespace: ns\n  labels: {labels}\n{rest}\n"
+        )
+    };
+    let label = "{kubernetes.io/service-name: a}";
+    let rows: [(&str, String, &[Option<&str>], bool); 8] = [
+        ("a Service", service("a", 0), &[Some("default/a")], false),
+        (
+            "a field of a slice",
+            slice(label, "addressType: IPv4\nendpoints: [{}]"),
+            &[Some("ns/a")],
+            false,
+        ),
+        ("the shape of a slice", slice(label, "endpoints: many"), &[Some("ns/a")], false),
+        ("a label that is no name", slice("{kubernetes.io/service-name: A}", ""), &[None], false),
+        ("labels that are none", slice("7", ""), &[None], false),
+        (
+            "a Node",
+            "apiVersion: v1\nkind: Node\nmetadata: {name: x}\nstatus: 7".into(),
+            &[None],
+            false,
+        ),
+        ("no name", "apiVersion: v1\nkind: Service\nmetadata: {}".into(), &[], true),
+        ("no YAML", "[".into(), &[], true),
+    ];
+    for (row, text, expected, unknown) in rows {
+        let held = contents("f.yaml".as_ref(), Ok(text.into_bytes()), "x");
+        let services: Vec<_> =
+            held.rejected.values().map(|it| it.as_ref().map(ToString::to_string)).collect();
+        let expected: Vec<_> = expected.iter().map(|it| it.map(str::to_owned)).collect();
+        assert_eq!((services, held.unknown), (expected, unknown), "{row}: {:?}", held.rejects);
+    }
+}
+
+#[test]
 fn documents_are_split_by_yamls_rule_and_know_their_first_line() {
     type Row<'a> = (&'a str, &'a str, &'a [(usize, usize, &'a str)]);
     let rows: [Row<'_>; 14] = [

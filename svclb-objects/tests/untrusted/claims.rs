@@ -43,6 +43,15 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
+/// Whether a pod can have this address: neither loopback nor 169.254.0.0/16 nor fe80::/10.
+fn can_be_a_pods(address: IpAddr) -> bool {
+    let is_link_local = match address {
+        IpAddr::V4(address) => address.octets()[..2] == [169, 254],
+        IpAddr::V6(address) => address.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    !is_link_local && !address.is_loopback()
+}
+
 /// The number of the protocol of a port.
 fn protocol(port: &Value) -> Option<u8> {
     match &port["protocol"] {
@@ -133,6 +142,6 @@ impl Endpoints {
         port: u16,
     ) -> bool {
         let backend = (service.to_owned(), port_name.to_owned(), protocol, address, port);
-        self.backends.contains(&backend)
+        self.backends.contains(&backend) && can_be_a_pods(address)
     }
 }

@@ -214,7 +214,8 @@ fn the_check_sees_a_backend_that_no_slice_names() {
         "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
         "ports": [{"name": "http", "port": 8080}, {"name": "", "port": 53, "protocol": "UDP"}, {"port": 9},
             {"name": "s", "port": 7, "protocol": "SCTP"}],
-        "endpoints": [{"addresses": ["10.244.0.1", "10.244.0.9"]}, {"addresses": ["10.244.0.002"]}, {}],
+        "endpoints": [{"addresses": ["10.244.0.1", "10.244.0.9"]}, {"addresses": ["10.244.0.002"]}, {},
+            {"addresses": ["127.0.0.1"]}, {"addresses": ["169.254.169.254"]}, {"addresses": ["fe80::1"]}],
     });
     let endpoints = Endpoints::of(&slice);
     let rows = [
@@ -228,6 +229,9 @@ fn the_check_sees_a_backend_that_no_slice_names() {
         ("another Service", "api", ("http", 6), "10.244.0.1", 8080, false),
         ("a port without a name", "web", ("", 6), "10.244.0.1", 9, false),
         ("SCTP", "web", ("s", 6), "10.244.0.1", 7, false),
+        ("loopback", "web", ("http", 6), "127.0.0.1", 8080, false),
+        ("a cloud's metadata", "web", ("http", 6), "169.254.169.254", 8080, false),
+        ("link-local IPv6", "web", ("http", 6), "fe80::1", 8080, false),
     ];
     for (row, service, its_port, address, port, named) in rows {
         let found = endpoints.name(service, its_port, address.parse().unwrap(), port);

@@ -106,6 +106,48 @@ fn fail_for_a_while(name: &str, error: i32, rows: &[Lasting]) {
     stage.world.assert_as_fresh();
 }
 
+#[test]
+fn while_each_row_of_a_service_is_refused_every_changed_service_is_served_and_a_removed_one_goes() {
+    const CHANGED: usize = 6;
+    let stage = Stage::started("fail-many");
+    let changed: Vec<(String, String)> =
+        (0..CHANGED).map(|at| (format!("changes-{at}"), format!("10.96.0.{}", 20 + at))).collect();
+    for (name, ip) in &changed {
+        stage.service(name, ip).backends(&stage.pool[..2]).write();
+    }
+    stage.service("goes", "10.96.0.13").backends(&stage.pool[..2]).write();
+    stage.world.settle();
+    let told = stage.world.agent_log().len();
+    stage.faults.clear();
+    stage.faults.fail(Operation::Update, "svclb_services", libc::ENOMEM, usize::MAX);
+    stage.unnoticed(|| {
+        for (name, ip) in &changed {
+            // Another number of backends: a service's row says it.
+            stage.service(name, ip).backends(&stage.pool[3..]).write();
+        }
+        stage.world.remove("default/goes");
+        for (name, ip) in &changed {
+            eventually(&format!("{name} has its new backend"), || {
+                let said = stage.world.ask(Tcp, format!("{ip}:80")).map_err(|it| it.to_string())?;
+                if said == "b-3" { Ok(()) } else { Err(said) }
+            });
+        }
+        eventually("the removed one is gone", || match stage.world.ask(Tcp, "10.96.0.13:80") {
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        stage.wait_for_waits(4, waits);
+    });
+    let log = stage.world.agent_log().split_off(told);
+    for (name, _) in &changed {
+        let is_told = |line: &&str| line.contains("ERROR") && line.contains(name);
+        assert_eq!(log.lines().filter(is_told).count(), 1, "{name} is told of once:\n{log}");
+    }
+    stage.faults.clear();
+    stage.world.settle();
+    stage.world.assert_as_fresh();
+}
+
 /// The last wait is far longer than the first ones: they double. Only a busy machine makes some longer.
 fn assert_later_each_time(waits: &[Duration], row: &str) {
     let (first, later) = waits.split_at(waits.len().div_ceil(2));

@@ -1,5 +1,6 @@
 //! Calls of the agent that the kernel refuses, once or for a while: what was served stays served, the
-//! agent tries again, says so, and comes to what it would have written at once.
+//! agent tries again, says so, and comes to what it would have written at once. And what it cannot read when
+//! it starts.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,3 +11,4 @@ mod lasting;
 mod once;
 mod stage;
 mod start;
+mod unread;

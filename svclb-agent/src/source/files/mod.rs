@@ -10,7 +10,8 @@
 //! When a file is read:
 //! * As soon as a writer closes it, or it is moved or linked into place: no timer delays that.
 //! * While it is being written (written to or made, and not closed yet), not before it was left alone
-//!   for [`QUIET`]. So a cut file of a writer that will go on is not taken for a whole one.
+//!   for [`QUIET`]. So a cut file of a writer that will go on is not taken for a whole one. At the start
+//!   all files are waited for, but for 1 s at most.
 //! * A file that vanished or was emptied is held for [`QUIET`] before what it held is taken away: editors
 //!   and `git` replace a file by removing it and making it anew, and every write in place empties it
 //!   first, which can be seen a moment before its event.
@@ -30,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use svclb_core::model::Update;
+use svclb_core::model::{Update, Withheld};
 use svclb_objects::file;
 pub use svclb_objects::file::Reject;
 
@@ -43,6 +44,9 @@ use watch::{Event, Watch, What};
 pub const QUIET: Duration = Duration::from_millis(100);
 /// How often a file that is written again and again is read before one of the states counts.
 const READS: u32 = 3;
+/// How long the first batch waits at most for files that are written all the time. It goes without them
+/// then, and says that they may hold any object.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What the files say that they did not say before.
 #[derive(Clone, Debug)]
@@ -51,6 +55,8 @@ pub struct Batch {
     pub updates: Vec<Update>,
     /// Documents and files that are rejected since this batch.
     pub rejects: Vec<Reject>,
+    /// Of which Services something is rejected that was never accepted, where that changed.
+    pub withheld: Option<Withheld>,
     /// How many rejects stand, with those of earlier batches. A batch may hold no other news.
     pub standing: usize,
     /// What the files hold now that is left out on purpose.
@@ -86,7 +92,10 @@ pub struct Files {
     /// Entries that appeared on a way that is to be looked at anew (folder and name), and whether they
     /// are known to be whole: moved or closed.
     made: HashMap<(PathBuf, OsString), bool>,
-    first: bool,
+    /// Files that the first batch went without, and that were not read yet.
+    late: BTreeSet<FileKey>,
+    /// When the first batch goes without those that are still being written; none once it went.
+    first: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +133,8 @@ impl Files {
             leaving: BTreeMap::new(),
             emptied: HashMap::new(),
             made: HashMap::new(),
-            first: true,
+            late: BTreeSet::new(),
+            first: Some(Instant::now() + LONGEST_WAIT),
         };
         // Watched before anything is read, so that nothing is missed in between.
         files.survey(Instant::now())?;
@@ -138,8 +148,8 @@ impl Files {
         self
     }
 
-    /// Waits for news. The first call returns at once with all that the files hold, even if that is
-    /// nothing. May be dropped while it waits.
+    /// Waits for news. The first are all that the files hold, even if that is nothing, as soon as none of
+    /// them is being written. May be dropped while it waits.
     pub async fn next(&mut self) -> Batch {
         loop {
             if let Some(batch) = self.work() {
@@ -177,12 +187,6 @@ impl Files {
             }
             self.drain(Instant::now());
         }
-        if self.first {
-            // The beginning: there is no earlier state that a half-written file could spoil.
-            for (file, wait) in std::mem::take(&mut self.writing) {
-                self.dirty.insert(file, wait.since);
-            }
-        }
         for (file, wait) in due(&mut self.writing, now) {
             self.dirty.entry(file).or_insert(wait.since);
         }
@@ -195,14 +199,18 @@ impl Files {
                 seen = seen.min(since);
             }
         }
-        let first = std::mem::replace(&mut self.first, false);
-        let changes = self.state.changes();
-        if changes.is_none() && !first {
+        if self.first.is_some_and(|latest| !self.writing.is_empty() && now < latest) {
             return None;
         }
-        let state::Changes { updates, rejects, standing } = changes.unwrap_or_default();
+        let first = self.first.take().is_some();
+        if first {
+            // What an agent before this one knew of them must not go as long as they are not read.
+            self.late.extend(self.writing.keys().cloned());
+        }
+        let state::Changes { updates, rejects, withheld, standing } =
+            self.state.changes(!self.late.is_empty())?;
         let skipped = self.state.skipped();
-        Some(Batch { updates, rejects, standing, skipped, first, seen })
+        Some(Batch { updates, rejects, withheld, standing, skipped, first, seen })
     }
 
     /// Reads a file, unless it is being written meanwhile. True when it was read.
@@ -217,7 +225,7 @@ impl Files {
             // What was read is only worth something if nobody wrote while it was.
             self.drain(Instant::now());
             let again = self.dirty.remove(file).is_some();
-            if !self.first && (self.writing.contains_key(file) || self.leaving.contains_key(file)) {
+            if self.writing.contains_key(file) || self.leaving.contains_key(file) {
                 return false;
             }
             if again {
@@ -235,6 +243,7 @@ impl Files {
             if let Ok(stamp) = stamp {
                 self.read.insert(file.clone(), stamp);
             }
+            self.late.remove(file);
             self.state.put(file, file::contents(&file.path, bytes, &self.node));
             return true;
         }
@@ -304,6 +313,7 @@ impl Files {
         self.dirty.remove(&file);
         self.emptied.remove(&file);
         self.read.remove(&file);
+        self.late.remove(&file);
         if self.state.fade(&file) {
             self.leaving.entry(file).or_insert(Wait { since: now, until: now + self.quiet });
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use svclb_core::model::Update;
+use svclb_core::model::{ObjectName, Update, Withheld};
 use svclb_objects::file::{Contents, Reject};
 use svclb_objects::text::line;
 
@@ -31,6 +31,10 @@ struct Held {
 #[derive(Debug, Default)]
 struct FileState {
     objects: BTreeMap<ObjectId, Held>,
+    /// What is rejected, with the Service that lacks a part then.
+    rejected: BTreeMap<ObjectId, Option<ObjectName>>,
+    /// What is rejected may be any object, and there never was a state of the file without that.
+    unknown: bool,
     rejects: Vec<Reject>,
     /// How many there are, with those that are not told.
     standing: usize,
@@ -48,6 +52,8 @@ pub(super) struct State {
     touched: BTreeSet<ObjectId>,
     fresh: Vec<Reject>,
     standing: usize,
+    /// What was told last; none at first.
+    withheld: Option<Withheld>,
 }
 
 /// What was not reported yet.
@@ -55,6 +61,7 @@ pub(super) struct State {
 pub(super) struct Changes {
     pub(super) updates: Vec<Update>,
     pub(super) rejects: Vec<Reject>,
+    pub(super) withheld: Option<Withheld>,
     pub(super) standing: usize,
 }
 
@@ -83,11 +90,13 @@ impl State {
     /// What a file holds now. What it held before and was rejected stays; so does all that it held,
     /// while something in it was rejected that may be any object.
     pub(super) fn put(&mut self, file: &FileKey, contents: Contents) {
-        let before = self.files.remove(file).unwrap_or_default();
+        let before = self.files.remove(file);
+        let unknown = contents.unknown && before.as_ref().is_none_or(|before| before.unknown);
+        let before = before.unwrap_or_default();
         let mut objects = BTreeMap::new();
         for (object, held) in before.objects {
             self.touched.insert(object.clone());
-            if contents.unknown || contents.rejected.contains(&object) {
+            if contents.unknown || contents.rejected.contains_key(&object) {
                 objects.insert(object, Held { kept: true, ..held });
             } else if let Some(holders) = self.holders.get_mut(&object) {
                 holders.remove(file);
@@ -102,8 +111,8 @@ impl State {
         }
         let known: HashSet<&Reject> = before.rejects.iter().collect();
         self.fresh.extend(contents.rejects.iter().filter(|new| !known.contains(new)).cloned());
-        let Contents { rejects, standing, skipped, .. } = contents;
-        let state = FileState { objects, rejects, standing, skipped };
+        let Contents { rejected, rejects, standing, skipped, .. } = contents;
+        let state = FileState { objects, rejected, unknown, rejects, standing, skipped };
         self.files.insert(file.clone(), state);
     }
 
@@ -118,8 +127,9 @@ impl State {
         }
     }
 
-    /// What changed since the last time; `None` when nothing did.
-    pub(super) fn changes(&mut self) -> Option<Changes> {
+    /// What changed since the last time; `None` when nothing did. `unread` says that there are files that
+    /// were never read.
+    pub(super) fn changes(&mut self, unread: bool) -> Option<Changes> {
         let mut changes = Changes::default();
         for object in std::mem::take(&mut self.touched) {
             self.settle(&object, &mut changes);
@@ -132,10 +142,25 @@ impl State {
             + self.shadowed.values().map(Vec::len).sum::<usize>();
         let cleared = changes.standing != self.standing;
         self.standing = changes.standing;
-        if changes.updates.is_empty() && changes.rejects.is_empty() && !cleared {
-            return None;
+        let withheld = self.withheld(unread);
+        if self.withheld.as_ref() != Some(&withheld) {
+            changes.withheld = Some(self.withheld.insert(withheld).clone());
         }
-        Some(changes)
+        let is_new = cleared || changes.withheld.is_some();
+        (is_new || !changes.updates.is_empty() || !changes.rejects.is_empty()).then_some(changes)
+    }
+
+    /// Of which Services something is rejected that was never accepted.
+    fn withheld(&self, unread: bool) -> Withheld {
+        let mut withheld = Withheld { unknown: unread, ..Withheld::default() };
+        for file in self.files.values() {
+            withheld.unknown |= file.unknown;
+            // What was accepted, here or in another file, stays or counts.
+            let is_new = |object: &ObjectId| !self.holders.contains_key(object);
+            let rejected = file.rejected.iter().filter(|(object, _)| is_new(object));
+            withheld.objects.extend(rejected.filter_map(|(_, service)| service.clone()));
+        }
+        withheld
     }
 
     /// What the files hold that is left out on purpose.

@@ -27,6 +27,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 const WHOLE: Duration = Duration::from_secs(60);
 /// How long credentials may take: a plugin may have to ask somebody.
 const CREDENTIALS: Duration = Duration::from_secs(30);
+/// How long a request waits for the first ones: less than a list may stand still (`feed::STALL`), also
+/// twice.
+const FIRST: Duration = Duration::from_secs(10);
 /// A peer that vanished is noticed after this silence, then so many unanswered probes, so far apart.
 const KEEPALIVE: (Duration, u32, Duration) = (Duration::from_secs(15), 3, Duration::from_secs(5));
 /// A kind's watch is asked for no oftener than so many times in so long. A server that takes a watch and
@@ -117,14 +120,24 @@ pub(super) struct Link {
 }
 
 struct Current {
-    client: Client,
+    /// None, while the first credentials are not there.
+    client: Option<Client>,
     read: Instant,
     /// The API server does not take our credentials.
     refused: bool,
     /// It cannot be reached.
     unreached: bool,
-    /// That credentials cannot be renewed was told.
+    /// That there are no new credentials was told.
     told: bool,
+}
+
+impl Current {
+    /// Whether what there is does not do, and something else may be had.
+    fn is_due(&self, is_being_made: bool) -> bool {
+        let age = self.read.elapsed();
+        let lacks = self.client.is_none() && (is_being_made || age >= REFUSED);
+        lacks || self.refused && age >= REFUSED || self.unreached && age >= UNREACHED
+    }
 }
 
 /// A client that is being made.
@@ -137,25 +150,41 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// Reads the configuration; whether the API server answers is seen later.
+    /// Reads the configuration; whether the API server answers is seen later, and whether a plugin gives
+    /// credentials for it too: somebody else has to answer that, who may be away as well.
     ///
     /// # Errors
     /// When there is no configuration or it cannot be understood.
     pub(super) async fn new(settings: Settings) -> Result<Self> {
         let config = settings.read().await.with_context(|| settings.to_string())?;
         let server = config.cluster_url.to_string().into();
-        let client = made(&mut connect(config)?).await.with_context(|| settings.to_string())?;
+        let has_plugin =
+            config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some();
+        let mut making = connect(config)?;
+        if has_plugin {
+            return Ok(Self::with(None, Some(making), settings, server));
+        }
+        let client = made(&mut making, CREDENTIALS).await.with_context(|| settings.to_string())?;
         Ok(Self::over(client, settings, server))
     }
 
     /// Uses a client, until what it has does not do.
     pub(super) fn over(client: Client, settings: Settings, server: Arc<str>) -> Self {
+        Self::with(Some(client), None, settings, server)
+    }
+
+    fn with(
+        client: Option<Client>,
+        making: Option<Making>,
+        settings: Settings,
+        server: Arc<str>,
+    ) -> Self {
         let current =
             Current { client, read: Instant::now(), refused: false, unreached: false, told: false };
         Self {
             settings: Arc::new(settings),
             current: Arc::new(Mutex::new(current)),
-            making: Arc::default(),
+            making: Arc::new(tokio::sync::Mutex::new(making)),
             server,
         }
     }
@@ -198,9 +227,12 @@ impl Link {
         }
         self.renew().await;
         let client = lock(&self.current).client.clone();
-        let answer = match timeout(ANSWER, client.send(request)).await {
-            Ok(answer) => answer.map_err(BoxError::from),
-            Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs()).into()),
+        let answer = match client {
+            Some(client) => match timeout(ANSWER, client.send(request)).await {
+                Ok(answer) => answer.map_err(BoxError::from),
+                Err(_) => Err(format!("no answer within {} s", ANSWER.as_secs()).into()),
+            },
+            None => Err("there are no credentials for it yet".into()),
         };
         let status = answer.as_ref().ok().map(Response::status);
         let good = status.map(|status| status.is_success());
@@ -224,33 +256,41 @@ impl Link {
     /// Reads the configuration again when what we have does not do: tokens and certificates expire, and
     /// whoever renews them writes their files.
     async fn renew(&self) {
-        // Where one waits already, the others go on with what there is.
-        let Ok(mut making) = self.making.try_lock() else { return };
+        // Where one waits already, the others go on with what there is, if there is anything.
+        let has_some = lock(&self.current).client.is_some();
+        let patience = if has_some { CREDENTIALS } else { FIRST };
+        let mut making = match self.making.try_lock() {
+            Ok(making) => making,
+            Err(_) if has_some => return,
+            Err(_) => match timeout(patience, self.making.lock()).await {
+                Ok(making) => making,
+                Err(_) => return,
+            },
+        };
         {
             let mut current = lock(&self.current);
-            let age = current.read.elapsed();
-            let due = current.refused && age >= REFUSED || current.unreached && age >= UNREACHED;
-            if !due {
+            if !current.is_due(making.is_some()) {
                 return;
             }
             current.read = Instant::now();
         }
         let renewed = async {
-            let mut started = match making.take() {
+            let started = match &mut *making {
                 Some(started) => started,
-                None => connect(self.settings.read().await?)?,
+                none => none.insert(connect(self.settings.read().await?)?),
             };
-            let made = made(&mut started).await;
-            *making = Some(started).filter(|started| !started.is_terminated());
+            let made = made(started, patience).await;
+            // One that is late stays, also where nobody waits any more.
+            making.take_if(|started| started.is_terminated());
             made
         };
         let renewed = renewed.await;
         let mut current = lock(&self.current);
         match renewed {
-            Ok(client) => (current.client, current.told) = (client, false),
+            Ok(client) => (current.client, current.told) = (Some(client), false),
             Err(error) if !std::mem::replace(&mut current.told, true) => {
                 let error = short(&format!("{error:#}"));
-                tracing::warn!(error, "cannot renew credentials; trying again");
+                tracing::warn!(error, "cannot get credentials; trying again");
             }
             Err(_) => {}
         }
@@ -290,12 +330,12 @@ fn connect(config: Config) -> Result<Making> {
 }
 
 /// Waits for a client, but not for ever.
-async fn made(making: &mut Making) -> Result<Client> {
-    match timeout(CREDENTIALS, making).await {
+async fn made(making: &mut Making, patience: Duration) -> Result<Client> {
+    match timeout(patience, making).await {
         Ok(made) => made.context("the thread that makes a client died")?,
         Err(_) => bail!(
             "credentials are not there within {} s: does the exec plugin of the kubeconfig hang?",
-            CREDENTIALS.as_secs(),
+            patience.as_secs(),
         ),
     }
 }

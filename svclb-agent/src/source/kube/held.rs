@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use svclb_core::model::{ObjectName, Update};
+use svclb_core::model::{ObjectName, Update, Withheld};
 
 use super::object::Read;
 use crate::source::convert::{Invalid, Kind, ObjectId, Skipped};
@@ -25,12 +25,20 @@ pub(super) struct Held {
     /// A list was read to its end.
     synced: bool,
     /// Rejects that stand.
-    rejects: BTreeMap<ObjectName, Invalid>,
+    rejects: BTreeMap<ObjectName, Rejected>,
     /// Those of objects that nobody can name: each is there until a list is without it.
     nameless: Vec<Invalid>,
     /// Of objects of which something was left out.
     skipped: HashMap<ObjectName, Skipped>,
     news: News,
+}
+
+/// A reject that stands.
+#[derive(Debug)]
+struct Rejected {
+    invalid: Invalid,
+    /// The object was accepted before, and what it said then stays.
+    accepted: bool,
 }
 
 /// What was not handed on yet.
@@ -102,6 +110,13 @@ impl Held {
         self.rejects.len() + self.nameless.len()
     }
 
+    /// Adds the Services of which something is rejected that was never accepted.
+    pub(super) fn withheld(&self, withheld: &mut Withheld) {
+        let new = self.rejects.values().filter(|rejected| !rejected.accepted);
+        withheld.objects.extend(new.filter_map(|rejected| rejected.invalid.part_of()).cloned());
+        withheld.unknown |= self.kind != Kind::Node && !self.nameless.is_empty();
+    }
+
     /// What is left out on purpose.
     pub(super) fn skipped(&self) -> Skipped {
         let mut all = Skipped::default();
@@ -168,7 +183,8 @@ impl Held {
         let Read { name, hash, said } = read;
         let Some(name) = name else { return said.is_err_and(|invalid| self.nameless(invalid)) };
         let known = Known { hash, round: self.round };
-        if self.known.insert(name.clone(), known).is_some_and(|before| before.hash == hash) {
+        let before = self.known.insert(name.clone(), known);
+        if before.is_some_and(|before| before.hash == hash) {
             return false;
         }
         match said {
@@ -182,10 +198,13 @@ impl Held {
                 self.news.updates.insert(name, update);
             }
             Err(invalid) => {
-                let before = self.rejects.insert(name, invalid.clone());
-                if before.as_ref() != Some(&invalid) {
-                    self.news.rejects.push(invalid);
+                let rejected = self.rejects.get(&name);
+                let is_told = rejected.is_some_and(|rejected| rejected.invalid == invalid);
+                let accepted = rejected.map_or(before.is_some(), |rejected| rejected.accepted);
+                if !is_told {
+                    self.news.rejects.push(invalid.clone());
                 }
+                self.rejects.insert(name, Rejected { invalid, accepted });
             }
         }
         true
@@ -237,6 +256,7 @@ mod tests {
     fn bad(object: &str, state: u64) -> Read {
         let invalid = Invalid {
             object: Some(ObjectId { kind: Kind::Service, name: name(object) }),
+            service: None,
             field: "spec".to_owned(),
             at: String::new(),
             problem: format!("state {state}"),
@@ -350,6 +370,32 @@ mod tests {
         held.delete(bad("a", 3));
         assert_eq!(told(&mut held), of(&[("a", None)]));
         assert_eq!(held.standing(), 0);
+    }
+
+    #[test]
+    fn a_service_is_withheld_while_a_part_of_it_is_rejected_that_was_never_accepted() {
+        let mut held = Held::new(Kind::Service);
+        let withheld = |held: &Held| {
+            let mut withheld = Withheld::default();
+            held.withheld(&mut withheld);
+            let names = withheld.objects.iter().map(|it| it.name.to_string()).collect::<Vec<_>>();
+            (names.join(" "), withheld.unknown)
+        };
+        let rubbish = Read { name: None, ..bad("x", 1) };
+        list(&mut held, vec![bad("a", 1), read("b", 1), bad("c", 1), rubbish]);
+        assert_eq!(withheld(&held), ("a c".to_owned(), true));
+        // Bad in another way; one that was accepted; and one that goes.
+        held.apply(bad("a", 2));
+        held.apply(bad("b", 2));
+        held.apply(bad("b", 3));
+        held.delete(bad("c", 2));
+        assert_eq!(withheld(&held), ("a".to_owned(), true));
+        list(&mut held, vec![bad("a", 2), bad("b", 3)]);
+        assert_eq!(withheld(&held), ("a".to_owned(), false));
+        held.apply(read("a", 4));
+        assert_eq!(withheld(&held), (String::new(), false));
+        held.apply(bad("a", 5));
+        assert_eq!(withheld(&held), (String::new(), false));
     }
 
     #[test]

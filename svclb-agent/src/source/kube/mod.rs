@@ -26,6 +26,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use anyhow::Result;
+use svclb_core::model::Withheld;
 use tokio::time::Instant;
 
 use super::{Batch, Reject};
@@ -41,6 +42,8 @@ pub struct Kube {
     feeds: [Feed; 3],
     /// The whole state was handed on.
     started: bool,
+    /// What was told last of what is rejected; none before the whole state was handed on.
+    withheld: Option<Withheld>,
 }
 
 impl Kube {
@@ -57,7 +60,7 @@ impl Kube {
 
     fn over(link: &Link, node: &str) -> Self {
         let feeds = WATCHED.each_ref().map(|watched| Feed::new(watched, link, node));
-        Self { feeds, started: false }
+        Self { feeds, started: false, withheld: None }
     }
 
     /// Waits for news. The first batch is the whole state, once each kind was seen. May be dropped while
@@ -94,9 +97,13 @@ impl Kube {
             rejects.extend(news.rejects.into_iter().map(Reject::Object));
             seen = seen.min(feed.seen.take().unwrap_or(seen));
         }
+        let mut withheld = Withheld::default();
+        self.feeds.iter().for_each(|feed| feed.held.withheld(&mut withheld));
+        let is_new = self.withheld.as_ref() != Some(&withheld);
+        let withheld = is_new.then(|| self.withheld.insert(withheld).clone());
         let standing = self.feeds.iter().map(|feed| feed.held.standing()).sum();
         let mut skipped = Skipped::default();
         self.feeds.iter().for_each(|feed| skipped.add(&feed.held.skipped()));
-        Batch { updates, whole, rejects, standing, skipped, seen: seen.into_std() }
+        Batch { updates, whole, rejects, withheld, standing, skipped, seen: seen.into_std() }
     }
 }

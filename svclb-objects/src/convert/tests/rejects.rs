@@ -188,6 +188,46 @@ fn a_wrong_field_is_named_with_its_object_and_what_was_expected() {
     }
 }
 
+#[test]
+fn an_endpoint_that_no_pod_can_be_rejects_its_slice() {
+    let pod = "which no pod has: expected the address of a pod";
+    let host = "expected a unicast address";
+    let rows = [
+        ("IPv4", "127.0.0.1", "127.0.0.1 is loopback", pod),
+        ("IPv4", "127.8.8.8", "127.8.8.8 is loopback", pod),
+        ("IPv4", "127.000.000.001", "127.0.0.1 is loopback", pod),
+        ("IPv4", "::ffff:127.0.0.1", "127.0.0.1 is loopback", pod),
+        ("IPv4", "169.254.169.254", "169.254.169.254 is a link-local address", pod),
+        ("IPv4", "0.0.0.0", "0.0.0.0 is not the address of one host", host),
+        ("IPv4", "224.0.0.1", "224.0.0.1 is not the address of one host", host),
+        ("IPv6", "::1", "::1 is loopback", pod),
+        ("IPv6", "fe80::1", "fe80::1 is a link-local address", pod),
+        ("IPv6", "febf::1", "febf::1 is a link-local address", pod),
+        ("IPv6", "::", ":: is not the address of one host", host),
+        ("IPv6", "ff02::1", "ff02::1 is not the address of one host", host),
+    ];
+    for (family, address, found, expected) in rows {
+        let object = slice_object();
+        let changes =
+            [("/addressType", json!(family)), ("/endpoints", json!([{"addresses": [address]}]))];
+        let Converted { updates, rejects, .. } = objects(with(object, &changes));
+        assert_eq!(updates, [], "{address}");
+        let words: Vec<String> = rejects.iter().map(ToString::to_string).collect();
+        let field = "EndpointSlice default/web-1: endpoints[0].addresses[0]";
+        let sign = if expected == pod { "," } else { ":" };
+        assert_eq!(words, [format!("{field}: {found}{sign} {expected}")]);
+    }
+    // Next to what is not a pod's.
+    let rows =
+        [("IPv4", "128.0.0.1"), ("IPv4", "169.253.255.255"), ("IPv6", "fec0::1"), ("IPv6", "::2")];
+    for (family, address) in rows {
+        let changes =
+            [("/addressType", json!(family)), ("/endpoints", json!([{"addresses": [address]}]))];
+        let Converted { updates, rejects, .. } = objects(with(slice_object(), &changes));
+        assert!(rejects.is_empty() && updates.len() == 1, "{address}: {rejects:?}");
+    }
+}
+
 /// Any JSON, with words and numbers that objects hold among it.
 fn any_value() -> impl Strategy<Value = Value> {
     let words = prop_oneof![

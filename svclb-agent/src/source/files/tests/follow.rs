@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 
+use svclb_core::model::Withheld;
+
 use super::super::{Files, load};
 use super::{Bench, PATIENCE, at_once, next, not_yet, nothing, service, short, words};
 
@@ -32,6 +34,59 @@ async fn the_first_batch_holds_everything_and_an_empty_folder_is_synced_too() {
 
     let (_, first) = Bench::new(&[]).await;
     assert!(first.updates.is_empty());
+}
+
+#[tokio::test]
+async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("f.yaml");
+    let (half, whole) = (service("a", 80), service("a", 80) + "---\n" + &service("b", 81));
+    fs::write(folder.path().join("whole.yaml"), service("c", 82)).unwrap();
+    for is_left_alone in [true, false] {
+        fs::write(&path, &half).unwrap();
+        let mut files = Files::new(&[folder.path()]).unwrap();
+        not_yet(&mut files).await;
+        if is_left_alone {
+            // Closed: it is whole, and what the first batch waited for.
+            fs::write(&path, &whole).unwrap();
+            files.quiet = super::super::QUIET;
+            let first = next(&mut files).await;
+            assert!(first.first);
+            assert_eq!(short(&first), ["a=80", "b=81", "c=82"]);
+            assert_eq!(first.withheld, Some(Withheld::default()));
+            continue;
+        }
+        // As if it had been written for so long.
+        let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
+        files.first = Some(std::time::Instant::now());
+        writer.write_all(b"# more\n").unwrap();
+        let first = next(&mut files).await;
+        assert!(first.first);
+        assert_eq!(short(&first), ["c=82"]);
+        assert_eq!(first.withheld, Some(Withheld::everything()), "it may hold any object");
+        writer.write_all(b"---\n").unwrap();
+        writer.write_all(service("b", 81).as_bytes()).unwrap();
+        drop(writer);
+        let second = next(&mut files).await;
+        assert_eq!(short(&second), ["a=80", "b=81"]);
+        assert_eq!(second.withheld, Some(Withheld::default()));
+        nothing(&mut files).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_goes_before_it_was_ever_read_withholds_nothing() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("f.yaml");
+    fs::write(&path, service("a", 80)).unwrap();
+    let mut files = Files::new(&[folder.path()]).unwrap();
+    not_yet(&mut files).await;
+    files.first = Some(std::time::Instant::now());
+    let first = next(&mut files).await;
+    assert_eq!((short(&first), first.withheld), (vec![], Some(Withheld::everything())));
+    fs::remove_file(&path).unwrap();
+    let second = next(&mut files).await;
+    assert_eq!((short(&second), second.withheld), (vec![], Some(Withheld::default())));
 }
 
 #[tokio::test]

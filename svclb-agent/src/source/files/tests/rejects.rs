@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use svclb_core::model::{ObjectName, Withheld};
+
 use super::{Bench, service, short, words};
 
 fn bad(name: &str) -> String {
@@ -186,3 +188,33 @@ async fn rejects_without_end_are_counted_and_what_the_file_held_stays() {
 
 const SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
     "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}}"#;
+
+#[tokio::test]
+async fn a_service_is_withheld_while_a_part_of_it_is_rejected_that_was_never_accepted() {
+    let of = |names: &[&str]| {
+        let objects = names.iter().map(|name| ObjectName::new("default", name)).collect();
+        Some(Withheld { objects, unknown: false })
+    };
+    let (mut bench, first) =
+        Bench::new(&[("a.yaml", &bad("a")), ("b.yaml", &service("b", 80)), ("c.yaml", "[")]).await;
+    let both = Withheld { unknown: true, ..of(&["a"]).unwrap() };
+    assert_eq!(first.withheld, Some(both));
+    // What was accepted keeps its state, whatever becomes of it.
+    bench.write("b.yaml", &bad("b"));
+    let batch = bench.next().await;
+    assert_eq!((batch.rejects.len(), batch.withheld), (1, None));
+    bench.write("b.yaml", "[");
+    let batch = bench.next().await;
+    assert_eq!((batch.rejects.len(), batch.withheld), (1, None));
+    bench.write("c.yaml", &service("c", 80));
+    assert_eq!(bench.next().await.withheld, of(&["a"]));
+    bench.write("c.yaml", "[");
+    assert_eq!(bench.next().await.withheld, None);
+    // Another file says it.
+    bench.write("d.yaml", &service("a", 80));
+    assert_eq!(bench.next().await.withheld, of(&[]));
+    std::fs::remove_file(bench.path("d.yaml")).unwrap();
+    assert_eq!(bench.next().await.withheld, of(&["a"]));
+    std::fs::remove_file(bench.path("a.yaml")).unwrap();
+    assert_eq!(bench.next().await.withheld, of(&[]));
+}

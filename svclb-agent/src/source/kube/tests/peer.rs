@@ -69,11 +69,7 @@ impl Peer {
         settings: Settings,
         answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static,
     ) -> Self {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
-        let subscriber = tracing::subscriber::set_default(subscriber.finish());
+        let (log, subscriber) = Log::begin();
         let start = Instant::now();
         let asked = Asked::default();
         let (answer, seen) = (Arc::new(answer), Arc::clone(&asked));
@@ -108,6 +104,14 @@ impl Peer {
         Self { kube, start, asked, log, _subscriber: subscriber }
     }
 
+    /// One that is reached by these settings alone.
+    pub(super) async fn by(settings: Settings) -> Self {
+        let (log, subscriber) = Log::begin();
+        let kube = Kube::new(settings, "node-a").await.unwrap();
+        let (start, asked) = (Instant::now(), Asked::default());
+        Self { kube, start, asked, log, _subscriber: subscriber }
+    }
+
     /// Follows until so late after the start; gives what was told.
     pub(super) async fn until(&mut self, late: Duration) -> Vec<Batch> {
         let mut told = Vec::new();
@@ -133,6 +137,17 @@ impl Peer {
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// What this thread says from here on.
+    fn begin() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        (log, tracing::subscriber::set_default(subscriber.finish()))
+    }
+}
 
 impl io::Write for Log {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {

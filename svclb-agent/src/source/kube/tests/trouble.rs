@@ -360,11 +360,36 @@ fn hanging(folder: &Path) -> Settings {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plugin_that_hangs_is_an_error_that_says_so() {
+async fn a_plugin_that_hangs_keeps_nobody_from_starting_and_the_log_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Kube::new(hanging(folder.path()), "node-a").await.unwrap_err();
-    let error = format!("{error:#}");
-    assert!(error.contains("not there within 30 s") && error.contains("config"), "{error}");
+    let mut peer = Peer::by(hanging(folder.path())).await;
+    assert!(peer.until(seconds(600)).await.is_empty(), "nothing is known");
+    assert_eq!(peer.log("does the exec plugin").len(), 1, "{:#?}", peer.log(""));
+    let waits = peer.log("there are no credentials for it yet");
+    assert_eq!(waits.len(), 3, "each kind says so once: {:#?}", peer.log(""));
+    assert!(peer.log("does not stream lists").is_empty(), "{:#?}", peer.log(""));
+    let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap_or_default();
+    assert!(runs.lines().count() <= 1, "{runs:?}");
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_makes_no_sense_is_an_error_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = hanging(folder.path());
+    let path = settings.kubeconfig.clone().unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (row, text) in [
+        ("no YAML", "{".to_owned()),
+        ("no such context", text.replace("t-context\":\"it", "t-context\":\"that")),
+        ("no such file", String::new()),
+    ] {
+        match text.is_empty() {
+            true => std::fs::remove_file(&path).unwrap(),
+            false => std::fs::write(&path, text).unwrap(),
+        }
+        let error = format!("{:#}", Kube::new(settings.clone(), "node-a").await.unwrap_err());
+        assert!(error.contains(path.to_str().unwrap()), "{row}: {error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,136 @@
+//! Agents that start over what an earlier one wrote, and cannot read all that there is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+use svclb_tests::{Tcp, World, eventually, holds_for};
+
+use super::stage::{DIALLED, Stage};
+
+const FILE: &str = "default.unread.yaml";
+
+/// What becomes of the file of a Service, while no agent runs: its text from what it was.
+type Spoil = (&'static str, fn(&str) -> String);
+
+const SPOILS: [Spoil; 5] = [
+    ("a rejected slice", |text| text.replacen("addresses: [\"", "addresses: [\"x", 1)),
+    ("a slice of another shape", |text| text.replacen("endpoints:", "endpoints: 7\nothers:", 1)),
+    ("a rejected Service", |text| text.replacen("port: 80 }", "port: eighty }", 1)),
+    ("a broken document, and its slices", |text| text.replacen("spec:", "spec: ]", 1)),
+    ("a broken file", |_| "[".to_owned()),
+];
+
+fn names(names: [&str; 2]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+/// Writes the Service, lets an agent write it to the maps, and kills that. Gives the text of its file.
+fn written(stage: &Stage) -> String {
+    stage.service("unread", "10.96.0.11").backends(&stage.pool[..2]).write();
+    stage.world.settle();
+    stage.world.take_agent().kill();
+    fs::read_to_string(stage.world.yaml().join(FILE)).unwrap()
+}
+
+#[test]
+fn a_restart_takes_nothing_away_because_it_cannot_read_it() {
+    // Audits see no reason either.
+    let stage = Stage::of(World::builder("unread").agent_args(["--audit", "1"]));
+    stage.start();
+    stage.unnoticed(|| {
+        for (row, spoil) in SPOILS {
+            for is_mended in [true, false] {
+                let row = format!("{row}: mended {is_mended}");
+                let text = written(&stage);
+                let spoilt = spoil(&text);
+                assert_ne!(spoilt, text, "{row}");
+                stage.world.write_file(FILE, &spoilt);
+                let told = stage.world.agent_log().len();
+                stage.start();
+                holds_for(Duration::from_millis(2500), &format!("{row}: it is served"), || {
+                    match stage.answers("10.96.0.11:80") {
+                        answers if answers == names(["b-0", "b-1"]) => Ok(()),
+                        other => Err(format!("{other:?}: {}", stage.world.agent_log())),
+                    }
+                });
+                let log = stage.world.agent_log().split_off(told);
+                let lines = |words: [&str; 2]| {
+                    log.lines().filter(|line| words.iter().all(|it| line.contains(it))).count()
+                };
+                let kept = ["these keep what an earlier agent wrote", "default/unread"];
+                assert_eq!(lines(kept), 1, "{row}: {log}");
+                assert_eq!(lines([FILE, "until this is corrected"]), 1, "{row}: {log}");
+                assert!(!log.contains("forgotten"), "{row}: {log}");
+                assert_eq!(stage.world.status()["short"], 0, "{row}");
+                if is_mended {
+                    stage.service("unread", "10.96.0.11").backends(&stage.pool[2..]).write();
+                    stage.world.settle();
+                    assert_eq!(stage.answers("10.96.0.11:80"), names(["b-2", "b-3"]), "{row}");
+                }
+                stage.world.remove("default/unread");
+                stage.world.settle();
+                let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{row}: {error}");
+            }
+        }
+    });
+    stage.world.assert_as_fresh();
+}
+
+#[test]
+fn what_is_known_wins_over_what_an_earlier_agent_wrote() {
+    let stage = Stage::started("unread-known");
+    let text = written(&stage);
+    // A slice more, which is rejected: the others are read.
+    stage.service("unread", "10.96.0.11").backends(&stage.pool[2..]).write();
+    let slice = text.rsplit("---").next().unwrap();
+    let slice = slice.replace("name: unread-80", "name: other-80").replacen("[\"", "[\"x", 1);
+    stage.world.write_file("slice.yaml", &slice);
+    stage.start();
+    stage.world.settle();
+    assert_eq!(stage.answers("10.96.0.11:80"), names(["b-2", "b-3"]));
+    // From here on its backends go as always.
+    stage.world.take_agent().kill();
+    stage.start();
+    stage.service("unread", "10.96.0.11").write();
+    stage.world.settle();
+    let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
+    stage.world.remove("default/unread");
+    fs::remove_file(stage.world.yaml().join("slice.yaml")).unwrap();
+    stage.world.settle();
+    stage.world.assert_as_fresh();
+}
+
+#[test]
+fn a_file_that_is_being_written_when_an_agent_starts_is_waited_for() {
+    let stage = Stage::started("unread-written");
+    stage.unnoticed(|| {
+        let text = written(&stage);
+        let path = stage.world.yaml().join(FILE);
+        let (half, rest) = text.split_at(text.find("---").unwrap());
+        let mut file = fs::File::create(path).unwrap();
+        file.write_all(half.as_bytes()).unwrap();
+        let agent = stage.world.launch_agent(Some(&stage.faults));
+        // Written on and on, for longer than the agent waits for it.
+        for _ in 0..60 {
+            std::thread::sleep(Duration::from_millis(50));
+            file.write_all(b"# more\n").unwrap();
+            assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]), "meanwhile");
+        }
+        file.write_all(rest.as_bytes()).unwrap();
+        drop(file);
+        agent.wait_until_ready();
+        stage.world.put_agent(agent);
+        eventually("all is read", || match stage.world.meta().synced {
+            1 => Ok(()),
+            _ => Err(stage.world.agent_log()),
+        });
+        stage.world.settle();
+        assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]));
+        stage.world.ask(Tcp, DIALLED).unwrap();
+    });
+    stage.world.assert_as_fresh();
+}
