@@ -11,7 +11,6 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use svclb_common::layout::LAYOUT_VERSION;
 use svclb_tests::{Backend, Feature, Stranger, Tcp, Udp, World};
 
 const DIALLED: &str = "10.96.0.10:53";
@@ -81,14 +80,6 @@ fn check_by(world: &World, wrapper: &[&str], before: &str) -> Said {
     let mut command = Command::new(arguments[0]);
     command.args(&arguments[1..]).arg(world.cgroup()).arg(world.program()).arg(world.pins());
     Said::of(&world.output(command))
-}
-
-fn detach(world: &World, hook: &str) {
-    let pin = world.pins().join(format!("v{LAYOUT_VERSION}/links")).join(hook);
-    let mut command = Command::new("bpftool");
-    command.args(["link", "detach", "pinned"]).arg(pin);
-    let output = world.output(command);
-    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
@@ -171,7 +162,7 @@ fn a_hook_that_somebody_detached_is_wrong_and_translation_is_not_said_to_work() 
     let (world, _a) = world("detached");
     // It would be put back.
     world.take_agent().kill();
-    detach(&world, "connect4");
+    world.detach("connect4");
     let said = check(&world);
     assert!(!said.is_well && said.error.contains("checks found something wrong"), "{}", said.error);
     let [state, found] = said.hook("connect4");
@@ -181,8 +172,7 @@ fn a_hook_that_somebody_detached_is_wrong_and_translation_is_not_said_to_work() 
         assert_ne!(said.state(check, &[]), "ok", "{check} was not seen on every hook");
     }
     // A pin that is gone is another thing.
-    let pin = world.pins().join(format!("v{LAYOUT_VERSION}/links/connect6"));
-    world.inside(move || fs::remove_file(pin).unwrap());
+    world.unpin(&world.pinned("links", "connect6"));
     let [state, found] = check(&world).hook("connect6").map(str::to_owned);
     assert!(state == "error" && found.contains("is not there"), "{state}: {found}");
 }
@@ -241,7 +231,9 @@ fn what_it_may_not_look_at_it_does_not_call_ok() {
 #[test]
 fn folders_of_pins_that_others_may_open_are_wrong() {
     let (world, _a) = world("open");
-    let folder = world.pins().join(format!("v{LAYOUT_VERSION}"));
+    // It would close it.
+    world.take_agent().kill();
+    let folder = world.version();
     let name = folder.display().to_string();
     world.inside(move || {
         fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

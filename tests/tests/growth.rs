@@ -9,15 +9,13 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use svclb_common::layout::LAYOUT_VERSION;
 use svclb_tests::{
-    Backend, Dialling, Faults, Operation, Remembered, Tcp, World, at_least, counter, eventually,
-    within,
+    Backend, Dialling, Faults, HOOKS, Operation, Remembered, Tcp, World, at_least, counter,
+    eventually, within,
 };
 
 const HELLO: &str = "10.96.0.10:80";
@@ -29,8 +27,8 @@ const EACH: usize = 1010;
 const PODS: [(&str, &str); 2] = [("even", "10.244.0.2"), ("odd", "10.244.0.3")];
 /// So many of them need larger maps than one does.
 const LARGE: usize = 6;
-/// How many hooks there are.
-const HOOKS: usize = 9;
+/// Backends of each of the Services that [`wide`] writes.
+const WIDTH: usize = 10_000;
 /// Longer than reading and writing all of it takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -173,16 +171,69 @@ fn maps_grow_from_1000_to_100000_frontends_and_shrink_again_and_no_connect_notic
     assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
 }
 
-/// What is there of maps that have not taken the place of others yet.
-fn half_made(world: &World) -> Vec<&'static str> {
-    let folder = version(world);
-    let is_there = move |name: &&str| folder.join(name).exists();
-    world.inside(|| ["next", "commit"].into_iter().filter(is_there).collect())
+/// Services of ten ports and a thousand endpoints each, whom nobody dials.
+fn wide(services: usize) -> String {
+    let mut text = String::new();
+    let ports = (0..10).map(|port| format!("{{name: p{port}, port: {}}}", 1000 + port));
+    let ports = ports.collect::<Vec<_>>().join(", ");
+    let pod = |number: usize| format!("{{addresses: [10.245.{}.{}]}}", number / 200, number % 200);
+    let pods = (0..WIDTH / 10).map(pod).collect::<Vec<_>>().join(", ");
+    for service in 0..services {
+        write!(
+            text,
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: w{service}, namespace: wide}}, \
+             spec: {{clusterIP: 10.98.0.{service}, ports: [{ports}]}}}}\n---\n\
+             {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: w{service}, \
+             namespace: wide, labels: {{kubernetes.io/service-name: w{service}}}}}, addressType: IPv4, \
+             ports: [{ports}], endpoints: [{pods}]}}\n",
+        )
+        .unwrap();
+    }
+    text
 }
 
-/// The folder of the pins in use.
-fn version(world: &World) -> PathBuf {
-    world.pins().join(format!("v{LAYOUT_VERSION}"))
+#[test]
+fn slots_grow_with_the_backends_and_shrink_again_and_no_connect_notices() {
+    const SERVICES: usize = 12;
+    let (world, _backends) = stage("growth-slots", None);
+    let small = shown(&world);
+    let remembered = Remembered::of(&world);
+    let wait_for = |what: &str, is_so: &dyn Fn(&Value) -> bool| {
+        let held = within(PATIENCE, || match shown(&world) {
+            status if is_so(&status) && number(&status, "short") == 0 => Ok(()),
+            status => Err(format!("{status:#}\n{}", world.agent_log())),
+        });
+        held.unwrap_or_else(|last| panic!("{what}: {last}"));
+    };
+    unnoticed(&world, || {
+        world.write_file("wide.yaml", &wide(SERVICES));
+        wait_for("the backends do not come", &|it| number(it, "backends") >= SERVICES * WIDTH);
+    });
+    let large = shown(&world);
+    assert!(number(&large, "slots") >= SERVICES * WIDTH, "{large}");
+    assert!(number(&large, "slots") > 4 * number(&small, "slots"), "{large}");
+    assert_eq!(large["index_lines"], small["index_lines"], "only slots lacked");
+    remembered.sockets_do();
+
+    unnoticed(&world, || {
+        world.write_file("wide.yaml", "");
+        wait_for("the backends do not go", &|it| number(it, "backends") < WIDTH);
+        assert_eq!(shown(&world)["slots"], large["slots"], "what went may come back");
+        world.take_agent().kill();
+        world.start_agent();
+        wait_for("the slots are not as few again", &|it| it["slots"] == small["slots"]);
+    });
+    assert_eq!(shown(&world)["index_lines"], small["index_lines"]);
+    remembered.sockets_do();
+    remembered.clients_do(&world);
+    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
+}
+
+/// What is there of maps that have not taken the place of others yet.
+fn half_made(world: &World) -> Vec<&'static str> {
+    let folder = world.version();
+    let is_there = move |name: &&str| folder.join(name).exists();
+    world.inside(|| ["next", "commit"].into_iter().filter(is_there).collect())
 }
 
 /// Where in a change of maps an agent is killed.
@@ -196,7 +247,7 @@ enum Death {
 
 /// Kills the agent in a change of maps that is about to come. Gives what that left half made.
 fn killed_in_a_change(world: &World, death: Death) -> Vec<&'static str> {
-    let (next, index) = (version(world).join("next"), version(world).join("maps/svclb_index"));
+    let (next, index) = (world.version().join("next"), world.pinned("maps", "svclb_index"));
     // In there, and without a pause: a switch takes a moment.
     let seen = world.inside(move || {
         let inode = || fs::metadata(&index).map(|data| data.ino()).unwrap_or_default();
@@ -323,7 +374,7 @@ fn half_of_a_switch_to_larger_maps_is_no_gap_and_is_finished_by_the_agent_or_the
         unnoticed(&world, || {
             world.write_file("many.yaml", &many(LARGE));
             // One try is one call for each hook that is left.
-            let left = HOOKS - switched;
+            let left = HOOKS.len() - switched;
             wait_for_failures(&faults, &world, 1 + 2 * left, &row);
             let log = world.agent_log().split_off(told);
             let words = ["ERROR", "not every hook runs the new programs yet", "allocate memory"];
@@ -344,7 +395,7 @@ fn half_of_a_switch_to_larger_maps_is_no_gap_and_is_finished_by_the_agent_or_the
             } else {
                 faults.clear();
             }
-            let rest = if is_killed { HOOKS } else { left };
+            let rest = if is_killed { HOOKS.len() } else { left };
             eventually(&format!("{row}: the other hooks have them, too"), || {
                 let calls = faults.calls();
                 let done =

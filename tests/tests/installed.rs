@@ -1,25 +1,21 @@
 //! What an agent has installed: it is one agent's, it is put back when somebody takes it away, and
 //! `svclb uninstall` leaves nothing of it.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "the set-up of a test: what fails in it fails the test"
-)]
+#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
 
 #[path = "installed/switch.rs"]
 mod switch;
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Tcp, World, at_least, eventually, holds_for};
+use svclb_tests::{Backend, Stranger, Tcp, World, at_least, eventually, holds_for};
 
 const DIALLED: &str = "10.96.0.10:80";
 
@@ -44,17 +40,6 @@ fn second_agent(world: &World) -> Command {
     command.args(["--node", "other"]).arg("--pins").arg(world.pins());
     command.arg("--cgroup").arg(world.cgroup());
     command
-}
-
-fn pinned(world: &World, kind: &str, name: &str) -> std::path::PathBuf {
-    world.pins().join(format!("v{LAYOUT_VERSION}")).join(kind).join(name)
-}
-
-fn bpftool(world: &World, arguments: &[&str], pin: &Path) {
-    let mut command = Command::new("bpftool");
-    command.args(arguments).arg("pinned").arg(pin);
-    let output = world.output(command);
-    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
@@ -88,7 +73,7 @@ fn a_hook_that_somebody_detached_is_attached_again() {
     // It would be there again before anybody has looked.
     kill(pid, Signal::SIGSTOP).unwrap();
     for hook in ["connect4", "sock_release"] {
-        bpftool(&world, &["link", "detach"], &pinned(&world, "links", hook));
+        world.detach(hook);
     }
     let dialled = world.dial(Tcp, DIALLED).map(drop);
     kill(pid, Signal::SIGCONT).unwrap();
@@ -111,12 +96,43 @@ fn a_hook_that_somebody_detached_is_attached_again() {
 }
 
 #[test]
+fn a_program_that_somebody_put_behind_our_link_gives_way_to_ours() {
+    let (world, _a) = world("replaced");
+    let ours = world.programs();
+    let agent = world.take_agent();
+    let pid = Pid::from_raw(agent.pid().cast_signed());
+    world.put_agent(agent);
+    let below = world.cgroup().join("below");
+    fs::create_dir(&below).unwrap();
+    let stranger = Stranger::attach(&below, false);
+    // It would be there again before anybody has looked.
+    kill(pid, Signal::SIGSTOP).unwrap();
+    stranger.replace(&world, "connect4");
+    let (dialled, theirs) = (world.dial(Tcp, DIALLED).map(drop), world.programs());
+    kill(pid, Signal::SIGCONT).unwrap();
+    assert_eq!(dialled.unwrap_err().raw_os_error(), Some(libc::EACCES), "it is translated");
+    assert!(theirs[0] != ours[0] && theirs[1..] == ours[1..], "{ours:?} {theirs:?}");
+    eventually("ours is there again", || match world.programs() {
+        programs if programs == ours => Ok(()),
+        programs => Err(format!("{programs:?}, not {ours:?}: {}", world.agent_log())),
+    });
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    eventually("the log says so, once", || {
+        let log = world.agent_log();
+        match log.matches("the program on connect4 was another").count() {
+            1 => Ok(()),
+            _ => Err(log),
+        }
+    });
+}
+
+#[test]
 fn a_pin_that_somebody_removed_is_there_again_and_no_connect_misses_it() {
     let (world, _a) = world("unpinned");
     let pins = [
-        pinned(&world, "links", "connect4"),
-        pinned(&world, "links", "getpeername4"),
-        pinned(&world, "maps", "svclb_slots"),
+        world.pinned("links", "connect4"),
+        world.pinned("links", "getpeername4"),
+        world.pinned("maps", "svclb_slots"),
     ];
     let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
         let removed = pins.clone();
@@ -141,7 +157,7 @@ fn a_pin_that_somebody_removed_is_there_again_and_no_connect_misses_it() {
 #[test]
 fn the_folder_of_the_pins_is_there_again_with_its_lock() {
     let (world, _a) = world("folder");
-    let links = world.pins().join(format!("v{LAYOUT_VERSION}")).join("links");
+    let links = world.version().join("links");
     let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
         let root = world.pins();
         world.inside(move || fs::remove_dir_all(root).unwrap());
@@ -184,47 +200,42 @@ fn an_agent_whose_folder_another_has_meanwhile_ends_and_leaves_that_one_alone() 
 #[test]
 fn uninstall_leaves_no_link_no_map_and_no_program() {
     let (world, _a) = world("nothing-left");
-    let objects = |kind: &str| -> Vec<u64> {
-        let mut command = Command::new("bpftool");
-        command.args(["-j", kind, "show"]);
-        let output = world.output(command);
-        assert!(output.status.success(), "{output:?}");
-        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
-        shown.as_array().unwrap().iter().map(|it| it["id"].as_u64().unwrap()).collect()
-    };
-    // Those of this agent, by their pins: others on this machine have such names too.
-    let id = |kind: &str, pin: &Path| -> u64 {
-        let mut command = Command::new("bpftool");
-        command.args(["-j", kind, "show", "pinned"]).arg(pin);
-        let output = world.output(command);
-        let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
-        shown["id"].as_u64().unwrap_or_else(|| panic!("{shown}"))
-    };
-    let mut ours: Vec<(&str, u64)> = Vec::new();
-    for (folder, kind) in [("maps", "map"), ("links", "link")] {
-        let path = world.pins().join(format!("v{LAYOUT_VERSION}")).join(folder);
-        let names: Vec<_> = world.inside(move || {
-            fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect()
-        });
-        for pin in names {
-            ours.push((kind, id(kind, &pin)));
-            if kind == "link" {
-                let mut command = Command::new("bpftool");
-                command.args(["-j", "link", "show", "pinned"]).arg(&pin);
-                let shown: Value = serde_json::from_slice(&world.output(command).stdout).unwrap();
-                ours.push(("prog", shown["prog_id"].as_u64().unwrap()));
-            }
-        }
-    }
+    let ours = world.objects_in(&world.version());
     assert_eq!(ours.len(), 10 + 9 + 9, "{ours:?}");
     world.take_agent().stop();
     let output = world.svclb(&["uninstall"]);
     assert!(output.status.success(), "{output:?}");
-    eventually("the kernel has forgotten all of it", || {
-        let left: Vec<_> =
-            ours.iter().filter(|(kind, id)| objects(kind).contains(id)).copied().collect();
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    });
+    world.wait_until_freed(&ours);
+}
+
+#[test]
+fn uninstall_leaves_nothing_of_a_change_of_maps_and_of_other_versions_either() {
+    let (world, _a) = world("half-left");
+    world.take_agent().kill();
+    let (ours, older) = (world.version(), world.version_of(LAYOUT_VERSION - 1));
+    let newer = world.version_of(LAYOUT_VERSION + 1);
+    // Maps that are being filled, such that are about to be used, and those of another version.
+    let others = [ours.join("next"), ours.join("commit"), older];
+    for folder in &others {
+        let folders = ["maps", "layouts", "links"].map(|it| folder.join(it));
+        world.inside(move || folders.iter().for_each(|it| fs::create_dir_all(it).unwrap()));
+        let name = "svclb_slots";
+        let words = ["type", "array", "key", "4", "value", "8", "entries", "1", "name", name];
+        let pin = folder.join("maps").join(name).into_os_string();
+        world.bpftool(["map", "create"], [pin].into_iter().chain(words.map(OsString::from)));
+    }
+    // A later version has taken a link over, and does not run any more.
+    world.move_pin(&world.pinned("links", "connect4"), &newer.join("links/connect4"));
+    let folders = [ours, newer].into_iter().chain(others);
+    let all: Vec<_> = folders.flat_map(|folder| world.objects_in(&folder)).collect();
+    assert_eq!(all.len(), 10 + 9 + 9 + 3, "{all:?}");
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    let output = world.svclb(&["uninstall"]);
+    assert!(output.status.success(), "{output:?}");
+    let root = world.pins().parent().unwrap().to_owned();
+    assert!(!world.names_in(&root).contains(&"svclb".to_owned()), "the folder is left");
+    assert!(world.ask(Tcp, DIALLED).is_err(), "clients are still translated");
+    world.wait_until_freed(&all);
 }
 
 /// Runs an agent over other pins, on another cgroup, until it is ready.
@@ -239,30 +250,6 @@ fn run_elsewhere(world: &World, pins: &Path, cgroup: &Path) {
     assert!(said.starts_with("ready"), "{output:?}");
 }
 
-/// What lies in a folder of the pins, by name.
-fn names_in(world: &World, folder: &Path) -> Vec<String> {
-    let folder = folder.to_owned();
-    world.inside(move || {
-        let entries = fs::read_dir(&folder).into_iter().flatten();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    })
-}
-
-fn version(world: &World) -> PathBuf {
-    world.pins().join(format!("v{LAYOUT_VERSION}"))
-}
-
-fn move_pin(world: &World, from: &Path, to: &Path) {
-    let (from, to) = (from.to_owned(), to.to_owned());
-    world.inside(move || {
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::rename(from, to).unwrap();
-    });
-}
-
 #[test]
 fn what_is_pinned_in_the_same_folder_by_others_is_left_alone() {
     let (world, _a) = world("shared-folder");
@@ -270,11 +257,11 @@ fn what_is_pinned_in_the_same_folder_by_others_is_left_alone() {
     let root = world.pins().parent().unwrap().to_owned();
     world.take_agent().stop();
     let strange = root.join("tc/links/connect4");
-    move_pin(&world, &pinned(&world, "links", "connect4"), &strange);
+    world.move_pin(&world.pinned("links", "connect4"), &strange);
     let elsewhere = world.cgroup().join("other");
     fs::create_dir(&elsewhere).unwrap();
     // The kernel has something of its own there, too.
-    let before = names_in(&world, &root);
+    let before = world.names_in(&root);
     assert!(["svclb", "tc"].iter().all(|name| before.contains(&(*name).to_owned())), "{before:?}");
     let with = |name: &str| {
         let mut names = before.clone();
@@ -284,18 +271,18 @@ fn what_is_pinned_in_the_same_folder_by_others_is_left_alone() {
     };
     let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
         run_elsewhere(&world, &root, &elsewhere);
-        assert_eq!(names_in(&world, &root), with(&format!("v{LAYOUT_VERSION}")));
+        assert_eq!(world.names_in(&root), with(&format!("v{LAYOUT_VERSION}")));
         let mut uninstall = Command::new(world.program());
         uninstall.arg("uninstall").arg("--pins").arg(&root);
         let output = world.output(uninstall);
         assert!(output.status.success(), "{output:?}");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(said.contains(&format!("left {} alone", root.join("tc").display())), "{said}");
-        assert_eq!(names_in(&world, &root), before);
+        assert_eq!(world.names_in(&root), before);
     });
     assert!(rounds >= at_least(10), "the client connected {rounds} times only");
-    assert_eq!(names_in(&world, &version(&world).join("maps")).len(), 10);
-    move_pin(&world, &strange, &pinned(&world, "links", "connect4"));
+    assert_eq!(world.names_in(&world.version().join("maps")).len(), 10);
+    world.move_pin(&strange, &world.pinned("links", "connect4"));
     world.start_agent();
     world.settle();
     // A folder that is on no bpffs is nobody's to empty.
@@ -331,7 +318,7 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
             });
             // It looks every 2 s.
             holds_for(Duration::from_secs(5), "nothing is made beneath", || {
-                match &names_in(&world, &root)[..] {
+                match &world.names_in(&root)[..] {
                     [] => Ok(()),
                     names => Err(format!("{names:?}")),
                 }
@@ -344,7 +331,7 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
             mount_at("bpf", MsFlags::empty());
             eventually("the pins are there again", || {
                 let there = ["links", "maps", "layouts"]
-                    .map(|folder| names_in(&world, &version(&world).join(folder)).len());
+                    .map(|folder| world.names_in(&world.version().join(folder)).len());
                 if there == [9, 10, 10] { Ok(()) } else { Err(format!("{there:?}")) }
             });
         }

@@ -68,7 +68,7 @@ fn nothing_that_an_object_or_a_file_says_reaches_a_terminal_as_more_than_text() 
         });
         world.settle();
         let mut said = world.agent_log();
-        for command in ["services", "backends", "sockets", "status"] {
+        for command in ["services", "backends", "sockets", "status", "check"] {
             for output in ["table", "json", "yaml"] {
                 let shown = world.svclb(&[command, "-o", output]);
                 said += &String::from_utf8(shown.stdout).unwrap();

@@ -7,11 +7,10 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use svclb_common::layout::LAYOUT_VERSION;
 use svclb_tests::{Backend, Tcp, World, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
@@ -123,13 +122,9 @@ fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
     world.settle();
 
     // A hook and a pin are taken away, and put back.
-    let pins = world.pins().join(format!("v{LAYOUT_VERSION}"));
-    let mut command = Command::new("bpftool");
-    command.args(["link", "detach", "pinned"]).arg(pins.join("links/connect4"));
-    assert!(world.output(command).status.success());
-    let pin = pins.join("maps/svclb_slots");
-    let removed = pin.clone();
-    world.inside(move || fs::remove_file(removed).unwrap());
+    world.detach("connect4");
+    let pin = world.pinned("maps", "svclb_slots");
+    world.unpin(&pin);
     eventually("both are there again", || {
         let pin = pin.clone();
         let is_there = world.inside(move || pin.exists());
@@ -180,9 +175,8 @@ fn each_capability_that_is_missing_is_named() {
     assert!(!world.inside(move || pins.exists()), "no pin was made");
 }
 
-#[test]
-fn every_folder_of_the_pins_is_for_its_owner_only() {
-    let world = World::new("closed");
+/// Every folder of the pins is for its owner only, and there are at least so many.
+fn assert_closed(world: &World, least: usize) {
     let root = world.pins();
     let modes = world.inside(move || {
         let mut folders = vec![root];
@@ -194,10 +188,103 @@ fn every_folder_of_the_pins_is_for_its_owner_only() {
         }
         modes
     });
-    assert!(modes.len() >= 4, "{modes:?}");
+    assert!(modes.len() >= least, "{modes:?}");
     for (mode, folder) in modes {
         assert_eq!(mode, 0o700, "{}", folder.display());
     }
+}
+
+#[test]
+fn every_folder_of_the_pins_is_for_its_owner_only() {
+    let world = World::new("closed");
+    assert_closed(&world, 5);
+}
+
+#[test]
+fn folders_of_the_pins_that_are_open_to_others_are_closed() {
+    let world = World::builder("opened").without_agent().start();
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    hello(&world, &a);
+    let open = |folder: PathBuf| {
+        world.inside(move || {
+            fs::create_dir_all(&folder).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        });
+    };
+    let folders = ["", "links", "maps"].map(|name| world.version().join(name));
+    open(world.pins());
+    folders.clone().into_iter().for_each(open);
+    world.start_agent();
+    assert_closed(&world, 5);
+    let log = world.agent_log();
+    for folder in [world.pins(), folders[0].clone(), folders[2].clone()] {
+        // Paths in the log may be quoted.
+        let said = format!("{}", folder.display());
+        let is_said = |line: &str| {
+            line.contains("open to others") && line.contains(said.trim_end_matches('/'))
+        };
+        assert!(log.lines().any(is_said), "{said}: {log}");
+    }
+    // Under an agent that runs, too.
+    open(world.pins());
+    open(folders[1].clone());
+    eventually("they are closed again", || {
+        let all = [world.pins(), folders[1].clone()];
+        let modes = world.inside(move || all.map(|it| fs::metadata(it).unwrap().mode() & 0o7777));
+        if modes == [0o700; 2] { Ok(()) } else { Err(format!("{modes:?}")) }
+    });
+    world.settle();
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+}
+
+#[test]
+fn folders_of_the_pins_that_somebody_else_made_are_refused() {
+    const NOBODY: u32 = 65534;
+    let world = World::builder("taken").without_agent().start();
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    hello(&world, &a);
+    world.start_agent();
+    world.take_agent().stop();
+    let give = |folder: &Path, user: u32| {
+        let folder = folder.to_owned();
+        world.inside(move || chown(folder, Some(user), None).unwrap());
+    };
+    let start = |program: &Path| {
+        let mut command = Command::new("timeout");
+        command.arg("120").arg(program).arg("agent").arg("--from").arg(world.yaml());
+        command.arg("--pins").arg(world.pins()).arg("--cgroup").arg(world.cgroup());
+        let output = world.output(command);
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // Root that may do no more than an agent needs cannot even look into such a folder.
+    for program in [world.program().to_owned(), confined(&world, &NEEDED)] {
+        for folder in [world.pins(), world.version(), world.version().join("links")] {
+            give(&folder, NOBODY);
+            let said = start(&program);
+            let expected = format!("{} is user {NOBODY}'s", folder.display());
+            assert!(said.contains(&expected) && said.contains("remove it"), "{expected}: {said}");
+            let checked = world.svclb(&["check"]);
+            let found = String::from_utf8(checked.stdout).unwrap();
+            assert!(!checked.status.success() && found.contains(&expected), "{found}");
+            let uninstalled = world.svclb(&["uninstall"]);
+            let said = String::from_utf8(uninstalled.stderr).unwrap();
+            assert!(!uninstalled.status.success() && said.contains(&expected), "{said}");
+            give(&folder, 0);
+        }
+    }
+    // Nor is it looked for somewhere else.
+    let (root, aside) = (world.pins(), world.pins().with_file_name("aside"));
+    world.move_pin(&root, &aside);
+    let link = root.clone();
+    world.inside(move || symlink(aside, link).unwrap());
+    let said = start(world.program());
+    assert!(said.contains(&format!("{} is no folder", root.display())), "{said}");
+    world.unpin(&root);
+    world.move_pin(&root.with_file_name("aside"), &root);
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    world.start_agent();
+    world.settle();
 }
 
 #[test]

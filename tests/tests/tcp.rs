@@ -194,14 +194,42 @@ fn a_pod_that_is_given_itself_reaches_itself() {
     assert_eq!(socket.local().unwrap().ip(), ip);
 }
 
+/// Whether there are MPTCP sockets: a kernel that cannot tell their subflows may have none at all.
+fn has_mptcp() -> bool {
+    match socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(socket2::Protocol::MPTCP)) {
+        Err(error) if !Feature::Mptcp.is_there() => {
+            assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT), "{error}");
+            false
+        }
+        // Where they should be, and are not, the first one says so.
+        _ => true,
+    }
+}
+
+#[test]
+fn where_mptcp_is_not_told_apart_it_is_translated_and_each_connect_leaves_an_origin() {
+    const CONNECTS: usize = 20;
+    if !has_mptcp() {
+        return;
+    }
+    let world = World::builder("mptcp-untold").agent_args(["--without", "mptcp"]).start();
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
+    for number in 0..CONNECTS {
+        let socket = world.socket(Kind::Mptcp4);
+        socket.dial("10.96.0.10:80").unwrap();
+        assert_eq!(socket.ask().unwrap(), "a");
+        assert_eq!(socket.peer().unwrap(), at("10.244.0.1:8080"), "docs/limits.md");
+        drop(socket);
+        let left = world.origins();
+        assert_eq!(left.len(), number + 1, "{left:?}");
+        assert!(left.iter().all(|it| it.dialled == at("10.96.0.10:80")), "{left:?}");
+    }
+}
+
 #[test]
 fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
-    let made = socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(socket2::Protocol::MPTCP));
-    if let Err(error) = made
-        && !Feature::Mptcp.is_there()
-    {
-        // A kernel that is as old may have no such sockets at all.
-        assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT), "{error}");
+    if !has_mptcp() {
         return;
     }
     let world = World::new("mptcp");

@@ -1,16 +1,11 @@
 //! Programs and maps are replaced under load: by the same programs, over maps of another layout, over
 //! what somebody broke. No connect is refused or left alone, and what sockets and clients remember
 //! survives where it can.
-#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
-use std::process::Command;
 
-use serde_json::Value;
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Dialling, Remembered, Tcp, Udp, World, at_least};
+use svclb_tests::{Backend, Dialling, HOOKS, Remembered, Tcp, Udp, World, at_least};
 
 const HELLO: &str = "10.96.0.10:80";
 
@@ -21,56 +16,32 @@ fn stage(name: &str) -> (World, Vec<Backend>) {
     (world, backends)
 }
 
-/// The folder of the pins in use, or of another version.
-fn version(world: &World, number: u32) -> PathBuf {
-    world.pins().join(format!("v{number}"))
-}
-
 /// What somebody did to the pins while no agent ran.
 type Breaks = fn(&World);
 
-fn pin(world: &World, name: &str) -> PathBuf {
-    version(world, LAYOUT_VERSION).join("maps").join(name)
-}
-
-fn unpin(world: &World, name: &'static str) {
-    let pin = pin(world, name);
-    world.inside(move || fs::remove_file(pin).unwrap());
-}
-
-fn relabel(world: &World, name: &'static str, text: Option<&'static str>) {
-    let label = version(world, LAYOUT_VERSION).join("layouts").join(name);
-    world.inside(move || {
-        fs::remove_file(&label).unwrap();
-        if let Some(text) = text {
-            symlink(text, &label).unwrap();
-        }
-    });
+fn unpin(world: &World, map: &str) {
+    world.unpin(&world.pinned("maps", map));
 }
 
 /// Puts a new map in the place of a pinned one: as that is, but for what is said here.
-fn remake(world: &World, name: &'static str, other: &[(&str, &str)]) {
-    let mut command = Command::new("bpftool");
-    command.args(["-j", "map", "show", "pinned"]).arg(pin(world, name));
-    let shown: Value = serde_json::from_slice(&world.output(command).stdout).unwrap();
-    unpin(world, name);
-    let mut command = Command::new("bpftool");
-    command.args(["map", "create"]).arg(pin(world, name)).args(["name", name]);
+fn remake(world: &World, name: &str, other: &[(&str, &str)]) {
+    let pin = world.pinned("maps", name);
+    let shown = world.shown("map", &pin);
+    world.unpin(&pin);
+    let mut words = vec![pin.into_os_string(), "name".into(), name.into()];
     let traits = ["type", "key", "value", "entries", "flags"];
     for (word, field) in
         traits.iter().zip(["type", "bytes_key", "bytes_value", "max_entries", "flags"])
     {
         let ours = shown[field].as_str().map_or_else(|| shown[field].to_string(), str::to_owned);
         let other = other.iter().find(|(it, _)| it == word).map(|(_, other)| (*other).to_owned());
-        command.args([*word, &other.unwrap_or(ours)]);
+        words.extend([(*word).into(), other.unwrap_or(ours).into()]);
     }
-    let output = world.output(command);
-    assert!(output.status.success(), "{output:?}");
+    world.bpftool(["map", "create"], words);
 }
 
 fn older_version(world: &World) {
-    let (ours, other) = (version(world, LAYOUT_VERSION), version(world, LAYOUT_VERSION - 1));
-    world.inside(move || fs::rename(ours, other).unwrap());
+    world.move_pin(&world.version(), &world.version_of(LAYOUT_VERSION - 1));
 }
 
 /// The maps whose loss the log tells of, one line each.
@@ -117,15 +88,15 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         ("gone", |world| unpin(world, "svclb_slots"), &["svclb_slots is missing"], &[]),
         (
             "label",
-            |world| relabel(world, "svclb_index", Some("Line 8: a 0")),
+            |world| world.relabel("svclb_index", Some("Line 8: a 0")),
             &["svclb_index", "another layout"],
             &[],
         ),
-        ("no-label", |world| relabel(world, "svclb_meta", None), &["svclb_meta", "no label"], &[]),
+        ("no-label", |world| world.relabel("svclb_meta", None), &["svclb_meta", "no label"], &[]),
         ("version", older_version, &["of another version"], &[]),
         (
             "origins",
-            |world| relabel(world, "svclb_origins", Some("-")),
+            |world| world.relabel("svclb_origins", Some("-")),
             &["svclb_origins", "another layout"],
             &["svclb_origins"],
         ),
@@ -150,13 +121,13 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         ),
         (
             "overflow",
-            |world| relabel(world, "svclb_overflow", None),
+            |world| world.relabel("svclb_overflow", None),
             &["svclb_overflow", "no label"],
             &["svclb_overflow"],
         ),
         (
             "affinity",
-            |world| relabel(world, "svclb_affinity", None),
+            |world| world.relabel("svclb_affinity", None),
             &["svclb_affinity", "no label"],
             &["svclb_affinity"],
         ),
@@ -169,7 +140,7 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         // Without the names that belong to ids nobody knows whose affinity it is.
         (
             "services",
-            |world| relabel(world, "svclb_services", None),
+            |world| world.relabel("svclb_services", None),
             &["svclb_services", "no label"],
             &["svclb_affinity"],
         ),
@@ -181,7 +152,7 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         ),
         (
             "counters",
-            |world| relabel(world, "svclb_counters", None),
+            |world| world.relabel("svclb_counters", None),
             &["svclb_counters", "no label"],
             &["svclb_counters"],
         ),
@@ -216,22 +187,10 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         world.settle();
         let said = world.agent_log()[before..].to_owned();
         assert!(!said.contains("cannot be used"), "{row}: {said}");
-        let (old, root) = (version(&world, LAYOUT_VERSION - 1), world.pins());
+        let (old, root) = (world.version_of(LAYOUT_VERSION - 1), world.pins());
         let left = world.inside(move || (old.exists(), fs::read_dir(root).unwrap().count()));
         assert_eq!(left, (false, 1), "{row}: only this version's pins are left");
     }
-}
-
-/// The programs behind the pinned links, by their ids.
-fn programs(world: &World, hooks: &[&str]) -> Vec<u64> {
-    let program = |hook: &&str| {
-        let mut command = Command::new("bpftool");
-        let link = version(world, LAYOUT_VERSION).join("links").join(hook);
-        command.args(["-j", "link", "show", "pinned"]).arg(link);
-        let shown: Value = serde_json::from_slice(&world.output(command).stdout).unwrap();
-        shown["prog_id"].as_u64().unwrap()
-    };
-    hooks.iter().map(program).collect()
 }
 
 #[test]
@@ -239,13 +198,7 @@ fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() 
     const REPLACEMENTS: u32 = 100;
     let (world, _backends) = stage("replaced");
     let remembered = Remembered::of(&world);
-    let links = version(&world, LAYOUT_VERSION).join("links");
-    let hooks: Vec<String> = world.inside(move || {
-        let names = fs::read_dir(links).unwrap().map(|entry| entry.unwrap().file_name());
-        names.map(|name| name.into_string().unwrap()).collect()
-    });
-    let hooks: Vec<&str> = hooks.iter().map(String::as_str).collect();
-    assert_eq!(hooks.len(), 9, "{hooks:?}");
+    assert_eq!(world.names_in(&world.version().join("links")).len(), HOOKS.len());
     let kept = world.ask(Tcp, Remembered::KEPT).unwrap();
     let dns: Vec<String> = (0..8).map(|number| format!("dns-{number}")).collect();
     let dns: Vec<&str> = dns.iter().map(String::as_str).collect();
@@ -253,18 +206,18 @@ fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() 
     let dns = Dialling { protocol: Udp, ..Dialling::tcp(Remembered::DNS, &dns) };
     let clients = [hello, hello, Dialling::tcp(Remembered::KEPT, &kept), dns];
     let (rounds, ()) = world.without_gaps(clients, || {
-        let first = programs(&world, &hooks);
-        let mut before = programs(&world, &["connect4"]);
+        let first = world.programs();
+        let mut before = first[0];
         for round in 0..REPLACEMENTS {
             world.take_agent().kill();
             world.start_agent();
-            let now = programs(&world, &["connect4"]);
+            let now = world.programs()[0];
             assert_ne!(now, before, "round {round}: the program is the one before");
             before = now;
         }
-        let last = programs(&world, &hooks);
+        let last = world.programs();
         let same = first.iter().zip(&last).any(|(first, last)| first == last);
-        assert!(!same, "{hooks:?}: {first:?}, and then {last:?}");
+        assert!(!same, "{HOOKS:?}: {first:?}, and then {last:?}");
     });
     let connects: u32 = rounds.iter().sum();
     assert!(connects > 4 * REPLACEMENTS, "the clients connected {rounds:?} times only");
@@ -277,7 +230,7 @@ fn origins_that_are_taken_over_keep_their_size_whatever_new_ones_would_have() {
     let (world, _backends) = stage("upgrade-origins");
     let remembered = Remembered::of(&world);
     world.take_agent().stop();
-    relabel(&world, "svclb_index", None);
+    world.relabel("svclb_index", None);
     let yaml = world.yaml();
     world.start_agent_with(&["--from", yaml.to_str().unwrap(), "--origins", "256"]);
     remembered.sockets_do();

@@ -72,7 +72,8 @@ struct ListArgs {
 struct StatusArgs {
     #[command(flatten)]
     list: ListArgs,
-    /// Say only whether an agent runs, has written what its sources say, and is attached: exit code 0
+    /// Say only whether an agent runs and serves, be it what an earlier one wrote while its sources are not
+    /// known: exit code 0
     #[arg(long)]
     ready: bool,
 }

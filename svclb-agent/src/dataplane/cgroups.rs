@@ -287,6 +287,7 @@ impl Coverage {
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStrExt as _;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -351,16 +352,26 @@ mod tests {
         assert!(!said.contains(char::is_control) && said.starts_with("7 a"), "{said:?}");
     }
 
+    fn is_named(seen: &Option<Outside>) -> bool {
+        seen.as_ref().is_some_and(|it| it.name.starts_with("cut-"))
+    }
+
     #[test]
     fn a_process_is_seen_whatever_bytes_its_name_has() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join(std::ffi::OsStr::from_bytes(b"cut-\xf0\x9f"));
         std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
         let mut child = std::process::Command::new(&program).arg("100").spawn().unwrap();
-        let seen = process(child.id());
+        // The kernel names it a moment after it let the parent go on.
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut seen = process(child.id());
+        while Instant::now() < until && !is_named(&seen) {
+            std::thread::sleep(Duration::from_millis(10));
+            seen = process(child.id());
+        }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(seen.as_ref().is_some_and(|it| it.name.starts_with("cut-")), "{seen:?}");
+        assert!(is_named(&seen), "{seen:?}");
     }
 
     #[test]

@@ -143,7 +143,7 @@ pub fn check_bpffs(pins: &Path) -> Result<()> {
     let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     ensure!(
         is_bpffs(existing)?,
-        "{} is not on a bpffs: mount one (`mount -t bpf bpf /sys/fs/bpf`) or give a folder on one by --pins",
+        "{} is not on a bpffs: mount one (`mount -t bpf -o mode=0700 bpf /sys/fs/bpf`) or give a folder on one by --pins",
         pins.display()
     );
     Ok(())
@@ -293,6 +293,6 @@ mod tests {
         let error = check_cgroup(Path::new("/no/such/cgroup")).unwrap_err().to_string();
         assert!(error.contains("not there"), "{error}");
         let error = check_bpffs(Path::new("/proc/svclb")).unwrap_err().to_string();
-        assert!(error.contains("mount -t bpf"), "{error}");
+        assert!(error.contains("mount -t bpf -o mode=0700 bpf"), "{error}");
     }
 }

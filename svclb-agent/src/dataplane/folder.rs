@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::hooks::HOOKS;
+use super::own;
 use super::shapes::{MAPS, MapShape};
 use super::sys;
 
@@ -56,11 +57,12 @@ impl Folder {
         self.0.join(LAYOUTS_IN).join(name)
     }
 
-    /// Makes it, for root only.
+    /// Makes it, for its owner only.
     ///
     /// # Errors
-    /// When it cannot be made, most often because it is not on bpffs.
+    /// When it cannot be made, most often because it is not on bpffs, or is another user's.
     pub fn make(&self) -> Result<()> {
+        make(&self.0)?;
         [MAPS_IN, LAYOUTS_IN, LINKS_IN].iter().try_for_each(|folder| make(&self.0.join(folder)))
     }
 
@@ -178,10 +180,11 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Makes a folder and those above it, for root only.
+/// Makes a folder and those above it, for their owner only. One that is there is closed to others.
 pub(super) fn make(folder: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.with_context(|| format!("cannot make {}; is it on a mounted bpffs?", folder.display()))
+    made.with_context(|| format!("cannot make {}; is it on a mounted bpffs?", folder.display()))?;
+    own::close(folder)
 }
 
 pub(super) fn remove_file(path: &Path) -> Result<()> {

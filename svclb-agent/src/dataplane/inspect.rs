@@ -67,6 +67,12 @@ pub struct Program {
     pub name: String,
     /// Ids of the maps that it uses.
     pub maps: Vec<u32>,
+    /// How often it ran while the kernel counted (bpf(2), BPF_ENABLE_STATS).
+    pub runs: u64,
+    /// How long all these runs took.
+    pub nanoseconds: u64,
+    /// Instructions, as the verifier left them; 0 when the kernel does not show them.
+    pub instructions: u32,
 }
 
 /// Looks at a program by its id, for which the kernel asks CAP_SYS_ADMIN.
@@ -89,7 +95,14 @@ pub fn program(id: u32) -> io::Result<Program> {
     maps.truncate(info.nr_map_ids as usize);
     let name: Vec<u8> = info.name.iter().map(|byte| byte.to_ne_bytes()[0]).collect();
     let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
-    Ok(Program { name: name.to_string_lossy().into_owned(), maps })
+    Ok(Program {
+        name: name.to_string_lossy().into_owned(),
+        maps,
+        runs: info.run_cnt,
+        nanoseconds: info.run_time_ns,
+        // Of eight bytes each (RFC 9669).
+        instructions: info.xlated_prog_len / 8,
+    })
 }
 
 /// Fills `info` with what an object is.

@@ -21,7 +21,7 @@ use super::places::Places;
 use super::probe;
 use super::shapes::{self, MAPS, MapShape};
 use super::sockets::Origins;
-use super::sweep::{Suspects, Sweep};
+use super::sweep::{self, Suspects, Sweep};
 use crate::reconcile::Ground;
 
 /// The map that holds what sockets dialled: of any size, which is its own.
@@ -50,6 +50,8 @@ pub struct Installed {
     /// What the operator was told that cannot be put back.
     told: Option<String>,
     suspects: Suspects,
+    /// Whether what is gone can be told; none before it was asked for.
+    can_sweep: Option<bool>,
 }
 
 impl Installed {
@@ -73,6 +75,7 @@ impl Installed {
             is_switching: false,
             told: None,
             suspects: Suspects::default(),
+            can_sweep: None,
         }
     }
 
@@ -134,6 +137,28 @@ impl Installed {
             maps.mark(&given)?;
         }
         Ok(maps)
+    }
+
+    /// Whether sockets that are gone can be told from others; says so once, if not.
+    fn can_sweep(&mut self) -> bool {
+        if let Some(can) = self.can_sweep {
+            return can;
+        }
+        let can = match sweep::is_possible() {
+            Ok(can) => can,
+            Err(error) => {
+                tracing::warn!("cannot look for sockets that are gone: {error}");
+                return false;
+            }
+        };
+        if !can {
+            tracing::warn!(
+                "sockets of the kernel's own that are gone are not looked for: this kernel does not say \
+                 which network namespace is the agent's, and it is not the machine's first one",
+            );
+        }
+        self.can_sweep = Some(can);
+        can
     }
 
     fn settings(&self, row: &Meta) -> Settings {
@@ -315,6 +340,9 @@ impl Ground for Installed {
     }
 
     fn sweep(&mut self) {
+        if !self.can_sweep() {
+            return;
+        }
         // Kept until the next look was done: one that fails knows nothing better.
         let suspects = self.suspects.clone();
         let looked = Sweep::open(&Places::current(&self.pins), suspects).and_then(|mut sweep| {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use thiserror::Error;
 
 use super::meta;
+use super::own;
 use super::pins::Pins;
 
 /// Held while it lives. It is the kernel's (flock(2), on the folder itself), so that it ends with its
@@ -38,7 +39,8 @@ impl Lock {
     /// Takes the lock of a folder, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Held`] when an agent has it; others when the folder cannot be made or locked.
+    /// [`Held`] when an agent has it; others when the folder cannot be made or locked, or is another
+    /// user's.
     pub fn take(pins: &Pins) -> Result<Self> {
         for _ in 0..TRIES {
             pins.make_root()?;
@@ -58,7 +60,7 @@ impl Lock {
             .with_context(|| format!("cannot look at {}", pins.root().display()))
     }
 
-    /// Takes the lock of a folder; none when there is no folder.
+    /// Takes the lock of a folder; none when there is no folder. What of it was open to others is closed.
     ///
     /// # Errors
     /// As [`Self::take`].
@@ -66,11 +68,16 @@ impl Lock {
         let root = pins.root();
         let cannot = || format!("cannot lock {}", root.display());
         for _ in 0..TRIES {
-            let folder = match File::open(root) {
+            let folder = match own::open(root, 0) {
                 Ok(folder) => folder,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error).with_context(cannot),
+                Err(error) => {
+                    // Whose it is says more.
+                    own::close(root)?;
+                    return Err(error).with_context(cannot);
+                }
             };
+            own::close_opened(&folder, root)?;
             match lock_in_time(&folder) {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
@@ -81,6 +88,7 @@ impl Lock {
             }
             // Whoever held it before may have removed the folder, and there may be another.
             if is_at(&folder, root).with_context(cannot)? {
+                pins.close_versions()?;
                 return Ok(Some(Self(folder)));
             }
         }

@@ -17,7 +17,7 @@ use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
 use super::mapping::{Mapping, Window};
 use super::pins::Pins;
 use super::places::Places;
-use super::rows::{Plain, Rows, failed, invalid};
+use super::rows::{Plain, Rows, failed_in_array, invalid};
 use super::shapes::{self, MapShape};
 
 /// The maps of one folder of pins.
@@ -155,7 +155,7 @@ impl Table for Maps {
             .filter_map(|number| Some((number, self.index.get(number)?.read())))
             .filter(|(_, line)| *line != Line::default())
             .collect();
-        let meta = self.meta.get(&0, 0).map_err(|error| failed("svclb_meta", 1, error))?.0;
+        let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array("svclb_meta", error))?.0;
         let mut unread = None;
         let length = self.slots.length();
         let ranges = ranges(&lines, |number| {
@@ -209,7 +209,7 @@ impl Table for Maps {
             Row::Meta(meta) => {
                 self.meta
                     .set(0, Plain(*meta), 0)
-                    .map_err(|error| failed("svclb_meta", 1, error))?;
+                    .map_err(|error| failed_in_array("svclb_meta", error))?;
                 self.geometry = *meta;
                 Ok(())
             }

@@ -5,6 +5,7 @@
 //! * [`cgroups`]: where a cgroup is, and which processes are outside of it.
 //! * [`inspect`]: what is on the hooks, asked without changing anything.
 //! * [`pins`], [`folder`], [`places`]: where maps and links lie on bpffs.
+//! * [`own`]: whose their folders are.
 //! * [`shapes`]: what each map must be for these programs.
 //! * [`lock`]: one agent at a time over a folder of pins.
 //! * [`installed`]: programs, maps and links of a running agent: adopted, replaced, looked after.
@@ -34,6 +35,7 @@ mod mapping;
 pub mod maps;
 pub mod meta;
 pub mod object;
+pub mod own;
 pub mod pins;
 pub mod places;
 pub mod probe;

@@ -26,6 +26,7 @@ use super::environment;
 use super::folder::{self, Folder};
 use super::hooks::HOOKS;
 use super::meta;
+use super::own;
 use super::shapes::{MAPS, MapShape};
 
 /// The folder of the pins.
@@ -103,20 +104,32 @@ impl Pins {
         others.into_iter().find(|link| link.exists()).unwrap_or(ours)
     }
 
-    /// Makes the folders, for root only.
+    /// Makes the folders, for their owner only.
     ///
     /// # Errors
-    /// When they cannot be made, most often because the folder is not on bpffs.
+    /// When they cannot be made, most often because the folder is not on bpffs, or are another user's.
     pub fn make(&self) -> Result<()> {
+        folder::make(&self.root)?;
         self.current().make()
     }
 
-    /// Makes the folder itself, for root only.
+    /// Makes the folder itself, for its owner only.
     ///
     /// # Errors
     /// As [`Self::make`].
     pub fn make_root(&self) -> Result<()> {
         folder::make(&self.root)
+    }
+
+    /// Closes the versions' folders to everybody but their owner, which must be this user. What others
+    /// have beside them stays as it is.
+    ///
+    /// # Errors
+    /// When one is another user's.
+    pub fn close_versions(&self) -> Result<()> {
+        // Ours is in use whatever is in it, be it nothing that we may read.
+        own::close_all(self.current().path())?;
+        self.others()?.iter().try_for_each(|version| own::close_all(version.path()))
     }
 
     /// Whether the maps of a running or ended svclb of this layout are there; for those who only read.

@@ -78,15 +78,45 @@ pub(super) fn invalid(map: &'static str, what: String) -> TableError {
     TableError::Invalid { map, what }
 }
 
-/// What a failed call on a map of `capacity` entries means.
-pub(super) fn failed(map: &'static str, capacity: u32, error: MapError) -> TableError {
+/// What a failed call on a hash map of `capacity` entries means.
+fn failed(map: &'static str, capacity: u32, error: MapError) -> TableError {
+    match failed_in_array(map, error) {
+        TableError::System { map, source } if source.raw_os_error() == Some(libc::E2BIG) => {
+            TableError::Full { map, capacity }
+        }
+        other => other,
+    }
+}
+
+/// What a failed call on an array means. It has all of its entries from the start, and is never full.
+pub(super) fn failed_in_array(map: &'static str, error: MapError) -> TableError {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => TableError::Missing { map },
         MapError::SyscallError(call) => match call.io_error.raw_os_error() {
-            Some(libc::E2BIG) => TableError::Full { map, capacity },
             Some(libc::ENOENT) => TableError::Missing { map },
             _ => TableError::System { map, source: call.io_error },
         },
         other => TableError::System { map, source: io::Error::other(other) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn only_a_hash_map_can_be_full() {
+        let error = |number| {
+            let io_error = io::Error::from_raw_os_error(number);
+            MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error })
+        };
+        let hash = failed("svclb_services", 7, error(libc::E2BIG));
+        assert!(matches!(hash, TableError::Full { capacity: 7, .. }), "{hash:?}");
+        let array = failed_in_array("svclb_meta", error(libc::E2BIG));
+        assert!(matches!(array, TableError::System { .. }), "{array:?}");
+        let memory = failed("svclb_services", 7, error(libc::ENOMEM));
+        assert!(matches!(memory, TableError::System { .. }), "{memory:?}");
     }
 }

@@ -7,7 +7,9 @@
 //! danger; one that is open and not listed twice has no peer and no port, so nobody reads its record,
 //! and the next connect makes another.
 
+use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -17,6 +19,25 @@ use super::alive;
 use super::mapping::Mapping;
 use super::places::Places;
 use super::rows::Plain;
+use super::sys;
+
+/// A setting that the machine's first network namespace has alone (net/core/sysctl_net_core.c:
+/// `net_core_table` is registered for `init_net`).
+const OF_FIRST: &str = "/proc/sys/net/core/netdev_max_backlog";
+
+/// Whether the sockets that this process can list are those whose records the hooks mark. The mark is for
+/// sockets of this network namespace; or, where the kernel does not say which that is (before 5.14), of
+/// the machine's first one, and from another one every one of those would look gone.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn is_possible() -> io::Result<bool> {
+    Ok(lists_what_is_marked(sys::netns_cookie()?, Path::new(OF_FIRST)))
+}
+
+fn lists_what_is_marked(cookie: u64, of_first: &Path) -> bool {
+    cookie != 0 || of_first.exists()
+}
 
 /// What the last look found without a socket.
 #[derive(Clone, Debug, Default)]

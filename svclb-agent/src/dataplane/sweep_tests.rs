@@ -171,3 +171,25 @@ fn in_flight(socket: UdpSocket) -> (OwnedFd, OwnedFd) {
         .unwrap();
     (near, far)
 }
+
+#[test]
+fn without_a_cookie_only_the_first_network_namespace_is_swept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, other) = (folder.path(), folder.path().join("none"));
+    for (row, cookie, path, expected) in [
+        ("a cookie, the first", 1, first, true),
+        ("a cookie, another", 7, &other, true),
+        ("no cookie, the first", 0, first, true),
+        ("no cookie, another", 0, &other, false),
+    ] {
+        assert_eq!(lists_what_is_marked(cookie, path), expected, "{row}");
+    }
+    // A network namespace that was just made is not the first.
+    let made = std::thread::spawn(|| {
+        // SAFETY: only this thread's network is another from here on.
+        let failed = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(failed, 0, "run the tests as root: {}", io::Error::last_os_error());
+        lists_what_is_marked(0, Path::new(OF_FIRST))
+    });
+    assert!(!made.join().unwrap());
+}

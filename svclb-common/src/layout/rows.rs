@@ -212,7 +212,7 @@ pub struct Meta {
     /// the place of others begin above all generations of those, so that no record of a socket names
     /// a line and a generation of both.
     pub first_generation: u32,
-    /// How many writes of an agent failed, over restarts too. Each was tried again.
+    /// How many writes and reads of an agent failed, over restarts too. Each was tried again.
     pub failures: u64,
     /// How many services keep an earlier state because they do not fit.
     pub short: u32,

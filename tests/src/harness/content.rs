@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use svclb_common::layout::{
-    BackendKey, BackendRow, FrontendKey, FrontendRow, LAYOUT_VERSION, Line, Meta, ServiceRow, Slot,
-    Text,
+    BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Slot, Text,
 };
 
 use super::agent::Agent;
@@ -77,7 +76,7 @@ impl World {
 
     /// The folder of the pinned maps. Only processes inside see it.
     pub(crate) fn maps_folder(&self) -> PathBuf {
-        self.pins().join(format!("v{LAYOUT_VERSION}")).join("maps")
+        self.version().join("maps")
     }
 
     /// The value of `svclb_meta`.

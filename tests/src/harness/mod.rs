@@ -1,6 +1,7 @@
 //! What a test stands on.
 //!
 //! * [`world`]: one test's surroundings, with everything below in it, and the end of it all.
+//! * [`shown`]: what `svclb` shows of it. [`pins`]: where its maps and links are pinned.
 //! * [`namespace`]: a thread in a network and mount namespace of its own.
 //! * [`routes`]: its routes, so that no packet leaves. [`link`]: interfaces between two.
 //! * [`cgroup`]: a cgroup of its own, and what earlier runs left behind.
@@ -12,7 +13,7 @@
 //! * [`passing`]: sockets that change hands.
 //! * [`backend`]: who answers.
 //! * [`yaml`]: Services and their endpoints as the agent reads them.
-//! * [`agent`]: the program under test. [`view`]: what it shows. [`program`]: where it is.
+//! * [`agent`]: the program under test. [`view`]: what it shows, taken apart. [`program`]: where it is.
 //! * [`stranger`]: somebody else's program on the same hook. [`spoil`]: somebody else in the maps.
 //! * [`kernel`]: what the running kernel has. [`remembered`]: what sockets and clients remember.
 //! * [`wait`]: the bounded waits that all of it uses.
@@ -29,10 +30,12 @@ pub(crate) mod kernel;
 pub(crate) mod link;
 pub(crate) mod namespace;
 pub(crate) mod passing;
+pub(crate) mod pins;
 pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod remembered;
 pub(crate) mod routes;
+pub(crate) mod shown;
 pub(crate) mod spoil;
 pub(crate) mod stranger;
 pub(crate) mod view;

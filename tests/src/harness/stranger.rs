@@ -1,16 +1,23 @@
-//! A program of someone else on the connect4 hook of a world's cgroup. It lets everything go on.
+//! A program of someone else on a hook of a world's cgroup. It lets everything go on.
 
 use std::cell::UnsafeCell;
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+
+use super::world::World;
 
 // Numbers of include/uapi/linux/bpf.h.
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_ATTACH: libc::c_int = 8;
 const BPF_PROG_DETACH: libc::c_int = 9;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_PROG_TYPE_CGROUP_SOCK: u32 = 9;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const BPF_CGROUP_INET4_CONNECT: u32 = 10;
 const BPF_F_ALLOW_MULTI: u32 = 2;
@@ -57,6 +64,23 @@ struct Query {
     _pad: u32,
 }
 
+/// The first part of `union bpf_attr` for opening a pin.
+#[derive(Default)]
+#[repr(C)]
+struct Pin {
+    path: u64,
+    _unused: [u32; 2],
+}
+
+/// The first part of `union bpf_attr` for putting another program behind a link.
+#[derive(Default)]
+#[repr(C)]
+struct Update {
+    link: u32,
+    program: u32,
+    _unused: [u32; 2],
+}
+
 /// How many programs are asked for: no test attaches so many.
 const MOST: usize = 16;
 
@@ -68,29 +92,48 @@ fn lock_any_memory() {
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) };
 }
 
+/// What the program of a hook gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StrangerKind {
+    /// A socket: the hook sock_release.
+    Socket,
+    /// A socket and an address: every other.
+    Address,
+}
+
 /// The attached program, detached when dropped.
 #[derive(Debug)]
 pub struct Stranger {
     cgroup: File,
     program: OwnedFd,
+    hook: u32,
 }
 
 impl Stranger {
-    /// Attaches to a cgroup: as the only one that may, or beside others.
+    /// Attaches to the hook connect4 of a cgroup: as the only one that may, or beside others.
     pub fn attach(cgroup: &Path, is_exclusive: bool) -> Self {
+        Self::attach_to(cgroup, StrangerKind::Address, BPF_CGROUP_INET4_CONNECT, is_exclusive)
+    }
+
+    /// The same on another hook (`enum bpf_attach_type`) of this kind.
+    pub fn attach_to(cgroup: &Path, kind: StrangerKind, hook: u32, is_exclusive: bool) -> Self {
         let load = Load {
-            kind: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+            kind: match kind {
+                StrangerKind::Socket => BPF_PROG_TYPE_CGROUP_SOCK,
+                StrangerKind::Address => BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+            },
             instructions: 2,
             program: ALLOW.as_ptr() as u64,
             licence: c"MIT".as_ptr() as u64,
-            expected_attach_type: BPF_CGROUP_INET4_CONNECT,
+            expected_attach_type: hook,
             ..Load::default()
         };
         lock_any_memory();
         let program = bpf(BPF_PROG_LOAD, &load).expect("a trivial program loads");
         // SAFETY: the kernel made it for this process.
         let program = unsafe { OwnedFd::from_raw_fd(program) };
-        let stranger = Self { cgroup: File::open(cgroup).expect("the cgroup is there"), program };
+        let cgroup = File::open(cgroup).expect("the cgroup is there");
+        let stranger = Self { cgroup, program, hook };
         let flags = if is_exclusive { 0 } else { BPF_F_ALLOW_MULTI };
         bpf(BPF_PROG_ATTACH, &stranger.attachment(flags)).expect("a program can be attached");
         stranger
@@ -113,6 +156,21 @@ impl Stranger {
         std::hint::black_box(ids).into_iter().take_while(|id| *id != 0).collect()
     }
 
+    /// Puts its program behind the pinned link of a world's hook, in the place of the agent's.
+    pub fn replace(&self, world: &World, hook: &str) {
+        let path = world.pinned("links", hook);
+        let link = world.inside(move || {
+            let path = CString::new(path.as_os_str().as_bytes()).expect("a path");
+            bpf(BPF_OBJ_GET, &Pin { path: path.as_ptr() as u64, ..Pin::default() })
+        });
+        // SAFETY: the kernel made it for this process.
+        let link = unsafe { OwnedFd::from_raw_fd(link.expect("the link is pinned")) };
+        let program = self.attachment(0).program;
+        let link = u32::try_from(link.as_raw_fd()).expect("a descriptor is not negative");
+        bpf(BPF_LINK_UPDATE, &Update { link, program, ..Update::default() })
+            .expect("a program can be put behind a link");
+    }
+
     /// Detaches it; false when it was not attached any more.
     pub fn detach(self) -> bool {
         bpf(BPF_PROG_DETACH, &self.attachment(0)).is_ok()
@@ -123,7 +181,7 @@ impl Stranger {
         Attach {
             target: number(self.cgroup.as_raw_fd()),
             program: number(self.program.as_raw_fd()),
-            hook: BPF_CGROUP_INET4_CONNECT,
+            hook: self.hook,
             flags,
         }
     }

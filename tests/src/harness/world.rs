@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use std::thread;
@@ -21,8 +21,6 @@ use super::failing::Faults;
 use super::namespace::Namespace;
 use super::program;
 use super::routes::{self, Route};
-use super::view::{self, Origin, Row};
-use super::wait::{LIMIT, within};
 use super::yaml::{self, Service, ServiceBuilder};
 use crate::{Backend, Protocol};
 
@@ -61,11 +59,11 @@ impl Builder {
 pub struct World {
     agent: Mutex<Option<Agent>>,
     arguments: Vec<String>,
-    services: Mutex<BTreeMap<String, Service>>,
+    pub(super) services: Mutex<BTreeMap<String, Service>>,
     /// Addresses of the node, once it has any.
-    node: Mutex<Vec<IpAddr>>,
+    pub(super) node: Mutex<Vec<IpAddr>>,
     /// Port of the Service that `settle` writes, different each time.
-    fence: AtomicU16,
+    pub(super) fence: AtomicU16,
     /// Third byte of the addresses that [`Self::backends`] chooses.
     groups: AtomicU8,
     // In the order of their ends.
@@ -257,99 +255,6 @@ impl World {
         fs::rename(hidden, self.yaml().join(name)).expect("a file can be renamed");
     }
 
-    /// Waits until the agent has written all that this world's Services say, to the last step.
-    ///
-    /// What shows that a pass came to its end is a Service that is written after the others were seen:
-    /// only the next pass writes it.
-    ///
-    /// # Panics
-    /// When it does not in good time: with what was expected and found.
-    pub fn settle(&self) {
-        self.wait_for_rows();
-        let port = self.fence.fetch_add(1, Ordering::Relaxed);
-        self.service("svclb-test/fence")
-            .cluster_ip("10.96.255.255")
-            .port(port, Protocol::Udp)
-            .write();
-        self.wait_for_rows();
-    }
-
-    /// Looks whether the maps hold all that this world's Services say, with nobody to write it.
-    ///
-    /// # Panics
-    /// When they do not.
-    pub fn settle_without_agent(&self) {
-        self.wait_for_rows();
-    }
-
-    fn wait_for_rows(&self) {
-        let services = self.services.lock().unwrap().clone();
-        let expected = view::expected(services.values(), &self.node.lock().unwrap());
-        let mut missing = Vec::new();
-        let settled = within(LIMIT, || {
-            let found = view::rows(&self.json(&["services"])?, &self.json(&["backends"])?)?;
-            missing = expected.symmetric_difference(&found).cloned().collect();
-            let describe = |row: &Row| {
-                format!("{} {row}", if expected.contains(row) { "missing:" } else { "too much:" })
-            };
-            match &missing[..] {
-                [] => Ok(()),
-                rows => Err(rows.iter().map(describe).collect::<Vec<_>>().join("\n")),
-            }
-        });
-        if let Err(last) = settled {
-            panic!("the maps are not as the YAML says after {LIMIT:?}:\n{last}");
-        }
-    }
-
-    /// The origins of live sockets, as `svclb sockets` shows them.
-    ///
-    /// # Panics
-    /// When it fails.
-    pub fn origins(&self) -> Vec<Origin> {
-        let shown = self.json(&["sockets"]).and_then(|shown| view::origins(&shown));
-        shown.unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// Waits until no origin is left, in the array and in the overflow. A child that another test is
-    /// starting may hold a descriptor of this one for a moment.
-    ///
-    /// # Panics
-    /// When some are left.
-    pub fn wait_until_forgotten(&self) {
-        let left = within(LIMIT, || match (&self.origins()[..], self.overflow_entries()) {
-            ([], 0) => Ok(()),
-            ([], entries) => Err(format!("{entries} empty entries of the overflow are left")),
-            ([first, ..], _) => Err(format!("{} are left: {first:?} ...", self.origins().len())),
-        });
-        if let Err(left) = left {
-            panic!("origins of closed sockets are left after {LIMIT:?}: {left}");
-        }
-    }
-
-    /// How many entries the overflow of the origins has.
-    pub fn overflow_entries(&self) -> u64 {
-        view::overflow_entries(&self.status()).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// What `svclb status -o json` shows.
-    ///
-    /// # Panics
-    /// When it fails.
-    pub fn status(&self) -> serde_json::Value {
-        self.json(&["status"]).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    fn json(&self, command: &[&str]) -> Result<serde_json::Value, String> {
-        let output = self.svclb(&[command, &["-o", "json"]].concat());
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("svclb {} failed: {}", command.join(" "), said.trim()));
-        }
-        serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("svclb {} -o json shows no JSON: {error}", command.join(" ")))
-    }
-
     /// The program under test.
     pub fn program(&self) -> &'static Path {
         program::svclb()
@@ -373,6 +278,15 @@ impl World {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.namespace.spawn(command);
         child.wait_with_output().expect("a child can be waited for")
+    }
+
+    /// Starts a command inside the namespaces (and outside the cgroup), and does not wait. It does not
+    /// outlive the world.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn(&self, command: Command) -> Child {
+        self.namespace.spawn(command)
     }
 
     /// Runs a command as a pod's process would run, inside the namespaces and the cgroup, to its end.

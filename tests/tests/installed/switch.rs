@@ -2,48 +2,13 @@
 //! found before anything is touched, or holds up only itself.
 
 use std::fs;
-use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use svclb_common::layout::LAYOUT_VERSION;
 use svclb_tests::{Backend, Faults, Operation, Stranger, Tcp, World, at_least, eventually};
 
-use super::{
-    DIALLED, bpftool, move_pin, names_in, pinned, refused, run_elsewhere, second_agent, version,
-    world,
-};
-
-/// Every hook's link.
-const HOOKS: [&str; 9] = [
-    "connect4",
-    "connect6",
-    "sendmsg4",
-    "sendmsg6",
-    "recvmsg4",
-    "recvmsg6",
-    "getpeername4",
-    "getpeername6",
-    "sock_release",
-];
-
-/// Ids of the programs behind the hooks' links.
-fn programs(world: &World) -> Vec<u64> {
-    let id = |hook: &&str| {
-        let mut command = Command::new("bpftool");
-        command.args(["-j", "link", "show", "pinned"]).arg(pinned(world, "links", hook));
-        let shown: Value = serde_json::from_slice(&world.output(command).stdout).unwrap();
-        shown["prog_id"].as_u64().unwrap_or_else(|| panic!("{hook}: {shown}"))
-    };
-    HOOKS.iter().map(id).collect()
-}
-
-/// Makes maps of ours ones of another layout.
-fn relabel(world: &World) {
-    let label = version(world).join("layouts").join("svclb_index");
-    world.inside(move || fs::remove_file(label).unwrap());
-}
+use super::{DIALLED, refused, run_elsewhere, second_agent, world};
 
 /// More Services than the smallest maps of [`small`] hold.
 fn outgrow(world: &World, backend: &Backend) {
@@ -76,31 +41,31 @@ fn links_to_what_they_should_not_be_are_found_before_any_program_is_replaced() {
     let (elsewhere, other) = (world.cgroup().join("other"), world.pins().with_file_name("other"));
     fs::create_dir(&elsewhere).unwrap();
     run_elsewhere(&world, &other, &elsewhere);
-    let link = |hook: &str| pinned(&world, "links", hook);
-    let aside = |hook: &str| version(&world).with_file_name(format!("aside-{hook}"));
+    let link = |hook: &str| world.pinned("links", hook);
+    let aside = |hook: &str| world.version().with_file_name(format!("aside-{hook}"));
     let others = |hook: &str| other.join(format!("v{LAYOUT_VERSION}/links/{hook}"));
-    relabel(&world);
+    world.relabel("svclb_index", None);
     // The hook whose pin is another link, that link's place, and what is said of it.
     let rows = [
         ("connect6", others("connect6"), "attached to another cgroup"),
         ("connect4", link("sendmsg4"), "sendmsg4 is the link of another hook"),
     ];
     for (hook, from, expected) in rows {
-        move_pin(&world, &link(hook), &aside(hook));
-        move_pin(&world, &from, &link(hook));
+        world.move_pin(&link(hook), &aside(hook));
+        world.move_pin(&from, &link(hook));
         if !from.starts_with(&other) {
-            move_pin(&world, &aside(hook), &from);
+            world.move_pin(&aside(hook), &from);
         }
-        let before = programs(&world);
+        let before = world.programs();
         let said = refused(&world, second_agent(&world));
         assert!(said.contains(expected), "{hook}: {said}");
-        assert_eq!(programs(&world), before, "{hook}");
-        assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"]);
+        assert_eq!(world.programs(), before, "{hook}");
+        assert_eq!(world.names_in(&world.version()), ["layouts", "links", "maps"]);
         if !from.starts_with(&other) {
-            move_pin(&world, &from, &aside(hook));
+            world.move_pin(&from, &aside(hook));
         }
-        move_pin(&world, &link(hook), &from);
-        move_pin(&world, &aside(hook), &link(hook));
+        world.move_pin(&link(hook), &from);
+        world.move_pin(&aside(hook), &link(hook));
         assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "{hook}");
     }
     world.start_agent();
@@ -111,11 +76,11 @@ fn links_to_what_they_should_not_be_are_found_before_any_program_is_replaced() {
 #[test]
 fn maps_grow_while_a_hook_cannot_be_attached_and_the_agent_goes_on() {
     let (world, a) = small("grows-unhooked", None);
-    let (before, slots_before) = (programs(&world), slots(&world));
+    let (before, slots_before) = (world.programs(), slots(&world));
     let agent = world.take_agent();
     let pid = Pid::from_raw(agent.pid().cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
-    bpftool(&world, &["link", "detach"], &pinned(&world, "links", "connect4"));
+    world.detach("connect4");
     let stranger = Stranger::attach(world.cgroup(), true);
     outgrow(&world, &a);
     kill(pid, Signal::SIGCONT).unwrap();
@@ -136,7 +101,7 @@ fn maps_grow_while_a_hook_cannot_be_attached_and_the_agent_goes_on() {
         });
     }
     world.settle();
-    let after = programs(&world);
+    let after = world.programs();
     assert!(after.iter().all(|id| !before.contains(id)), "{before:?} {after:?}");
     drop(agent);
 }
@@ -151,13 +116,13 @@ fn a_program_that_cannot_be_replaced_when_maps_grow_is_replaced_later() {
     for (skip, expected) in rows {
         let faults = Faults::new();
         let (world, a) = small(&format!("grows-later-{skip}"), Some(&faults));
-        let (before, slots_before) = (programs(&world), slots(&world));
+        let (before, slots_before) = (world.programs(), slots(&world));
         let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
             faults.fail_after(skip, Operation::UpdateLink, "", libc::ENOMEM, 2);
             outgrow(&world, &a);
             world.settle();
             eventually("every hook runs another program", || {
-                let after = programs(&world);
+                let after = world.programs();
                 let is_done = after.iter().all(|id| !before.contains(id));
                 if is_done { Ok(()) } else { Err(format!("{after:?} {}", world.agent_log())) }
             });
@@ -166,7 +131,7 @@ fn a_program_that_cannot_be_replaced_when_maps_grow_is_replaced_later() {
         assert!(slots(&world) > slots_before, "{skip}");
         assert_eq!(faults.clear().len(), 2, "{skip}: {}", world.agent_log());
         assert!(world.agent_log().contains(expected), "{skip}: {}", world.agent_log());
-        assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"], "{skip}");
+        assert_eq!(world.names_in(&world.version()), ["layouts", "links", "maps"], "{skip}");
         world.take_agent().kill();
         assert_eq!(world.ask(Tcp, "10.96.1.99:80").unwrap(), "a", "{skip}");
     }
@@ -185,19 +150,19 @@ fn a_start_that_put_no_program_on_a_hook_leaves_everything_as_it_was() {
     };
     // The first start, half of whose links are pinned.
     fails(Operation::Pin, "connect4");
-    assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"]);
+    assert_eq!(world.names_in(&world.version()), ["layouts", "links", "maps"]);
     for folder in ["links", "maps"] {
-        assert_eq!(names_in(&world, &version(&world).join(folder)), [""; 0], "{folder}");
+        assert_eq!(world.names_in(&world.version().join(folder)), [""; 0], "{folder}");
     }
     world.start_agent();
     world.settle();
     // A later one over maps of another layout.
     world.take_agent().stop();
-    relabel(&world);
-    let before = programs(&world);
+    world.relabel("svclb_index", None);
+    let before = world.programs();
     fails(Operation::UpdateLink, "");
-    assert_eq!(programs(&world), before);
-    assert_eq!(names_in(&world, &version(&world)), ["layouts", "links", "maps"]);
+    assert_eq!(world.programs(), before);
+    assert_eq!(world.names_in(&world.version()), ["layouts", "links", "maps"]);
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
@@ -207,19 +172,19 @@ fn a_start_that_put_no_program_on_a_hook_leaves_everything_as_it_was() {
 #[test]
 fn what_an_upgrade_that_was_rolled_back_left_goes_with_the_next_start() {
     let (world, _a) = world("rolled-back");
-    let newer = world.pins().join(format!("v{}", LAYOUT_VERSION + 1));
+    let newer = world.version_of(LAYOUT_VERSION + 1);
     let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
         world.take_agent().stop();
         // It had filled its maps, and had taken a link of ours over already.
         let filled = newer.join("commit/maps");
         world.inside(move || fs::create_dir_all(filled).unwrap());
-        move_pin(&world, &pinned(&world, "links", "connect4"), &newer.join("links/connect4"));
+        world.move_pin(&world.pinned("links", "connect4"), &newer.join("links/connect4"));
         world.start_agent();
         world.settle();
     });
     assert!(rounds >= at_least(10), "the client connected {rounds} times only");
-    assert_eq!(names_in(&world, &world.pins()), [format!("v{LAYOUT_VERSION}")]);
-    assert_eq!(names_in(&world, &version(&world).join("links")).len(), 9);
+    assert_eq!(world.names_in(&world.pins()), [format!("v{LAYOUT_VERSION}")]);
+    assert_eq!(world.names_in(&world.version().join("links")).len(), 9);
     world.take_agent().kill();
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
 }

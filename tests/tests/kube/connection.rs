@@ -103,17 +103,62 @@ fn a_token_that_is_not_taken_any_more_is_read_again() {
 
 #[test]
 fn a_plugin_whose_token_is_not_taken_any_more_is_run_again() {
-    renewed("kube-exec", |token| {
-        let status = "{\"token\":\"'$(cat \"$0\")'\"}";
-        let kind = "\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\"";
-        let script = format!("echo '{{{kind},\"status\":{status}}}'");
-        json!({ "exec": {
-            "apiVersion": "client.authentication.k8s.io/v1",
-            "interactiveMode": "Never",
-            "command": "sh",
-            "args": ["-c", script, token],
-        }})
-    });
+    renewed("kube-exec", |token| by_plugin("", token));
+}
+
+/// A kubeconfig's user, whose token a plugin reads from a file, after something else.
+fn by_plugin(before: &str, token: &Path) -> Value {
+    let status = "{\"token\":\"'$(cat \"$0\")'\"}";
+    let kind = "\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\"";
+    let script = format!("{before} echo '{{{kind},\"status\":{status}}}'");
+    json!({ "exec": {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "interactiveMode": "Never",
+        "command": "sh",
+        "args": ["-c", script, token],
+    }})
+}
+
+#[test]
+fn a_plugin_that_fails_or_hangs_at_a_start_keeps_nobody_from_serving_what_is_there() {
+    let stage = Stage::new("kube-no-token");
+    let (world, api) = (&stage.world, stage.api());
+    let _a = world.backend("a", Tcp, "10.244.0.1:8080");
+    let _b = world.backend("b", Tcp, "10.244.0.2:8080");
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    // What the plugin does before there is a token, what the log says of it, and who answers then.
+    let rows = [
+        ("fails", "test -e \"$0\" || exit 1;", "cannot get credentials", "10.244.0.2"),
+        (
+            "hangs",
+            "until test -e \"$0\"; do sleep 0.1; done;",
+            "does the exec plugin",
+            "10.244.0.1",
+        ),
+    ];
+    for (row, before, said, next) in rows {
+        let token = stage.plane.folder().join(format!("{row}.token"));
+        let mut given = Value::Null;
+        let kubeconfig = kubeconfig(&stage, row, |config| {
+            let user = &mut config["users"][0]["user"];
+            given = std::mem::replace(user, by_plugin(before, &token))["token"].take();
+        });
+        let found = backends(world, "hello");
+        stage.without_a_gap(|| {
+            world.take_agent().kill();
+            api.apply_all(&[slice("hello", &[next])]);
+            stage.start_agent_as(&kubeconfig, &[]);
+            assert_eq!(world.status()["synced"], false, "{row}: {}", world.agent_log());
+            stage.wait_for_log(&["WARN", said]);
+            assert_eq!(backends(world, "hello"), found, "{row}: {}", world.agent_log());
+            let hidden = token.with_extension("new");
+            fs::write(&hidden, given.as_str().unwrap()).unwrap();
+            fs::rename(hidden, &token).unwrap();
+            stage.wait_for(&[next]);
+        });
+        assert_eq!(world.status()["synced"], true, "{row}");
+    }
 }
 
 /// An agent whose token ends, and what it does when there is a new one. `user` is a kubeconfig's, for a

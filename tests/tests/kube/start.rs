@@ -6,7 +6,6 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
-use svclb_common::layout::LAYOUT_VERSION;
 use svclb_tests::cluster::ControlPlane;
 use svclb_tests::{Tcp, World, eventually, holds_for};
 
@@ -96,9 +95,8 @@ fn an_agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_sa
         assert!(ready && said.contains("the sources are not known yet"), "{said}");
         assert_eq!(world.status()["synced"], false);
         // It looks after what is installed, whatever it waits for.
-        let link = world.pins().join(format!("v{LAYOUT_VERSION}/links/getpeername4"));
-        let removed = link.clone();
-        world.inside(move || std::fs::remove_file(removed).unwrap());
+        let link = world.pinned("links", "getpeername4");
+        world.unpin(&link);
         eventually("the pin is there again", || {
             let link = link.clone();
             world.inside(move || link.exists()).then_some(()).ok_or_else(|| world.agent_log())

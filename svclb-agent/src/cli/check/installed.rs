@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use svclb_common::layout::Meta;
 
 use crate::dataplane::pins::Pins;
@@ -18,7 +19,7 @@ pub(super) fn findings(pins: &Pins) -> [Finding; 2] {
     [folders(pins), maps(pins)]
 }
 
-/// Everything below the pins is closed to everybody but root.
+/// The pins and everything below are this user's, and closed to everybody else.
 fn folders(pins: &Pins) -> Finding {
     let root = pins.root();
     if let Err(error) = environment::check_bpffs(root) {
@@ -33,11 +34,18 @@ fn folders(pins: &Pins) -> Finding {
         return Finding::error("pins", format!("nothing is installed in {}", root.display()))
             .advice("start `svclb agent`, or name its folder by --pins");
     }
-    match open_to_others(root) {
-        Ok(None) => Finding::ok("pins", format!("{} is on a bpffs, for root only", root.display())),
-        Ok(Some(path)) => {
-            Finding::error("pins", format!("{} is open to others than root", path.display()))
+    match first_not_ours(root, geteuid().as_raw()) {
+        Ok(None) => {
+            Finding::ok("pins", format!("{} is on a bpffs, for its owner only", root.display()))
+        }
+        Ok(Some((path, Fault::Open))) => {
+            Finding::error("pins", format!("{} is open to others than its owner", path.display()))
                 .advice("`chmod -R go= ` it, and find out who opened it")
+        }
+        Ok(Some((path, Fault::OfUser(owner)))) => {
+            let text = format!("{} is user {owner}'s, who may change it", path.display());
+            Finding::error("pins", text)
+                .advice("find out who made it; run this command as the agent's user")
         }
         Err(error) => {
             Finding::not_looked_at("pins", format!("{} cannot be read: {error}", root.display()))
@@ -45,12 +53,25 @@ fn folders(pins: &Pins) -> Finding {
     }
 }
 
-/// The first folder at or below this one that others than its owner may use.
-fn open_to_others(folder: &Path) -> io::Result<Option<PathBuf>> {
+/// What is wrong with a folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fault {
+    /// It is another user's.
+    OfUser(u32),
+    /// Others than its owner may use it.
+    Open,
+}
+
+/// The first folder at or below this one that is not this owner's alone.
+fn first_not_ours(folder: &Path, owner: u32) -> io::Result<Option<(PathBuf, Fault)>> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        if fs::metadata(&folder)?.permissions().mode() & 0o077 != 0 {
-            return Ok(Some(folder));
+        let data = fs::metadata(&folder)?;
+        if data.uid() != owner {
+            return Ok(Some((folder, Fault::OfUser(data.uid()))));
+        }
+        if data.mode() & 0o077 != 0 {
+            return Ok(Some((folder, Fault::Open)));
         }
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
@@ -127,6 +148,8 @@ fn done(who: &str, row: &Meta) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::super::State;
     use super::*;
 
@@ -148,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_may_use_is_found_however_deep_it_is() {
+    fn a_folder_that_others_may_use_or_have_is_found_however_deep_it_is() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("a/b");
         fs::create_dir_all(&deep).unwrap();
@@ -157,9 +180,13 @@ mod tests {
         };
         set(root.path(), 0o700);
         set(&root.path().join("a"), 0o700);
-        for (mode, expected) in [(0o700, None), (0o710, Some(&deep)), (0o704, Some(&deep))] {
+        let us = geteuid().as_raw();
+        let open = Some((deep.clone(), Fault::Open));
+        for (mode, expected) in [(0o700, None), (0o710, open.clone()), (0o704, open)] {
             set(&deep, mode);
-            assert_eq!(open_to_others(root.path()).unwrap().as_ref(), expected, "{mode:o}");
+            assert_eq!(first_not_ours(root.path(), us).unwrap(), expected, "{mode:o}");
         }
+        let theirs = Some((root.path().to_owned(), Fault::OfUser(us)));
+        assert_eq!(first_not_ours(root.path(), us + 1).unwrap(), theirs);
     }
 }
