@@ -66,15 +66,15 @@ enum Task {
     },
     /// Run every test that this machine can run, also on its kernel
     ///
-    /// With --vm also the quick ones of `vm`, in guests beside the others.
+    /// Without a filter also the quick ones of `vm`, in guests beside the others.
     /// Ends with a line `N passed, N failed`. Builds as you and asks for sudo to run if not root.
     #[command(override_usage = "cargo xtask test [FILTER] [-- ARGS]...")]
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Also in guests with other kernels
+        /// Not in guests with other kernels
         #[arg(long, conflicts_with = "filter")]
-        vm: bool,
+        no_vm: bool,
         /// Arguments of each test binary, such as `--nocapture`
         #[arg(last = true)]
         args: Vec<String>,
@@ -170,7 +170,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Setup { cluster, vm } => set_up(cluster, vm),
         Task::Run { args } => run::run(&args),
-        Task::Test { filter, vm, args } => test::run(filter.as_deref(), vm, &args),
+        Task::Test { filter, no_vm, args } => test::run(filter.as_deref(), !no_vm, &args),
         Task::Soak { minutes } => test::soak(minutes),
         Task::Fuzz { target, seconds, input } => {
             fuzz::run(target.as_deref(), seconds, input.as_deref())

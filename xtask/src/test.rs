@@ -68,13 +68,13 @@ pub(crate) fn soak(minutes: u64) -> anyhow::Result<()> {
     run_with(Some(SOAK), false, &["--nocapture".to_owned()], &variables)
 }
 
-/// Runs the tests whose name contains `filter`, with `args` for each runner; with `vm` also the quick
-/// ones in guests with other kernels.
+/// Runs the tests whose name contains `filter`, with `args` for each runner; without a filter, and with
+/// `vm`, also the quick ones in guests with other kernels.
 ///
 /// # Errors
 /// A test fails, none matches, or the machine lacks something: the error says what to do.
 pub(crate) fn run(filter: Option<&str>, vm: bool, args: &[String]) -> anyhow::Result<()> {
-    run_with(filter, vm, args, &[])
+    run_with(filter, vm && filter.is_none(), args, &[])
 }
 
 fn run_with(

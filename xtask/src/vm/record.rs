@@ -86,10 +86,6 @@ pub(super) fn compare(reports: &[Report]) -> anyhow::Result<()> {
 /// # Errors
 /// It is not, or a file cannot be read or written.
 pub(crate) fn check(bless: bool) -> anyhow::Result<()> {
-    if !path().exists() {
-        // Nothing was recorded yet, and the table says nothing.
-        return Ok(());
-    }
     let (readme, record) = (readme(), read()?);
     for series in &kernel::ALL {
         ensure!(
