@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up, demonstration, tests and checks. The only script language of the project.
 
+mod bench;
 // A part of svclb-agent's build script, kept and tested here.
 #[cfg(test)]
 mod btf;
@@ -112,6 +113,11 @@ enum Task {
         #[arg(long, value_name = "N", default_value_t = 10)]
         minutes: u64,
     },
+    /// Measure what svclb costs, beside nothing and beside kube-proxy, in one run (docs/performance.md)
+    Bench {
+        #[command(flatten)]
+        wanted: bench::Wanted,
+    },
     /// Compare svclb with the real kube-proxy in random worlds (docs/oracle.md)
     Oracle {
         /// How many [default: as many as in `cargo xtask test`]
@@ -175,6 +181,7 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds, input } => {
             fuzz::run(target.as_deref(), seconds, input.as_deref())
         }
+        Task::Bench { wanted } => bench::run(&wanted),
         Task::Oracle { worlds, seed } => test::oracle(worlds, seed),
         Task::Vm { filter, kernels, update } => vm::run(&kernels, filter.as_deref(), update),
         Task::Image { output, arch } => image::run(output.as_deref(), arch),

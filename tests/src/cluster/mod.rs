@@ -15,14 +15,17 @@
 //! ```
 
 mod api;
+mod bulk;
 mod certificates;
 mod components;
 mod control_plane;
 mod coredns;
 mod folder;
 mod http;
+pub(crate) mod kube_proxy;
 mod kubeconfig;
 mod kubelet;
+mod large;
 mod process;
 mod relay;
 
@@ -32,5 +35,6 @@ pub use control_plane::{Builder, ControlPlane, eventually};
 pub use coredns::{CoreDns, resolve_by};
 pub use http::HttpServer;
 pub use kubelet::{Kubelet, Pod};
+pub use large::Large;
 pub use process::Process;
 pub use relay::Relay;

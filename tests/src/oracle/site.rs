@@ -15,7 +15,8 @@ use super::lane::{NODE, host_source, pod_source};
 use super::network::Network;
 use super::server::Server;
 use crate::Agent;
-use crate::cluster::{ControlPlane, Process, Relay, component};
+use crate::cluster::kube_proxy::kube_proxy;
+use crate::cluster::{ControlPlane, Process, Relay};
 use crate::harness::cgroup::{Cgroup, PREFIX};
 use crate::harness::factory::Factory;
 use crate::harness::program;
@@ -56,7 +57,11 @@ impl Site {
         let server = Server::start(&network.node);
         let relay = plane.relay_into(&network.node);
         let proxy = match side {
-            Side::KubeProxy => Proxy::KubeProxy(kube_proxy(plane, &network)),
+            Side::KubeProxy => {
+                let host = ["--hostname-override", NODE];
+                let command = kube_proxy(&plane.kubeconfig(), "nftables", &host);
+                Proxy::KubeProxy(plane.spawn_into(&network.node, "kube-proxy", command))
+            }
             Side::Svclb => {
                 let mut command = svclb(plane, cgroups[2].path(), &folder);
                 command.args(arguments);
@@ -113,21 +118,6 @@ impl Site {
             Dialler::Host => host_source(family, number),
         })
     }
-}
-
-fn kube_proxy(plane: &ControlPlane, network: &Network) -> Process {
-    let mut command = Command::new(component("kube-proxy"));
-    command.arg("--kubeconfig").arg(plane.kubeconfig());
-    command.args(["--proxy-mode=nftables", "--hostname-override", NODE]);
-    command.args(["--detect-local-mode=ClusterCIDR", "--cluster-cidr=10.244.0.0/16,fd00:244::/32"]);
-    // What is left at 0 is left alone: the limits are not this namespace's.
-    command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
-    command
-        .args(["--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s"]);
-    command.args(["--conntrack-udp-timeout=0s", "--conntrack-udp-timeout-stream=0s"]);
-    command
-        .args(["--healthz-bind-address=127.0.0.1:10256", "--metrics-bind-address=127.0.0.1:10249"]);
-    plane.spawn_into(&network.node, "kube-proxy", command)
 }
 
 fn svclb(plane: &ControlPlane, cgroup: &Path, folder: &Path) -> Command {

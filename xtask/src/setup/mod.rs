@@ -32,6 +32,8 @@ pub(crate) enum Need {
     Cluster,
     /// To run tests in guests with other kernels.
     Vm,
+    /// To measure.
+    Bench,
 }
 
 /// Installs what is missing.
@@ -92,6 +94,7 @@ impl Missing {
             Use::Linker => false,
             Use::Cluster => need == Need::Cluster,
             Use::Vm => need == Need::Vm,
+            Use::Bench => need == Need::Bench,
         };
         let packages = packages::ALL.iter().filter(is_wanted);
         Ok(Self {

@@ -13,6 +13,8 @@ pub(crate) enum Use {
     Cluster,
     /// Only the tests in guests with other kernels.
     Vm,
+    /// Only the benches.
+    Bench,
 }
 
 /// A Debian package.
@@ -60,6 +62,12 @@ pub(crate) const ALL: &[Package] = &[
         "nft",
         "kube-proxy, which the cluster tests compare with, writes rules by it",
     ),
+    Package {
+        name: "iptables",
+        program: "iptables",
+        why: "kube-proxy, which the benches compare with, writes rules by it in one of its modes",
+        used_by: Use::Bench,
+    },
     vm("qemu-system-x86", "qemu-system-x86_64", "the guests with other kernels"),
     vm("qemu-system-arm", "qemu-system-aarch64", "the guest of another architecture"),
     vm("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "links programs for that architecture"),

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod affinity_histories;
+mod budget;
 mod histories;
 mod loopback;
 mod maps;

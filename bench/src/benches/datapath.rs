@@ -1,0 +1,233 @@
+//! What a client sees of its calls, and what the programs take for each, over ten Services with ten
+//! backends each.
+
+use std::net::SocketAddr;
+
+use super::{Effort, net, ran};
+use crate::book::{Book, Unit};
+use crate::lane::content::{Content, backends};
+use crate::lane::order::{Order, Transport};
+use crate::lane::proxy::Cluster;
+use crate::lane::servers::{ECHO, PLAIN, SINK};
+use crate::lane::{Lane, Peer};
+
+/// Peers whose clients' calls do not pass a packet.
+const PLAINLY: [Peer; 3] = [Peer::Direct, Peer::Empty, Peer::Svclb];
+/// Peers whose clients' calls do.
+const ALL: [Peer; 5] = [Peer::Direct, Peer::Empty, Peer::Svclb, Peer::Nftables, Peer::Iptables];
+/// How long a round of something that is counted by time is.
+const MILLISECONDS: u64 = 500;
+/// Connections leave traces in connection tracking, of which there are only so many.
+const TRACKED: u32 = 4;
+/// Calls that take a second each: an ICMP message that refuses a SYN while its socket is still in
+/// connect(2) is not heard (net/ipv4/tcp_ipv4.c, `tcp_v4_err`), only that for the next SYN.
+const FEW: u32 = 2;
+
+/// What is measured of the same lanes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// Connects to a Service, to what is none, and refused; closes.
+    Connect,
+    /// Datagrams of unconnected sockets.
+    Udp,
+    /// getpeername(2).
+    Names,
+    /// Closing.
+    Release,
+    /// More than one thread.
+    Threads,
+    /// After the connection.
+    Throughput,
+}
+
+/// Measures these parts.
+///
+/// # Errors
+/// A lane cannot be made, or its client cannot do what it is asked.
+pub(crate) fn run(book: &mut Book, parts: &[Part], effort: Effort) -> anyhow::Result<()> {
+    let content = Content::SMALL;
+    let has = |part| parts.contains(&part);
+    let passes_packets = has(Part::Connect) || has(Part::Udp) || has(Part::Throughput);
+    let cluster = passes_packets.then(|| Cluster::start(&content)).transpose()?;
+    let peers: &[Peer] = if cluster.is_some() { &ALL } else { &PLAINLY };
+    let mut lanes = Vec::new();
+    for peer in peers {
+        lanes.push(Lane::start(*peer, &content, cluster.as_ref())?);
+    }
+    for _ in 0..effort.rounds {
+        for part in parts {
+            match part {
+                Part::Connect => connect(book, &mut lanes, &content, effort.calls)?,
+                Part::Udp => udp(book, &mut lanes, &content, effort.calls)?,
+                Part::Names => names(book, &mut lanes, &content, effort.calls)?,
+                Part::Release => release(book, &mut lanes, &content, effort.calls)?,
+                Part::Threads => threads(book, &mut lanes, &content)?,
+                Part::Throughput => throughput(book, &mut lanes, &content)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The lanes whose peers are among these.
+fn of<'a>(lanes: &'a mut [Lane], peers: &'a [Peer]) -> impl Iterator<Item = &'a mut Lane> {
+    lanes.iter_mut().filter(|lane| peers.contains(&lane.peer()))
+}
+
+/// Has the same done in the lane of svclb and in that with empty programs, while the kernel counts.
+fn count(
+    book: &mut Book,
+    lanes: &mut [Lane],
+    name: [&str; 2],
+    hooks: &[&str],
+    order: impl Fn(&Lane) -> Order,
+) -> anyhow::Result<()> {
+    let mut taken = Vec::new();
+    for peer in [Peer::Svclb, Peer::Empty] {
+        for lane in of(lanes, &[peer]) {
+            let (answer, programs) = lane.ask_programs(&order(lane))?;
+            ran(&programs, hooks, answer.calls)?;
+            taken.push(programs);
+        }
+    }
+    if let [ours, empty] = &taken[..] {
+        net(book, name[0], name[1], hooks, [ours, empty]);
+    }
+    Ok(())
+}
+
+fn connect(
+    book: &mut Book,
+    lanes: &mut [Lane],
+    content: &Content,
+    count_of_calls: u32,
+) -> anyhow::Result<()> {
+    const BENCH: &str = "connect";
+    let order = |lane: &Lane, transport, calls| Order::Connect {
+        transport,
+        to: lane.places(&content.places(PLAIN), PLAIN),
+        count: calls,
+        refused: false,
+    };
+    for lane in of(lanes, &PLAINLY) {
+        let answer = lane.ask(&order(lane, Transport::Udp, count_of_calls))?;
+        book.add_times(BENCH, "UDP, to a Service", lane.peer(), &answer.times["connect"]);
+    }
+    for lane in lanes.iter_mut() {
+        let answer = lane.ask(&order(lane, Transport::Tcp, count_of_calls / TRACKED))?;
+        book.add_times(BENCH, "TCP, to a Service", lane.peer(), &answer.times["connect"]);
+    }
+    let elsewhere = |_: &Lane| Order::Connect {
+        transport: Transport::Udp,
+        to: backends().iter().map(|ip| SocketAddr::new(*ip, PLAIN)).collect(),
+        count: count_of_calls,
+        refused: false,
+    };
+    for lane in of(lanes, &PLAINLY) {
+        let answer = lane.ask(&elsewhere(lane))?;
+        book.add_times(BENCH, "UDP, to what is no Service", lane.peer(), &answer.times["connect"]);
+    }
+    for lane in lanes.iter_mut().filter(|lane| lane.peer().serves()) {
+        let refused = Order::Connect {
+            transport: Transport::Tcp,
+            to: vec![Content::nobody()],
+            count: if lane.peer() == Peer::Svclb { count_of_calls / TRACKED } else { FEW },
+            refused: true,
+        };
+        let answer = lane.ask(&refused)?;
+        book.add_times(BENCH, "TCP, refused", lane.peer(), &answer.times["connect"]);
+    }
+    let udp = |lane: &Lane| order(lane, Transport::Udp, count_of_calls);
+    count(book, lanes, [BENCH, "net of a UDP connect to a Service"], &["connect4"], udp)?;
+    let other = [BENCH, "net of a UDP connect to what is no Service"];
+    count(book, lanes, other, &["connect4"], elsewhere)
+}
+
+fn udp(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> anyhow::Result<()> {
+    const BENCH: &str = "udp";
+    const HOOKS: [&str; 2] = ["sendmsg4", "recvmsg4"];
+    for (services, pair, net) in [
+        (1, "send and receive, one Service", "net of a send and a receive, one Service"),
+        (8, "send and receive, 8 Services", "net of a send and a receive, 8 Services"),
+    ] {
+        let order = |lane: &Lane| {
+            let places = lane.places(&content.places(PLAIN), PLAIN);
+            Order::Exchange { to: places.into_iter().take(services).collect(), count: calls }
+        };
+        for lane in lanes.iter_mut() {
+            let answer = lane.ask(&order(lane))?;
+            book.add_times(BENCH, pair, lane.peer(), &answer.times["pair"]);
+        }
+        count(book, lanes, [BENCH, net], &HOOKS, order)?;
+    }
+    Ok(())
+}
+
+fn names(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> anyhow::Result<()> {
+    const BENCH: &str = "names";
+    let order = |lane: &Lane| {
+        let to = lane.places(&content.places(PLAIN), PLAIN)[0];
+        Order::Names { to, count: calls }
+    };
+    for lane in of(lanes, &PLAINLY) {
+        let answer = lane.ask(&order(lane))?;
+        book.add_times(BENCH, "getpeername", lane.peer(), &answer.times["getpeername"]);
+    }
+    count(book, lanes, [BENCH, "net of a getpeername"], &["getpeername4"], order)
+}
+
+fn release(
+    book: &mut Book,
+    lanes: &mut [Lane],
+    content: &Content,
+    calls: u32,
+) -> anyhow::Result<()> {
+    const BENCH: &str = "release";
+    let connect = |to: Vec<SocketAddr>| Order::Connect {
+        transport: Transport::Udp,
+        to,
+        count: calls,
+        refused: false,
+    };
+    let service = |lane: &Lane| connect(lane.places(&content.places(PLAIN), PLAIN));
+    let other =
+        |_: &Lane| connect(backends().iter().map(|ip| SocketAddr::new(*ip, PLAIN)).collect());
+    for lane in of(lanes, &PLAINLY) {
+        let answer = lane.ask(&service(lane))?;
+        book.add_times(BENCH, "close, after a Service", lane.peer(), &answer.times["close"]);
+    }
+    let ours = [BENCH, "net of a release, after a Service"];
+    count(book, lanes, ours, &["sock_release"], service)?;
+    let others = [BENCH, "net of a release, after what is no Service"];
+    count(book, lanes, others, &["sock_release"], other)
+}
+
+fn threads(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow::Result<()> {
+    for (threads, what) in [(1, "1 thread"), (2, "2 threads"), (4, "4 threads")] {
+        for lane in of(lanes, &PLAINLY) {
+            let to = lane.places(&content.places(PLAIN), PLAIN);
+            let answer = lane.ask(&Order::Threads { to, threads, milliseconds: MILLISECONDS })?;
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+            let each = answer.calls as f64 / answer.seconds;
+            book.add("threads", what, lane.peer(), Unit::PerSecond, each);
+        }
+    }
+    Ok(())
+}
+
+fn throughput(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow::Result<()> {
+    const BENCH: &str = "throughput";
+    for lane in lanes.iter_mut() {
+        let to = lane.places(&content.places(SINK), SINK)[0];
+        let answer = lane.ask(&Order::Bulk { to, milliseconds: MILLISECONDS })?;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let each = answer.calls as f64 / answer.seconds;
+        book.add(BENCH, "one TCP stream", lane.peer(), Unit::BytesPerSecond, each);
+    }
+    for lane in lanes.iter_mut() {
+        let to = lane.places(&content.places(ECHO), ECHO)[0];
+        let answer = lane.ask(&Order::PingPong { to, milliseconds: MILLISECONDS })?;
+        book.add_times(BENCH, "one byte and its echo", lane.peer(), &answer.times["turn"]);
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Connects among more and more frontends with ten backends each, dialled at random.
+
+use rand::SeedableRng as _;
+use rand::rngs::ChaCha8Rng;
+use rand::seq::SliceRandom as _;
+
+use super::{Effort, net, ran};
+use crate::book::Book;
+use crate::lane::content::Content;
+use crate::lane::order::{Order, Transport};
+use crate::lane::servers::PLAIN;
+use crate::lane::{Lane, Peer};
+
+const BENCH: &str = "scale";
+/// Numbers of frontends: Services, and UDP ports of each.
+const SIZES: [(u32, u16); 4] = [(10, 1), (1_000, 1), (5_000, 1), (50_000, 2)];
+/// Backends of each Service.
+const BACKENDS: u32 = 10;
+/// Of the order in which they are dialled.
+const SEED: u64 = 1;
+
+/// How a size is called.
+pub(crate) fn size(services: u32, ports: u16) -> String {
+    format!("{} frontends", services * u32::from(ports))
+}
+
+/// Measures each size.
+///
+/// # Errors
+/// A lane cannot be made, or its client cannot do what it is asked.
+pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
+    let sizes = SIZES.map(|(services, ports)| Content {
+        services,
+        ports,
+        has_tcp: false,
+        backends: BACKENDS,
+    });
+    let mut direct = Lane::start(Peer::Direct, &Content::SMALL, None)?;
+    let mut empty = Lane::start(Peer::Empty, &Content::SMALL, None)?;
+    let mut lanes = Vec::new();
+    for content in sizes {
+        crate::say(&format!("{} are written", size(content.services, content.ports)));
+        let mut places = content.places(PLAIN);
+        places.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
+        lanes.push((content, places, Lane::start(Peer::Svclb, &content, None)?));
+    }
+    for _ in 0..effort.rounds {
+        let order = |lane: &Lane, places: &[_], count| Order::Connect {
+            transport: Transport::Udp,
+            to: lane.places(places, PLAIN),
+            count,
+            refused: false,
+        };
+        let answer = direct.ask(&order(&direct, &[], effort.calls))?;
+        book.add_times(BENCH, "direct", Peer::Direct, &answer.times["connect"]);
+        let (_, nothing) = empty.ask_programs(&order(&empty, &[], effort.calls))?;
+        for (content, places, lane) in &mut lanes {
+            let size = size(content.services, content.ports);
+            // Each once at least: what was dialled just before is in the cache.
+            let calls = effort.calls.max(u32::try_from(places.len())?);
+            let answer = lane.ask(&order(lane, places, calls))?;
+            book.add_times(BENCH, &size, Peer::Svclb, &answer.times["connect"]);
+            let (answer, ours) = lane.ask_programs(&order(lane, places, calls))?;
+            ran(&ours, &["connect4"], answer.calls)?;
+            let what = format!("net, {size}");
+            net(book, BENCH, &what, &["connect4"], [&ours, &nothing]);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What was measured: a figure of each peer in each round, and what it comes to.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lane::Peer;
+use crate::lane::order::Times;
+
+/// What a figure counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Unit {
+    /// Nanoseconds: less is better.
+    Nanoseconds,
+    /// Milliseconds: less is better.
+    Milliseconds,
+    /// Seconds: less is better.
+    Seconds,
+    /// So many a second: more is better.
+    PerSecond,
+    /// Bytes a second: more is better.
+    BytesPerSecond,
+    /// Bytes of memory: less is better.
+    Bytes,
+    /// Percent of one processor: less is better.
+    Percent,
+    /// A number of things: less is better.
+    Count,
+}
+
+/// One thing that was measured of one peer.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    /// The bench.
+    pub(crate) bench: String,
+    /// What it was, as words of a table.
+    pub(crate) what: String,
+    /// Whose it is.
+    pub(crate) peer: Peer,
+    /// What it counts.
+    pub(crate) unit: Unit,
+    /// Of each round.
+    pub(crate) rounds: Vec<f64>,
+    /// Percentiles from 0 to 100 of what was measured in the rounds, the median of each over the rounds;
+    /// empty where a round is one measurement.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) percentiles: Vec<f64>,
+}
+
+impl Figure {
+    /// The median of the rounds.
+    pub(crate) fn median(&self) -> f64 {
+        median(&self.rounds)
+    }
+
+    /// The least and the most of the rounds.
+    pub(crate) fn spread(&self) -> (f64, f64) {
+        let least = self.rounds.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = self.rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        (least, most)
+    }
+}
+
+/// The middle of these, or the mean of the two in the middle; 0 of none.
+pub(crate) fn median(all: &[f64]) -> f64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        count if count % 2 == 1 => sorted[middle],
+        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+/// All that was measured so far.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub(crate) struct Book {
+    figures: Vec<Figure>,
+    /// Percentiles of each round, by the figure's place.
+    #[serde(skip)]
+    distributions: BTreeMap<usize, Vec<Vec<u32>>>,
+}
+
+impl Book {
+    /// Puts down a round's figure.
+    pub(crate) fn add(&mut self, bench: &str, what: &str, peer: Peer, unit: Unit, value: f64) {
+        let at = self.place(bench, what, peer, unit);
+        self.figures[at].rounds.push(value);
+    }
+
+    /// Puts down what each call took in a round: the median is the round's figure.
+    pub(crate) fn add_times(&mut self, bench: &str, what: &str, peer: Peer, times: &Times) {
+        let at = self.place(bench, what, peer, Unit::Nanoseconds);
+        self.figures[at].rounds.push(times.median());
+        let rounds = self.distributions.entry(at).or_default();
+        rounds.push(times.percentiles.clone());
+        let percentiles = (0..=100).map(|percent| {
+            let of = rounds.iter().filter_map(|it| it.get(percent)).map(|it| f64::from(*it));
+            median(&of.collect::<Vec<_>>())
+        });
+        self.figures[at].percentiles = percentiles.collect();
+    }
+
+    fn place(&mut self, bench: &str, what: &str, peer: Peer, unit: Unit) -> usize {
+        let is_it = |it: &Figure| it.bench == bench && it.what == what && it.peer == peer;
+        self.figures.iter().position(is_it).unwrap_or_else(|| {
+            let (bench, what) = (bench.to_owned(), what.to_owned());
+            let figure =
+                Figure { bench, what, peer, unit, rounds: Vec::new(), percentiles: Vec::new() };
+            self.figures.push(figure);
+            self.figures.len() - 1
+        })
+    }
+
+    /// All figures, in the order in which they were first put down.
+    pub(crate) fn figures(&self) -> &[Figure] {
+        &self.figures
+    }
+
+    /// A figure.
+    pub(crate) fn get(&self, bench: &str, what: &str, peer: Peer) -> Option<&Figure> {
+        let is_it = |it: &&Figure| it.bench == bench && it.what == what && it.peer == peer;
+        self.figures.iter().find(is_it)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn rounds_of_one_figure_stand_together() {
+        let mut book = Book::default();
+        for value in [3.0, 1.0, 2.0] {
+            book.add("connect", "udp", Peer::Direct, Unit::Nanoseconds, value);
+            book.add("connect", "udp", Peer::Svclb, Unit::Nanoseconds, value + 1.0);
+        }
+        assert_eq!(book.figures().len(), 2);
+        let svclb = book.get("connect", "udp", Peer::Svclb).unwrap();
+        assert_eq!((svclb.median(), svclb.spread()), (3.0, (2.0, 4.0)));
+        assert_eq!(book.get("connect", "tcp", Peer::Svclb), None);
+    }
+}

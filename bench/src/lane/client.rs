@@ -1,0 +1,237 @@
+//! A lane's process: servers, then a client in the cgroup that does what it is asked.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::order::{Answer, Order, Times, Transport};
+use super::servers::{self, Servers};
+
+/// How long a datagram may be on its way.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves on these addresses, joins the cgroup, and does what standard input asks until it ends.
+///
+/// # Errors
+/// Something cannot be done as it was asked: nothing that was measured would be worth anything.
+pub(crate) fn run(cgroup: &Path, addresses: &[IpAddr]) -> anyhow::Result<()> {
+    let servers = Servers::start(addresses)?;
+    let entrance = cgroup.join("cgroup.procs");
+    fs::write(&entrance, "0").with_context(|| format!("cannot join {}", entrance.display()))?;
+    let processors = thread::available_parallelism()?.get();
+    pin(processors - 1)?;
+    let mut out = io::stdout();
+    for line in io::stdin().lock().lines() {
+        let order: Order = serde_json::from_str(&line?)?;
+        let answer = follow(&order, &servers).with_context(|| name(&order))?;
+        writeln!(out, "{}", serde_json::to_string(&answer)?)?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn name(order: &Order) -> &'static str {
+    match order {
+        Order::Connect { .. } => "connecting",
+        Order::Exchange { .. } => "exchanging datagrams",
+        Order::Names { .. } => "asking for a peer",
+        Order::Threads { .. } => "connecting in threads",
+        Order::Bulk { .. } => "sending",
+        Order::PingPong { .. } => "asking and hearing",
+    }
+}
+
+fn follow(order: &Order, servers: &Servers) -> anyhow::Result<Answer> {
+    match order {
+        Order::Connect { transport, to, count, refused } => {
+            connect(*transport, to, *count, *refused)
+        }
+        Order::Exchange { to, count } => exchange(servers, to, *count),
+        Order::Names { to, count } => names(*to, *count),
+        Order::Threads { to, threads, milliseconds } => {
+            in_threads(to, *threads, Duration::from_millis(*milliseconds))
+        }
+        Order::Bulk { to, milliseconds } => bulk(*to, Duration::from_millis(*milliseconds)),
+        Order::PingPong { to, milliseconds } => {
+            ping_pong(*to, Duration::from_millis(*milliseconds))
+        }
+    }
+}
+
+/// Puts this thread on one processor.
+fn pin(processor: usize) -> anyhow::Result<()> {
+    let mut one = CpuSet::new();
+    one.set(processor)?;
+    sched_setaffinity(Pid::from_raw(0), &one).context("cannot stay on one processor")
+}
+
+fn socket(transport: Transport, to: &SocketAddr) -> io::Result<Socket> {
+    let kind = match transport {
+        Transport::Tcp => Type::STREAM,
+        Transport::Udp => Type::DGRAM,
+    };
+    Socket::new(Domain::for_address(*to), kind, None)
+}
+
+fn connect(
+    transport: Transport,
+    to: &[SocketAddr],
+    count: u32,
+    refused: bool,
+) -> anyhow::Result<Answer> {
+    let room = usize::try_from(count)?;
+    let (mut connects, mut closes) = (Vec::with_capacity(room), Vec::with_capacity(room));
+    let addresses: Vec<SockAddr> = to.iter().map(|to| SockAddr::from(*to)).collect();
+    let start = Instant::now();
+    for (to, address) in to.iter().zip(&addresses).cycle().take(room) {
+        let socket = socket(transport, to)?;
+        if transport == Transport::Tcp {
+            // Its port is free at once: there are not so many.
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
+        let before = Instant::now();
+        let result = socket.connect(address);
+        connects.push(nanoseconds(before));
+        match result {
+            Ok(()) => ensure!(!refused, "{to} was not refused"),
+            Err(error) if refused && error.raw_os_error() == Some(libc::ECONNREFUSED) => {}
+            Err(error) => bail!("{to}: {error}"),
+        }
+        let before = Instant::now();
+        drop(socket);
+        closes.push(nanoseconds(before));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(answer(seconds, [("connect", connects), ("close", closes)]))
+}
+
+fn exchange(servers: &Servers, to: &[SocketAddr], count: u32) -> anyhow::Result<Answer> {
+    let first = to.first().context("nowhere to send to")?;
+    let client: UdpSocket = socket(Transport::Udp, first)?.into();
+    client.set_read_timeout(Some(PATIENCE))?;
+    let mut buffer = [0; 16];
+    // Who answers for each: from then on it is the same one.
+    let mut each = Vec::new();
+    for to in to {
+        client.send_to(b"?", to).with_context(|| to.to_string())?;
+        each.push((to, servers.receiver()?));
+    }
+    let (mut sends, mut receives) = (Vec::new(), Vec::new());
+    let start = Instant::now();
+    for (to, server) in each.into_iter().cycle().take(usize::try_from(count)?) {
+        let before = Instant::now();
+        client.send_to(b"?", to)?;
+        sends.push(nanoseconds(before));
+        servers::answer(server).with_context(|| format!("what answered for {to} got nothing"))?;
+        let before = Instant::now();
+        let (_size, from) = client.recv_from(&mut buffer)?;
+        receives.push(nanoseconds(before));
+        ensure!(from == *to, "an answer from {from} to what went to {to}");
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let pairs = sends.iter().zip(&receives).map(|(send, receive)| send + receive).collect();
+    Ok(answer(seconds, [("pair", pairs), ("receive", receives), ("send", sends)]))
+}
+
+fn names(to: SocketAddr, count: u32) -> anyhow::Result<Answer> {
+    let socket = socket(Transport::Udp, &to)?;
+    socket.connect(&to.into()).with_context(|| to.to_string())?;
+    let mut times = Vec::new();
+    let start = Instant::now();
+    for _ in 0..count {
+        let before = Instant::now();
+        let peer = socket.peer_addr()?;
+        times.push(nanoseconds(before));
+        let peer = peer.as_socket();
+        ensure!(peer == Some(to), "the peer of a socket that dialled {to} is {peer:?}");
+    }
+    Ok(answer(start.elapsed().as_secs_f64(), [("getpeername", times)]))
+}
+
+fn in_threads(to: &[SocketAddr], threads: usize, time: Duration) -> anyhow::Result<Answer> {
+    let processors = thread::available_parallelism().map_or(1, usize::from).max(all_processors());
+    let done = AtomicBool::new(false);
+    let addresses: Vec<SockAddr> = to.iter().map(|to| SockAddr::from(*to)).collect();
+    let start = Instant::now();
+    let work = |number: usize| {
+        pin(number % processors)?;
+        let mut calls = 0_u64;
+        let all = to.iter().zip(&addresses).cycle().skip(number * 7);
+        for (to, address) in all.take_while(|_| !done.load(Ordering::Relaxed)) {
+            socket(Transport::Udp, to)?.connect(address).with_context(|| to.to_string())?;
+            calls += 1;
+        }
+        Ok::<_, anyhow::Error>(calls)
+    };
+    let calls = thread::scope(|scope| {
+        let work = &work;
+        let all: Vec<_> = (0..threads).map(|number| scope.spawn(move || work(number))).collect();
+        thread::sleep(time);
+        done.store(true, Ordering::Relaxed);
+        let mut calls = 0;
+        for thread in all {
+            calls += thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        }
+        Ok::<_, anyhow::Error>(calls)
+    })?;
+    Ok(Answer { calls, seconds: start.elapsed().as_secs_f64(), times: BTreeMap::new() })
+}
+
+/// How many processors the machine has: this thread is on one only.
+fn all_processors() -> usize {
+    // SAFETY: a question without arguments in memory.
+    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    usize::try_from(count).unwrap_or(1)
+}
+
+fn stream(to: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(to).with_context(|| to.to_string())?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Counts bytes.
+fn bulk(to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
+    let mut stream = stream(to)?;
+    let part = vec![0; 1 << 16];
+    let (start, mut calls) = (Instant::now(), 0);
+    while start.elapsed() < time {
+        stream.write_all(&part)?;
+        calls += u64::try_from(part.len())?;
+    }
+    Ok(Answer { calls, seconds: start.elapsed().as_secs_f64(), times: BTreeMap::new() })
+}
+
+fn ping_pong(to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
+    let mut stream = stream(to)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let (mut times, start) = (Vec::new(), Instant::now());
+    let mut byte = [0];
+    while start.elapsed() < time {
+        let before = Instant::now();
+        stream.write_all(b"?")?;
+        stream.read_exact(&mut byte)?;
+        times.push(nanoseconds(before));
+    }
+    Ok(answer(start.elapsed().as_secs_f64(), [("turn", times)]))
+}
+
+fn nanoseconds(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_nanos()).unwrap_or(u32::MAX)
+}
+
+fn answer<const N: usize>(seconds: f64, measured: [(&str, Vec<u32>); N]) -> Answer {
+    let calls = measured.first().map_or(0, |(_, times)| times.len() as u64);
+    let times = measured.map(|(name, times)| (name.to_owned(), Times::of(times)));
+    Answer { calls, seconds, times: times.into() }
+}

@@ -1,0 +1,171 @@
+//! Services of a size, as files for svclb and as objects for an API server. The same for every peer.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use super::servers::{ECHO, PLAIN, SINK};
+
+/// How many servers there are, each a backend of every Service.
+const SERVERS: u8 = 10;
+/// The first two bytes of every ClusterIP.
+const RANGE: [u8; 2] = [10, 96];
+/// The first two bytes of every backend's address.
+const PODS: [u8; 2] = [10, 244];
+/// The namespace of all.
+pub(crate) const NAMESPACE: &str = "default";
+
+/// The servers' addresses.
+pub(crate) fn backends() -> Vec<IpAddr> {
+    (1..=SERVERS).map(|host| Ipv4Addr::new(PODS[0], PODS[1], 0, host).into()).collect()
+}
+
+/// So many Services.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Content {
+    /// How many Services.
+    pub(crate) services: u32,
+    /// How many UDP ports each has: all go to [`PLAIN`].
+    pub(crate) ports: u16,
+    /// Whether each of them is a TCP port too, and there are ports for [`SINK`] and [`ECHO`].
+    pub(crate) has_tcp: bool,
+    /// How many backends each has: the servers first, then others, which nobody is behind.
+    pub(crate) backends: u32,
+}
+
+/// The Service without endpoints.
+const NOBODY: &str = "nobody";
+/// Its third and fourth byte.
+const NOBODY_AT: [u8; 2] = [255, 254];
+
+impl Content {
+    /// Ten Services with the ten servers.
+    pub(crate) const SMALL: Self =
+        Self { services: 10, ports: 1, has_tcp: true, backends: SERVERS as u32 };
+
+    /// Where its Services are dialled to reach this port of the servers.
+    pub(crate) fn places(&self, target: u16) -> Vec<SocketAddr> {
+        let each = (0..self.services).map(|number| (number, self.first_port(target)));
+        each.flat_map(|(number, first)| {
+            let count = if target == PLAIN { self.ports } else { 1 };
+            (0..count).map(move |more| SocketAddr::new(address(number), first + more))
+        })
+        .collect()
+    }
+
+    /// A Service that nobody is behind.
+    pub(crate) fn nobody() -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(RANGE[0], RANGE[1], NOBODY_AT[0], NOBODY_AT[1]).into(), 80)
+    }
+
+    fn first_port(&self, target: u16) -> u16 {
+        match target {
+            SINK => 81,
+            ECHO => 82,
+            _ => 1_000,
+        }
+    }
+
+    /// All objects.
+    pub(crate) fn objects(&self) -> Vec<Value> {
+        let mut objects =
+            vec![self.service(NOBODY, Self::nobody().ip(), vec![port("a", "TCP", 80, PLAIN)])];
+        for number in 0..self.services {
+            objects.push(self.service(&name(number), address(number), self.service_ports()));
+            objects.push(self.slice(number));
+        }
+        objects
+    }
+
+    /// All objects as one file. Every line of JSON is a document of YAML.
+    pub(crate) fn yaml(&self) -> String {
+        self.objects().iter().map(|object| format!("---\n{object}\n")).collect()
+    }
+
+    fn service_ports(&self) -> Vec<Value> {
+        let mut ports = Vec::new();
+        for more in 0..self.ports {
+            let number = self.first_port(PLAIN) + more;
+            ports.push(port(&format!("u{more}"), "UDP", number, PLAIN));
+            if self.has_tcp {
+                ports.push(port(&format!("t{more}"), "TCP", number, PLAIN));
+            }
+        }
+        if !self.has_tcp {
+            return ports;
+        }
+        ports.push(port("sink", "TCP", self.first_port(SINK), SINK));
+        ports.push(port("echo", "TCP", self.first_port(ECHO), ECHO));
+        ports
+    }
+
+    fn service(&self, name: &str, ip: IpAddr, ports: Vec<Value>) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": name, "namespace": NAMESPACE },
+            "spec": { "clusterIP": ip, "ports": ports },
+        })
+    }
+
+    fn slice(&self, number: u32) -> Value {
+        let endpoint = |at: u32| {
+            let [_, _, high, low] = (at + 1).to_be_bytes();
+            json!({ "addresses": [Ipv4Addr::new(PODS[0], PODS[1], high, low)] })
+        };
+        let ports: Vec<Value> = self
+            .service_ports()
+            .iter()
+            .map(|port| json!({ "name": port["name"], "protocol": port["protocol"], "port": port["targetPort"] }))
+            .collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {
+                "name": format!("{}-1", name(number)), "namespace": NAMESPACE,
+                "labels": { "kubernetes.io/service-name": name(number) },
+            },
+            "ports": ports,
+            "endpoints": (0..self.backends).map(endpoint).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn port(name: &str, protocol: &str, number: u16, target: u16) -> Value {
+    json!({ "name": name, "protocol": protocol, "port": number, "targetPort": target })
+}
+
+fn name(number: u32) -> String {
+    format!("service-{number}")
+}
+
+/// Behind those that an API server gives to Services of its own.
+fn address(number: u32) -> IpAddr {
+    let [_, _, high, low] = (number + 256).to_be_bytes();
+    Ipv4Addr::new(RANGE[0], RANGE[1], high, low).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_a_port_of_a_service() {
+        let content = Content { services: 3, ports: 2, has_tcp: true, backends: 10 };
+        let objects = content.objects();
+        let mut offered = Vec::new();
+        for service in objects.iter().filter(|object| object["kind"] == "Service") {
+            let ip: IpAddr = service["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
+            for port in service["spec"]["ports"].as_array().unwrap() {
+                let number = u16::try_from(port["port"].as_u64().unwrap()).unwrap();
+                offered.push((SocketAddr::new(ip, number), port["targetPort"].as_u64().unwrap()));
+            }
+        }
+        for target in [PLAIN, SINK, ECHO] {
+            let places = content.places(target);
+            assert_eq!(places.len(), if target == PLAIN { 6 } else { 3 });
+            for place in places {
+                assert!(offered.contains(&(place, target.into())), "{place} for {target}");
+            }
+        }
+        assert!(offered.contains(&(Content::nobody(), PLAIN.into())));
+    }
+}

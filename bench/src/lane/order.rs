@@ -1,0 +1,117 @@
+//! What a lane's process is asked, one line of JSON each, and what it answers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The protocol of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Transport {
+    /// `SOCK_STREAM`.
+    Tcp,
+    /// `SOCK_DGRAM`.
+    Udp,
+}
+
+/// Something that a client does so many times, or for so long.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// New sockets, each connected once, to these in turn, and closed.
+    Connect {
+        /// How.
+        transport: Transport,
+        /// Where to.
+        to: Vec<SocketAddr>,
+        /// How many sockets.
+        count: u32,
+        /// Every connect must be refused, instead of none.
+        refused: bool,
+    },
+    /// One unconnected UDP socket: a datagram to these in turn, and the answer to each.
+    Exchange {
+        /// Where to.
+        to: Vec<SocketAddr>,
+        /// How many datagrams.
+        count: u32,
+    },
+    /// One connected UDP socket that is asked for its peer.
+    Names {
+        /// Where it is connected to.
+        to: SocketAddr,
+        /// How often.
+        count: u32,
+    },
+    /// Threads that connect new UDP sockets, each on a processor of its own.
+    Threads {
+        /// Where to, in turn.
+        to: Vec<SocketAddr>,
+        /// How many threads.
+        threads: usize,
+        /// For how long.
+        milliseconds: u64,
+    },
+    /// One TCP connection to a server that reads all and says nothing.
+    Bulk {
+        /// Where it is.
+        to: SocketAddr,
+        /// For how long.
+        milliseconds: u64,
+    },
+    /// One TCP connection to a server that says one byte for each.
+    PingPong {
+        /// Where it is.
+        to: SocketAddr,
+        /// For how long.
+        milliseconds: u64,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// How often it was done.
+    pub(crate) calls: u64,
+    /// How long all took.
+    pub(crate) seconds: f64,
+    /// How long each call took, by the call's name.
+    pub(crate) times: BTreeMap<String, Times>,
+}
+
+/// How long a call took, each time it was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Times {
+    /// Percentiles from 0 to 100, nanoseconds.
+    pub(crate) percentiles: Vec<u32>,
+}
+
+impl Times {
+    /// Sums up what was measured, in nanoseconds.
+    pub(crate) fn of(mut measured: Vec<u32>) -> Self {
+        measured.sort_unstable();
+        let last = measured.len().saturating_sub(1);
+        let at = |percent: usize| measured.get(last * percent / 100).copied().unwrap_or_default();
+        Self { percentiles: (0..=100).map(at).collect() }
+    }
+
+    /// The median.
+    pub(crate) fn median(&self) -> f64 {
+        f64::from(self.percentiles.get(50).copied().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_what_was_measured() {
+        let times = Times::of((0..=1_000).rev().collect());
+        assert_eq!(times.percentiles.len(), 101);
+        assert_eq!(
+            (times.percentiles[0], times.percentiles[50], times.percentiles[99]),
+            (0, 500, 990)
+        );
+        assert_eq!(times.percentiles[100], 1_000);
+    }
+}

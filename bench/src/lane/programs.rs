@@ -1,0 +1,95 @@
+//! What the programs on a cgroup cost, by the kernel's own count, and programs that do nothing to
+//! compare with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use std::os::fd::OwnedFd;
+
+use svclb_agent::dataplane::hooks::HOOKS;
+use svclb_agent::dataplane::inspect::{self, Whose};
+use svclb_tests::Stranger;
+
+/// The kernel counts as long as this is held, for the whole machine.
+pub(crate) fn count() -> anyhow::Result<OwnedFd> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .context("the kernel does not count what programs take (bpf(2), BPF_ENABLE_STATS)")
+}
+
+/// How often the program on a hook ran, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Runs {
+    /// How often.
+    pub(crate) count: u64,
+    /// How long, all in all.
+    pub(crate) nanoseconds: u64,
+}
+
+impl Runs {
+    /// What one run takes.
+    pub(crate) fn each(self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let each = self.nanoseconds as f64 / self.count.max(1) as f64;
+        each
+    }
+}
+
+/// What the programs on a cgroup took, by hook.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Programs(BTreeMap<&'static str, Runs>);
+
+impl Programs {
+    /// All that they took so far.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub(crate) fn read(cgroup: &Path) -> anyhow::Result<Self> {
+        let mut all = BTreeMap::new();
+        for hook in &HOOKS {
+            let runs: &mut Runs = all.entry(hook.name).or_default();
+            for id in inspect::programs(cgroup, hook, Whose::Own)? {
+                let program = inspect::program(id)?;
+                runs.count += program.runs;
+                runs.nanoseconds += program.nanoseconds;
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// What they took since then.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let taken = self.0.iter().map(|(hook, runs)| {
+            let before = before.of(hook);
+            let count = runs.count - before.count;
+            (*hook, Runs { count, nanoseconds: runs.nanoseconds - before.nanoseconds })
+        });
+        Self(taken.collect())
+    }
+
+    /// Those of one hook.
+    pub(crate) fn of(&self, hook: &str) -> Runs {
+        self.0.get(hook).copied().unwrap_or_default()
+    }
+}
+
+/// Programs that do nothing, one on each hook.
+#[derive(Debug)]
+pub(crate) struct Empty(#[expect(dead_code, reason = "they go with it")] Vec<Stranger>);
+
+impl Empty {
+    /// Attaches them.
+    ///
+    /// # Errors
+    /// The kernel refuses one.
+    pub(crate) fn attach(cgroup: &Path) -> anyhow::Result<Self> {
+        let all = HOOKS.iter().map(|hook| {
+            let kind = match hook.name {
+                "sock_release" => svclb_tests::StrangerKind::Socket,
+                _ => svclb_tests::StrangerKind::Address,
+            };
+            Stranger::attach_to(cgroup, kind, inspect::number(hook), false)
+        });
+        Ok(Self(all.collect()))
+    }
+}

@@ -1,0 +1,88 @@
+//! Who answers in a lane: sockets that are made before the process joins the cgroup, so that no
+//! program runs for them.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+
+use anyhow::Context as _;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// The port at which connections are accepted and closed, and datagrams are answered.
+pub(crate) const PLAIN: u16 = 8080;
+/// The port at which everything is read.
+pub(crate) const SINK: u16 = 8081;
+/// The port at which each byte is said again.
+pub(crate) const ECHO: u16 = 8082;
+
+/// The UDP sockets; the TCP ones are their threads' own.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    sockets: Vec<UdpSocket>,
+}
+
+impl Servers {
+    /// Listens on each of these addresses.
+    pub(crate) fn start(addresses: &[IpAddr]) -> anyhow::Result<Self> {
+        let mut sockets = Vec::new();
+        for ip in addresses {
+            let at = |port| SocketAddr::new(*ip, port);
+            let socket = UdpSocket::bind(at(PLAIN))
+                .with_context(|| format!("cannot listen on {}", at(PLAIN)))?;
+            socket.set_nonblocking(true)?;
+            sockets.push(socket);
+            for (port, serve) in [(PLAIN, close as fn(TcpStream)), (SINK, sink), (ECHO, echo)] {
+                let listener = TcpListener::bind(at(port))
+                    .with_context(|| format!("cannot listen on {}", at(port)))?;
+                thread::spawn(move || accept(&listener, serve));
+            }
+        }
+        Ok(Self { sockets })
+    }
+
+    /// Finds the server that has just got a datagram, and takes it.
+    pub(crate) fn receiver(&self) -> anyhow::Result<&UdpSocket> {
+        let mut buffer = [0; 16];
+        let mut all = self.sockets.iter();
+        all.find(|socket| socket.recv_from(&mut buffer).is_ok())
+            .context("no server got the datagram")
+    }
+}
+
+/// Answers the datagram that has just come.
+pub(crate) fn answer(server: &UdpSocket) -> io::Result<()> {
+    let mut buffer = [0; 16];
+    let (size, from) = server.recv_from(&mut buffer)?;
+    server.send_to(&buffer[..size], from).map(drop)
+}
+
+fn accept(listener: &TcpListener, serve: fn(TcpStream)) {
+    leave_client_alone();
+    for stream in listener.incoming().flatten() {
+        serve(stream);
+    }
+}
+
+/// Stays on the first processor: the client is on the last.
+fn leave_client_alone() {
+    let mut first = CpuSet::new();
+    // A server that may be anywhere is no worse than noise.
+    let _ = first.set(0).and_then(|()| sched_setaffinity(Pid::from_raw(0), &first));
+}
+
+fn close(stream: TcpStream) {
+    drop(stream);
+}
+
+fn sink(mut stream: TcpStream) {
+    let mut buffer = vec![0; 1 << 16];
+    while matches!(stream.read(&mut buffer), Ok(1..)) {}
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 1];
+    // Without it neither side would be measured, but the delay of small packets.
+    let _ = stream.set_nodelay(true);
+    while matches!(stream.read(&mut buffer), Ok(1..)) && stream.write_all(&buffer).is_ok() {}
+}

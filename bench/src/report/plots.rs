@@ -1,0 +1,185 @@
+//! Plots of a run, as SVG: figures against size, and how the calls of a bench are distributed.
+
+use std::ops::Range;
+
+use anyhow::anyhow;
+use plotters::prelude::*;
+
+use crate::book::{Book, Figure};
+use crate::lane::Peer;
+
+/// Width and height, pixels.
+const SIZE: (u32, u32) = (760, 420);
+const FONT: (&str, u32) = ("sans-serif", 14);
+
+/// A plot.
+pub(crate) struct Plot {
+    /// The bench that it is of.
+    pub(crate) bench: String,
+    /// Name of the file.
+    pub(crate) file: String,
+    /// Its title.
+    pub(crate) title: String,
+    /// The file's text.
+    pub(crate) svg: String,
+}
+
+/// All plots that this run has figures for.
+///
+/// # Errors
+/// One cannot be drawn.
+pub(crate) fn all(book: &Book) -> anyhow::Result<Vec<Plot>> {
+    let mut plots = Vec::new();
+    plots.extend(against_size(book)?);
+    for (bench, what, file) in [
+        ("connect", "UDP, to a Service", "connect-udp"),
+        ("connect", "TCP, to a Service", "connect-tcp"),
+        ("udp", "send and receive, one Service", "udp"),
+        ("churn", "watch event to the first connect that knows", "churn"),
+    ] {
+        plots.extend(distribution(book, bench, what, file)?);
+    }
+    Ok(plots)
+}
+
+fn colour(peer: Peer) -> RGBColor {
+    match peer {
+        Peer::Direct => RGBColor(90, 90, 90),
+        Peer::Empty => RGBColor(170, 170, 170),
+        Peer::Svclb => RGBColor(20, 110, 200),
+        Peer::Nftables => RGBColor(210, 110, 20),
+        Peer::Iptables => RGBColor(180, 40, 60),
+    }
+}
+
+/// What the program takes among more and more frontends.
+fn against_size(book: &Book) -> anyhow::Result<Option<Plot>> {
+    let points: Vec<(f64, f64)> = book
+        .figures()
+        .iter()
+        .filter(|figure| figure.bench == "scale" && figure.what.starts_with("net, "))
+        .filter_map(|figure| {
+            let size = figure.what.trim_start_matches("net, ").split(' ').next()?;
+            Some((size.parse::<f64>().ok()?, figure.median()))
+        })
+        .collect();
+    let Some(direct) = book.get("scale", "direct", Peer::Direct).map(Figure::median) else {
+        return Ok(None);
+    };
+    if points.is_empty() {
+        return Ok(None);
+    }
+    let title = "Net time of a connect, by the number of frontends".to_owned();
+    let most = points.iter().fold(direct, |most, point| most.max(point.1));
+    let (x, y) = (8.0..130_000.0, 0.0..most * 1.1);
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        area.fill(&WHITE).map_err(drawing)?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(&title, FONT)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(60)
+            .build_cartesian_2d(x.clone().log_scale(), y)
+            .map_err(drawing)?;
+        let number = |size: &f64| format!("{size:.0}");
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc("frontends").y_desc("nanoseconds").x_label_formatter(&number);
+        mesh.y_label_formatter(&number).draw().map_err(drawing)?;
+        for (name, peer, line) in [
+            ("a direct UDP connect", Peer::Direct, vec![(x.start, direct), (x.end, direct)]),
+            ("svclb's program", Peer::Svclb, points),
+        ] {
+            let style = colour(peer).stroke_width(2);
+            let dots = line.iter().map(|point| Circle::new(*point, 3, colour(peer).filled()));
+            if peer == Peer::Svclb {
+                chart.draw_series(dots).map_err(drawing)?;
+            }
+            let drawn = chart.draw_series(LineSeries::new(line, style)).map_err(drawing)?;
+            drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        let mut legend = chart.configure_series_labels();
+        legend.position(SeriesLabelPosition::UpperLeft).background_style(WHITE);
+        legend.border_style(BLACK.mix(0.3)).draw().map_err(drawing)?;
+        area.present().map_err(drawing)?;
+    }
+    Ok(Some(Plot { bench: "scale".to_owned(), file: "scale.svg".to_owned(), title, svg }))
+}
+
+/// What share of the calls took at most so long.
+fn distribution(book: &Book, bench: &str, what: &str, file: &str) -> anyhow::Result<Option<Plot>> {
+    let is_one = |figure: &&Figure| {
+        figure.bench == bench && figure.what == what && !figure.percentiles.is_empty()
+    };
+    let figures: Vec<&Figure> = book.figures().iter().filter(is_one).collect();
+    if figures.is_empty() {
+        return Ok(None);
+    }
+    let title = format!("{bench}: {what}");
+    // The slowest call of all would leave no room for the others.
+    let at = |figure: &&Figure, percent: usize| figure.percentiles.get(percent).copied();
+    let most = figures.iter().filter_map(|figure| at(figure, 99)).fold(0.0, f64::max) / 1_000.0;
+    let least =
+        figures.iter().filter_map(|figure| at(figure, 0)).fold(f64::MAX, f64::min) / 1_000.0;
+    let x: Range<f64> = least * 0.9..most * 1.1;
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        area.fill(&WHITE).map_err(drawing)?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(&title, FONT)
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(60)
+            .build_cartesian_2d(x.log_scale(), 0.0..100.0)
+            .map_err(drawing)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc("microseconds").y_desc("percent of the calls");
+        mesh.x_label_formatter(&|value| format!("{value:.1}")).draw().map_err(drawing)?;
+        for figure in figures {
+            let style = colour(figure.peer).stroke_width(2);
+            let line = figure.percentiles.iter().take(100).zip(0_u32..);
+            let line = line.map(|(time, percent)| (time / 1_000.0, f64::from(percent)));
+            let drawn = chart.draw_series(LineSeries::new(line, style)).map_err(drawing)?;
+            drawn
+                .label(figure.peer.name())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        }
+        let mut legend = chart.configure_series_labels();
+        legend.position(SeriesLabelPosition::LowerRight).background_style(WHITE);
+        legend.border_style(BLACK.mix(0.3)).draw().map_err(drawing)?;
+        area.present().map_err(drawing)?;
+    }
+    Ok(Some(Plot { bench: bench.to_owned(), file: format!("{file}.svg"), title, svg }))
+}
+
+fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("{error}").context("cannot draw a plot")
+}
+
+/// Drawn without an error, they are text.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::Unit;
+    use crate::lane::order::Times;
+
+    #[test]
+    fn plots_are_drawn_of_what_was_measured() {
+        let mut book = Book::default();
+        assert_eq!(all(&book).unwrap().len(), 0);
+        book.add_times("connect", "UDP, to a Service", Peer::Direct, &Times::of(vec![900, 1_000]));
+        book.add_times("scale", "direct", Peer::Direct, &Times::of(vec![1_000]));
+        for (size, value) in [("10", 93.0), ("100000", 500.0)] {
+            let what = format!("net, {size} frontends");
+            book.add("scale", &what, Peer::Svclb, Unit::Nanoseconds, value);
+        }
+        let plots = all(&book).unwrap();
+        let files: Vec<&str> = plots.iter().map(|plot| plot.file.as_str()).collect();
+        assert_eq!(files, ["scale.svg", "connect-udp.svg"]);
+        for plot in plots {
+            assert!(plot.svg.contains("<svg") && plot.svg.contains("polyline"), "{}", plot.title);
+        }
+    }
+}

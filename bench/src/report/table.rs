@@ -1,0 +1,75 @@
+//! A run as tables: medians, the spread of the rounds, and how each peer compares.
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{ContentArrangement, Table};
+
+use super::shown;
+use crate::book::{Book, Figure};
+use crate::lane::Peer;
+use crate::run::Run;
+use crate::targets;
+
+/// Everything, for a terminal.
+pub(crate) fn all(run: &Run) -> String {
+    let mut text = String::new();
+    for bench in benches(&run.book) {
+        text.push_str(&format!("{bench}\n{}\n\n", figures(&run.book, bench)));
+    }
+    text.push_str(&format!("targets\n{}", targets(&run.book)));
+    text
+}
+
+/// The benches of a book, in the order in which they ran.
+pub(crate) fn benches(book: &Book) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for figure in book.figures() {
+        if !names.contains(&figure.bench.as_str()) {
+            names.push(&figure.bench);
+        }
+    }
+    names
+}
+
+fn markdown(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table
+}
+
+/// One bench's figures.
+pub(crate) fn figures(book: &Book, bench: &str) -> String {
+    let mut table = markdown(&["what", "peer", "median", "of the rounds", "of direct"]);
+    for figure in book.figures().iter().filter(|figure| figure.bench == bench) {
+        let (least, most) = figure.spread();
+        let range = match figure.rounds.len() {
+            1 => "one".to_owned(),
+            _ => format!("{} to {}", shown(least, figure.unit), shown(most, figure.unit)),
+        };
+        let median = shown(figure.median(), figure.unit);
+        table.add_row([&figure.what, figure.peer.name(), &median, &range, &ratio(book, figure)]);
+    }
+    table.to_string()
+}
+
+/// What a figure is of the same figure without anything in between.
+fn ratio(book: &Book, figure: &Figure) -> String {
+    let direct = book.get(&figure.bench, &figure.what, Peer::Direct);
+    match direct.map(Figure::median) {
+        Some(direct) if direct > 0.0 && figure.peer != Peer::Direct => {
+            format!("{:.1} %", 100.0 * figure.median() / direct)
+        }
+        _ => String::new(),
+    }
+}
+
+/// The targets that this run says something of.
+pub(crate) fn targets(book: &Book) -> String {
+    let mut table = markdown(&["target", "bound", "measured", ""]);
+    for target in &targets::ALL {
+        let Some(measured) = target.measured(book) else { continue };
+        let verdict = if target.is_met(measured) { "met" } else { "not met" };
+        table.add_row([target.what, &target.bound(), &format!("{measured:.2}"), verdict]);
+    }
+    table.to_string()
+}

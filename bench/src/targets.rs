@@ -1,0 +1,246 @@
+//! What the figures should come to: SPEED.md's targets, as ratios within one run.
+
+use crate::book::{Book, Figure};
+use crate::lane::Peer;
+
+/// A target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// What it is about.
+    pub(crate) what: &'static str,
+    /// The figure.
+    of: Of,
+    /// At most, or at least, so much.
+    bound: Bound,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug)]
+enum Of {
+    /// One figure's share of another, percent.
+    Share(Name, Name),
+    /// What one figure has more than another, percent of that.
+    Added(Name, Name),
+    /// One figure by another.
+    Times(Name, Name),
+    /// The figure itself.
+    Itself(Name),
+    /// A percentile of the figure itself.
+    Percentile(Name, usize),
+}
+
+/// A figure's bench, what it is, and whose.
+type Name = (&'static str, &'static str, Peer);
+
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    Most(f64),
+    Least(f64),
+}
+
+/// A direct UDP connect, which most costs are compared with.
+const UDP: Name = ("connect", "UDP, to a Service", Peer::Direct);
+
+const fn ours(bench: &'static str, what: &'static str) -> Name {
+    (bench, what, Peer::Svclb)
+}
+
+const fn target(what: &'static str, of: Of, bound: Bound) -> Target {
+    Target { what, of, bound }
+}
+
+/// All of them.
+pub(crate) const ALL: [Target; 21] = [
+    target(
+        "connect to a Service, net, of a direct UDP connect",
+        Of::Share(ours("connect", "net of a UDP connect to a Service"), UDP),
+        Bound::Most(11.0),
+    ),
+    target(
+        "TCP connect to a Service, p50, more than direct",
+        Of::Added(
+            ours("connect", "TCP, to a Service"),
+            ("connect", "TCP, to a Service", Peer::Direct),
+        ),
+        Bound::Most(2.0),
+    ),
+    target(
+        "connect to what is no Service, net, of a direct UDP connect",
+        Of::Share(ours("connect", "net of a UDP connect to what is no Service"), UDP),
+        Bound::Most(2.5),
+    ),
+    target(
+        "unconnected UDP, send and receive, net, of the direct pair",
+        Of::Share(
+            ours("udp", "net of a send and a receive, one Service"),
+            ("udp", "send and receive, one Service", Peer::Direct),
+        ),
+        Bound::Most(5.0),
+    ),
+    target(
+        "the same with 8 Services on one socket",
+        Of::Share(
+            ours("udp", "net of a send and a receive, 8 Services"),
+            ("udp", "send and receive, 8 Services", Peer::Direct),
+        ),
+        Bound::Most(10.0),
+    ),
+    target(
+        "getpeername, net, of a direct UDP connect",
+        Of::Share(ours("names", "net of a getpeername"), UDP),
+        Bound::Most(3.0),
+    ),
+    target(
+        "socket release after a Service, net, of a direct UDP connect",
+        Of::Share(ours("release", "net of a release, after a Service"), UDP),
+        Bound::Most(4.0),
+    ),
+    target(
+        "socket release after what is no Service, net, of a direct UDP connect",
+        Of::Share(ours("release", "net of a release, after what is no Service"), UDP),
+        Bound::Most(4.0),
+    ),
+    target(
+        "connect among 100,000 frontends with 1,000,000 backends, net, of a direct UDP connect",
+        Of::Share(ours("scale", "net, 100000 frontends"), ("scale", "direct", Peer::Direct)),
+        Bound::Most(50.0),
+    ),
+    target(
+        "connects per second, two threads against one",
+        Of::Times(ours("threads", "2 threads"), ours("threads", "1 thread")),
+        Bound::Least(1.9),
+    ),
+    target(
+        "bytes per second after the connection, of direct",
+        Of::Share(
+            ours("throughput", "one TCP stream"),
+            ("throughput", "one TCP stream", Peer::Direct),
+        ),
+        Bound::Least(95.0),
+    ),
+    target(
+        "one byte and its echo after the connection, p50, more than direct",
+        Of::Added(
+            ours("throughput", "one byte and its echo"),
+            ("throughput", "one byte and its echo", Peer::Direct),
+        ),
+        Bound::Most(5.0),
+    ),
+    target(
+        "5,000 Services, 250,000 endpoints: process start to all written, seconds",
+        Of::Itself(ours("sync", "start over nothing, from an API server")),
+        Bound::Most(1.2),
+    ),
+    target(
+        "kube-proxy nftables' start, by svclb's",
+        Of::Times(
+            ("sync", "start over nothing, from an API server", Peer::Nftables),
+            ours("sync", "start over nothing, from an API server"),
+        ),
+        Bound::Least(30.0),
+    ),
+    target(
+        "the same with the agent restarted over its pins, seconds",
+        Of::Itself(ours("sync", "start over its pins, from an API server")),
+        Bound::Most(1.0),
+    ),
+    target(
+        "map rows written by that start",
+        Of::Itself(ours("sync", "rows written by a start over its pins")),
+        Bound::Most(0.0),
+    ),
+    target(
+        "resident memory then, bytes",
+        Of::Itself(ours("sync", "resident, from an API server")),
+        Bound::Most(40_000_000.0),
+    ),
+    target(
+        "one endpoint changes among those: watch event to map written, p50, nanoseconds",
+        Of::Percentile(ours("churn", "watch event to the first connect that knows"), 50),
+        Bound::Most(1_000_000.0),
+    ),
+    target(
+        "the same, p99",
+        Of::Percentile(ours("churn", "watch event to the first connect that knows"), 99),
+        Bound::Most(5_000_000.0),
+    ),
+    target(
+        "1,000 endpoint changes a second: percent of one processor",
+        Of::Itself(ours("churn", "processor")),
+        Bound::Most(15.0),
+    ),
+    target(
+        "growth of resident memory by a minute of them, bytes",
+        Of::Itself(ours("churn", "growth of resident memory")),
+        Bound::Most(2_000_000.0),
+    ),
+];
+
+impl Target {
+    /// What was measured; nothing, where the run did not.
+    pub(crate) fn measured(&self, book: &Book) -> Option<f64> {
+        let find = |name: Name| book.get(name.0, name.1, name.2);
+        let median = |name: Name| find(name).map(Figure::median);
+        Some(match self.of {
+            Of::Share(part, whole) => 100.0 * median(part)? / median(whole)?,
+            Of::Added(more, less) => 100.0 * (median(more)? - median(less)?) / median(less)?,
+            Of::Times(one, other) => median(one)? / median(other)?,
+            Of::Itself(name) => median(name)?,
+            Of::Percentile(name, percent) => *find(name)?.percentiles.get(percent)?,
+        })
+    }
+
+    /// Whether so much is enough.
+    pub(crate) fn is_met(&self, measured: f64) -> bool {
+        match self.bound {
+            Bound::Most(most) => measured <= most,
+            Bound::Least(least) => measured >= least,
+        }
+    }
+
+    /// The bound, as text.
+    pub(crate) fn bound(&self) -> String {
+        match self.bound {
+            Bound::Most(most) => format!("at most {most}"),
+            Bound::Least(least) => format!("at least {least}"),
+        }
+    }
+}
+
+/// What of all that was measured falls short, a line each.
+pub(crate) fn short(book: &Book) -> Vec<String> {
+    let measured = ALL.iter().filter_map(|target| Some((target, target.measured(book)?)));
+    let short = measured.filter(|(target, measured)| !target.is_met(*measured));
+    short
+        .map(|(target, measured)| format!("{}: {measured:.2}, {}", target.what, target.bound()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::book::Unit;
+
+    #[test]
+    fn what_falls_short_is_said() {
+        let mut book = Book::default();
+        let mut add =
+            |name: Name, value| book.add(name.0, name.1, name.2, Unit::Nanoseconds, value);
+        add(UDP, 1_000.0);
+        add(ours("connect", "net of a UDP connect to a Service"), 110.0);
+        add(ours("names", "net of a getpeername"), 31.0);
+        let expected = "getpeername, net, of a direct UDP connect: 3.10, at most 3";
+        assert_eq!(short(&book), [expected]);
+    }
+
+    #[test]
+    fn less_threads_than_twice_are_not_enough() {
+        let mut book = Book::default();
+        book.add("threads", "1 thread", Peer::Svclb, Unit::PerSecond, 100.0);
+        book.add("threads", "2 threads", Peer::Svclb, Unit::PerSecond, 189.0);
+        assert_eq!(short(&book).len(), 1);
+        book.add("threads", "2 threads", Peer::Svclb, Unit::PerSecond, 191.0);
+        book.add("threads", "2 threads", Peer::Svclb, Unit::PerSecond, 192.0);
+        assert_eq!(short(&book), Vec::<String>::new());
+    }
+}

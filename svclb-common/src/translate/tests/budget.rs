@@ -1,0 +1,131 @@
+//! What each path of the datapath touches: lines of the mapped arrays, and hash maps. Each line is a
+//! cache line that may be far away, each hash map some more: these are the figures that do not depend on
+//! a machine.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+use super::super::*;
+use super::maps::{TestMaps, peer, socket};
+
+/// Maps that note what is touched.
+struct Noting<'a> {
+    maps: &'a TestMaps,
+    lines: RefCell<BTreeSet<(&'static str, u32)>>,
+    hashes: RefCell<Vec<&'static str>>,
+}
+
+/// How many lines of arrays, and how many calls of hash maps.
+type Touched = (usize, usize);
+
+impl Noting<'_> {
+    fn line_of(&self, map: &'static str, number: u32) {
+        self.lines.borrow_mut().insert((map, number));
+    }
+
+    fn hash(&self, map: &'static str) {
+        self.hashes.borrow_mut().push(map);
+    }
+}
+
+/// What a call touches.
+fn touched<R>(maps: &TestMaps, call: impl FnOnce(&Noting<'_>) -> R) -> Touched {
+    let noting = Noting { maps, lines: RefCell::default(), hashes: RefCell::default() };
+    call(&noting);
+    (noting.lines.borrow().len(), noting.hashes.borrow().len())
+}
+
+impl Lookup for Noting<'_> {
+    fn seed(&self) -> u64 {
+        self.maps.seed()
+    }
+    fn index_lines(&self) -> u32 {
+        self.maps.index_lines()
+    }
+    fn origins(&self) -> u32 {
+        self.maps.origins()
+    }
+    fn line(&self, number: u32) -> Option<Shared<'_, Line>> {
+        self.line_of("svclb_index", number);
+        self.maps.line(number)
+    }
+    fn slot(&self, number: u32) -> Option<Shared<'_, Slot>> {
+        self.line_of("svclb_slots", number);
+        self.maps.slot(number)
+    }
+    fn origin(&self, place: u32) -> Option<Shared<'_, Origin>> {
+        self.line_of("svclb_origins", place);
+        self.maps.origin(place)
+    }
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
+        self.hash("svclb_frontends");
+        self.maps.frontend(key)
+    }
+    fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
+        self.hash("svclb_backends");
+        self.maps.backend(key)
+    }
+    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+        self.hash("svclb_overflow");
+        self.maps.overflow(cookie)
+    }
+    fn add_overflow(&self, cookie: u64) -> bool {
+        self.hash("svclb_overflow");
+        self.maps.add_overflow(cookie)
+    }
+    fn remove_overflow(&self, cookie: u64) -> bool {
+        self.hash("svclb_overflow");
+        self.maps.remove_overflow(cookie)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
+        self.hash("svclb_affinity");
+        self.maps.affinity(key)
+    }
+    fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
+        self.hash("svclb_affinity");
+        self.maps.store_affinity(key, row, is_new)
+    }
+    fn host(&self) -> u64 {
+        self.maps.host()
+    }
+    fn now(&self) -> u64 {
+        self.maps.now()
+    }
+    fn random(&self) -> u32 {
+        self.maps.random()
+    }
+    fn count(&self, what: Counter) {
+        self.maps.count(what);
+    }
+}
+
+#[test]
+fn each_path_touches_no_more_than_it_must() {
+    const SERVICE: &str = "10.96.0.10:80";
+    let maps = TestMaps::new();
+    maps.service_of(1, Protocol::Udp, SERVICE, &["10.244.0.1:80", "10.244.0.2:80"]);
+    let (service, other) = (peer(SERVICE), peer("192.0.2.7:80"));
+    let caller = |cookie| socket(cookie, Protocol::Udp);
+    // One that has dialled the Service, and one that has sent to it.
+    let Verdict::Rewrite(given) = connect(&maps, &caller(1), &service) else { panic!("refused") };
+    let Verdict::Rewrite(sent) = sendmsg(&maps, &caller(2), &service) else { panic!("refused") };
+
+    let rows: [(&str, Touched, Touched); 9] = [
+        // Index, slot, origin.
+        ("connect to a Service", touched(&maps, |it| connect(it, &caller(3), &service)), (3, 0)),
+        ("connect to what is none", touched(&maps, |it| connect(it, &caller(4), &other)), (1, 0)),
+        ("connect to a backend", touched(&maps, |it| connect(it, &caller(5), &given)), (2, 0)),
+        // Index, origin.
+        ("send again", touched(&maps, |it| sendmsg(it, &caller(2), &service)), (2, 0)),
+        ("send to what is none", touched(&maps, |it| sendmsg(it, &caller(6), &other)), (1, 0)),
+        // Origin.
+        ("receive", touched(&maps, |it| recvmsg(it, 2, &sent)), (1, 0)),
+        ("getpeername", touched(&maps, |it| getpeername(it, 1, &given)), (1, 0)),
+        ("release", touched(&maps, |it| release(it, 1)), (1, 0)),
+        ("release of one that dialled none", touched(&maps, |it| release(it, 7)), (1, 0)),
+    ];
+    for (name, found, most) in rows {
+        assert!(found.0 <= most.0 && found.1 <= most.1, "{name}: {found:?}, at most {most:?}");
+    }
+}

@@ -1,0 +1,179 @@
+//! What one change costs, in numbers that are the same on every machine: allocations, system calls and
+//! steps. They depend on the change, and not on how much else there is.
+#![allow(unsafe_code, reason = "an allocator that counts")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::*;
+use svclb_core::catalog::Catalog;
+use svclb_core::model::{Node, Update};
+use svclb_core::plan::{State, pass};
+use svclb_core::size::sizes;
+use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+
+/// Endpoints of each Service.
+const EACH: u32 = 50;
+
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: the system's allocator does all the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Maps that count what would be a system call: all but the rows of the mapped arrays.
+struct Counted {
+    maps: Memory,
+    calls: usize,
+}
+
+impl Table for Counted {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        self.maps.load()
+    }
+
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        self.calls += match row {
+            Row::Service(..) | Row::Backend(..) | Row::Frontend(..) | Row::Meta(_) => 1,
+            _ => 0,
+        };
+        self.maps.put(row)
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        self.calls += usize::from(!matches!(key, Key::Line(_)));
+        self.maps.remove(key)
+    }
+}
+
+/// What a change costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cost {
+    allocations: usize,
+    calls: usize,
+    steps: usize,
+    objects: usize,
+}
+
+struct Cluster {
+    catalog: Catalog,
+    state: State,
+    table: Counted,
+}
+
+fn address(number: u32) -> String {
+    let [_, high, middle, low] = number.to_be_bytes();
+    format!("10.{}.{middle}.{low}", 96 + high)
+}
+
+/// The slice of a Service whose endpoints begin at that one.
+fn endpoints(service: u32, first: u32, count: u32) -> Update {
+    let pod = |at: u32| {
+        let [_, high, middle, low] = (service * EACH * 2 + first + at).to_be_bytes();
+        format!("10.{}.{middle}.{low}", 128 + high)
+    };
+    let pods: Vec<String> = (0..count).map(pod).collect();
+    let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
+    slice(&format!("s{service}"), &pods)
+}
+
+impl Cluster {
+    fn of(services: u32) -> Self {
+        let wanted = sizes(services as usize, (services * EACH) as usize);
+        let meta = meta(wanted.index_lines, wanted.spill_lines, wanted.slots);
+        let mut cluster = Self {
+            catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
+            state: State::new(meta),
+            table: Counted { maps: Memory::new(meta), calls: 0 },
+        };
+        for number in 0..services {
+            let name = format!("s{number}");
+            cluster.catalog.apply(service(&name, &[&address(number + 1)], 1));
+            cluster.catalog.apply(endpoints(number, 0, EACH));
+        }
+        cluster.change([]);
+        cluster
+    }
+
+    /// What it costs from the change on to the end of the pass.
+    fn change<const N: usize>(&mut self, updates: [Update; N]) -> Cost {
+        let (allocations, calls) = (CALLS.load(Ordering::Relaxed), self.table.calls);
+        updates.into_iter().for_each(|update| self.catalog.apply(update));
+        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        let allocations = CALLS.load(Ordering::Relaxed) - allocations;
+        assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+        let resting = self.state.take_resting();
+        self.state.rested(resting);
+        let calls = self.table.calls - calls;
+        Cost { allocations, calls, steps: done.steps, objects: done.objects }
+    }
+}
+
+/// One test only: the allocator counts for the whole process.
+#[test]
+fn a_change_costs_what_it_changes_and_not_what_there_is() {
+    // What is the most that each may cost.
+    type Change = fn() -> Update;
+    let rows: [(&str, Change, Cost); 3] = [
+        (
+            "one endpoint is replaced",
+            // The first goes, and one comes behind the last.
+            || endpoints(3, 1, EACH),
+            Cost { allocations: 80, calls: 3, steps: 7, objects: 1 },
+        ),
+        (
+            "an endpoint goes",
+            || endpoints(3, 1, EACH - 1),
+            Cost { allocations: 80, calls: 3, steps: 7, objects: 1 },
+        ),
+        (
+            "all endpoints are replaced",
+            || endpoints(3, EACH, EACH),
+            Cost {
+                allocations: 90,
+                calls: 2 * EACH as usize + 1,
+                steps: 2 * EACH as usize + 5,
+                objects: 1,
+            },
+        ),
+    ];
+    for (name, change, most) in rows {
+        let of = |services| {
+            let mut cluster = Cluster::of(services);
+            // The same again first: what is made once is not counted.
+            cluster.change([endpoints(2, 1, EACH)]);
+            let update = change();
+            cluster.change([update])
+        };
+        let (few, many) = (of(10), of(2_000));
+        println!("{name}: {few:?} among 10, {many:?} among 2,000");
+        for cost in [few, many] {
+            let is_within = cost.allocations <= most.allocations
+                && cost.calls <= most.calls
+                && cost.steps <= most.steps
+                && cost.objects <= most.objects;
+            assert!(is_within, "{name}: {cost:?}, at most {most:?}");
+        }
+        let apart = few.allocations.abs_diff(many.allocations);
+        assert!(apart <= 8, "{name}: {apart} allocations more among 2,000 than among 10");
+        assert_eq!((few.calls, few.steps), (many.calls, many.steps), "{name}");
+    }
+}

@@ -1,0 +1,82 @@
+//! `cargo xtask bench`: what svclb costs, measured by the program of bench/ as root.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+
+use crate::{cluster, environment, run, setup, shell};
+
+/// The stored run of which docs/performance.md is made.
+const STORED: &str = "docs/performance.json";
+/// The folder of that page.
+const PAGE: &str = "docs";
+
+/// What is wanted of a run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wanted {
+    /// Only these [possible values: connect, udp, names, release, scale, threads, throughput, sync, churn]
+    benches: Vec<String>,
+    /// Show everything as JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Compare with the targets, and say only what falls short; fail if anything does
+    #[arg(long)]
+    check: bool,
+    /// Store the run, and make docs/performance.md and its plots of it
+    #[arg(long, conflicts_with = "benches")]
+    bless: bool,
+    /// Rounds of each bench
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Calls of a kind in one round
+    #[arg(long, value_name = "N")]
+    calls: Option<u32>,
+}
+
+/// Builds what is measured and what measures, and starts it.
+///
+/// # Errors
+/// Something is missing or does not build; a bench fails; or, with `check`, a target is not met.
+pub(crate) fn run(wanted: &Wanted) -> anyhow::Result<()> {
+    setup::ensure(setup::Need::Bench)?;
+    shell::say("building");
+    let svclb = run::build(&["--release", "--package", "svclb-agent", "--bin", "svclb"], &[])?;
+    let bench = build()?;
+    environment::check()?;
+    let components = cluster::ensure()?;
+    let given: [(&str, &OsStr); 2] =
+        [("SVCLB_BIN", svclb.as_os_str()), (cluster::VARIABLE, &components)];
+    let mut measure = shell::as_root(&bench, &given)?;
+    measure.arg("run").args(&wanted.benches);
+    for (flag, is_given) in [("--json", wanted.json), ("--check", wanted.check)] {
+        measure.args(is_given.then_some(flag));
+    }
+    if wanted.bless {
+        measure.args(["--store", STORED]);
+    }
+    for (flag, number) in [("--rounds", wanted.rounds), ("--calls", wanted.calls)] {
+        if let Some(number) = number {
+            measure.arg(flag).arg(number.to_string());
+        }
+    }
+    let status = measure.status().with_context(|| shell::cannot_start(&measure))?;
+    if wanted.bless {
+        let mut page = shell::command(&bench);
+        page.args(["page", STORED, PAGE]);
+        let written = page.status().with_context(|| shell::cannot_start(&page))?;
+        anyhow::ensure!(written.success(), "docs/performance.md is not written");
+    }
+    if !status.success() {
+        bail!("see above");
+    }
+    Ok(())
+}
+
+fn build() -> anyhow::Result<PathBuf> {
+    let mut found = None;
+    run::artifacts("build", &["--release", "--package", "svclb-bench"], &[], |artifact| {
+        found = artifact.executable.map(Into::into).or(found.take());
+    })?;
+    found.context("cargo built no program `svclb-bench`")
+}
