@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use caps::{CapSet, Capability, CapsHashSet};
 
-use crate::dataplane::environment;
+use crate::dataplane::kernel;
 
 /// A capability that the agent needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn has(capability: Capability) -> Result<bool> {
 /// # Errors
 /// When the kernel refuses what it refuses nobody.
 pub fn lower<'a>(read: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    if environment::kernel()?.1 < environment::MEMORY_OF_CGROUP {
+    if kernel::running()?.1 < kernel::MEMORY_OF_CGROUP {
         raise_locked_memory();
     }
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read capabilities")?;

@@ -111,7 +111,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     pins.abandon()?;
     let found = pins.found()?;
     if matches!(found, Found::Ours) {
-        meta::begin(pins, std::process::id(), now()?)?;
+        meta::begin(&pins.current(), std::process::id(), now()?)?;
     }
     let mut ground =
         Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log());
@@ -168,7 +168,7 @@ impl Start<'_> {
     /// Goes on with the maps of an earlier agent. Where the sources are not known they stay as they are;
     /// programs and hooks are renewed in any case.
     fn over_earlier(self) -> Result<Reconciler<Maps>> {
-        let maps = self.ground.adopt(&meta::read(self.pins)?)?;
+        let maps = self.ground.adopt(&self.pins.meta()?)?;
         let mut reconciler = Reconciler::over(self.catalog, maps, &self.row, self.sizing)?;
         if let Some(batch) = self.first {
             reconciler.hear(batch);

@@ -6,7 +6,6 @@ use svclb_common::layout::Meta;
 
 use crate::dataplane::attach;
 use crate::dataplane::hooks::HOOKS;
-use crate::dataplane::meta;
 use crate::dataplane::pins::Pins;
 
 use super::list::is_running;
@@ -18,7 +17,7 @@ use super::output;
 /// What is not as it should be: an agent runs, every hook is attached, it saw a connection of its own
 /// translated, and the maps hold what its sources say, or what an earlier agent wrote.
 pub(super) fn ready(pins: &Pins) -> Result<()> {
-    let row = meta::read(pins)?;
+    let row = pins.meta()?;
     let unattached = HOOKS
         .iter()
         .filter_map(|hook| match attach::is_attached(pins, hook) {

@@ -1,12 +1,12 @@
 //! What the node must have, and one line for each thing that it lacks: what is wrong and what to do.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use caps::Capability;
 
 use super::cgroups::{self, Mount};
+use super::kernel;
 use crate::privilege;
 
 /// BPF_FS_MAGIC of include/uapi/linux/magic.h.
@@ -25,7 +25,7 @@ pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 /// One line for the first thing that is missing: what is wrong and what to do.
 pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
     check_rights(privilege::has)?;
-    let (release, version) = kernel()?;
+    let (release, version) = kernel::running()?;
     check_kernel(&release)?;
     check_locked_memory(version, locked_memory()?)?;
     check_btf(Path::new(BTF))?;
@@ -33,8 +33,6 @@ pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
     check_bpffs(pins)
 }
 
-/// From this kernel on maps count as their maker's memory cgroup's, and not as locked memory.
-pub const MEMORY_OF_CGROUP: (u32, u32) = (5, 11);
 /// What the maps of a small cluster take, with room to grow once. Less, such as the kernel's own 64 KiB,
 /// is nobody's decision.
 const LEAST_LOCKED: u64 = 64 << 20;
@@ -51,7 +49,7 @@ fn locked_memory() -> Result<u64> {
 
 fn check_locked_memory((major, minor): (u32, u32), limit: u64) -> Result<()> {
     ensure!(
-        (major, minor) >= MEMORY_OF_CGROUP || limit >= LEAST_LOCKED,
+        (major, minor) >= kernel::MEMORY_OF_CGROUP || limit >= LEAST_LOCKED,
         "kernel {major}.{minor} counts maps as locked memory, and this process may lock {limit} bytes \
          only: start it with CAP_SYS_RESOURCE, or with a higher limit (`ulimit -l unlimited`, or \
          LimitMEMLOCK=infinity for the container runtime's service)"
@@ -70,36 +68,13 @@ fn check_rights(has: impl Fn(Capability) -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-fn kernel_release() -> Result<String> {
-    let path = "/proc/sys/kernel/osrelease";
-    fs::read_to_string(path).with_context(|| format!("cannot read {path}: is /proc mounted?"))
-}
-
-/// The running kernel's release, and its first two numbers.
-///
-/// # Errors
-/// When /proc does not say.
-pub fn kernel() -> Result<(String, (u32, u32))> {
-    let release = kernel_release()?.trim().to_owned();
-    let version = version(&release)?;
-    Ok((release, version))
-}
-
-fn version(release: &str) -> Result<(u32, u32)> {
-    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
-    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
-        bail!("cannot tell the kernel's version from {release:?}: expected MAJOR.MINOR");
-    };
-    Ok((major, minor))
-}
-
 /// Whether it is one that svclb runs on.
 ///
 /// # Errors
 /// When it is too old.
 pub fn check_kernel(release: &str) -> Result<()> {
     let release = release.trim();
-    let (major, minor) = version(release)?;
+    let (major, minor) = kernel::version(release)?;
     let (oldest_major, oldest_minor) = OLDEST_KERNEL;
     ensure!(
         (major, minor) >= OLDEST_KERNEL,

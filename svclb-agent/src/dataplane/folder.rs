@@ -180,6 +180,21 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Closes a folder and all that are in it to everybody but their owner, which must be this user. One
+/// that is not there is closed.
+///
+/// # Errors
+/// As [`own::close`].
+pub(super) fn close_all(folder: &Path) -> Result<()> {
+    if matches!(fs::symlink_metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    {
+        return Ok(());
+    }
+    own::close(folder)?;
+    let is_folder = |it: &Path| fs::symlink_metadata(it).is_ok_and(|data| data.is_dir());
+    entries(folder)?.iter().filter(|it| is_folder(it)).try_for_each(|it| close_all(it))
+}
+
 /// Makes a folder and those above it, for their owner only. One that is there is closed to others.
 pub(super) fn make(folder: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
@@ -235,5 +250,29 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_of_ours_is_closed_with_all_that_are_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("v1/maps");
+        fs::create_dir_all(&deep).unwrap();
+        let all = [root.path(), deep.parent().unwrap(), &deep];
+        let mode = |folder: &Path| fs::metadata(folder).unwrap().permissions().mode() & 0o7777;
+        for open in [0o777, 0o1777, 0o710, 0o701] {
+            for folder in all {
+                fs::set_permissions(folder, fs::Permissions::from_mode(open)).unwrap();
+            }
+            close_all(root.path()).unwrap();
+            assert_eq!(all.map(mode), [0o700; 3], "{open:o}");
+        }
+        close_all(&root.path().join("none")).unwrap();
     }
 }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use thiserror::Error;
 
-use super::meta;
 use super::own;
 use super::pins::Pins;
 
@@ -145,7 +144,7 @@ fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
 fn holder(pins: &Pins, folder: &File) -> Option<u32> {
     let inode = folder.metadata().ok()?.ino();
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    holder_in(&locks, inode).or_else(|| Some(meta::read(pins).ok()?.agent).filter(|pid| *pid != 0))
+    holder_in(&locks, inode).or_else(|| Some(pins.meta().ok()?.agent).filter(|pid| *pid != 0))
 }
 
 /// Looks for a lock like `3: FLOCK  ADVISORY  WRITE 708 00:30:12 0 EOF` (proc(5)).

@@ -1,42 +1,27 @@
 //! The row of svclb_meta by itself, without the other maps.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use svclb_common::layout::Meta;
 
 use super::folder::Folder;
-use super::pins::Pins;
 use super::rows::Plain;
-
-/// Reads the row.
-///
-/// # Errors
-/// When nothing is installed in this folder, or it cannot be read.
-pub fn read(pins: &Pins) -> Result<Meta> {
-    let folder = pins.current();
-    ensure!(
-        folder.map("svclb_meta").exists(),
-        "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
-        pins.root().display(),
-    );
-    read_in(&folder)
-}
 
 /// Reads the row of the maps in a folder.
 ///
 /// # Errors
 /// When it is not there or cannot be read.
-pub(super) fn read_in(folder: &Folder) -> Result<Meta> {
+pub fn read(folder: &Folder) -> Result<Meta> {
     Ok(open(folder)?.get(&0, 0).context("cannot read svclb_meta")?.0)
 }
 
-/// Says in the row that this agent has begun: what the maps hold is what an earlier one wrote, and is
+/// Says in the row of the maps in a folder that this agent has begun: what the maps hold is what an earlier one wrote, and is
 /// not known to be what the sources say until the first pass.
 ///
 /// # Errors
 /// When the row cannot be read or written.
-pub fn begin(pins: &Pins, agent: u32, agent_started: u64) -> Result<()> {
-    let mut map = open(&pins.current())?;
+pub fn begin(folder: &Folder, agent: u32, agent_started: u64) -> Result<()> {
+    let mut map = open(folder)?;
     let row = map.get(&0, 0).context("cannot read svclb_meta")?.0;
     let row = Meta { synced: 0, proved: 0, agent, agent_started, ..row };
     map.set(0, Plain(row), 0).context("cannot write svclb_meta")

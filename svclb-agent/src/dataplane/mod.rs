@@ -5,6 +5,7 @@
 //! * [`cgroups`]: where a cgroup is, and which processes are outside of it.
 //! * [`inspect`]: what is on the hooks, asked without changing anything.
 //! * [`pins`], [`folder`], [`places`]: where maps and links lie on bpffs.
+//! * [`kernel`]: which one runs.
 //! * [`own`]: whose their folders are.
 //! * [`shapes`]: what each map must be for these programs.
 //! * [`lock`]: one agent at a time over a folder of pins.
@@ -30,6 +31,7 @@ pub mod grace;
 pub mod hooks;
 pub mod inspect;
 pub mod installed;
+pub mod kernel;
 pub mod lock;
 mod mapping;
 pub mod maps;

@@ -59,23 +59,6 @@ pub fn close_opened(opened: &File, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As [`close`], of a folder and all that are in it. One that is not there is closed.
-///
-/// # Errors
-/// As [`close`].
-pub fn close_all(folder: &Path) -> Result<()> {
-    if matches!(fs::symlink_metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound)
-    {
-        return Ok(());
-    }
-    close(folder)?;
-    let is_folder = |it: &Path| fs::symlink_metadata(it).is_ok_and(|data| data.is_dir());
-    super::folder::entries(folder)?
-        .iter()
-        .filter(|it| is_folder(it))
-        .try_for_each(|it| close_all(it))
-}
-
 /// What may be done with a folder of this owner, and by whom.
 fn judge(opened: &File, folder: &Path, owner: u32) -> Result<u32> {
     let data = opened.metadata().with_context(|| format!("cannot look at {}", folder.display()))?;
@@ -94,26 +77,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-
-    fn mode(folder: &Path) -> u32 {
-        fs::metadata(folder).unwrap().mode() & 0o7777
-    }
-
-    #[test]
-    fn a_folder_of_ours_is_closed_with_all_that_are_in_it() {
-        let root = tempfile::tempdir().unwrap();
-        let deep = root.path().join("v1/maps");
-        fs::create_dir_all(&deep).unwrap();
-        let all = [root.path(), deep.parent().unwrap(), &deep];
-        for open in [0o777, 0o1777, 0o710, 0o701] {
-            for folder in all {
-                fs::set_permissions(folder, fs::Permissions::from_mode(open)).unwrap();
-            }
-            close_all(root.path()).unwrap();
-            assert_eq!(all.map(mode), [OWNER; 3], "{open:o}");
-        }
-        close_all(&root.path().join("none")).unwrap();
-    }
 
     #[test]
     fn a_folder_of_another_user_and_what_is_no_folder_are_refused() {

@@ -18,15 +18,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::MapInfo;
-use svclb_common::layout::LAYOUT_VERSION;
+use svclb_common::layout::{LAYOUT_VERSION, Meta};
 
 use super::environment;
 use super::folder::{self, Folder};
 use super::hooks::HOOKS;
 use super::meta;
-use super::own;
 use super::shapes::{MAPS, MapShape};
 
 /// The folder of the pins.
@@ -121,6 +120,20 @@ impl Pins {
         folder::make(&self.root)
     }
 
+    /// The row of svclb_meta of the maps in use.
+    ///
+    /// # Errors
+    /// When nothing is installed in this folder, or it cannot be read.
+    pub fn meta(&self) -> Result<Meta> {
+        let current = self.current();
+        ensure!(
+            current.map("svclb_meta").exists(),
+            "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
+            self.root.display(),
+        );
+        meta::read(&current)
+    }
+
     /// Closes the versions' folders to everybody but their owner, which must be this user. What others
     /// have beside them stays as it is.
     ///
@@ -128,8 +141,8 @@ impl Pins {
     /// When one is another user's.
     pub fn close_versions(&self) -> Result<()> {
         // Ours is in use whatever is in it, be it nothing that we may read.
-        own::close_all(self.current().path())?;
-        self.others()?.iter().try_for_each(|version| own::close_all(version.path()))
+        folder::close_all(self.current().path())?;
+        self.others()?.iter().try_for_each(|version| folder::close_all(version.path()))
     }
 
     /// Whether the maps of a running or ended svclb of this layout are there; for those who only read.
@@ -179,7 +192,7 @@ impl Pins {
                 return Ok(Found::Others { why });
             }
         }
-        let row = meta::read_in(&current)?;
+        let row = meta::read(&current)?;
         let told = [row.index_lines.wrapping_add(row.spill_lines), row.slots, row.origins];
         let sizes = self.capacity()?;
         let are_powers = row.index_lines.is_power_of_two() && row.origins.is_power_of_two();

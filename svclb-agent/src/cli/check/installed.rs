@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use svclb_common::layout::Meta;
 
 use crate::dataplane::pins::Pins;
-use crate::dataplane::{environment, lock, meta};
+use crate::dataplane::{environment, lock};
 
 use super::super::list::is_running;
 use super::Finding;
@@ -95,7 +95,7 @@ fn maps(pins: &Pins) -> Finding {
 /// Whether an agent runs, and what it has done.
 pub(super) fn agent(pins: &Pins) -> Finding {
     let check = "agent";
-    let row = meta::read(pins);
+    let row = pins.meta();
     let last = row.as_ref().map_or(0, |row| row.agent);
     let held = match lock::is_held(pins) {
         Ok(held) => held,

@@ -7,14 +7,14 @@ use std::path::Path;
 use caps::{CapSet, Capability};
 
 use crate::dataplane::object::Features;
-use crate::dataplane::{cgroups, environment};
+use crate::dataplane::{cgroups, environment, kernel};
 use crate::privilege;
 
 use super::Finding;
 
 /// Whether svclb runs on this kernel.
 pub(super) fn kernel() -> Finding {
-    let looked = environment::kernel().and_then(|(release, _)| {
+    let looked = kernel::running().and_then(|(release, _)| {
         environment::check_kernel(&release)?;
         environment::check_btf(Path::new(environment::BTF))?;
         Ok(release)
@@ -101,7 +101,7 @@ fn judge(found: &cgroups::Coverage) -> Finding {
 /// What the kernel can do beyond the oldest one, and what is done without.
 pub(super) fn features() -> Vec<Finding> {
     let check = "feature";
-    let version = match environment::kernel() {
+    let version = match kernel::running() {
         Ok((_, version)) => version,
         Err(error) => return vec![Finding::not_looked_at(check, format!("{error:#}"))],
     };
@@ -132,7 +132,7 @@ pub(super) fn features() -> Vec<Finding> {
         )
         .of("netns_cookie"),
         told(
-            version >= environment::MEMORY_OF_CGROUP,
+            version >= kernel::MEMORY_OF_CGROUP,
             "maps count as memory of the agent's cgroup",
             "maps count as locked memory, whose limit must allow them",
         )
