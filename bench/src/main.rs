@@ -6,12 +6,14 @@
 //! * [`book`]: what was measured. [`run`]: all of it, with the machine, as it is stored.
 //! * [`targets`]: what it should come to.
 //! * [`report`]: tables, plots and the page.
+//! * [`simulate`]: one agent in a cluster that no machine can run.
 
 mod benches;
 mod book;
 mod lane;
 mod report;
 mod run;
+mod simulate;
 mod targets;
 
 use std::fs;
@@ -25,6 +27,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use benches::datapath::{self, Part};
 use benches::{Effort, churn, scale, sync};
 use run::Run;
+use svclb_agent::dataplane::probe;
 
 #[derive(Parser)]
 #[command(about = "Measures what svclb costs, beside nothing and beside kube-proxy")]
@@ -65,6 +68,22 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Let one agent follow all events of a cluster of thousands of nodes (docs/scale.md)
+    Simulate {
+        #[command(flatten)]
+        simulation: simulate::Simulation,
+    },
+    /// Be the agent of a simulation
+    #[command(hide = true)]
+    SimulatedAgent {
+        #[command(flatten)]
+        places: simulate::Places,
+        #[command(flatten)]
+        simulation: simulate::Simulation,
+    },
+    /// Be the client by which the agent of a simulation proves translation: it starts its own program
+    #[command(hide = true, name = probe::CLIENT)]
+    ProbeClient,
     /// Be the process of a lane
     #[command(hide = true)]
     Lane {
@@ -102,6 +121,12 @@ enum Bench {
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Lane { cgroup, addresses } => lane::client::run(&cgroup, &addresses),
+        Task::ProbeClient => {
+            print(&probe::client());
+            Ok(())
+        }
+        Task::Simulate { simulation } => simulate::run(&simulation),
+        Task::SimulatedAgent { places, simulation } => simulate::agent::run(&places, &simulation),
         Task::Run { benches, json, check, store, rounds, calls } => {
             let measured = measure(&benches, Effort { rounds, calls });
             measured.and_then(|run| show(&run, json, check, store))
@@ -117,6 +142,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what was asked for.
+#[expect(clippy::print_stdout, reason = "what was asked for")]
+fn print(line: &str) {
+    println!("{line}");
 }
 
 /// Tells what begins now.
@@ -160,7 +191,6 @@ fn measure(named: &[Bench], effort: Effort) -> anyhow::Result<Run> {
     Ok(run)
 }
 
-#[expect(clippy::print_stdout, reason = "what was asked for")]
 fn show(run: &Run, json: bool, check: bool, store: Option<PathBuf>) -> anyhow::Result<()> {
     let text = run.text()?;
     if let Some(file) = store {
@@ -168,12 +198,12 @@ fn show(run: &Run, json: bool, check: bool, store: Option<PathBuf>) -> anyhow::R
     }
     if check {
         let short = targets::short(&run.book);
-        short.iter().for_each(|line| println!("{line}"));
+        short.iter().for_each(|line| print(line));
         anyhow::ensure!(short.is_empty(), "{} of the targets are not met", short.len());
     } else if json {
-        println!("{}", text.trim_end());
+        print(text.trim_end());
     } else {
-        println!("{}", report::table::all(run));
+        print(&report::table::all(run));
     }
     Ok(())
 }

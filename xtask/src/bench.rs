@@ -73,10 +73,32 @@ pub(crate) fn run(wanted: &Wanted) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Builds and starts the simulation of a large cluster, with these arguments.
+///
+/// # Errors
+/// Something is missing or does not build; or the simulation fails.
+pub(crate) fn simulate(arguments: &[String]) -> anyhow::Result<()> {
+    setup::ensure(setup::Need::Run)?;
+    shell::say("building");
+    let svclb = run::build(&["--release", "--package", "svclb-agent", "--bin", "svclb"], &[])?;
+    let bench = build()?;
+    environment::check()?;
+    let mut simulate = shell::as_root(&bench, &[("SVCLB_BIN", svclb.as_os_str())])?;
+    simulate.arg("simulate").args(arguments);
+    let status = simulate.status().with_context(|| shell::cannot_start(&simulate))?;
+    anyhow::ensure!(status.success(), "the simulation failed, see above");
+    Ok(())
+}
+
 fn build() -> anyhow::Result<PathBuf> {
     let mut found = None;
-    run::artifacts("build", &["--release", "--package", "svclb-bench"], &[], |artifact| {
-        found = artifact.executable.map(Into::into).or(found.take());
-    })?;
+    run::artifacts(
+        "build",
+        &["--profile", "measure", "--package", "svclb-bench"],
+        &[],
+        |artifact| {
+            found = artifact.executable.map(Into::into).or(found.take());
+        },
+    )?;
     found.context("cargo built no program `svclb-bench`")
 }

@@ -118,6 +118,13 @@ enum Task {
         #[command(flatten)]
         wanted: bench::Wanted,
     },
+    /// Let one agent follow all events of a cluster of thousands of nodes (docs/scale.md)
+    #[command(override_usage = "cargo xtask simulate [-- ARGS]...")]
+    Simulate {
+        /// Arguments of the simulation, such as `--services 1000`; `--help` shows them
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Compare svclb with the real kube-proxy in random worlds (docs/oracle.md)
     Oracle {
         /// How many [default: as many as in `cargo xtask test`]
@@ -182,6 +189,7 @@ fn main() -> ExitCode {
             fuzz::run(target.as_deref(), seconds, input.as_deref())
         }
         Task::Bench { wanted } => bench::run(&wanted),
+        Task::Simulate { args } => bench::simulate(&args),
         Task::Oracle { worlds, seed } => test::oracle(worlds, seed),
         Task::Vm { filter, kernels, update } => vm::run(&kernels, filter.as_deref(), update),
         Task::Image { output, arch } => image::run(output.as_deref(), arch),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{Effort, net, ran};
 use crate::book::{Book, Unit};
-use crate::lane::content::{Content, backends};
+use crate::lane::content::{Content, backends, elsewhere};
 use crate::lane::order::{Order, Transport};
 use crate::lane::proxy::Cluster;
 use crate::lane::servers::{ECHO, PLAIN, SINK};
@@ -117,14 +117,17 @@ fn connect(
         let answer = lane.ask(&order(lane, Transport::Tcp, count_of_calls / TRACKED))?;
         book.add_times(BENCH, "TCP, to a Service", lane.peer(), &answer.times["connect"]);
     }
-    let elsewhere = |_: &Lane| Order::Connect {
+    let udp_to = |to| Order::Connect {
         transport: Transport::Udp,
-        to: backends().iter().map(|ip| SocketAddr::new(*ip, PLAIN)).collect(),
+        to,
         count: count_of_calls,
         refused: false,
     };
+    let none = |_: &Lane| udp_to(elsewhere());
+    let backend =
+        |_: &Lane| udp_to(backends().iter().map(|ip| SocketAddr::new(*ip, PLAIN)).collect());
     for lane in of(lanes, &PLAINLY) {
-        let answer = lane.ask(&elsewhere(lane))?;
+        let answer = lane.ask(&none(lane))?;
         book.add_times(BENCH, "UDP, to what is no Service", lane.peer(), &answer.times["connect"]);
     }
     for lane in lanes.iter_mut().filter(|lane| lane.peer().serves()) {
@@ -140,7 +143,9 @@ fn connect(
     let udp = |lane: &Lane| order(lane, Transport::Udp, count_of_calls);
     count(book, lanes, [BENCH, "net of a UDP connect to a Service"], &["connect4"], udp)?;
     let other = [BENCH, "net of a UDP connect to what is no Service"];
-    count(book, lanes, other, &["connect4"], elsewhere)
+    count(book, lanes, other, &["connect4"], none)?;
+    let straight = [BENCH, "net of a UDP connect straight to a backend"];
+    count(book, lanes, straight, &["connect4"], backend)
 }
 
 fn udp(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> anyhow::Result<()> {
@@ -190,8 +195,7 @@ fn release(
         refused: false,
     };
     let service = |lane: &Lane| connect(lane.places(&content.places(PLAIN), PLAIN));
-    let other =
-        |_: &Lane| connect(backends().iter().map(|ip| SocketAddr::new(*ip, PLAIN)).collect());
+    let other = |_: &Lane| connect(elsewhere());
     for lane in of(lanes, &PLAINLY) {
         let answer = lane.ask(&service(lane))?;
         book.add_times(BENCH, "close, after a Service", lane.peer(), &answer.times["close"]);

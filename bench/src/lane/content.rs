@@ -20,6 +20,12 @@ pub(crate) fn backends() -> Vec<IpAddr> {
     (1..=SERVERS).map(|host| Ipv4Addr::new(PODS[0], PODS[1], 0, host).into()).collect()
 }
 
+/// Addresses that are no Service's and no backend's, at which nobody listens.
+pub(crate) fn elsewhere() -> Vec<SocketAddr> {
+    let hosts = (1..=SERVERS).map(|host| Ipv4Addr::new(PODS[0], PODS[1], 255, host));
+    hosts.map(|ip| SocketAddr::new(ip.into(), PLAIN)).collect()
+}
+
 /// So many Services.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Content {

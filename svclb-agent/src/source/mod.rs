@@ -3,11 +3,13 @@
 //! * [`convert`] (of svclb-objects): Kubernetes objects to updates, whatever they were read from.
 //! * [`files`]: objects in YAML and JSON files, followed as they change.
 //! * [`kube`]: objects of an API server, watched.
+//! * [`memory`]: what somebody in the same process says.
 //! * [`interfaces`]: the addresses of the node's interfaces that node ports are served at.
 
 pub mod files;
 pub mod interfaces;
 pub mod kube;
+pub mod memory;
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -84,6 +86,8 @@ pub enum Objects {
     Files(Box<files::Files>),
     /// An API server.
     Kube(Box<kube::Kube>),
+    /// Somebody in the same process.
+    Memory(memory::Memory),
 }
 
 /// All that the reconciler follows.
@@ -136,6 +140,7 @@ impl Objects {
         match self {
             Self::Files(files) => files.next().await.into(),
             Self::Kube(kube) => kube.next().await,
+            Self::Memory(memory) => memory.next().await,
         }
     }
 }
