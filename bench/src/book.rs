@@ -74,6 +74,13 @@ pub(crate) fn median(all: &[f64]) -> f64 {
     }
 }
 
+/// How often in a second.
+pub(crate) fn rate(count: u64, seconds: f64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let rate = count as f64 / seconds;
+    rate
+}
+
 /// All that was measured so far.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Book {

@@ -40,10 +40,7 @@ pub(crate) struct Wanted {
 /// Something is missing or does not build; a bench fails; or, with `check`, a target is not met.
 pub(crate) fn run(wanted: &Wanted) -> anyhow::Result<()> {
     setup::ensure(setup::Need::Bench)?;
-    shell::say("building");
-    let svclb = run::build(&["--release", "--package", "svclb-agent", "--bin", "svclb"], &[])?;
-    let bench = build()?;
-    environment::check()?;
+    let [svclb, bench] = build()?;
     let components = cluster::ensure()?;
     let given: [(&str, &OsStr); 2] =
         [("SVCLB_BIN", svclb.as_os_str()), (cluster::VARIABLE, &components)];
@@ -79,10 +76,7 @@ pub(crate) fn run(wanted: &Wanted) -> anyhow::Result<()> {
 /// Something is missing or does not build; or the simulation fails.
 pub(crate) fn simulate(arguments: &[String]) -> anyhow::Result<()> {
     setup::ensure(setup::Need::Run)?;
-    shell::say("building");
-    let svclb = run::build(&["--release", "--package", "svclb-agent", "--bin", "svclb"], &[])?;
-    let bench = build()?;
-    environment::check()?;
+    let [svclb, bench] = build()?;
     let mut simulate = shell::as_root(&bench, &[("SVCLB_BIN", svclb.as_os_str())])?;
     simulate.arg("simulate").args(arguments);
     let status = simulate.status().with_context(|| shell::cannot_start(&simulate))?;
@@ -90,15 +84,15 @@ pub(crate) fn simulate(arguments: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build() -> anyhow::Result<PathBuf> {
+/// What is measured, and what measures.
+fn build() -> anyhow::Result<[PathBuf; 2]> {
+    shell::say("building");
+    let svclb = run::build(&["--release", "--package", "svclb-agent", "--bin", "svclb"], &[])?;
     let mut found = None;
-    run::artifacts(
-        "build",
-        &["--profile", "measure", "--package", "svclb-bench"],
-        &[],
-        |artifact| {
-            found = artifact.executable.map(Into::into).or(found.take());
-        },
-    )?;
-    found.context("cargo built no program `svclb-bench`")
+    let arguments = ["--profile", "measure", "--package", "svclb-bench"];
+    run::artifacts("build", &arguments, &[], |artifact| {
+        found = artifact.executable.map(Into::into).or(found.take());
+    })?;
+    environment::check()?;
+    Ok([svclb, found.context("cargo built no program `svclb-bench`")?])
 }

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Effort;
 use super::sync::{self, one_backend};
-use crate::book::{Book, Unit};
+use crate::book::{Book, Unit, rate};
 use crate::lane::Peer;
 use crate::lane::order::Times;
 use crate::lane::proxy::Cluster;
@@ -61,8 +61,7 @@ pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow:
     let seconds = begin.elapsed().as_secs_f64();
     let after = (sync::resident(agent.pid())?, processor(agent.pid())?);
     let mut add = |what, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
-    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
-    let rate = done as f64 / seconds;
+    let rate = rate(done, seconds);
     add("changes", Unit::PerSecond, rate);
     // For a thousand a second, should the API server not have taken so many.
     let share = 100.0 * (after.1 - before.1) / seconds * (1_000.0 / rate).max(1.0);

@@ -1,11 +1,9 @@
 //! What a client sees of its calls, and what the programs take for each, over ten Services with ten
 //! backends each.
 
-use std::net::SocketAddr;
-
 use super::{Effort, net, ran};
 use crate::book::{Book, Unit};
-use crate::lane::content::{Content, backends, elsewhere};
+use crate::lane::content::{Content, elsewhere, servers};
 use crate::lane::order::{Order, Transport};
 use crate::lane::proxy::Cluster;
 use crate::lane::servers::{ECHO, PLAIN, SINK};
@@ -103,11 +101,8 @@ fn connect(
     count_of_calls: u32,
 ) -> anyhow::Result<()> {
     const BENCH: &str = "connect";
-    let order = |lane: &Lane, transport, calls| Order::Connect {
-        transport,
-        to: lane.places(&content.places(PLAIN), PLAIN),
-        count: calls,
-        refused: false,
+    let order = |lane: &Lane, transport, calls| {
+        Order::connect(transport, lane.places(&content.places(PLAIN), PLAIN), calls)
     };
     for lane in of(lanes, &PLAINLY) {
         let answer = lane.ask(&order(lane, Transport::Udp, count_of_calls))?;
@@ -117,15 +112,8 @@ fn connect(
         let answer = lane.ask(&order(lane, Transport::Tcp, count_of_calls / TRACKED))?;
         book.add_times(BENCH, "TCP, to a Service", lane.peer(), &answer.times["connect"]);
     }
-    let udp_to = |to| Order::Connect {
-        transport: Transport::Udp,
-        to,
-        count: count_of_calls,
-        refused: false,
-    };
-    let none = |_: &Lane| udp_to(elsewhere());
-    let backend =
-        |_: &Lane| udp_to(backends().iter().map(|ip| SocketAddr::new(*ip, PLAIN)).collect());
+    let none = |_: &Lane| Order::connect(Transport::Udp, elsewhere(), count_of_calls);
+    let backend = |_: &Lane| Order::connect(Transport::Udp, servers(PLAIN), count_of_calls);
     for lane in of(lanes, &PLAINLY) {
         let answer = lane.ask(&none(lane))?;
         book.add_times(BENCH, "UDP, to what is no Service", lane.peer(), &answer.times["connect"]);
@@ -188,12 +176,7 @@ fn release(
     calls: u32,
 ) -> anyhow::Result<()> {
     const BENCH: &str = "release";
-    let connect = |to: Vec<SocketAddr>| Order::Connect {
-        transport: Transport::Udp,
-        to,
-        count: calls,
-        refused: false,
-    };
+    let connect = |to| Order::connect(Transport::Udp, to, calls);
     let service = |lane: &Lane| connect(lane.places(&content.places(PLAIN), PLAIN));
     let other = |_: &Lane| connect(elsewhere());
     for lane in of(lanes, &PLAINLY) {
@@ -211,9 +194,7 @@ fn threads(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow::Re
         for lane in of(lanes, &PLAINLY) {
             let to = lane.places(&content.places(PLAIN), PLAIN);
             let answer = lane.ask(&Order::Threads { to, threads, milliseconds: MILLISECONDS })?;
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            let each = answer.calls as f64 / answer.seconds;
-            book.add("threads", what, lane.peer(), Unit::PerSecond, each);
+            book.add("threads", what, lane.peer(), Unit::PerSecond, answer.rate());
         }
     }
     Ok(())
@@ -224,9 +205,7 @@ fn throughput(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow:
     for lane in lanes.iter_mut() {
         let to = lane.places(&content.places(SINK), SINK)[0];
         let answer = lane.ask(&Order::Bulk { to, milliseconds: MILLISECONDS })?;
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let each = answer.calls as f64 / answer.seconds;
-        book.add(BENCH, "one TCP stream", lane.peer(), Unit::BytesPerSecond, each);
+        book.add(BENCH, "one TCP stream", lane.peer(), Unit::BytesPerSecond, answer.rate());
     }
     for lane in lanes.iter_mut() {
         let to = lane.places(&content.places(ECHO), ECHO)[0];

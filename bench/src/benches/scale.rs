@@ -20,7 +20,7 @@ const BACKENDS: u32 = 10;
 const SEED: u64 = 1;
 
 /// How a size is called.
-pub(crate) fn size(services: u32, ports: u16) -> String {
+fn size(services: u32, ports: u16) -> String {
     format!("{} frontends", services * u32::from(ports))
 }
 
@@ -45,11 +45,8 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
         lanes.push((content, places, Lane::start(Peer::Svclb, &content, None)?));
     }
     for _ in 0..effort.rounds {
-        let order = |lane: &Lane, places: &[_], count| Order::Connect {
-            transport: Transport::Udp,
-            to: lane.places(places, PLAIN),
-            count,
-            refused: false,
+        let order = |lane: &Lane, places: &[_], count| {
+            Order::connect(Transport::Udp, lane.places(places, PLAIN), count)
         };
         let answer = direct.ask(&order(&direct, &[], effort.calls))?;
         book.add_times(BENCH, "direct", Peer::Direct, &answer.times["connect"]);

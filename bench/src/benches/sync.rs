@@ -16,7 +16,7 @@ use crate::book::{Book, Unit};
 use crate::lane::Peer;
 use crate::lane::proxy::{Cluster, NODE};
 
-pub(crate) const BENCH: &str = "sync";
+const BENCH: &str = "sync";
 const CLUSTER: Large = Large::SPEED;
 /// A Service whose backend exists: who serves it has written all.
 const FENCE: &str = "10.96.200.1:80";

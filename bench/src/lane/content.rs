@@ -20,6 +20,11 @@ pub(crate) fn backends() -> Vec<IpAddr> {
     (1..=SERVERS).map(|host| Ipv4Addr::new(PODS[0], PODS[1], 0, host).into()).collect()
 }
 
+/// This port of each of them.
+pub(crate) fn servers(port: u16) -> Vec<SocketAddr> {
+    backends().iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+}
+
 /// Addresses that are no Service's and no backend's, at which nobody listens.
 pub(crate) fn elsewhere() -> Vec<SocketAddr> {
     let hosts = (1..=SERVERS).map(|host| Ipv4Addr::new(PODS[0], PODS[1], 255, host));

@@ -23,7 +23,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use svclb_tests::World;
 
-use content::{Content, backends};
+use content::{Content, backends, servers};
 use order::{Answer, Order};
 use programs::{Empty, Programs};
 use proxy::{Cluster, Proxy};
@@ -111,7 +111,7 @@ impl Lane {
     pub(crate) fn places(&self, services: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
         match self.peer.serves() {
             true => services.to_vec(),
-            false => backends().iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+            false => servers(port),
         }
     }
 

@@ -67,6 +67,13 @@ pub(crate) enum Order {
     },
 }
 
+impl Order {
+    /// Connects, none of which is refused.
+    pub(crate) fn connect(transport: Transport, to: Vec<SocketAddr>, count: u32) -> Self {
+        Self::Connect { transport, to, count, refused: false }
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
@@ -83,6 +90,13 @@ pub(crate) struct Answer {
 pub(crate) struct Times {
     /// Percentiles from 0 to 100, nanoseconds.
     pub(crate) percentiles: Vec<u32>,
+}
+
+impl Answer {
+    /// How often it was done in a second.
+    pub(crate) fn rate(&self) -> f64 {
+        crate::book::rate(self.calls, self.seconds)
+    }
 }
 
 impl Times {

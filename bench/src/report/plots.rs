@@ -71,39 +71,20 @@ fn against_size(book: &Book) -> anyhow::Result<Option<Plot>> {
     }
     let title = "Net time of a connect, by the number of frontends".to_owned();
     let most = points.iter().fold(direct, |most, point| most.max(point.1));
-    let (x, y) = (8.0..130_000.0, 0.0..most * 1.1);
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(drawing)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(&title, FONT)
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(60)
-            .build_cartesian_2d(x.clone().log_scale(), y)
-            .map_err(drawing)?;
-        let number = |size: &f64| format!("{size:.0}");
-        let mut mesh = chart.configure_mesh();
-        mesh.x_desc("frontends").y_desc("nanoseconds").x_label_formatter(&number);
-        mesh.y_label_formatter(&number).draw().map_err(drawing)?;
-        for (name, peer, line) in [
-            ("a direct UDP connect", Peer::Direct, vec![(x.start, direct), (x.end, direct)]),
-            ("svclb's program", Peer::Svclb, points),
-        ] {
-            let style = colour(peer).stroke_width(2);
-            let dots = line.iter().map(|point| Circle::new(*point, 3, colour(peer).filled()));
-            if peer == Peer::Svclb {
-                chart.draw_series(dots).map_err(drawing)?;
-            }
-            let drawn = chart.draw_series(LineSeries::new(line, style)).map_err(drawing)?;
-            drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-        }
-        let mut legend = chart.configure_series_labels();
-        legend.position(SeriesLabelPosition::UpperLeft).background_style(WHITE);
-        legend.border_style(BLACK.mix(0.3)).draw().map_err(drawing)?;
-        area.present().map_err(drawing)?;
-    }
+    let x = 8.0..130_000.0;
+    let level = vec![(x.start, direct), (x.end, direct)];
+    let lines = vec![
+        Line { name: "a direct UDP connect", peer: Peer::Direct, points: level, has_dots: false },
+        Line { name: "svclb's program", peer: Peer::Svclb, points, has_dots: true },
+    ];
+    let chart = Chart {
+        x,
+        y: 0.0..most * 1.1,
+        names: ["frontends", "nanoseconds"],
+        digits: 0,
+        legend: SeriesLabelPosition::UpperLeft,
+    };
+    let svg = chart.draw(&title, lines)?;
     Ok(Some(Plot { bench: "scale".to_owned(), file: "scale.svg".to_owned(), title, svg }))
 }
 
@@ -122,36 +103,77 @@ fn distribution(book: &Book, bench: &str, what: &str, file: &str) -> anyhow::Res
     let most = figures.iter().filter_map(|figure| at(figure, 99)).fold(0.0, f64::max) / 1_000.0;
     let least =
         figures.iter().filter_map(|figure| at(figure, 0)).fold(f64::MAX, f64::min) / 1_000.0;
-    let x: Range<f64> = least * 0.9..most * 1.1;
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        area.fill(&WHITE).map_err(drawing)?;
-        let mut chart = ChartBuilder::on(&area)
-            .caption(&title, FONT)
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(60)
-            .build_cartesian_2d(x.log_scale(), 0.0..100.0)
-            .map_err(drawing)?;
-        let mut mesh = chart.configure_mesh();
-        mesh.x_desc("microseconds").y_desc("percent of the calls");
-        mesh.x_label_formatter(&|value| format!("{value:.1}")).draw().map_err(drawing)?;
-        for figure in figures {
-            let style = colour(figure.peer).stroke_width(2);
-            let line = figure.percentiles.iter().take(100).zip(0_u32..);
-            let line = line.map(|(time, percent)| (time / 1_000.0, f64::from(percent)));
-            let drawn = chart.draw_series(LineSeries::new(line, style)).map_err(drawing)?;
-            drawn
-                .label(figure.peer.name())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-        }
-        let mut legend = chart.configure_series_labels();
-        legend.position(SeriesLabelPosition::LowerRight).background_style(WHITE);
-        legend.border_style(BLACK.mix(0.3)).draw().map_err(drawing)?;
-        area.present().map_err(drawing)?;
-    }
+    let line = |figure: &&Figure| {
+        let points = figure.percentiles.iter().take(100).zip(0_u32..);
+        let points = points.map(|(time, percent)| (time / 1_000.0, f64::from(percent)));
+        let name = figure.peer.name();
+        Line { name, peer: figure.peer, points: points.collect(), has_dots: false }
+    };
+    let chart = Chart {
+        x: least * 0.9..most * 1.1,
+        y: 0.0..100.0,
+        names: ["microseconds", "percent of the calls"],
+        digits: 1,
+        legend: SeriesLabelPosition::LowerRight,
+    };
+    let svg = chart.draw(&title, figures.iter().map(line).collect())?;
     Ok(Some(Plot { bench: bench.to_owned(), file: format!("{file}.svg"), title, svg }))
+}
+
+/// What a plot is drawn on: two axes, the first of them logarithmic.
+struct Chart {
+    x: Range<f64>,
+    y: Range<f64>,
+    /// What the axes show.
+    names: [&'static str; 2],
+    /// Digits behind the point along the first.
+    digits: usize,
+    legend: SeriesLabelPosition,
+}
+
+/// A line of a plot.
+struct Line {
+    name: &'static str,
+    peer: Peer,
+    points: Vec<(f64, f64)>,
+    has_dots: bool,
+}
+
+impl Chart {
+    fn draw(self, title: &str, lines: Vec<Line>) -> anyhow::Result<String> {
+        let mut svg = String::new();
+        {
+            let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+            area.fill(&WHITE).map_err(drawing)?;
+            let mut chart = ChartBuilder::on(&area)
+                .caption(title, FONT)
+                .margin(12)
+                .x_label_area_size(40)
+                .y_label_area_size(60)
+                .build_cartesian_2d(self.x.log_scale(), self.y)
+                .map_err(drawing)?;
+            let x = |value: &f64| format!("{value:.0$}", self.digits);
+            let y = |value: &f64| format!("{value:.0}");
+            let mut mesh = chart.configure_mesh();
+            mesh.x_desc(self.names[0]).y_desc(self.names[1]);
+            mesh.x_label_formatter(&x).y_label_formatter(&y).draw().map_err(drawing)?;
+            for Line { name, peer, points, has_dots } in lines {
+                let style = colour(peer).stroke_width(2);
+                if has_dots {
+                    let dot = |point: &_| Circle::new(*point, 3, colour(peer).filled());
+                    chart.draw_series(points.iter().map(dot)).map_err(drawing)?;
+                }
+                let drawn = chart.draw_series(LineSeries::new(points, style)).map_err(drawing)?;
+                let sign = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style);
+                drawn.label(name).legend(sign);
+            }
+            let mut legend = chart.configure_series_labels();
+            legend.position(self.legend).background_style(WHITE);
+            legend.border_style(BLACK.mix(0.3)).draw().map_err(drawing)?;
+            area.present().map_err(drawing)?;
+        }
+        Ok(svg)
+    }
 }
 
 fn drawing(error: impl std::fmt::Display) -> anyhow::Error {

@@ -16,7 +16,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use serde::{Deserialize, Serialize};
 use svclb_tests::World;
 
-use crate::book::Unit;
+use crate::book::{Unit, rate};
 use crate::report::shown;
 
 /// What is simulated.
@@ -93,13 +93,11 @@ fn table(parts: &[Part]) -> Table {
         "resident",
     ]);
     for part in parts {
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let rate = part.events as f64 / part.seconds;
         table.add_row([
             part.what.clone(),
             part.events.to_string(),
             shown(part.seconds * 1_000.0, Unit::Milliseconds),
-            shown(rate, Unit::PerSecond),
+            shown(rate(part.events, part.seconds), Unit::PerSecond),
             shown(part.processor_seconds * 1_000.0, Unit::Milliseconds),
             part.most_waiting.to_string(),
             shown(part.longest * 1_000.0, Unit::Milliseconds),
