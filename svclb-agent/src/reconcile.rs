@@ -137,13 +137,13 @@ impl<T: Table> Reconciler<T> {
     pub fn anew(
         mut catalog: Catalog,
         ground: &mut impl Ground<Maps = T>,
-        first: Batch,
+        mut first: Batch,
         row: &Meta,
         ids: Option<&[(u32, ServiceRow)]>,
         sizing: Sizing,
     ) -> Result<Self> {
         let mut told = Told::default();
-        let withheld = first.withheld.clone().unwrap_or_default();
+        let withheld = first.withheld.take().unwrap_or_default();
         hear(&mut catalog, &mut told, first);
         lost::tell(ids.unwrap_or_default(), &catalog, &withheld);
         let sizes = sizing.of(catalog.counts());
@@ -170,9 +170,9 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Takes in what a source says.
-    pub fn hear(&mut self, batch: Batch) {
+    pub fn hear(&mut self, mut batch: Batch) {
         let is_whole = batch.whole;
-        let withheld = batch.withheld.clone();
+        let withheld = batch.withheld.take();
         hear(&mut self.catalog, &mut self.told, batch);
         if let Some(withheld) = withheld {
             self.catalog.mark(self.state.withhold(withheld));

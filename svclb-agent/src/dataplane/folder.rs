@@ -180,6 +180,11 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Whether it is a folder, and nothing that leads to one.
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|data| data.is_dir())
+}
+
 /// Closes a folder and all that are in it to everybody but their owner, which must be this user. One
 /// that is not there is closed.
 ///
@@ -191,7 +196,6 @@ pub(super) fn close_all(folder: &Path) -> Result<()> {
         return Ok(());
     }
     own::close(folder)?;
-    let is_folder = |it: &Path| fs::symlink_metadata(it).is_ok_and(|data| data.is_dir());
     entries(folder)?.iter().filter(|it| is_folder(it)).try_for_each(|it| close_all(it))
 }
 
@@ -234,10 +238,7 @@ pub fn has_ours(path: &Path) -> bool {
 
 /// Whether anything but folders is below a folder, or that cannot be told.
 pub fn has_files(path: &Path) -> bool {
-    entries(path).map_or(true, |all| {
-        let is_folder = |it: &Path| fs::symlink_metadata(it).is_ok_and(|data| data.is_dir());
-        all.iter().any(|it| !is_folder(it) || has_files(it))
-    })
+    entries(path).map_or(true, |all| all.iter().any(|it| !is_folder(it) || has_files(it)))
 }
 
 /// Moves a pin or a label, in the place of what is there; none that is not there.

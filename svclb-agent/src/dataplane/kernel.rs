@@ -7,17 +7,15 @@ use anyhow::{Context as _, Result, bail};
 /// From this kernel on maps count as their maker's memory cgroup's, and not as locked memory.
 pub const MEMORY_OF_CGROUP: (u32, u32) = (5, 11);
 
-fn kernel_release() -> Result<String> {
-    let path = "/proc/sys/kernel/osrelease";
-    fs::read_to_string(path).with_context(|| format!("cannot read {path}: is /proc mounted?"))
-}
-
 /// The running kernel's release, and its first two numbers.
 ///
 /// # Errors
 /// When /proc does not say.
 pub fn running() -> Result<(String, (u32, u32))> {
-    let release = kernel_release()?.trim().to_owned();
+    let path = "/proc/sys/kernel/osrelease";
+    let release = fs::read_to_string(path)
+        .with_context(|| format!("cannot read {path}: is /proc mounted?"))?;
+    let release = release.trim().to_owned();
     let version = version(&release)?;
     Ok((release, version))
 }

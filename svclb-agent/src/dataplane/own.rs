@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// What group and others may.
-const OTHERS: u32 = 0o077;
+pub const OTHERS: u32 = 0o077;
 /// What the owner may, of a folder.
 const OWNER: u32 = 0o700;
 

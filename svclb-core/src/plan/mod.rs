@@ -23,6 +23,7 @@ pub use load::load;
 pub use mirror::{Resting, State};
 pub use outcome::{Failed, Pass, Rejected, Why};
 pub use pass::pass;
+pub use withheld::is_withheld;
 
 use crate::table::{Key, Row};
 

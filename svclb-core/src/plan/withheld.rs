@@ -8,6 +8,19 @@ use super::mirror::State;
 use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey, Withheld};
 
+/// Whether nothing better is known of a service than what an earlier agent wrote: no Service object
+/// (`wanted` is none), or one without any backend, and a part that cannot be read. `is_known` is as
+/// [`Withheld::holds`] has it.
+pub fn is_withheld(
+    withheld: &Withheld,
+    service: &ServiceKey,
+    wanted: Option<&Desired>,
+    is_known: bool,
+) -> bool {
+    wanted.is_none_or(|wanted| wanted.members.is_empty())
+        && withheld.holds(&service.object, is_known)
+}
+
 impl State {
     /// Says what the source holds and cannot read. Gives the objects that kept what they have because of
     /// what was said before, and have to be looked at again.
@@ -25,13 +38,10 @@ impl State {
         self.short.iter().filter(|(_, why)| **why == Why::Withheld).map(|(service, _)| service)
     }
 
-    /// Whether a service has just what an earlier agent wrote of it, and that is all that is known: no
-    /// Service object (`wanted` is none), or one without any backend, and a part that cannot be read.
+    /// Whether a service has just what an earlier agent wrote of it, and nothing better is known.
     pub(super) fn keeps(&self, id: u32, wanted: Option<&Desired>, is_known: bool) -> bool {
         let Some(held) = self.services.get(&id) else { return false };
-        self.earlier.contains(&id)
-            && wanted.is_none_or(|wanted| wanted.members.is_empty())
-            && self.withheld.holds(&held.key.object, is_known)
+        self.earlier.contains(&id) && is_withheld(&self.withheld, &held.key, wanted, is_known)
     }
 
     /// Notes which of an object's services are this agent's from here on: all that do not keep what they

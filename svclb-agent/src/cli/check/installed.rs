@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use svclb_common::layout::Meta;
 
 use crate::dataplane::pins::Pins;
-use crate::dataplane::{environment, lock};
+use crate::dataplane::{environment, lock, own};
 
 use super::super::list::is_running;
 use super::Finding;
@@ -70,7 +70,7 @@ fn first_not_ours(folder: &Path, owner: u32) -> io::Result<Option<(PathBuf, Faul
         if data.uid() != owner {
             return Ok(Some((folder, Fault::OfUser(data.uid()))));
         }
-        if data.mode() & 0o077 != 0 {
+        if data.mode() & own::OTHERS != 0 {
             return Ok(Some((folder, Fault::Open)));
         }
         for entry in fs::read_dir(&folder)? {
