@@ -4,7 +4,7 @@
 //! round goes through all lanes one after the other, so that what else the machine does meets all.
 //!
 //! * [`order`]: what a lane's process is asked.
-//! * [`client`]: that process. [`servers`]: who answers in it.
+//! * [`client`]: that process. [`mod@servers`]: who answers in it.
 //! * [`content`]: the Services, as each peer wants to read them.
 //! * [`programs`]: what the programs on a lane's cgroup cost.
 
