@@ -25,7 +25,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use benches::datapath::{self, Part};
-use benches::{Effort, churn, scale, sync};
+use benches::{Effort, churn, memory, scale, sync};
 use run::Run;
 use svclb_agent::dataplane::probe;
 
@@ -112,6 +112,8 @@ enum Bench {
     Threads,
     /// Bytes and packets after the connection
     Throughput,
+    /// What the maps and the agent take
+    Memory,
     /// Starts over 5,000 Services with 250,000 endpoints, and what is resident then
     Sync,
     /// Changes among as many
@@ -176,6 +178,10 @@ fn measure(named: &[Bench], effort: Effort) -> anyhow::Result<Run> {
     if has(Bench::Scale) {
         say("connects among many frontends");
         scale::run(book, effort)?;
+    }
+    if has(Bench::Memory) {
+        say("memory");
+        memory::run(book, effort)?;
     }
     if has(Bench::Sync) || has(Bench::Churn) {
         let cluster = sync::cluster()?;

@@ -15,7 +15,7 @@ const PAGE: &str = "docs";
 /// What is wanted of a run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Wanted {
-    /// Only these [possible values: connect, udp, names, release, scale, threads, throughput, sync, churn]
+    /// Only these [possible values: connect, udp, names, release, scale, threads, throughput, memory, sync, churn]
     benches: Vec<String>,
     /// Show everything as JSON instead of tables
     #[arg(long)]

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Effort;
+use super::memory::resident;
 use super::sync::{self, one_backend};
 use crate::book::{Book, Unit, rate};
 use crate::lane::Peer;
@@ -56,10 +57,10 @@ pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow:
         let what = "watch event to the first connect that knows";
         book.add_times(BENCH, what, Peer::Svclb, &Times::of(times));
     }
-    let before = (sync::resident(agent.pid())?, processor(agent.pid())?);
+    let before = (resident(agent.pid())?, processor(agent.pid())?);
     let (begin, done) = (Instant::now(), many(cluster)?);
     let seconds = begin.elapsed().as_secs_f64();
-    let after = (sync::resident(agent.pid())?, processor(agent.pid())?);
+    let after = (resident(agent.pid())?, processor(agent.pid())?);
     let mut add = |what, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
     let rate = rate(done, seconds);
     add("changes", Unit::PerSecond, rate);

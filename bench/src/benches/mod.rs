@@ -2,11 +2,13 @@
 //!
 //! * [`datapath`]: connects, datagrams, names, releases; threads; what comes after a connection.
 //! * [`scale`]: connects among more and more frontends.
-//! * [`sync`]: a start over a large cluster, over nothing and over pins; memory.
+//! * [`memory`]: of the kernel and of the agent, by what there is.
+//! * [`sync`]: a start over a large cluster, over nothing and over pins; what is resident then.
 //! * [`churn`]: changes among many endpoints.
 
 pub(crate) mod churn;
 pub(crate) mod datapath;
+pub(crate) mod memory;
 pub(crate) mod scale;
 pub(crate) mod sync;
 

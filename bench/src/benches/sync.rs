@@ -1,7 +1,6 @@
 //! A start over 5,000 Services with 250,000 endpoints: over nothing and over the pins of an agent that
 //! was killed, from a real API server and from files, beside kube-proxy's; and what is resident then.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use svclb_tests::cluster::{ControlPlane, Large};
 use svclb_tests::{Tcp, World};
 
 use super::Effort;
+use super::memory::{maps, resident};
 use crate::book::{Book, Unit};
 use crate::lane::Peer;
 use crate::lane::proxy::{Cluster, NODE};
@@ -169,41 +169,6 @@ fn steps_of_proof() -> anyhow::Result<usize> {
     let steps = steps(&world.agent_log()[before..]);
     ensure!(steps > 0, "the agent's log does not say what it wrote");
     Ok(steps)
-}
-
-/// Resident memory of a process, bytes.
-pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.map(|line| line.trim().trim_end_matches(" kB"));
-    Ok(1_024.0 * kilobytes.context("/proc does not say what is resident")?.parse::<f64>()?)
-}
-
-/// What the kernel counts for the maps of a world, bytes.
-fn maps(world: &World) -> anyhow::Result<f64> {
-    let pins = world.pins();
-    let bytes = world.inside(move || {
-        let mut bytes = 0_u64;
-        for folder in fs::read_dir(pins)?.flatten().filter(|it| it.path().is_dir()) {
-            for pin in fs::read_dir(folder.path())?.flatten() {
-                let Ok(map) = aya::maps::MapInfo::from_pin(pin.path()) else { continue };
-                bytes += locked(&map)?;
-            }
-        }
-        Ok::<_, anyhow::Error>(bytes)
-    })?;
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let bytes = bytes as f64;
-    Ok(bytes)
-}
-
-/// `memlock` of a map, as its descriptor tells (proc(5), fdinfo).
-fn locked(map: &aya::maps::MapInfo) -> anyhow::Result<u64> {
-    use std::os::fd::{AsFd as _, AsRawFd as _};
-    let map = map.fd()?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()))?;
-    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-    Ok(line.context("the kernel does not say what a map takes")?.trim().parse()?)
 }
 
 fn number(count: usize) -> f64 {

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 use super::cluster::{Cluster, Size};
 use super::{Part, Places, Simulation};
-use crate::benches::sync::resident;
+use crate::benches::memory::resident;
 
 /// No audit falls into the simulation.
 const AUDIT: Duration = Duration::from_secs(3_600);

@@ -1,0 +1,105 @@
+//! What the maps take of the kernel's memory, and the agent of its own, by how much there is to serve.
+
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use svclb_tests::World;
+
+use super::Effort;
+use crate::book::{Book, Unit};
+use crate::lane::Peer;
+use crate::lane::content::Content;
+
+const BENCH: &str = "memory";
+/// After it the agent has what it keeps.
+const REST: Duration = Duration::from_secs(1);
+
+/// So many Services with so many backends each.
+const fn content(services: u32, backends: u32) -> Content {
+    Content { services, ports: 1, has_tcp: false, backends }
+}
+
+/// More frontends with as many backends, and more backends with as many frontends. Tables are as large
+/// as a power of two: these fill them alike, a quarter at least.
+const BASE: Content = content(8_000, 4);
+const MORE_FRONTENDS: Content = content(16_000, 2);
+const MORE_BACKENDS: Content = content(8_000, 8);
+/// By so many.
+const MORE: [f64; 2] = [8_000.0, 32_000.0];
+
+/// Measures all of it.
+///
+/// # Errors
+/// The kernel does not say what something takes.
+pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
+    for _ in 0..effort.rounds {
+        let mut add = |what: &str, value| book.add(BENCH, what, Peer::Svclb, Unit::Bytes, value);
+        let small = Taken::by(&Content::SMALL)?;
+        add("maps, 10 Services", small.kernel);
+        add("agent, 10 Services", small.agent);
+        let base = Taken::by(&BASE)?;
+        add("maps, 8,000 Services with 4 backends each", base.kernel);
+        add("agent, 8,000 Services with 4 backends each", base.agent);
+        let by_frontends = Taken::by(&MORE_FRONTENDS)?;
+        add("maps, for a frontend more", (by_frontends.kernel - base.kernel) / MORE[0]);
+        let by_backends = Taken::by(&MORE_BACKENDS)?;
+        add("maps, for a backend more", (by_backends.kernel - base.kernel) / MORE[1]);
+        add("agent, for a backend more", (by_backends.agent - base.agent) / MORE[1]);
+    }
+    Ok(())
+}
+
+/// What it takes to serve some content, bytes.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    kernel: f64,
+    agent: f64,
+}
+
+impl Taken {
+    fn by(content: &Content) -> anyhow::Result<Self> {
+        let world = World::builder("bench-memory").without_agent().start();
+        world.write_file("content.yaml", &content.yaml());
+        world.start_agent();
+        let agent = world.take_agent();
+        // What only the start needed is given back.
+        thread::sleep(REST);
+        let taken = Self { kernel: maps(&world)?, agent: resident(agent.pid())? };
+        world.put_agent(agent);
+        Ok(taken)
+    }
+}
+
+/// Resident memory of a process, bytes.
+pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.map(|line| line.trim().trim_end_matches(" kB"));
+    Ok(1_024.0 * kilobytes.context("/proc does not say what is resident")?.parse::<f64>()?)
+}
+
+/// What the kernel counts for the maps of a world, bytes.
+pub(crate) fn maps(world: &World) -> anyhow::Result<f64> {
+    let maps = world.version().join("maps");
+    let bytes = world.inside(move || {
+        let mut bytes = 0_u64;
+        for pin in fs::read_dir(maps)? {
+            bytes += locked(&aya::maps::MapInfo::from_pin(pin?.path())?)?;
+        }
+        Ok::<_, anyhow::Error>(bytes)
+    })?;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let bytes = bytes as f64;
+    Ok(bytes)
+}
+
+/// `memlock` of a map, as its descriptor tells (proc(5), fdinfo).
+fn locked(map: &aya::maps::MapInfo) -> anyhow::Result<u64> {
+    let map = map.fd()?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    Ok(line.context("the kernel does not say what a map takes")?.trim().parse()?)
+}
