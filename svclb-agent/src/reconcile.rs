@@ -18,7 +18,7 @@ use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, Update, Withheld};
 use svclb_core::plan::{self, Pass, Resting, State};
 use svclb_core::size::Sizes;
-use svclb_core::table::{Row, Table};
+use svclb_core::table::{Row, Table, TableError};
 
 use crate::dataplane::probe;
 use crate::memory;
@@ -160,7 +160,8 @@ impl<T: Table> Reconciler<T> {
         let table = ground.beside(state.meta(), ids.is_some())?;
         let mut reconciler = Self { told, ..Self::new(catalog, state, table, sizing)? };
         let done = reconciler.pass();
-        if let Err(error) = is_whole(&reconciler.state, done) {
+        let flushed = reconciler.table.flush();
+        if let Err(error) = is_whole(&reconciler.state, done, flushed) {
             ground.abandon();
             return Err(error).context("cannot fill the maps");
         }
@@ -406,7 +407,8 @@ impl<T: Table> Reconciler<T> {
         let mut table = ground.beside(state.meta(), true)?;
         self.catalog.mark(self.all());
         let done = plan::pass(&mut state, &mut table, &mut self.catalog);
-        let done = is_whole(&state, done).context("cannot fill them")?;
+        let flushed = table.flush();
+        let done = is_whole(&state, done, flushed).context("cannot fill them")?;
         state.settle();
         Ok((state, table, done))
     }
@@ -464,10 +466,11 @@ impl<T: Table> Reconciler<T> {
 
 /// The pass that filled new maps, if they can take the place of those that were: no step failed, and who
 /// was served there is here.
-fn is_whole(state: &State, mut done: Pass) -> Result<Pass> {
+fn is_whole(state: &State, mut done: Pass, flushed: Result<(), TableError>) -> Result<Pass> {
     if let Some(failed) = done.failed.pop() {
         return Err(failed.error.into());
     }
+    flushed?;
     match done.rejected.iter().find(|rejected| state.had(&rejected.service)) {
         Some(lost) => Err(anyhow!("not all that is served fits: {}", lost.why)),
         None => Ok(done),

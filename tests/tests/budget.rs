@@ -8,7 +8,7 @@ use std::time::Duration;
 use aya::programs::loaded_programs;
 use svclb_tests::{
     Faults, HOOKS,
-    Operation::{Delete, Lookup, NextKey, Update},
+    Operation::{Delete, Lookup, Update},
     Tcp, World, eventually, holds_for,
 };
 
@@ -63,7 +63,7 @@ fn calls_of_a_change(services: u16) {
         let mut calls = BTreeMap::new();
         for call in faults.calls() {
             // Besides, hooks and pins are looked after every two seconds.
-            if matches!(call.operation, Lookup | Update | Delete | NextKey) {
+            if matches!(call.operation, Lookup | Update | Delete) {
                 *calls.entry(format!("{:?} {}", call.operation, call.name)).or_default() += 1;
             }
         }

@@ -13,6 +13,7 @@ use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::Node;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use crate::dataplane::installed::{Installed, Started};
 use crate::dataplane::lock::Lock;
@@ -21,7 +22,7 @@ use crate::dataplane::object::Features;
 use crate::dataplane::pins::{Found, Pins};
 use crate::dataplane::{environment, meta};
 use crate::reconcile::{Reconciler, Sizing, random_seed};
-use crate::source::{Batch, Source};
+use crate::source::Source;
 
 use super::PinsArgs;
 
@@ -120,13 +121,11 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() }),
         sizing: args.sizing()?,
         pins,
-        // Mostly all is known in a moment.
-        first: tokio::time::timeout(SOON, source.next()).await.ok(),
         source: &mut source,
         ground: &mut ground,
     };
     let reconciler = match found {
-        Found::Ours => start.over_earlier()?,
+        Found::Ours => start.over_earlier().await?,
         Found::Nothing => start.over_new().await?,
         Found::Others { why } => {
             tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
@@ -158,8 +157,6 @@ struct Start<'a> {
     catalog: Catalog,
     sizing: Sizing,
     pins: &'a Pins,
-    /// What the source said first, if that was soon.
-    first: Option<Batch>,
     source: &'a mut Source,
     ground: &'a mut Installed,
 }
@@ -167,10 +164,14 @@ struct Start<'a> {
 impl Start<'_> {
     /// Goes on with the maps of an earlier agent. Where the sources are not known they stay as they are;
     /// programs and hooks are renewed in any case.
-    fn over_earlier(self) -> Result<Reconciler<Maps>> {
+    async fn over_earlier(self) -> Result<Reconciler<Maps>> {
         let maps = self.ground.adopt(&self.pins.meta()?)?;
-        let mut reconciler = Reconciler::over(self.catalog, maps, &self.row, self.sizing)?;
-        if let Some(batch) = self.first {
+        let Self { catalog, row, sizing, .. } = self;
+        // While the source is asked, what the maps hold is read. Mostly all is known in a moment.
+        let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing));
+        let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, self.source.next()));
+        let mut reconciler = over.context("the thread that reads the maps died")??;
+        if let Ok(batch) = first {
             reconciler.hear(batch);
         }
         // A step that fails stays with its object and is tried again, as in an agent that runs: what the
@@ -184,10 +185,7 @@ impl Start<'_> {
 
     /// Fills new maps, once the sources are known.
     async fn over_new(self) -> Result<Reconciler<Maps>> {
-        let first = match self.first {
-            Some(batch) => batch,
-            None => self.source.next().await,
-        };
+        let first = self.source.next().await;
         let ids = maps::services(self.pins)?;
         Reconciler::anew(self.catalog, self.ground, first, &self.row, ids.as_deref(), self.sizing)
     }

@@ -15,7 +15,7 @@ use super::attach::{self, Held};
 use super::environment;
 use super::lock::{self, Lock};
 use super::maps::Maps;
-use super::object::{self, Features, Settings};
+use super::object::{self, Features, Loading, Settings};
 use super::pins::{self, Pins};
 use super::places::Places;
 use super::probe;
@@ -41,8 +41,8 @@ pub struct Installed {
     log: Option<Started>,
     /// In use; none before the first are attached.
     object: Option<Ebpf>,
-    /// Over maps that are being filled.
-    next: Option<Ebpf>,
+    /// Over maps that are being filled, or that were just adopted.
+    next: Option<Loading>,
     /// Every hook's, once programs are on them.
     links: Vec<Held>,
     /// Maps were put into use, and the pins are not yet in order.
@@ -79,33 +79,37 @@ impl Installed {
         }
     }
 
-    /// Loads programs over the maps in use, and opens those.
+    /// Opens the maps in use, and begins to load programs over them.
     ///
     /// # Errors
-    /// When the kernel refuses something.
+    /// When a map is not there.
     pub fn adopt(&mut self, row: &Meta) -> Result<Maps> {
         self.pins.make()?;
         let places = Places::current(&self.pins);
-        self.object = Some(object::load(&places, &self.settings(row))?);
+        self.next = Some(object::load(&places, &self.settings(row))?);
         Maps::open(&places, true)
     }
 
-    /// Puts the programs that [`Self::adopt`] has loaded on their hooks, in the place of an earlier
-    /// agent's.
+    /// Puts the programs that [`Self::adopt`] loads on their hooks, in the place of an earlier agent's.
     ///
     /// # Errors
-    /// When a hook cannot be attached.
+    /// When the kernel refuses a program, or a hook cannot be attached.
     pub fn attach(&mut self) -> Result<()> {
-        let object = self.object.as_ref().context("no programs are loaded")?;
+        let object = self.loaded()?;
         let mut links = attach::find(&self.cgroup, &self.pins)?;
-        attach::replace(&mut links, object).1?;
-        attach::complete(&mut links, object, &self.cgroup, &self.pins)?;
-        self.links = links;
+        attach::replace(&mut links, &object).1?;
+        attach::complete(&mut links, &object, &self.cgroup, &self.pins)?;
+        (self.object, self.links) = (Some(object), links);
         // What is left of others does no harm.
         if let Err(error) = self.pins.supersede() {
             tracing::warn!("{error:#}");
         }
         self.start_log()
+    }
+
+    /// The programs that are being loaded, once they are.
+    fn loaded(&mut self) -> Result<Ebpf> {
+        self.next.take().context("no programs are loaded")?.finish()
     }
 
     /// Makes maps as this row says, with programs over them that nothing runs yet. What sockets and clients
@@ -126,6 +130,7 @@ impl Installed {
         next.label_all()?;
         let mut maps = Maps::open(&places, true)?;
         maps.set_geometry(*row);
+        maps.keep_back();
         // A socket may remember a backend that is no member any more (decisions/0007).
         for origin in Origins::open(&places)?.read()? {
             let record = origin.record;
@@ -294,11 +299,14 @@ impl Ground for Installed {
 
     fn switch(&mut self) -> Result<()> {
         let was_running = self.is_running();
-        if let Err(error) = self.decide() {
-            self.abandon();
-            return Err(error);
-        }
-        let object = self.next.take().context("no programs are loaded")?;
+        let loaded = self.loaded();
+        let object = match loaded.and_then(|object| self.decide().map(|()| object)) {
+            Ok(object) => object,
+            Err(error) => {
+                self.abandon();
+                return Err(error);
+            }
+        };
         let (replaced, mut done) = attach::replace(&mut self.links, &object);
         if done.is_ok() && !was_running {
             done = attach::complete(&mut self.links, &object, &self.cgroup, &self.pins);
@@ -331,7 +339,8 @@ impl Ground for Installed {
     }
 
     fn abandon(&mut self) {
-        self.next = None;
+        // What it came to matters to nobody.
+        let _ = self.next.take().map(Loading::finish);
         // In a folder that another agent has locked, that is another's.
         let done = self.check_lock().and_then(|()| self.pins.abandon());
         if let Err(error) = done {

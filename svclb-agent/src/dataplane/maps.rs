@@ -70,6 +70,14 @@ impl Maps {
         })
     }
 
+    /// Lets rows be written many at a time until [`Table::flush`]: these maps are new, and nobody reads
+    /// them yet.
+    pub fn keep_back(&mut self) {
+        self.frontends.keep_back();
+        self.services.keep_back();
+        self.backends.keep_back();
+    }
+
     /// The meta row.
     ///
     /// # Errors
@@ -151,6 +159,7 @@ impl Maps {
 
 impl Table for Maps {
     fn load(&mut self) -> Result<Dump, TableError> {
+        self.flush()?;
         let lines: Vec<(u32, Line)> = (0..self.index.length())
             .filter_map(|number| Some((number, self.index.get(number)?.read())))
             .filter(|(_, line)| *line != Line::default())
@@ -223,6 +232,12 @@ impl Table for Maps {
             Key::Frontend(key) => self.frontends.remove(key),
             Key::Line(number) => self.remove_line(*number),
         }
+    }
+
+    fn flush(&mut self) -> Result<(), TableError> {
+        self.frontends.flush()?;
+        self.services.flush()?;
+        self.backends.flush()
     }
 }
 

@@ -14,6 +14,7 @@
 //! * [`hooks`]: which program goes where.
 //! * [`attach`]: the links of the hooks to a cgroup.
 //! * [`maps`]: the real [`svclb_core::table::Table`].
+//!   Their rows one by one (`rows`) or many in a call (`batch`).
 //! * [`meta`]: the row of svclb_meta by itself.
 //! * [`sockets`]: what each live socket dialled and was given.
 //! * [`sweep`]: origins of sockets that are gone without a release, by which sockets are [`alive`].
@@ -23,6 +24,7 @@
 
 pub mod alive;
 pub mod attach;
+mod batch;
 pub mod bpffs;
 pub mod cgroups;
 pub mod environment;

@@ -1,6 +1,7 @@
 //! A hash map's rows, with errors that the table speaks.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::Result;
 use aya::Pod;
@@ -11,6 +12,7 @@ use svclb_common::layout::{
 };
 use svclb_core::table::TableError;
 
+use super::batch;
 use super::mapping::MapValue;
 
 /// A layout type as aya wants it.
@@ -49,26 +51,78 @@ pub(super) struct Rows<K, V> {
     name: &'static str,
     capacity: u32,
     map: HashMap<MapData, Plain<K>, Plain<V>>,
+    /// The same map: aya's type does not show its own.
+    fd: OwnedFd,
+    kept: Option<Kept<K, V>>,
+}
+
+/// Rows that are not written yet.
+struct Kept<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// How many were before them.
+    written: usize,
+}
+
+impl<K, V> Default for Kept<K, V> {
+    fn default() -> Self {
+        Self { keys: Vec::new(), values: Vec::new(), written: 0 }
+    }
 }
 
 impl<K: MapValue, V: MapValue> Rows<K, V> {
     pub(super) fn new(name: &'static str, data: MapData) -> Result<Self> {
         let capacity = data.info()?.max_entries();
-        Ok(Self { name, capacity, map: Map::from_map_data(data)?.try_into()? })
+        let fd = data.fd().as_fd().try_clone_to_owned()?;
+        Ok(Self { name, capacity, map: Map::from_map_data(data)?.try_into()?, fd, kept: None })
+    }
+
+    /// Lets rows of a map that is empty be written many at a time, until [`Self::flush`].
+    pub(super) fn keep_back(&mut self) {
+        self.kept = Some(Kept::default());
+    }
+
+    /// Writes what was kept back, and each row at once from here on.
+    pub(super) fn flush(&mut self) -> Result<(), TableError> {
+        let kept = self.kept.take();
+        kept.map_or(Ok(()), |kept| self.write(&kept))
+    }
+
+    fn write(&self, kept: &Kept<K, V>) -> Result<(), TableError> {
+        if kept.keys.is_empty() {
+            return Ok(());
+        }
+        batch::write(self.fd.as_fd(), &kept.keys, &kept.values)
+            .map_err(|error| refused(self.name, self.capacity, error))
     }
 
     /// Every row, in no order.
     pub(super) fn all(&self) -> Result<Vec<(K, V)>, TableError> {
-        let rows = self.map.iter().map(|row| row.map(|(key, value)| (key.0, value.0)));
-        rows.collect::<Result<_, _>>().map_err(|error| failed(self.name, self.capacity, error))
+        batch::read(self.fd.as_fd()).map_err(|error| refused(self.name, self.capacity, error))
     }
 
     pub(super) fn put(&mut self, key: &K, value: &V) -> Result<(), TableError> {
-        let done = self.map.insert(Plain(*key), Plain(*value), 0);
-        done.map_err(|error| failed(self.name, self.capacity, error))
+        let Some(kept) = &mut self.kept else {
+            let done = self.map.insert(Plain(*key), Plain(*value), 0);
+            return done.map_err(|error| failed(self.name, self.capacity, error));
+        };
+        kept.keys.push(*key);
+        kept.values.push(*value);
+        let all = kept.written + kept.keys.len();
+        // Whoever comes to a map that is full is told so at once.
+        if all >= self.capacity as usize {
+            return self.flush();
+        }
+        if kept.keys.len() >= batch::ROWS {
+            let full = self.kept.take().unwrap_or_default();
+            self.write(&full)?;
+            self.kept = Some(Kept { written: all, ..Kept::default() });
+        }
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Result<(), TableError> {
+        self.flush()?;
         let done = self.map.remove(&Plain(*key));
         done.map_err(|error| failed(self.name, self.capacity, error))
     }
@@ -81,10 +135,16 @@ pub(super) fn invalid(map: &'static str, what: String) -> TableError {
 /// What a failed call on a hash map of `capacity` entries means.
 fn failed(map: &'static str, capacity: u32, error: MapError) -> TableError {
     match failed_in_array(map, error) {
-        TableError::System { map, source } if source.raw_os_error() == Some(libc::E2BIG) => {
-            TableError::Full { map, capacity }
-        }
+        TableError::System { source, .. } => refused(map, capacity, source),
         other => other,
+    }
+}
+
+/// What an error of the kernel means on a hash map of `capacity` entries.
+fn refused(map: &'static str, capacity: u32, source: io::Error) -> TableError {
+    match source.raw_os_error() {
+        Some(libc::E2BIG) => TableError::Full { map, capacity },
+        _ => TableError::System { map, source },
     }
 }
 

@@ -74,9 +74,10 @@ impl Room {
             }
             return wanted;
         }
-        if self.waits() {
+        if self.waste_is_unknown && self.waits() {
             return None;
         }
+        // Nothing lacks: what could not be made is not wanted any more.
         self.later = None;
         let look = std::mem::take(&mut self.waste_is_unknown);
         let wanted = look.then(|| now.smaller(self.sizing.of(counts())))?;

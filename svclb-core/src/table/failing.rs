@@ -94,4 +94,8 @@ impl<T: Table> Table for Failing<T> {
         self.counted()?;
         self.inner.remove(key)
     }
+
+    fn flush(&mut self) -> Result<(), TableError> {
+        self.inner.flush()
+    }
 }

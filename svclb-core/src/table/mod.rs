@@ -186,4 +186,12 @@ pub trait Table {
     /// # Errors
     /// When it is not there or the kernel refuses.
     fn remove(&mut self, key: &Key) -> Result<(), TableError>;
+
+    /// Writes what [`Self::put`] kept back, if it does so: only maps that nobody reads yet may.
+    ///
+    /// # Errors
+    /// As of [`Self::put`].
+    fn flush(&mut self) -> Result<(), TableError> {
+        Ok(())
+    }
 }

@@ -18,19 +18,21 @@ use std::time::Instant;
 
 use super::passing;
 
+/// Commands for many values at a time.
+const LOOKUP_BATCH: u64 = 24;
+const UPDATE_BATCH: u64 = 26;
+
 /// What is asked of the kernel. The numbers of bpf(2)'s commands are include/uapi/linux/bpf.h's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Operation {
     /// A new map.
     CreateMap,
-    /// A value of a map, read.
+    /// A value of a map, read, or many.
     Lookup,
-    /// A value of a map, written.
+    /// A value of a map, written, or many.
     Update,
     /// A value of a map, removed.
     Delete,
-    /// The next key of a map, as one asks who walks it.
-    NextKey,
     /// A program, loaded.
     LoadProgram,
     /// A pin, made.
@@ -49,10 +51,9 @@ impl Operation {
     fn of_command(command: u64) -> Option<Self> {
         Some(match command {
             0 => Self::CreateMap,
-            1 => Self::Lookup,
-            2 => Self::Update,
+            1 | LOOKUP_BATCH => Self::Lookup,
+            2 | UPDATE_BATCH => Self::Update,
             3 => Self::Delete,
-            4 => Self::NextKey,
             5 => Self::LoadProgram,
             6 => Self::Pin,
             7 => Self::OpenPin,
@@ -259,8 +260,9 @@ fn name_of(
         // The places of these fields in `union bpf_attr`.
         Operation::CreateMap => text(&attr(28, 16)?),
         Operation::LoadProgram => text(&attr(48, 16)?),
-        Operation::Lookup | Operation::Update | Operation::Delete | Operation::NextKey => {
-            map_name(names, pid, number(0)?)
+        Operation::Lookup | Operation::Update | Operation::Delete => {
+            let is_batch = matches!(data.args[0], LOOKUP_BATCH | UPDATE_BATCH);
+            map_name(names, pid, number(if is_batch { 36 } else { 0 })?)
         }
         Operation::Pin | Operation::OpenPin => {
             let at = u64::from_ne_bytes(attr(0, 8)?.try_into().ok()?);

@@ -182,8 +182,8 @@ fn waits_for_larger_maps(calls: &[Call]) -> Vec<Duration> {
 #[test]
 fn an_audit_that_cannot_read_the_maps_is_told_and_counted_and_changes_nothing() {
     let rows = [
-        (Operation::NextKey, "svclb_frontends", libc::EPERM),
-        (Operation::NextKey, "svclb_backends", libc::ENOMEM),
+        (Operation::Lookup, "svclb_frontends", libc::EPERM),
+        (Operation::Lookup, "svclb_backends", libc::ENOMEM),
         (Operation::Lookup, "svclb_services", libc::ENOMEM),
         (Operation::Lookup, "svclb_meta", libc::EPERM),
     ];

@@ -73,8 +73,8 @@ fn a_later_start_that_is_refused_something_leaves_what_ran() {
         (Operation::Map, "svclb_index", 0, libc::ENOMEM, &["svclb_index", "memory"]),
         (Operation::Lookup, "svclb_meta", 0, libc::EPERM, &["svclb_meta", "not permitted"]),
         (Operation::Lookup, "svclb_services", 0, libc::ENOMEM, &["svclb_services", "memory"]),
-        (Operation::NextKey, "svclb_backends", 0, libc::ENOMEM, &["svclb_backends", "memory"]),
-        (Operation::NextKey, "svclb_frontends", 1, libc::EPERM, &["svclb_frontends", "permitted"]),
+        (Operation::Lookup, "svclb_backends", 0, libc::ENOMEM, &["svclb_backends", "memory"]),
+        (Operation::Lookup, "svclb_frontends", 0, libc::EPERM, &["svclb_frontends", "permitted"]),
         (Operation::Update, "svclb_meta", 0, libc::ENOMEM, &["svclb_meta", "memory"]),
     ];
     let stage = Stage::started("later-start");

@@ -1,6 +1,8 @@
 //! The compiled hooks, loaded over new or adopted maps.
 
-use anyhow::{Context as _, Result};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
@@ -49,12 +51,28 @@ pub struct Settings {
     pub log: bool,
 }
 
-/// Loads maps and programs. Maps that are pinned are reused, the others made and pinned; whoever calls
-/// has looked at their shape ([`super::pins::Pins::found`]) and labels the new ones.
+/// Programs that the kernel is looking at, in a thread of their own: that takes as long as to write some
+/// 100,000 rows.
+#[derive(Debug)]
+pub struct Loading(JoinHandle<Result<Ebpf>>);
+
+impl Loading {
+    /// Waits for the programs.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub fn finish(self) -> Result<Ebpf> {
+        self.0.join().map_err(|_| anyhow!("the thread that loads the programs died"))?
+    }
+}
+
+/// Makes maps, and begins to load programs over them. Maps that are pinned are reused, the others made
+/// and pinned; whoever calls has looked at their shape ([`super::pins::Pins::found`]) and labels the new
+/// ones.
 ///
 /// # Errors
-/// When the kernel refuses a map or a program.
-pub fn load(places: &Places, settings: &Settings) -> Result<Ebpf> {
+/// When the kernel refuses a map.
+pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
     let Sizes { index_lines, spill_lines, slots, origins } = settings.sizes;
     let host = sys::netns_cookie().context("cannot tell the agent's network namespace")?;
     let (seed, features) = (settings.seed, settings.features);
@@ -85,7 +103,13 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Ebpf> {
         let place = places.of(shape.name);
         loader.map_max_entries(shape.name, entries(shape.name)).map_pin_path(shape.name, place);
     }
-    let mut object = loader.load(OBJECT).context("cannot make the maps")?;
+    let object = loader.load(OBJECT).context("cannot make the maps")?;
+    let thread = thread::Builder::new().name("programs".to_owned());
+    let loading = thread.spawn(|| load_programs(object));
+    Ok(Loading(loading.context("cannot start a thread")?))
+}
+
+fn load_programs(mut object: Ebpf) -> Result<Ebpf> {
     for (name, program) in object.programs_mut() {
         match program {
             Program::CgroupSockAddr(program) => program.load(),
