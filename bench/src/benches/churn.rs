@@ -38,6 +38,7 @@ const LOOK: Duration = Duration::from_micros(50);
 /// Changes a second, of one endpoint each, and for how long.
 const RATE: u64 = 1_000;
 const MINUTE: Duration = Duration::from_secs(60);
+const WARM: Duration = Duration::from_secs(20);
 /// Requests under way at a time.
 const WORKERS: u64 = 16;
 
@@ -57,8 +58,10 @@ pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow:
         let what = "watch event to the first connect that knows";
         book.add_times(BENCH, what, Peer::Svclb, &Times::of(times));
     }
+    // What it keeps for the next changes it has after the first.
+    let warm = many(cluster, WARM, 0)?;
     let before = (resident(agent.pid())?, processor(agent.pid())?);
-    let (begin, done) = (Instant::now(), many(cluster)?);
+    let (begin, done) = (Instant::now(), many(cluster, MINUTE, 2 * warm)?);
     let seconds = begin.elapsed().as_secs_f64();
     let after = (resident(agent.pid())?, processor(agent.pid())?);
     let mut add = |what, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
@@ -162,8 +165,9 @@ fn request(slice: &str, endpoint: usize, address: &str) -> anyhow::Result<http::
     Ok(request.body(change.to_string().into_bytes())?)
 }
 
-/// Changes one endpoint after the other, of slices all over the cluster, for a minute. Gives how many.
-fn many(cluster: &Cluster) -> anyhow::Result<u64> {
+/// Changes one endpoint after the other, of slices all over the cluster, for so long; the first is the
+/// change of this number. Gives how many.
+fn many(cluster: &Cluster, time: Duration, first: u64) -> anyhow::Result<u64> {
     let client = cluster.plane().api().client();
     let done = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&done);
@@ -174,8 +178,8 @@ fn many(cluster: &Cluster) -> anyhow::Result<u64> {
             workers.spawn(async move {
                 let mut ticks = interval(Duration::from_micros(1_000_000 * WORKERS / RATE));
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-                let (begin, mut turn) = (Instant::now(), worker);
-                while begin.elapsed() < MINUTE {
+                let (begin, mut turn) = (Instant::now(), first + worker);
+                while begin.elapsed() < time {
                     ticks.tick().await;
                     let slices = Large::SPEED.services as u64;
                     let (slice, version) = (turn * 7 % slices, turn / slices % 200 + 1);

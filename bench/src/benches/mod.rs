@@ -12,8 +12,6 @@ pub(crate) mod memory;
 pub(crate) mod scale;
 pub(crate) mod sync;
 
-use crate::book::{Book, Unit};
-use crate::lane::Peer;
 use crate::lane::programs::{Programs, Runs};
 
 /// How much is measured.
@@ -25,12 +23,11 @@ pub(crate) struct Effort {
     pub(crate) calls: u32,
 }
 
-/// What the programs on these hooks take in a run, beyond those that do nothing.
-pub(crate) fn net(book: &mut Book, bench: &str, what: &str, hooks: &[&str], runs: [&Programs; 2]) {
-    let [ours, empty] = runs;
+/// What the programs on these hooks take in a run, beyond those that do nothing, nanoseconds.
+pub(crate) fn net(hooks: &[&str], ours: &Programs, empty: &Programs) -> f64 {
     let each =
         |programs: &Programs| -> f64 { hooks.iter().map(|hook| programs.of(hook).each()).sum() };
-    book.add(bench, what, Peer::Svclb, Unit::Nanoseconds, each(ours) - each(empty));
+    each(ours) - each(empty)
 }
 
 /// Whether the programs on these hooks ran as often as they were called.

@@ -5,7 +5,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom as _;
 
 use super::{Effort, net, ran};
-use crate::book::Book;
+use crate::book::{Book, Unit};
 use crate::lane::content::Content;
 use crate::lane::order::{Order, Transport};
 use crate::lane::servers::PLAIN;
@@ -60,7 +60,8 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
             let (answer, ours) = lane.ask_programs(&order(lane, places, calls))?;
             ran(&ours, &["connect4"], answer.calls)?;
             let what = format!("net, {size}");
-            net(book, BENCH, &what, &["connect4"], [&ours, &nothing]);
+            let net = net(&["connect4"], &ours, &nothing);
+            book.add(BENCH, &what, Peer::Svclb, Unit::Nanoseconds, net);
         }
     }
     Ok(())
