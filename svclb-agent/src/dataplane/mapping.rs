@@ -84,8 +84,10 @@ impl<T> Drop for Mapping<T> {
     }
 }
 
-/// How much of an array a [`Window`] shows, bytes: neighbours are often written one after the other.
-const WINDOW: usize = 1 << 20;
+/// How much of an array a [`Window`] shows, bytes: what is asked for by itself, and what follows on what
+/// was shown before. To map a page takes as long as to write it.
+const ALONE: usize = 1 << 12;
+const FOLLOWING: usize = 1 << 20;
 
 /// An array map that is written and read in stretches. What is mapped counts as resident memory of this
 /// process, used or not, so only a window of a large array is.
@@ -114,10 +116,14 @@ impl<T: MapValue> Window<T> {
         let covers = |open: &Mapping<T>| {
             open.numbers.start <= numbers.start && numbers.end <= open.numbers.end
         };
-        match self.open.take().filter(covers) {
+        let before = self.open.take();
+        let behind = before.as_ref().map(|open| open.numbers.end);
+        match before.filter(covers) {
             Some(open) => Ok(self.open.insert(open)),
             None => {
-                let shown = u32::try_from(WINDOW / size_of::<T>()).unwrap_or(u32::MAX);
+                let follows = behind.is_some_and(|end| numbers.start <= end && end <= numbers.end);
+                let bytes = if follows { FOLLOWING } else { ALONE };
+                let shown = u32::try_from(bytes / size_of::<T>()).unwrap_or(u32::MAX);
                 let first = numbers.start - numbers.start % shown;
                 let end = numbers.end.max(first.saturating_add(shown)).min(self.length);
                 let part = Mapping::part(self.map.as_fd(), first..end, self.writable)?;
