@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -29,7 +29,7 @@ pub struct Read {
 }
 
 /// The part of an object that is read, and how.
-pub trait Wire: DeserializeOwned + Clone + Debug + Send + 'static {
+pub trait Wire: DeserializeOwned + Clone + Debug + Hash + Send + 'static {
     /// Its kind.
     const KIND: Kind;
     /// Its metadata.
@@ -76,12 +76,15 @@ impl Wire for wire::Node {
 
 /// Reads the JSON of one object: its `resourceVersion`, where it has one, and what it says.
 pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
-    let hash = hash(text);
-    let (version, said) = match serde_json::from_str::<T>(text) {
+    let (version, hash, said) = match serde_json::from_str::<T>(text) {
         Ok(object) => {
-            (object.metadata().resource_version.as_deref().map(str::to_owned), object.convert())
+            let version = object.metadata().resource_version.as_deref().map(str::to_owned);
+            (version, hash(&object), object.convert())
         }
-        Err(_) => examine(T::KIND, text),
+        Err(_) => {
+            let (version, said) = examine(T::KIND, text);
+            (version, hash_of_text(text), said)
+        }
     };
     // What is kept of a server's text, and told, has an end.
     let said = said.map_err(|invalid| Invalid {
@@ -96,10 +99,18 @@ pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
     (version, Read { name, hash, said })
 }
 
-/// Of all that an object says. The version alone would not do: an API server whose store was put back to
-/// an earlier state gives the same versions again, to other states. The items of a list do not say what
-/// they are, unlike the same objects in a watch, so that does not count.
-fn hash(text: &str) -> u64 {
+/// Of all that is read of an object, its version among it: what comes in protobuf brings no more. The
+/// version alone would not do: an API server whose store was put back to an earlier state gives the same
+/// versions again, to other states.
+fn hash(object: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    object.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Of all that is said by what cannot be read. The items of a list do not say what they are, unlike the
+/// same objects in a watch, so that does not count.
+fn hash_of_text(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     match serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(text) {
         Ok(fields) => {
@@ -128,7 +139,7 @@ fn examine(kind: Kind, text: &str) -> (Option<String>, Said) {
     let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
     let version = version.map(str::to_owned);
     let Some(object) = value.as_object_mut() else {
-        return (None, Err(rubbish("is not an object".to_owned())));
+        return (None, Err(rubbish(format!("is not an object but {text}"))));
     };
     // Items of a list do not say what they are.
     object.insert("kind".to_owned(), kind.name().into());
@@ -193,9 +204,14 @@ mod tests {
                 false,
             ),
             (
-                "more of it",
-                r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{},"status":{}}"#,
+                "more that is read",
+                r#"{"metadata":{"name":"a","resourceVersion":"1"},"status":{"addresses":[{"type":"Hostname","address":"a"}]}}"#,
                 false,
+            ),
+            (
+                "more that nobody reads",
+                r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{"podCIDR":"x"},"status":{}}"#,
+                true,
             ),
             ("no object", "7", false),
         ];
@@ -203,6 +219,9 @@ mod tests {
             assert_eq!(of(text) == listed, same, "{row}");
         }
         assert_ne!(of("7"), of("8"));
+        // What cannot be read is known again too.
+        let wrong = r#""metadata":{"name":7}}"#;
+        assert_eq!(of(&format!("{{{wrong}")), of(&format!(r#"{{"kind":"Node",{wrong}"#)));
     }
 
     #[test]

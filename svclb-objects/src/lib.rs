@@ -5,8 +5,10 @@
 //! * [`convert`]: what an object means.
 //! * [`mod@file`]: the objects in a file of YAML or JSON.
 //! * [`api`]: one object as an API server tells it.
+//! * [`protobuf`]: what an API server tells in protobuf, in JSON.
 
 pub mod api;
 pub mod convert;
 pub mod file;
+pub mod protobuf;
 pub mod text;

@@ -22,7 +22,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
+    /// Each of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Node];
 
     /// Its name in Kubernetes.
     pub const fn name(self) -> &'static str {

@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, Unexpected, Visitor};
 use serde::{Deserialize, de};
 
 /// A v1 Service.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Service {
     /// Name and labels.
@@ -23,7 +23,7 @@ pub struct Service {
 }
 
 /// `metadata` of any object.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
@@ -44,7 +44,7 @@ pub struct Metadata {
 }
 
 /// The annotations that svclb reads, of EndpointSlices.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Annotations {
     /// RFC 3339: when what an EndpointSlice tells of happened. Only measured by, so nothing is wrong
@@ -58,7 +58,7 @@ pub struct Annotations {
 }
 
 /// The labels that svclb reads, of Services, EndpointSlices and Nodes.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Labels {
     /// Which Service an EndpointSlice belongs to.
@@ -80,7 +80,7 @@ pub struct Labels {
 }
 
 /// `spec` of a Service.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
@@ -114,7 +114,7 @@ pub struct ServiceSpec {
 }
 
 /// `spec.sessionAffinityConfig`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct SessionAffinityConfig {
     /// For `ClientIP`.
@@ -123,7 +123,7 @@ pub struct SessionAffinityConfig {
 }
 
 /// `spec.sessionAffinityConfig.clientIP`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ClientIpConfig {
@@ -132,7 +132,7 @@ pub struct ClientIpConfig {
 }
 
 /// One of `spec.ports` of a Service. (`targetPort` is never read: EndpointSlices hold the result.)
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
@@ -147,7 +147,7 @@ pub struct ServicePort {
 }
 
 /// `status` of a Service.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
@@ -157,7 +157,7 @@ pub struct ServiceStatus {
 }
 
 /// `status.loadBalancer`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct LoadBalancer {
     /// Its addresses.
@@ -166,7 +166,7 @@ pub struct LoadBalancer {
 }
 
 /// One of `status.loadBalancer.ingress`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
@@ -177,7 +177,7 @@ pub struct Ingress {
 }
 
 /// A discovery.k8s.io/v1 EndpointSlice.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
@@ -195,7 +195,7 @@ pub struct EndpointSlice {
 }
 
 /// One of an EndpointSlice's `ports`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct EndpointPort {
     /// Name; empty is a name, absent is none.
@@ -207,7 +207,7 @@ pub struct EndpointPort {
 }
 
 /// One of an EndpointSlice's `endpoints`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
@@ -225,7 +225,7 @@ pub struct Endpoint {
 }
 
 /// `conditions` of an endpoint.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Conditions {
     /// Absent means true.
@@ -237,7 +237,7 @@ pub struct Conditions {
 }
 
 /// `hints` of an endpoint.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Hints {
@@ -250,7 +250,7 @@ pub struct Hints {
 }
 
 /// One zone or node of a hint.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Named {
     /// Its name.
@@ -258,7 +258,7 @@ pub struct Named {
 }
 
 /// A v1 Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Node {
     /// Name and labels.
@@ -270,7 +270,7 @@ pub struct Node {
 }
 
 /// `status` of a Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct NodeStatus {
     /// Addresses.
@@ -279,7 +279,7 @@ pub struct NodeStatus {
 }
 
 /// One of a Node's `status.addresses`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Hash, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname`, ...
@@ -290,7 +290,7 @@ pub struct NodeAddress {
 }
 
 /// A whole number of whatever size; the conversion says which ones may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Number(pub i64);
 
 impl<'de> Deserialize<'de> for Number {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
 
 mod claims;
+mod frames;
 mod limits;
 mod mutate;
 mod node;

@@ -8,5 +8,6 @@
 
 mod connection;
 mod objects;
+mod protobuf;
 mod stage;
 mod start;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceBuilder, service_fn};
 
+use super::encoding::{self, Encoding, Lines};
 use super::health::Health;
 
 /// How long a connection may take to be made, an answer to begin, and one that is no watch to be there.
@@ -194,23 +195,25 @@ impl Link {
         &self.server
     }
 
-    /// A client for one kind, which tells `health` of good answers.
-    pub(super) fn client(&self, health: &Health) -> Client {
-        let (link, health) = (self.clone(), health.clone());
+    /// A client for one kind, which tells `health` of good answers and `encoding` what they are in.
+    pub(super) fn client(&self, health: &Health, encoding: &Encoding) -> Client {
+        let (link, health, encoding) = (self.clone(), health.clone(), encoding.clone());
         let asked = Arc::new(Mutex::new(VecDeque::new()));
         let service = service_fn(move |request| {
-            let (link, health, asked) = (link.clone(), health.clone(), Arc::clone(&asked));
-            async move { link.send(request, &health, &asked).await }
+            let (link, health, encoding) = (link.clone(), health.clone(), encoding.clone());
+            let asked = Arc::clone(&asked);
+            async move { link.send(request, &health, &encoding, &asked).await }
         });
         Client::new(service, "default")
     }
 
     async fn send(
         &self,
-        request: Request<Body>,
+        mut request: Request<Body>,
         health: &Health,
+        encoding: &Encoding,
         asked: &Mutex<VecDeque<Instant>>,
-    ) -> Result<Response<Body>, BoxError> {
+    ) -> Result<Response<Lines>, BoxError> {
         let watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
         // The pages of a list follow each other.
         if watch {
@@ -224,6 +227,7 @@ impl Link {
                 sleep(within.saturating_sub(early.elapsed())).await;
             }
             lock(asked).push_front(Instant::now());
+            encoding.ask(&mut request);
         }
         self.renew().await;
         let client = lock(&self.current).client.clone();
@@ -243,10 +247,14 @@ impl Link {
                 current.refused = status == StatusCode::UNAUTHORIZED;
             }
         }
-        let answer = match good {
-            Some(true) if watch => answer,
-            Some(_) => whole(answer?).await,
-            None => answer,
+        let answer = match (good, answer) {
+            (Some(true), Ok(answer)) if watch => Ok(encoding.good(answer)),
+            (Some(true), Ok(answer)) => whole(answer).await.map(|answer| encoding.good(answer)),
+            (_, Ok(answer)) => match whole(answer).await {
+                Ok(answer) => encoding::error(answer).await,
+                Err(error) => Err(error),
+            },
+            (_, Err(error)) => Err(error),
         };
         // A good answer that stops in the middle is no good one.
         health.answered(good.map(|good| good && answer.is_ok()));

@@ -14,6 +14,7 @@ use svclb_objects::text::short;
 use tokio::time::{Instant, Sleep};
 
 use super::client::Link;
+use super::encoding::Encoding;
 use super::health::Health;
 use super::held::Held;
 use super::object::{Object, Read, Wire};
@@ -45,6 +46,7 @@ pub(super) struct Feed {
     /// The object's name, where only one is watched.
     own: Option<String>,
     health: Health,
+    encoding: Encoding,
     client: Client,
     /// The list that is or was read is streamed.
     streams: bool,
@@ -100,7 +102,8 @@ impl Feed {
     /// Watches a kind; `node` is the name of the own node.
     pub(super) fn new(watched: &'static Watched, link: &Link, node: &str) -> Self {
         let health = Health::new(watched.resource);
-        let client = link.client(&health);
+        let encoding = Encoding::default();
+        let client = link.client(&health, &encoding);
         let own = watched.own.then(|| node.to_owned());
         Self {
             watched,
@@ -109,6 +112,7 @@ impl Feed {
             events: open(watched, client.clone(), own.as_deref(), true),
             own,
             health,
+            encoding,
             client,
             streams: true,
             paged: None,
@@ -176,12 +180,14 @@ impl Feed {
                 let first = !self.held.synced();
                 let listed = self.held.done();
                 let resource = self.watched.resource;
+                let encoding = self.encoding.name();
                 if first {
-                    tracing::info!(resource, objects = listed.objects, "listed");
+                    tracing::info!(resource, objects = listed.objects, encoding, "listed");
                 } else {
                     tracing::info!(
                         resource,
                         objects = listed.objects,
+                        encoding,
                         changed = listed.changed,
                         gone = listed.gone,
                         "listed anew",
@@ -241,8 +247,9 @@ impl Feed {
         }
         // The watcher reads on after a line that is no event, but nobody knows what it was. (One that is
         // any object is taken for a status.) A list with an error in it is none, and a watch that is
-        // refused as such is not asked for again.
+        // refused as such is not asked for again. What cannot be read may be read in another encoding.
         let lost = match error {
+            _ if self.encoding.decline(error) => true,
             WatchFailed(error) => !matches!(error, kube::Error::ReadEvents(_)),
             NoResourceVersion => true,
             _ => false,

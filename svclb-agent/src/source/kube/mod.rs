@@ -8,12 +8,14 @@
 //!
 //! * `resources`: what is watched, with which rights.
 //! * `client`: the way to the API server.
+//! * `encoding`: what the API server is asked to speak, and JSON of it.
 //! * `health`: whether a watch does well, for the operator.
 //! * `feed`: the watch of one kind.
 //! * `object`: one object, read.
 //! * `held`: what is known of one kind's objects.
 
 mod client;
+mod encoding;
 mod feed;
 mod health;
 mod held;

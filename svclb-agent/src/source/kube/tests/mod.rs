@@ -1,6 +1,7 @@
 //! What the watches make of a server that does not do as API servers do now.
 
 mod peer;
+mod protobuf;
 mod server;
 mod trouble;
 

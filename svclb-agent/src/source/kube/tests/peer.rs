@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Response;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http_body_util::channel::Channel;
 use kube::Client;
 use kube::client::Body;
@@ -25,6 +26,8 @@ pub(super) enum Told {
     Silence,
     /// A status, lines and how long each is waited for.
     Lines(u16, Vec<(Duration, String)>, Then),
+    /// A status, parts of a body in protobuf and how long each is waited for.
+    Protobuf(u16, Vec<(Duration, Vec<u8>)>, Then),
 }
 
 /// What comes after the lines.
@@ -77,18 +80,28 @@ impl Peer {
             let target = request.uri().to_string();
             let late = start.elapsed();
             seen.lock().unwrap().push((late, target.clone()));
-            let told = answer(late, &Request(target));
+            let accept = request.headers().get(ACCEPT).map(|accept| accept.to_str().unwrap());
+            let protobuf =
+                accept.is_some_and(|it| it.starts_with("application/vnd.kubernetes.protobuf"));
+            let told = answer(late, &Request(target, protobuf));
             async move {
-                let (status, lines, then) = match told {
+                let (status, kind, parts, then) = match told {
                     Told::Nobody => return Err(BoxError::from("nobody is there")),
                     Told::Silence => std::future::pending().await,
-                    Told::Lines(status, lines, then) => (status, lines, then),
+                    Told::Lines(status, lines, then) => {
+                        let lines = lines.into_iter();
+                        let parts = lines.map(|(wait, line)| (wait, (line + "\n").into_bytes()));
+                        (status, "application/json", parts.collect(), then)
+                    }
+                    Told::Protobuf(status, parts, then) => {
+                        (status, "application/vnd.kubernetes.protobuf;stream=watch", parts, then)
+                    }
                 };
                 let (mut sender, body) = Channel::<_>::new(1);
                 tokio::spawn(async move {
-                    for (wait, line) in lines {
+                    for (wait, part) in parts {
                         sleep(wait).await;
-                        if sender.send_data((line + "\n").into()).await.is_err() {
+                        if sender.send_data(part.into()).await.is_err() {
                             return;
                         }
                     }
@@ -96,7 +109,7 @@ impl Peer {
                         std::future::pending::<()>().await;
                     }
                 });
-                Ok(Response::builder().status(status).body(body)?)
+                Ok(Response::builder().status(status).header(CONTENT_TYPE, kind).body(body)?)
             }
         });
         let client = Client::new(service, "default");
@@ -125,7 +138,10 @@ impl Peer {
     /// When a resource was asked for, and how.
     pub(super) fn asked(&self, resource: &str) -> Vec<(Duration, String)> {
         let asked = self.asked.lock().unwrap().clone();
-        asked.into_iter().filter(|(_, target)| Request(target.clone()).is_for(resource)).collect()
+        asked
+            .into_iter()
+            .filter(|(_, target)| Request(target.clone(), false).is_for(resource))
+            .collect()
     }
 
     /// Lines of the log that have these words.

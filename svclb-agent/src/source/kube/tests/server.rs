@@ -18,8 +18,8 @@ pub(super) enum Answer {
     Ends(Vec<String>),
 }
 
-/// What was asked: the path with its query.
-pub(super) struct Request(pub(super) String);
+/// What was asked: the path with its query; and whether protobuf would do.
+pub(super) struct Request(pub(super) String, pub(super) bool);
 
 impl Request {
     pub(super) fn is_for(&self, resource: &str) -> bool {
@@ -74,10 +74,12 @@ fn serve(stream: &TcpStream, answer: &dyn Fn(&Request) -> Answer, log: &Mutex<Ve
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     while let Some(first) = lines.next() {
         // No request here has a body.
-        let _ = lines.by_ref().take_while(|line| !line.is_empty()).count();
+        let headers: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        let mut accept = headers.iter().filter(|line| line.starts_with("accept:"));
+        let protobuf = accept.any(|line| line.contains("application/vnd.kubernetes.protobuf"));
         let target = first.split(' ').nth(1).unwrap_or_default().to_owned();
         log.lock().unwrap().push(target.clone());
-        let sent = match answer(&Request(target)) {
+        let sent = match answer(&Request(target, protobuf)) {
             Answer::Whole(status, body) => write(
                 stream,
                 &format!(
