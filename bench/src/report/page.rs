@@ -74,3 +74,15 @@ fn put(file: &Path, text: &str, check: bool) -> anyhow::Result<()> {
     }
     fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_that_of_the_stored_run() {
+        let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
+        let run = Run::read(&docs.join("performance.json")).unwrap();
+        write(&run, docs, true).unwrap();
+    }
+}

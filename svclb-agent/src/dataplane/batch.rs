@@ -14,13 +14,21 @@ pub(super) const ROWS: usize = 4096;
 
 /// Every row, in no order. One that changes meanwhile is there as it was or as it is.
 pub(super) fn read<K: MapValue, V: MapValue>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    read_by(ROWS, map)
+}
+
+/// The same, so many at a time, or more where the kernel gives more together.
+pub(super) fn read_by<K: MapValue, V: MapValue>(
+    room: usize,
+    map: BorrowedFd<'_>,
+) -> io::Result<Vec<(K, V)>> {
     let map = sys::fd(map)?;
     let mut rows = Vec::new();
     // Where the next call goes on: a number that means something to the kernel only.
     let (mut from, mut to) = (None::<u32>, 0_u32);
     // SAFETY: any bit pattern is a value of either type.
     let (mut keys, mut values): (Vec<K>, Vec<V>) =
-        unsafe { (vec![zeroed(); ROWS], vec![zeroed(); ROWS]) };
+        unsafe { (vec![zeroed(); room], vec![zeroed(); room]) };
     loop {
         let mut attr = sys::empty();
         // SAFETY: these are the fields of the command.
