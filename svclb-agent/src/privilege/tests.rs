@@ -118,7 +118,7 @@ fn load(capabilities: &[Capability]) -> Result<()> {
         // As `lower` does, before what it takes is given up.
         raise_locked_memory();
         caps::set(None, CapSet::Effective, &capabilities.iter().copied().collect())?;
-        object::load(&Places::current(&pins), &settings).map(drop)
+        object::load(&Places::current(&pins), &settings)?.finish().map(drop)
     })
 }
 
