@@ -3,9 +3,11 @@
 //! No lock and no shared state: a source says what changed, a pass writes it, what the pass freed rests
 //! beside, and an audit looks now and then whether somebody else changed the maps.
 
+mod changes;
 mod ground;
 mod lost;
 mod rests;
+mod retry;
 mod room;
 mod told;
 
@@ -18,13 +20,15 @@ use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, Update, Withheld};
 use svclb_core::plan::{self, Pass, Resting, State};
 use svclb_core::size::Sizes;
-use svclb_core::table::{Row, Table, TableError};
+use svclb_core::table::{Row, Table};
 
 use crate::dataplane::probe;
 use crate::memory;
 use crate::source::{Batch, Reject, Source};
+use changes::Changes;
 pub use ground::Ground;
 use rests::Rests;
+use retry::{Retry, pause};
 use room::Room;
 pub use room::{Sizing, random_seed};
 use told::Told;
@@ -34,22 +38,6 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The first and the longest wait before a pass that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// When what failed is tried again, and how long that was waited for.
-#[derive(Clone, Copy, Debug)]
-struct Retry {
-    wait: Duration,
-    at: tokio::time::Instant,
-}
-
-impl Retry {
-    /// The next after one that failed again: from the first wait on twice as late each time, up to the
-    /// longest.
-    fn after(before: Option<Self>, (first, longest): (Duration, Duration)) -> Self {
-        let wait = before.map_or(first, |before| (before.wait * 2).min(longest));
-        Self { wait, at: tokio::time::Instant::now() + wait }
-    }
-}
-
 /// Keeps maps in step with a catalog.
 #[derive(Debug)]
 pub struct Reconciler<T> {
@@ -58,6 +46,7 @@ pub struct Reconciler<T> {
     table: T,
     rests: Rests,
     told: Told,
+    changes: Changes,
     retry: Option<Retry>,
     /// The last audit could not put everything right: the next try is one.
     unhealed: bool,
@@ -89,6 +78,7 @@ impl<T: Table> Reconciler<T> {
             table,
             rests: Rests::new()?,
             told: Told::default(),
+            changes: Changes::default(),
             retry: None,
             unhealed: false,
             proving: false,
@@ -160,8 +150,7 @@ impl<T: Table> Reconciler<T> {
         let table = ground.beside(state.meta(), ids.is_some())?;
         let mut reconciler = Self { told, ..Self::new(catalog, state, table, sizing)? };
         let done = reconciler.pass();
-        let flushed = reconciler.table.flush();
-        if let Err(error) = is_whole(&reconciler.state, done, flushed) {
+        if let Err(error) = complete(&reconciler.state, &mut reconciler.table, done) {
             ground.abandon();
             return Err(error).context("cannot fill the maps");
         }
@@ -214,6 +203,8 @@ impl<T: Table> Reconciler<T> {
         self.update(probe::vanish());
         self.pass();
         self.state.prove(&mut self.table).context("cannot write svclb_meta")?;
+        // All that the start did is told before it is ready.
+        self.changes.tell();
         Ok(true)
     }
 
@@ -237,13 +228,7 @@ impl<T: Table> Reconciler<T> {
         }
         if done.steps > 0 {
             let delay = delay(&done, self.started, SystemTime::now());
-            tracing::info!(
-                objects = done.objects,
-                steps = done.steps,
-                ?took,
-                delay = delay.map(tracing::field::debug),
-                "maps changed"
-            );
+            self.changes.add(&done, took, delay);
         }
         if self.state.is_synced() {
             self.told.kept(self.state.kept());
@@ -333,6 +318,7 @@ impl<T: Table> Reconciler<T> {
                 }
                 () = pause(self.room.later()) => {}
                 _ = look.tick() => {
+                    self.changes.tell();
                     ground.look_after()?;
                     if self.proving && self.prove(&mut ground)? {
                         ready(self.state.is_synced())?;
@@ -407,8 +393,7 @@ impl<T: Table> Reconciler<T> {
         let mut table = ground.beside(state.meta(), true)?;
         self.catalog.mark(self.all());
         let done = plan::pass(&mut state, &mut table, &mut self.catalog);
-        let flushed = table.flush();
-        let done = is_whole(&state, done, flushed).context("cannot fill them")?;
+        let done = complete(&state, &mut table, done).context("cannot fill them")?;
         state.settle();
         Ok((state, table, done))
     }
@@ -434,10 +419,15 @@ impl<T: Table> Reconciler<T> {
                 return;
             }
         };
-        let (state, heal) = self.state.reload(&dump);
-        self.state = state;
         // That one row is written as a whole, and nobody else's business.
         let is_ours = dump.meta == *self.state.meta();
+        if is_done && is_ours && !self.unhealed && self.state.is_as(&dump) {
+            drop(dump);
+            memory::give_back();
+            return;
+        }
+        let (state, heal) = self.state.reload(&dump);
+        self.state = state;
         let row = Row::Meta(*self.state.meta());
         let told = if is_ours { Ok(()) } else { self.table.put(&row) };
         let healed = self.state.heal(&mut self.table, &heal).and(told);
@@ -464,13 +454,13 @@ impl<T: Table> Reconciler<T> {
     }
 }
 
-/// The pass that filled new maps, if they can take the place of those that were: no step failed, and who
-/// was served there is here.
-fn is_whole(state: &State, mut done: Pass, flushed: Result<(), TableError>) -> Result<Pass> {
+/// Writes the rest of new maps. Gives the pass that filled them, if they can take the place of those that
+/// were: no step failed, and who was served there is here.
+fn complete(state: &State, table: &mut impl Table, mut done: Pass) -> Result<Pass> {
     if let Some(failed) = done.failed.pop() {
         return Err(failed.error.into());
     }
-    flushed?;
+    table.flush()?;
     match done.rejected.iter().find(|rejected| state.had(&rejected.service)) {
         Some(lost) => Err(anyhow!("not all that is served fits: {}", lost.why)),
         None => Ok(done),
@@ -488,14 +478,6 @@ fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> 
     let oldest = times.filter(|time| *time >= started).min()?;
     // A clock that differs from the API server's is no delay.
     Some(now.duration_since(oldest).unwrap_or_default())
-}
-
-/// Waits until then; for ever, when there is nothing to wait for.
-async fn pause(retry: Option<Retry>) {
-    match retry {
-        Some(retry) => tokio::time::sleep_until(retry.at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

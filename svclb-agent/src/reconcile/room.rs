@@ -7,7 +7,7 @@ use svclb_core::plan::Why;
 use svclb_core::size::{Sizes, sizes};
 use tokio::time::{Duration, Instant};
 
-use super::Retry;
+use super::retry::Retry;
 
 /// The first and the longest wait before maps that could not be made are tried again.
 const LATER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));

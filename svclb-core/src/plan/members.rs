@@ -76,6 +76,10 @@ impl Members {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
     /// Each with its key, of this service.
     pub(super) fn of(&self, service: u32) -> impl Iterator<Item = (BackendKey, BackendRow)> {
         let key = move |address, port| BackendKey { address, port, _pad: 0, service };

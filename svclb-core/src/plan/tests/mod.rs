@@ -6,6 +6,7 @@ mod deaths;
 mod faults;
 mod histories;
 mod refusals;
+mod same;
 mod watched;
 mod world;
 
@@ -133,9 +134,11 @@ impl Agent {
         assert_eq!(self.table.rows(), world::rows(&self.catalog));
         self.mark_all();
         assert_eq!(self.pass().steps, 0, "a second plan is empty");
+        assert!(self.state.is_as(&self.table.load().unwrap()), "an audit finds nothing");
         self.restart();
         let dump = self.table.load().unwrap();
         assert_eq!(load(&dump, dump.meta).1, [], "nothing to heal");
         assert_eq!(self.pass().steps, 0, "a restart writes nothing");
+        assert!(self.state.is_as(&dump), "nor does an audit find anything then");
     }
 }
