@@ -71,6 +71,8 @@ fn calls_of_a_change(services: u16) {
     };
     let expected: BTreeMap<String, usize> = [
         "Update svclb_backends",
+        // All slots of the set.
+        "Update svclb_slots",
         "Delete svclb_backends",
         // Says what the maps hold now.
         "Update svclb_meta",

@@ -3,7 +3,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
 use svclb_common::shared::Shared;
@@ -84,52 +84,39 @@ impl<T> Drop for Mapping<T> {
     }
 }
 
-/// How much of an array a [`Window`] shows, bytes: what is asked for by itself, and what follows on what
-/// was shown before. To map a page takes as long as to write it.
-const ALONE: usize = 1 << 12;
-const FOLLOWING: usize = 1 << 20;
+/// How much of an array a [`Window`] shows, bytes.
+const SHOWN: usize = 1 << 20;
 
-/// An array map that is written and read in stretches. What is mapped counts as resident memory of this
-/// process, used or not, so only a window of a large array is.
+/// An array map that is read in stretches. What is mapped counts as resident memory of this process, used
+/// or not, so only a window of a large array is.
 #[derive(Debug)]
-pub(super) struct Window<T> {
-    map: OwnedFd,
+pub(super) struct Window<'a, T> {
+    map: BorrowedFd<'a>,
     length: u32,
-    writable: bool,
     open: Option<Mapping<T>>,
 }
 
-impl<T: MapValue> Window<T> {
-    /// Over an array as in [`Mapping::new`]; nothing is mapped yet.
-    pub(super) fn new(map: BorrowedFd<'_>, length: u32, writable: bool) -> io::Result<Self> {
-        Ok(Self { map: map.try_clone_to_owned()?, length, writable, open: None })
+impl<'a, T: MapValue> Window<'a, T> {
+    /// Over an array of so many values, as in [`Mapping::new`]; nothing is mapped yet.
+    pub(super) fn new(map: BorrowedFd<'a>, length: u32) -> Self {
+        Self { map, length, open: None }
     }
 
-    /// How many values the array has.
-    pub(super) fn length(&self) -> u32 {
-        self.length
-    }
-
-    /// The mapping that has the values with these numbers, as far as the array goes.
-    pub(super) fn over(&mut self, numbers: Range<u32>) -> io::Result<&Mapping<T>> {
-        let numbers = numbers.start..numbers.end.min(self.length);
-        let covers = |open: &Mapping<T>| {
-            open.numbers.start <= numbers.start && numbers.end <= open.numbers.end
-        };
-        let before = self.open.take();
-        let behind = before.as_ref().map(|open| open.numbers.end);
-        match before.filter(covers) {
-            Some(open) => Ok(self.open.insert(open)),
-            None => {
-                let follows = behind.is_some_and(|end| numbers.start <= end && end <= numbers.end);
-                let bytes = if follows { FOLLOWING } else { ALONE };
-                let shown = u32::try_from(bytes / size_of::<T>()).unwrap_or(u32::MAX);
-                let first = numbers.start - numbers.start % shown;
-                let end = numbers.end.max(first.saturating_add(shown)).min(self.length);
-                let part = Mapping::part(self.map.as_fd(), first..end, self.writable)?;
-                Ok(self.open.insert(part))
-            }
+    /// A value by its number; none where the array has no such value.
+    pub(super) fn get(&mut self, number: u32) -> io::Result<Option<Shared<'_, T>>> {
+        if number >= self.length {
+            return Ok(None);
         }
+        let open = match self.open.take().filter(|open| open.numbers.contains(&number)) {
+            Some(open) => self.open.insert(open),
+            None => {
+                let shown = u32::try_from(SHOWN / size_of::<T>()).unwrap_or(u32::MAX);
+                let first = number - number % shown;
+                let end = first.saturating_add(shown).min(self.length);
+                self.open.insert(Mapping::part(self.map, first..end, false)?)
+            }
+        };
+        Ok(open.get(number))
     }
 }
 

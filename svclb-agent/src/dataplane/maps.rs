@@ -1,7 +1,7 @@
 //! The real maps, as a [`Table`].
 //!
-//! The index and the slots are written through mappings: a set of slots costs no system call, and the
-//! stores of a line are ordered as svclb-common's `index` promises its readers.
+//! The index is written through a mapping: the stores of a line are ordered as svclb-common's `index`
+//! promises its readers.
 
 use std::os::fd::AsFd as _;
 
@@ -9,21 +9,22 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use svclb_common::index;
 use svclb_common::layout::{
-    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Slot,
+    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, ServiceRow,
 };
 use svclb_common::shared::Shared;
 use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
 
-use super::mapping::{Mapping, Window};
+use super::mapping::Mapping;
 use super::pins::Pins;
 use super::places::Places;
 use super::rows::{Plain, Rows, failed_in_array, invalid};
 use super::shapes::{self, MapShape};
+use super::slots::Slots;
 
 /// The maps of one folder of pins.
 pub struct Maps {
     index: Mapping<Line>,
-    slots: Window<Slot>,
+    slots: Slots,
     frontends: Rows<FrontendKey, FrontendRow>,
     services: Rows<u32, ServiceRow>,
     backends: Rows<BackendKey, BackendRow>,
@@ -59,8 +60,7 @@ impl Maps {
         Ok(Self {
             index: Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), writable)
                 .context("cannot map svclb_index")?,
-            slots: Window::new(slots.fd().as_fd(), slots.info()?.max_entries(), writable)
-                .context("cannot open svclb_slots again")?,
+            slots: Slots::new(&slots).context("cannot open svclb_slots again")?,
             frontends: Rows::new("svclb_frontends", open("svclb_frontends")?)?,
             services: Rows::new("svclb_services", open("svclb_services")?)?,
             backends: Rows::new("svclb_backends", open("svclb_backends")?)?,
@@ -73,6 +73,7 @@ impl Maps {
     /// Lets rows be written many at a time until [`Table::flush`]: these maps are new, and nobody reads
     /// them yet.
     pub fn keep_back(&mut self) {
+        self.slots.keep_back();
         self.frontends.keep_back();
         self.services.keep_back();
         self.backends.keep_back();
@@ -128,21 +129,6 @@ impl Maps {
         if can { Ok(()) } else { Err(invalid("svclb_meta", "it tells of other maps".to_owned())) }
     }
 
-    fn put_slots(&mut self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
-        let capacity = self.slots.length();
-        let end = u32::try_from(slots.len()).ok().and_then(|count| first.checked_add(count));
-        let Some(end) = end.filter(|end| *end <= capacity) else {
-            return Err(TableError::Full { map: "svclb_slots", capacity });
-        };
-        let window = self.slots.over(first..end).map_err(unmapped)?;
-        for (number, slot) in (first..end).zip(slots) {
-            if let Some(place) = window.get(number) {
-                place.write(slot);
-            }
-        }
-        Ok(())
-    }
-
     fn put_line(&self, number: u32, line: &Line) -> Result<(), TableError> {
         let place = self.line(number)?;
         if place.key_word() != 0 {
@@ -165,24 +151,10 @@ impl Table for Maps {
             .filter(|(_, line)| *line != Line::default())
             .collect();
         let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array("svclb_meta", error))?.0;
-        let mut unread = None;
-        let length = self.slots.length();
-        let ranges = ranges(&lines, |number| {
-            // A line that somebody else wrote may name any.
-            if number >= length {
-                return None;
-            }
-            match self.slots.over(number..number + 1) {
-                Ok(window) => Some(window.get(number)?.read()),
-                Err(error) => {
-                    unread = Some(error);
-                    None
-                }
-            }
-        });
-        if let Some(error) = unread {
-            return Err(unmapped(error));
-        }
+        let mut slots = self.slots.reader();
+        // A line that somebody else wrote may name any.
+        let ranges = ranges(&lines, |number| slots.slot(number));
+        slots.end()?;
         Ok(Dump {
             meta,
             services: self.services.all()?,
@@ -201,7 +173,7 @@ impl Table for Maps {
                 self.backends.put(key, row)
             }
             Row::Frontend(key, row) => self.frontends.put(key, row),
-            Row::Slots(first, slots) => self.put_slots(*first, slots),
+            Row::Slots(first, slots) => self.slots.put(*first, slots),
             Row::Line(number, line) => self.put_line(*number, line),
             Row::Set(number, set) => self.held(*number).map(|line| line.set_set_word(set.word())),
             Row::Heir(number, id) => self.held(*number).map(|line| line.set_heir(*id)),
@@ -235,14 +207,11 @@ impl Table for Maps {
     }
 
     fn flush(&mut self) -> Result<(), TableError> {
+        self.slots.flush()?;
         self.frontends.flush()?;
         self.services.flush()?;
         self.backends.flush()
     }
-}
-
-fn unmapped(source: std::io::Error) -> TableError {
-    TableError::System { map: "svclb_slots", source }
 }
 
 /// The rows of services that the maps here have, of this version or another; none where they cannot be

@@ -14,7 +14,7 @@
 //! * [`hooks`]: which program goes where.
 //! * [`attach`]: the links of the hooks to a cgroup.
 //! * [`maps`]: the real [`svclb_core::table::Table`].
-//!   Their rows one by one (`rows`) or many in a call (`batch`).
+//!   Their rows one by one (`rows`) or many in a call (`batch`), and sets (`slots`).
 //! * [`meta`]: the row of svclb_meta by itself.
 //! * [`sockets`]: what each live socket dialled and was given.
 //! * [`sweep`]: origins of sockets that are gone without a release, by which sockets are [`alive`].
@@ -45,6 +45,7 @@ pub mod places;
 pub mod probe;
 mod rows;
 pub mod shapes;
+mod slots;
 pub mod sockets;
 pub mod sweep;
 mod sys;

@@ -84,15 +84,9 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
 
     /// Writes what was kept back, and each row at once from here on.
     pub(super) fn flush(&mut self) -> Result<(), TableError> {
-        let kept = self.kept.take();
-        kept.map_or(Ok(()), |kept| self.write(&kept))
-    }
-
-    fn write(&self, kept: &Kept<K, V>) -> Result<(), TableError> {
-        if kept.keys.is_empty() {
-            return Ok(());
-        }
-        batch::write(self.fd.as_fd(), &kept.keys, &kept.values)
+        let kept = self.kept.take().filter(|kept| !kept.keys.is_empty());
+        let Some(Kept { keys, values, .. }) = kept else { return Ok(()) };
+        batch::write(self.fd.as_fd(), &keys, &values)
             .map_err(|error| refused(self.name, self.capacity, error))
     }
 
@@ -109,15 +103,13 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
         kept.keys.push(*key);
         kept.values.push(*value);
         let all = kept.written + kept.keys.len();
+        let has_room = all < self.capacity as usize;
+        if kept.keys.len() < batch::ROWS && has_room {
+            return Ok(());
+        }
+        self.flush()?;
         // Whoever comes to a map that is full is told so at once.
-        if all >= self.capacity as usize {
-            return self.flush();
-        }
-        if kept.keys.len() >= batch::ROWS {
-            let full = self.kept.take().unwrap_or_default();
-            self.write(&full)?;
-            self.kept = Some(Kept { written: all, ..Kept::default() });
-        }
+        self.kept = has_room.then(|| Kept { written: all, ..Kept::default() });
         Ok(())
     }
 

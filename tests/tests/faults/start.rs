@@ -41,7 +41,7 @@ fn a_first_start_that_is_refused_something_names_it_and_the_next_one_is_fine() {
         (Operation::LoadProgram, "svclb_connect4", 0, libc::ENOMEM, &["svclb_connect4", "memory"]),
         (Operation::LoadProgram, "svclb_release", 0, libc::E2BIG, &["svclb_release"]),
         (Operation::Map, "svclb_index", 0, libc::ENOMEM, &["svclb_index", "memory"]),
-        (Operation::Map, "svclb_slots", 0, libc::ENOMEM, &["svclb_slots", "memory"]),
+        (Operation::Update, "svclb_slots", 0, libc::ENOMEM, &["svclb_slots", "memory"]),
         (Operation::Update, "svclb_services", 0, libc::ENOMEM, &["svclb_services", "memory"]),
         (Operation::Update, "svclb_meta", 0, libc::EPERM, &["svclb_meta", "not permitted"]),
         (Operation::CreateLink, "", 0, libc::ENOMEM, &["sock_release", "memory"]),
