@@ -9,7 +9,7 @@ use svclb_common::layout::{
 };
 
 use crate::model::{
-    Endpoint, Endpoints, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice,
+    Endpoints, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice,
 };
 use crate::select::{Candidate, List, select};
 
@@ -154,21 +154,26 @@ pub fn compile(
         notes |= ServiceNotes::CONFLICT;
     }
     let mut compiled = Sets { port, offers, node, found: BTreeMap::new() };
-    let mut members: BTreeMap<(Address, u16), BackendRow> = BTreeMap::new();
     let mut counts = [0_u32; 2];
+    let mut members: Vec<(Address, u16, BackendRow)> = Vec::new();
     for (policy, v4) in uses {
         let list = List::of(policy, service);
-        for (address, backend_port, state) in compiled.backends(list, v4) {
-            counts[policy as usize] += 1;
-            let row = members.entry((*address, *backend_port)).or_insert(BackendRow {
-                sets: 0,
-                state: *state as u8,
-                _pad: 0,
-                weight: 1,
-            });
-            row.sets |= policy.bit();
-        }
+        let backends = compiled.backends(list, v4);
+        counts[policy as usize] += u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        members.extend(backends.iter().map(|(address, backend_port, state)| {
+            let row = BackendRow { sets: policy.bit(), state: *state as u8, _pad: 0, weight: 1 };
+            (*address, *backend_port, row)
+        }));
     }
+    // Each list has its order; mostly there is one.
+    members.sort_by_key(|(address, port, _)| (*address, *port));
+    members.dedup_by(|(address, port, row), (first, first_port, first_row)| {
+        let is_same = (&*address, &*port) == (&*first, &*first_port);
+        if is_same {
+            first_row.sets |= row.sets;
+        }
+        is_same
+    });
     let mut numbers: BTreeMap<(List, bool), usize> = BTreeMap::new();
     let mut sets = Vec::new();
     let mut chosen = Vec::new();
@@ -192,7 +197,7 @@ pub fn compile(
             port_name: port.name.clone(),
             protocol: port.protocol,
         },
-        members: members.into_iter().map(|((address, port), row)| (address, port, row)).collect(),
+        members,
         sets,
         frontends: chosen,
     }
@@ -228,20 +233,14 @@ impl Sets<'_> {
 /// The endpoints of one family that match a port by name and protocol, from all slices, each address
 /// and port once: one that is not terminating wins over one that is.
 fn merge<'a>(port: &ServicePort, offers: &Offers<'a>, v4: bool) -> Vec<Candidate<'a>> {
-    let mut found: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
-    for &(number, endpoints) in offers.at(port) {
+    let mut found: Vec<Candidate<'a>> = Vec::new();
+    for &(port, endpoints) in offers.at(port) {
         let of_family = endpoints.iter().filter(|(address, _)| address.is_ipv4() == v4);
-        for (address, endpoint) in of_family {
-            let entry = found.entry((address, number)).or_insert(endpoint);
-            if entry.terminating && !endpoint.terminating {
-                *entry = endpoint;
-            }
-        }
+        found.extend(of_family.map(|(address, endpoint)| Candidate { address, port, endpoint }));
     }
+    found.sort_by_key(|it| (it.address, it.port, it.endpoint.terminating));
+    found.dedup_by_key(|it| (it.address, it.port));
     found
-        .into_iter()
-        .map(|((address, port), endpoint)| Candidate { address, port, endpoint })
-        .collect()
 }
 
 fn slots(backends: &[Backend]) -> Vec<Slot> {

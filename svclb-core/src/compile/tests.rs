@@ -1,7 +1,7 @@
 //! What a Service and its slices compile to.
 
 use super::*;
-use crate::model::{Protocol, SlicePort, TrafficPolicy};
+use crate::model::{Endpoint, Protocol, SlicePort, TrafficPolicy};
 use proptest::prelude::*;
 
 fn service() -> Service {
