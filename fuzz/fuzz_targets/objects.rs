@@ -7,9 +7,10 @@
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use svclb_fuzz::node::TestNode;
+use svclb_objects::api::{self, Wire};
 use svclb_objects::convert::wire;
-use svclb_objects::protobuf::Frames;
-use svclb_objects::{api, text};
+use svclb_objects::protobuf::{self, Frames};
+use svclb_objects::text;
 
 /// The most objects of one input.
 const OBJECTS: usize = 16;
@@ -17,19 +18,23 @@ const OBJECTS: usize = 16;
 fuzz_target!(|bytes: &[u8]| {
     let mut node = TestNode::new();
     if bytes.first() == Some(&0) {
-        protobuf(bytes, &mut node);
+        body(bytes, &mut node);
     } else {
         for line in bytes.split(|byte| *byte == b'\n').take(OBJECTS) {
             let Some((kind, line)) = line.split_first() else { continue };
             let Ok(line) = std::str::from_utf8(line) else { continue };
-            object(*kind, line, &mut node);
+            match kind {
+                b'S' => object::<wire::Service>(line, &mut node),
+                b'E' => object::<wire::EndpointSlice>(line, &mut node),
+                _ => object::<wire::Node>(line, &mut node),
+            };
         }
     }
     node.pass().unwrap_or_else(|wrong| panic!("{wrong}"));
 });
 
 /// A body that comes in two parts.
-fn protobuf(body: &[u8], node: &mut TestNode) {
+fn body(body: &[u8], node: &mut TestNode) {
     let mut frames = Frames::default();
     let (first, second) = body.split_at(body.len() / 2);
     for part in [first, second] {
@@ -40,29 +45,38 @@ fn protobuf(body: &[u8], node: &mut TestNode) {
             for line in lines.lines().take(OBJECTS) {
                 let event: Value =
                     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-                let told = &event["object"];
-                let kind = told["kind"].as_str().and_then(|kind| kind.bytes().next());
-                object(kind.unwrap_or(b'S'), &told.to_string(), node);
+                let told = event["object"].to_string();
+                // An object is of one kind at most.
+                let taken = [
+                    object::<wire::Service>(&told, node),
+                    object::<wire::EndpointSlice>(&told, node),
+                    object::<wire::Node>(&told, node),
+                ];
+                assert!(taken.iter().filter(|taken| **taken).count() <= 1, "{line}");
             }
         }
     }
 }
 
-fn object(kind: u8, line: &str, node: &mut TestNode) {
-    let (_, read) = match kind {
-        b'S' => api::read::<wire::Service>(line),
-        b'E' => api::read::<wire::EndpointSlice>(line),
-        _ => api::read::<wire::Node>(line),
-    };
-    match read.said {
+/// An object as the watch of a kind reads it. True when it was taken in.
+fn object<T: Wire>(told: &str, node: &mut TestNode) -> bool {
+    match api::read::<T>(told).1.said {
         Ok((update, _)) => {
-            let said: Value = serde_json::from_str(line).unwrap_or_default();
+            // A text is protobuf, also in a line of JSON.
+            let said = match protobuf::carried(told) {
+                Some(carried) => protobuf::object::<T>(carried)
+                    .map(|object| serde_json::to_value(object).unwrap_or_default())
+                    .unwrap_or_default(),
+                None => serde_json::from_str(told).unwrap_or_default(),
+            };
             node.take(update, [&said]);
+            true
         }
         Err(invalid) => {
             let told = invalid.to_string();
             assert_eq!(text::line(&told), told);
             assert!(told.len() < 10_000);
+            false
         }
     }
 }

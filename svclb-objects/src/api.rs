@@ -4,14 +4,20 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::hash::{BuildHasher as _, DefaultHasher, Hash, Hasher as _};
+use std::sync::LazyLock;
 
+use bytes::Bytes;
+use hashbrown::DefaultHashBuilder;
+use prost::DecodeError;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use svclb_core::model::{ObjectName, Update};
 
 use crate::convert::{self, Invalid, Kind, ObjectId, Skipped, wire};
+use crate::protobuf;
 use crate::text::short;
 
 /// What an object says, or what is wrong with it.
@@ -29,9 +35,16 @@ pub struct Read {
 }
 
 /// The part of an object that is read, and how.
-pub trait Wire: DeserializeOwned + Clone + Debug + Hash + Send + 'static {
+pub trait Wire: Serialize + DeserializeOwned + Clone + Debug + Hash + Send + 'static {
     /// Its kind.
     const KIND: Kind;
+    /// What is wrong where it cannot be taken apart.
+    const PARTS: &'static str;
+    /// Its message in protobuf, without the envelope.
+    ///
+    /// # Errors
+    /// It is no such message.
+    fn decode(message: Bytes) -> Result<Self, DecodeError>;
     /// Its metadata.
     fn metadata(&self) -> &wire::Metadata;
     /// What it says.
@@ -40,6 +53,11 @@ pub trait Wire: DeserializeOwned + Clone + Debug + Hash + Send + 'static {
 
 impl Wire for wire::Service {
     const KIND: Kind = Kind::Service;
+    const PARTS: &'static str = "spec";
+
+    fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        protobuf::read::service(message)
+    }
 
     fn metadata(&self) -> &wire::Metadata {
         &self.metadata
@@ -52,6 +70,11 @@ impl Wire for wire::Service {
 
 impl Wire for wire::EndpointSlice {
     const KIND: Kind = Kind::EndpointSlice;
+    const PARTS: &'static str = "endpoints";
+
+    fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        protobuf::read::endpoint_slice(message)
+    }
 
     fn metadata(&self) -> &wire::Metadata {
         &self.metadata
@@ -64,6 +87,11 @@ impl Wire for wire::EndpointSlice {
 
 impl Wire for wire::Node {
     const KIND: Kind = Kind::Node;
+    const PARTS: &'static str = "status";
+
+    fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        protobuf::read::node(message)
+    }
 
     fn metadata(&self) -> &wire::Metadata {
         &self.metadata
@@ -74,16 +102,21 @@ impl Wire for wire::Node {
     }
 }
 
-/// Reads the JSON of one object: its `resourceVersion`, where it has one, and what it says.
+/// Reads one object in JSON, or in protobuf where a line of [`protobuf::Frames`] carries it: its
+/// `resourceVersion`, where it has one, and what it says.
 pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
-    let (version, hash, said) = match serde_json::from_str::<T>(text) {
-        Ok(object) => {
+    let object = match protobuf::carried(text) {
+        Some(carried) => protobuf::object(carried).map_err(|wrong| wrong.to_string().into()),
+        None => serde_json::from_str(text).map_err(|_| Cow::Borrowed(text)),
+    };
+    let (version, hash, said) = match object {
+        Ok::<T, _>(object) => {
             let version = object.metadata().resource_version.as_deref().map(str::to_owned);
             (version, hash(&object), object.convert())
         }
-        Err(_) => {
-            let (version, said) = examine(T::KIND, text);
-            (version, hash_of_text(text), said)
+        Err(wrong) => {
+            let (version, said) = examine(T::KIND, &wrong);
+            (version, hash_of_text(&wrong), said)
         }
     };
     // What is kept of a server's text, and told, has an end.
@@ -103,9 +136,8 @@ pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
 /// version alone would not do: an API server whose store was put back to an earlier state gives the same
 /// versions again, to other states.
 fn hash(object: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    object.hash(&mut hasher);
-    hasher.finish()
+    static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
+    HASHER.hash_one(object)
 }
 
 /// Of all that is said by what cannot be read. The items of a list do not say what they are, unlike the
@@ -161,6 +193,11 @@ mod tests {
     fn nothing_that_is_json_fails_the_stream() {
         let rows = [
             ("no object", "7"),
+            ("a text", r#""foo""#),
+            ("base64 of nothing", r#""""#),
+            ("base64 of no envelope", r#""Zm9v""#),
+            ("base64 of half an envelope", r#""azhzAAr/""#),
+            ("texts", r#"["foo", "bar"]"#),
             ("nothing", "null"),
             ("empty", "{}"),
             ("metadata is a text", r#"{"metadata":"x"}"#),

@@ -5,7 +5,7 @@
 //! * [`convert`]: what an object means.
 //! * [`mod@file`]: the objects in a file of YAML or JSON.
 //! * [`api`]: one object as an API server tells it.
-//! * [`protobuf`]: what an API server tells in protobuf, in JSON.
+//! * [`protobuf`]: what an API server tells in protobuf, carried by lines of JSON.
 
 pub mod api;
 pub mod convert;

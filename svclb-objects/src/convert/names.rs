@@ -5,11 +5,13 @@
 //! on one. They decide nothing but how much memory an object takes.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use hashbrown::{Equivalent, HashSet};
 use svclb_core::model::Endpoint;
+
+use super::wire;
 
 thread_local! {
     static NAMES: RefCell<Pool<str>> = const { RefCell::new(Pool::new()) };
@@ -22,8 +24,61 @@ pub(super) fn name(text: &str) -> Arc<str> {
 }
 
 /// What is said of an endpoint, as it was said before.
-pub(super) fn endpoint(said: &Endpoint) -> Arc<Endpoint> {
-    ENDPOINTS.with_borrow_mut(|pool| pool.one(said, || Arc::new(said.clone())))
+pub(super) fn endpoint(endpoint: &wire::Endpoint) -> Arc<Endpoint> {
+    let said = Said(endpoint);
+    ENDPOINTS.with_borrow_mut(|pool| pool.one(&said, || Arc::new(said.kept())))
+}
+
+/// What is said of an endpoint, before it is looked up.
+struct Said<'a>(&'a wire::Endpoint);
+
+impl Said<'_> {
+    fn conditions(&self) -> [bool; 3] {
+        let wire::Conditions { ready, serving, terminating } = self.0.conditions;
+        [ready.unwrap_or(true), serving.unwrap_or(true), terminating.unwrap_or(false)]
+    }
+
+    fn node(&self) -> Option<&str> {
+        self.0.node_name.as_deref().filter(|node| !node.is_empty())
+    }
+
+    fn kept(&self) -> Endpoint {
+        let [ready, serving, terminating] = self.conditions();
+        let hints = |hints: &[wire::Named]| hints.iter().map(|hint| name(&hint.name)).collect();
+        Endpoint {
+            ready,
+            serving,
+            terminating,
+            node: self.node().map(name),
+            node_hints: hints(&self.0.hints.for_nodes),
+            zone_hints: hints(&self.0.hints.for_zones),
+        }
+    }
+}
+
+/// As `Endpoint` is hashed: what is equal has to be.
+impl Hash for Said<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.conditions().iter().for_each(|condition| condition.hash(state));
+        self.node().hash(state);
+        for hints in [&self.0.hints.for_nodes, &self.0.hints.for_zones] {
+            state.write_usize(hints.len());
+            hints.iter().for_each(|hint| hint.name.hash(state));
+        }
+    }
+}
+
+impl Equivalent<Arc<Endpoint>> for Said<'_> {
+    fn equivalent(&self, kept: &Arc<Endpoint>) -> bool {
+        let Endpoint { ready, serving, terminating, node, node_hints, zone_hints } = &**kept;
+        let same = |hints: &[wire::Named], kept: &[Arc<str>]| {
+            hints.iter().map(|hint| &*hint.name).eq(kept.iter().map(|hint| &**hint))
+        };
+        self.conditions() == [*ready, *serving, *terminating]
+            && self.node() == node.as_deref()
+            && same(&self.0.hints.for_nodes, node_hints)
+            && same(&self.0.hints.for_zones, zone_hints)
+    }
 }
 
 /// Values of which each is kept once, as long as somebody else has it too.
@@ -40,7 +95,10 @@ impl<T: ?Sized + Eq + Hash> Pool<T> {
         Self { values: None, limit: Self::LEAST }
     }
 
-    fn one(&mut self, value: &T, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
+    fn one<Q>(&mut self, value: &Q, make: impl FnOnce() -> Arc<T>) -> Arc<T>
+    where
+        Q: ?Sized + Hash + Equivalent<Arc<T>>,
+    {
         let values = self.values.get_or_insert_default();
         if let Some(known) = values.get(value) {
             return Arc::clone(known);
@@ -75,5 +133,30 @@ mod tests {
         let held: Vec<_> =
             (0..10_000).map(|number| one(&mut pool, &format!("n{number}"))).collect();
         assert!(pool.values.as_ref().unwrap().len() > held.len());
+    }
+
+    #[test]
+    fn what_is_said_of_an_endpoint_is_found_again_however_it_is_written() {
+        let said = |text: &str| endpoint(&serde_json::from_str(text).unwrap());
+        let rows = [
+            "{}",
+            r#"{"conditions":{"ready":false}}"#,
+            r#"{"conditions":{"serving":false}}"#,
+            r#"{"conditions":{"terminating":true}}"#,
+            r#"{"nodeName":"a"}"#,
+            r#"{"nodeName":"b"}"#,
+            r#"{"nodeName":"a","hints":{"forZones":[{"name":"z"}]}}"#,
+            r#"{"nodeName":"a","hints":{"forNodes":[{"name":"z"}]}}"#,
+            r#"{"hints":{"forZones":[{"name":"y"},{"name":"z"}],"forNodes":[{"name":"b"}]}}"#,
+        ];
+        let all = rows.map(said);
+        for (row, known) in rows.iter().zip(&all) {
+            assert!(Arc::ptr_eq(known, &said(row)), "{row}");
+            assert_eq!(all.iter().filter(|other| *other == known).count(), 1, "{row}");
+        }
+        let plain = r#"{"addresses":["10.0.0.1"],"nodeName":"","hints":null,
+            "conditions":{"ready":true,"serving":true,"terminating":false}}"#;
+        assert!(Arc::ptr_eq(&all[0], &said(plain)));
+        assert_eq!(*all[0], Endpoint::default());
     }
 }

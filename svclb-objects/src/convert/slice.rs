@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use svclb_core::model::{Endpoint, Endpoints, ObjectName, Slice, SlicePort, Update};
+use svclb_core::model::{Endpoints, ObjectName, Slice, SlicePort, Update};
 
 use super::field::{self, Name};
 use super::{Invalid, Kind, ObjectId, Skipped, names, object_name, wire};
@@ -120,19 +120,7 @@ fn ports(ports: &[wire::EndpointPort], skipped: &mut Skipped) -> Result<Vec<Slic
 fn endpoints(endpoints: &[wire::Endpoint], ipv4: bool) -> Result<Endpoints, Invalid> {
     let convert = |(i, endpoint): (usize, &wire::Endpoint)| {
         let address = address(i, endpoint, ipv4)?;
-        let conditions = endpoint.conditions;
-        let hints =
-            |hints: &[wire::Named]| hints.iter().map(|hint| names::name(&hint.name)).collect();
-        let node = endpoint.node_name.as_deref().filter(|node| !node.is_empty());
-        let said = Endpoint {
-            ready: conditions.ready.unwrap_or(true),
-            serving: conditions.serving.unwrap_or(true),
-            terminating: conditions.terminating.unwrap_or(false),
-            node: node.map(names::name),
-            node_hints: hints(&endpoint.hints.for_nodes),
-            zone_hints: hints(&endpoint.hints.for_zones),
-        };
-        Ok((address, names::endpoint(&said)))
+        Ok((address, names::endpoint(endpoint)))
     };
     endpoints.iter().enumerate().map(convert).collect()
 }
@@ -142,7 +130,7 @@ fn endpoints(endpoints: &[wire::Endpoint], ipv4: bool) -> Result<Endpoints, Inva
 /// pkg/apis/core/validation `ValidateEndpointIP`): loopback and link-local addresses are a node's own,
 /// such as those of what runs on the node and of a cloud's metadata.
 fn address(i: usize, endpoint: &wire::Endpoint, ipv4: bool) -> Result<IpAddr, Invalid> {
-    let Some(text) = endpoint.addresses.first() else {
+    let wire::First(Some(text)) = &endpoint.addresses else {
         let problem = "missing: an endpoint needs an address";
         return Err(Invalid::new(format!("endpoints[{i}].addresses"), problem));
     };

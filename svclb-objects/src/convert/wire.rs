@@ -1,14 +1,19 @@
 //! The fields of Kubernetes objects that svclb reads, as they stand in YAML and JSON. Everything else
 //! of an object is ignored. What a value means, and whether it may be, is decided in the conversion:
 //! these types take any number and any text, so that one bad field can be named with its object.
+//!
+//! They are made anew for each event of a busy cluster: a text that is no longer than most addresses and
+//! names takes no allocation.
 
 use std::fmt;
+use std::ops::Not;
 
-use serde::de::{Deserializer, Error, IgnoredAny, Unexpected, Visitor};
-use serde::{Deserialize, de};
+pub use compact_str::CompactString as Text;
+use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, de};
 
 /// A v1 Service.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Service {
     /// Name and labels.
@@ -23,18 +28,18 @@ pub struct Service {
 }
 
 /// `metadata` of any object.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// Name.
-    pub name: Option<Box<str>>,
+    pub name: Option<Text>,
     /// Namespace; absent in files for the default one.
-    pub namespace: Option<Box<str>>,
+    pub namespace: Option<Text>,
     /// RFC 3339.
-    pub creation_timestamp: Option<Box<str>>,
+    pub creation_timestamp: Option<Text>,
     /// Changes whenever the object does; absent in files.
-    pub resource_version: Option<Box<str>>,
+    pub resource_version: Option<Text>,
     /// The labels that mean something here.
     #[serde(default, deserialize_with = "or_default")]
     pub labels: Labels,
@@ -44,7 +49,7 @@ pub struct Metadata {
 }
 
 /// The annotations that svclb reads, of EndpointSlices.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Annotations {
     /// RFC 3339: when what an EndpointSlice tells of happened. Only measured by, so nothing is wrong
@@ -54,57 +59,63 @@ pub struct Annotations {
         default,
         deserialize_with = "if_text"
     )]
-    pub last_change_trigger_time: Option<Box<str>>,
+    pub last_change_trigger_time: Option<Text>,
 }
 
 /// The labels that svclb reads, of Services, EndpointSlices and Nodes.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Labels {
     /// Which Service an EndpointSlice belongs to.
     #[serde(rename = "kubernetes.io/service-name")]
-    pub service_name: Option<Box<str>>,
+    pub service_name: Option<Text>,
     /// Another proxy serves this Service.
     #[serde(
         rename = "service.kubernetes.io/service-proxy-name",
         default,
-        deserialize_with = "present"
+        deserialize_with = "present",
+        skip_serializing_if = "Not::not"
     )]
     pub proxy_name: bool,
     /// Headless: no proxy serves it.
-    #[serde(rename = "service.kubernetes.io/headless", default, deserialize_with = "present")]
+    #[serde(
+        rename = "service.kubernetes.io/headless",
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Not::not"
+    )]
     pub headless: bool,
     /// A Node's zone.
     #[serde(rename = "topology.kubernetes.io/zone")]
-    pub zone: Option<Box<str>>,
+    pub zone: Option<Text>,
 }
 
 /// `spec` of a Service.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
     #[serde(rename = "type")]
-    pub kind: Option<Box<str>>,
+    pub kind: Option<Text>,
     /// First ClusterIP, or `None`.
     #[serde(rename = "clusterIP")]
-    pub cluster_ip: Option<Box<str>>,
+    pub cluster_ip: Option<Text>,
     /// All ClusterIPs.
     #[serde(rename = "clusterIPs", default, deserialize_with = "or_default")]
-    pub cluster_ips: Vec<Box<str>>,
+    pub cluster_ips: Vec<Text>,
     /// External IPs.
     #[serde(rename = "externalIPs", default, deserialize_with = "or_default")]
-    pub external_ips: Vec<Box<str>>,
+    pub external_ips: Vec<Text>,
     /// Who may use the load balancer.
     #[serde(default, deserialize_with = "or_default")]
-    pub load_balancer_source_ranges: Vec<Box<str>>,
+    pub load_balancer_source_ranges: Vec<Text>,
     /// `Cluster` or `Local`.
-    pub internal_traffic_policy: Option<Box<str>>,
+    pub internal_traffic_policy: Option<Text>,
     /// `Cluster` or `Local`.
-    pub external_traffic_policy: Option<Box<str>>,
+    pub external_traffic_policy: Option<Text>,
     /// `None` or `ClientIP`.
-    pub session_affinity: Option<Box<str>>,
+    pub session_affinity: Option<Text>,
     /// The timeout of session affinity.
     #[serde(default, deserialize_with = "or_default")]
     pub session_affinity_config: SessionAffinityConfig,
@@ -114,7 +125,7 @@ pub struct ServiceSpec {
 }
 
 /// `spec.sessionAffinityConfig`.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct SessionAffinityConfig {
     /// For `ClientIP`.
@@ -123,7 +134,7 @@ pub struct SessionAffinityConfig {
 }
 
 /// `spec.sessionAffinityConfig.clientIP`.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ClientIpConfig {
@@ -132,14 +143,14 @@ pub struct ClientIpConfig {
 }
 
 /// One of `spec.ports` of a Service. (`targetPort` is never read: EndpointSlices hold the result.)
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ServicePort {
     /// Name.
-    pub name: Option<Box<str>>,
+    pub name: Option<Text>,
     /// `TCP` when absent.
-    pub protocol: Option<Box<str>>,
+    pub protocol: Option<Text>,
     /// What clients dial.
     pub port: Option<Number>,
     /// Node port.
@@ -147,7 +158,7 @@ pub struct ServicePort {
 }
 
 /// `status` of a Service.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
@@ -157,7 +168,7 @@ pub struct ServiceStatus {
 }
 
 /// `status.loadBalancer`.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct LoadBalancer {
     /// Its addresses.
@@ -166,18 +177,18 @@ pub struct LoadBalancer {
 }
 
 /// One of `status.loadBalancer.ingress`.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
     /// Address; absent when there is only a host name.
-    pub ip: Option<Box<str>>,
+    pub ip: Option<Text>,
     /// `VIP` when absent.
-    pub ip_mode: Option<Box<str>>,
+    pub ip_mode: Option<Text>,
 }
 
 /// A discovery.k8s.io/v1 EndpointSlice.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
@@ -185,7 +196,7 @@ pub struct EndpointSlice {
     #[serde(default, deserialize_with = "or_default")]
     pub metadata: Metadata,
     /// `IPv4`, `IPv6` or `FQDN`.
-    pub address_type: Option<Box<str>>,
+    pub address_type: Option<Text>,
     /// Ports.
     #[serde(default, deserialize_with = "or_default")]
     pub ports: Vec<EndpointPort>,
@@ -195,37 +206,67 @@ pub struct EndpointSlice {
 }
 
 /// One of an EndpointSlice's `ports`.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct EndpointPort {
     /// Name; empty is a name, absent is none.
-    pub name: Option<Box<str>>,
+    pub name: Option<Text>,
     /// `TCP` when absent.
-    pub protocol: Option<Box<str>>,
+    pub protocol: Option<Text>,
     /// The backends' port.
     pub port: Option<Number>,
 }
 
 /// One of an EndpointSlice's `endpoints`.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// Addresses of one endpoint; the first counts.
     #[serde(default, deserialize_with = "or_default")]
-    pub addresses: Vec<Box<str>>,
+    pub addresses: First,
     /// Its state.
     #[serde(default, deserialize_with = "or_default")]
     pub conditions: Conditions,
     /// Its node.
-    pub node_name: Option<Box<str>>,
+    pub node_name: Option<Text>,
     /// Who should use it.
     #[serde(default, deserialize_with = "or_default")]
     pub hints: Hints,
 }
 
+/// The first of some texts, which is all that is read of them.
+#[derive(Clone, Debug, Default, Hash)]
+pub struct First(pub Option<Text>);
+
+impl Serialize for First {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for First {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = First;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut texts: A) -> Result<First, A::Error> {
+                let first = texts.next_element()?;
+                while texts.next_element::<Text>()?.is_some() {}
+                Ok(First(first))
+            }
+        }
+        deserializer.deserialize_seq(Texts)
+    }
+}
+
 /// `conditions` of an endpoint.
-#[derive(Clone, Copy, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Conditions {
     /// Absent means true.
@@ -237,7 +278,7 @@ pub struct Conditions {
 }
 
 /// `hints` of an endpoint.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct Hints {
@@ -250,15 +291,15 @@ pub struct Hints {
 }
 
 /// One zone or node of a hint.
-#[derive(Clone, Debug, Hash, Deserialize)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Named {
     /// Its name.
-    pub name: Box<str>,
+    pub name: Text,
 }
 
 /// A v1 Node.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Node {
     /// Name and labels.
@@ -270,7 +311,7 @@ pub struct Node {
 }
 
 /// `status` of a Node.
-#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct NodeStatus {
     /// Addresses.
@@ -279,18 +320,18 @@ pub struct NodeStatus {
 }
 
 /// One of a Node's `status.addresses`.
-#[derive(Clone, Debug, Hash, Deserialize)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname`, ...
     #[serde(rename = "type")]
-    pub kind: Box<str>,
+    pub kind: Text,
     /// An address or a name.
-    pub address: Box<str>,
+    pub address: Text,
 }
 
 /// A whole number of whatever size; the conversion says which ones may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Number(pub i64);
 
 impl<'de> Deserialize<'de> for Number {
@@ -325,11 +366,11 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 }
 
 /// What is no text is nothing.
-fn if_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<str>>, D::Error> {
+fn if_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Found {
-        Text(Box<str>),
+        Text(Text),
         Other(IgnoredAny),
     }
     Ok(match Found::deserialize(deserializer)? {

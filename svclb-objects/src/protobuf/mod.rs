@@ -1,5 +1,6 @@
-//! The watch of an API server that speaks protobuf, as the lines of JSON that it would have sent instead:
-//! of each object what [`crate::convert::wire`] reads, and no more. No I/O: bytes in, bytes out.
+//! The watch of an API server that speaks protobuf, as lines of JSON, which is what kube's watcher reads.
+//! What the watcher itself looks into is JSON: the end of a list, and errors. All other objects are carried
+//! through it as they came, in base64, to [`crate::api::read`]. No I/O: bytes in, bytes out.
 //!
 //! A body is frames: four bytes of length (big-endian), then a meta/v1 WatchEvent, whose object is in an
 //! envelope that begins with `k8s\0` and says its kind (apimachinery: pkg/util/framer/framer.go and
@@ -8,17 +9,20 @@
 //! with its name where it has one, so it rejects only itself.
 
 mod messages;
+pub(crate) mod read;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use prost::{DecodeError, Message};
-use serde::Serialize;
+use prost::{DecodeError, Message as _};
+use serde_json::{Value, json};
 
-use crate::convert::Kind;
-use messages::{EndpointSlice, Named, Node, Service, Status, Unknown, WatchEvent, text};
+use crate::api::Wire;
+use crate::convert::wire;
+use messages::{Named, RawExtension, Status, Unknown, WatchEvent};
+use read::{Pairs as _, text};
 
 /// The media type. That of a watch has parameters behind it.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
@@ -30,6 +34,8 @@ pub const LONGEST: usize = 32 << 20;
 const MAGIC: &[u8] = b"k8s\0";
 /// The bytes of a frame's length.
 const HEADER: usize = 4;
+/// What the end of a list is told by.
+const LIST_ENDS: &str = "k8s.io/initial-events-end";
 
 /// Why a body cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -119,13 +125,70 @@ impl Frames {
             return Ok(false);
         }
         self.bytes.advance(HEADER);
-        let event = WatchEvent::decode(self.bytes.split_to(length).freeze())?;
-        let Some(object) = event.object else {
+        let WatchEvent { kind, object } = WatchEvent::decode(self.bytes.split_to(length).freeze())?;
+        let Some(RawExtension { raw }) = object else {
             return Err(Malformed::Unreadable("an event without an object".to_owned()));
         };
-        Line { kind: event.kind, lines: &mut self.lines }.object(open(object.raw)?)?;
+        let envelope = open(raw.clone())?;
+        let object = if envelope.is("v1", "Status") {
+            Some(Status::decode(envelope.raw)?.json())
+        } else if kind == "BOOKMARK" {
+            Some(envelope.bookmark()?)
+        } else {
+            None
+        };
+        // The type comes first: that is how a line is read without a detour.
+        self.lines.put_slice(b"{\"type\":");
+        self.json(&Value::from(text(&kind).as_str()))?;
+        self.lines.put_slice(b",\"object\":");
+        match object {
+            Some(object) => self.json(&object)?,
+            None => self.base64(&raw)?,
+        }
+        self.lines.put_slice(b"}\n");
         Ok(true)
     }
+
+    fn json(&mut self, value: &Value) -> Result<(), Malformed> {
+        serde_json::to_writer((&mut self.lines).writer(), value).map_err(unwritten)
+    }
+
+    fn base64(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        self.lines.put_u8(b'"');
+        let start = self.lines.len();
+        let room = base64::encoded_len(bytes.len(), true).unwrap_or_default();
+        self.lines.resize(start + room, 0);
+        BASE64_STANDARD.encode_slice(bytes, &mut self.lines[start..]).map_err(unwritten)?;
+        self.lines.put_u8(b'"');
+        Ok(())
+    }
+}
+
+/// The text that a line has in place of an object, out of its JSON; none where that is no text.
+pub fn carried(object: &str) -> Option<&str> {
+    object.strip_prefix('"')?.strip_suffix('"')
+}
+
+/// The object of a kind that a line carries: what is between the quotes there.
+///
+/// # Errors
+/// What says in JSON what is wrong with it: an object that has no more than the metadata, as far as it can
+/// be read; or a text.
+pub fn object<T: Wire>(carried: &str) -> Result<T, Value> {
+    let bytes = BASE64_STANDARD.decode(carried).map_err(|_| Value::from(carried))?;
+    let envelope = open(bytes.into()).map_err(|malformed| Value::from(malformed.to_string()))?;
+    if !envelope.is(T::KIND.api_version(), T::KIND.name()) {
+        return Err(envelope.what().into());
+    }
+    T::decode(envelope.raw.clone()).map_err(|error| {
+        let error = error.to_string();
+        match Named::decode(envelope.raw).ok().and_then(|named| named.metadata) {
+            Some(metadata) => {
+                json!({ "metadata": wire::Metadata::from(metadata), T::PARTS: error })
+            }
+            None => error.into(),
+        }
+    })
 }
 
 /// An answer that is an error, in JSON.
@@ -138,7 +201,7 @@ pub fn status(body: Bytes) -> Result<Vec<u8>, Malformed> {
         let problem = format!("{} in place of an error", envelope.what());
         return Err(Malformed::Unreadable(problem));
     }
-    serde_json::to_vec(&typed("v1", "Status", Status::decode(envelope.raw)?)).map_err(unwritten)
+    serde_json::to_vec(&Status::decode(envelope.raw)?.json()).map_err(unwritten)
 }
 
 /// Takes an object out of what is sent.
@@ -160,93 +223,43 @@ impl Unknown {
     /// Its version and kind, for a message.
     fn what(&self) -> String {
         let types = self.types.clone().unwrap_or_default();
-        let [version, kind] =
-            [&types.api_version, &types.kind].map(|it| String::from_utf8_lossy(it));
-        format!("{version} {kind}")
+        format!("{} {}", text(&types.api_version), text(&types.kind))
     }
-}
 
-/// An event as a line of JSON. Its type comes first: that is how it is read without a detour.
-struct Line<'a> {
-    kind: Bytes,
-    lines: &'a mut BytesMut,
-}
-
-impl Line<'_> {
-    fn object(self, envelope: Unknown) -> Result<(), Malformed> {
-        let kind = Kind::ALL.into_iter().find(|it| envelope.is(it.api_version(), it.name()));
-        match kind {
-            Some(Kind::Service) => self.one::<Service>(Kind::Service, "spec", envelope.raw),
-            Some(Kind::EndpointSlice) => {
-                self.one::<EndpointSlice>(Kind::EndpointSlice, "endpoints", envelope.raw)
-            }
-            Some(Kind::Node) => self.one::<Node>(Kind::Node, "status", envelope.raw),
-            None if envelope.is("v1", "Status") => {
-                self.write(&typed("v1", "Status", Status::decode(envelope.raw)?))
-            }
-            None => self.write(&envelope.what()),
+    /// In JSON, as far as a watcher reads it.
+    fn bookmark(self) -> Result<Value, Malformed> {
+        let types = self.types.unwrap_or_default();
+        let metadata = Named::decode(self.raw)?.metadata.unwrap_or_default();
+        // A watch goes on from it.
+        if metadata.resource_version.is_empty() {
+            return Err(Malformed::Unreadable("a bookmark without a version".to_owned()));
         }
-    }
-
-    /// An object of a kind; or, where it cannot be read, its metadata, and in place of `rest` why.
-    fn one<T: Message + Default + Serialize>(
-        self,
-        kind: Kind,
-        rest: &str,
-        raw: Bytes,
-    ) -> Result<(), Malformed> {
-        let (version, name) = (kind.api_version(), kind.name());
-        let error = match T::decode(raw.clone()) {
-            Ok(object) => return self.write(&typed(version, name, object)),
-            Err(error) => error.to_string(),
-        };
-        match Named::decode(raw) {
-            Ok(named) => {
-                let rest = BTreeMap::from([(rest, error)]);
-                self.write(&typed(version, name, Broken { named, rest }))
-            }
-            Err(_) => self.write(&error),
+        let mut bookmark = json!({
+            "kind": text(&types.kind),
+            "apiVersion": text(&types.api_version),
+            "metadata": { "resourceVersion": text(&metadata.resource_version) },
+        });
+        if let Some(ends) = metadata.annotations.value(LIST_ENDS) {
+            bookmark["metadata"]["annotations"] = json!({ LIST_ENDS: ends });
         }
-    }
-
-    fn write(self, object: &impl Serialize) -> Result<(), Malformed> {
-        #[derive(Serialize)]
-        struct Event<'a, T> {
-            #[serde(rename = "type", serialize_with = "text")]
-            kind: &'a Bytes,
-            object: &'a T,
-        }
-        let event = Event { kind: &self.kind, object };
-        serde_json::to_writer(self.lines.writer(), &event).map_err(unwritten)?;
-        self.lines.put_u8(b'\n');
-        Ok(())
+        Ok(bookmark)
     }
 }
 
-/// An object that says what it is, as in a watch.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Typed<'a, T> {
-    kind: &'a str,
-    api_version: &'a str,
-    #[serde(flatten)]
-    object: T,
+impl Status {
+    fn json(&self) -> Value {
+        json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": text(&self.status),
+            "message": text(&self.message),
+            "reason": text(&self.reason),
+            "code": self.code,
+        })
+    }
 }
 
-const fn typed<'a, T>(api_version: &'a str, kind: &'a str, object: T) -> Typed<'a, T> {
-    Typed { kind, api_version, object }
-}
-
-/// An object of which no more than the metadata can be read.
-#[derive(Serialize)]
-struct Broken<'a> {
-    #[serde(flatten)]
-    named: Named,
-    #[serde(flatten)]
-    rest: BTreeMap<&'a str, String>,
-}
-
-/// Nothing in a message is without a form in JSON.
-fn unwritten(error: serde_json::Error) -> Malformed {
+/// Nothing that is written here is without a form in JSON.
+fn unwritten(error: impl std::fmt::Display) -> Malformed {
     Malformed::Unreadable(error.to_string())
 }

@@ -1,11 +1,9 @@
 //! What comes of frames: those of a real API server, which says the same in JSON, and such as none sends.
 
-use serde_json::{Value, json};
 use svclb_core::model::ObjectName;
 
 use super::*;
-use crate::api::{self, Wire};
-use crate::convert::wire;
+use crate::api;
 
 /// What kube-apiserver 1.36.3 told of the same objects in both encodings: tests/tests/kube/protobuf.rs
 /// makes these files, when SVCLB_RECORD names a folder.
@@ -84,8 +82,23 @@ fn only(body: &[u8]) -> Value {
     values.remove(0)["object"].take()
 }
 
-fn names(values: &[Value]) -> Vec<&str> {
-    values.iter().map(|value| value["object"]["metadata"]["name"].as_str().unwrap()).collect()
+/// The names of Services.
+fn names(values: &[Value]) -> Vec<String> {
+    let name = |value: &Value| api::read::<wire::Service>(&value["object"].to_string()).1.name;
+    values.iter().map(|value| name(value).unwrap().name.to_string()).collect()
+}
+
+/// What the object of the only line says, in JSON.
+fn says<T: Wire>(object: &[u8]) -> Value {
+    let envelope = envelope(T::KIND.api_version(), T::KIND.name(), object);
+    let found = only(&event("ADDED", &envelope));
+    let said: T = super::object(found.as_str().unwrap()).unwrap();
+    serde_json::to_value(said).unwrap()
+}
+
+fn is_of_kind<T: Wire>(object: &Value) {
+    let expected = (&json!(T::KIND.name()), &json!(T::KIND.api_version()));
+    assert_eq!((&object["kind"], &object["apiVersion"]), expected);
 }
 
 fn same<T: Wire>(frames: &[u8], json: &[u8]) {
@@ -98,15 +111,14 @@ fn same<T: Wire>(frames: &[u8], json: &[u8]) {
         let annotations = json!({ "k8s.io/initial-events-end": "true" });
         assert_eq!(end["object"]["metadata"]["annotations"].take(), annotations);
         assert_eq!(end["type"], "BOOKMARK");
-        assert!(end["object"]["kind"].is_string() && end["object"]["apiVersion"].is_string());
+        is_of_kind::<T>(&end["object"]);
     }
     assert!(!found.is_empty());
     for (found, expected) in found.iter().zip(&expected) {
         assert_eq!(found["type"], expected["type"]);
         let [found, expected] = [&found["object"], &expected["object"]];
-        for field in ["kind", "apiVersion"] {
-            assert_eq!(found[field], expected[field], "{found:#}\n{expected:#}");
-        }
+        is_of_kind::<T>(expected);
+        assert!(found.is_string(), "{found:#}");
         let (version, read) = api::read::<T>(&found.to_string());
         let (expected_version, of_json) = api::read::<T>(&expected.to_string());
         assert!(version.is_some() && version == expected_version, "{found:#}\n{expected:#}");
@@ -162,9 +174,14 @@ fn the_recorded_objects_use_every_field() {
         "forZones",
         "forNodes",
         "address",
+        "kubernetes.io/service-name",
+        "service.kubernetes.io/service-proxy-name",
+        "service.kubernetes.io/headless",
+        "topology.kubernetes.io/zone",
+        "endpoints.kubernetes.io/last-change-trigger-time",
+        "k8s.io/initial-events-end",
     ];
-    let keys = messages::LABELS.iter().chain(&messages::ANNOTATIONS);
-    for field in fields.iter().chain(keys) {
+    for field in fields {
         assert!(all.contains(&format!("\"{field}\":")), "{field}");
     }
 }
@@ -189,10 +206,29 @@ fn an_error_of_a_real_api_server_is_a_status() {
 }
 
 #[test]
+fn an_object_is_carried_as_it_came() {
+    for (row, kind, object) in [
+        ("a Service", "Service", service("a")),
+        ("one byte more", "Service", service("ab")),
+        ("two", "Service", service("abc")),
+        ("another kind", "Pod", service("a")),
+        ("rubbish", "Service", b"\xff\0".to_vec()),
+        ("nothing", "", Vec::new()),
+    ] {
+        let envelope = envelope("v1", kind, &object);
+        let mut frames = Frames::default();
+        frames.take(&event("ADDED", &envelope));
+        let carried = BASE64_STANDARD.encode(&envelope);
+        let line = format!("{{\"type\":\"ADDED\",\"object\":\"{carried}\"}}\n");
+        assert_eq!(frames.lines(), Ok(Some(line.into())), "{row}");
+    }
+}
+
+#[test]
 fn a_body_is_the_same_in_whatever_parts_it_comes() {
     let body = [added("a"), added("b"), added("c")].concat();
     let (whole, end) = read(&body);
-    assert_eq!((names(&whole), end), (vec!["a", "b", "c"], Ok(())));
+    assert_eq!((&names(&whole)[..], end), (&["a", "b", "c"].map(str::to_owned)[..], Ok(())));
     for at in 0..=body.len() {
         let (mut frames, mut found) = (Frames::default(), Vec::new());
         for part in [&body[..at], &body[at..]] {
@@ -232,6 +268,16 @@ fn what_breaks_off_or_is_no_event_is_an_error_behind_all_that_came_before_it() {
             event("ERROR", &envelope("v1", "Status", b"\xff")),
             unreadable("failed to decode"),
         ),
+        (
+            "a bookmark without a version",
+            event("BOOKMARK", &envelope("v1", "Service", &field(1, &field(1, b"a")))),
+            unreadable("a bookmark without a version"),
+        ),
+        (
+            "a broken bookmark",
+            event("BOOKMARK", &envelope("v1", "Service", b"\xff")),
+            unreadable("failed to decode"),
+        ),
     ];
     for (row, bad, words) in rows {
         let (found, end) = read(&[added("a"), bad].concat());
@@ -260,40 +306,62 @@ fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
     let broken = [field(1, &metadata), number(2, 1)].concat();
     let body = [event("MODIFIED", &envelope("v1", "Service", &broken)), added("b")].concat();
     let (found, end) = read(&body);
-    assert_eq!((names(&found), end), (vec!["a", "b"], Ok(())));
+    assert_eq!((&names(&found)[..], end), (&["a", "b"].map(str::to_owned)[..], Ok(())));
     let (version, read) = api::read::<wire::Service>(&found[0]["object"].to_string());
     assert_eq!((version.as_deref(), read.name), (Some("7"), Some(ObjectName::new("n", "a"))));
     let invalid = read.said.unwrap_err();
     assert_eq!(invalid.field, "spec");
     assert!(invalid.problem.contains("failed to decode"), "{invalid}");
+    assert!(api::read::<wire::Service>(&found[1]["object"].to_string()).1.said.is_ok());
 
-    let of_slice = [field(1, &metadata), number(2, 1)].concat();
-    let of_slice =
-        only(&event("ADDED", &envelope("discovery.k8s.io/v1", "EndpointSlice", &of_slice)));
-    let invalid = api::read::<wire::EndpointSlice>(&of_slice.to_string()).1.said.unwrap_err();
-    assert!(invalid.to_string().starts_with("EndpointSlice n/a: endpoints: "), "{invalid}");
+    let pair = [field(1, b"kubernetes.io/service-name"), field(2, b"s")].concat();
+    let of_service = [&metadata[..], &field(11, &pair)].concat();
+    for (row, rest) in [
+        ("the endpoints are a number", number(2, 1)),
+        ("an endpoint is none", field(2, b"\xff")),
+        ("one of many", [field(2, &field(1, b"10.0.0.1")), field(2, &number(2, 1))].concat()),
+        ("one is cut off", field(2, &field(1, b"10.0.0.1")[..5])),
+        ("the ports are a number", number(3, 1)),
+    ] {
+        let slice = [field(1, &of_service), rest].concat();
+        let slice =
+            only(&event("ADDED", &envelope("discovery.k8s.io/v1", "EndpointSlice", &slice)));
+        let (version, read) = api::read::<wire::EndpointSlice>(&slice.to_string());
+        assert_eq!((version.as_deref(), read.name), (Some("7"), Some(ObjectName::new("n", "a"))));
+        let invalid = read.said.unwrap_err();
+        let told = invalid.to_string();
+        assert!(told.starts_with("EndpointSlice n/a: endpoints: "), "{row}: {told}");
+        assert!(told.contains("failed to decode"), "{row}: {told}");
+        assert_eq!(invalid.part_of(), Some(&ObjectName::new("n", "s")), "{row}");
+    }
     let of_node = [field(1, &metadata), number(3, 1)].concat();
     let of_node = only(&event("ADDED", &envelope("v1", "Node", &of_node)));
     let invalid = api::read::<wire::Node>(&of_node.to_string()).1.said.unwrap_err();
     assert!(invalid.to_string().starts_with("Node a: status: "), "{invalid}");
 
-    for (row, object) in [
-        ("its metadata cannot be read either", envelope("v1", "Service", &number(1, 1))),
-        ("it is cut off", envelope("v1", "Service", &service("a")[..20])),
-        ("another kind", envelope("v1", "Pod", &service("a"))),
-        ("another version", envelope("v2", "Service", &service("a"))),
-        ("no kind", [MAGIC.to_vec(), field(2, &service("a"))].concat()),
-        ("no object", envelope("v1", "Service", b"")),
+    for (row, object, words) in [
+        (
+            "its metadata cannot be read either",
+            envelope("v1", "Service", &number(1, 1)),
+            "failed to decode",
+        ),
+        ("it is cut off", envelope("v1", "Service", &service("a")[..20]), "failed to decode"),
+        ("another kind", envelope("v1", "Pod", &service("a")), "v1 Pod"),
+        ("another version", envelope("v2", "Service", &service("a")), "v2 Service"),
+        ("no kind", [MAGIC.to_vec(), field(2, &service("a"))].concat(), "is not an object"),
+        ("no object", envelope("v1", "Service", b""), "metadata.name: missing"),
     ] {
         let found = only(&event("ADDED", &object));
         let (version, read) = api::read::<wire::Service>(&found.to_string());
         assert!(version.is_none() && read.name.is_none() && read.said.is_err(), "{row}: {read:?}");
+        let told = read.said.unwrap_err().to_string();
+        assert!(told.contains(words), "{row}: {told}");
     }
 }
 
 #[test]
 fn the_type_of_an_event_is_handed_on_whatever_it_is() {
-    for kind in ["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "RENAMED", "", "\"}\n\u{1b}"] {
+    for kind in ["ADDED", "MODIFIED", "DELETED", "ERROR", "RENAMED", "", "\"}\n\u{1b}"] {
         let (found, _) = read(&event(kind, &envelope("v1", "Service", &service("a"))));
         assert_eq!(found[0]["type"], kind);
         assert_eq!(names(&found), ["a"], "{kind}");
@@ -302,14 +370,28 @@ fn the_type_of_an_event_is_handed_on_whatever_it_is() {
 
 #[test]
 fn a_bookmark_says_whether_a_list_is_at_its_end() {
-    let pair = [field(1, b"k8s.io/initial-events-end"), field(2, b"true")].concat();
-    let metadata = [field(6, b"9"), field(12, &pair)].concat();
-    let found = only(&event("BOOKMARK", &envelope("v1", "Node", &field(1, &metadata))));
-    let expected = json!({
-        "kind": "Node", "apiVersion": "v1",
-        "metadata": { "resourceVersion": "9", "annotations": { "k8s.io/initial-events-end": "true" } },
-    });
-    assert_eq!(found, expected);
+    let pair = |key: &[u8], value: &[u8]| field(12, &[field(1, key), field(2, value)].concat());
+    let end = pair(b"k8s.io/initial-events-end", b"true");
+    let ends = json!({ "k8s.io/initial-events-end": "true" });
+    for (row, annotations, expected) in [
+        ("it is", end.clone(), Some(&ends)),
+        ("it is, and more is said", [pair(b"other", b"true"), end].concat(), Some(&ends)),
+        ("it is not", Vec::new(), None),
+        ("something else is said", pair(b"other", b"true"), None),
+    ] {
+        let metadata = [field(1, b"a"), field(6, b"9"), annotations].concat();
+        // Nobody looks into the rest of it.
+        let object = [field(1, &metadata), number(2, 1)].concat();
+        let (found, wrong) = read(&event("BOOKMARK", &envelope("v1", "Node", &object)));
+        let mut bookmark = json!({
+            "kind": "Node", "apiVersion": "v1", "metadata": { "resourceVersion": "9" },
+        });
+        if let Some(ends) = expected {
+            bookmark["metadata"]["annotations"] = ends.clone();
+        }
+        let expected = json!({ "type": "BOOKMARK", "object": bookmark });
+        assert_eq!((found, wrong), (vec![expected], Ok(())), "{row}");
+    }
 }
 
 #[test]
@@ -325,32 +407,57 @@ fn an_error_in_a_watch_is_a_status() {
 
 #[test]
 fn a_pointer_is_there_or_not_and_what_is_empty_otherwise_is_not() {
-    let of = |ports: &[u8]| {
-        let slice = field(3, ports);
-        only(&event("ADDED", &envelope("discovery.k8s.io/v1", "EndpointSlice", &slice)))
-    };
-    assert_eq!(of(b"")["ports"], json!([{}]));
+    let slice = says::<wire::EndpointSlice>;
+    let none = json!([{ "name": null, "protocol": null, "port": null }]);
+    assert_eq!(slice(&field(3, b""))["ports"], none);
     let empty = [field(1, b""), field(2, b""), number(3, 0)].concat();
-    assert_eq!(of(&empty)["ports"], json!([{ "name": "", "protocol": "", "port": 0 }]));
-    let conditions = [number(1, 0), number(3, 1)].concat();
-    let endpoints = [field(2, &field(2, &conditions)), field(2, &field(1, b"10.0.0.1"))].concat();
-    let found =
-        only(&event("ADDED", &envelope("discovery.k8s.io/v1", "EndpointSlice", &endpoints)));
+    let expected = json!([{ "name": "", "protocol": "", "port": 0 }]);
+    assert_eq!(slice(&field(3, &empty))["ports"], expected);
+
+    let conditions = field(2, &[number(1, 0), number(3, 1)].concat());
+    let hints = field(8, &field(1, &field(1, b"z")));
+    let full = [field(1, b"10.0.0.1"), field(1, b"10.0.0.2"), field(6, b"n"), hints].concat();
+    // What one says, the next does not.
+    let endpoints = [conditions, full, field(6, b""), Vec::new()];
+    let found = slice(&endpoints.map(|endpoint| field(2, &endpoint)).concat());
+    let of = |address: &[&str], conditions: [Option<bool>; 3], node: Option<&str>, zones: Value| {
+        let [ready, serving, terminating] = conditions;
+        json!({
+            "addresses": address,
+            "conditions": { "ready": ready, "serving": serving, "terminating": terminating },
+            "nodeName": node,
+            "hints": { "forZones": zones, "forNodes": [] },
+        })
+    };
     let expected = json!([
-        { "conditions": { "ready": false, "terminating": true } }, { "addresses": ["10.0.0.1"] },
+        of(&[], [Some(false), None, Some(true)], None, json!([])),
+        of(&["10.0.0.1"], [None; 3], Some("n"), json!([{ "name": "z" }])),
+        of(&[], [None; 3], Some(""), json!([])),
+        of(&[], [None; 3], None, json!([])),
     ]);
     assert_eq!(found["endpoints"], expected);
+
     let port = [field(1, b""), field(2, b""), number(3, 0), number(5, 0)].concat();
     let spec = [field(1, &port), field(3, b""), field(4, b""), field(22, b"")].concat();
-    let found = only(&event("ADDED", &envelope("v1", "Service", &field(2, &spec))));
-    assert_eq!(found["spec"], json!({ "ports": [{ "port": 0 }], "internalTrafficPolicy": "" }));
+    let expected = json!({
+        "type": null,
+        "clusterIP": null,
+        "clusterIPs": [],
+        "externalIPs": [],
+        "loadBalancerSourceRanges": [],
+        "internalTrafficPolicy": "",
+        "externalTrafficPolicy": null,
+        "sessionAffinity": null,
+        "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": null } },
+        "ports": [{ "name": null, "protocol": null, "port": 0, "nodePort": null }],
+    });
+    assert_eq!(says::<wire::Service>(&field(2, &spec))["spec"], expected);
 }
 
 #[test]
 fn a_time_is_written_as_in_json() {
     let of = |time: &[u8]| {
-        let object = field(1, &field(8, time));
-        let mut found = only(&event("ADDED", &envelope("v1", "Service", &object)));
+        let mut found = says::<wire::Service>(&field(1, &field(8, time)));
         found["metadata"]["creationTimestamp"].take()
     };
     assert_eq!(of(&[number(1, 86_401), number(2, 999)].concat()), "1970-01-02T00:00:01Z");
@@ -370,9 +477,14 @@ fn a_text_may_be_anything() {
         let pair = |value| [field(1, b"kubernetes.io/service-name"), field(2, value)].concat();
         // The first of two is none.
         let labels = [field(11, &pair(b"first")), field(11, &pair(bytes))].concat();
-        let object = field(1, &[field(1, bytes), labels].concat());
-        let found = only(&event("ADDED", &envelope("v1", "Service", &object)));
+        let found = says::<wire::Service>(&field(1, &[field(1, bytes), labels].concat()));
         let label = &found["metadata"]["labels"]["kubernetes.io/service-name"];
         assert_eq!((&found["metadata"]["name"], label), (&json!(expected), &json!(expected)));
+        // What the watcher looks into is JSON whatever is in it.
+        let error = only(&event("ERROR", &envelope("v1", "Status", &field(3, bytes))));
+        assert_eq!(error["message"], expected);
+        let bookmark = envelope("v1", "Service", &field(1, &field(6, bytes)));
+        let bookmark = only(&event("BOOKMARK", &bookmark));
+        assert_eq!(bookmark["metadata"]["resourceVersion"], expected);
     }
 }

@@ -4,9 +4,9 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
-use svclb_objects::api;
+use svclb_objects::api::{self, Wire};
 use svclb_objects::convert::wire;
-use svclb_objects::protobuf::Frames;
+use svclb_objects::protobuf::{self, Frames};
 
 use super::SEED;
 use super::node::TestNode;
@@ -76,8 +76,9 @@ fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
                 Ok(Some(lines)) => {
                     for line in std::str::from_utf8(&lines).unwrap().lines() {
                         match line_of(line, &mut node) {
-                            true => taken += 1,
-                            false => rejected += 1,
+                            Some(true) => taken += 1,
+                            Some(false) => rejected += 1,
+                            None => {}
                         }
                     }
                 }
@@ -102,26 +103,43 @@ fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
     assert!(taken > FRAMES / 10 && rejected > FRAMES / 100 && malformed > FRAMES / 100);
 }
 
-/// An event as the agent reads it. True when its object was taken in.
-fn line_of(line: &str, node: &mut TestNode) -> bool {
+/// An event as the agent reads it: whether its object was taken in. None where it carries no object.
+fn line_of(line: &str, node: &mut TestNode) -> Option<bool> {
     let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    let object = &event["object"];
-    let text = object.to_string();
-    let (_, read) = match object["kind"].as_str() {
-        Some("EndpointSlice") => api::read::<wire::EndpointSlice>(&text),
-        Some("Node") => api::read::<wire::Node>(&text),
-        _ => api::read::<wire::Service>(&text),
-    };
-    match read.said {
-        Ok((update, _)) => {
-            node.take(update, [object]);
-            true
-        }
+    let text = event["object"].to_string();
+    let taken = [
+        object::<wire::Service>(&text, node),
+        object::<wire::EndpointSlice>(&text, node),
+        object::<wire::Node>(&text, node),
+    ];
+    let count = taken.into_iter().filter(|taken| *taken).count();
+    if protobuf::carried(&text).is_none() {
+        assert_eq!(count, 0, "a bookmark or an error says nothing: {line}");
+        return None;
+    }
+    assert!(count <= 1, "it is of one kind: {line}");
+    Some(count == 1)
+}
+
+/// An object as the watch of a kind reads it. True when it was taken in.
+fn object<T: Wire>(text: &str, node: &mut TestNode) -> bool {
+    let (version, read) = api::read::<T>(text);
+    let (update, skipped) = match read.said {
+        Ok(said) => said,
         Err(invalid) => {
             let told = invalid.to_string();
             assert_eq!(svclb_objects::text::line(&told), told);
             assert!(told.len() < 10_000);
-            false
+            return false;
         }
-    }
+    };
+    let message: T = protobuf::object(protobuf::carried(text).unwrap()).unwrap();
+    let json = serde_json::to_value(message).unwrap();
+    // In JSON it says the same.
+    let (json_version, of_json) = api::read::<T>(&json.to_string());
+    let said = Ok((update.clone(), skipped));
+    assert_eq!((json_version, of_json.name, of_json.said), (version, read.name, said), "{json:#}");
+    assert_eq!(of_json.hash, read.hash, "{json:#}");
+    node.take(update, [&json]);
+    true
 }

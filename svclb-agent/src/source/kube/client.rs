@@ -247,15 +247,15 @@ impl Link {
                 current.refused = status == StatusCode::UNAUTHORIZED;
             }
         }
-        let answer = match (good, answer) {
-            (Some(true), Ok(answer)) if watch => Ok(encoding.good(answer)),
-            (Some(true), Ok(answer)) => whole(answer).await.map(|answer| encoding.good(answer)),
-            (_, Ok(answer)) => match whole(answer).await {
-                Ok(answer) => encoding::error(answer).await,
-                Err(error) => Err(error),
-            },
-            (_, Err(error)) => Err(error),
-        };
+        let answer = async {
+            let answer = answer?;
+            Ok(match good {
+                Some(true) if watch => encoding.good(answer),
+                Some(true) => encoding.good(whole(answer).await?),
+                _ => encoding::error(whole(answer).await?).await?,
+            })
+        }
+        .await;
         // A good answer that stops in the middle is no good one.
         health.answered(good.map(|good| good && answer.is_ok()));
         answer

@@ -1,5 +1,5 @@
-//! In which encoding the API server tells of one kind. The watcher reads JSON; what comes in protobuf is
-//! made JSON on the way to it, by [`svclb_objects::protobuf`].
+//! In which encoding the API server tells of one kind. The watcher reads lines of JSON; what comes in
+//! protobuf is carried by such lines, which [`svclb_objects::protobuf`] makes.
 
 use std::error::Error;
 use std::iter::successors;
