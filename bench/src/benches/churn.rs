@@ -27,7 +27,7 @@ use crate::lane::proxy::Cluster;
 
 const BENCH: &str = "churn";
 /// The Service whose one backend changes, and its two backends.
-const WATCHED: &str = "10.96.200.2:80";
+const WATCHED: &str = "10.96.0.202:80";
 const BACKENDS: [&str; 2] = ["10.244.0.1:8080", "10.244.0.2:8080"];
 /// How many changes a round measures one by one.
 const CHANGES: usize = 50;
