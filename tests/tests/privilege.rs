@@ -121,18 +121,21 @@ fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
     }
     world.settle();
 
-    // A hook and a pin are taken away, and put back.
+    // A hook and a pin are taken away, and put back. A link is there before its pin, and ends with the
+    // agent until then: the log tells of it once it is pinned.
     world.detach("connect4");
     let pin = world.pinned("maps", "svclb_slots");
     world.unpin(&pin);
     eventually("both are there again", || {
-        let pin = pin.clone();
-        let is_there = world.inside(move || pin.exists());
-        match world.ask(Tcp, DIALLED) {
-            Ok(name) if name == "b" && is_there => Ok(()),
-            other => Err(format!("{other:?}, {is_there}; the log:\n{}", world.agent_log())),
+        let log = world.agent_log();
+        let gone = [format!("the pin {} was gone", pin.display()), "connect4 was detached".into()];
+        match gone.iter().find(|line| !log.contains(*line)) {
+            None => Ok(()),
+            Some(line) => Err(format!("nothing of {line:?} in the log:\n{log}")),
         }
     });
+    assert!(world.inside(move || pin.exists()));
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
 
     // It is killed, and the next one takes over and writes what changed meanwhile.
     world.take_agent().kill();

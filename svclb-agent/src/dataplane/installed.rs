@@ -229,13 +229,14 @@ impl Installed {
         // Links and maps are held: they can wait until the folder is there again.
         if is_ours {
             note(self.pins.make().and_then(|()| self.finish()).map(|()| None));
+            // A new link ends with this process until it is pinned: first, therefore.
+            for held in &mut self.links {
+                note(held.renew_pin(&self.pins));
+            }
             for shape in &MAPS {
                 note(self.pin_map(shape.name));
             }
             note(self.pins.current().label_all().map(|()| None));
-            for held in &mut self.links {
-                note(held.renew_pin(&self.pins));
-            }
         }
         Ok((told, done))
     }
