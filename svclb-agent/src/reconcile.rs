@@ -20,7 +20,7 @@ use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, Update, Withheld};
 use svclb_core::plan::{self, Pass, Resting, State};
 use svclb_core::size::Sizes;
-use svclb_core::table::{Row, Table};
+use svclb_core::table::{Dump, Row, Table, TableError};
 
 use crate::dataplane::probe;
 use crate::memory;
@@ -403,12 +403,21 @@ impl<T: Table> Reconciler<T> {
         self.catalog.objects().chain(self.state.objects()).cloned().collect()
     }
 
+    /// What the maps hold; nothing, where they may be right and are.
+    fn differing(&mut self, may_be_right: bool) -> Result<Option<Dump>, TableError> {
+        if may_be_right && self.state.is_held_by(&mut self.table)? {
+            return Ok(None);
+        }
+        self.table.load().map(Some)
+    }
+
     /// Compares the maps with what they should hold, and puts right what somebody else changed.
     fn audit(&mut self) {
         // What we have not yet done ourselves is nobody else's doing.
         let is_done = self.retry.is_none() && !self.catalog.is_dirty();
-        let dump = match self.table.load() {
-            Ok(dump) => dump,
+        let dump = match self.differing(is_done && !self.unhealed) {
+            Ok(Some(dump)) => dump,
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "cannot read the maps to compare them");
                 self.state.count_failure();
@@ -421,11 +430,6 @@ impl<T: Table> Reconciler<T> {
         };
         // That one row is written as a whole, and nobody else's business.
         let is_ours = dump.meta == *self.state.meta();
-        if is_done && is_ours && !self.unhealed && self.state.is_as(&dump) {
-            drop(dump);
-            memory::give_back();
-            return;
-        }
         let (state, heal) = self.state.reload(&dump);
         self.state = state;
         let row = Row::Meta(*self.state.meta());

@@ -21,6 +21,7 @@ use crate::dataplane::maps::{self, Maps};
 use crate::dataplane::object::Features;
 use crate::dataplane::pins::{Found, Pins};
 use crate::dataplane::{environment, meta};
+use crate::memory;
 use crate::reconcile::{Reconciler, Sizing, random_seed};
 use crate::source::Source;
 
@@ -65,6 +66,7 @@ enum Feature {
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(args: AgentArgs) -> Result<()> {
+    memory::keep_large_apart();
     args.log.start();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -12,18 +12,14 @@ use super::sys;
 /// How many rows a call takes or gives.
 pub(super) const ROWS: usize = 4096;
 
-/// Every row, in no order. One that changes meanwhile is there as it was or as it is.
-pub(super) fn read<K: MapValue, V: MapValue>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
-    read_by(ROWS, map)
-}
-
-/// The same, so many at a time, or more where the kernel gives more together.
-pub(super) fn read_by<K: MapValue, V: MapValue>(
+/// Shows every row, in no order: so many at a time, or more where the kernel gives more together. One that
+/// changes meanwhile is shown as it was or as it is.
+pub(super) fn read<K: MapValue, V: MapValue>(
     room: usize,
     map: BorrowedFd<'_>,
-) -> io::Result<Vec<(K, V)>> {
+    see: &mut dyn FnMut(&K, &V),
+) -> io::Result<()> {
     let map = sys::fd(map)?;
-    let mut rows = Vec::new();
     // Where the next call goes on: a number that means something to the kernel only.
     let (mut from, mut to) = (None::<u32>, 0_u32);
     // SAFETY: any bit pattern is a value of either type.
@@ -43,13 +39,14 @@ pub(super) fn read_by<K: MapValue, V: MapValue>(
         let done = unsafe { sys::bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
         // SAFETY: the field that this command writes.
         let count = unsafe { attr.batch.count } as usize;
-        let mut take = || rows.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+        let mut show =
+            || keys.iter().zip(&values).take(count).for_each(|(key, value)| see(key, value));
         match done.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(_) => take(),
+            Ok(_) => show(),
             // These were the last.
             Err((Some(libc::ENOENT), _)) => {
-                take();
-                return Ok(rows);
+                show();
+                return Ok(());
             }
             // Some rows are given together or not at all.
             Err((Some(libc::ENOSPC), _)) => {

@@ -145,6 +145,12 @@ impl Maps {
 
 impl Table for Maps {
     fn load(&mut self) -> Result<Dump, TableError> {
+        let mut backends = Vec::new();
+        let dump = self.scan(&mut |key, row| backends.push((*key, *row)))?;
+        Ok(Dump { backends, ..dump })
+    }
+
+    fn scan(&mut self, see: &mut dyn FnMut(&BackendKey, &BackendRow)) -> Result<Dump, TableError> {
         self.flush()?;
         let lines: Vec<(u32, Line)> = (0..self.index.length())
             .filter_map(|number| Some((number, self.index.get(number)?.read())))
@@ -155,10 +161,11 @@ impl Table for Maps {
         // A line that somebody else wrote may name any.
         let ranges = ranges(&lines, |number| slots.slot(number));
         slots.end()?;
+        self.backends.each(see)?;
         Ok(Dump {
             meta,
             services: self.services.all()?,
-            backends: self.backends.all()?,
+            backends: Vec::new(),
             frontends: self.frontends.all()?,
             ranges,
             lines,

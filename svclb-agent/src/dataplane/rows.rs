@@ -92,7 +92,15 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
 
     /// Every row, in no order.
     pub(super) fn all(&self) -> Result<Vec<(K, V)>, TableError> {
-        batch::read(self.fd.as_fd()).map_err(|error| refused(self.name, self.capacity, error))
+        let mut rows = Vec::new();
+        self.each(&mut |key, value| rows.push((*key, *value)))?;
+        Ok(rows)
+    }
+
+    /// Shows every row, in no order.
+    pub(super) fn each(&self, see: &mut dyn FnMut(&K, &V)) -> Result<(), TableError> {
+        batch::read(batch::ROWS, self.fd.as_fd(), see)
+            .map_err(|error| refused(self.name, self.capacity, error))
     }
 
     pub(super) fn put(&mut self, key: &K, value: &V) -> Result<(), TableError> {
@@ -215,7 +223,9 @@ mod tests {
         let mut map = map(1_000);
         (0..1_000).for_each(|key| map.put(&key, &1).unwrap());
         // There are buckets with more than one.
-        let rows: Vec<(u32, u64)> = batch::read_by(1, map.fd.as_fd()).unwrap();
+        let mut rows = Vec::new();
+        let mut see = |key: &u32, value: &u64| rows.push((*key, *value));
+        batch::read(1, map.fd.as_fd(), &mut see).unwrap();
         assert_eq!(sorted(rows), (0..1_000).map(|key| (key, 1)).collect::<Vec<_>>());
     }
 

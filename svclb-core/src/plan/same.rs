@@ -1,22 +1,32 @@
 //! Whether the maps hold just what the mirror says: what an audit nearly always finds. It makes nothing
 //! anew, so that an agent that looks after a large cluster is no larger for it.
 
-use svclb_common::layout::Line;
+use svclb_common::layout::{BackendKey, BackendRow, Line};
 
 use super::mirror::State;
 use crate::digest::Digest;
-use crate::table::Dump;
+use crate::table::{Dump, Table, TableError};
 
 impl State {
-    /// Whether a dump is what these steps have written, with nothing to heal and nothing half done. The
-    /// meta row is not looked at, nor are the marks of a line, which nothing takes away.
-    pub fn is_as(&self, dump: &Dump) -> bool {
-        self.is_at_rest()
-            && self.has_services_of(dump)
-            && self.has_backends_of(dump)
-            && self.has_frontends_of(dump)
-            && self.has_lines_of(dump)
-            && self.has_ranges_of(dump)
+    /// Whether a table holds what these steps have written, with nothing to heal and nothing half done.
+    /// Marks of a line are not looked at: nothing takes them away.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_held_by(&self, table: &mut impl Table) -> Result<bool, TableError> {
+        let (mut found, mut is_same) = (0, self.is_at_rest());
+        let dump = table.scan(&mut |key, row| {
+            found += 1;
+            is_same = is_same && self.has_backend(key, row);
+        })?;
+        let members: usize = self.services.values().map(|held| held.members.len()).sum();
+        Ok(is_same
+            && found == members
+            && dump.meta == *self.meta()
+            && self.has_services_of(&dump)
+            && self.has_frontends_of(&dump)
+            && self.has_lines_of(&dump)
+            && self.has_ranges_of(&dump))
     }
 
     /// Nothing failed half way.
@@ -32,14 +42,9 @@ impl State {
             })
     }
 
-    fn has_backends_of(&self, dump: &Dump) -> bool {
-        let members: usize = self.services.values().map(|held| held.members.len()).sum();
-        let mut rows = dump.backends.iter();
-        dump.backends.len() == members
-            && rows.all(|(key, row)| {
-                let held = self.services.get(&key.service);
-                held.and_then(|held| held.members.get(key.address, key.port)) == Some(*row)
-            })
+    fn has_backend(&self, key: &BackendKey, row: &BackendRow) -> bool {
+        let held = self.services.get(&key.service);
+        held.and_then(|held| held.members.get(key.address, key.port)) == Some(*row)
     }
 
     fn has_frontends_of(&self, dump: &Dump) -> bool {

@@ -175,6 +175,17 @@ pub trait Table {
     /// When a map cannot be read.
     fn load(&mut self) -> Result<Dump, TableError>;
 
+    /// Reads everything, but shows each row of `svclb_backends` instead of keeping it: they are nearly
+    /// all that a large cluster has.
+    ///
+    /// # Errors
+    /// As of [`Self::load`].
+    fn scan(&mut self, see: &mut dyn FnMut(&BackendKey, &BackendRow)) -> Result<Dump, TableError> {
+        let mut dump = self.load()?;
+        std::mem::take(&mut dump.backends).iter().for_each(|(key, row)| see(key, row));
+        Ok(dump)
+    }
+
     /// Writes a row, replacing what was there.
     ///
     /// # Errors
