@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::take;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use svclb_core::plan::Resting;
@@ -12,12 +13,18 @@ use tokio::time;
 use super::{RETRY, Retry};
 use crate::dataplane::grace::Grace;
 
+/// So soon after one wait no other begins, unless somebody needs the room: each takes a thread and the
+/// kernel longer than a small change does.
+const APART: Duration = Duration::from_millis(100);
+
 /// All that rests, and all that waits for it.
 #[derive(Debug)]
 pub(super) struct Rests {
     grace: Arc<Grace>,
     under_way: Option<JoinHandle<(Vec<Resting>, io::Result<()>)>>,
-    /// Freed, while a rest is under way or after one failed.
+    /// When the latest wait began.
+    began: Option<Instant>,
+    /// Freed, while a rest is under way, soon after one, or after one failed.
     pub(super) waits: Vec<Resting>,
     /// When the next one begins, since the kernel did not let the last one rest.
     later: Option<Retry>,
@@ -30,7 +37,13 @@ impl Rests {
     /// When the kernel refuses what is needed to wait.
     pub(super) fn new() -> Result<Self> {
         let grace = Grace::new().context("cannot make the map that waits for running programs")?;
-        Ok(Self { grace: Arc::new(grace), under_way: None, waits: Vec::new(), later: None })
+        Ok(Self {
+            grace: Arc::new(grace),
+            under_way: None,
+            began: None,
+            waits: Vec::new(),
+            later: None,
+        })
     }
 
     /// Waits here and now until every program that runs has ended.
@@ -48,11 +61,15 @@ impl Rests {
         }
     }
 
-    /// Lets all that was freed rest, unless something does already: one wait is enough for it.
-    pub(super) fn start(&mut self) {
-        if self.under_way.is_some() || self.waits.is_empty() {
+    /// Lets all that was freed rest, unless something does already, or did just now: one wait is enough
+    /// for much. To be called again with the next change, and now and then. `is_needed` says that
+    /// somebody has no room.
+    pub(super) fn start(&mut self, is_needed: bool) {
+        let is_early = !is_needed && self.began.is_some_and(|began| began.elapsed() < APART);
+        if self.under_way.is_some() || self.waits.is_empty() || is_early {
             return;
         }
+        self.began = Some(Instant::now());
         let (resting, grace) = (take(&mut self.waits), Arc::clone(&self.grace));
         let later = self.later;
         self.under_way = Some(tokio::spawn(async move {
