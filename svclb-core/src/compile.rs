@@ -233,7 +233,7 @@ impl Sets<'_> {
 /// The endpoints of one family that match a port by name and protocol, from all slices, each address
 /// and port once: one that is not terminating wins over one that is.
 fn merge<'a>(port: &ServicePort, offers: &Offers<'a>, v4: bool) -> Vec<Candidate<'a>> {
-    let mut found: Vec<Candidate<'a>> = Vec::new();
+    let mut found: Vec<Candidate<'a>> = Vec::with_capacity(offers.count(port));
     for &(port, endpoints) in offers.at(port) {
         let of_family = endpoints.iter().filter(|(address, _)| address.is_ipv4() == v4);
         found.extend(of_family.map(|(address, endpoint)| Candidate { address, port, endpoint }));
@@ -267,8 +267,12 @@ pub fn alias(weights: &[u32]) -> Vec<(u32, u32)> {
     // A place holds `total` units; a backend has `weight * count` of them in all.
     let mut left: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
     let mut drawn: Vec<(u32, u32)> = (0..).take(weights.len()).map(|at| (u32::MAX, at)).collect();
-    let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-        (0..weights.len()).partition(|at| left[*at] < total);
+    let mut small: Vec<usize> = (0..weights.len()).filter(|at| left[*at] < total).collect();
+    if small.is_empty() {
+        // All weigh the same, so each is taken itself.
+        return drawn;
+    }
+    let mut large: Vec<usize> = (0..weights.len()).filter(|at| left[*at] >= total).collect();
     while let (Some(less), Some(&more)) = (small.pop(), large.last()) {
         drawn[less] = (threshold(left[less], total), drawn[more].1);
         // `more` gives what the place of `less` lacks.

@@ -87,7 +87,10 @@ fn pick(
     keep: impl Fn(&Endpoint) -> bool,
 ) -> Vec<(usize, BackendState)> {
     let kept = candidates.iter().enumerate().filter(|(_, candidate)| keep(candidate.endpoint));
-    kept.map(|(at, _)| (at, state)).collect()
+    // Mostly all of them.
+    let mut picked = Vec::with_capacity(candidates.len());
+    picked.extend(kept.map(|(at, _)| (at, state)));
+    picked
 }
 
 enum Topology<'a> {

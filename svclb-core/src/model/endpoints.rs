@@ -87,16 +87,22 @@ impl Endpoints {
 impl FromIterator<(IpAddr, Arc<Endpoint>)> for Endpoints {
     fn from_iter<I: IntoIterator<Item = (IpAddr, Arc<Endpoint>)>>(endpoints: I) -> Self {
         let (addresses, said): (Vec<IpAddr>, Vec<Arc<Endpoint>>) = endpoints.into_iter().unzip();
-        let v4 = |address: &IpAddr| match address {
-            IpAddr::V4(v4) => Some(*v4),
-            IpAddr::V6(_) => None,
-        };
-        let addresses = match addresses.iter().map(v4).collect::<Option<Box<[_]>>>() {
+        let addresses = match all_v4(&addresses) {
             Some(addresses) => Addresses::V4(addresses),
             None => Addresses::Any(addresses.into_iter().map(Address::from).collect()),
         };
         Self { addresses, said: said.into_boxed_slice() }
     }
+}
+
+/// These addresses, where all are IPv4.
+fn all_v4(addresses: &[IpAddr]) -> Option<Box<[Ipv4Addr]>> {
+    let mut all = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let IpAddr::V4(address) = address else { return None };
+        all.push(*address);
+    }
+    Some(all.into_boxed_slice())
 }
 
 impl FromIterator<(IpAddr, Endpoint)> for Endpoints {

@@ -118,11 +118,11 @@ fn ports(ports: &[wire::EndpointPort], skipped: &mut Skipped) -> Result<Vec<Slic
 }
 
 fn endpoints(endpoints: &[wire::Endpoint], ipv4: bool) -> Result<Endpoints, Invalid> {
-    let convert = |(i, endpoint): (usize, &wire::Endpoint)| {
-        let address = address(i, endpoint, ipv4)?;
-        Ok((address, names::endpoint(endpoint)))
-    };
-    endpoints.iter().enumerate().map(convert).collect()
+    let mut converted = Vec::with_capacity(endpoints.len());
+    for (i, endpoint) in endpoints.iter().enumerate() {
+        converted.push((address(i, endpoint, ipv4)?, names::endpoint(endpoint)));
+    }
+    Ok(converted.into_iter().collect())
 }
 
 /// The address that is used of an endpoint: the first. It must be one that a pod can have, by the rule of

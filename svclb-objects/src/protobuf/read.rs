@@ -12,6 +12,9 @@ use super::messages::{
 };
 use crate::convert::wire::{self, Number, Text};
 
+/// How many endpoints the controller puts into a slice, by default.
+const FULL: usize = 100;
+
 pub(crate) fn service(message: Bytes) -> Result<wire::Service, DecodeError> {
     let Service { metadata, spec, status } = Service::decode(message)?;
     let load_balancer = status.and_then(|status| status.load_balancer).unwrap_or_default();
@@ -25,20 +28,23 @@ pub(crate) fn service(message: Bytes) -> Result<wire::Service, DecodeError> {
 }
 
 pub(crate) fn endpoint_slice(message: Bytes) -> Result<wire::EndpointSlice, DecodeError> {
-    let EndpointSlice { metadata, endpoints, ports, address_type } =
-        EndpointSlice::decode(message)?;
+    let mut slice =
+        EndpointSlice { endpoints: Vec::with_capacity(FULL), ..EndpointSlice::default() };
+    slice.merge(message)?;
+    let EndpointSlice { metadata, endpoints, ports, address_type } = slice;
     // One for all of them: most need no more room than the one before.
     let mut endpoint = Endpoint::default();
-    let endpoints = endpoints.into_iter().map(|message| {
+    let mut read = Vec::with_capacity(endpoints.len());
+    for message in endpoints {
         endpoint.clear();
         endpoint.merge(message)?;
-        Ok((&endpoint).into())
-    });
+        read.push((&endpoint).into());
+    }
     Ok(wire::EndpointSlice {
         metadata: metadata.map(Into::into).unwrap_or_default(),
         address_type: Some(text(&address_type)),
         ports: all(ports),
-        endpoints: endpoints.collect::<Result<_, DecodeError>>()?,
+        endpoints: read,
     })
 }
 
