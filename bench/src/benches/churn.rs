@@ -38,7 +38,6 @@ const LOOK: Duration = Duration::from_micros(50);
 /// Changes a second, of one endpoint each, and for how long.
 const RATE: u64 = 1_000;
 const MINUTE: Duration = Duration::from_secs(60);
-const WARM: Duration = Duration::from_secs(20);
 /// Requests under way at a time.
 const WORKERS: u64 = 16;
 
@@ -58,8 +57,8 @@ pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow:
         let what = "watch event to the first connect that knows";
         book.add_times(BENCH, what, Peer::Svclb, &Times::of(times));
     }
-    // What it keeps for the next changes it has after the first.
-    let warm = many(cluster, WARM, 0)?;
+    // What it keeps for the next changes it has after the first minute, with an audit.
+    let warm = many(cluster, MINUTE, 0)?;
     let before = (resident(agent.pid())?, processor(agent.pid())?);
     let (begin, done) = (Instant::now(), many(cluster, MINUTE, 2 * warm)?);
     let seconds = begin.elapsed().as_secs_f64();
