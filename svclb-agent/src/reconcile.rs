@@ -302,7 +302,7 @@ impl<T: Table> Reconciler<T> {
         memory::give_back();
         loop {
             self.make_room(&mut ground)?;
-            self.rests.start(self.state.lacking().next().is_some());
+            self.rests.start(self.state.waits_for_rest());
             tokio::select! {
                 batch = source.next() => {
                     self.hear(batch);

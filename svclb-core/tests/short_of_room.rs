@@ -167,13 +167,16 @@ fn one_that_fits_once_the_dead_have_gone_waits_for_that() {
     agent.hear([service("x", &["10.96.0.8"], 0), slice("x", &["10.0.0.4", "10.0.0.5"])]);
     agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
+    assert!(!agent.state.waits_for_rest());
     agent.hear([gone("x"), gone("a"), service("b", &["10.96.0.1"], 2)]);
     agent.hear([slice("b", &["10.0.1.1", "10.0.1.2"])]);
     assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
+    assert!(agent.state.waits_for_rest() && agent.state.lacking().next().is_none());
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "served meanwhile");
     assert!(agent.catalog.is_dirty());
     rest(&mut agent);
     assert_eq!(agent.pass().rejected, []);
+    assert!(!agent.state.waits_for_rest());
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2"]));
     assert_eq!(names(&mut agent), ["b"]);
 }

@@ -63,10 +63,12 @@ impl Rests {
 
     /// Lets all that was freed rest, unless something does already, or did just now: one wait is enough
     /// for much. To be called again with the next change, and now and then. `is_needed` says that
-    /// somebody has no room.
+    /// somebody has no room until then.
     pub(super) fn start(&mut self, is_needed: bool) {
-        let is_early = !is_needed && self.began.is_some_and(|began| began.elapsed() < APART);
-        if self.under_way.is_some() || self.waits.is_empty() || is_early {
+        let is_early = self.began.is_some_and(|began| began.elapsed() < APART);
+        // What failed has a time of its own.
+        let may_wait = !is_needed && self.later.is_none();
+        if self.under_way.is_some() || self.waits.is_empty() || is_early && may_wait {
             return;
         }
         self.began = Some(Instant::now());
@@ -108,5 +110,38 @@ impl Rests {
     pub(super) fn forget(&mut self) {
         (self.under_way, self.later) = (None, None);
         self.waits.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::freed;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_begins_soon_after_another_only_where_somebody_needs_it() {
+        let rows = [
+            ("the first", None, false, false, true),
+            ("soon after another", Some(APART / 2), false, false, false),
+            ("soon after another, and there is no room", Some(APART / 2), true, false, true),
+            ("soon after another, which failed", Some(APART / 2), false, true, true),
+            ("later", Some(APART), false, false, true),
+        ];
+        for (row, before, is_needed, has_failed, begins) in rows {
+            let mut rests = Rests::new().unwrap();
+            rests.began = before.map(|before| Instant::now().checked_sub(before).unwrap());
+            rests.later = has_failed.then(|| Retry::after(None, RETRY));
+            rests.start(is_needed);
+            assert!(rests.under_way.is_none(), "{row}: nothing was freed");
+            rests.add(freed());
+            rests.start(is_needed);
+            assert_eq!(rests.under_way.is_some(), begins, "{row}");
+            if begins {
+                assert_eq!(rests.ended().await.unwrap().unwrap().len(), 1, "{row}");
+                rests.add(freed());
+                rests.start(false);
+                assert!(rests.under_way.is_none() && rests.waits.len() == 1, "{row}: again");
+            }
+        }
     }
 }

@@ -175,6 +175,14 @@ async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_t
     assert_eq!(held[0].1.port, 80);
 }
 
+/// What a pass freed.
+pub(super) fn freed() -> Resting {
+    let mut reconciler = reconciler();
+    spoil(&mut reconciler);
+    reconciler.audit();
+    reconciler.rests.waits.pop().expect("the line that was emptied rests")
+}
+
 #[tokio::test]
 async fn an_audit_has_its_turn_while_something_rests() {
     let mut reconciler = reconciler();

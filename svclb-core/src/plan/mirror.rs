@@ -181,6 +181,11 @@ impl State {
         self.short.values().copied().filter(lacks)
     }
 
+    /// Whether a service does not fit until what rests is free.
+    pub fn waits_for_rest(&self) -> bool {
+        self.short.values().any(|why| *why == Why::WaitsForRest)
+    }
+
     /// The state of maps that hold nothing but what rests in this one.
     pub(super) fn only_resting(&self) -> Self {
         let mut state = Self {
