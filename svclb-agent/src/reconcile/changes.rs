@@ -1,5 +1,5 @@
 //! What passes changed, told so that a busy cluster fills no disk: one that comes alone at once, those that
-//! follow it within a second together.
+//! follow it within a second together, with the next one or when the hooks are looked after.
 
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,13 @@ impl Changes {
             delay = delay.map(tracing::field::debug),
             "maps changed"
         );
+    }
+}
+
+/// What was not told yet is, also of an agent that ends.
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 
