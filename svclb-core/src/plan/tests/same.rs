@@ -39,7 +39,7 @@ fn line(dump: &mut Dump, spoil: impl FnOnce(&mut svclb_common::layout::Line)) ->
         .is_some()
 }
 
-const SPOILS: [Spoil; 22] = [
+const SPOILS: [Spoil; 24] = [
     ("the meta row", |dump| {
         dump.meta.next_service += 1;
         true
@@ -60,6 +60,8 @@ const SPOILS: [Spoil; 22] = [
     ("a line's service", |dump| line(dump, |line| line.service += 1)),
     ("a line's set", |dump| line(dump, |line| line.set = Set { first: 9, count: 1 })),
     ("a line's flags", |dump| line(dump, |line| line.flags ^= 1)),
+    ("a line's heir", |dump| line(dump, |line| line.heir += 1)),
+    ("a line's affinity", |dump| line(dump, |line| line.affinity_seconds += 1)),
     ("a line's generation", |dump| line(dump, |line| line.generation += 1)),
     ("a line's reach", |dump| line(dump, |line| line.reach += 1)),
     ("a line's spill count", |dump| line(dump, |line| line.spilled += 1)),
@@ -70,23 +72,25 @@ const SPOILS: [Spoil; 22] = [
 #[test]
 fn whatever_somebody_else_does_to_a_row_is_seen() {
     for (name, meta) in maps() {
-        let mut seen = 0;
+        let mut seen = [0; SPOILS.len()];
         for change in changes::all() {
             let (mut world, mut agent) = before(&change, meta);
             change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
             agent.settle();
             let dump = agent.table.load().unwrap();
-            for (what, spoil) in SPOILS {
+            for ((what, spoil), seen) in SPOILS.iter().zip(&mut seen) {
                 let _row = Row(format!("{what}, {}, in maps with {name}", change.name));
                 let mut spoilt = dump.clone();
                 if spoil(&mut spoilt) {
                     assert!(!agent.state.is_held_by(&mut ReadOnly(spoilt)).unwrap());
-                    seen += 1;
+                    *seen += 1;
                 }
             }
             let _row = Row(format!("{}, in maps with {name}", change.name));
             assert!(agent.state.is_held_by(&mut ReadOnly(dump)).unwrap(), "nothing else is");
         }
-        assert!(seen > 20 * SPOILS.len(), "{seen} spoilt rows");
+        for ((what, _), seen) in SPOILS.iter().zip(seen) {
+            assert!(seen > 20, "{what}: {seen} times, in maps with {name}");
+        }
     }
 }
