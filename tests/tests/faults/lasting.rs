@@ -11,10 +11,11 @@ use super::stage::Stage;
 /// a new Service is served; and which Services the log tells of.
 type Lasting = (Operation, &'static str, bool, bool, &'static [&'static str]);
 
-const LASTING: [Lasting; 7] = [
+const LASTING: [Lasting; 8] = [
     (Operation::Update, "svclb_services", true, false, &["new"]),
     (Operation::Update, "svclb_frontends", true, false, &["new"]),
     (Operation::Update, "svclb_backends", false, false, &["changing", "new"]),
+    (Operation::Update, "svclb_slots", false, false, &["changing", "new"]),
     (Operation::Update, "svclb_meta", true, false, &["new"]),
     (Operation::Delete, "svclb_frontends", true, true, &["goes"]),
     (Operation::Delete, "svclb_backends", true, true, &["changing", "goes"]),
