@@ -1,0 +1,91 @@
+//! What it costs to read a changed slice as an API server tells it, in numbers that are the same on every
+//! machine: allocations, however many endpoints there are.
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use svclb_core::model::Update;
+use svclb_objects::api;
+use svclb_objects::convert::wire::EndpointSlice;
+
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: the system's allocator does all the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A field of a message: a text, or a message.
+fn field(number: u32, value: impl Into<Vec<u8>>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    prost::encoding::bytes::encode(number, &value.into(), &mut bytes);
+    bytes
+}
+
+/// A slice of so many endpoints on ten nodes, as a line carries it to the watcher.
+fn slice(endpoints: u8) -> String {
+    let label = [field(1, "kubernetes.io/service-name"), field(2, "hello")].concat();
+    let metadata =
+        [field(1, "hello-abcde"), field(3, "default"), field(6, "123456"), field(11, label)];
+    let mut message = field(1, metadata.concat());
+    for number in 0..endpoints {
+        // Ready and serving, not terminating.
+        let conditions = [1 << 3, 1, 2 << 3, 1, 3 << 3, 0];
+        let zone = field(1, field(1, "zone-a"));
+        let endpoint = [
+            field(1, format!("10.244.1.{number}")),
+            field(2, conditions.to_vec()),
+            field(6, format!("node-{}", number % 10)),
+            field(8, zone),
+        ];
+        message.extend(field(2, endpoint.concat()));
+    }
+    let port = [field(1, ""), field(2, "TCP"), vec![3 << 3, 80]];
+    message.extend(field(3, port.concat()));
+    message.extend(field(4, "IPv4"));
+    let kind = [field(1, "discovery.k8s.io/v1"), field(2, "EndpointSlice")].concat();
+    let envelope = [field(1, kind), field(2, message)].concat();
+    let bytes = [b"k8s\0".as_slice(), &envelope].concat();
+    format!("\"{}\"", STANDARD.encode(bytes))
+}
+
+/// For a slice, and for each of its endpoints: what its hints take.
+const MOST: usize = 25;
+const EACH: usize = 2;
+
+/// One test only: the allocator counts for the whole process.
+#[test]
+fn an_endpoint_more_takes_no_allocation_but_for_its_hints() {
+    for endpoints in [10, 100] {
+        let text = slice(endpoints);
+        let (_, first) = api::read::<EndpointSlice>(&text);
+        // The second time nodes and zones are known.
+        let before = CALLS.load(Ordering::Relaxed);
+        let (_, second) = api::read::<EndpointSlice>(&text);
+        let allocations = CALLS.load(Ordering::Relaxed) - before;
+        let (update, _) = second.said.unwrap();
+        let Update::Slice(name, Some(slice)) = update else { panic!("{update:?}") };
+        assert_eq!(Some(name), first.name);
+        assert_eq!(slice.endpoints.len(), usize::from(endpoints));
+        println!("{allocations} allocations for {endpoints} endpoints");
+        let most = MOST + EACH * usize::from(endpoints);
+        assert!(allocations <= most, "{allocations} for {endpoints} endpoints, at most {most}");
+    }
+}
