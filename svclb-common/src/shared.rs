@@ -215,7 +215,8 @@ impl Shared<'_, Slot> {
         }
     }
 
-    /// Writes a slot of a range that no set refers to yet. The owner comes last.
+    /// Writes a slot of a range that no set refers to yet, where it is in memory of our own: into a map the
+    /// kernel writes it, in no order that it promises.
     pub fn write(self, slot: &Slot) {
         self.set_address(slot.address.words());
         self.set_port(slot.port);

@@ -1,4 +1,5 @@
-//! Many rows of a hash map in one call: bpf(2)'s batches (5.6), for which aya 0.14 has none.
+//! Many rows of a hash map, or values of an array, in one call: bpf(2)'s batches (5.6), for which aya 0.14
+//! has none.
 
 use std::io;
 use std::mem::zeroed;

@@ -175,8 +175,8 @@ pub trait Table {
     /// When a map cannot be read.
     fn load(&mut self) -> Result<Dump, TableError>;
 
-    /// Reads everything, but shows each row of `svclb_backends` instead of keeping it: they are nearly
-    /// all that a large cluster has.
+    /// Reads everything, but shows each row of `svclb_backends` instead of keeping it, so that the dump
+    /// has none: they are nearly all that a large cluster has.
     ///
     /// # Errors
     /// As of [`Self::load`].
@@ -189,7 +189,8 @@ pub trait Table {
     /// Writes a row, replacing what was there.
     ///
     /// # Errors
-    /// When the map is full, the number is beyond its end, or the kernel refuses; nothing is written then.
+    /// When the map is full, the number is beyond its end, or the kernel refuses; nothing is written then,
+    /// but perhaps some slots of a range.
     fn put(&mut self, row: &Row) -> Result<(), TableError>;
 
     /// Removes a row.
