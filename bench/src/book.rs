@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::lane::Peer;
 use crate::lane::order::Times;
@@ -110,6 +111,15 @@ impl Book {
         self.figures[at].percentiles = percentiles.collect();
     }
 
+    /// The percentiles from 0 to 100 of what was measured in each round, nanoseconds.
+    pub(crate) fn distributions(&self) -> Value {
+        let of = |(at, rounds): (&usize, &Vec<Vec<u32>>)| {
+            let Figure { bench, what, peer, .. } = &self.figures[*at];
+            json!({ "bench": bench, "what": what, "peer": peer, "rounds": rounds })
+        };
+        self.distributions.iter().map(of).collect()
+    }
+
     fn place(&mut self, bench: &str, what: &str, peer: Peer, unit: Unit) -> usize {
         let is_it = |it: &Figure| it.bench == bench && it.what == what && it.peer == peer;
         self.figures.iter().position(is_it).unwrap_or_else(|| {
@@ -142,6 +152,18 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn what_each_round_was_like_is_there_for_others() {
+        let mut book = Book::default();
+        for measured in [vec![10, 20, 30], vec![40]] {
+            book.add_times("connect", "udp", Peer::Direct, &Times::of(measured));
+        }
+        let raw = book.distributions();
+        assert_eq!((&raw[0]["what"], &raw[0]["peer"]), (&json!("udp"), &json!("direct")));
+        assert_eq!(raw[0]["rounds"][0][100], 30);
+        assert_eq!(raw[0]["rounds"][1][0], 40);
     }
 
     #[test]

@@ -43,7 +43,7 @@ enum Task {
         /// Only these
         benches: Vec<Bench>,
         /// Show everything as JSON instead of tables
-        #[arg(long)]
+        #[arg(long, conflicts_with = "check")]
         json: bool,
         /// Compare with the targets, and say only what falls short; fail if anything does
         #[arg(long)]
@@ -131,7 +131,7 @@ fn main() -> ExitCode {
         Task::SimulatedAgent { places, simulation } => simulate::agent::run(&places, &simulation),
         Task::Run { benches, json, check, store, rounds, calls } => {
             let measured = measure(&benches, Effort { rounds, calls });
-            measured.and_then(|run| show(&run, json, check, store))
+            measured.and_then(|run| show(&run, json, check.then_some(benches.is_empty()), store))
         }
         Task::Page { run, folder, check } => {
             Run::read(&run).and_then(|run| report::page::write(&run, &folder, check))
@@ -197,17 +197,18 @@ fn measure(named: &[Bench], effort: Effort) -> anyhow::Result<Run> {
     Ok(run)
 }
 
-fn show(run: &Run, json: bool, check: bool, store: Option<PathBuf>) -> anyhow::Result<()> {
+/// Shows a run: `check` says whether it is compared with the targets, and whether with all of them.
+fn show(run: &Run, json: bool, check: Option<bool>, store: Option<PathBuf>) -> anyhow::Result<()> {
     let text = run.text()?;
     if let Some(file) = store {
         fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     }
-    if check {
-        let short = targets::short(&run.book);
+    if let Some(is_all) = check {
+        let short = targets::short(&run.book, is_all);
         short.iter().for_each(|line| print(line));
         anyhow::ensure!(short.is_empty(), "{} of the targets are not met", short.len());
     } else if json {
-        print(text.trim_end());
+        print(&run.raw()?);
     } else {
         print(&report::table::all(run));
     }

@@ -33,6 +33,9 @@ pub(crate) struct Machine {
     pub(crate) processors: usize,
     /// Memory, bytes.
     pub(crate) memory: u64,
+    /// Whether the kernel compiles programs (bpf_jit_enable).
+    #[serde(default)]
+    pub(crate) jit: bool,
 }
 
 impl Machine {
@@ -52,6 +55,7 @@ impl Machine {
             processor: value(&processors, "model name"),
             processors: processors.lines().filter(|line| line.starts_with("processor")).count(),
             memory: kilobytes * 1_024,
+            jit: read("/proc/sys/net/core/bpf_jit_enable")?.trim() != "0",
         })
     }
 }
@@ -66,6 +70,13 @@ impl Run {
     /// As it is stored.
     pub(crate) fn text(&self) -> anyhow::Result<String> {
         Ok(format!("{}\n", serde_json::to_string_pretty(self)?))
+    }
+
+    /// With all that is not stored: percentiles of the calls of each round.
+    pub(crate) fn raw(&self) -> anyhow::Result<String> {
+        let mut run = serde_json::to_value(self)?;
+        run["distributions"] = self.book.distributions();
+        Ok(serde_json::to_string_pretty(&run)?)
     }
 
     /// Reads a stored one.

@@ -18,7 +18,7 @@ pub(crate) struct Wanted {
     /// Only these [possible values: connect, udp, names, release, scale, threads, throughput, memory, sync, churn]
     benches: Vec<String>,
     /// Show everything as JSON instead of tables
-    #[arg(long)]
+    #[arg(long, conflicts_with = "check")]
     json: bool,
     /// Compare with the targets, and say only what falls short; fail if anything does
     #[arg(long)]

@@ -1,4 +1,5 @@
-//! Changes in a large cluster: how soon a client meets one, and what a thousand a second take.
+//! Changes in a large cluster: how soon a client meets one, alone and among others, and what a thousand a
+//! second take.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -7,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use futures_util::TryStreamExt as _;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, WatchEvent, WatchParams};
@@ -30,14 +31,21 @@ const BENCH: &str = "churn";
 const WATCHED: &str = "10.96.0.202:80";
 const BACKENDS: [&str; 2] = ["10.244.0.1:8080", "10.244.0.2:8080"];
 /// How many changes a round measures one by one.
-const CHANGES: usize = 50;
+const CHANGES: usize = 100;
 /// How long one may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a client looks whether it met it.
 const LOOK: Duration = Duration::from_micros(50);
-/// Changes a second, of one endpoint each, and for how long.
-const RATE: u64 = 1_000;
-const MINUTE: Duration = Duration::from_secs(60);
+/// The client's own change comes so long after the one before, among others.
+const APART: Duration = Duration::from_millis(100);
+/// Changes of one endpoint each, all over the cluster.
+const FEW: Load = Load { rate: 100, time: Duration::from_secs(15) };
+/// More than an API server takes that shares two processors: it takes what it can.
+const MANY: Load = Load { rate: 1_000, time: Duration::from_secs(60) };
+/// More than there are in one load.
+const MOST: u64 = 13 * Large::SPEED.services as u64;
+/// How often all of it is measured, at most: it takes more than a minute.
+const MINUTES: u32 = 5;
 /// Requests under way at a time.
 const WORKERS: u64 = 16;
 
@@ -52,25 +60,50 @@ pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow:
     sync::start(&world, cluster.plane())?;
     let agent = world.take_agent();
     let mut watched = Watched::start(&world, cluster)?;
+    let alone = "watch event to the first connect that knows";
     for _ in 0..effort.rounds {
         let times = (0..CHANGES).map(|_| watched.change(cluster)).collect::<anyhow::Result<_>>()?;
-        let what = "watch event to the first connect that knows";
-        book.add_times(BENCH, what, Peer::Svclb, &Times::of(times));
+        book.add_times(BENCH, alone, Peer::Svclb, &Times::of(times));
     }
     // What it keeps for the next changes it has after the first minute, with an audit.
-    let warm = many(cluster, MINUTE, 0)?;
-    let before = (resident(agent.pid())?, processor(agent.pid())?);
-    let (begin, done) = (Instant::now(), many(cluster, MINUTE, 2 * warm)?);
-    let seconds = begin.elapsed().as_secs_f64();
-    let after = (resident(agent.pid())?, processor(agent.pid())?);
-    let mut add = |what, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
-    let rate = rate(done, seconds);
-    add("changes", Unit::PerSecond, rate);
-    // For a thousand a second, should the API server not have taken so many.
-    let share = 100.0 * (after.1 - before.1) / seconds * (1_000.0 / rate).max(1.0);
-    add("processor", Unit::Percent, share);
-    add("growth of resident memory", Unit::Bytes, after.0 - before.0);
+    many(cluster, MANY, 0)?;
+    let mut numbers = (1..).map(|number| number * MOST);
+    let mut first = || numbers.next().unwrap_or_default();
+    for _ in 0..effort.rounds.min(MINUTES) {
+        let (_, times) = watched.among(cluster, FEW, first())?;
+        book.add_times(
+            BENCH,
+            &format!("{alone}, among {} a second", FEW.rate),
+            Peer::Svclb,
+            &times,
+        );
+        let before = (resident(agent.pid())?, processor(agent.pid())?);
+        let begin = Instant::now();
+        let (count, times) = watched.among(cluster, MANY, first())?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let after = (resident(agent.pid())?, processor(agent.pid())?);
+        book.add_times(BENCH, &format!("{alone}, among as many as can be"), Peer::Svclb, &times);
+        let mut add = |what, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
+        let rate = rate(count, seconds);
+        add("changes", Unit::PerSecond, rate);
+        let taken = 100.0 * (after.1 - before.1) / seconds;
+        add("processor", Unit::Percent, taken);
+        // By proportion, should the API server not have taken so many.
+        add(
+            "processor, for 1,000 changes a second",
+            Unit::Percent,
+            taken * (1_000.0 / rate).max(1.0),
+        );
+        add("growth of resident memory", Unit::Bytes, after.0 - before.0);
+    }
     Ok(())
+}
+
+/// Changes a second, for so long.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    rate: u64,
+    time: Duration,
 }
 
 /// A Service whose backend changes, a client of it, and somebody who watches its slice.
@@ -128,22 +161,39 @@ impl Watched {
             }
         }
     }
+
+    /// Moves the Service now and then while others change, of which the first has this number. Gives how
+    /// many changes there were in all, and what [`Self::change`] gave of its own.
+    fn among(&mut self, cluster: &Cluster, load: Load, first: u64) -> anyhow::Result<(u64, Times)> {
+        thread::scope(|scope| {
+            let others = scope.spawn(|| many(cluster, load, first));
+            let mut own = Vec::new();
+            while !others.is_finished() {
+                own.push(self.change(cluster)?);
+                thread::sleep(APART);
+            }
+            let others = others.join().map_err(|_| anyhow!("a thread panicked"))??;
+            Ok((others + own.len() as u64, Times::of(own)))
+        })
+    }
 }
 
 /// Tells the first address of the watched slice, and when it was heard.
 async fn watch(client: kube::Client, say: &mpsc::Sender<(String, Instant)>) -> anyhow::Result<()> {
     let slices: Api<EndpointSlice> = Api::namespaced(client, "default");
     let which = WatchParams::default().fields("metadata.name=watched-1");
-    let mut events = std::pin::pin!(slices.watch(&which, "0").await?);
-    while let Some(event) = events.try_next().await? {
-        let heard = Instant::now();
-        if let WatchEvent::Added(slice) | WatchEvent::Modified(slice) = event {
-            let endpoint = slice.endpoints.unwrap_or_default().into_iter().next();
-            let address = endpoint.and_then(|endpoint| endpoint.addresses.into_iter().next());
-            say.send((address.unwrap_or_default(), heard))?;
+    // A watch has an end; the next one says once more what is there.
+    loop {
+        let mut events = std::pin::pin!(slices.watch(&which, "0").await?);
+        while let Some(event) = events.try_next().await? {
+            let heard = Instant::now();
+            if let WatchEvent::Added(slice) | WatchEvent::Modified(slice) = event {
+                let endpoint = slice.endpoints.unwrap_or_default().into_iter().next();
+                let address = endpoint.and_then(|endpoint| endpoint.addresses.into_iter().next());
+                say.send((address.unwrap_or_default(), heard))?;
+            }
         }
     }
-    Ok(())
 }
 
 /// Gives an endpoint of a slice another address.
@@ -164,9 +214,9 @@ fn request(slice: &str, endpoint: usize, address: &str) -> anyhow::Result<http::
     Ok(request.body(change.to_string().into_bytes())?)
 }
 
-/// Changes one endpoint after the other, of slices all over the cluster, for so long; the first is the
-/// change of this number. Gives how many.
-fn many(cluster: &Cluster, time: Duration, first: u64) -> anyhow::Result<u64> {
+/// Changes one endpoint after the other, of slices all over the cluster; the first is the change of this
+/// number. Gives how many.
+fn many(cluster: &Cluster, Load { rate, time }: Load, first: u64) -> anyhow::Result<u64> {
     let client = cluster.plane().api().client();
     let done = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&done);
@@ -175,7 +225,7 @@ fn many(cluster: &Cluster, time: Duration, first: u64) -> anyhow::Result<u64> {
         for worker in 0..WORKERS {
             let (client, done) = (client.clone(), Arc::clone(&done));
             workers.spawn(async move {
-                let mut ticks = interval(Duration::from_micros(1_000_000 * WORKERS / RATE));
+                let mut ticks = interval(Duration::from_micros(1_000_000 * WORKERS / rate));
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
                 let (begin, mut turn) = (Instant::now(), first + worker);
                 while begin.elapsed() < time {

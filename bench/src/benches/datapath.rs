@@ -8,7 +8,7 @@ use crate::book::{Book, Unit, median};
 use crate::lane::content::{Content, elsewhere, servers};
 use crate::lane::order::{Order, Times, Transport};
 use crate::lane::proxy::Cluster;
-use crate::lane::servers::{ECHO, PLAIN, SINK};
+use crate::lane::servers::{CLOSED, ECHO, PLAIN, SINK};
 use crate::lane::{Lane, Peer};
 
 /// Peers whose clients' calls do not pass a packet.
@@ -76,25 +76,26 @@ fn of<'a>(lanes: &'a mut [Lane], peers: &'a [Peer]) -> impl Iterator<Item = &'a 
     lanes.iter_mut().filter(|lane| peers.contains(&lane.peer()))
 }
 
-/// Takes how long a connect is for the clients of plain lanes, one lane after the other and again. Of each
-/// the turn with the middle median is the round's: a lane whose turn comes while the machine does
-/// something else is not slower for it.
+/// Takes how long a connect is in these peers' lanes, one lane after the other and again. Of each the turn
+/// with the middle median is the round's: a lane whose turn comes while the machine does something else is
+/// not slower for it.
 fn see(
     book: &mut Book,
     lanes: &mut [Lane],
-    [bench, name]: [&str; 2],
+    peers: &[Peer],
+    name: &str,
     order: impl Fn(&Lane) -> Order,
 ) -> anyhow::Result<()> {
     let mut seen: BTreeMap<Peer, Vec<Times>> = BTreeMap::new();
     for _ in 0..TURNS {
-        for lane in of(lanes, &PLAINLY) {
+        for lane in of(lanes, peers) {
             let answer = lane.ask(&order(lane))?;
             seen.entry(lane.peer()).or_default().push(answer.times["connect"].clone());
         }
     }
     for (peer, mut turns) in seen {
         turns.sort_by(|a, b| a.median().total_cmp(&b.median()));
-        book.add_times(bench, name, peer, &turns[turns.len() / 2]);
+        book.add_times("connect", name, peer, &turns[turns.len() / 2]);
     }
     Ok(())
 }
@@ -139,30 +140,37 @@ fn connect(
     };
     let udp = |lane: &Lane| order(lane, Transport::Udp, count_of_calls);
     let tcp = |lane: &Lane| order(lane, Transport::Tcp, count_of_calls / TRACKED);
-    see(book, lanes, [BENCH, "UDP, to a Service"], udp)?;
-    see(book, lanes, [BENCH, "TCP, to a Service"], tcp)?;
-    for lane in lanes.iter_mut().filter(|lane| !PLAINLY.contains(&lane.peer())) {
-        let answer = lane.ask(&tcp(lane))?;
-        book.add_times(BENCH, "TCP, to a Service", lane.peer(), &answer.times["connect"]);
-    }
+    see(book, lanes, &PLAINLY, "UDP, to a Service", udp)?;
+    see(book, lanes, &ALL, "TCP, to a Service", tcp)?;
     let none = |_: &Lane| Order::connect(Transport::Udp, elsewhere(), count_of_calls);
     let backend = |_: &Lane| Order::connect(Transport::Udp, servers(PLAIN), count_of_calls);
-    see(book, lanes, [BENCH, "UDP, to what is no Service"], none)?;
-    for lane in lanes.iter_mut().filter(|lane| lane.peer().serves()) {
-        let refused = Order::Connect {
-            transport: Transport::Tcp,
-            to: vec![Content::nobody()],
-            count: if lane.peer() == Peer::Svclb { count_of_calls / TRACKED } else { FEW },
-            refused: true,
-        };
-        let answer = lane.ask(&refused)?;
-        book.add_times(BENCH, "TCP, refused", lane.peer(), &answer.times["connect"]);
-    }
+    see(book, lanes, &PLAINLY, "UDP, to what is no Service", none)?;
+    let straight =
+        |_: &Lane| Order::connect(Transport::Tcp, servers(PLAIN), count_of_calls / TRACKED);
+    see(book, lanes, &PLAINLY, "TCP, to what is no Service (a backend itself)", straight)?;
+    refused(book, lanes, count_of_calls / TRACKED)?;
     count(book, lanes, [BENCH, "net of a UDP connect to a Service"], &["connect4"], udp)?;
     let other = [BENCH, "net of a UDP connect to what is no Service"];
     count(book, lanes, other, &["connect4"], none)?;
     let straight = [BENCH, "net of a UDP connect straight to a backend"];
     count(book, lanes, straight, &["connect4"], backend)
+}
+
+/// Connects to a Service without backends, and directly to a port that nobody listens on. A direct UDP
+/// connect, and one through kube-proxy's rules, is refused by nobody.
+fn refused(book: &mut Book, lanes: &mut [Lane], calls: u32) -> anyhow::Result<()> {
+    for (transport, what) in [(Transport::Tcp, "TCP, refused"), (Transport::Udp, "UDP, refused")] {
+        for lane in lanes.iter_mut() {
+            let (peer, is_tcp) = (lane.peer(), transport == Transport::Tcp);
+            let to = if peer.serves() { vec![Content::nobody()] } else { servers(CLOSED) };
+            let count = if matches!(peer, Peer::Nftables | Peer::Iptables) { FEW } else { calls };
+            if is_tcp || peer == Peer::Svclb {
+                let answer = lane.ask(&Order::Connect { transport, to, count, refused: true })?;
+                book.add_times("connect", what, peer, &answer.times["connect"]);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn udp(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> anyhow::Result<()> {
@@ -235,6 +243,12 @@ fn throughput(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow:
         let to = lane.places(&content.places(SINK), SINK)[0];
         let answer = lane.ask(&Order::Bulk { to, milliseconds: MILLISECONDS })?;
         book.add(BENCH, "one TCP stream", lane.peer(), Unit::BytesPerSecond, answer.rate());
+    }
+    for lane in lanes.iter_mut() {
+        let to = lane.places(&content.places(PLAIN), PLAIN)[0];
+        let answer = lane.ask(&Order::Packets { to, milliseconds: MILLISECONDS })?;
+        let what = "datagrams of a connected UDP socket";
+        book.add(BENCH, what, lane.peer(), Unit::PerSecond, answer.rate());
     }
     for lane in lanes.iter_mut() {
         let to = lane.places(&content.places(ECHO), ECHO)[0];

@@ -1,5 +1,6 @@
 //! A start over 5,000 Services with 250,000 endpoints: over nothing and over the pins of an agent that
-//! was killed, from a real API server and from files, beside kube-proxy's; and what is resident then.
+//! was killed, from a real API server and from files, beside kube-proxy's; what is resident then; and one
+//! change of a file among them.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -22,6 +23,9 @@ const CLUSTER: Large = Large::SPEED;
 /// the API server gives none to a Service that asks for no address, so nobody else has this one.
 const FENCE: &str = "10.96.0.201:80";
 const FENCE_BACKEND: &str = "10.244.0.1:8080";
+/// A Service in a file of its own, and the backends that it has in turn.
+const FILE_SERVICE: &str = "10.96.255.1:80";
+const FILE_BACKENDS: [(&str, &str); 2] = [("a", "10.244.0.1:8080"), ("b", "10.244.0.2:8080")];
 /// How long kube-proxy may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -65,7 +69,7 @@ pub(crate) fn one_backend(name: &str, at: &str, protocol: &str, backend: &str) -
 /// # Errors
 /// Somebody does not serve what the API server has.
 pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow::Result<()> {
-    let idle = steps_of_proof()?;
+    let idle = proof()?;
     for _ in 0..effort.rounds {
         from_api_server(book, cluster, idle)?;
         from_files(book)?;
@@ -83,7 +87,7 @@ pub(crate) fn start(world: &World, plane: &ControlPlane) -> anyhow::Result<f64> 
     Ok(begin.elapsed().as_secs_f64())
 }
 
-fn from_api_server(book: &mut Book, cluster: &Cluster, idle: usize) -> anyhow::Result<()> {
+fn from_api_server(book: &mut Book, cluster: &Cluster, idle: Written) -> anyhow::Result<()> {
     let world = World::builder("bench-sync").without_agent().start();
     let relay = cluster.plane().relay(&world);
     let mut add = |what: &str, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
@@ -99,8 +103,8 @@ fn from_api_server(book: &mut Book, cluster: &Cluster, idle: usize) -> anyhow::R
     let seconds = start(&world, cluster.plane())?;
     serves_all(&world)?;
     add("start over its pins, from an API server", Unit::Seconds, seconds);
-    let steps = steps(&world.agent_log()[before..]);
-    add("rows written by a start over its pins", Unit::Count, number(steps.saturating_sub(idle)));
+    let written = written(&world.agent_log()[before..]).beyond(idle);
+    add("rows written by a start over its pins", Unit::Count, number(written));
     drop(relay);
     Ok(())
 }
@@ -115,10 +119,35 @@ fn from_files(book: &mut Book) -> anyhow::Result<()> {
         text.push_str(&format!("---\n{object}\n---\n{}\n", CLUSTER.slice(service)));
     }
     world.write_file("all.yaml", &text);
+    let backends =
+        FILE_BACKENDS.map(|(name, backend)| (name, world.backend(name, Tcp, backend), backend));
+    let point = |backend: &str| {
+        let objects = one_backend("watched", FILE_SERVICE, "TCP", backend);
+        let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
+        world.write_file("watched.yaml", &text);
+    };
+    point(backends[0].2);
     let begin = Instant::now();
     world.start_agent();
-    let seconds = begin.elapsed().as_secs_f64();
-    book.add(BENCH, "start over nothing, from a file", Peer::Svclb, Unit::Seconds, seconds);
+    let mut add = |what: &str, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
+    add("start over nothing, from files", Unit::Seconds, begin.elapsed().as_secs_f64());
+    world.take_agent().kill();
+    let begin = Instant::now();
+    world.start_agent();
+    add("start over its pins, from files", Unit::Seconds, begin.elapsed().as_secs_f64());
+    for (name, _, backend) in backends.iter().rev() {
+        let begin = Instant::now();
+        point(backend);
+        while world.ask(Tcp, FILE_SERVICE).ok().as_deref() != Some(*name) {
+            ensure!(begin.elapsed() < PATIENCE, "no client met the change of a file");
+        }
+        let milliseconds = 1_000.0 * begin.elapsed().as_secs_f64();
+        add(
+            "one file of two changes, to the first connect that knows",
+            Unit::Milliseconds,
+            milliseconds,
+        );
+    }
     Ok(())
 }
 
@@ -152,24 +181,42 @@ fn serves_all(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the agent wrote, by its log: the sum of `steps=`.
-fn steps(log: &str) -> usize {
-    let lines = log.lines().filter(|line| line.contains("maps changed"));
-    let fields =
-        lines.flat_map(|line| line.split(' ')).filter_map(|word| word.strip_prefix("steps="));
-    fields.filter_map(|steps| steps.parse::<usize>().ok()).sum()
+/// What an agent wrote, by its log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Written {
+    /// Service objects that were looked at in passes that wrote something.
+    objects: usize,
+    steps: usize,
+}
+
+impl Written {
+    /// Rows that are not those of what an idle agent writes. (Of one object these may be some more in
+    /// full maps.)
+    fn beyond(self, idle: Self) -> usize {
+        if self.objects <= idle.objects { 0 } else { self.steps.saturating_sub(idle.steps) }
+    }
+}
+
+fn written(log: &str) -> Written {
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("maps changed")).collect();
+    let sum = |name: &str| {
+        let fields = lines.iter().flat_map(|line| line.split(' '));
+        let values = fields.filter_map(|word| word.strip_prefix(name)?.parse::<usize>().ok());
+        values.sum()
+    };
+    Written { objects: sum("objects="), steps: sum("steps=") }
 }
 
 /// What an agent writes at a start over pins that serve nothing: a Service of its own for the connect by
 /// which it proves translation.
-fn steps_of_proof() -> anyhow::Result<usize> {
+fn proof() -> anyhow::Result<Written> {
     let world = World::new("bench-sync");
     world.take_agent().kill();
     let before = world.agent_log().len();
     world.start_agent();
-    let steps = steps(&world.agent_log()[before..]);
-    ensure!(steps > 0, "the agent's log does not say what it wrote");
-    Ok(steps)
+    let written = written(&world.agent_log()[before..]);
+    ensure!(written.steps > 0, "the agent's log does not say what it wrote");
+    Ok(written)
 }
 
 fn number(count: usize) -> f64 {
@@ -181,10 +228,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_those_of_passes_that_changed_maps() {
+    fn rows_are_those_of_passes_that_changed_more_than_an_idle_agent_does() {
         let log = "INFO ready steps=7\n\
                    INFO maps changed objects=3 steps=12 took=3ms\n\
                    INFO maps changed objects=1 steps=5 took=1ms\n";
-        assert_eq!(steps(log), 17);
+        let found = written(log);
+        assert_eq!(found, Written { objects: 4, steps: 17 });
+        assert_eq!(found.beyond(Written { objects: 2, steps: 11 }), 6);
+        assert_eq!(found.beyond(Written { objects: 4, steps: 15 }), 0);
     }
 }

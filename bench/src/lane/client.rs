@@ -17,6 +17,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::order::{Answer, Order, Times, Transport};
 use super::servers::{self, Servers};
 
+/// So many datagrams fit into a socket.
+const AT_ONCE: u32 = 64;
 /// How long a datagram may be on its way.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,7 @@ fn name(order: &Order) -> &'static str {
         Order::Names { .. } => "asking for a peer",
         Order::Threads { .. } => "connecting in threads",
         Order::Bulk { .. } => "sending",
+        Order::Packets { .. } => "sending datagrams",
         Order::PingPong { .. } => "asking and hearing",
     }
 }
@@ -62,6 +65,9 @@ fn follow(order: &Order, servers: &Servers) -> anyhow::Result<Answer> {
             in_threads(to, *threads, Duration::from_millis(*milliseconds))
         }
         Order::Bulk { to, milliseconds } => bulk(*to, Duration::from_millis(*milliseconds)),
+        Order::Packets { to, milliseconds } => {
+            packets(servers, *to, Duration::from_millis(*milliseconds))
+        }
         Order::PingPong { to, milliseconds } => {
             ping_pong(*to, Duration::from_millis(*milliseconds))
         }
@@ -208,6 +214,28 @@ fn bulk(to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
     while start.elapsed() < time {
         stream.write_all(&part)?;
         calls += u64::try_from(part.len())?;
+    }
+    Ok(Answer { calls, seconds: start.elapsed().as_secs_f64(), times: BTreeMap::new() })
+}
+
+/// Counts datagrams that arrived.
+fn packets(servers: &Servers, to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
+    let socket: UdpSocket = socket(Transport::Udp, &to)?.into();
+    socket.connect(to).with_context(|| to.to_string())?;
+    socket.send(b"?")?;
+    // From now on it is the same one.
+    let server = servers.receiver()?;
+    let (start, mut calls) = (Instant::now(), 0);
+    let mut buffer = [0; 16];
+    while start.elapsed() < time {
+        for _ in 0..AT_ONCE {
+            socket.send(b"?")?;
+        }
+        let before = calls;
+        while server.recv(&mut buffer).is_ok() {
+            calls += 1;
+        }
+        ensure!(calls > before, "none of {AT_ONCE} datagrams to {to} arrived");
     }
     Ok(Answer { calls, seconds: start.elapsed().as_secs_f64(), times: BTreeMap::new() })
 }

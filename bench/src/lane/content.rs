@@ -79,8 +79,7 @@ impl Content {
 
     /// All objects.
     pub(crate) fn objects(&self) -> Vec<Value> {
-        let mut objects =
-            vec![self.service(NOBODY, Self::nobody().ip(), vec![port("a", "TCP", 80, PLAIN)])];
+        let mut objects = vec![self.service(NOBODY, Self::nobody().ip(), nobody_ports())];
         for number in 0..self.services {
             objects.push(self.service(&name(number), address(number), self.service_ports()));
             objects.push(self.slice(number));
@@ -138,6 +137,11 @@ impl Content {
             "endpoints": (0..self.backends).map(endpoint).collect::<Vec<_>>(),
         })
     }
+}
+
+fn nobody_ports() -> Vec<Value> {
+    let number = Content::nobody().port();
+    ["TCP", "UDP"].map(|protocol| port(&protocol.to_lowercase(), protocol, number, PLAIN)).into()
 }
 
 fn port(name: &str, protocol: &str, number: u16, target: u16) -> Value {

@@ -58,6 +58,13 @@ pub(crate) enum Order {
         /// For how long.
         milliseconds: u64,
     },
+    /// Datagrams of one connected UDP socket, which a server reads.
+    Packets {
+        /// Where it is.
+        to: SocketAddr,
+        /// For how long.
+        milliseconds: u64,
+    },
     /// One TCP connection to a server that says one byte for each.
     PingPong {
         /// Where it is.

@@ -15,6 +15,8 @@ pub(crate) const PLAIN: u16 = 8080;
 pub(crate) const SINK: u16 = 8081;
 /// The port at which each byte is said again.
 pub(crate) const ECHO: u16 = 8082;
+/// A port at which nobody listens.
+pub(crate) const CLOSED: u16 = 8083;
 
 /// The UDP sockets; the TCP ones are their threads' own.
 #[derive(Debug)]

@@ -36,6 +36,11 @@ pub(crate) fn all(book: &Book) -> anyhow::Result<Vec<Plot>> {
         ("connect", "TCP, to a Service", "connect-tcp"),
         ("udp", "send and receive, one Service", "udp"),
         ("churn", "watch event to the first connect that knows", "churn"),
+        (
+            "churn",
+            "watch event to the first connect that knows, among as many as can be",
+            "churn-among",
+        ),
     ] {
         plots.extend(distribution(book, bench, what, file)?);
     }

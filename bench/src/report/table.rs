@@ -54,10 +54,15 @@ pub(crate) fn figures(book: &Book, bench: &str) -> String {
 
 /// What a figure is of the same figure without anything in between.
 fn ratio(book: &Book, figure: &Figure) -> String {
-    let direct = book.get(&figure.bench, &figure.what, Peer::Direct);
+    let of = |what| book.get(&figure.bench, what, Peer::Direct);
+    // Of another size it is what one direct figure is beside.
+    let direct = of(&figure.what).or_else(|| of("direct"));
     match direct.map(Figure::median) {
         Some(direct) if direct > 0.0 && figure.peer != Peer::Direct => {
-            format!("{:.1} %", 100.0 * figure.median() / direct)
+            match figure.median() / direct {
+                many if many >= 10.0 => format!("{many:.0} times"),
+                share => format!("{:.1} %", 100.0 * share),
+            }
         }
         _ => String::new(),
     }
