@@ -1,13 +1,12 @@
 //! What one change costs, in numbers that are the same on every machine: allocations, system calls and
 //! steps. They depend on the change, and not on how much else there is.
-#![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "common/allocations.rs"]
+mod allocations;
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use allocations::allocations;
 use common::*;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{Node, Update};
@@ -17,27 +16,6 @@ use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
 
 /// Endpoints of each Service.
 const EACH: u32 = 50;
-
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: the system's allocator does all the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Maps that count what would be a system call: all but the lines, which are mapped.
 struct Counted {
@@ -116,10 +94,10 @@ impl Cluster {
 
     /// What it costs from the change on to the end of the pass.
     fn change<const N: usize>(&mut self, updates: [Update; N]) -> Cost {
-        let (allocations, calls) = (CALLS.load(Ordering::Relaxed), self.table.calls);
+        let (before, calls) = (allocations(), self.table.calls);
         updates.into_iter().for_each(|update| self.catalog.apply(update));
         let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
-        let allocations = CALLS.load(Ordering::Relaxed) - allocations;
+        let allocations = allocations() - before;
         assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
         let resting = self.state.take_resting();
         self.state.rested(resting);

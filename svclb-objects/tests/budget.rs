@@ -1,36 +1,15 @@
 //! What it costs to read a changed slice as an API server tells it, in numbers that are the same on every
 //! machine: allocations, however many endpoints there are.
-#![allow(unsafe_code, reason = "an allocator that counts")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "../../svclb-core/tests/common/allocations.rs"]
+mod allocations;
 
+use allocations::allocations;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use svclb_core::model::Update;
 use svclb_objects::api;
 use svclb_objects::convert::wire::EndpointSlice;
-
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: the system's allocator does all the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A field of a message: a text, or a message.
 fn field(number: u32, value: impl Into<Vec<u8>>) -> Vec<u8> {
@@ -77,9 +56,9 @@ fn an_endpoint_more_takes_no_allocation_but_for_its_hints() {
         let text = slice(endpoints);
         let (_, first) = api::read::<EndpointSlice>(&text);
         // The second time nodes and zones are known.
-        let before = CALLS.load(Ordering::Relaxed);
+        let before = allocations();
         let (_, second) = api::read::<EndpointSlice>(&text);
-        let allocations = CALLS.load(Ordering::Relaxed) - before;
+        let allocations = allocations() - before;
         let (update, _) = second.said.unwrap();
         let Update::Slice(name, Some(slice)) = update else { panic!("{update:?}") };
         assert_eq!(Some(name), first.name);
