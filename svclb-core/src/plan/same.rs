@@ -14,7 +14,10 @@ impl State {
     /// # Errors
     /// When it cannot be read.
     pub fn is_held_by(&self, table: &mut impl Table) -> Result<bool, TableError> {
-        let (mut found, mut is_same) = (0, self.is_at_rest());
+        if !self.is_at_rest() {
+            return Ok(false);
+        }
+        let (mut found, mut is_same) = (0, true);
         let dump = table.scan(&mut |key, row| {
             found += 1;
             is_same = is_same && self.has_backend(key, row);
