@@ -306,3 +306,24 @@ fn two_services_that_ask_for_the_same_are_told_of_in_one_line() {
         assert!(lines[0].contains(words), "no {words} in {lines:?}");
     }
 }
+
+#[test]
+fn an_agent_that_ends_tells_what_it_did_last() {
+    let world = World::new("last-words");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    let before = world.agent_log().len();
+    for number in 0..3 {
+        let service = world.service(&format!("default/s-{number}"));
+        service.cluster_ip(&format!("10.96.1.{number}")).port(80, Tcp).backends([&a]).write();
+        world.settle();
+    }
+    // Lines are a second apart: the last ones wait for the next.
+    assert!(world.take_agent().stop().success());
+    let log = world.agent_log()[before..].to_owned();
+    let told = log.lines().filter(|line| line.contains("maps changed"));
+    let objects =
+        told.flat_map(|line| line.split(' ')).filter_map(|it| it.strip_prefix("objects="));
+    let objects: usize = objects.map(|count| count.parse::<usize>().unwrap()).sum();
+    // The Services, and those by which it is seen that they are written.
+    assert!(objects >= 6, "{log}");
+}
