@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::lane::Peer;
-use crate::lane::order::Times;
+use crate::lane::order::{Times, nanoseconds};
 
 /// What a figure counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ pub(crate) struct Book {
     figures: Vec<Figure>,
     /// Percentiles of each round, by the figure's place.
     #[serde(skip)]
-    distributions: BTreeMap<usize, Vec<Vec<u32>>>,
+    distributions: BTreeMap<usize, Vec<Vec<u64>>>,
 }
 
 impl Book {
@@ -105,7 +105,7 @@ impl Book {
         let rounds = self.distributions.entry(at).or_default();
         rounds.push(times.percentiles.clone());
         let percentiles = (0..=100).map(|percent| {
-            let of = rounds.iter().filter_map(|it| it.get(percent)).map(|it| f64::from(*it));
+            let of = rounds.iter().filter_map(|it| it.get(percent)).map(|it| nanoseconds(*it));
             median(&of.collect::<Vec<_>>())
         });
         self.figures[at].percentiles = percentiles.collect();
@@ -113,7 +113,7 @@ impl Book {
 
     /// The percentiles from 0 to 100 of what was measured in each round, nanoseconds.
     pub(crate) fn distributions(&self) -> Value {
-        let of = |(at, rounds): (&usize, &Vec<Vec<u32>>)| {
+        let of = |(at, rounds): (&usize, &Vec<Vec<u64>>)| {
             let Figure { bench, what, peer, .. } = &self.figures[*at];
             json!({ "bench": bench, "what": what, "peer": peer, "rounds": rounds })
         };

@@ -52,7 +52,7 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         store: Option<PathBuf>,
         /// Rounds of each bench
-        #[arg(long, default_value_t = 7)]
+        #[arg(long, default_value_t = 5)]
         rounds: u32,
         /// Calls of a kind in one round
         #[arg(long, default_value_t = 40_000)]

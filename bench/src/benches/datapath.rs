@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{Effort, net, ran};
 use crate::book::{Book, Unit, median};
 use crate::lane::content::{Content, elsewhere, servers};
-use crate::lane::order::{Order, Times, Transport};
+use crate::lane::order::{Order, Transport};
 use crate::lane::proxy::Cluster;
 use crate::lane::servers::{CLOSED, ECHO, PLAIN, SINK};
 use crate::lane::{Lane, Peer};
@@ -15,8 +15,10 @@ use crate::lane::{Lane, Peer};
 const PLAINLY: [Peer; 3] = [Peer::Direct, Peer::Empty, Peer::Svclb];
 /// Peers whose clients' calls do.
 const ALL: [Peer; 5] = [Peer::Direct, Peer::Empty, Peer::Svclb, Peer::Nftables, Peer::Iptables];
-/// How often a time that others are compared with is taken in a round.
-const TURNS: usize = 5;
+/// How many turns a round has; each has its part of the calls.
+pub(super) const TURNS: u32 = 5;
+/// How often what programs take is: what disturbs them comes and goes within some tens of milliseconds.
+const SHORT_TURNS: u32 = 25;
 /// How long a round of something that is counted by time is.
 const MILLISECONDS: u64 = 500;
 /// Connections leave traces in connection tracking, of which there are only so many.
@@ -76,55 +78,74 @@ fn of<'a>(lanes: &'a mut [Lane], peers: &'a [Peer]) -> impl Iterator<Item = &'a 
     lanes.iter_mut().filter(|lane| peers.contains(&lane.peer()))
 }
 
-/// Takes how long a connect is in these peers' lanes, one lane after the other and again. Of each the turn
-/// with the middle median is the round's: a lane whose turn comes while the machine does something else is
-/// not slower for it.
+/// What the lanes of these peers say, one lane after the other and again. The middle turn of a lane is its
+/// round's: one whose turn comes while the machine does something else is not slower for it.
+fn turns<T>(
+    count: u32,
+    lanes: &mut [Lane],
+    peers: &[Peer],
+    mut ask: impl FnMut(&mut Lane) -> anyhow::Result<T>,
+) -> anyhow::Result<BTreeMap<Peer, Vec<T>>> {
+    let mut said: BTreeMap<Peer, Vec<T>> = BTreeMap::new();
+    for _ in 0..count {
+        for lane in of(lanes, peers) {
+            said.entry(lane.peer()).or_default().push(ask(lane)?);
+        }
+    }
+    Ok(said)
+}
+
+/// Takes how long a call is in these peers' lanes.
 fn see(
     book: &mut Book,
     lanes: &mut [Lane],
     peers: &[Peer],
-    name: &str,
+    [bench, what, call]: [&str; 3],
     order: impl Fn(&Lane) -> Order,
 ) -> anyhow::Result<()> {
-    let mut seen: BTreeMap<Peer, Vec<Times>> = BTreeMap::new();
-    for _ in 0..TURNS {
-        for lane in of(lanes, peers) {
-            let answer = lane.ask(&order(lane))?;
-            seen.entry(lane.peer()).or_default().push(answer.times["connect"].clone());
-        }
-    }
-    for (peer, mut turns) in seen {
-        turns.sort_by(|a, b| a.median().total_cmp(&b.median()));
-        book.add_times("connect", name, peer, &turns[turns.len() / 2]);
+    let times = |lane: &mut Lane| Ok(lane.ask(&order(lane).part(TURNS))?.times[call].clone());
+    for (peer, mut said) in turns(TURNS, lanes, peers, times)? {
+        said.sort_by(|a, b| a.median().total_cmp(&b.median()));
+        book.add_times(bench, what, peer, &said[said.len() / 2]);
     }
     Ok(())
 }
 
-/// Has the same done in the lane of svclb and in that with empty programs, one after the other and
-/// again, while the kernel counts. The middle of the differences is the round's: some tens of nanoseconds
-/// are less than what the machine does meanwhile.
+/// Takes how often something is done in these peers' lanes.
+fn rates(
+    book: &mut Book,
+    lanes: &mut [Lane],
+    peers: &[Peer],
+    [bench, what]: [&str; 2],
+    unit: Unit,
+    order: impl Fn(&Lane) -> Order,
+) -> anyhow::Result<()> {
+    for (peer, said) in
+        turns(TURNS, lanes, peers, |lane| Ok(lane.ask(&order(lane).part(TURNS))?.rate()))?
+    {
+        book.add(bench, what, peer, unit, median(&said));
+    }
+    Ok(())
+}
+
+/// Has the same done in the lane of svclb and in that with empty programs, while the kernel counts. The
+/// middle of the differences is the round's: some tens of nanoseconds are less than what the machine does
+/// meanwhile.
 fn count(
     book: &mut Book,
     lanes: &mut [Lane],
-    name: [&str; 2],
+    [bench, what]: [&str; 2],
     hooks: &[&str],
     order: impl Fn(&Lane) -> Order,
 ) -> anyhow::Result<()> {
-    let mut differences = Vec::new();
-    for _ in 0..TURNS {
-        let mut taken = Vec::new();
-        for peer in [Peer::Svclb, Peer::Empty] {
-            for lane in of(lanes, &[peer]) {
-                let (answer, programs) = lane.ask_programs(&order(lane))?;
-                ran(&programs, hooks, answer.calls)?;
-                taken.push(programs);
-            }
-        }
-        if let [ours, empty] = &taken[..] {
-            differences.push(net(hooks, ours, empty));
-        }
-    }
-    book.add(name[0], name[1], Peer::Svclb, Unit::Nanoseconds, median(&differences));
+    let said = turns(SHORT_TURNS, lanes, &[Peer::Svclb, Peer::Empty], |lane| {
+        let (answer, programs) = lane.ask_programs(&order(lane).part(TURNS))?;
+        ran(&programs, hooks, answer.calls)?;
+        Ok(programs)
+    })?;
+    let pairs = said[&Peer::Svclb].iter().zip(&said[&Peer::Empty]);
+    let differences: Vec<f64> = pairs.map(|(ours, empty)| net(hooks, ours, empty)).collect();
+    book.add(bench, what, Peer::Svclb, Unit::Nanoseconds, median(&differences));
     Ok(())
 }
 
@@ -135,19 +156,21 @@ fn connect(
     count_of_calls: u32,
 ) -> anyhow::Result<()> {
     const BENCH: &str = "connect";
+    const CALL: &str = "connect";
     let order = |lane: &Lane, transport, calls| {
         Order::connect(transport, lane.places(&content.places(PLAIN), PLAIN), calls)
     };
     let udp = |lane: &Lane| order(lane, Transport::Udp, count_of_calls);
     let tcp = |lane: &Lane| order(lane, Transport::Tcp, count_of_calls / TRACKED);
-    see(book, lanes, &PLAINLY, "UDP, to a Service", udp)?;
-    see(book, lanes, &ALL, "TCP, to a Service", tcp)?;
+    see(book, lanes, &PLAINLY, [BENCH, "UDP, to a Service", CALL], udp)?;
+    see(book, lanes, &ALL, [BENCH, "TCP, to a Service", CALL], tcp)?;
     let none = |_: &Lane| Order::connect(Transport::Udp, elsewhere(), count_of_calls);
     let backend = |_: &Lane| Order::connect(Transport::Udp, servers(PLAIN), count_of_calls);
-    see(book, lanes, &PLAINLY, "UDP, to what is no Service", none)?;
-    let straight =
+    see(book, lanes, &PLAINLY, [BENCH, "UDP, to what is no Service", CALL], none)?;
+    let tcp_straight =
         |_: &Lane| Order::connect(Transport::Tcp, servers(PLAIN), count_of_calls / TRACKED);
-    see(book, lanes, &PLAINLY, "TCP, to what is no Service (a backend itself)", straight)?;
+    let what = "TCP, to what is no Service (a backend itself)";
+    see(book, lanes, &ALL, [BENCH, what, CALL], tcp_straight)?;
     refused(book, lanes, count_of_calls / TRACKED)?;
     count(book, lanes, [BENCH, "net of a UDP connect to a Service"], &["connect4"], udp)?;
     let other = [BENCH, "net of a UDP connect to what is no Service"];
@@ -166,6 +189,8 @@ fn refused(book: &mut Book, lanes: &mut [Lane], calls: u32) -> anyhow::Result<()
             let count = if matches!(peer, Peer::Nftables | Peer::Iptables) { FEW } else { calls };
             if is_tcp || peer == Peer::Svclb {
                 let answer = lane.ask(&Order::Connect { transport, to, count, refused: true })?;
+                // A closed port of the loopback answers at once: that is no refusal of a Service.
+                let what = if peer.serves() { what } else { "TCP, to a closed port" };
                 book.add_times("connect", what, peer, &answer.times["connect"]);
             }
         }
@@ -184,10 +209,7 @@ fn udp(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> an
             let places = lane.places(&content.places(PLAIN), PLAIN);
             Order::Exchange { to: places.into_iter().take(services).collect(), count: calls }
         };
-        for lane in lanes.iter_mut() {
-            let answer = lane.ask(&order(lane))?;
-            book.add_times(BENCH, pair, lane.peer(), &answer.times["pair"]);
-        }
+        see(book, lanes, &ALL, [BENCH, pair, "pair"], order)?;
         count(book, lanes, [BENCH, net], &HOOKS, order)?;
     }
     Ok(())
@@ -199,10 +221,7 @@ fn names(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> 
         let to = lane.places(&content.places(PLAIN), PLAIN)[0];
         Order::Names { to, count: calls }
     };
-    for lane in of(lanes, &PLAINLY) {
-        let answer = lane.ask(&order(lane))?;
-        book.add_times(BENCH, "getpeername", lane.peer(), &answer.times["getpeername"]);
-    }
+    see(book, lanes, &PLAINLY, [BENCH, "getpeername", "getpeername"], order)?;
     count(book, lanes, [BENCH, "net of a getpeername"], &["getpeername4"], order)
 }
 
@@ -216,10 +235,7 @@ fn release(
     let connect = |to| Order::connect(Transport::Udp, to, calls);
     let service = |lane: &Lane| connect(lane.places(&content.places(PLAIN), PLAIN));
     let other = |_: &Lane| connect(elsewhere());
-    for lane in of(lanes, &PLAINLY) {
-        let answer = lane.ask(&service(lane))?;
-        book.add_times(BENCH, "close, after a Service", lane.peer(), &answer.times["close"]);
-    }
+    see(book, lanes, &PLAINLY, [BENCH, "close, after a Service", "close"], service)?;
     let ours = [BENCH, "net of a release, after a Service"];
     count(book, lanes, ours, &["sock_release"], service)?;
     let others = [BENCH, "net of a release, after what is no Service"];
@@ -228,32 +244,24 @@ fn release(
 
 fn threads(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow::Result<()> {
     for (threads, what) in [(1, "1 thread"), (2, "2 threads"), (4, "4 threads")] {
-        for lane in of(lanes, &PLAINLY) {
+        let order = |lane: &Lane| {
             let to = lane.places(&content.places(PLAIN), PLAIN);
-            let answer = lane.ask(&Order::Threads { to, threads, milliseconds: MILLISECONDS })?;
-            book.add("threads", what, lane.peer(), Unit::PerSecond, answer.rate());
-        }
+            Order::Threads { to, threads, milliseconds: MILLISECONDS }
+        };
+        rates(book, lanes, &PLAINLY, ["threads", what], Unit::PerSecond, order)?;
     }
     Ok(())
 }
 
 fn throughput(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow::Result<()> {
     const BENCH: &str = "throughput";
-    for lane in lanes.iter_mut() {
-        let to = lane.places(&content.places(SINK), SINK)[0];
-        let answer = lane.ask(&Order::Bulk { to, milliseconds: MILLISECONDS })?;
-        book.add(BENCH, "one TCP stream", lane.peer(), Unit::BytesPerSecond, answer.rate());
-    }
-    for lane in lanes.iter_mut() {
-        let to = lane.places(&content.places(PLAIN), PLAIN)[0];
-        let answer = lane.ask(&Order::Packets { to, milliseconds: MILLISECONDS })?;
-        let what = "datagrams of a connected UDP socket";
-        book.add(BENCH, what, lane.peer(), Unit::PerSecond, answer.rate());
-    }
-    for lane in lanes.iter_mut() {
-        let to = lane.places(&content.places(ECHO), ECHO)[0];
-        let answer = lane.ask(&Order::PingPong { to, milliseconds: MILLISECONDS })?;
-        book.add_times(BENCH, "one byte and its echo", lane.peer(), &answer.times["turn"]);
-    }
-    Ok(())
+    let place = |lane: &Lane, port| lane.places(&content.places(port), port)[0];
+    let milliseconds = MILLISECONDS;
+    let stream = |lane: &Lane| Order::Bulk { to: place(lane, SINK), milliseconds };
+    rates(book, lanes, &ALL, [BENCH, "one TCP stream"], Unit::BytesPerSecond, stream)?;
+    let packets = |lane: &Lane| Order::Packets { to: place(lane, PLAIN), milliseconds };
+    let what = [BENCH, "datagrams of a connected UDP socket"];
+    rates(book, lanes, &ALL, what, Unit::PerSecond, packets)?;
+    let echo = |lane: &Lane| Order::PingPong { to: place(lane, ECHO), milliseconds };
+    see(book, lanes, &ALL, [BENCH, "one byte and its echo", "turn"], echo)
 }

@@ -5,16 +5,16 @@ use std::fs;
 use std::io::{self, BufRead as _, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::order::{Answer, Order, Times, Transport};
+use super::processors;
 use super::servers::{self, Servers};
 
 /// So many datagrams fit into a socket.
@@ -30,8 +30,7 @@ pub(crate) fn run(cgroup: &Path, addresses: &[IpAddr]) -> anyhow::Result<()> {
     let servers = Servers::start(addresses)?;
     let entrance = cgroup.join("cgroup.procs");
     fs::write(&entrance, "0").with_context(|| format!("cannot join {}", entrance.display()))?;
-    let processors = thread::available_parallelism()?.get();
-    pin(processors - 1)?;
+    processors::stay(processors::of_clients())?;
     let mut out = io::stdout();
     for line in io::stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;
@@ -72,13 +71,6 @@ fn follow(order: &Order, servers: &Servers) -> anyhow::Result<Answer> {
             ping_pong(*to, Duration::from_millis(*milliseconds))
         }
     }
-}
-
-/// Puts this thread on one processor.
-fn pin(processor: usize) -> anyhow::Result<()> {
-    let mut one = CpuSet::new();
-    one.set(processor)?;
-    sched_setaffinity(Pid::from_raw(0), &one).context("cannot stay on one processor")
 }
 
 fn socket(transport: Transport, to: &SocketAddr) -> io::Result<Socket> {
@@ -165,39 +157,34 @@ fn names(to: SocketAddr, count: u32) -> anyhow::Result<Answer> {
 }
 
 fn in_threads(to: &[SocketAddr], threads: usize, time: Duration) -> anyhow::Result<Answer> {
-    let processors = thread::available_parallelism().map_or(1, usize::from).max(all_processors());
     let done = AtomicBool::new(false);
     let addresses: Vec<SockAddr> = to.iter().map(|to| SockAddr::from(*to)).collect();
-    let start = Instant::now();
+    // Nobody begins before all are where they stay.
+    let ready = Barrier::new(threads);
     let work = |number: usize| {
-        pin(number % processors)?;
-        let mut calls = 0_u64;
+        let stays = processors::stay(number % processors::count());
+        ready.wait();
+        stays?;
+        let (start, mut calls) = (Instant::now(), 0_u64);
         let all = to.iter().zip(&addresses).cycle().skip(number * 7);
         for (to, address) in all.take_while(|_| !done.load(Ordering::Relaxed)) {
             socket(Transport::Udp, to)?.connect(address).with_context(|| to.to_string())?;
             calls += 1;
         }
-        Ok::<_, anyhow::Error>(calls)
+        Ok::<_, anyhow::Error>((calls, start.elapsed().as_secs_f64()))
     };
-    let calls = thread::scope(|scope| {
+    thread::scope(|scope| {
         let work = &work;
         let all: Vec<_> = (0..threads).map(|number| scope.spawn(move || work(number))).collect();
         thread::sleep(time);
         done.store(true, Ordering::Relaxed);
-        let mut calls = 0;
+        let (mut calls, mut seconds) = (0, 0.0_f64);
         for thread in all {
-            calls += thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            let done = thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+            (calls, seconds) = (calls + done.0, seconds.max(done.1));
         }
-        Ok::<_, anyhow::Error>(calls)
-    })?;
-    Ok(Answer { calls, seconds: start.elapsed().as_secs_f64(), times: BTreeMap::new() })
-}
-
-/// How many processors the machine has: this thread is on one only.
-fn all_processors() -> usize {
-    // SAFETY: a question without arguments in memory.
-    let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    usize::try_from(count).unwrap_or(1)
+        Ok(Answer { calls, seconds, times: BTreeMap::new() })
+    })
 }
 
 fn stream(to: SocketAddr) -> anyhow::Result<TcpStream> {
@@ -254,11 +241,11 @@ fn ping_pong(to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
     Ok(answer(start.elapsed().as_secs_f64(), [("turn", times)]))
 }
 
-fn nanoseconds(since: Instant) -> u32 {
-    u32::try_from(since.elapsed().as_nanos()).unwrap_or(u32::MAX)
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn answer<const N: usize>(seconds: f64, measured: [(&str, Vec<u32>); N]) -> Answer {
+fn answer<const N: usize>(seconds: f64, measured: [(&str, Vec<u64>); N]) -> Answer {
     let calls = measured.first().map_or(0, |(_, times)| times.len() as u64);
     let times = measured.map(|(name, times)| (name.to_owned(), Times::of(times)));
     Answer { calls, seconds, times: times.into() }

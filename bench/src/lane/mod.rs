@@ -5,12 +5,14 @@
 //!
 //! * [`order`]: what a lane's process is asked.
 //! * [`client`]: that process. [`mod@servers`]: who answers in it.
+//! * [`processors`]: where both run.
 //! * [`content`]: the Services, as each peer wants to read them.
 //! * [`programs`]: what the programs on a lane's cgroup cost.
 
 pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod order;
+mod processors;
 pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod servers;

@@ -79,6 +79,24 @@ impl Order {
     pub(crate) fn connect(transport: Transport, to: Vec<SocketAddr>, count: u32) -> Self {
         Self::Connect { transport, to, count, refused: false }
     }
+
+    /// The same, done so many times less often, or for less long.
+    pub(crate) fn part(mut self, of: u32) -> Self {
+        match &mut self {
+            Self::Connect { count, .. }
+            | Self::Exchange { count, .. }
+            | Self::Names { count, .. } => {
+                *count = (*count / of).max(1);
+            }
+            Self::Threads { milliseconds, .. }
+            | Self::Bulk { milliseconds, .. }
+            | Self::Packets { milliseconds, .. }
+            | Self::PingPong { milliseconds, .. } => {
+                *milliseconds = (*milliseconds / u64::from(of)).max(1);
+            }
+        }
+        self
+    }
 }
 
 /// What came of it.
@@ -96,7 +114,7 @@ pub(crate) struct Answer {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Times {
     /// Percentiles from 0 to 100, nanoseconds.
-    pub(crate) percentiles: Vec<u32>,
+    pub(crate) percentiles: Vec<u64>,
 }
 
 impl Answer {
@@ -108,17 +126,28 @@ impl Answer {
 
 impl Times {
     /// Sums up what was measured, in nanoseconds.
-    pub(crate) fn of(mut measured: Vec<u32>) -> Self {
+    ///
+    /// A percentile is the least of them that so many percent are not above (the nearest rank): of fewer
+    /// than a hundred, the 99th is the slowest.
+    pub(crate) fn of(mut measured: Vec<u64>) -> Self {
         measured.sort_unstable();
-        let last = measured.len().saturating_sub(1);
-        let at = |percent: usize| measured.get(last * percent / 100).copied().unwrap_or_default();
+        let at = |percent: usize| {
+            let rank = (measured.len() * percent).div_ceil(100);
+            measured.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+        };
         Self { percentiles: (0..=100).map(at).collect() }
     }
 
     /// The median.
     pub(crate) fn median(&self) -> f64 {
-        f64::from(self.percentiles.get(50).copied().unwrap_or_default())
+        nanoseconds(self.percentiles.get(50).copied().unwrap_or_default())
     }
+}
+
+/// As figures are kept.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52, which are 52 days")]
+pub(crate) const fn nanoseconds(time: u64) -> f64 {
+    time as f64
 }
 
 #[cfg(test)]
@@ -134,5 +163,10 @@ mod tests {
             (0, 500, 990)
         );
         assert_eq!(times.percentiles[100], 1_000);
+        let few = Times::of(vec![5_000_000_000, 1]);
+        assert_eq!(
+            (few.percentiles[0], few.percentiles[50], few.percentiles[99]),
+            (1, 1, 5_000_000_000)
+        );
     }
 }

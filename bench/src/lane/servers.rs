@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use anyhow::Context as _;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+
+use super::processors;
 
 /// The port at which connections are accepted and closed, and datagrams are answered.
 pub(crate) const PLAIN: u16 = 8080;
@@ -34,9 +34,17 @@ impl Servers {
                 .with_context(|| format!("cannot listen on {}", at(PLAIN)))?;
             socket.set_nonblocking(true)?;
             sockets.push(socket);
-            for (port, serve) in [(PLAIN, close as fn(TcpStream)), (SINK, sink), (ECHO, echo)] {
+            let clients = processors::of_clients();
+            for (port, serve, processor) in [
+                // Whoever only closes is not to be in the client's way.
+                (PLAIN, close as fn(TcpStream), 0),
+                // What a byte takes of one processor is less noisy than how soon another wakes.
+                (SINK, sink, clients),
+                (ECHO, echo, clients),
+            ] {
                 let listener = TcpListener::bind(at(port))
                     .with_context(|| format!("cannot listen on {}", at(port)))?;
+                processors::stay(processor)?;
                 thread::spawn(move || accept(&listener, serve));
             }
         }
@@ -60,17 +68,9 @@ pub(crate) fn answer(server: &UdpSocket) -> io::Result<()> {
 }
 
 fn accept(listener: &TcpListener, serve: fn(TcpStream)) {
-    leave_client_alone();
     for stream in listener.incoming().flatten() {
         serve(stream);
     }
-}
-
-/// Stays on the first processor: the client is on the last.
-fn leave_client_alone() {
-    let mut first = CpuSet::new();
-    // A server that may be anywhere is no worse than noise.
-    let _ = first.set(0).and_then(|()| sched_setaffinity(Pid::from_raw(0), &first));
 }
 
 fn close(stream: TcpStream) {

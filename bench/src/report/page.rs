@@ -45,8 +45,7 @@ pub(crate) fn write(run: &Run, folder: &Path, check: bool) -> anyhow::Result<()>
 fn about(run: &Run) -> String {
     let machine = &run.machine;
     format!(
-        "Measured on kernel {}, {} processors ({}), {} of memory; {} rounds, {} calls of a kind in \
-         each.\n",
+        "Measured on kernel {}, {} processors ({}), {} of memory; {} rounds, {} calls of a kind in each.\n",
         machine.kernel,
         machine.processors,
         machine.processor,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::anyhow;
 use plotters::prelude::*;
 
+use crate::benches::churn;
 use crate::book::{Book, Figure};
 use crate::lane::Peer;
 
@@ -35,12 +36,9 @@ pub(crate) fn all(book: &Book) -> anyhow::Result<Vec<Plot>> {
         ("connect", "UDP, to a Service", "connect-udp"),
         ("connect", "TCP, to a Service", "connect-tcp"),
         ("udp", "send and receive, one Service", "udp"),
-        ("churn", "watch event to the first connect that knows", "churn"),
-        (
-            "churn",
-            "watch event to the first connect that knows, among as many as can be",
-            "churn-among",
-        ),
+        ("churn", churn::EVENT, "churn"),
+        ("churn", churn::AMONG_FEW, "churn-among-100"),
+        ("churn", churn::AMONG_MANY, "churn-among"),
     ] {
         plots.extend(distribution(book, bench, what, file)?);
     }

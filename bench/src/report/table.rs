@@ -39,7 +39,8 @@ fn markdown(header: &[&str]) -> Table {
 
 /// One bench's figures.
 pub(crate) fn figures(book: &Book, bench: &str) -> String {
-    let mut table = markdown(&["what", "peer", "median", "of the rounds", "of direct"]);
+    let mut table =
+        markdown(&["what", "peer", "median", "of the rounds", "99 in 100", "of direct"]);
     for figure in book.figures().iter().filter(|figure| figure.bench == bench) {
         let (least, most) = figure.spread();
         let range = match figure.rounds.len() {
@@ -47,7 +48,9 @@ pub(crate) fn figures(book: &Book, bench: &str) -> String {
             _ => format!("{} to {}", shown(least, figure.unit), shown(most, figure.unit)),
         };
         let median = shown(figure.median(), figure.unit);
-        table.add_row([&figure.what, figure.peer.name(), &median, &range, &ratio(book, figure)]);
+        let slow = figure.percentiles.get(99).map(|it| shown(*it, figure.unit)).unwrap_or_default();
+        let ratio = ratio(book, figure);
+        table.add_row([&figure.what, figure.peer.name(), &median, &range, &slow, &ratio]);
     }
     table.to_string()
 }
@@ -74,7 +77,7 @@ pub(crate) fn targets(book: &Book) -> String {
     for target in &targets::ALL {
         let Some(measured) = target.measured(book) else { continue };
         let verdict = if target.is_met(measured) { "met" } else { "not met" };
-        table.add_row([target.what, &target.bound(), &format!("{measured:.2}"), verdict]);
+        table.add_row([target.what, &target.bound(), &target.shown(measured), verdict]);
     }
     table.to_string()
 }

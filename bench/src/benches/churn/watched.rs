@@ -1,0 +1,203 @@
+//! A Service whose backend changes, its clients, and somebody who watches its slice.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use futures_util::TryStreamExt as _;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, WatchEvent, WatchParams};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+use svclb_tests::{Kind, World};
+
+use super::super::sync::one_backend;
+use super::load::{Load, replace};
+use crate::lane::order::Times;
+use crate::lane::proxy::Cluster;
+
+const SERVICE: &str = "10.96.0.202:80";
+const SLICE: &str = "watched-1";
+/// Its two backends, in turn.
+const BACKENDS: [&str; 2] = ["10.244.0.1:8080", "10.244.0.2:8080"];
+/// How long a change may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a client looks whether it met a change; a long wait is measured to a hundredth.
+const LOOK: Duration = Duration::from_micros(50);
+const HUNDREDTH: u32 = 100;
+/// Among others, a change comes so long after the one before was met, at most.
+const APART: Duration = Duration::from_secs(1);
+/// By chance, and the same for all: whoever writes at most once a second has no phase of its own.
+const SEED: u64 = 1;
+/// A watch that ended is asked for again after it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The Service, as somebody hears of it.
+pub(super) struct Watched {
+    events: mpsc::Receiver<anyhow::Result<(String, Instant)>>,
+    /// Which of its backends it has.
+    now: usize,
+    /// How often it changed, and how often others did beside it.
+    changes: u64,
+    loads: u64,
+}
+
+/// A client of it, and both backends, in one world.
+pub(super) struct Client {
+    socket: svclb_tests::Socket,
+    servers: [UdpSocket; 2],
+    service: SocketAddr,
+}
+
+/// How late a client met a change, nanoseconds.
+pub(super) struct Late {
+    /// After somebody else heard its watch event; 0 when that was later.
+    pub(super) event: u64,
+    /// After the API server was asked for it.
+    pub(super) request: u64,
+}
+
+impl Watched {
+    /// Makes the Service.
+    pub(super) fn create(cluster: &Cluster) {
+        let objects = one_backend("watched", SERVICE, "UDP", BACKENDS[0]);
+        cluster.plane().api().create_all(objects.into());
+    }
+
+    pub(super) fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+        let (say, events) = mpsc::channel();
+        let client = cluster.plane().api().client();
+        cluster.plane().api().spawn(async move {
+            if let Err(error) = watch(client, &say).await {
+                // Without a hearer nobody wants to know.
+                let _ = say.send(Err(error.context("the watch of a slice ended")));
+            }
+        });
+        let watched = Self { events, now: 0, changes: 0, loads: 0 };
+        // The first says what is there already.
+        watched.hears()?;
+        Ok(watched)
+    }
+
+    fn hears(&self) -> anyhow::Result<(String, Instant)> {
+        let event = self.events.recv_timeout(PATIENCE);
+        event.with_context(|| format!("a watch tells nothing of {SLICE} for {PATIENCE:?}"))?
+    }
+
+    /// Moves the Service to its other backend, until this client met that.
+    pub(super) fn change(&mut self, cluster: &Cluster, client: &Client) -> anyhow::Result<Late> {
+        self.now = 1 - self.now;
+        self.changes += 1;
+        let (ip, _port) = BACKENDS[self.now].split_once(':').context("no address")?;
+        let asked = Instant::now();
+        replace(cluster, SLICE, ip)?;
+        let met = client.meets(self.now, self.changes, asked)?;
+        loop {
+            let (address, heard) = self.hears()?;
+            if address == ip {
+                let since = |when| nanoseconds(met.saturating_duration_since(when));
+                return Ok(Late { event: since(heard), request: since(asked) });
+            }
+        }
+    }
+
+    /// Moves the Service now and then while others change. Gives how many changes there were in all, and how
+    /// late its own were met after they were asked for: whoever watches is late himself then.
+    pub(super) fn among(
+        &mut self,
+        cluster: &Cluster,
+        client: &Client,
+        load: Load,
+    ) -> anyhow::Result<(u64, Times)> {
+        self.loads += 1;
+        let first = self.loads * Load::MOST;
+        thread::scope(|scope| {
+            let others = scope.spawn(|| load.run(cluster, first));
+            let mut own = Vec::new();
+            let mut chance = ChaCha8Rng::seed_from_u64(SEED);
+            while !others.is_finished() {
+                own.push(self.change(cluster, client)?.request);
+                thread::sleep(APART.mul_f64(chance.random()));
+            }
+            let others = others.join().map_err(|_| anyhow!("a thread panicked"))??;
+            Ok((others + own.len() as u64, Times::of(own)))
+        })
+    }
+}
+
+impl Client {
+    pub(super) fn start(world: &World) -> anyhow::Result<Self> {
+        let bind = |address: &'static str| {
+            let socket = world.inside(move || UdpSocket::bind(address))?;
+            socket.set_nonblocking(true)?;
+            Ok::<_, anyhow::Error>(socket)
+        };
+        let servers = [bind(BACKENDS[0])?, bind(BACKENDS[1])?];
+        Ok(Self { socket: world.socket(Kind::Udp4), servers, service: SERVICE.parse()? })
+    }
+
+    /// When a connect was first given this backend, after the change of this number.
+    fn meets(&self, backend: usize, change: u64, begin: Instant) -> anyhow::Result<Instant> {
+        while self.dials(change)? != Some(backend) {
+            let since = begin.elapsed();
+            let pod = BACKENDS[backend];
+            ensure!(since < PATIENCE, "no connect to {SERVICE} is given {pod} after {PATIENCE:?}");
+            thread::sleep(LOOK.max(since / HUNDREDTH));
+        }
+        Ok(Instant::now())
+    }
+
+    /// Which backend a connect after this change is given; none where nobody serves.
+    pub(super) fn dials(&self, change: u64) -> anyhow::Result<Option<usize>> {
+        // A port of its own each time: kube-proxy leaves a flow where it is.
+        self.socket.undial()?;
+        self.socket.dial(self.service)?;
+        let said = change.to_be_bytes();
+        match self.socket.raw().send(&said).map_err(|error| error.kind()) {
+            // kube-proxy does not know the Service yet: it refused the datagram before, or drops this one.
+            Err(ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied) => return Ok(None),
+            sent => sent.map_err(io::Error::from).context("cannot send a datagram")?,
+        };
+        // Some may be late: those of an earlier change say nothing of this one.
+        let hears = |server: &UdpSocket| {
+            let (mut buffer, mut heard) = ([0; 8], false);
+            while server.recv_from(&mut buffer).is_ok() {
+                heard |= buffer == said;
+            }
+            heard
+        };
+        Ok(self.servers.iter().position(hears))
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Tells the first address of the watched slice, and when it was heard.
+async fn watch(
+    client: kube::Client,
+    say: &mpsc::Sender<anyhow::Result<(String, Instant)>>,
+) -> anyhow::Result<()> {
+    let slices: Api<EndpointSlice> = Api::namespaced(client, "default");
+    let which = WatchParams::default().fields(&format!("metadata.name={SLICE}"));
+    // A watch has an end; the next one says once more what is there.
+    loop {
+        let mut events = std::pin::pin!(slices.watch(&which, "0").await?);
+        while let Some(event) = events.try_next().await? {
+            let heard = Instant::now();
+            let slice = match event {
+                WatchEvent::Added(slice) | WatchEvent::Modified(slice) => slice,
+                WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => continue,
+                WatchEvent::Error(error) => bail!("{error}"),
+            };
+            let endpoint = slice.endpoints.unwrap_or_default().into_iter().next();
+            let address = endpoint.and_then(|endpoint| endpoint.addresses.into_iter().next());
+            say.send(Ok((address.unwrap_or_default(), heard)))?;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
