@@ -7,9 +7,7 @@ use std::fmt::Debug;
 use std::hash::{BuildHasher as _, DefaultHasher, Hash, Hasher as _};
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
-use prost::DecodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,7 +15,7 @@ use serde_json::value::RawValue;
 use svclb_core::model::{ObjectName, Update};
 
 use crate::convert::{self, Invalid, Kind, ObjectId, Skipped, wire};
-use crate::protobuf;
+use crate::protobuf::{self, Encoded};
 use crate::text::short;
 
 /// What an object says, or what is wrong with it.
@@ -35,16 +33,9 @@ pub struct Read {
 }
 
 /// The part of an object that is read, and how.
-pub trait Wire: Serialize + DeserializeOwned + Clone + Debug + Hash + Send + 'static {
-    /// Its kind.
-    const KIND: Kind;
-    /// What is wrong where it cannot be taken apart.
-    const PARTS: &'static str;
-    /// Its message in protobuf, without the envelope.
-    ///
-    /// # Errors
-    /// It is no such message.
-    fn decode(message: Bytes) -> Result<Self, DecodeError>;
+pub trait Wire:
+    Encoded + Serialize + DeserializeOwned + Clone + Debug + Hash + Send + 'static
+{
     /// Its metadata.
     fn metadata(&self) -> &wire::Metadata;
     /// What it says.
@@ -52,13 +43,6 @@ pub trait Wire: Serialize + DeserializeOwned + Clone + Debug + Hash + Send + 'st
 }
 
 impl Wire for wire::Service {
-    const KIND: Kind = Kind::Service;
-    const PARTS: &'static str = "spec";
-
-    fn decode(message: Bytes) -> Result<Self, DecodeError> {
-        protobuf::read::service(message)
-    }
-
     fn metadata(&self) -> &wire::Metadata {
         &self.metadata
     }
@@ -69,13 +53,6 @@ impl Wire for wire::Service {
 }
 
 impl Wire for wire::EndpointSlice {
-    const KIND: Kind = Kind::EndpointSlice;
-    const PARTS: &'static str = "endpoints";
-
-    fn decode(message: Bytes) -> Result<Self, DecodeError> {
-        protobuf::read::endpoint_slice(message)
-    }
-
     fn metadata(&self) -> &wire::Metadata {
         &self.metadata
     }
@@ -86,13 +63,6 @@ impl Wire for wire::EndpointSlice {
 }
 
 impl Wire for wire::Node {
-    const KIND: Kind = Kind::Node;
-    const PARTS: &'static str = "status";
-
-    fn decode(message: Bytes) -> Result<Self, DecodeError> {
-        protobuf::read::node(message)
-    }
-
     fn metadata(&self) -> &wire::Metadata {
         &self.metadata
     }

@@ -9,7 +9,7 @@
 //! with its name where it has one, so it rejects only itself.
 
 mod messages;
-pub(crate) mod read;
+mod read;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +19,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::{DecodeError, Message as _};
 use serde_json::{Value, json};
 
-use crate::api::Wire;
-use crate::convert::wire;
+use crate::convert::{Kind, wire};
 use messages::{Named, RawExtension, Status, Unknown, WatchEvent};
 use read::{Pairs as _, text};
 
@@ -60,6 +59,19 @@ impl From<DecodeError> for Malformed {
     fn from(error: DecodeError) -> Self {
         Self::Unreadable(error.to_string())
     }
+}
+
+/// What is read of an object of a kind that comes in protobuf.
+pub trait Encoded: Sized {
+    /// The kind.
+    const KIND: Kind;
+    /// The field that says what is wrong where the message cannot be taken apart.
+    const PARTS: &'static str;
+    /// Reads its message, without the envelope.
+    ///
+    /// # Errors
+    /// It is no such message.
+    fn decode(message: Bytes) -> Result<Self, DecodeError>;
 }
 
 /// The body of a watch, in whatever parts it comes.
@@ -174,7 +186,7 @@ pub fn carried(object: &str) -> Option<&str> {
 /// # Errors
 /// What says in JSON what is wrong with it: an object that has no more than the metadata, as far as it can
 /// be read; or a text.
-pub fn object<T: Wire>(carried: &str) -> Result<T, Value> {
+pub fn object<T: Encoded>(carried: &str) -> Result<T, Value> {
     let bytes = BASE64_STANDARD.decode(carried).map_err(|_| Value::from(carried))?;
     let envelope = open(bytes.into()).map_err(|malformed| Value::from(malformed.to_string()))?;
     if !envelope.is(T::KIND.api_version(), T::KIND.name()) {

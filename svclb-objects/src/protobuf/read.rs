@@ -6,54 +6,71 @@
 use bytes::Bytes;
 use prost::{DecodeError, Message as _};
 
+use super::Encoded;
 use super::messages::{
     Endpoint, EndpointPort, EndpointSlice, Hint, LoadBalancerIngress, Metadata, Node, NodeAddress,
     Pair, Service, ServicePort, ServiceSpec, Time,
 };
+use crate::convert::Kind;
 use crate::convert::wire::{self, Number, Text};
 
 /// How many endpoints the controller puts into a slice, by default.
 const FULL: usize = 100;
 
-pub(crate) fn service(message: Bytes) -> Result<wire::Service, DecodeError> {
-    let Service { metadata, spec, status } = Service::decode(message)?;
-    let load_balancer = status.and_then(|status| status.load_balancer).unwrap_or_default();
-    Ok(wire::Service {
-        metadata: metadata.map(Into::into).unwrap_or_default(),
-        spec: spec.map(Into::into).unwrap_or_default(),
-        status: wire::ServiceStatus {
-            load_balancer: wire::LoadBalancer { ingress: all(load_balancer.ingress) },
-        },
-    })
-}
+impl Encoded for wire::Service {
+    const KIND: Kind = Kind::Service;
+    const PARTS: &'static str = "spec";
 
-pub(crate) fn endpoint_slice(message: Bytes) -> Result<wire::EndpointSlice, DecodeError> {
-    let mut slice =
-        EndpointSlice { endpoints: Vec::with_capacity(FULL), ..EndpointSlice::default() };
-    slice.merge(message)?;
-    let EndpointSlice { metadata, endpoints, ports, address_type } = slice;
-    // One for all of them: most need no more room than the one before.
-    let mut endpoint = Endpoint::default();
-    let mut read = Vec::with_capacity(endpoints.len());
-    for message in endpoints {
-        endpoint.clear();
-        endpoint.merge(message)?;
-        read.push((&endpoint).into());
+    fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        let Service { metadata, spec, status } = Service::decode(message)?;
+        let load_balancer = status.and_then(|status| status.load_balancer).unwrap_or_default();
+        Ok(Self {
+            metadata: metadata.map(Into::into).unwrap_or_default(),
+            spec: spec.map(Into::into).unwrap_or_default(),
+            status: wire::ServiceStatus {
+                load_balancer: wire::LoadBalancer { ingress: all(load_balancer.ingress) },
+            },
+        })
     }
-    Ok(wire::EndpointSlice {
-        metadata: metadata.map(Into::into).unwrap_or_default(),
-        address_type: Some(text(&address_type)),
-        ports: all(ports),
-        endpoints: read,
-    })
 }
 
-pub(crate) fn node(message: Bytes) -> Result<wire::Node, DecodeError> {
-    let Node { metadata, status } = Node::decode(message)?;
-    Ok(wire::Node {
-        metadata: metadata.map(Into::into).unwrap_or_default(),
-        status: wire::NodeStatus { addresses: all(status.unwrap_or_default().addresses) },
-    })
+impl Encoded for wire::EndpointSlice {
+    const KIND: Kind = Kind::EndpointSlice;
+    const PARTS: &'static str = "endpoints";
+
+    fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        let mut slice =
+            EndpointSlice { endpoints: Vec::with_capacity(FULL), ..EndpointSlice::default() };
+        slice.merge(message)?;
+        let EndpointSlice { metadata, endpoints, ports, address_type } = slice;
+        // One for all of them: most need no more room than the one before.
+        let mut endpoint = Endpoint::default();
+        let mut read = Vec::with_capacity(endpoints.len());
+        for message in endpoints {
+            endpoint.clear();
+            endpoint.merge(message)?;
+            read.push((&endpoint).into());
+        }
+        Ok(Self {
+            metadata: metadata.map(Into::into).unwrap_or_default(),
+            address_type: Some(text(&address_type)),
+            ports: all(ports),
+            endpoints: read,
+        })
+    }
+}
+
+impl Encoded for wire::Node {
+    const KIND: Kind = Kind::Node;
+    const PARTS: &'static str = "status";
+
+    fn decode(message: Bytes) -> Result<Self, DecodeError> {
+        let Node { metadata, status } = Node::decode(message)?;
+        Ok(Self {
+            metadata: metadata.map(Into::into).unwrap_or_default(),
+            status: wire::NodeStatus { addresses: all(status.unwrap_or_default().addresses) },
+        })
+    }
 }
 
 impl From<Metadata> for wire::Metadata {
