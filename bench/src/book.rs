@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::lane::Peer;
-use crate::lane::order::{Times, nanoseconds};
+use crate::times::{Times, nanoseconds};
 
 /// What a figure counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -73,13 +73,6 @@ pub(crate) fn median(all: &[f64]) -> f64 {
         count if count % 2 == 1 => sorted[middle],
         _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
     }
-}
-
-/// How often in a second.
-pub(crate) fn rate(count: u64, seconds: f64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let rate = count as f64 / seconds;
-    rate
 }
 
 /// All that was measured so far.

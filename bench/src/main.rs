@@ -4,7 +4,7 @@
 //! * [`lane`]: one peer, with clients and servers of its own.
 //! * [`benches`]: what is measured.
 //! * [`book`]: what was measured. [`run`]: all of it, with the machine, as it is stored.
-//! * [`targets`]: what it should come to.
+//! * [`times`]: how long calls took. [`targets`]: what it should come to.
 //! * [`report`]: tables, plots and the page.
 //! * [`simulate`]: one agent in a cluster that no machine can run.
 
@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod simulate;
 mod targets;
+mod times;
 
 use std::fs;
 use std::net::IpAddr;

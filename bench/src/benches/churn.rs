@@ -16,10 +16,10 @@ use svclb_tests::World;
 use super::Effort;
 use super::memory::resident;
 use super::sync;
-use crate::book::{Book, Unit, rate};
+use crate::book::{Book, Unit};
 use crate::lane::Peer;
-use crate::lane::order::Times;
 use crate::lane::proxy::Cluster;
+use crate::times::{Times, rate};
 use load::Load;
 use watched::{Client, Late, Watched};
 

@@ -15,8 +15,8 @@ use super::Effort;
 use super::memory::{maps, resident};
 use crate::book::{Book, Unit};
 use crate::lane::Peer;
-use crate::lane::order::Times;
 use crate::lane::proxy::{Cluster, NODE};
+use crate::times::{self, Times};
 
 const BENCH: &str = "sync";
 const CLUSTER: Large = Large::SPEED;
@@ -149,7 +149,7 @@ fn from_files(book: &mut Book) -> anyhow::Result<()> {
         while world.ask(Tcp, FILE_SERVICE).ok().as_deref() != Some(*name) {
             ensure!(begin.elapsed() < FILE_PATIENCE, "no client met the change of a file");
         }
-        times.push(u64::try_from(begin.elapsed().as_nanos())?);
+        times.push(times::of(begin.elapsed()));
     }
     let what = "a small file changes beside the large one, to the first connect that knows";
     book.add_times(BENCH, what, Peer::Svclb, &Times::of(times));

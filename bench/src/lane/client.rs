@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::order::{Answer, Order, Times, Transport};
+use super::order::{Answer, Order, Transport};
 use super::processors;
 use super::servers::{self, Servers};
+use crate::times::{self, Times};
 
 /// So many datagrams fit into a socket.
 const AT_ONCE: u32 = 64;
@@ -99,7 +100,7 @@ fn connect(
         }
         let before = Instant::now();
         let result = socket.connect(address);
-        connects.push(nanoseconds(before));
+        connects.push(times::of(before.elapsed()));
         match result {
             Ok(()) => ensure!(!refused, "{to} was not refused"),
             Err(error) if refused && error.raw_os_error() == Some(libc::ECONNREFUSED) => {}
@@ -107,7 +108,7 @@ fn connect(
         }
         let before = Instant::now();
         drop(socket);
-        closes.push(nanoseconds(before));
+        closes.push(times::of(before.elapsed()));
     }
     let seconds = start.elapsed().as_secs_f64();
     Ok(answer(seconds, [("connect", connects), ("close", closes)]))
@@ -129,11 +130,11 @@ fn exchange(servers: &Servers, to: &[SocketAddr], count: u32) -> anyhow::Result<
     for (to, server) in each.into_iter().cycle().take(usize::try_from(count)?) {
         let before = Instant::now();
         client.send_to(b"?", to)?;
-        sends.push(nanoseconds(before));
+        sends.push(times::of(before.elapsed()));
         servers::answer(server).with_context(|| format!("what answered for {to} got nothing"))?;
         let before = Instant::now();
         let (_size, from) = client.recv_from(&mut buffer)?;
-        receives.push(nanoseconds(before));
+        receives.push(times::of(before.elapsed()));
         ensure!(from == *to, "an answer from {from} to what went to {to}");
     }
     let seconds = start.elapsed().as_secs_f64();
@@ -149,7 +150,7 @@ fn names(to: SocketAddr, count: u32) -> anyhow::Result<Answer> {
     for _ in 0..count {
         let before = Instant::now();
         let peer = socket.peer_addr()?;
-        times.push(nanoseconds(before));
+        times.push(times::of(before.elapsed()));
         let peer = peer.as_socket();
         ensure!(peer == Some(to), "the peer of a socket that dialled {to} is {peer:?}");
     }
@@ -236,13 +237,9 @@ fn ping_pong(to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
         let before = Instant::now();
         stream.write_all(b"?")?;
         stream.read_exact(&mut byte)?;
-        times.push(nanoseconds(before));
+        times.push(times::of(before.elapsed()));
     }
     Ok(answer(start.elapsed().as_secs_f64(), [("turn", times)]))
-}
-
-fn nanoseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn answer<const N: usize>(seconds: f64, measured: [(&str, Vec<u64>); N]) -> Answer {

@@ -188,7 +188,7 @@ fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
 mod tests {
     use super::*;
     use crate::book::Unit;
-    use crate::lane::order::Times;
+    use crate::times::Times;
 
     #[test]
     fn plots_are_drawn_of_what_was_measured() {

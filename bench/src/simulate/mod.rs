@@ -16,8 +16,9 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use serde::{Deserialize, Serialize};
 use svclb_tests::World;
 
-use crate::book::{Unit, rate};
+use crate::book::Unit;
 use crate::report::shown;
+use crate::times::rate;
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug, clap::Args)]

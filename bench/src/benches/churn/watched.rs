@@ -16,8 +16,8 @@ use svclb_tests::{Kind, World};
 
 use super::super::sync::one_backend;
 use super::load::{Load, replace};
-use crate::lane::order::Times;
 use crate::lane::proxy::Cluster;
+use crate::times::{self, Times};
 
 const SERVICE: &str = "10.96.0.202:80";
 const SLICE: &str = "watched-1";
@@ -98,7 +98,7 @@ impl Watched {
         loop {
             let (address, heard) = self.hears()?;
             if address == ip {
-                let since = |when| nanoseconds(met.saturating_duration_since(when));
+                let since = |when| times::of(met.saturating_duration_since(when));
                 return Ok(Late { event: since(heard), request: since(asked) });
             }
         }
@@ -171,10 +171,6 @@ impl Client {
         };
         Ok(self.servers.iter().position(hears))
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Tells the first address of the watched slice, and when it was heard.
