@@ -6,8 +6,9 @@ use anyhow::anyhow;
 use plotters::prelude::*;
 
 use crate::benches::churn;
-use crate::book::{Book, Figure};
+use crate::book::{Book, Figure, Unit};
 use crate::lane::Peer;
+use crate::report::shown;
 
 /// Width and height, pixels.
 const SIZE: (u32, u32) = (760, 420);
@@ -84,7 +85,7 @@ fn against_size(book: &Book) -> anyhow::Result<Option<Plot>> {
         x,
         y: 0.0..most * 1.1,
         names: ["frontends", "nanoseconds"],
-        digits: 0,
+        mark: |size| format!("{size:.0}"),
         legend: SeriesLabelPosition::UpperLeft,
     };
     let svg = chart.draw(&title, lines)?;
@@ -103,20 +104,21 @@ fn distribution(book: &Book, bench: &str, what: &str, file: &str) -> anyhow::Res
     let title = format!("{bench}: {what}");
     // The slowest call of all would leave no room for the others.
     let at = |figure: &&Figure, percent: usize| figure.percentiles.get(percent).copied();
-    let most = figures.iter().filter_map(|figure| at(figure, 99)).fold(0.0, f64::max) / 1_000.0;
-    let least =
-        figures.iter().filter_map(|figure| at(figure, 0)).fold(f64::MAX, f64::min) / 1_000.0;
+    let most = figures.iter().filter_map(|figure| at(figure, 99)).fold(0.0, f64::max);
+    // The axis has no place for 0.
+    let times = figures.iter().flat_map(|figure| &figure.percentiles).copied();
+    let least = times.filter(|time| *time > 0.0).fold(most, f64::min);
     let line = |figure: &&Figure| {
         let points = figure.percentiles.iter().take(100).zip(0_u32..);
-        let points = points.map(|(time, percent)| (time / 1_000.0, f64::from(percent)));
+        let points = points.map(|(time, percent)| (time.max(least), f64::from(percent)));
         let name = figure.peer.name();
         Line { name, peer: figure.peer, points: points.collect(), has_dots: false }
     };
     let chart = Chart {
         x: least * 0.9..most * 1.1,
         y: 0.0..100.0,
-        names: ["microseconds", "percent of the calls"],
-        digits: 1,
+        names: ["at most so long", "percent"],
+        mark: |time| shown(time, Unit::Nanoseconds),
         legend: SeriesLabelPosition::LowerRight,
     };
     let svg = chart.draw(&title, figures.iter().map(line).collect())?;
@@ -129,8 +131,8 @@ struct Chart {
     y: Range<f64>,
     /// What the axes show.
     names: [&'static str; 2],
-    /// Digits behind the point along the first.
-    digits: usize,
+    /// A mark of the first, as text.
+    mark: fn(f64) -> String,
     legend: SeriesLabelPosition,
 }
 
@@ -155,7 +157,7 @@ impl Chart {
                 .y_label_area_size(60)
                 .build_cartesian_2d(self.x.log_scale(), self.y)
                 .map_err(drawing)?;
-            let x = |value: &f64| format!("{value:.0$}", self.digits);
+            let x = |value: &f64| (self.mark)(*value);
             let y = |value: &f64| format!("{value:.0}");
             let mut mesh = chart.configure_mesh();
             mesh.x_desc(self.names[0]).y_desc(self.names[1]);
@@ -187,7 +189,6 @@ fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::book::Unit;
     use crate::times::Times;
 
     #[test]
