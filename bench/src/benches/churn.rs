@@ -10,7 +10,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use svclb_tests::World;
 
 use super::Effort;
@@ -42,36 +42,29 @@ const FEW: Load = Load { rate: 100, time: Duration::from_secs(30) };
 const MANY: Load = Load { rate: 1_000, time: Duration::from_secs(60) };
 /// How often all of it is measured, at most: it takes more than a minute.
 const MINUTES: u32 = 3;
-/// How long kube-proxy may take to start.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Measures all of it: svclb, and then kube-proxy. Both at once would take each other's processors.
 ///
 /// # Errors
 /// A change does not reach a client.
 pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow::Result<()> {
-    Watched::create(cluster);
     let mut watched = Watched::start(cluster)?;
-    svclb(book, cluster, &mut watched, effort)?;
-    kube_proxy(book, cluster, &mut watched, effort)
+    svclb(book, &mut watched, effort)?;
+    kube_proxy(book, &mut watched, effort)
 }
 
-fn svclb(
-    book: &mut Book,
-    cluster: &Cluster,
-    watched: &mut Watched,
-    effort: Effort,
-) -> anyhow::Result<()> {
+fn svclb(book: &mut Book, watched: &mut Watched<'_>, effort: Effort) -> anyhow::Result<()> {
     let world = World::builder("bench-churn").without_agent().start();
-    let _relay = cluster.plane().relay(&world);
-    sync::start(&world, cluster.plane())?;
+    let plane = watched.cluster.plane();
+    let _relay = plane.relay(&world);
+    sync::start(&world, plane)?;
     let (agent, client) = (world.take_agent(), Client::start(&world)?);
-    let mut churn = Churn { book, cluster, peer: Peer::Svclb, pid: agent.pid(), client };
+    let mut churn = Churn { book, peer: Peer::Svclb, pid: agent.pid(), client };
     for _ in 0..effort.rounds {
         churn.alone(watched, CHANGES, Duration::ZERO)?;
     }
     // What it keeps for the next changes it has after the first minute, with an audit.
-    MANY.run(cluster, 0)?;
+    MANY.run(watched.cluster, 0)?;
     let before = resident(agent.pid())?;
     for _ in 0..effort.rounds.min(MINUTES) {
         churn.among_few(watched)?;
@@ -89,21 +82,12 @@ fn svclb(
     Ok(())
 }
 
-fn kube_proxy(
-    book: &mut Book,
-    cluster: &Cluster,
-    watched: &mut Watched,
-    effort: Effort,
-) -> anyhow::Result<()> {
+fn kube_proxy(book: &mut Book, watched: &mut Watched<'_>, effort: Effort) -> anyhow::Result<()> {
     let world = World::builder("bench-churn").without_agent().start();
-    let proxy = cluster.launch(&world, Peer::Nftables)?;
+    let proxy = watched.cluster.launch(&world, Peer::Nftables)?;
     let client = Client::start(&world)?;
-    let begin = Instant::now();
-    while client.dials(0)?.is_none() {
-        ensure!(begin.elapsed() < PATIENCE, "kube-proxy does not serve: {}", proxy.said());
-        thread::sleep(Duration::from_millis(50));
-    }
-    let mut churn = Churn { book, cluster, peer: Peer::Nftables, pid: proxy.pid(), client };
+    proxy.wait(|| Ok(client.dials(0)?.is_some()))?;
+    let mut churn = Churn { book, peer: Peer::Nftables, pid: proxy.pid(), client };
     for _ in 0..effort.rounds.min(MINUTES) {
         churn.alone(watched, FEW_CHANGES, QUIET).with_context(|| proxy.said())?;
         churn.among_few(watched).with_context(|| proxy.said())?;
@@ -114,7 +98,6 @@ fn kube_proxy(
 /// What is measured of one peer.
 struct Churn<'a> {
     book: &'a mut Book,
-    cluster: &'a Cluster,
     peer: Peer,
     /// The process that follows the cluster.
     pid: u32,
@@ -143,15 +126,15 @@ impl Churn<'_> {
     /// Changes with nothing else, each so long after the one before was met.
     fn alone(
         &mut self,
-        watched: &mut Watched,
+        watched: &mut Watched<'_>,
         count: usize,
         apart: Duration,
     ) -> anyhow::Result<()> {
         // It comes after whatever is still under way, and is not counted.
-        watched.change(self.cluster, &self.client)?;
+        watched.change(&self.client)?;
         let change = |_| {
             thread::sleep(apart);
-            watched.change(self.cluster, &self.client)
+            watched.change(&self.client)
         };
         let late: Vec<Late> = (0..count).map(change).collect::<anyhow::Result<_>>()?;
         let of = |which: fn(&Late) -> u64| Times::of(late.iter().map(which).collect());
@@ -161,7 +144,7 @@ impl Churn<'_> {
     }
 
     /// Changes among so many others that whoever follows keeps up.
-    fn among_few(&mut self, watched: &mut Watched) -> anyhow::Result<()> {
+    fn among_few(&mut self, watched: &mut Watched<'_>) -> anyhow::Result<()> {
         let Among { changes, taken, times } = self.among(watched, FEW)?;
         self.add_times(AMONG_FEW, &times);
         self.add("changes, of 100 asked for", Unit::PerSecond, changes);
@@ -169,9 +152,9 @@ impl Churn<'_> {
         Ok(())
     }
 
-    fn among(&self, watched: &mut Watched, load: Load) -> anyhow::Result<Among> {
+    fn among(&self, watched: &mut Watched<'_>, load: Load) -> anyhow::Result<Among> {
         let (before, start) = (processor(self.pid)?, Instant::now());
-        let (count, times) = watched.among(self.cluster, &self.client, load)?;
+        let (count, times) = watched.among(&self.client, load)?;
         let seconds = start.elapsed().as_secs_f64();
         let taken = 100.0 * (processor(self.pid)? - before) / seconds;
         Ok(Among { changes: rate(count, seconds), taken, times })

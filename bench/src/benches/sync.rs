@@ -3,7 +3,6 @@
 //! change of a file among them.
 
 use std::net::SocketAddr;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -30,8 +29,6 @@ const FILE_BACKENDS: [(&str, &str); 2] = [("a", "10.244.0.1:8080"), ("b", "10.24
 /// How often it changes in a round, and how long that may take.
 const FILE_CHANGES: usize = 20;
 const FILE_PATIENCE: Duration = Duration::from_secs(10);
-/// How long kube-proxy may take.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Starts a control plane with all of it.
 ///
@@ -162,10 +159,7 @@ fn kube_proxy(book: &mut Book, cluster: &Cluster) -> anyhow::Result<()> {
     let fence: SocketAddr = FENCE.parse()?;
     let begin = Instant::now();
     let proxy = cluster.launch(&world, Peer::Nftables)?;
-    while world.dial(Tcp, fence).is_err() {
-        ensure!(begin.elapsed() < PATIENCE, "kube-proxy does not serve {FENCE}: {}", proxy.said());
-        thread::sleep(Duration::from_millis(50));
-    }
+    proxy.wait(|| Ok(world.dial(Tcp, fence).is_ok())).context(FENCE)?;
     let seconds = begin.elapsed().as_secs_f64();
     let mut add = |what: &str, unit, value| book.add(BENCH, what, Peer::Nftables, unit, value);
     add("start over nothing, from an API server", Unit::Seconds, seconds);

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
@@ -14,6 +16,10 @@ use super::content::Content;
 /// The node, and the address that clients dial from.
 pub(crate) const NODE: &str = "node-1";
 const SOURCE: &str = "10.244.255.1";
+
+/// How long a start may take over a large cluster, and how often it is looked after.
+const PATIENCE: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A cluster with some content.
 pub(crate) struct Cluster {
@@ -114,6 +120,26 @@ impl Proxy {
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Waits until it serves what this asks for, among however many Services.
+    ///
+    /// # Errors
+    /// It does not in time, with what it said; or that cannot be asked.
+    pub(crate) fn wait(
+        &self,
+        mut serves: impl FnMut() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        while !serves()? {
+            ensure!(
+                begin.elapsed() < PATIENCE,
+                "kube-proxy does not serve after {PATIENCE:?}: {}",
+                self.said()
+            );
+            thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// The end of what it said.

@@ -36,11 +36,10 @@ const SEED: u64 = 1;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The Service, as somebody hears of it.
-pub(super) struct Watched {
+pub(super) struct Watched<'a> {
+    pub(super) cluster: &'a Cluster,
     events: mpsc::Receiver<anyhow::Result<(String, Instant)>>,
-    /// Which of its backends it has.
-    now: usize,
-    /// How often it changed, and how often others did beside it.
+    /// How often it changed, from one backend to the other, and how often others did beside it.
     changes: u64,
     loads: u64,
 }
@@ -60,14 +59,11 @@ pub(super) struct Late {
     pub(super) request: u64,
 }
 
-impl Watched {
-    /// Makes the Service.
-    pub(super) fn create(cluster: &Cluster) {
+impl<'a> Watched<'a> {
+    /// Makes the Service, and watches it.
+    pub(super) fn start(cluster: &'a Cluster) -> anyhow::Result<Self> {
         let objects = one_backend("watched", SERVICE, "UDP", BACKENDS[0]);
         cluster.plane().api().create_all(objects.into());
-    }
-
-    pub(super) fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let (say, events) = mpsc::channel();
         let client = cluster.plane().api().client();
         cluster.plane().api().spawn(async move {
@@ -76,7 +72,7 @@ impl Watched {
                 let _ = say.send(Err(error.context("the watch of a slice ended")));
             }
         });
-        let watched = Self { events, now: 0, changes: 0, loads: 0 };
+        let watched = Self { cluster, events, changes: 0, loads: 0 };
         // The first says what is there already.
         watched.hears()?;
         Ok(watched)
@@ -88,13 +84,13 @@ impl Watched {
     }
 
     /// Moves the Service to its other backend, until this client met that.
-    pub(super) fn change(&mut self, cluster: &Cluster, client: &Client) -> anyhow::Result<Late> {
-        self.now = 1 - self.now;
+    pub(super) fn change(&mut self, client: &Client) -> anyhow::Result<Late> {
         self.changes += 1;
-        let (ip, _port) = BACKENDS[self.now].split_once(':').context("no address")?;
+        let backend = usize::from(self.changes % 2 == 1);
+        let (ip, _port) = BACKENDS[backend].split_once(':').context("no address")?;
         let asked = Instant::now();
-        replace(cluster, SLICE, ip)?;
-        let met = client.meets(self.now, self.changes, asked)?;
+        replace(self.cluster, SLICE, ip)?;
+        let met = client.meets(backend, self.changes, asked)?;
         loop {
             let (address, heard) = self.hears()?;
             if address == ip {
@@ -106,20 +102,15 @@ impl Watched {
 
     /// Moves the Service now and then while others change. Gives how many changes there were in all, and how
     /// late its own were met after they were asked for: whoever watches is late himself then.
-    pub(super) fn among(
-        &mut self,
-        cluster: &Cluster,
-        client: &Client,
-        load: Load,
-    ) -> anyhow::Result<(u64, Times)> {
+    pub(super) fn among(&mut self, client: &Client, load: Load) -> anyhow::Result<(u64, Times)> {
         self.loads += 1;
-        let first = self.loads * Load::MOST;
+        let (cluster, first) = (self.cluster, self.loads * Load::MOST);
         thread::scope(|scope| {
             let others = scope.spawn(|| load.run(cluster, first));
             let mut own = Vec::new();
             let mut chance = ChaCha8Rng::seed_from_u64(SEED);
             while !others.is_finished() {
-                own.push(self.change(cluster, client)?.request);
+                own.push(self.change(client)?.request);
                 thread::sleep(APART.mul_f64(chance.random()));
             }
             let others = others.join().map_err(|_| anyhow!("a thread panicked"))??;
