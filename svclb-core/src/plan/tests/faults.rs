@@ -90,11 +90,13 @@ proptest! {
                 agent.table.table.fail(*skip, usize::MAX);
                 agent.pass();
                 agent.table.table.fail(0, 0);
+                agent.table.died();
                 continue;
             }
             agent.table.expect(&agent.catalog);
             agent.restart();
             prop_assert!(agent.pass().failed.is_empty());
+            agent.table.caught_up();
             agent.assert_settled();
         }
     }

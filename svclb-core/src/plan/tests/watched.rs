@@ -23,9 +23,9 @@ pub(super) struct Watched {
     pub(super) is_roomy: bool,
     /// What has to be served at every moment of the pass.
     always: BTreeSet<FrontendKey>,
-    /// The same of the pass in which an agent died: what it had half made or half removed may be found
+    /// The same of the passes in which agents died: what they had half made or half removed may be found
     /// again until the next one is done with it.
-    earlier: [Routes; 2],
+    earlier: Vec<Routes>,
     /// Whether each step is looked at.
     pub(super) looks: bool,
     /// The kinds of steps that were taken.
@@ -50,7 +50,7 @@ impl Watched {
             claimed,
             is_roomy: true,
             always: BTreeSet::new(),
-            earlier: <[Routes; 2]>::default(),
+            earlier: Vec::new(),
             looks: true,
             kinds: BTreeSet::new(),
         }
@@ -94,7 +94,12 @@ impl Watched {
 
     /// The agent died in the pass that began last.
     pub(super) fn died(&mut self) {
-        self.earlier = [self.old.clone(), self.new.clone()];
+        self.earlier.extend([self.old.clone(), self.new.clone()]);
+    }
+
+    /// Nothing of those who died is left half done.
+    pub(super) fn caught_up(&mut self) {
+        self.earlier.clear();
     }
 
     /// Where each frontend goes, as a reader finds it.
@@ -208,9 +213,8 @@ impl Watched {
         let none = BTreeSet::new();
         let now = self.routes();
         for (key, backends) in &now {
-            let [half_removed, half_made] = &self.earlier;
-            let allowed = [&self.old, &self.new, &self.claimed, half_removed, half_made];
-            let allowed = allowed.map(|routes| routes.get(key).unwrap_or(&none));
+            let allowed = [&self.old, &self.new, &self.claimed].into_iter().chain(&self.earlier);
+            let allowed: Vec<_> = allowed.map(|routes| routes.get(key).unwrap_or(&none)).collect();
             let is_stranger = |it: &&String| !allowed.iter().any(|backends| backends.contains(*it));
             let strangers: Vec<_> = backends.iter().filter(is_stranger).collect();
             assert!(strangers.is_empty(), "{key:?} goes to {strangers:?}");
