@@ -3,7 +3,7 @@
 //! It keeps the rules that `svclb_common::index` promises its reader, and knows no map: the planner
 //! turns what is said here into rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use svclb_common::index::{NEIGHBOURHOOD, Wanted};
 use svclb_common::layout::{FrontendKey, Line};
@@ -82,7 +82,7 @@ impl Index {
     ///
     /// # Errors
     /// When there is none, or none yet.
-    pub fn place(&self, key: &FrontendKey, taken: &[u32]) -> Result<Place, NoPlace> {
+    pub fn place(&self, key: &FrontendKey, taken: &BTreeSet<u32>) -> Result<Place, NoPlace> {
         let home = self.home(key);
         let is_free = |line: &u32| self.homes[*line as usize] == EMPTY && !taken.contains(line);
         if let Some((_, line)) = self.neighbourhood(home).find(|(_, line)| is_free(line)) {
@@ -155,7 +155,7 @@ impl Index {
     }
 
     /// How far the frontends of a home reach when the lines `without` are empty.
-    pub fn reach_without(&self, home: u32, without: &[u32]) -> u8 {
+    pub fn reach_without(&self, home: u32, without: &BTreeSet<u32>) -> u8 {
         let of_home =
             |(_, line): &(u8, u32)| self.homes[*line as usize] == home && !without.contains(line);
         self.neighbourhood(home).filter(of_home).map(|(step, _)| step).max().unwrap_or(0)

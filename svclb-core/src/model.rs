@@ -46,6 +46,13 @@ pub struct ServiceKey {
     pub protocol: Protocol,
 }
 
+impl ServiceKey {
+    /// What no service of an object comes before.
+    pub(crate) fn first_of(object: &ObjectName) -> Self {
+        Self { object: object.clone(), port_name: "".into(), protocol: Protocol::Tcp }
+    }
+}
+
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}/{}", self.object, self.port_name, self.protocol.name())

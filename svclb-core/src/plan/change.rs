@@ -4,6 +4,8 @@
 //! has gone leaves. Frontends that another service holds are taken over in place. Phase two removes
 //! frontends that nobody asks for any more, and services.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use svclb_common::layout::{
     Address, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, Set, Slot,
 };
@@ -30,12 +32,15 @@ pub(super) struct Steps<'a> {
     state: &'a State,
     id: u32,
     steps: Vec<Step>,
-    /// Lines that these steps put frontends into.
-    taken: Vec<u32>,
-    /// Homes of those behind the hashed lines, once for each.
-    spilled: Vec<u32>,
+    /// Lines that these steps put frontends into, and those that they take them out of.
+    taken: BTreeSet<u32>,
+    left: BTreeSet<u32>,
+    /// By home, how far they say that it reaches.
+    reaches: BTreeMap<u32, u8>,
+    /// By home, how many of its frontends they bring behind the hashed lines, or take away from there.
+    spilled: BTreeMap<u32, u32>,
     /// Lines whose generation has to move; their heir says so.
-    moved: Vec<u32>,
+    moved: BTreeSet<u32>,
 }
 
 impl<'a> Steps<'a> {
@@ -44,9 +49,11 @@ impl<'a> Steps<'a> {
             state,
             id,
             steps: Vec::new(),
-            taken: Vec::new(),
-            spilled: Vec::new(),
-            moved: Vec::new(),
+            taken: BTreeSet::new(),
+            left: BTreeSet::new(),
+            reaches: BTreeMap::new(),
+            spilled: BTreeMap::new(),
+            moved: BTreeSet::new(),
         }
     }
 }
@@ -103,18 +110,17 @@ impl State {
         let Some(held) = self.services.get(&id) else { return Leave::default() };
         let is_own =
             |key: &FrontendKey| keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok());
-        let mut removed = Vec::new();
         let mut waits = false;
-        for key in held.frontends.iter().filter(|key| !is_own(key)) {
+        // The last first, of members too: that is no work in the mirror.
+        for key in held.frontends.iter().rev().filter(|key| !is_own(key)) {
             // Also of a service that is gone: until it is taken over, the old backends serve.
             if is_waited_for(key) {
                 waits = true;
             } else {
-                steps.remove_frontend(key, &mut removed);
+                steps.remove_frontend(key);
             }
         }
         if keeps.is_none() && !waits {
-            // The last first: that is no work in the mirror.
             let mut members: Vec<_> = held.members.of(id).map(|(key, _)| key).collect();
             members.reverse();
             for key in members {
@@ -175,9 +181,8 @@ impl Steps<'_> {
             let line = self.state.lines.get(&number).filter(|line| line.frontend() == *key);
             let heir = line.map(|line| line.heir);
             let is_free = heir.is_some_and(|heir| heir == 0 || heir == self.id);
-            if is_free && !self.moved.contains(&number) {
+            if is_free && self.moved.insert(number) {
                 self.put(Row::Heir(number, self.id));
-                self.moved.push(number);
             }
         }
     }
@@ -265,7 +270,7 @@ impl Steps<'_> {
             self.put(Row::Heir(number, self.id));
         }
         if takes_over || is_another_set || line.heir != 0 {
-            self.moved.push(number);
+            self.moved.insert(number);
         }
         if line.set != set {
             self.put(Row::Set(number, set));
@@ -287,7 +292,7 @@ impl Steps<'_> {
             NoPlace::Resting => Why::WaitsForRest,
             NoPlace::Full => Why::NoLine,
         })?;
-        self.taken.push(number);
+        self.taken.insert(number);
         let key = frontend.key;
         let line = Line {
             address: key.address,
@@ -304,28 +309,35 @@ impl Steps<'_> {
         self.put(Row::Frontend(key, FrontendRow { service: self.id, line: number }));
         self.put(Row::Line(number, line));
         if spilled {
-            self.spilled.push(home);
-            let more = self.spilled.iter().filter(|other| **other == home).count();
-            let count = self.state.index.spilled(home) + u32::try_from(more).unwrap_or(u32::MAX);
+            let count = index.spilled(home) + self.one_more_spilled(home);
             self.put(Row::Spilled(home, count));
         } else if let Some(step) = index.step(home, number)
             && step > self.planned_reach(home)
         {
-            self.put(Row::Reach(home, step));
+            self.reach(home, step);
         }
         Ok(())
     }
 
     /// The reach of a home after the steps so far.
     fn planned_reach(&self, home: u32) -> u8 {
-        let planned = self.steps.iter().rev().find_map(|step| match step {
-            Step::Put(Row::Reach(line, reach)) if *line == home => Some(*reach),
-            _ => None,
-        });
-        planned.unwrap_or_else(|| self.state.reaches.get(&home).copied().unwrap_or(0))
+        let found = self.reaches.get(&home).or_else(|| self.state.reaches.get(&home));
+        found.copied().unwrap_or(0)
     }
 
-    fn remove_frontend(&mut self, key: &FrontendKey, removed: &mut Vec<u32>) {
+    fn reach(&mut self, home: u32, reach: u8) {
+        self.reaches.insert(home, reach);
+        self.put(Row::Reach(home, reach));
+    }
+
+    /// How many frontends of a home come behind the hashed lines, or go from there, with this one.
+    fn one_more_spilled(&mut self, home: u32) -> u32 {
+        let count = self.spilled.entry(home).or_default();
+        *count += 1;
+        *count
+    }
+
+    fn remove_frontend(&mut self, key: &FrontendKey) {
         let Some((_, number)) = self.state.frontends.get(key).copied() else { return };
         let index = &self.state.index;
         let home = index.home(key);
@@ -335,27 +347,18 @@ impl Steps<'_> {
             self.remove(Key::Frontend(*key));
             return;
         }
-        removed.push(number);
         if index.is_spill(number) {
             // Row, count, line: the reader asks in the other order.
             self.remove(Key::Frontend(*key));
-            let same_home = |line: &&u32| {
-                index.is_spill(**line)
-                    && self
-                        .state
-                        .lines
-                        .get(line)
-                        .is_some_and(|line| index.home(&line.frontend()) == home)
-            };
-            let gone = removed.iter().filter(same_home).count();
-            let left = index.spilled(home).saturating_sub(u32::try_from(gone).unwrap_or(u32::MAX));
+            let left = index.spilled(home).saturating_sub(self.one_more_spilled(home));
             self.put(Row::Spilled(home, left));
             self.remove(Key::Line(number));
         } else {
             self.remove(Key::Line(number));
-            let left = index.reach_without(home, removed);
-            if left != self.planned_reach(home) {
-                self.put(Row::Reach(home, left));
+            self.left.insert(number);
+            let reach = index.reach_without(home, &self.left);
+            if reach != self.planned_reach(home) {
+                self.reach(home, reach);
             }
             self.remove(Key::Frontend(*key));
         }

@@ -125,7 +125,7 @@ fn lines(
         state.lines.insert(*number, *line);
         state.frontends.insert(key, (line.service, *number));
         if let Some(service) = state.services.get_mut(&line.service) {
-            service.add_frontend(&key);
+            service.push_frontend(&key);
         }
         if let Some(written) = ranges.get(&line.set.first).filter(|_| line.set.count != 0) {
             if !state.ranges.contains_key(&line.set.first) {
@@ -134,6 +134,10 @@ fn lines(
             }
             state.refer(line.set);
         }
+    }
+    for held in state.services.values_mut() {
+        held.frontends.sort_unstable();
+        held.frontends.shrink_to_fit();
     }
     // A reader may stand in one of these: neither it nor its slots are free before they have rested.
     for (number, line) in misfits {

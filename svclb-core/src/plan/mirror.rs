@@ -25,17 +25,30 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn add_frontend(&mut self, key: &FrontendKey) {
+    fn add_frontend(&mut self, key: &FrontendKey) {
         if let Err(at) = self.frontends.binary_search(key) {
-            self.frontends.reserve_exact(1);
+            make_room(&mut self.frontends);
             self.frontends.insert(at, *key);
         }
+    }
+
+    /// Adds one that is not there, wherever: they are put in order when all are.
+    pub(super) fn push_frontend(&mut self, key: &FrontendKey) {
+        make_room(&mut self.frontends);
+        self.frontends.push(*key);
     }
 
     fn drop_frontend(&mut self, key: &FrontendKey) {
         if let Ok(at) = self.frontends.binary_search(key) {
             self.frontends.remove(at);
         }
+    }
+}
+
+/// Room for one more. Most services have one frontend or two, most objects one service.
+fn make_room<T>(all: &mut Vec<T>) {
+    if all.len() == all.capacity() {
+        all.reserve_exact(1 + all.len() / 8);
     }
 }
 
@@ -79,7 +92,7 @@ pub struct State {
     pub(super) meta: Meta,
     // Boxed: a table has many empty places.
     pub(super) services: HashMap<u32, Box<Held>>,
-    /// Ids of each object's services, in order.
+    /// Ids of each object's services, in the order of their keys: an object may have thousands.
     pub(super) of_object: HashMap<ObjectName, Vec<u32>>,
     /// Service and line of each frontend.
     pub(super) frontends: HashMap<FrontendKey, (u32, u32)>,
@@ -233,13 +246,27 @@ impl State {
     /// Whether an object's services all have what they should have, as far as the last pass over it
     /// could bring it.
     pub fn has(&self, object: &ObjectName) -> bool {
-        self.of_object.contains_key(object) && !self.short.keys().any(|it| it.object == *object)
+        self.of_object.contains_key(object) && self.short_of(object).next().is_none()
+    }
+
+    /// An object's services that do not fit, or keep what they have.
+    pub(super) fn short_of(&self, object: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
+        // Mostly there is none at all.
+        let first = (!self.short.is_empty()).then(|| ServiceKey::first_of(object));
+        let from_first = first.into_iter().flat_map(|first| self.short.range(first..));
+        from_first.map(|(service, _)| service).take_while(|service| service.object == *object)
     }
 
     /// The id of a service that has a row.
     pub(super) fn id_of(&self, key: &ServiceKey) -> Option<u32> {
-        let mut ids = self.of_object.get(&key.object)?.iter().copied();
-        ids.find(|id| self.services.get(id).is_some_and(|held| held.key == *key))
+        let ids = self.of_object.get(&key.object)?;
+        Some(ids[self.place_of(ids, key).ok()?])
+    }
+
+    /// Where a service is among these of its object, or would be.
+    fn place_of(&self, ids: &[u32], key: &ServiceKey) -> Result<usize, usize> {
+        let held = |id| self.services.get(id).map(|held| &held.key);
+        ids.binary_search_by(|id| held(id).cmp(&Some(key)))
     }
 
     /// How many services have rows.
@@ -294,7 +321,8 @@ impl State {
     /// The same for one of them.
     pub(super) fn mend_home(&self, home: u32) -> Vec<Step> {
         let mut steps = Vec::new();
-        let (reach, spilled) = (self.index.reach_without(home, &[]), self.index.spilled(home));
+        let (reach, spilled) =
+            (self.index.reach_without(home, &BTreeSet::new()), self.index.spilled(home));
         if self.reaches.get(&home).copied().unwrap_or(0) != reach {
             steps.push(Step::Put(Row::Reach(home, reach)));
         }
@@ -392,11 +420,11 @@ impl State {
         if let Some((known, _)) = self.of_object.get_key_value(&key.object) {
             key.object = known.clone();
         }
-        let ids = self.of_object.entry(key.object.clone()).or_default();
-        if let Err(at) = ids.binary_search(&id) {
-            ids.reserve_exact(1);
-            ids.insert(at, id);
-        }
+        let mut ids = self.of_object.remove(&key.object).unwrap_or_default();
+        let (Ok(at) | Err(at)) = self.place_of(&ids, &key);
+        make_room(&mut ids);
+        ids.insert(at, id);
+        self.of_object.insert(key.object.clone(), ids);
         let row = Digest::of_row(row);
         let held = Held { key, row, members: Members::default(), frontends: Vec::new() };
         self.services.insert(id, Box::new(held));
@@ -413,14 +441,16 @@ impl State {
         match key {
             Key::Service(id) => {
                 self.earlier.remove(id);
-                if let Some(held) = self.services.remove(id)
-                    && let Some(ids) = self.of_object.get_mut(&held.key.object)
-                {
-                    ids.retain(|other| other != id);
-                    if ids.is_empty() {
-                        self.of_object.remove(&held.key.object);
+                let Some(held) = self.services.get(id) else { return };
+                if let Some((object, mut ids)) = self.of_object.remove_entry(&held.key.object) {
+                    if let Ok(at) = self.place_of(&ids, &held.key) {
+                        ids.remove(at);
+                    }
+                    if !ids.is_empty() {
+                        self.of_object.insert(object, ids);
                     }
                 }
+                self.services.remove(id);
             }
             Key::Backend(key) => {
                 if let Some(held) = self.services.get_mut(&key.service) {

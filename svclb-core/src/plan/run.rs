@@ -26,7 +26,7 @@ enum Brought {
     Failed,
 }
 
-/// A service that was brought, and the frontends that it should have.
+/// A service that was brought, and the frontends that it should have, in order.
 struct Asked {
     service: ServiceKey,
     frontends: Vec<FrontendKey>,
@@ -41,6 +41,7 @@ pub(super) struct Run<'a, T> {
     pass: Pass,
     /// Still to be brought, by age.
     queue: BTreeSet<(i64, ObjectName)>,
+    /// In order of the services.
     asked: BTreeMap<ObjectName, Vec<Asked>>,
     /// What the next pass has to look at.
     again: BTreeSet<ObjectName>,
@@ -121,8 +122,13 @@ impl<'a, T: Table> Run<'a, T> {
     /// Phase one for one object.
     fn bring(&mut self, object: &ObjectName) {
         let wanted = self.wanted(object);
-        let is_wanted = |service: &ServiceKey| wanted.iter().any(|it| it.key == *service);
-        self.state.short.retain(|short, _| short.object != *object || is_wanted(short));
+        let mut gone: BTreeSet<ServiceKey> = self.state.short_of(object).cloned().collect();
+        for desired in &wanted {
+            gone.remove(&desired.key);
+        }
+        for service in &gone {
+            self.state.short.remove(service);
+        }
         let is_known = self.catalog.knows(object);
         let mut services = self.keep(object);
         for desired in wanted {
@@ -149,6 +155,7 @@ impl<'a, T: Table> Run<'a, T> {
             let frontends = desired.frontends.iter().map(|it| it.key).collect();
             services.push(Asked { service: desired.key, frontends, brought });
         }
+        services.sort_by(|one, other| one.service.cmp(&other.service));
         self.state.looked_at(object);
         self.asked.insert(object.clone(), services);
         self.look_at_heirs(object);
@@ -240,7 +247,8 @@ impl<'a, T: Table> Run<'a, T> {
     }
 
     fn own(&self, object: &ObjectName, service: &ServiceKey) -> Option<&Asked> {
-        self.asked.get(object)?.iter().find(|asked| asked.service == *service)
+        let services = self.asked.get(object)?;
+        Some(&services[place(services, service)?])
     }
 
     /// Phase two for these objects; `may_come` says whose coming is waited for. Gives back those that
@@ -286,13 +294,13 @@ impl<'a, T: Table> Run<'a, T> {
         let objects: Vec<ObjectName> = with.map(|(object, _)| object.clone()).collect();
         for object in objects {
             for desired in self.wanted(&object) {
-                let services = self.asked.get_mut(&object).into_iter().flatten();
-                for asked in services.filter(|it| it.service == desired.key && is_without_room(it))
+                let Some(services) = self.asked.get_mut(&object) else { continue };
+                let Some(at) = place(services, &desired.key) else { continue };
+                if is_without_room(&services[at])
+                    && let Err(why) = self.state.bring(&desired)
                 {
-                    if let Err(why) = self.state.bring(&desired) {
-                        asked.brought = Brought::Rejected(why);
-                        self.state.short.insert(desired.key.clone(), why);
-                    }
+                    services[at].brought = Brought::Rejected(why);
+                    self.state.short.insert(desired.key, why);
                 }
             }
         }
@@ -318,6 +326,11 @@ impl<'a, T: Table> Run<'a, T> {
         self.pass.failed.push(Failed { object: object.cloned(), error });
         self.state.uncounted += 1;
     }
+}
+
+/// Where a service is among these, which are in order.
+fn place(services: &[Asked], service: &ServiceKey) -> Option<usize> {
+    services.binary_search_by(|asked| asked.service.cmp(service)).ok()
 }
 
 impl Asked {

@@ -1,0 +1,199 @@
+//! What a pass takes grows as the object does that changed, and no faster: one Service may have thousands
+//! of ports or addresses, and whoever may create one must not hold up all others.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use common::{find, gone, ip, meta, object};
+use nix::time::ClockId;
+use svclb_common::layout::Protocol;
+use svclb_core::catalog::Catalog;
+use svclb_core::model::{Endpoint, Node, Service, ServicePort, Slice, SlicePort, Update};
+use svclb_core::plan::{State, load, pass};
+use svclb_core::size::sizes;
+use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+
+/// Two sizes. What grows as they do takes 8 times as long, what grows as their square 64 times.
+const FEW: u16 = 300;
+const MANY: u16 = 8 * FEW;
+/// In between, above all that caches make of the former.
+const MOST: f64 = 24.0;
+/// How often: the shortest counts.
+const TRIES: usize = 3;
+const ENDPOINTS: [[u8; 4]; 3] = [[10, 244, 0, 1], [10, 244, 0, 2], [10, 244, 0, 3]];
+
+/// One Service of this size.
+#[derive(Clone, Copy)]
+struct Shape {
+    name: &'static str,
+    ports: fn(u16) -> u16,
+    addresses: fn(u16) -> u16,
+}
+
+const SHAPES: [Shape; 2] = [
+    Shape { name: "ports", ports: |size| size, addresses: |_| 1 },
+    Shape { name: "addresses", ports: |_| 1, addresses: |size| size },
+];
+
+impl Shape {
+    fn service(self, size: u16) -> Update {
+        let port = |number: u16| ServicePort {
+            name: format!("p{number}").into(),
+            protocol: Protocol::Tcp,
+            port: number,
+            node_port: None,
+        };
+        let address = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            IpAddr::V4(Ipv4Addr::new(10, 96, high, low))
+        };
+        let service = Service {
+            cluster_ips: vec![address(0)],
+            external_ips: (1..(self.addresses)(size)).map(address).collect(),
+            ports: (1..=(self.ports)(size)).map(port).collect(),
+            ..Service::default()
+        };
+        Update::Service(object("large"), Some(service))
+    }
+
+    fn slice(self, size: u16, endpoints: &[[u8; 4]]) -> Update {
+        let port = |number: u16| SlicePort {
+            name: format!("p{number}").into(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        };
+        let endpoint = |address: &[u8; 4]| (IpAddr::from(*address), Endpoint::default());
+        let slice = Slice {
+            service: object("large"),
+            ports: (1..=(self.ports)(size)).map(port).collect(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
+            triggered: None,
+        };
+        Update::Slice(object("large"), Some(slice))
+    }
+
+    /// How long each of these takes, seconds of the processor.
+    fn takes(self, size: u16) -> [(&'static str, f64); 4] {
+        let mut agent = Agent::new(size);
+        agent.hear([self.service(size), self.slice(size, &ENDPOINTS[..2])]);
+        let comes = agent.takes(Agent::pass);
+        agent.hear([self.slice(size, &ENDPOINTS[1..])]);
+        let changes = agent.takes(Agent::pass);
+        let restart = agent.takes(|agent| {
+            agent.restart();
+            agent.pass();
+        });
+        agent.hear([gone("large")]);
+        let goes = agent.takes(Agent::pass);
+        assert_eq!(find(&agent.table.maps, ip("10.96.0.0")), None);
+        [("comes", comes), ("an endpoint changes", changes), ("restart", restart), ("goes", goes)]
+    }
+
+    fn least(self, size: u16) -> [(&'static str, f64); 4] {
+        let mut least = self.takes(size);
+        for _ in 1..TRIES {
+            for ((_, least), (_, found)) in least.iter_mut().zip(self.takes(size)) {
+                *least = least.min(found);
+            }
+        }
+        least
+    }
+}
+
+/// An agent over maps whose own time does not count: these check what no kernel does.
+struct Agent {
+    catalog: Catalog,
+    state: State,
+    table: Apart,
+}
+
+struct Apart {
+    maps: Memory,
+    taken: f64,
+}
+
+impl Agent {
+    fn new(size: u16) -> Self {
+        let size = usize::from(size);
+        let sizes = sizes(size, size * ENDPOINTS.len());
+        let meta = meta(sizes.index_lines, sizes.spill_lines, sizes.slots);
+        Self {
+            catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
+            state: State::new(meta),
+            table: Apart { maps: Memory::new(meta), taken: 0.0 },
+        }
+    }
+
+    fn hear<const N: usize>(&mut self, updates: [Update; N]) {
+        updates.into_iter().for_each(|update| self.catalog.apply(update));
+    }
+
+    fn pass(&mut self) {
+        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+        let resting = self.state.take_resting();
+        self.state.rested(resting);
+    }
+
+    fn restart(&mut self) {
+        let dump = self.table.load().unwrap();
+        let (state, heal) = load(&dump, dump.meta);
+        assert!(heal.is_empty(), "{heal:?}");
+        self.state = state;
+        self.catalog.mark([object("large")]);
+    }
+
+    fn takes(&mut self, what: impl FnOnce(&mut Self)) -> f64 {
+        let (begin, apart) = (now(), self.table.taken);
+        what(self);
+        now() - begin - (self.table.taken - apart)
+    }
+}
+
+impl Apart {
+    fn apart<R>(&mut self, what: impl FnOnce(&mut Memory) -> R) -> R {
+        let begin = now();
+        let done = what(&mut self.maps);
+        self.taken += now() - begin;
+        done
+    }
+}
+
+impl Table for Apart {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        self.apart(Memory::load)
+    }
+
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        self.apart(|maps| maps.put(row))
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        self.apart(|maps| maps.remove(key))
+    }
+}
+
+/// What this thread took of a processor so far, seconds: other tests run beside it.
+fn now() -> f64 {
+    let taken = ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap();
+    std::time::Duration::from(taken).as_secs_f64()
+}
+
+#[test]
+fn a_pass_over_an_object_takes_as_much_more_as_the_object_has_more() {
+    let mut quadratic = Vec::new();
+    for shape in SHAPES {
+        for ((what, few), (_, many)) in shape.least(FEW).into_iter().zip(shape.least(MANY)) {
+            let (name, times) = (shape.name, many / few);
+            println!(
+                "{name}, {what}: {few:.4} s for {FEW}, {many:.4} s for {MANY}, {times:.1} times"
+            );
+            if times > MOST {
+                quadratic.push(format!("{name}, {what}: {times:.1} times"));
+            }
+        }
+    }
+    assert!(quadratic.is_empty(), "at most {MOST} times for 8 times as many: {quadratic:?}");
+}
