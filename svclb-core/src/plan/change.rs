@@ -391,7 +391,7 @@ impl State {
         if line.heir != 0 && owner == Some(line.heir) { line.heir } else { line.service }
     }
 
-    fn next_generation(&self, number: u32) -> u32 {
+    pub(super) fn next_generation(&self, number: u32) -> u32 {
         self.generations.get(&number).copied().unwrap_or(self.meta.first_generation).wrapping_add(1)
     }
 

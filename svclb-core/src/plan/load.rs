@@ -123,6 +123,14 @@ fn lines(
             continue;
         }
         state.lines.insert(*number, *line);
+        // A backend may have left before its agent died: whoever settled on it asks again, also as long as
+        // nobody knows what the sources say.
+        if line.heir != 0 {
+            steps.push(Step::Put(Row::Generation(*number, state.next_generation(*number))));
+        }
+        if line.heir == line.service {
+            steps.push(Step::Put(Row::Heir(*number, 0)));
+        }
         state.frontends.insert(key, (line.service, *number));
         if let Some(service) = state.services.get_mut(&line.service) {
             service.push_frontend(&key);

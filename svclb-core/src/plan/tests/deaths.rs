@@ -110,3 +110,17 @@ fn a_change_that_is_taken_back_while_no_agent_runs_leaves_nothing_of_it() {
         }
     }
 }
+
+#[test]
+fn nobody_keeps_a_backend_that_left_before_the_agent_died_though_the_next_one_knows_no_source() {
+    let (_, meta) = maps()[0];
+    for change in changes::all() {
+        let (operations, _) = operations(&change, meta);
+        for at in 0..=operations {
+            let _row = Row(format!("{}: dies after {at}", change.name));
+            let (_, mut agent, remembered) = dies(&change, meta, at);
+            agent.restart();
+            agent.table.assert_nobody_keeps_the_gone(&remembered);
+        }
+    }
+}

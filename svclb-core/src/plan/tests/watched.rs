@@ -139,6 +139,24 @@ impl Watched {
         }
     }
 
+    /// Nobody who remembers this takes one for current that is no backend of the service any more, and that
+    /// nobody else would be given either.
+    pub(super) fn assert_nobody_keeps_the_gone(&mut self, remembered: &[Remembered]) {
+        let rows = self.table.load().unwrap().backends.into_iter();
+        let members: BTreeSet<(u32, String)> =
+            rows.map(|(key, _)| (key.service, format!("{}:{}", key.address, key.port))).collect();
+        for Remembered { frontend, line, generation, backends } in remembered {
+            let Some((number, found)) = self.find(frontend) else { continue };
+            if (number, found.generation()) == (*line, *generation) {
+                let service = found.service();
+                let is_member = |it: &&String| members.contains(&(service, (*it).clone()));
+                let gone =
+                    backends.difference(&self.backends(found)).find(|it| !is_member(it)).cloned();
+                assert_eq!(gone, None, "{frontend:?} is taken for current");
+            }
+        }
+    }
+
     fn find(&self, key: &FrontendKey) -> Option<(u32, Shared<'_, Line>)> {
         let (memory, wanted) = (&self.table.inner, wanted(key));
         let meta = memory.meta();
