@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,29 +82,39 @@ pub(super) fn counts(name: &OsStr) -> bool {
 }
 
 impl Target {
-    pub(super) fn new(path: &Path) -> std::io::Result<Self> {
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
         let absolute = std::path::absolute(path)?;
         Ok(Self { path: path.to_path_buf(), absolute, ..Self::default() })
     }
 
     /// Looks at the argument's folder, or file, as it is now. A file of a folder that was modified less
     /// than `quiet` ago is not `whole` unless a link leads to it.
-    pub(super) fn scan(&mut self, number: usize, quiet: Duration) {
+    ///
+    /// # Errors
+    /// When it cannot be looked at. That does not mean that it is gone: what was found before stays.
+    pub(super) fn scan(&mut self, number: usize, quiet: Duration) -> io::Result<()> {
+        let way = trail(&self.absolute);
+        // Why a way leads nowhere, the whole path tells.
+        let end = way.real.as_deref().unwrap_or(&self.absolute);
+        let metadata = there(fs::metadata(end))?;
+        let is_folder = metadata.as_ref().is_some_and(Metadata::is_dir);
+        let names = if is_folder { there(list(end))?.unwrap_or_default() } else { Vec::new() };
         self.files.clear();
         self.steps.clear();
         self.awaiting.clear();
         self.folder = None;
-        let way = trail(&self.absolute);
         let linked = way.steps.iter().any(|(folder, name)| folder.join(name).is_symlink());
-        let Some(real) = self.follow(way) else { return };
-        let Ok(metadata) = fs::metadata(&real) else { return };
-        if metadata.is_dir() {
-            self.list(number, &real, quiet);
+        let (Some(real), Some(metadata)) = (self.follow(way), metadata) else { return Ok(()) };
+        if is_folder {
+            for name in names.iter().filter(|name| counts(name)) {
+                self.entry(number, &real, name, quiet);
+            }
             self.folder = Some(real);
         } else {
             let key = FileKey { target: number, path: self.path.as_path().into() };
             self.note(key, &real, &metadata, linked, quiet);
         }
+        Ok(())
     }
 
     /// Keeps the way in mind. Returns where it ends.
@@ -113,15 +124,6 @@ impl Target {
         }
         self.steps.extend(way.steps);
         way.real
-    }
-
-    fn list(&mut self, number: usize, folder: &Path, quiet: Duration) {
-        let Ok(entries) = fs::read_dir(folder) else { return };
-        for entry in entries.flatten() {
-            if counts(&entry.file_name()) {
-                self.entry(number, folder, &entry.file_name(), quiet);
-            }
-        }
     }
 
     /// Looks at one entry of the argument's folder. True when it is a symbolic link.
@@ -172,6 +174,23 @@ impl Target {
     }
 }
 
+/// The names in a folder.
+fn list(folder: &Path) -> io::Result<Vec<OsString>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
+}
+
+/// What was found; `None` when there is nothing to find, which any other error leaves open.
+fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        found => found.map(Some),
+    }
+}
+
 /// The entries that matter, by folder. A file that two arguments mean belongs to the first.
 pub(super) fn entries(targets: &[Target]) -> HashMap<PathBuf, Entries> {
     let mut found: HashMap<PathBuf, Entries> = HashMap::new();
@@ -206,7 +225,7 @@ pub(super) fn folders(entries: &HashMap<PathBuf, Entries>) -> BTreeMap<PathBuf, 
 pub(super) fn refuse(path: &Path) -> Option<String> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Some("there is no such file or folder: make it first".to_owned());
         }
         Err(error) => return Some(format!("{error}")),

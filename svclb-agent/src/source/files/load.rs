@@ -26,3 +26,9 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+/// Whether it may end without anybody touching the file: an error of the system, such as too many open
+/// files. What [`load`] finds wrong with the file itself is of the kind `Other`, which no such error is.
+pub(super) fn may_pass(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::Other
+}

@@ -15,6 +15,10 @@
 //! * A file that vanished or was emptied is held for [`QUIET`] before what it held is taken away: editors
 //!   and `git` replace a file by removing it and making it anew, and every write in place empties it
 //!   first, which can be seen a moment before its event.
+//!
+//! What the system refuses for a while (to read a file, to list or watch a folder) is tried again by a
+//! timer; until then what was there before stays. What is wrong with a file itself is not: only somebody
+//! who touches it can put it right.
 
 mod layout;
 mod load;
@@ -47,6 +51,8 @@ const READS: u32 = 3;
 /// How long the first batch waits at most for files that are written all the time. It goes without them
 /// then, and says that they may hold any object.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The shortest and the longest pause before what failed is tried again.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// What the files say that they did not say before.
 #[derive(Clone, Debug)]
@@ -85,8 +91,12 @@ pub struct Files {
     writing: BTreeMap<FileKey, Wait>,
     /// Vanished.
     leaving: BTreeMap<FileKey, Wait>,
+    /// Could not be read: since when, and when it is tried again.
+    failed: BTreeMap<FileKey, Wait>,
     /// Arguments to look at anew.
     rescan: BTreeSet<usize>,
+    /// Not everything could be listed or watched: since when, when it is tried again, and what was told.
+    blind: Option<(Wait, String)>,
     /// Found empty, though it held something: since when.
     emptied: HashMap<FileKey, Instant>,
     /// Entries that appeared on a way that is to be looked at anew (folder and name), and whether they
@@ -102,6 +112,14 @@ pub struct Files {
 struct Wait {
     since: Instant,
     until: Instant,
+}
+
+impl Wait {
+    /// A pause as long as it has failed by now, within bounds: from one to the next they double.
+    fn again(since: Instant, now: Instant) -> Self {
+        let (shortest, longest) = AGAIN;
+        Self { since, until: now + now.duration_since(since).clamp(shortest, longest) }
+    }
 }
 
 impl Files {
@@ -131,6 +149,8 @@ impl Files {
             dirty: BTreeMap::new(),
             writing: BTreeMap::new(),
             leaving: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            blind: None,
             emptied: HashMap::new(),
             made: HashMap::new(),
             late: BTreeSet::new(),
@@ -159,8 +179,9 @@ impl Files {
                 // Noticed while others were read.
                 continue;
             }
-            let until =
-                self.writing.values().chain(self.leaving.values()).map(|wait| wait.until).min();
+            let waits = self.writing.values().chain(self.leaving.values());
+            let again = self.failed.values().chain(self.blind.iter().map(|(wait, _)| wait));
+            let until = waits.chain(again).map(|wait| wait.until).min();
             let ready = async {
                 match until {
                     Some(until) => tokio::time::timeout_at(until.into(), self.watch.ready()).await,
@@ -181,14 +202,20 @@ impl Files {
     fn work(&mut self) -> Option<Batch> {
         let now = Instant::now();
         let mut seen = now;
+        if self.blind.as_ref().is_some_and(|(wait, _)| wait.until <= now) {
+            self.rescan.extend(0..self.targets.len());
+        }
         while !self.rescan.is_empty() {
-            if let Err(error) = self.survey(now) {
-                tracing::error!(error = format!("{error:#}"), "a change of files may be missed");
-            }
+            let surveyed = self.survey(now);
+            self.surveyed(surveyed, now);
             self.drain(Instant::now());
         }
         for (file, wait) in due(&mut self.writing, now) {
             self.dirty.entry(file).or_insert(wait.since);
+        }
+        for (file, wait) in due(&mut self.failed, now) {
+            self.failed.insert(file.clone(), Wait::again(wait.since, now));
+            self.dirty.entry(file).or_insert(now);
         }
         for (file, wait) in due(&mut self.leaving, now) {
             seen = seen.min(wait.since);
@@ -213,7 +240,7 @@ impl Files {
         Some(Batch { updates, rejects, withheld, standing, skipped, first, seen })
     }
 
-    /// Reads a file, unless it is being written meanwhile. True when it was read.
+    /// Reads a file, unless it is being written meanwhile. True when it was read, or that failed.
     fn read_settled(&mut self, file: &FileKey) -> bool {
         let Some(path) = self.real(file) else { return false };
         for _ in 0..READS {
@@ -240,8 +267,15 @@ impl Files {
                 }
             }
             self.emptied.remove(file);
-            if let Ok(stamp) = stamp {
-                self.read.insert(file.clone(), stamp);
+            if matches!(&bytes, Err(error) if load::may_pass(error)) {
+                let now = Instant::now();
+                self.failed.entry(file.clone()).or_insert(Wait::again(now, now));
+                self.read.remove(file);
+            } else {
+                self.failed.remove(file);
+                if let Ok(stamp) = stamp {
+                    self.read.insert(file.clone(), stamp);
+                }
             }
             self.late.remove(file);
             self.state.put(file, file::contents(&file.path, bytes, &self.node));
@@ -260,22 +294,49 @@ impl Files {
 
     /// Looks anew at the arguments that asked for it, and watches what they depend on now.
     fn survey(&mut self, now: Instant) -> Result<()> {
-        let numbers = std::mem::take(&mut self.rescan);
-        self.scan(&numbers);
+        let mut numbers = std::mem::take(&mut self.rescan);
+        if self.blind.is_some() {
+            // Which of them are the blind spots is not kept.
+            numbers.extend(0..self.targets.len());
+        }
+        // Whether that can be done counts below.
+        drop(self.scan(&numbers));
         let watched = self.watch.cover(&layout::folders(&self.entries));
         // Once more: what changed before it was watched is seen now, what changes later is an event.
-        self.scan(&numbers);
+        let scanned = self.scan(&numbers);
         self.compare(&numbers, now);
-        watched.context("changes of files cannot be followed")
+        watched.context("changes of files cannot be followed")?;
+        scanned
     }
 
-    fn scan(&mut self, numbers: &BTreeSet<usize>) {
+    /// Sees to it that a survey that failed is tried again. Told when that changes, not at each attempt.
+    fn surveyed(&mut self, surveyed: Result<()>, now: Instant) {
+        let before = self.blind.take();
+        let Err(error) = surveyed else {
+            if before.is_some() {
+                tracing::info!("all changes of files are followed again");
+            }
+            return;
+        };
+        let error = format!("{error:#}");
+        let since = before.as_ref().map_or(now, |(wait, _)| wait.since);
+        if before.is_none_or(|(_, told)| told != error) {
+            tracing::error!(error, "a change of files may be missed; trying again");
+        }
+        self.blind = Some((Wait::again(since, now), error));
+    }
+
+    fn scan(&mut self, numbers: &BTreeSet<usize>) -> Result<()> {
+        let mut done = Ok(());
         for number in numbers {
-            if let Some(target) = self.targets.get_mut(*number) {
-                target.scan(*number, self.quiet);
+            let Some(target) = self.targets.get_mut(*number) else { continue };
+            if let Err(error) = target.scan(*number, self.quiet) {
+                let path = target.path.display();
+                done = Err(error).with_context(|| format!("--from {path}: cannot be looked at"));
             }
         }
         self.entries = layout::entries(&self.targets);
+        done
     }
 
     /// What a look at these arguments found, against what was read.
@@ -312,6 +373,7 @@ impl Files {
         self.writing.remove(&file);
         self.dirty.remove(&file);
         self.emptied.remove(&file);
+        self.failed.remove(&file);
         self.read.remove(&file);
         self.late.remove(&file);
         if self.state.fade(&file) {

@@ -111,7 +111,11 @@ impl State {
         }
         let known: HashSet<&Reject> = before.rejects.iter().collect();
         self.fresh.extend(contents.rejects.iter().filter(|new| !known.contains(new)).cloned());
-        let Contents { rejected, rejects, standing, skipped, .. } = contents;
+        let Contents { mut rejected, rejects, standing, skipped, .. } = contents;
+        if contents.unknown {
+            // It may still be in there, and was never accepted.
+            rejected.extend(before.rejected);
+        }
         let state = FileState { objects, rejected, unknown, rejects, standing, skipped };
         self.files.insert(file.clone(), state);
     }

@@ -2,6 +2,7 @@
 
 mod follow;
 mod links;
+mod refused;
 mod rejects;
 
 use std::fs;

@@ -1,0 +1,197 @@
+//! What the system refuses for a while: it is tried again, and nothing is lost meanwhile. Such tests are
+//! run in a process of their own, whose limits they use up.
+
+use std::fs::{self, File};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
+
+use svclb_core::model::{ObjectName, Withheld};
+use tempfile::TempDir;
+
+use super::super::{AGAIN, Files, Wait, load};
+use super::{Bench, PATIENCE, at_once, next, service, short, words};
+
+/// What this user namespace may watch (`fs.inotify.max_user_watches` is the whole machine's).
+const MOST_WATCHES: &str = "/proc/sys/user/max_inotify_watches";
+
+/// True in a process that may open few files and has a user namespace of its own. In any other, has that
+/// test run in such a process. (A process with threads, as this one, can enter no user namespace.)
+fn is_alone(test: &str) -> bool {
+    if std::env::var_os("SVCLB_ALONE").is_some() {
+        return true;
+    }
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let script = r#"ulimit -n 64 && exec unshare --user --map-root-user "$0" --exact "$1""#;
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(program).arg(format!("{module}::{test}"));
+    let output = command.env("SVCLB_ALONE", "").output().unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(output.status.success() && said[0].contains("1 passed"), "{}", said.concat());
+    false
+}
+
+/// Opens all files that this process may.
+fn hog() -> Vec<File> {
+    std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
+}
+
+/// Nothing comes while what failed is tried again.
+async fn nothing_for_long(files: &mut Files) {
+    let wait = tokio::time::timeout(AGAIN.0 * 5 / 2, files.next()).await;
+    assert!(wait.is_err(), "expected nothing, got {wait:?}");
+}
+
+const UNREAD: &str =
+    "f.yaml: cannot be read: Too many open files (os error 24); what it held before stays";
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_at_the_start_is_read_later() {
+    if !is_alone("a_file_that_cannot_be_read_at_the_start_is_read_later") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("f.yaml"), service("a", 80)).unwrap();
+    let mut files = Files::new(&[folder.path()]).unwrap();
+    let all = hog();
+    let first = next(&mut files).await;
+    assert!(first.first);
+    assert_eq!((short(&first), first.withheld), (vec![], Some(Withheld::everything())));
+    nothing_for_long(&mut files).await;
+    drop(all);
+    let batch = next(&mut files).await;
+    assert_eq!((short(&batch), batch.standing), (vec!["a=80".to_owned()], 0));
+    assert_eq!(batch.withheld, Some(Withheld::default()));
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_read_is_read_later_and_what_was_there_stays() {
+    if !is_alone("a_change_that_cannot_be_read_is_read_later_and_what_was_there_stays") {
+        return;
+    }
+    let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
+    let path = bench.path("f.yaml");
+    let other = |port: u16| bench.folder.path().join(port.to_string());
+    for port in [81, 82] {
+        fs::write(other(port), service("a", port)).unwrap();
+    }
+    let (other, last) = (other(81), other(82));
+    let all = hog();
+    fs::rename(other, &path).unwrap();
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.standing), (vec![], 1));
+    assert_eq!(words(&batch, &bench.path("")), [UNREAD]);
+    nothing_for_long(&mut bench.files).await;
+    drop(all);
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.standing), (vec!["a=81".to_owned()], 0));
+    // That it goes is noticed, too.
+    let all = hog();
+    fs::rename(last, &path).unwrap();
+    assert_eq!(words(&bench.next().await, &bench.path("")), [UNREAD]);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(short(&bench.next().await), ["a-"]);
+    assert!(bench.files.failed.is_empty());
+    drop(all);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_listed_is_listed_later_and_what_was_there_stays() {
+    if !is_alone("a_folder_that_cannot_be_listed_is_listed_later_and_what_was_there_stays") {
+        return;
+    }
+    let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
+    let other = bench.folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("f.yaml"), service("a", 81)).unwrap();
+    let all = hog();
+    fs::rename(bench.path(""), bench.folder.path().join("old")).unwrap();
+    fs::rename(&other, bench.path("")).unwrap();
+    nothing_for_long(&mut bench.files).await;
+    drop(all);
+    assert_eq!(short(&bench.next().await), ["a=81"], "no removal in between");
+    let path = bench.path("f.yaml");
+    let batch = at_once(&mut bench.files, || fs::write(&path, service("a", 82)).unwrap()).await;
+    assert_eq!(short(&batch), ["a=82"]);
+    assert!(bench.files.blind.is_none());
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can() {
+    if !is_alone("a_folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can") {
+        return;
+    }
+    let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
+    let log = bench.folder.path().join("log");
+    let lines = tracing_subscriber::fmt().with_writer(Arc::new(File::create(&log).unwrap()));
+    let _logged = tracing::subscriber::set_default(lines.finish());
+    let before = fs::read_to_string(MOST_WATCHES).unwrap();
+    fs::write(MOST_WATCHES, "1").unwrap();
+    fs::rename(bench.path(""), bench.folder.path().join("old")).unwrap();
+    fs::create_dir(bench.path("")).unwrap();
+    bench.write("f.yaml", &service("a", 81));
+    assert_eq!(short(&bench.next().await), ["a=81"]);
+    let (_, told) = bench.files.blind.clone().unwrap();
+    let advice =
+        "No space left on device (os error 28): raise the sysctl fs.inotify.max_user_watches";
+    assert!(told.ends_with(advice), "{told}");
+    bench.write("f.yaml", &service("a", 82));
+    assert_eq!(short(&bench.next().await), ["a=82"], "not watched, but looked at");
+    fs::write(MOST_WATCHES, before.trim()).unwrap();
+    tokio::time::timeout(PATIENCE, async {
+        while bench.files.blind.is_some() {
+            bench.nothing().await;
+        }
+    })
+    .await
+    .expect("not watched again");
+    let path = bench.path("f.yaml");
+    let batch = at_once(&mut bench.files, || fs::write(&path, service("a", 83)).unwrap()).await;
+    assert_eq!(short(&batch), ["a=83"], "watched again");
+    let log = fs::read_to_string(log).unwrap();
+    for words in ["a change of files may be missed", "all changes of files are followed again"] {
+        assert_eq!(log.matches(words).count(), 1, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_file_itself_is_not_read_again_by_a_timer() {
+    let (mut bench, first) = Bench::new(&[("f.yaml", "broken: [\n")]).await;
+    assert_eq!(first.standing, 1);
+    let path = bench.path("f.yaml");
+    let no_text = || fs::write(&path, b"\xff\xfe\x00").unwrap();
+    let too_long = || File::create(&path).unwrap().set_len(load::LONGEST + 1).unwrap();
+    assert_eq!((bench.files.failed.len(), bench.files.read.len()), (0, 1));
+    for change in [&no_text as &dyn Fn(), &too_long] {
+        change();
+        assert_eq!(bench.next().await.rejects.len(), 1);
+        assert_eq!((bench.files.failed.len(), bench.files.read.len()), (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_accepted_stays_withheld_while_its_file_cannot_be_told() {
+    let bad = service("a", 80).replace("port: 80", "port: 70000");
+    let (mut bench, first) = Bench::new(&[("f.yaml", &bad)]).await;
+    let objects = [ObjectName::new("default", "a")].into();
+    assert_eq!(first.withheld, Some(Withheld { objects, unknown: false }));
+    bench.write("f.yaml", "[");
+    let batch = bench.next().await;
+    assert_eq!((batch.rejects.len(), batch.withheld), (1, None));
+    bench.write("f.yaml", &service("b", 80));
+    assert_eq!(bench.next().await.withheld, Some(Withheld::default()));
+}
+
+#[test]
+fn pauses_double_from_a_second_to_thirty() {
+    let start = Instant::now();
+    let mut now = start;
+    let pauses = std::iter::repeat_with(|| {
+        let pause = Wait::again(start, now).until - now;
+        now += pause;
+        pause.as_secs()
+    });
+    assert_eq!(pauses.take(8).collect::<Vec<_>>(), [1, 1, 2, 4, 8, 16, 30, 30]);
+}
