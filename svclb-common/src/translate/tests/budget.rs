@@ -103,24 +103,42 @@ impl Lookup for Noting<'_> {
 #[test]
 fn each_path_touches_no_more_than_it_must() {
     const SERVICE: &str = "10.96.0.10:80";
+    const SECOND: &str = "10.96.0.11:80";
+    const EMPTY: &str = "10.96.0.12:80";
     let maps = TestMaps::new();
     maps.service_of(1, Protocol::Udp, SERVICE, &["10.244.0.1:80", "10.244.0.2:80"]);
+    maps.service_of(2, Protocol::Udp, SECOND, &["10.244.0.3:80"]);
+    maps.service_of(3, Protocol::Udp, EMPTY, &[]);
     let (service, other) = (peer(SERVICE), peer("192.0.2.7:80"));
+    let (second, empty) = (peer(SECOND), peer(EMPTY));
     let caller = |cookie| socket(cookie, Protocol::Udp);
     // One that has dialled the Service, and one that has sent to it.
     let Verdict::Rewrite(given) = connect(&maps, &caller(1), &service) else { panic!("refused") };
     let Verdict::Rewrite(sent) = sendmsg(&maps, &caller(2), &service) else { panic!("refused") };
 
-    let rows: [(&str, Touched, Touched); 9] = [
+    // The first Service of this one has its place of the origins, the second a record of the overflow.
+    sendmsg(&maps, &caller(8), &service);
+    let Verdict::Rewrite(further) = sendmsg(&maps, &caller(8), &second) else { panic!("refused") };
+    let to_second = |it: &Noting<'_>| sendmsg(it, &caller(8), &second);
+
+    let rows: [(&str, Touched, Touched); 12] = [
         // Index, slot, origin.
         ("connect to a Service", touched(&maps, |it| connect(it, &caller(3), &service)), (3, 0)),
         ("connect to what is none", touched(&maps, |it| connect(it, &caller(4), &other)), (1, 0)),
+        (
+            "connect to one without backends",
+            touched(&maps, |it| connect(it, &caller(9), &empty)),
+            (1, 0),
+        ),
         ("connect to a backend", touched(&maps, |it| connect(it, &caller(5), &given)), (2, 0)),
         // Index, origin.
         ("send again", touched(&maps, |it| sendmsg(it, &caller(2), &service)), (2, 0)),
+        // The overflow too: whether the socket is connected, and for the record.
+        ("send again to a second Service", touched(&maps, to_second), (2, 2)),
         ("send to what is none", touched(&maps, |it| sendmsg(it, &caller(6), &other)), (1, 0)),
         // Origin.
         ("receive", touched(&maps, |it| recvmsg(it, 2, &sent)), (1, 0)),
+        ("receive from a second Service", touched(&maps, |it| recvmsg(it, 8, &further)), (1, 1)),
         ("getpeername", touched(&maps, |it| getpeername(it, 1, &given)), (1, 0)),
         ("release", touched(&maps, |it| release(it, 1)), (1, 0)),
         ("release of one that dialled none", touched(&maps, |it| release(it, 7)), (1, 0)),
