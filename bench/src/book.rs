@@ -55,6 +55,16 @@ impl Figure {
         median(&self.rounds)
     }
 
+    /// This by another: the median of the ratios that the rounds have. What stands beside each other was
+    /// measured in one round: what disturbed it disturbed both.
+    pub(crate) fn by(&self, other: &Self) -> f64 {
+        if self.rounds.len() != other.rounds.len() {
+            return self.median() / other.median();
+        }
+        let each = self.rounds.iter().zip(&other.rounds).map(|(one, other)| one / other);
+        median(&each.collect::<Vec<_>>())
+    }
+
     /// The least and the most of the rounds.
     pub(crate) fn spread(&self) -> (f64, f64) {
         let least = self.rounds.iter().copied().fold(f64::INFINITY, f64::min);

@@ -3,7 +3,7 @@
 //! that were asked for at first, and says why some are others.
 
 use crate::benches::churn;
-use crate::book::{Book, Figure, Unit, median};
+use crate::book::{Book, Figure, Unit};
 use crate::lane::Peer;
 use crate::report::shown;
 
@@ -199,15 +199,7 @@ impl Target {
     /// What was measured; nothing, where the run did not.
     pub(crate) fn measured(&self, book: &Book) -> Option<f64> {
         let find = |name: Name| book.get(name.0, name.1, name.2);
-        // What stands beside each other was measured in one round: what disturbed it disturbed both.
-        let by = |one: Name, other: Name| {
-            let (one, other) = (find(one)?, find(other)?);
-            let each = one.rounds.iter().zip(&other.rounds).map(|(one, other)| one / other);
-            match one.rounds.len() == other.rounds.len() {
-                true => Some(median(&each.collect::<Vec<_>>())),
-                false => Some(one.median() / other.median()),
-            }
-        };
+        let by = |one: Name, other: Name| Some(find(one)?.by(find(other)?));
         Some(match self.of {
             Of::Share(part, whole) => 100.0 * by(part, whole)?,
             Of::Added(more, less) => 100.0 * (by(more, less)? - 1.0),

@@ -18,7 +18,7 @@ const ALL: [Peer; 5] = [Peer::Direct, Peer::Empty, Peer::Svclb, Peer::Nftables, 
 /// How many turns a round has; each has its part of the calls.
 pub(super) const TURNS: u32 = 5;
 /// How often what programs take is: what disturbs them comes and goes within some tens of milliseconds.
-const SHORT_TURNS: u32 = 25;
+pub(super) const SHORT_TURNS: u32 = 25;
 /// How long a round of something that is counted by time is.
 const MILLISECONDS: u64 = 500;
 /// Connections leave traces in connection tracking, of which there are only so many.

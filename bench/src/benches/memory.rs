@@ -39,15 +39,16 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
         let mut add = |what: &str, value| book.add(BENCH, what, Peer::Svclb, Unit::Bytes, value);
         let small = Taken::by(&Content::SMALL)?;
         add("maps, 10 Services", small.kernel);
-        add("agent, 10 Services", small.agent);
+        add("agent with files, 10 Services", small.agent);
         let base = Taken::by(&BASE)?;
         add("maps, 8,000 Services with 4 backends each", base.kernel);
-        add("agent, 8,000 Services with 4 backends each", base.agent);
+        add("agent with files, 8,000 Services with 4 backends each", base.agent);
         let by_frontends = Taken::by(&MORE_FRONTENDS)?;
         add("maps, for a frontend more", (by_frontends.kernel - base.kernel) / MORE[0]);
+        add("agent with files, for a frontend more", (by_frontends.agent - base.agent) / MORE[0]);
         let by_backends = Taken::by(&MORE_BACKENDS)?;
         add("maps, for a backend more", (by_backends.kernel - base.kernel) / MORE[1]);
-        add("agent, for a backend more", (by_backends.agent - base.agent) / MORE[1]);
+        add("agent with files, for a backend more", (by_backends.agent - base.agent) / MORE[1]);
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom as _;
 
-use super::datapath::TURNS;
+use super::datapath::{SHORT_TURNS, TURNS};
 use super::{Effort, net, ran};
 use crate::book::{Book, Unit, median};
 use crate::lane::content::Content;
@@ -54,13 +54,13 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
         for (content, places, lane) in &mut lanes {
             let size = size(content.services, content.ports);
             // Each once at least: what was dialled just before is in the cache.
-            let calls = effort.calls.max(u32::try_from(places.len())?);
-            let answer = lane.ask(&order(lane, places, calls))?;
+            let all = u32::try_from(places.len())?;
+            let answer = lane.ask(&order(lane, places, effort.calls.max(all)))?;
             book.add_times(BENCH, &size, Peer::Svclb, &answer.times["connect"]);
-            let mut differences = Vec::new();
-            for _ in 0..TURNS {
-                let (_, nothing) = empty.ask_programs(&order(&empty, &[], effort.calls / TURNS))?;
-                let (answer, ours) = lane.ask_programs(&order(lane, places, calls))?;
+            let (part, mut differences) = (effort.calls / TURNS, Vec::new());
+            for _ in 0..SHORT_TURNS {
+                let (_, nothing) = empty.ask_programs(&order(&empty, &[], part))?;
+                let (answer, ours) = lane.ask_programs(&order(lane, places, part.max(all)))?;
                 ran(&ours, &["connect4"], answer.calls)?;
                 differences.push(net(&["connect4"], &ours, &nothing));
             }

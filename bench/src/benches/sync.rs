@@ -1,6 +1,6 @@
 //! A start over 5,000 Services with 250,000 endpoints: over nothing and over the pins of an agent that
 //! was killed, from a real API server and from files, beside kube-proxy's; what is resident then; and one
-//! change of a file among them.
+//! change of a file among them. And a start over less, for kube-proxy's iptables mode too.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,6 +19,11 @@ use crate::times::{self, Times};
 
 const BENCH: &str = "sync";
 const CLUSTER: Large = Large::SPEED;
+/// What kube-proxy's iptables mode is done with in bearable time.
+const LESS: Large = Large { services: 500, endpoints: 20 };
+const START: &str = "start over nothing, from an API server";
+const START_OVER_LESS: &str = "the same with 500 Services with 10,000 endpoints";
+const RESIDENT: &str = "resident, from an API server";
 /// A Service whose backend exists: who serves it has written all. Of the first 256 addresses of its range
 /// the API server gives none to a Service that asks for no address, so nobody else has this one.
 const FENCE: &str = "10.96.0.201:80";
@@ -35,9 +40,14 @@ const FILE_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// The API server does not take it.
 pub(crate) fn cluster() -> anyhow::Result<Cluster> {
-    let mut objects = CLUSTER.objects();
+    cluster_of(CLUSTER)
+}
+
+fn cluster_of(content: Large) -> anyhow::Result<Cluster> {
+    let mut objects = content.objects();
     objects.extend(one_backend("fence", FENCE, "TCP", FENCE_BACKEND));
-    crate::say("the API server takes 5,000 Services with 250,000 endpoints");
+    let (services, endpoints) = (content.services, content.all_endpoints());
+    crate::say(&format!("the API server takes {services} Services with {endpoints} endpoints"));
     Cluster::with(objects)
 }
 
@@ -70,11 +80,15 @@ pub(crate) fn one_backend(name: &str, at: &str, protocol: &str, backend: &str) -
 /// # Errors
 /// Somebody does not serve what the API server has.
 pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow::Result<()> {
-    let idle = proof()?;
+    let (idle, less) = (proof()?, cluster_of(LESS)?);
     for _ in 0..effort.rounds {
         from_api_server(book, cluster, idle)?;
         from_files(book)?;
-        kube_proxy(book, cluster)?;
+        kube_proxy(book, cluster, Peer::Nftables, START, Some(RESIDENT))?;
+        over_less(book, &less)?;
+        for peer in [Peer::Nftables, Peer::Iptables] {
+            kube_proxy(book, &less, peer, START_OVER_LESS, None)?;
+        }
     }
     Ok(())
 }
@@ -93,16 +107,16 @@ fn from_api_server(book: &mut Book, cluster: &Cluster, idle: Written) -> anyhow:
     let relay = cluster.plane().relay(&world);
     let mut add = |what: &str, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
     let seconds = start(&world, cluster.plane())?;
-    serves_all(&world)?;
-    add("start over nothing, from an API server", Unit::Seconds, seconds);
+    serves_all(&world, CLUSTER)?;
+    add(START, Unit::Seconds, seconds);
     let agent = world.take_agent();
-    add("resident, from an API server", Unit::Bytes, resident(agent.pid())?);
+    add(RESIDENT, Unit::Bytes, resident(agent.pid())?);
     add("the kernel's memory for the maps", Unit::Bytes, maps(&world)?);
     agent.kill();
 
     let before = world.agent_log().len();
     let seconds = start(&world, cluster.plane())?;
-    serves_all(&world)?;
+    serves_all(&world, CLUSTER)?;
     nothing_was_wrong(&world.agent_log()[before..])?;
     add("start over its pins, from an API server", Unit::Seconds, seconds);
     let written = written(&world.agent_log()[before..]).beyond(idle);
@@ -153,27 +167,41 @@ fn from_files(book: &mut Book) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn kube_proxy(book: &mut Book, cluster: &Cluster) -> anyhow::Result<()> {
+fn over_less(book: &mut Book, cluster: &Cluster) -> anyhow::Result<()> {
+    let world = World::builder("bench-sync").without_agent().start();
+    let _relay = cluster.plane().relay(&world);
+    let seconds = start(&world, cluster.plane())?;
+    serves_all(&world, LESS)?;
+    book.add(BENCH, START_OVER_LESS, Peer::Svclb, Unit::Seconds, seconds);
+    Ok(())
+}
+
+fn kube_proxy(
+    book: &mut Book,
+    cluster: &Cluster,
+    peer: Peer,
+    what: &str,
+    resides: Option<&str>,
+) -> anyhow::Result<()> {
     let world = World::builder("bench-sync").without_agent().start();
     let _fence = world.backend("fence", Tcp, FENCE_BACKEND);
     let fence: SocketAddr = FENCE.parse()?;
-    let begin = Instant::now();
-    let proxy = cluster.launch(&world, Peer::Nftables)?;
-    proxy.wait(|| Ok(world.dial(Tcp, fence).is_ok())).context(FENCE)?;
-    let seconds = begin.elapsed().as_secs_f64();
-    let mut add = |what: &str, unit, value| book.add(BENCH, what, Peer::Nftables, unit, value);
-    add("start over nothing, from an API server", Unit::Seconds, seconds);
-    add("resident, from an API server", Unit::Bytes, resident(proxy.pid())?);
+    let mut proxy = cluster.launch(&world, peer)?;
+    let seconds = proxy.wait(|| Ok(world.dial(Tcp, fence).is_ok())).context(FENCE)?;
+    book.add(BENCH, what, peer, Unit::Seconds, seconds);
+    if let Some(what) = resides {
+        book.add(BENCH, what, peer, Unit::Bytes, resident(proxy.pid())?);
+    }
     Ok(())
 }
 
 /// Whether the maps hold all of the cluster.
-fn serves_all(world: &World) -> anyhow::Result<()> {
+fn serves_all(world: &World, content: Large) -> anyhow::Result<()> {
     let status = world.status();
     ensure!(status["synced"] == true, "the agent was ready before it knew the cluster");
     let found = (status["services"].as_u64(), status["backends"].as_u64());
     // With the fence, and the Service `kubernetes`, which has no backend here.
-    let all = (CLUSTER.services as u64 + 2, CLUSTER.all_endpoints() as u64 + 1);
+    let all = (content.services as u64 + 2, content.all_endpoints() as u64 + 1);
     ensure!(
         found == (Some(all.0), Some(all.1)),
         "the maps hold {found:?} services and backends, and not {all:?}"

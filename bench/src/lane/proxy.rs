@@ -1,14 +1,14 @@
 //! kube-proxy in a lane, and the cluster that it follows.
 
-use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use svclb_tests::cluster::{ControlPlane, Process, Reference, Relay};
-use svclb_tests::{LIMIT, Tcp, World, within};
+use svclb_tests::{Tcp, World};
 
 use super::Peer;
 use super::content::Content;
@@ -74,13 +74,10 @@ impl Cluster {
         peer: Peer,
         content: &Content,
     ) -> anyhow::Result<Proxy> {
-        let proxy = self.launch(world, peer)?;
-        let last: Option<SocketAddr> = content.places(super::servers::PLAIN).pop();
-        if let Some(last) = last {
-            let serves = || world.dial(Tcp, last).map(drop).map_err(|error| error.to_string());
-            if let Err(error) = within(LIMIT, serves) {
-                bail!("{} does not serve {last} ({error}):\n{}", peer.name(), proxy.said());
-            }
+        let mut proxy = self.launch(world, peer)?;
+        if let Some(last) = content.places(super::servers::PLAIN).pop() {
+            let serves = || Ok(world.dial(Tcp, last).is_ok());
+            proxy.wait(serves).with_context(|| format!("{} and {last}", peer.name()))?;
         }
         Ok(proxy)
     }
@@ -104,16 +101,19 @@ impl Cluster {
         // It refuses by ICMP messages, of which the kernel sends only so many a second.
         let unlimited = world.inside(|| std::fs::write("/proc/sys/net/ipv4/icmp_ratemask", "0"));
         unlimited.context("cannot lift the limit of ICMP messages")?;
-        let relay = self.plane.relay(world);
+        let relay = Arc::new(self.plane.relay(world));
         let mode = if peer == Peer::Iptables { "iptables" } else { "nftables" };
-        Ok(Proxy { process: self.plane.kube_proxy(world, mode, NODE), _relay: relay })
+        let begin = Instant::now();
+        Ok(Proxy { process: self.plane.kube_proxy(world, mode, NODE), relay, begin })
     }
 }
 
 /// A running kube-proxy.
 pub(crate) struct Proxy {
+    // In the order of their ends.
     process: Process,
-    _relay: Relay,
+    relay: Arc<Relay>,
+    begin: Instant,
 }
 
 impl Proxy {
@@ -122,24 +122,27 @@ impl Proxy {
         self.process.pid()
     }
 
-    /// Waits until it serves what this asks for, among however many Services.
+    /// The way by which it follows the cluster.
+    pub(crate) fn relay(&self) -> Arc<Relay> {
+        Arc::clone(&self.relay)
+    }
+
+    /// Waits until it serves what this asks for, among however many Services. Gives how long that is after
+    /// its process began, seconds.
     ///
     /// # Errors
-    /// It does not in time, with what it said; or that cannot be asked.
+    /// It does not in time, or has ended, with what it said; or that cannot be asked.
     pub(crate) fn wait(
-        &self,
+        &mut self,
         mut serves: impl FnMut() -> anyhow::Result<bool>,
-    ) -> anyhow::Result<()> {
-        let begin = Instant::now();
+    ) -> anyhow::Result<f64> {
         while !serves()? {
-            ensure!(
-                begin.elapsed() < PATIENCE,
-                "kube-proxy does not serve after {PATIENCE:?}: {}",
-                self.said()
-            );
+            self.process.check().map_err(anyhow::Error::msg)?;
+            let said = || format!("kube-proxy does not serve after {PATIENCE:?}: {}", self.said());
+            ensure!(self.begin.elapsed() < PATIENCE, said());
             thread::sleep(LOOK);
         }
-        Ok(())
+        Ok(self.begin.elapsed().as_secs_f64())
     }
 
     /// The end of what it said.

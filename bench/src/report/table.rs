@@ -60,9 +60,9 @@ fn ratio(book: &Book, figure: &Figure) -> String {
     let of = |what| book.get(&figure.bench, what, Peer::Direct);
     // Of another size it is what one direct figure is beside.
     let direct = of(&figure.what).or_else(|| of("direct"));
-    match direct.map(Figure::median) {
-        Some(direct) if direct > 0.0 && figure.peer != Peer::Direct => {
-            match figure.median() / direct {
+    match direct {
+        Some(direct) if direct.median() > 0.0 && figure.peer != Peer::Direct => {
+            match figure.by(direct) {
                 many if many >= 10.0 => format!("{many:.0} times"),
                 share => format!("{:.1} %", 100.0 * share),
             }

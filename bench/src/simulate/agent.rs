@@ -21,7 +21,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::cluster::{Cluster, Size};
-use super::{Part, Places, Simulation};
+use super::{Outcome, Part, Places, Simulation};
 use crate::benches::memory::resident;
 
 /// No audit falls into the simulation.
@@ -43,33 +43,31 @@ pub(crate) fn run(places: &Places, simulation: &Simulation) -> anyhow::Result<()
     let done = memory.done();
     let begin = Instant::now();
     let (tell, ready) = oneshot::channel();
-    thread::scope(|scope| {
-        let agent = scope.spawn(move || serve(places, memory, tell));
-        let began = ready.blocking_recv();
-        let Ok(clock) = began else {
-            // It has ended, and says why.
-            agent.join().map_err(|_| anyhow::anyhow!("the agent panicked"))??;
-            anyhow::bail!("the agent ended");
-        };
-        let seconds = begin.elapsed().as_secs_f64();
-        let mut parts = vec![Part {
-            what: format!("start, {} endpoints", cluster.endpoints()),
-            events: count,
-            seconds,
-            processor_seconds: clock.seconds(),
-            most_waiting: count,
-            longest: seconds,
-            resident: resident(std::process::id())?,
-        }];
-        let mut line = Line { say, done, clock, said: 0 };
-        parts.push(line.measure(&format!("{restarts} Services are rolled out"), |event| {
-            cluster.restart(restarts, event);
-        })?);
-        parts.push(line.measure("a zone is lost", |event| cluster.lose_zone(event))?);
-        crate::print(&serde_json::to_string(&parts)?);
-        // Nothing is left to be done, and the agent would go on.
-        std::process::exit(0)
-    })
+    let places = places.clone();
+    // It goes on until the process ends, and without it nothing goes on.
+    thread::spawn(move || {
+        let ended = serve(&places, memory, tell);
+        crate::say(&format!("the agent ended: {ended:?}"));
+        std::process::exit(1);
+    });
+    let clock = ready.blocking_recv().context("the agent does not get ready")?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut parts = vec![Part {
+        what: format!("start, {} endpoints", cluster.endpoints()),
+        events: count,
+        seconds,
+        processor_seconds: clock.seconds(),
+        most_waiting: count,
+        longest: seconds,
+        resident: resident(std::process::id())?,
+    }];
+    let mut line = Line { say, done, clock, said: 0 };
+    parts.push(line.measure(&format!("{restarts} Services are rolled out"), |event| {
+        cluster.restart(restarts, event);
+    })?);
+    parts.push(line.measure("a zone is lost", |event| cluster.lose_zone(event))?);
+    crate::print(&serde_json::to_string(&Outcome { parts, ready: cluster.ready() })?);
+    Ok(())
 }
 
 /// The way to the agent.

@@ -84,6 +84,11 @@ impl Cluster {
         self.slices.iter().flatten().map(Vec::len).sum()
     }
 
+    /// How many of them are ready.
+    pub(super) fn ready(&self) -> usize {
+        self.slices.iter().flatten().flatten().filter(|pod| pod.is_ready).count()
+    }
+
     fn pod(&mut self) -> Pod {
         self.next_pod += 1;
         Pod {
@@ -218,8 +223,7 @@ mod tests {
         cluster.restart(5, |_| events += 1);
         assert!(events >= 2 * 5 && cluster.endpoints() == before, "{events} events");
         cluster.lose_zone(|_| {});
-        let ready = cluster.slices.iter().flatten().flatten().filter(|pod| pod.is_ready).count();
-        let share = ready * 100 / before;
+        let share = cluster.ready() * 100 / before;
         assert!((60..=73).contains(&share), "{share} % are ready");
     }
 }

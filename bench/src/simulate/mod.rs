@@ -14,6 +14,7 @@ use anyhow::{Context as _, ensure};
 use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use svclb_tests::World;
 
 use crate::book::Unit;
@@ -54,10 +55,18 @@ struct Part {
     resident: f64,
 }
 
+/// What came of all.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Outcome {
+    parts: Vec<Part>,
+    /// How many endpoints are ready at the end.
+    ready: usize,
+}
+
 /// Runs it, and shows what came of it.
 ///
 /// # Errors
-/// The agent cannot be started, or ends.
+/// The agent cannot be started, or ends; or its maps do not hold what was said.
 pub(crate) fn run(simulation: &Simulation) -> anyhow::Result<()> {
     let world = World::builder("bench-simulation").without_agent().start();
     let mut command = Command::new(std::env::current_exe()?);
@@ -75,8 +84,14 @@ pub(crate) fn run(simulation: &Simulation) -> anyhow::Result<()> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let output = world.spawn(command).wait_with_output()?;
     ensure!(output.status.success(), "the agent ended with {}", output.status);
-    let parts: Vec<Part> =
+    let Outcome { parts, ready } =
         serde_json::from_slice(&output.stdout).context("the agent said nothing")?;
+    let status = world.status();
+    let found = ["backends", "failures", "short"].map(|name| &status[name]);
+    ensure!(
+        found == [&json!(ready), &json!(0), &json!(0)],
+        "the maps hold [backends, failures, short] {found:?}, and {ready} endpoints are ready"
+    );
     crate::print(&table(&parts).to_string());
     Ok(())
 }

@@ -126,11 +126,6 @@ impl Client {
         wait(&self.runtime, task)
     }
 
-    /// Does something asynchronous in the control plane's namespace, and does not wait.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime.spawn(task);
-    }
-
     /// Applies every document of a YAML text (server-side apply) and gives what is there then.
     ///
     /// # Panics

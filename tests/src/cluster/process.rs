@@ -42,8 +42,11 @@ impl Process {
         tail(&self.log)
     }
 
-    /// Says that it has ended, if it has: nothing here ends by itself.
-    pub(crate) fn check(&mut self) -> Result<(), String> {
+    /// Whether it still runs: nothing here ends by itself.
+    ///
+    /// # Errors
+    /// It has ended, with its log.
+    pub fn check(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             ended => Err(format!("{} has ended ({ended:?}); its log:\n{}", self.name, self.said())),

@@ -1,16 +1,18 @@
 //! A way from one network namespace to a control plane in another: each connection that is accepted
 //! here is carried on there. Cutting it is what a failing network does, freezing it what something in
-//! between does that keeps connections and passes nothing on.
+//! between does that keeps connections and passes nothing on. Whoever measures is told when something came.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::io::InspectReader;
 
 use crate::World;
 use crate::harness::namespace::Namespace;
@@ -24,7 +26,11 @@ pub struct Relay {
     to: SocketAddr,
     running: Mutex<Option<JoinHandle<()>>>,
     frozen: watch::Sender<bool>,
+    heard: Heard,
 }
+
+/// When something first came from there.
+type Heard = Arc<Mutex<Option<Instant>>>;
 
 impl Relay {
     /// Listens in the world. `runtime` is in the namespace of the other end.
@@ -46,7 +52,8 @@ impl Relay {
     ) -> Self {
         let running = Mutex::new(None);
         let frozen = watch::Sender::new(false);
-        let relay = Self { runtime: Arc::clone(runtime), listen, to, running, frozen };
+        let (runtime, heard) = (Arc::clone(runtime), Heard::default());
+        let relay = Self { runtime, listen, to, running, frozen, heard };
         relay.open_in(namespace);
         relay
     }
@@ -75,6 +82,23 @@ impl Relay {
         self.frozen.send_replace(false);
     }
 
+    /// From now on it is noted when the API server says something: see [`Self::heard`].
+    ///
+    /// # Panics
+    /// When a connection's task panicked.
+    pub fn listen(&self) {
+        *self.heard.lock().unwrap() = None;
+    }
+
+    /// When it first said something after [`Self::listen`], whatever and to whomever. That is before it is
+    /// passed on.
+    ///
+    /// # Panics
+    /// As [`Self::listen`].
+    pub fn heard(&self) -> Option<Instant> {
+        *self.heard.lock().unwrap()
+    }
+
     /// Listens again in the same world, after a cut.
     ///
     /// # Panics
@@ -92,7 +116,12 @@ impl Relay {
             .run(bind)
             .unwrap_or_else(|error| panic!("cannot listen on {listen}: {error}"));
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
-        let task = self.runtime.spawn(carry(listener, self.to, self.frozen.subscribe()));
+        let task = self.runtime.spawn(carry(
+            listener,
+            self.to,
+            self.frozen.subscribe(),
+            Arc::clone(&self.heard),
+        ));
         *self.running.lock().unwrap() = Some(task);
     }
 }
@@ -103,17 +132,20 @@ impl Drop for Relay {
     }
 }
 
-async fn carry(listener: TcpListener, to: SocketAddr, frozen: watch::Receiver<bool>) {
+async fn carry(listener: TcpListener, to: SocketAddr, frozen: watch::Receiver<bool>, heard: Heard) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener is a listener");
     // Aborts what it holds when it is dropped.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((mut here, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let mut frozen = frozen.clone();
+        let (mut frozen, heard) = (frozen.clone(), Arc::clone(&heard));
         connections.spawn(async move {
-            let mut there = TcpStream::connect(to).await?;
+            let there = TcpStream::connect(to).await?;
             here.set_nodelay(true)?;
             there.set_nodelay(true)?;
+            let mut there = InspectReader::new(there, |_| {
+                heard.lock().unwrap().get_or_insert_with(Instant::now);
+            });
             tokio::select! {
                 biased;
                 // The relay outlives its connections.

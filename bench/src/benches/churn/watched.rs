@@ -1,17 +1,15 @@
-//! A Service whose backend changes, its clients, and somebody who watches its slice.
+//! A Service whose backend changes, and its clients.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::mpsc;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
-use futures_util::TryStreamExt as _;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, WatchEvent, WatchParams};
+use anyhow::{Context as _, anyhow, ensure};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
+use svclb_tests::cluster::Relay;
 use svclb_tests::{Kind, World};
 
 use super::super::sync::one_backend;
@@ -32,13 +30,10 @@ const HUNDREDTH: u32 = 100;
 const APART: Duration = Duration::from_secs(1);
 /// By chance, and the same for all: whoever writes at most once a second has no phase of its own.
 const SEED: u64 = 1;
-/// A watch that ended is asked for again after it.
-const PAUSE: Duration = Duration::from_millis(100);
 
-/// The Service, as somebody hears of it.
+/// The Service.
 pub(super) struct Watched<'a> {
     pub(super) cluster: &'a Cluster,
-    events: mpsc::Receiver<anyhow::Result<(String, Instant)>>,
     /// How often it changed, from one backend to the other, and how often others did beside it.
     changes: u64,
     loads: u64,
@@ -46,6 +41,8 @@ pub(super) struct Watched<'a> {
 
 /// A client of it, and both backends, in one world.
 pub(super) struct Client {
+    /// By which whoever serves it is told of changes.
+    relay: Arc<Relay>,
     socket: svclb_tests::Socket,
     servers: [UdpSocket; 2],
     service: SocketAddr,
@@ -53,34 +50,18 @@ pub(super) struct Client {
 
 /// How late a client met a change, nanoseconds.
 pub(super) struct Late {
-    /// After somebody else heard its watch event; 0 when that was later.
+    /// After its watch event was passed on to whoever serves the client.
     pub(super) event: u64,
     /// After the API server was asked for it.
     pub(super) request: u64,
 }
 
 impl<'a> Watched<'a> {
-    /// Makes the Service, and watches it.
-    pub(super) fn start(cluster: &'a Cluster) -> anyhow::Result<Self> {
+    /// Makes the Service.
+    pub(super) fn create(cluster: &'a Cluster) -> Self {
         let objects = one_backend("watched", SERVICE, "UDP", BACKENDS[0]);
         cluster.plane().api().create_all(objects.into());
-        let (say, events) = mpsc::channel();
-        let client = cluster.plane().api().client();
-        cluster.plane().api().spawn(async move {
-            if let Err(error) = watch(client, &say).await {
-                // Without a hearer nobody wants to know.
-                let _ = say.send(Err(error.context("the watch of a slice ended")));
-            }
-        });
-        let watched = Self { cluster, events, changes: 0, loads: 0 };
-        // The first says what is there already.
-        watched.hears()?;
-        Ok(watched)
-    }
-
-    fn hears(&self) -> anyhow::Result<(String, Instant)> {
-        let event = self.events.recv_timeout(PATIENCE);
-        event.with_context(|| format!("a watch tells nothing of {SLICE} for {PATIENCE:?}"))?
+        Self { cluster, changes: 0, loads: 0 }
     }
 
     /// Moves the Service to its other backend, until this client met that.
@@ -88,25 +69,28 @@ impl<'a> Watched<'a> {
         self.changes += 1;
         let backend = usize::from(self.changes % 2 == 1);
         let (ip, _port) = BACKENDS[backend].split_once(':').context("no address")?;
+        client.relay.listen();
         let asked = Instant::now();
         replace(self.cluster, SLICE, ip)?;
         let met = client.meets(backend, self.changes, asked)?;
-        loop {
-            let (address, heard) = self.hears()?;
-            if address == ip {
-                let since = |when| times::of(met.saturating_duration_since(when));
-                return Ok(Late { event: since(heard), request: since(asked) });
-            }
-        }
+        let heard =
+            client.relay.heard().context("a client met a change that nobody was told of")?;
+        let since = |when| times::of(met - when);
+        Ok(Late { event: since(heard), request: since(asked) })
     }
 
-    /// Moves the Service now and then while others change. Gives how many changes there were in all, and how
-    /// late its own were met after they were asked for: whoever watches is late himself then.
-    pub(super) fn among(&mut self, client: &Client, load: Load) -> anyhow::Result<(u64, Times)> {
+    /// Moves the Service now and then while others change. Gives how late its own changes were met after
+    /// they were asked for (of what the API server says then, nobody knows which is about them), and what
+    /// came of the others.
+    pub(super) fn among<T: Send>(
+        &mut self,
+        client: &Client,
+        others: impl FnOnce(&Cluster, u64) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<(Times, T)> {
         self.loads += 1;
         let (cluster, first) = (self.cluster, self.loads * Load::MOST);
         thread::scope(|scope| {
-            let others = scope.spawn(|| load.run(cluster, first));
+            let others = scope.spawn(move || others(cluster, first));
             let mut own = Vec::new();
             let mut chance = ChaCha8Rng::seed_from_u64(SEED);
             while !others.is_finished() {
@@ -114,20 +98,21 @@ impl<'a> Watched<'a> {
                 thread::sleep(APART.mul_f64(chance.random()));
             }
             let others = others.join().map_err(|_| anyhow!("a thread panicked"))??;
-            Ok((others + own.len() as u64, Times::of(own)))
+            Ok((Times::of(own), others))
         })
     }
 }
 
 impl Client {
-    pub(super) fn start(world: &World) -> anyhow::Result<Self> {
+    pub(super) fn start(world: &World, relay: Arc<Relay>) -> anyhow::Result<Self> {
         let bind = |address: &'static str| {
             let socket = world.inside(move || UdpSocket::bind(address))?;
             socket.set_nonblocking(true)?;
             Ok::<_, anyhow::Error>(socket)
         };
         let servers = [bind(BACKENDS[0])?, bind(BACKENDS[1])?];
-        Ok(Self { socket: world.socket(Kind::Udp4), servers, service: SERVICE.parse()? })
+        let (socket, service) = (world.socket(Kind::Udp4), SERVICE.parse()?);
+        Ok(Self { relay, socket, servers, service })
     }
 
     /// When a connect was first given this backend, after the change of this number.
@@ -161,30 +146,5 @@ impl Client {
             heard
         };
         Ok(self.servers.iter().position(hears))
-    }
-}
-
-/// Tells the first address of the watched slice, and when it was heard.
-async fn watch(
-    client: kube::Client,
-    say: &mpsc::Sender<anyhow::Result<(String, Instant)>>,
-) -> anyhow::Result<()> {
-    let slices: Api<EndpointSlice> = Api::namespaced(client, "default");
-    let which = WatchParams::default().fields(&format!("metadata.name={SLICE}"));
-    // A watch has an end; the next one says once more what is there.
-    loop {
-        let mut events = std::pin::pin!(slices.watch(&which, "0").await?);
-        while let Some(event) = events.try_next().await? {
-            let heard = Instant::now();
-            let slice = match event {
-                WatchEvent::Added(slice) | WatchEvent::Modified(slice) => slice,
-                WatchEvent::Deleted(_) | WatchEvent::Bookmark(_) => continue,
-                WatchEvent::Error(error) => bail!("{error}"),
-            };
-            let endpoint = slice.endpoints.unwrap_or_default().into_iter().next();
-            let address = endpoint.and_then(|endpoint| endpoint.addresses.into_iter().next());
-            say.send(Ok((address.unwrap_or_default(), heard)))?;
-        }
-        tokio::time::sleep(PAUSE).await;
     }
 }
