@@ -121,6 +121,19 @@ fn nobody_keeps_a_backend_that_left_before_the_agent_died_though_the_next_one_kn
             let (_, mut agent, remembered) = dies(&change, meta, at);
             agent.restart();
             agent.table.assert_nobody_keeps_the_gone(&remembered);
+            for failing in 0..4 {
+                let _row = Row(format!("{}: dies after {at}, {failing} fails", change.name));
+                let (_, mut agent, remembered) = dies(&change, meta, at);
+                let dump = agent.table.load().unwrap();
+                let (state, heal) = load(&dump, dump.meta);
+                agent.state = state;
+                agent.table.table.fail(failing, 1);
+                let healed = agent.state.heal(&mut agent.table, &heal);
+                agent.table.table.fail(0, 0);
+                assert_eq!(healed.is_err(), failing < heal.len());
+                agent.restart();
+                agent.table.assert_nobody_keeps_the_gone(&remembered);
+            }
         }
     }
 }
