@@ -91,7 +91,8 @@ impl Target {
     /// than `quiet` ago is not `whole` unless a link leads to it.
     ///
     /// # Errors
-    /// When it cannot be looked at. That does not mean that it is gone: what was found before stays.
+    /// When it, or an entry of it, cannot be looked at. That does not mean that it is gone: what was found
+    /// there before stays.
     pub(super) fn scan(&mut self, number: usize, quiet: Duration) -> io::Result<()> {
         let way = trail(&self.absolute);
         // Why a way leads nowhere, the whole path tells.
@@ -99,22 +100,28 @@ impl Target {
         let metadata = there(fs::metadata(end))?;
         let is_folder = metadata.as_ref().is_some_and(Metadata::is_dir);
         let names = if is_folder { there(list(end))?.unwrap_or_default() } else { Vec::new() };
-        self.files.clear();
+        let before = std::mem::take(&mut self.files);
         self.steps.clear();
         self.awaiting.clear();
         self.folder = None;
         let linked = way.steps.iter().any(|(folder, name)| folder.join(name).is_symlink());
         let (Some(real), Some(metadata)) = (self.follow(way), metadata) else { return Ok(()) };
+        let mut done = Ok(());
         if is_folder {
             for name in names.iter().filter(|name| counts(name)) {
-                self.entry(number, &real, name, quiet);
+                if let Err(error) = self.entry(number, &real, name, quiet) {
+                    let key = self.key(number, name);
+                    self.files.extend(before.get(&key).map(|found| (key, found.clone())));
+                    let error = format!("{}: {error}", Path::new(name).display());
+                    done = Err(io::Error::other(error));
+                }
             }
             self.folder = Some(real);
         } else {
             let key = FileKey { target: number, path: self.path.as_path().into() };
             self.note(key, &real, &metadata, linked, quiet);
         }
-        Ok(())
+        done
     }
 
     /// Keeps the way in mind. Returns where it ends.
@@ -127,27 +134,33 @@ impl Target {
     }
 
     /// Looks at one entry of the argument's folder. True when it is a symbolic link.
+    ///
+    /// # Errors
+    /// When it cannot be looked at; what was found before stays.
     pub(super) fn entry(
         &mut self,
         number: usize,
         folder: &Path,
         name: &OsStr,
         quiet: Duration,
-    ) -> bool {
+    ) -> io::Result<bool> {
         let key = self.key(number, name);
-        self.files.remove(&key);
         let entry = folder.join(name);
-        let Ok(metadata) = entry.symlink_metadata() else { return false };
-        if !metadata.is_symlink() {
-            self.note(key, &entry, &metadata, false, quiet);
-            return false;
+        let found = there(entry.symlink_metadata())?;
+        if !found.as_ref().is_some_and(Metadata::is_symlink) {
+            self.files.remove(&key);
+            if let Some(metadata) = found {
+                self.note(key, &entry, &metadata, false, quiet);
+            }
+            return Ok(false);
         }
-        if let Some(real) = self.follow(trail(&entry))
-            && let Ok(metadata) = fs::metadata(&real)
-        {
+        let way = trail(&entry);
+        let metadata = there(fs::metadata(way.real.as_deref().unwrap_or(&entry)))?;
+        self.files.remove(&key);
+        if let (Some(real), Some(metadata)) = (self.follow(way), metadata) {
             self.note(key, &real, &metadata, true, quiet);
         }
-        true
+        Ok(true)
     }
 
     /// The key of an entry of the argument's folder.

@@ -299,14 +299,14 @@ impl Files {
             // Which of them are the blind spots is not kept.
             numbers.extend(0..self.targets.len());
         }
-        // Whether that can be done counts below.
-        drop(self.scan(&numbers));
+        let first = self.scan(&numbers);
         let watched = self.watch.cover(&layout::folders(&self.entries));
         // Once more: what changed before it was watched is seen now, what changes later is an event.
         let scanned = self.scan(&numbers);
         self.compare(&numbers, now);
         watched.context("changes of files cannot be followed")?;
-        scanned
+        // What was watched is what the first look found.
+        first.and(scanned)
     }
 
     /// Sees to it that a survey that failed is tried again. Told when that changes, not at each attempt.
@@ -449,8 +449,9 @@ impl Files {
         let file = target.key(number, name);
         let direct = (folder.to_path_buf(), name.to_owned());
         let was_link = target.files.get(&file).is_some_and(|found| found.real != direct);
-        if target.entry(number, folder, name, self.quiet) || was_link {
-            // What a link depends on has to be watched, or not any more.
+        // What a link depends on has to be watched, or not any more; and what cannot be looked at now is
+        // looked at again.
+        if target.entry(number, folder, name, self.quiet).unwrap_or(true) || was_link {
             self.rescan.insert(number);
             return;
         }

@@ -114,7 +114,9 @@ impl State {
         let Contents { mut rejected, rejects, standing, skipped, .. } = contents;
         if contents.unknown {
             // It may still be in there, and was never accepted.
-            rejected.extend(before.rejected);
+            for (object, why) in before.rejected {
+                rejected.entry(object).or_insert(why);
+            }
         }
         let state = FileState { objects, rejected, unknown, rejects, standing, skipped };
         self.files.insert(file.clone(), state);
