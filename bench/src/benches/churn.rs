@@ -25,8 +25,8 @@ use load::Load;
 use watched::{Client, Late, Watched};
 
 const BENCH: &str = "churn";
-/// Of a change: how late a client meets it after its watch event was passed on to whoever serves the client,
-/// and after the API server was asked for it.
+/// Of a change: how late a client meets it after its watch event came to whoever serves the client, and
+/// after the API server was asked for it.
 pub(crate) const EVENT: &str = "watch event to the first connect that knows";
 const REQUEST: &str = "request to the first connect that knows";
 pub(crate) const AMONG_FEW: &str =

@@ -22,7 +22,7 @@ const CLUSTER: Large = Large::SPEED;
 /// What kube-proxy's iptables mode is done with in bearable time.
 const LESS: Large = Large { services: 500, endpoints: 20 };
 const START: &str = "start over nothing, from an API server";
-const START_OVER_LESS: &str = "the same with 500 Services with 10,000 endpoints";
+const START_OVER_LESS: &str = "start over nothing, 500 Services with 10,000 endpoints";
 const RESIDENT: &str = "resident, from an API server";
 /// A Service whose backend exists: who serves it has written all. Of the first 256 addresses of its range
 /// the API server gives none to a Service that asks for no address, so nobody else has this one.

@@ -45,12 +45,16 @@ pub(crate) fn run(places: &Places, simulation: &Simulation) -> anyhow::Result<()
     let (tell, ready) = oneshot::channel();
     let places = places.clone();
     // It goes on until the process ends, and without it nothing goes on.
-    thread::spawn(move || {
+    let agent = thread::spawn(move || {
         let ended = serve(&places, memory, tell);
         crate::say(&format!("the agent ended: {ended:?}"));
         std::process::exit(1);
     });
-    let clock = ready.blocking_recv().context("the agent does not get ready")?;
+    let Ok(clock) = ready.blocking_recv() else {
+        // It says why, and ends the process.
+        agent.join().map_err(|_| anyhow::anyhow!("the agent panicked"))?;
+        anyhow::bail!("the agent ended");
+    };
     let seconds = begin.elapsed().as_secs_f64();
     let mut parts = vec![Part {
         what: format!("start, {} endpoints", cluster.endpoints()),

@@ -50,7 +50,7 @@ pub(super) struct Client {
 
 /// How late a client met a change, nanoseconds.
 pub(super) struct Late {
-    /// After its watch event was passed on to whoever serves the client.
+    /// After its watch event was about to be passed on to whoever serves the client.
     pub(super) event: u64,
     /// After the API server was asked for it.
     pub(super) request: u64,
