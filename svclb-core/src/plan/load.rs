@@ -124,12 +124,10 @@ fn lines(
         }
         state.lines.insert(*number, *line);
         // A backend may have left before its agent died: whoever settled on it asks again, also as long as
-        // nobody knows what the sources say.
+        // nobody knows what the sources say. The heir stays until a pass has moved it once more: should
+        // this step fail, the next load knows it by that.
         if line.heir != 0 {
             steps.push(Step::Put(Row::Generation(*number, state.next_generation(*number))));
-        }
-        if line.heir == line.service {
-            steps.push(Step::Put(Row::Heir(*number, 0)));
         }
         state.frontends.insert(key, (line.service, *number));
         if let Some(service) = state.services.get_mut(&line.service) {

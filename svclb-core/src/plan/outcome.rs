@@ -1,11 +1,9 @@
 //! What came of a pass, and how steps are taken.
 
-use std::collections::BTreeSet;
-
 use super::Step;
 use super::mirror::State;
 use crate::model::{ObjectName, ServiceKey};
-use crate::table::{Row, Table, TableError};
+use crate::table::{Table, TableError};
 
 /// Why a service keeps the state that it has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -94,22 +92,16 @@ pub(super) fn take(
 }
 
 impl State {
-    /// Takes the steps that [`super::load()`] gave, also those after one that fails: without them the
-    /// mirror is right too, and what was not done is found by the next load. That is why a line keeps its
-    /// heir where its generation did not move.
+    /// Takes the steps that [`super::load()`] gave, also those after one that fails: they do not depend
+    /// on each other, and without them the mirror is right too. What was not done is found by the next
+    /// load.
     ///
     /// # Errors
     /// The first that failed.
     pub fn heal(&mut self, table: &mut impl Table, steps: &[Step]) -> Result<(), TableError> {
-        let (mut healed, mut unmoved) = (Ok(()), BTreeSet::new());
+        let mut healed = Ok(());
         for step in steps {
-            if matches!(step, Step::Put(Row::Heir(number, _)) if unmoved.contains(number)) {
-                continue;
-            }
             let done = take(self, table, std::slice::from_ref(step), &mut 0);
-            if let (Err(_), Step::Put(Row::Generation(number, _))) = (&done, step) {
-                unmoved.insert(*number);
-            }
             healed = healed.and(done);
         }
         healed
