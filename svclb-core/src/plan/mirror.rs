@@ -417,10 +417,10 @@ impl State {
             return;
         }
         let Some(mut key) = service_of(row) else { return };
-        if let Some((known, _)) = self.of_object.get_key_value(&key.object) {
-            key.object = known.clone();
+        let mut ids = Vec::new();
+        if let Some((known, others)) = self.of_object.remove_entry(&key.object) {
+            (key.object, ids) = (known, others);
         }
-        let mut ids = self.of_object.remove(&key.object).unwrap_or_default();
         let (Ok(at) | Err(at)) = self.place_of(&ids, &key);
         make_room(&mut ids);
         ids.insert(at, id);
