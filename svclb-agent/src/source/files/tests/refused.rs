@@ -160,25 +160,17 @@ async fn a_folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can() 
 async fn an_entry_that_cannot_be_looked_at_keeps_what_it_held() {
     let files = [("f.yaml", &*service("a", 80)), ("g.yaml", &*service("b", 80))];
     let (mut bench, _) = Bench::new(&files).await;
-    let replace = |make: &dyn Fn(&std::path::Path)| {
-        let other = bench.folder.path().join("other");
-        make(&other);
-        fs::rename(other, bench.path("f.yaml")).unwrap();
-    };
+    let (path, other) = (bench.path("f.yaml"), bench.folder.path().join("other"));
     // A link to itself.
-    let path = bench.path("f.yaml");
-    replace(&|other| std::os::unix::fs::symlink(&path, other).unwrap());
+    std::os::unix::fs::symlink(&path, &other).unwrap();
+    fs::rename(&other, &path).unwrap();
     nothing_for_long(&mut bench.files).await;
     let (_, told) = bench.files.blind.clone().unwrap();
     assert!(told.ends_with("f.yaml: Too many levels of symbolic links (os error 40)"), "{told}");
     bench.write("g.yaml", &service("b", 81));
     assert_eq!(short(&bench.next().await), ["b=81"], "others are followed as before");
-    let replace = |text: &str| {
-        let other = bench.folder.path().join("other");
-        fs::write(&other, text).unwrap();
-        fs::rename(other, bench.path("f.yaml")).unwrap();
-    };
-    replace(&service("a", 81));
+    fs::write(&other, service("a", 81)).unwrap();
+    fs::rename(&other, &path).unwrap();
     assert_eq!(short(&bench.next().await), ["a=81"]);
 }
 
