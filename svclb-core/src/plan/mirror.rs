@@ -1,8 +1,8 @@
-//! What the maps hold, as far as this process knows: one step at a time, as it succeeds.
+//! What the maps hold, as far as this process knows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use svclb_common::layout::{FrontendKey, Line, Meta, ServiceRow, Set, Slot};
+use svclb_common::layout::{FrontendKey, Line, Meta, ServiceRow, Slot};
 
 use super::members::Members;
 use super::{Step, Why};
@@ -11,7 +11,7 @@ use crate::digest::Digest;
 use crate::index::Index;
 use crate::model::{ObjectName, ServiceKey, Withheld};
 use crate::ranges::Ranges;
-use crate::table::{Key, Row, Table, TableError, Written};
+use crate::table::{Row, Table, TableError, Written};
 
 /// One service's rows.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn add_frontend(&mut self, key: &FrontendKey) {
+    pub(super) fn add_frontend(&mut self, key: &FrontendKey) {
         if let Err(at) = self.frontends.binary_search(key) {
             make_room(&mut self.frontends);
             self.frontends.insert(at, *key);
@@ -38,7 +38,7 @@ impl Held {
         self.frontends.push(*key);
     }
 
-    fn drop_frontend(&mut self, key: &FrontendKey) {
+    pub(super) fn drop_frontend(&mut self, key: &FrontendKey) {
         if let Ok(at) = self.frontends.binary_search(key) {
             self.frontends.remove(at);
         }
@@ -264,7 +264,7 @@ impl State {
     }
 
     /// Where a service is among these of its object, or would be.
-    fn place_of(&self, ids: &[u32], key: &ServiceKey) -> Result<usize, usize> {
+    pub(super) fn place_of(&self, ids: &[u32], key: &ServiceKey) -> Result<usize, usize> {
         let held = |id| self.services.get(id).map(|held| &held.key);
         ids.binary_search_by(|id| held(id).cmp(&Some(key)))
     }
@@ -332,85 +332,6 @@ impl State {
         steps
     }
 
-    /// Notes a step that succeeded.
-    pub(super) fn applied(&mut self, step: &Step) {
-        match step {
-            Step::Put(row) => self.put(row),
-            Step::Remove(key) => self.removed(key),
-        }
-    }
-
-    fn put(&mut self, row: &Row) {
-        match row {
-            Row::Service(id, row) => {
-                self.spare_id = self.spare_id.filter(|spare| spare != id);
-                self.put_service(*id, row);
-            }
-            Row::Backend(key, row) => {
-                if let Some(held) = self.services.get_mut(&key.service) {
-                    held.members.put(key.address, key.port, row);
-                }
-            }
-            Row::Frontend(key, row) => {
-                if let Some((old, _)) = self.frontends.insert(*key, (row.service, row.line))
-                    && let Some(held) = self.services.get_mut(&old)
-                {
-                    held.drop_frontend(key);
-                }
-                if let Some(held) = self.services.get_mut(&row.service) {
-                    held.add_frontend(key);
-                }
-            }
-            Row::Slots(first, slots) => {
-                self.free.take(*first, count_of(slots));
-                self.ranges.insert(*first, Range::of(&Written::of(*first, slots.iter().copied())));
-                self.unreferenced.insert(*first);
-            }
-            Row::Line(number, line) => {
-                self.index.occupy(*number, &line.frontend());
-                self.touched.insert(self.index.home(&line.frontend()));
-                self.generations.insert(*number, line.generation);
-                self.lines.insert(*number, *line);
-                self.refer(line.set);
-            }
-            Row::Set(number, set) => {
-                if let Some(line) = self.lines.get_mut(number) {
-                    let old = std::mem::replace(&mut line.set, *set);
-                    self.refer(*set);
-                    self.unrefer(old);
-                }
-            }
-            Row::Heir(number, id) => self.line(*number, |line| line.heir = *id),
-            Row::Owner(number, id) => self.line(*number, |line| line.service = *id),
-            Row::Traits(number, flags, affinity) => self.line(*number, |line| {
-                line.flags = *flags;
-                line.affinity_seconds = *affinity;
-            }),
-            Row::Generation(number, generation) => {
-                self.generations.insert(*number, *generation);
-                self.line(*number, |line| line.generation = *generation);
-            }
-            Row::Reach(number, reach) => {
-                self.reaches.insert(*number, *reach);
-            }
-            Row::Spilled(number, count) => {
-                self.spills.insert(*number, *count);
-            }
-            Row::Meta(meta) => {
-                if meta.next_service > self.meta.next_service {
-                    self.spare_id = Some(meta.next_service - 1);
-                }
-                self.meta = *meta;
-            }
-        }
-    }
-
-    fn line(&mut self, number: u32, change: impl FnOnce(&mut Line)) {
-        if let Some(line) = self.lines.get_mut(&number) {
-            change(line);
-        }
-    }
-
     pub(super) fn put_service(&mut self, id: u32, row: &ServiceRow) {
         if let Some(held) = self.services.get_mut(&id) {
             held.row = Digest::of_row(row);
@@ -434,70 +355,6 @@ impl State {
     pub(super) fn shrink(&mut self, key: &ServiceKey) {
         if let Some(held) = self.id_of(key).and_then(|id| self.services.get_mut(&id)) {
             held.members.shrink();
-        }
-    }
-
-    fn removed(&mut self, key: &Key) {
-        match key {
-            Key::Service(id) => {
-                self.earlier.remove(id);
-                let Some(held) = self.services.get(id) else { return };
-                if let Some((object, mut ids)) = self.of_object.remove_entry(&held.key.object) {
-                    if let Ok(at) = self.place_of(&ids, &held.key) {
-                        ids.remove(at);
-                    }
-                    if !ids.is_empty() {
-                        self.of_object.insert(object, ids);
-                    }
-                }
-                self.services.remove(id);
-            }
-            Key::Backend(key) => {
-                if let Some(held) = self.services.get_mut(&key.service) {
-                    held.members.remove(key.address, key.port);
-                }
-            }
-            Key::Frontend(key) => {
-                if let Some((id, _)) = self.frontends.remove(key)
-                    && let Some(held) = self.services.get_mut(&id)
-                {
-                    held.drop_frontend(key);
-                }
-            }
-            Key::Line(number) => {
-                if let Some(line) = self.lines.remove(number) {
-                    self.index.empty(*number);
-                    self.touched.insert(self.index.home(&line.frontend()));
-                    self.resting.lines.insert(*number);
-                    self.unrefer(line.set);
-                } else if self.misfits.remove(number) {
-                    self.resting.lines.insert(*number);
-                    if self.misfits.is_empty() {
-                        self.resting.ranges.extend(self.misfit_ranges.drain(..));
-                    }
-                }
-            }
-        }
-    }
-
-    pub(super) fn refer(&mut self, set: Set) {
-        if let Some(range) = self.ranges.get_mut(&set.first)
-            && set.count != 0
-        {
-            range.lines += 1;
-            self.unreferenced.remove(&set.first);
-        }
-    }
-
-    fn unrefer(&mut self, set: Set) {
-        if set.count == 0 {
-            return;
-        }
-        let Some(range) = self.ranges.get_mut(&set.first) else { return };
-        range.lines -= 1;
-        if range.lines == 0 {
-            self.ranges.remove(&set.first);
-            self.resting.ranges.insert((set.first, set.count));
         }
     }
 }

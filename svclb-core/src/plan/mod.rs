@@ -1,6 +1,6 @@
 //! From what the maps hold to what they should hold, by ordered steps.
 //!
-//! * [`State`] (`load`, `mirror`, `same`, `beside`): what the maps hold, kept in step as steps succeed.
+//! * [`State`] (`load`, `mirror`, `applied`, `same`, `beside`): what the maps hold, kept in step as steps succeed.
 //! * `change`: the steps for one Service object, in two phases.
 //! * `withheld`: who keeps what an earlier agent wrote, since a source cannot read it.
 //! * `pass`, `run`, `outcome`: all dirty objects, on a table, and what came of it.
@@ -9,6 +9,7 @@
 //! right: each frontend goes only to old or new backends of its own service, and one with a live
 //! backend before and after is never refused.
 
+mod applied;
 mod beside;
 mod change;
 mod load;
