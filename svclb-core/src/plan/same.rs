@@ -32,9 +32,13 @@ impl State {
             && self.has_ranges_of(&dump))
     }
 
-    /// Nothing failed half way.
+    /// Nothing failed half way. A line whose row is gone, and a row without its line, are of a frontend
+    /// that came or went just so far.
     fn is_at_rest(&self) -> bool {
-        self.touched.is_empty() && self.misfits.is_empty() && self.unreferenced.is_empty()
+        self.touched.is_empty()
+            && self.misfits.is_empty()
+            && self.unreferenced.is_empty()
+            && self.lines.len() == self.frontends.len()
     }
 
     fn has_services_of(&self, dump: &Dump) -> bool {
