@@ -110,6 +110,25 @@ fn the_rows_of_the_dead_go_though_a_step_fails_after_their_frontend_was_taken_ov
 }
 
 #[test]
+fn one_that_fits_again_and_fails_for_once_is_waited_for() {
+    let mut agent = Agent::new(meta(64, 8, 4));
+    let shared = "192.0.2.1";
+    let many = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
+    agent.hear([external("a", "10.96.0.1", shared, 5), slice("a", &["10.0.0.1"])]);
+    agent.pass();
+    agent.hear([external("b", "10.96.0.2", shared, 1), slice("b", &many)]);
+    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    // Its first step is refused, in the pass in which the one that has the frontend goes.
+    agent.hear([gone("a"), slice("a", &[]), slice("b", &many[..2])]);
+    agent.table.fail(0, 1);
+    assert_eq!(agent.pass().failed.len(), 1);
+    assert_eq!(agent.backends(shared), set(&["10.0.0.1"]), "until it is taken over");
+    assert!(agent.pass().failed.is_empty());
+    assert_eq!(agent.backends(shared), set(&many[..2]));
+    assert_eq!(names(&mut agent), ["b"]);
+}
+
+#[test]
 fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
     let mut agent = Agent::new(meta(64, 8, 4));
     let shared = "192.0.2.1";

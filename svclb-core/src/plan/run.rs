@@ -193,8 +193,9 @@ impl<'a, T: Table> Run<'a, T> {
             frontends,
             brought: Brought::Rejected(Why::Withheld),
         };
-        let kept: Vec<Asked> =
-            held.map(|held| asked(held.key.clone(), held.frontends.clone())).collect();
+        let kept: Vec<Asked> = held
+            .map(|held| asked(held.key.clone(), held.frontends.iter().copied().collect()))
+            .collect();
         for asked in &kept {
             self.state.short.insert(asked.service.clone(), Why::Withheld);
         }
@@ -251,6 +252,10 @@ impl<'a, T: Table> Run<'a, T> {
         Some(&services[place(services, service)?])
     }
 
+    fn has_failed(&self, service: &ServiceKey) -> bool {
+        self.own(&service.object, service).is_some_and(|own| own.brought == Brought::Failed)
+    }
+
     /// Phase two for these objects; `may_come` says whose coming is waited for. Gives back those that
     /// keep something for somebody.
     fn leave(
@@ -272,7 +277,8 @@ impl<'a, T: Table> Run<'a, T> {
                 let keeps = own.map(|own| &own.frontends[..]);
                 let leave = self.state.leave(id, keeps, |key| {
                     let mut others = self.catalog.claimants(key).filter(|it| **it != held.key);
-                    others.any(|other| may_come(self.state, other))
+                    // One that failed is tried again soon, whatever it lacked before.
+                    others.any(|other| self.has_failed(other) || may_come(self.state, other))
                 });
                 waits |= leave.waits;
                 if let Err(error) = self.take(&leave.steps) {
