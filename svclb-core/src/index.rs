@@ -33,6 +33,14 @@ pub enum NoPlace {
     Full,
 }
 
+/// Lines that a plan uses already, which the index does not know yet.
+#[derive(Clone, Default, Debug)]
+pub struct Planned {
+    hashed: BTreeSet<u32>,
+    /// Of those behind the hashed ones, all below this.
+    spill_end: u32,
+}
+
 /// Which line holds what.
 #[derive(Clone, Debug)]
 pub struct Index {
@@ -40,8 +48,8 @@ pub struct Index {
     lines: u32,
     /// By line: the home of the frontend in it, or EMPTY, or RESTING.
     homes: Vec<u32>,
-    /// Free lines behind the hashed ones, the next to use last.
-    spill: Vec<u32>,
+    /// Free lines behind the hashed ones.
+    spill: BTreeSet<u32>,
     spill_resting: u32,
     /// Homes with frontends behind the hashed lines, and how many.
     spilled: HashMap<u32, u32>,
@@ -62,7 +70,7 @@ impl Index {
             seed,
             lines,
             homes: vec![EMPTY; end as usize],
-            spill: (lines..end).rev().collect(),
+            spill: (lines..end).collect(),
             spill_resting: 0,
             spilled: HashMap::new(),
         }
@@ -78,17 +86,21 @@ impl Index {
         (0_u8..).zip(0..NEIGHBOURHOOD).map(move |(step, far)| (step, (home + far) & (lines - 1)))
     }
 
-    /// A place for a frontend that has none, apart from the `taken` lines that a plan already uses.
+    /// A place for a frontend that has none, apart from the lines that its plan uses already. It is one
+    /// of those then.
     ///
     /// # Errors
     /// When there is none, or none yet.
-    pub fn place(&self, key: &FrontendKey, taken: &BTreeSet<u32>) -> Result<Place, NoPlace> {
+    pub fn place(&self, key: &FrontendKey, planned: &mut Planned) -> Result<Place, NoPlace> {
         let home = self.home(key);
-        let is_free = |line: &u32| self.homes[*line as usize] == EMPTY && !taken.contains(line);
+        let is_free =
+            |line: &u32| self.homes[*line as usize] == EMPTY && !planned.hashed.contains(line);
         if let Some((_, line)) = self.neighbourhood(home).find(|(_, line)| is_free(line)) {
+            planned.hashed.insert(line);
             return Ok(Place { line, home, spilled: false });
         }
-        if let Some(line) = self.spill.iter().rev().copied().find(|line| is_free(line)) {
+        if let Some(line) = self.spill.range(planned.spill_end..).next().copied() {
+            planned.spill_end = line + 1;
             return Ok(Place { line, home, spilled: true });
         }
         let rests = |(_, line): (u8, u32)| self.homes[line as usize] == RESTING;
@@ -117,7 +129,7 @@ impl Index {
             _ => return false,
         }
         if self.is_spill(line) {
-            self.spill.retain(|free| *free != line);
+            self.spill.remove(&line);
             *self.spilled.entry(home).or_default() += 1;
         }
         true
@@ -132,7 +144,7 @@ impl Index {
         }
         self.spill_resting += 1;
         if home == EMPTY {
-            self.spill.retain(|free| *free != line);
+            self.spill.remove(&line);
         } else if let Some(count) = self.spilled.get_mut(&home) {
             *count -= 1;
             if *count == 0 {
@@ -149,7 +161,7 @@ impl Index {
             *found = EMPTY;
             if line >= self.lines {
                 self.spill_resting -= 1;
-                self.spill.push(line);
+                self.spill.insert(line);
             }
         }
     }

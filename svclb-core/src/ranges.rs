@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The free ranges of a map of slots.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ranges {
     /// Length of each free range, by its first slot.
     free: BTreeMap<u32, u32>,
@@ -48,13 +48,22 @@ impl Ranges {
             };
             return Some(counts.iter().map(next).collect());
         }
-        let mut left = self.clone();
+        // What is left of ranges that are used up to here, and which these are.
+        let (mut pieces, mut used) = (BTreeSet::new(), BTreeSet::new());
         let mut firsts = vec![0; counts.len()];
         let mut by_size: Vec<(usize, u32)> = counts.iter().copied().enumerate().collect();
         by_size.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         for (at, count) in by_size {
-            firsts[at] = left.find(count)?;
-            left.take(firsts[at], count);
+            let whole = self.by_length.range((count, 0)..).find(|range| !used.contains(*range));
+            let piece = pieces.range((count, 0)..).next();
+            let (length, first) = whole.into_iter().chain(piece).min().copied()?;
+            if !pieces.remove(&(length, first)) {
+                used.insert((length, first));
+            }
+            if length > count {
+                pieces.insert((length - count, first + count));
+            }
+            firsts[at] = first;
         }
         Some(firsts)
     }

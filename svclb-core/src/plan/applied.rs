@@ -37,7 +37,7 @@ impl State {
                 }
             }
             Row::Slots(first, slots) => {
-                self.free.take(*first, count_of(slots));
+                self.room.take(*first, count_of(slots));
                 self.ranges.insert(*first, Range::of(&Written::of(*first, slots.iter().copied())));
                 self.unreferenced.insert(*first);
             }
@@ -122,7 +122,9 @@ impl State {
                 } else if self.misfits.remove(number) {
                     self.resting.lines.insert(*number);
                     if self.misfits.is_empty() {
-                        self.resting.ranges.extend(self.misfit_ranges.drain(..));
+                        for (first, count) in std::mem::take(&mut self.misfit_ranges) {
+                            self.rest(first, count);
+                        }
                     }
                 }
             }
@@ -146,7 +148,12 @@ impl State {
         range.lines -= 1;
         if range.lines == 0 {
             self.ranges.remove(&set.first);
-            self.resting.ranges.insert((set.first, set.count));
+            self.rest(set.first, set.count);
         }
+    }
+
+    fn rest(&mut self, first: u32, count: u32) {
+        self.resting.ranges.insert((first, count));
+        self.room.rest(first, count);
     }
 }

@@ -15,7 +15,7 @@ use super::mirror::{Held, State, count_of};
 use super::outcome::Why;
 use crate::compile::{Desired, DesiredFrontend};
 use crate::digest::Digest;
-use crate::index::{NoPlace, Place};
+use crate::index::{NoPlace, Place, Planned};
 use crate::table::{Key, Row};
 
 /// Phase two for one service.
@@ -32,8 +32,9 @@ pub(super) struct Steps<'a> {
     state: &'a State,
     id: u32,
     steps: Vec<Step>,
-    /// Lines that these steps put frontends into, and those that they take them out of.
-    taken: BTreeSet<u32>,
+    /// Lines that these steps put frontends into.
+    planned: Planned,
+    /// Lines that they take them out of.
     left: BTreeSet<u32>,
     /// By home, how far they say that it reaches.
     reaches: BTreeMap<u32, u8>,
@@ -49,7 +50,7 @@ impl<'a> Steps<'a> {
             state,
             id,
             steps: Vec::new(),
-            taken: BTreeSet::new(),
+            planned: Planned::default(),
             left: BTreeSet::new(),
             reaches: BTreeMap::new(),
             spilled: BTreeMap::new(),
@@ -213,7 +214,7 @@ impl Steps<'_> {
                 .collect();
         let fresh = sets.iter().zip(&desired.sets).filter(|(set, _)| set.is_none());
         let needed: Vec<u32> = fresh.map(|(_, slots)| count_of(slots)).collect();
-        let mut firsts = self.state.room(&needed)?.into_iter();
+        let mut firsts = self.state.room.find(&needed)?.into_iter();
         for (set, slots) in sets.iter_mut().zip(&desired.sets) {
             if set.is_none()
                 && let Some(first) = firsts.next()
@@ -287,12 +288,11 @@ impl Steps<'_> {
 
     fn make(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Why> {
         let index = &self.state.index;
-        let place = index.place(&frontend.key, &self.taken);
+        let place = index.place(&frontend.key, &mut self.planned);
         let Place { line: number, home, spilled } = place.map_err(|why| match why {
             NoPlace::Resting => Why::WaitsForRest,
             NoPlace::Full => Why::NoLine,
         })?;
-        self.taken.insert(number);
         let key = frontend.key;
         let line = Line {
             address: key.address,
@@ -393,15 +393,5 @@ impl State {
 
     pub(super) fn next_generation(&self, number: u32) -> u32 {
         self.generations.get(&number).copied().unwrap_or(self.meta.first_generation).wrapping_add(1)
-    }
-
-    fn room(&self, counts: &[u32]) -> Result<Vec<u32>, Why> {
-        if counts.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.free.find_all(counts).ok_or_else(|| match self.free_later().find_all(counts) {
-            Some(_) => Why::WaitsForRest,
-            None => Why::NoSlots,
-        })
     }
 }

@@ -135,21 +135,21 @@ fn lines(
         }
         if let Some(written) = ranges.get(&line.set.first).filter(|_| line.set.count != 0) {
             if !state.ranges.contains_key(&line.set.first) {
-                state.free.take(line.set.first, written.count);
+                state.room.take(line.set.first, written.count);
                 state.ranges.insert(line.set.first, Range::of(written));
             }
             state.refer(line.set);
         }
     }
     for held in state.services.values_mut() {
-        held.frontends.sort_unstable();
+        held.frontends.make_contiguous().sort_unstable();
         held.frontends.shrink_to_fit();
     }
     // A reader may stand in one of these: neither it nor its slots are free before they have rested.
     for (number, line) in misfits {
         state.index.empty(*number);
         state.misfits.insert(*number);
-        state.misfit_ranges.extend(state.free.take_free(line.set.first, line.set.count));
+        state.misfit_ranges.extend(state.room.take_free(line.set.first, line.set.count));
         steps.push(Step::Remove(Key::Line(*number)));
     }
 }
@@ -163,7 +163,7 @@ fn set_fits(state: &State, set: Set, ranges: &HashMap<u32, &Written>) -> bool {
         return range.count == set.count;
     }
     let Some(written) = ranges.get(&set.first) else { return false };
-    written.count == set.count && state.free.is_free(set.first, set.count)
+    written.count == set.count && state.room.is_free(set.first, set.count)
 }
 
 /// What home lines tell of their frontends.

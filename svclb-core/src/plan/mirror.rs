@@ -1,16 +1,16 @@
 //! What the maps hold, as far as this process knows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use svclb_common::layout::{FrontendKey, Line, Meta, ServiceRow, Slot};
 
 use super::members::Members;
+use super::room::Room;
 use super::{Step, Why};
 use crate::compile::service_of;
 use crate::digest::Digest;
 use crate::index::Index;
 use crate::model::{ObjectName, ServiceKey, Withheld};
-use crate::ranges::Ranges;
 use crate::table::{Row, Table, TableError, Written};
 
 /// One service's rows.
@@ -20,22 +20,27 @@ pub(super) struct Held {
     /// Of its row.
     pub(super) row: Digest,
     pub(super) members: Members,
-    /// In order.
-    pub(super) frontends: Vec<FrontendKey>,
+    /// In order. At both ends coming and going is no work: a service that is taken over loses all of
+    /// them, one by one, to whoever takes over.
+    pub(super) frontends: VecDeque<FrontendKey>,
 }
 
 impl Held {
+    fn make_room(&mut self) {
+        self.frontends.reserve_exact(more(self.frontends.len(), self.frontends.capacity()));
+    }
+
     pub(super) fn add_frontend(&mut self, key: &FrontendKey) {
         if let Err(at) = self.frontends.binary_search(key) {
-            make_room(&mut self.frontends);
+            self.make_room();
             self.frontends.insert(at, *key);
         }
     }
 
     /// Adds one that is not there, wherever: they are put in order when all are.
     pub(super) fn push_frontend(&mut self, key: &FrontendKey) {
-        make_room(&mut self.frontends);
-        self.frontends.push(*key);
+        self.make_room();
+        self.frontends.push_back(*key);
     }
 
     pub(super) fn drop_frontend(&mut self, key: &FrontendKey) {
@@ -45,11 +50,9 @@ impl Held {
     }
 }
 
-/// Room for one more. Most services have one frontend or two, most objects one service.
-fn make_room<T>(all: &mut Vec<T>) {
-    if all.len() == all.capacity() {
-        all.reserve_exact(1 + all.len() / 8);
-    }
+/// How much room to make for one more. Most services have one frontend or two, most objects one service.
+const fn more(len: usize, capacity: usize) -> usize {
+    if len == capacity { 1 + len / 8 } else { 0 }
 }
 
 /// Slots that are written.
@@ -107,7 +110,7 @@ pub struct State {
     pub(super) ranges: HashMap<u32, Range>,
     /// Ranges that no line refers to yet.
     pub(super) unreferenced: BTreeSet<u32>,
-    pub(super) free: Ranges,
+    pub(super) room: Room,
     /// Freed since it was last taken.
     pub(super) resting: Resting,
     /// Taken, and not given back yet.
@@ -150,7 +153,7 @@ impl State {
             touched: BTreeSet::new(),
             ranges: HashMap::new(),
             unreferenced: BTreeSet::new(),
-            free: Ranges::new(meta.slots),
+            room: Room::new(meta.slots),
             resting: Resting::default(),
             rests: Resting::default(),
             misfits: BTreeSet::new(),
@@ -216,7 +219,7 @@ impl State {
         for Resting { lines, ranges } in [&self.resting, &self.rests] {
             lines.iter().for_each(|line| state.index.empty(*line));
             for (first, count) in ranges {
-                state.free.take(*first, *count);
+                state.room.withhold(*first, *count);
             }
         }
         state
@@ -291,24 +294,15 @@ impl State {
         }
         for (first, count) in resting.ranges {
             self.rests.ranges.remove(&(first, count));
-            self.free.give(first, count);
+            self.room.rested(first, count);
         }
-    }
-
-    /// The slots that are free when all that rests has rested.
-    pub(super) fn free_later(&self) -> Ranges {
-        let mut free = self.free.clone();
-        for (first, count) in self.resting.ranges.iter().chain(&self.rests.ranges) {
-            free.give(*first, *count);
-        }
-        free
     }
 
     /// Frees ranges that were written and that no line came to refer to, because a step failed.
     pub(super) fn drop_unreferenced(&mut self) {
         for first in std::mem::take(&mut self.unreferenced) {
             if let Some(range) = self.ranges.remove(&first) {
-                self.free.give(first, range.count);
+                self.room.give(first, range.count);
             }
         }
     }
@@ -343,11 +337,11 @@ impl State {
             (key.object, ids) = (known, others);
         }
         let (Ok(at) | Err(at)) = self.place_of(&ids, &key);
-        make_room(&mut ids);
+        ids.reserve_exact(more(ids.len(), ids.capacity()));
         ids.insert(at, id);
         self.of_object.insert(key.object.clone(), ids);
         let row = Digest::of_row(row);
-        let held = Held { key, row, members: Members::default(), frontends: Vec::new() };
+        let held = Held { key, row, members: Members::default(), frontends: VecDeque::new() };
         self.services.insert(id, Box::new(held));
     }
 

@@ -68,7 +68,7 @@ proptest! {
         agent.settle();
         prop_assert_eq!(agent.table.routes().len(), 0);
         prop_assert_eq!(agent.table.rows().len(), 0);
-        prop_assert_eq!(agent.state.free.free_slots(), 8);
+        prop_assert_eq!(agent.state.room.both().0.free_slots(), 8);
         prop_assert_eq!(agent.state.index.spilled(0), 0);
     }
 }

@@ -68,7 +68,19 @@ impl Agent {
     /// The same when what it frees goes on resting.
     fn pass_only(&mut self) -> Pass {
         self.table.expect(&self.catalog);
-        pass(&mut self.state, &mut self.table, &mut self.catalog)
+        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        self.assert_room();
+        done
+    }
+
+    /// What will be free is what is free and what rests.
+    fn assert_room(&self) {
+        let (free, later) = self.state.room.both();
+        let mut sum = free.clone();
+        for (first, count) in self.state.resting.ranges.iter().chain(&self.state.rests.ranges) {
+            sum.give(*first, *count);
+        }
+        assert_eq!(&sum, later);
     }
 
     /// Rests and passes, as the reconciler does, until nothing is left to do.
