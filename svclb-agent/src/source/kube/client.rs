@@ -228,6 +228,7 @@ impl Link {
             }
             lock(asked).push_front(Instant::now());
             encoding.ask(&mut request);
+            ask_for_now(&mut request)?;
         }
         self.renew().await;
         let client = lock(&self.current).client.clone();
@@ -319,6 +320,24 @@ async fn whole(answer: Response<Body>) -> Result<Response<Body>, BoxError> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A streamed list must hold what is true when it is asked for, as lists that are read page by page do.
+/// The crate asks for one "no older than version 0", which an API server may answer from a cache that is
+/// behind: after a change to another server, Services would be gone again, and old endpoints back. Without
+/// a version it first waits until its cache is as new as etcd. client-go asks for its first list so, too
+/// (<https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>).
+fn ask_for_now(watch: &mut Request<Body>) -> Result<(), BoxError> {
+    let uri = watch.uri();
+    let query = uri.query().unwrap_or_default();
+    if !query.split('&').any(|pair| pair == "sendInitialEvents=true") {
+        return Ok(());
+    }
+    let rest: Vec<_> = query.split('&').filter(|pair| *pair != "resourceVersion=0").collect();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{}?{}", uri.path(), rest.join("&")).parse()?);
+    *watch.uri_mut() = Uri::from_parts(parts)?;
+    Ok(())
 }
 
 /// Begins to make a client of this configuration. Exec plugins run now: on a thread of its own, which

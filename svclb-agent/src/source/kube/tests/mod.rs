@@ -146,6 +146,29 @@ async fn each_kind_is_asked_for_what_means_something_here_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_streamed_list_is_asked_for_as_it_is_now_and_a_watch_from_where_it_was() {
+    let server = Server::new(services(|request| match request.has("sendInitialEvents") {
+        true => Answer::Ends(vec![event("ADDED", &service("a", 1)), end(7)]),
+        false => Answer::Watch(vec![event("ADDED", &service("b", 8))]),
+    }));
+    let mut kube = follow(&server).await;
+    let mut found = names(&next(&mut kube).await);
+    if found == ["a"] {
+        found.extend(names(&next(&mut kube).await));
+    }
+    assert_eq!(found, ["a", "b"]);
+    let asked = server.asked();
+    let (lists, watches): (Vec<_>, Vec<_>) =
+        asked.iter().partition(|asked| asked.contains("sendInitialEvents=true"));
+    assert_eq!((lists.len(), watches.len()), (3, 1), "{asked:#?}");
+    for list in lists {
+        assert!(list.contains("resourceVersionMatch=NotOlderThan"), "{list}");
+        assert!(list.contains("watch=true") && !list.contains("resourceVersion="), "{list}");
+    }
+    assert!(watches[0].contains("resourceVersion=7"), "{watches:?}");
+}
+
+#[tokio::test]
 async fn rubbish_among_objects_is_told_and_the_others_count() {
     let server = Server::new(services(|_| {
         Answer::Watch(vec![
