@@ -1,6 +1,6 @@
 //! inotify: which folders are watched, and what happens in them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,8 +45,17 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Watch {
     fd: AsyncFd<Inotify>,
-    folders: HashMap<WatchDescriptor, Vec<Arc<Path>>>,
+    folders: HashMap<WatchDescriptor, Folder>,
     buffer: Box<[u8]>,
+}
+
+/// A watched folder.
+#[derive(Debug, Default)]
+struct Folder {
+    /// All that it is reached by: with a bind mount, there are several.
+    paths: Vec<Arc<Path>>,
+    /// Its files' contents matter, by one of its paths at least.
+    contents: bool,
 }
 
 impl Watch {
@@ -62,22 +71,18 @@ impl Watch {
     /// those that are only on the way. One that is gone meanwhile, or may not be read, is passed over:
     /// the folder that holds it tells when it is there again.
     pub(super) fn cover(&mut self, wanted: &BTreeMap<PathBuf, bool>) -> io::Result<()> {
-        let mut folders: HashMap<WatchDescriptor, Vec<Arc<Path>>> = HashMap::new();
+        let mut folders: HashMap<WatchDescriptor, Folder> = HashMap::new();
         let mut failure = None;
         // In path order, so that a folder's holder is watched before the folder.
         for (folder, contents) in wanted {
-            let mut mask = WatchMask::CREATE
-                | WatchMask::DELETE
-                | WatchMask::MOVE
-                | WatchMask::DELETE_SELF
-                | WatchMask::MOVE_SELF
-                | WatchMask::ONLYDIR;
-            if *contents {
-                mask |= WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB;
-            }
+            // The kernel has one watch for a folder, whatever paths lead to it. What another path asked
+            // for must not go, not for a moment either.
+            let mask = mask(*contents) | WatchMask::MASK_ADD;
             match self.fd.get_ref().watches().add(folder, mask) {
                 Ok(descriptor) => {
-                    folders.entry(descriptor).or_default().push(folder.as_path().into())
+                    let watched = folders.entry(descriptor).or_default();
+                    watched.paths.push(folder.as_path().into());
+                    watched.contents |= contents;
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::NotFound
@@ -90,10 +95,17 @@ impl Watch {
             }
         }
         let before = std::mem::replace(&mut self.folders, folders);
-        for descriptor in before.into_keys().collect::<HashSet<_>>() {
-            if !self.folders.contains_key(&descriptor) {
+        for (descriptor, before) in before {
+            match self.folders.get(&descriptor) {
                 // Fails when the folder is gone, which is one reason to be here.
-                drop(self.fd.get_ref().watches().remove(descriptor));
+                None => drop(self.fd.get_ref().watches().remove(descriptor)),
+                // Nobody has to wake up for its files any more. Where this fails, somebody does.
+                Some(now) if before.contents && !now.contents => {
+                    if let Some(path) = now.paths.first() {
+                        drop(self.fd.get_ref().watches().add(path, mask(false)));
+                    }
+                }
+                Some(_) => {}
             }
         }
         let Some((folder, error)) = failure else { return Ok(()) };
@@ -131,8 +143,22 @@ impl Watch {
     }
 }
 
+/// What the kernel is asked to tell of a folder.
+fn mask(contents: bool) -> WatchMask {
+    let entries = WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::MOVE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR;
+    match contents {
+        true => entries | WatchMask::MODIFY | WatchMask::CLOSE_WRITE | WatchMask::ATTRIB,
+        false => entries,
+    }
+}
+
 fn take(
-    folders: &HashMap<WatchDescriptor, Vec<Arc<Path>>>,
+    folders: &HashMap<WatchDescriptor, Folder>,
     event: &inotify::Event<&std::ffi::OsStr>,
     found: &mut Vec<Event>,
 ) {
@@ -140,7 +166,7 @@ fn take(
         return found.push(Event::Lost);
     }
     // What is left in the queue of a folder that is not watched any more.
-    let Some(folders) = folders.get(&event.wd) else { return };
+    let Some(Folder { paths, .. }) = folders.get(&event.wd) else { return };
     let Some(name) = event.name else {
         let gone =
             EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT;
@@ -159,8 +185,6 @@ fn take(
         (EventMask::DELETE, What::Vanished),
     ];
     for (_, what) in kinds.iter().filter(|(mask, _)| event.mask.contains(*mask)) {
-        found.extend(
-            folders.iter().map(|folder| Event::Entry(Arc::clone(folder), name.into(), *what)),
-        );
+        found.extend(paths.iter().map(|path| Event::Entry(Arc::clone(path), name.into(), *what)));
     }
 }

@@ -1,7 +1,9 @@
 //! Files, folders and editors as they are, with real inotify.
 
+mod alone;
 mod follow;
 mod links;
+mod mounts;
 mod refused;
 mod rejects;
 

@@ -1,8 +1,6 @@
-//! What the system refuses for a while: it is tried again, and nothing is lost meanwhile. Such tests are
-//! run in a process of their own, whose limits they use up.
+//! What the system refuses for a while: it is tried again, and nothing is lost meanwhile.
 
 use std::fs::{self, File};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,27 +8,14 @@ use svclb_core::model::{ObjectName, Withheld};
 use tempfile::TempDir;
 
 use super::super::{AGAIN, Files, Wait, load};
-use super::{Bench, PATIENCE, at_once, next, service, short, words};
+use super::{Bench, PATIENCE, alone, at_once, next, service, short, words};
 
 /// What this user namespace may watch (`fs.inotify.max_user_watches` is the whole machine's).
 const MOST_WATCHES: &str = "/proc/sys/user/max_inotify_watches";
 
-/// True in a process that may open few files and has a user namespace of its own. In any other, has that
-/// test run in such a process. (A process with threads, as this one, can enter no user namespace.)
+/// As [`alone::is_alone`], for the tests of this file.
 fn is_alone(test: &str) -> bool {
-    if std::env::var_os("SVCLB_ALONE").is_some() {
-        return true;
-    }
-    let (_, module) = module_path!().split_once("::").unwrap();
-    let script = r#"ulimit -n 64 && exec unshare --user --map-root-user "$0" --exact "$1""#;
-    let program = std::env::current_exe().unwrap();
-    let mut command = Command::new("sh");
-    command.args(["-c", script]).arg(program).arg(format!("{module}::{test}"));
-    let output = command.env("SVCLB_ALONE", "").output().unwrap();
-    let said =
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    assert!(output.status.success() && said[0].contains("1 passed"), "{}", said.concat());
-    false
+    alone::is_alone(module_path!(), test)
 }
 
 /// Opens all files that this process may.
