@@ -53,6 +53,8 @@ const READS: u32 = 3;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The shortest and the longest pause before what failed is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// What is told of a folder that cannot be watched.
+const UNFOLLOWED: &str = "changes of files cannot be followed";
 
 /// What the files say that they did not say before.
 #[derive(Clone, Debug)]
@@ -157,7 +159,14 @@ impl Files {
             first: Some(Instant::now() + LONGEST_WAIT),
         };
         // Watched before anything is read, so that nothing is missed in between.
-        files.survey(Instant::now())?;
+        let now = Instant::now();
+        match files.survey(now)? {
+            // Its files can be read all the same, and a timer looks at them.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                files.surveyed(Err(error).context(UNFOLLOWED), now);
+            }
+            watched => watched.context(UNFOLLOWED)?,
+        }
         Ok(files)
     }
 
@@ -207,6 +216,7 @@ impl Files {
         }
         while !self.rescan.is_empty() {
             let surveyed = self.survey(now);
+            let surveyed = surveyed.and_then(|watched| watched.context(UNFOLLOWED));
             self.surveyed(surveyed, now);
             self.drain(Instant::now());
         }
@@ -292,8 +302,9 @@ impl Files {
         Some(found.real.0.join(&found.real.1))
     }
 
-    /// Looks anew at the arguments that asked for it, and watches what they depend on now.
-    fn survey(&mut self, now: Instant) -> Result<()> {
+    /// Looks anew at the arguments that asked for it, and watches what they depend on now, as far as it
+    /// can: the answer to a good look is how that went.
+    fn survey(&mut self, now: Instant) -> Result<io::Result<()>> {
         let mut numbers = std::mem::take(&mut self.rescan);
         if self.blind.is_some() {
             // Which of them are the blind spots is not kept.
@@ -304,9 +315,8 @@ impl Files {
         // Once more: what changed before it was watched is seen now, what changes later is an event.
         let scanned = self.scan(&numbers);
         self.compare(&numbers, now);
-        watched.context("changes of files cannot be followed")?;
         // What was watched is what the first look found.
-        first.and(scanned)
+        first.and(scanned).map(|()| watched)
     }
 
     /// Sees to it that a survey that failed is tried again. Told when that changes, not at each attempt.

@@ -68,8 +68,9 @@ impl Watch {
     }
 
     /// Watches these folders and no others; with true those whose files' contents matter, with false
-    /// those that are only on the way. One that is gone meanwhile, or may not be read, is passed over:
-    /// the folder that holds it tells when it is there again.
+    /// those that are only on the way. One that is gone meanwhile is passed over: the folder that holds it
+    /// tells when it is there again. So is one on the way that may be entered and not read, such as
+    /// another user's home: a folder in it tells itself when it is moved or removed.
     pub(super) fn cover(&mut self, wanted: &BTreeMap<PathBuf, bool>) -> io::Result<()> {
         let mut folders: HashMap<WatchDescriptor, Folder> = HashMap::new();
         let mut failure = None;
@@ -84,14 +85,17 @@ impl Watch {
                     watched.paths.push(folder.as_path().into());
                     watched.contents |= contents;
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::NotFound
-                    | io::ErrorKind::NotADirectory
-                    | io::ErrorKind::PermissionDenied => {
+                Err(error) => {
+                    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+                    let kind = error.kind();
+                    let is_denied = kind == PermissionDenied;
+                    if matches!(kind, NotFound | NotADirectory) || is_denied && !contents {
                         tracing::debug!(folder = %folder.display(), %error, "not watched");
+                    } else if !is_denied || failure.is_none() {
+                        // What is wrong with one folder alone is told where nothing worse is.
+                        failure = Some((folder, error));
                     }
-                    _ => failure = Some((folder, error)),
-                },
+                }
             }
         }
         let before = std::mem::replace(&mut self.folders, folders);
@@ -111,6 +115,7 @@ impl Watch {
         let Some((folder, error)) = failure else { return Ok(()) };
         let advice = match error.kind() {
             io::ErrorKind::StorageFull => ": raise the sysctl fs.inotify.max_user_watches",
+            io::ErrorKind::PermissionDenied => ": let svclb read the folder, not only enter it",
             _ => "",
         };
         Err(io::Error::new(

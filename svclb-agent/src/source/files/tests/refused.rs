@@ -1,14 +1,16 @@
 //! What the system refuses for a while: it is tried again, and nothing is lost meanwhile.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Instant;
 
+use caps::CapSet;
 use svclb_core::model::{ObjectName, Withheld};
 use tempfile::TempDir;
 
 use super::super::{AGAIN, Files, Wait, load};
-use super::{Bench, PATIENCE, alone, at_once, next, service, short, words};
+use super::{Bench, PATIENCE, alone, at_once, next, nothing, service, short, words};
 
 /// What this user namespace may watch (`fs.inotify.max_user_watches` is the whole machine's).
 const MOST_WATCHES: &str = "/proc/sys/user/max_inotify_watches";
@@ -139,6 +141,47 @@ async fn a_folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can() 
     for words in ["a change of files may be missed", "all changes of files are followed again"] {
         assert_eq!(log.matches(words).count(), 1, "{log}");
     }
+}
+
+#[tokio::test]
+async fn a_file_in_a_folder_that_may_only_be_entered_is_looked_at_by_a_timer() {
+    if !is_alone("a_file_in_a_folder_that_may_only_be_entered_is_looked_at_by_a_timer") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let [way, last] = ["way", "way/last"].map(|name| folder.path().join(name));
+    fs::create_dir_all(&last).unwrap();
+    let path = last.join("f.yaml");
+    fs::write(&path, service("a", 80)).unwrap();
+    // A capability of root's is all that reads such folders, and it is this thread's.
+    caps::clear(None, CapSet::Effective).unwrap();
+    let mode = |folder, mode| fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+    mode(&way, 0o311);
+    let mut files = Files::new(&[&path]).unwrap();
+    assert_eq!(short(&next(&mut files).await), ["a=80"]);
+    assert!(files.blind.is_none(), "what is only on the way need not be read");
+    let batch = at_once(&mut files, || fs::write(&path, service("a", 81)).unwrap()).await;
+    assert_eq!(short(&batch), ["a=81"]);
+
+    mode(&last, 0o311);
+    let mut files = Files::new(&[&path]).unwrap();
+    assert_eq!(short(&next(&mut files).await), ["a=81"]);
+    let (_, told) = files.blind.clone().unwrap();
+    let advice =
+        "last: Permission denied (os error 13): let svclb read the folder, not only enter it";
+    assert!(told.ends_with(advice), "{told}");
+    fs::write(&path, service("a", 82)).unwrap();
+    assert_eq!(short(&next(&mut files).await), ["a=82"], "not watched, but looked at");
+    mode(&last, 0o711);
+    tokio::time::timeout(PATIENCE, async {
+        while files.blind.is_some() {
+            nothing(&mut files).await;
+        }
+    })
+    .await
+    .expect("not watched");
+    let batch = at_once(&mut files, || fs::write(&path, service("a", 83)).unwrap()).await;
+    assert_eq!(short(&batch), ["a=83"], "watched");
 }
 
 #[tokio::test]
