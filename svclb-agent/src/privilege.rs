@@ -128,7 +128,7 @@ fn drop_bounding(permitted: &CapsHashSet) -> Result<()> {
 
 /// Maps that count as locked memory do not fit its limit, whose default is 64 KiB. A process that may raise it
 /// does; for another one its runtime must have.
-fn raise_locked_memory() {
+pub(crate) fn raise_locked_memory() {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the value lives through the call. Refused, it changes nothing.
     let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };

@@ -105,6 +105,20 @@ impl Folder {
         shape.misfit(&pin, self.layout_of(shape).as_deref())
     }
 
+    /// Whether another folder has a map that these programs can use, and this folder none. Where a crash
+    /// came in the middle of [`Self::take_map`], its label is here already.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn lacks(&self, shape: &MapShape, other: &Self) -> Result<bool> {
+        let pin = other.map(shape.name);
+        if self.map(shape.name).exists() || !pin.exists() {
+            return Ok(false);
+        }
+        let label = other.layout_of(shape).or_else(|| self.layout_of(shape));
+        Ok(shape.misfit(&pin, label.as_deref())?.is_none())
+    }
+
     /// Takes a map and its label over from another folder, in the place of what is here.
     ///
     /// # Errors

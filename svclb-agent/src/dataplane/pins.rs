@@ -285,7 +285,7 @@ impl Pins {
         // What is missing here and there was good enough to be shared.
         for other in self.others()? {
             for shape in MAPS.iter().filter(|shape| !commit.map(shape.name).exists()) {
-                if !current.map(shape.name).exists() && other.misfit(shape)?.is_none() {
+                if current.lacks(shape, &other)? {
                     current.take_map(shape.name, &other)?;
                 }
             }
@@ -352,6 +352,15 @@ pub fn entries_of(pin: &Path) -> Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    use svclb_core::size::sizes;
+
+    use super::super::object::{self, Features, Settings};
+    use super::super::places::Places;
+    use super::super::shapes;
     use super::*;
 
     #[test]
@@ -380,7 +389,7 @@ mod tests {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         fs::write(folder.path().join("v7"), "a file").unwrap();
-        std::os::unix::fs::symlink("cilium", folder.path().join("v8")).unwrap();
+        symlink("cilium", folder.path().join("v8")).unwrap();
         // Somebody else counts that way too.
         fs::create_dir_all(folder.path().join("v9/links")).unwrap();
         fs::write(folder.path().join("v9/links/theirs"), "").unwrap();
@@ -399,6 +408,91 @@ mod tests {
         expected.push(current);
         expected.sort_unstable();
         assert_eq!(names(pins.versions().unwrap()), expected);
+    }
+
+    /// Runs something with a bpffs at this folder that nobody else sees.
+    fn on_bpffs(folder: &Path, task: impl FnOnce() + Send) {
+        let run = || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let nothing = None::<&str>;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(nothing, "/", nothing, private, nothing).unwrap();
+            mount(Some("bpf"), folder, Some("bpf"), MsFlags::empty(), nothing).unwrap();
+            task();
+        };
+        thread::scope(|scope| scope.spawn(run).join().unwrap());
+    }
+
+    /// Makes all maps, as they are in use.
+    fn make_maps(pins: &Pins) {
+        crate::privilege::raise_locked_memory();
+        let features = Features::of_kernel().unwrap();
+        let settings = Settings { sizes: sizes(1, 1), seed: 1, features, log: false };
+        object::load(&Places::current(pins), &settings).unwrap().finish().unwrap();
+    }
+
+    #[test]
+    fn a_shared_map_of_another_version_is_taken_over_wherever_a_crash_came() {
+        let folder = tempfile::tempdir().unwrap();
+        on_bpffs(folder.path(), || {
+            let pins = Pins::new(&folder.path().join("pins"));
+            pins.make().unwrap();
+            let (current, old) = (pins.current(), Folder::new(pins.root().join("v0")));
+            make_maps(&pins);
+            current.label_all().unwrap();
+            let all = || MAPS.map(|it| MapInfo::from_pin(current.map(it.name)).unwrap().id());
+            let before = all();
+            // What the agent had come to: all that comes before this map is moved, and of it this much.
+            for (map, _) in MAPS.iter().enumerate().filter(|(_, shape)| shape.is_shared) {
+                for parts in [&[][..], &["layouts"], &["layouts", "maps"]] {
+                    fs::rename(current.path(), old.path()).unwrap();
+                    pins.make().unwrap();
+                    pins.commit().make().unwrap();
+                    for shape in MAPS.iter().filter(|shape| !shape.is_shared) {
+                        pins.commit().take_map(shape.name, &old).unwrap();
+                    }
+                    for shape in MAPS[..map].iter().filter(|shape| shape.is_shared) {
+                        current.take_map(shape.name, &old).unwrap();
+                    }
+                    for part in parts {
+                        let [from, to] =
+                            [&old, &current].map(|it| it.path().join(part).join(MAPS[map].name));
+                        fs::rename(from, to).unwrap();
+                    }
+                    pins.finish().unwrap();
+                    let row = format!("{}, {parts:?} moved", MAPS[map].name);
+                    for shape in &MAPS {
+                        assert_eq!(current.misfit(shape).unwrap(), None, "{row}");
+                    }
+                    assert_eq!(all(), before, "{row}: these are the same maps");
+                    assert!(!pins.is_decided() && !old.path().exists(), "{row}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_map_without_a_label_is_not_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        on_bpffs(folder.path(), || {
+            let pins = Pins::new(&folder.path().join("pins"));
+            pins.make().unwrap();
+            let (current, old) = (pins.current(), Folder::new(pins.root().join("v0")));
+            make_maps(&pins);
+            fs::rename(current.path(), old.path()).unwrap();
+            pins.make().unwrap();
+            let origins = shapes::named("svclb_origins");
+            let takes = || current.lacks(origins, &old).unwrap();
+            assert!(!takes(), "no label");
+            let labels = current.path().join("layouts");
+            symlink("another layout", labels.join(origins.name)).unwrap();
+            assert!(!takes(), "another layout's label");
+            fs::remove_file(labels.join(origins.name)).unwrap();
+            symlink(origins.layout(), labels.join(origins.name)).unwrap();
+            assert!(takes(), "its label");
+            symlink("another layout", old.path().join("layouts").join(origins.name)).unwrap();
+            assert!(!takes(), "its own label says otherwise");
+        });
     }
 
     #[test]
