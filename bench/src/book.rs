@@ -58,11 +58,15 @@ impl Figure {
     /// This by another: the median of the ratios that the rounds have. What stands beside each other was
     /// measured in one round: what disturbed it disturbed both.
     pub(crate) fn by(&self, other: &Self) -> f64 {
+        median(&self.ratios(other))
+    }
+
+    /// The same of each round; of all together where one has more rounds than the other.
+    pub(crate) fn ratios(&self, other: &Self) -> Vec<f64> {
         if self.rounds.len() != other.rounds.len() {
-            return self.median() / other.median();
+            return vec![self.median() / other.median()];
         }
-        let each = self.rounds.iter().zip(&other.rounds).map(|(one, other)| one / other);
-        median(&each.collect::<Vec<_>>())
+        self.rounds.iter().zip(&other.rounds).map(|(one, other)| one / other).collect()
     }
 
     /// The least and the most of the rounds.
@@ -92,6 +96,9 @@ pub(crate) struct Book {
     /// Percentiles of each round, by the figure's place.
     #[serde(skip)]
     distributions: BTreeMap<usize, Vec<Vec<u64>>>,
+    /// What each turn of each round came to, by the figure's place.
+    #[serde(skip)]
+    turns: BTreeMap<usize, Vec<Vec<f64>>>,
 }
 
 impl Book {
@@ -112,6 +119,21 @@ impl Book {
             median(&of.collect::<Vec<_>>())
         });
         self.figures[at].percentiles = percentiles.collect();
+    }
+
+    /// Notes what the turns of a round came to, of which its figure was made.
+    pub(crate) fn note_turns(&mut self, bench: &str, what: &str, peer: Peer, turns: Vec<f64>) {
+        let at = self.place(bench, what, peer, Unit::Nanoseconds);
+        self.turns.entry(at).or_default().push(turns);
+    }
+
+    /// What the turns of each round came to, in the unit of their figure.
+    pub(crate) fn turns(&self) -> Value {
+        let of = |(at, rounds): (&usize, &Vec<Vec<f64>>)| {
+            let Figure { bench, what, peer, .. } = &self.figures[*at];
+            json!({ "bench": bench, "what": what, "peer": peer, "rounds": rounds })
+        };
+        self.turns.iter().map(of).collect()
     }
 
     /// The percentiles from 0 to 100 of what was measured in each round, nanoseconds.

@@ -195,6 +195,8 @@ fn measure(named: &[Bench], effort: Effort) -> anyhow::Result<Run> {
             churn::run(book, &cluster, effort)?;
         }
     }
+    let has_proxy = run.book.figures().iter().any(|it| it.peer == lane::Peer::Nftables);
+    run.kubernetes = has_proxy.then(lane::proxy::version).flatten();
     Ok(run)
 }
 

@@ -8,12 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::benches::Effort;
 use crate::book::Book;
+use crate::targets;
 
 /// A run, as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// Where.
     pub(crate) machine: Machine,
+    /// Version of svclb.
+    #[serde(default)]
+    pub(crate) svclb: String,
+    /// What kube-proxy says of its version, as all of the cluster; nothing where a run had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kubernetes: Option<String>,
     /// Rounds of each bench.
     pub(crate) rounds: u32,
     /// Calls of a kind in one round.
@@ -64,7 +71,14 @@ impl Run {
     /// Nothing is measured yet.
     pub(crate) fn begin(effort: Effort) -> anyhow::Result<Self> {
         let Effort { rounds, calls } = effort;
-        Ok(Self { machine: Machine::this()?, rounds, calls, book: Book::default() })
+        Ok(Self {
+            machine: Machine::this()?,
+            svclb: env!("CARGO_PKG_VERSION").to_owned(),
+            kubernetes: None,
+            rounds,
+            calls,
+            book: Book::default(),
+        })
     }
 
     /// As it is stored.
@@ -72,10 +86,13 @@ impl Run {
         Ok(format!("{}\n", serde_json::to_string_pretty(self)?))
     }
 
-    /// With all that is not stored: percentiles of the calls of each round.
+    /// With all that is not stored: percentiles of the calls of each round, what each turn came to, and
+    /// the targets.
     pub(crate) fn raw(&self) -> anyhow::Result<String> {
         let mut run = serde_json::to_value(self)?;
         run["distributions"] = self.book.distributions();
+        run["turns"] = self.book.turns();
+        run["targets"] = targets::judged(&self.book);
         Ok(serde_json::to_string_pretty(&run)?)
     }
 

@@ -2,8 +2,10 @@
 //! percent of a processor are for a machine like that of the stored run. docs/decisions/0015 has the bounds
 //! that were asked for at first, and says why some are others.
 
+use serde_json::{Value, json};
+
 use crate::benches::churn;
-use crate::book::{Book, Figure, Unit};
+use crate::book::{Book, Figure, Unit, median};
 use crate::lane::Peer;
 use crate::report::shown;
 
@@ -27,6 +29,8 @@ enum Of {
     Added(Name, Name),
     /// One figure by another.
     Times(Name, Name),
+    /// What the first figure is by the second, as a share of the same of two others, percent.
+    Gain([Name; 2], [Name; 2]),
     /// The figure itself.
     Itself(Name, Unit),
     /// The figure itself in the round in which it was most.
@@ -56,7 +60,7 @@ const fn target(what: &'static str, of: Of, bound: Bound) -> Target {
 }
 
 /// All of them.
-pub(crate) const ALL: [Target; 22] = [
+pub(crate) const ALL: [Target; 23] = [
     target(
         "connect to a Service, net, of a direct UDP connect",
         Of::Share(ours("connect", "net of a UDP connect to a Service"), UDP),
@@ -74,6 +78,12 @@ pub(crate) const ALL: [Target; 22] = [
         "connect to what is no Service, net, of a direct UDP connect",
         Of::Share(ours("connect", "net of a UDP connect to what is no Service"), UDP),
         Bound::Most(2.5),
+    ),
+    // The origin that the socket may have has to go then: docs/decisions/0015.
+    target(
+        "connect straight to a backend of a Service, net, of a direct UDP connect",
+        Of::Share(ours("connect", "net of a UDP connect straight to a backend"), UDP),
+        Bound::Most(5.0),
     ),
     target(
         "unconnected UDP, send and receive, net, of the direct pair",
@@ -108,13 +118,20 @@ pub(crate) const ALL: [Target; 22] = [
     ),
     target(
         "connect among 100,000 frontends with 1,000,000 backends, net, of a direct UDP connect",
-        Of::Share(ours("scale", "net, 100000 frontends"), ("scale", "direct", Peer::Direct)),
+        Of::Share(
+            ours("scale", "net, 100000 frontends, 1000000 backends"),
+            ("scale", "direct", Peer::Direct),
+        ),
         Bound::Most(50.0),
     ),
+    // What a second processor gives is the machine's: docs/decisions/0015.
     target(
-        "connects per second, two threads against one",
-        Of::Times(ours("threads", "2 threads"), ours("threads", "1 thread")),
-        Bound::Least(1.9),
+        "connects per second, two threads by one, of the same of direct",
+        Of::Gain(
+            [ours("threads", "2 threads"), ours("threads", "1 thread")],
+            [("threads", "2 threads", Peer::Direct), ("threads", "1 thread", Peer::Direct)],
+        ),
+        Bound::Least(95.0),
     ),
     target(
         "bytes per second after the connection, of direct",
@@ -204,6 +221,12 @@ impl Target {
             Of::Share(part, whole) => 100.0 * by(part, whole)?,
             Of::Added(more, less) => 100.0 * (by(more, less)? - 1.0),
             Of::Times(one, other) => by(one, other)?,
+            Of::Gain(ours, others) => {
+                let ratios = |[one, other]: [Name; 2]| Some(find(one)?.ratios(find(other)?));
+                let (ours, others) = (ratios(ours)?, ratios(others)?);
+                let each = ours.iter().zip(&others).map(|(ours, others)| ours / others);
+                100.0 * median(&each.collect::<Vec<_>>())
+            }
             Of::Itself(name, _) => find(name).map(Figure::median)?,
             Of::Worst(name, _) => find(name)?.spread().1,
             Of::Percentile(name, percent, _) => *find(name)?.percentiles.get(percent)?,
@@ -232,10 +255,20 @@ impl Target {
             Of::Itself(_, unit) | Of::Worst(_, unit) | Of::Percentile(_, _, unit) => {
                 shown(value, unit)
             }
-            Of::Share(..) | Of::Added(..) => shown(value, Unit::Percent),
+            Of::Share(..) | Of::Added(..) | Of::Gain(..) => shown(value, Unit::Percent),
             Of::Times(..) => format!("{} times", shown(value, Unit::Count)),
         }
     }
+}
+
+/// All of them with what was measured, for programs.
+pub(crate) fn judged(book: &Book) -> Value {
+    let of = |target: &Target| {
+        let measured = target.measured(book)?;
+        let (what, bound, is_met) = (target.what, target.bound(), target.is_met(measured));
+        Some(json!({ "what": what, "bound": bound, "measured": measured, "is_met": is_met }))
+    };
+    ALL.iter().filter_map(of).collect()
 }
 
 /// What falls short, a line each: of what was measured, or of all, where what was not measured does too.
@@ -294,6 +327,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_second_thread_gives_is_compared_with_what_it_gives_to_direct() {
+        let mut book = Book::default();
+        // A round in which the machine gave less is no other for it.
+        for second in [200.0, 150.0] {
+            for (what, svclb, direct) in [("1 thread", 90.0, 100.0), ("2 threads", 0.81, 1.0)] {
+                let scale = if direct > 1.0 { 1.0 } else { second };
+                book.add("threads", what, Peer::Svclb, Unit::PerSecond, svclb * scale);
+                book.add("threads", what, Peer::Direct, Unit::PerSecond, direct * scale);
+            }
+        }
+        let line =
+            "connects per second, two threads by one, of the same of direct: 90 %, at least 95 %";
+        assert_eq!(short(&book, false), [line]);
+    }
+
+    #[test]
     fn one_round_with_a_row_too_many_is_enough() {
         let mut book = Book::default();
         for rows in [0.0, 2.0, 0.0] {
@@ -301,16 +350,5 @@ mod tests {
             book.add("sync", what, Peer::Svclb, Unit::Count, rows);
         }
         assert_eq!(short(&book, false), ["map rows written by that start: 2, at most 0"]);
-    }
-
-    #[test]
-    fn less_threads_than_twice_are_not_enough() {
-        let mut book = Book::default();
-        book.add("threads", "1 thread", Peer::Svclb, Unit::PerSecond, 100.0);
-        book.add("threads", "2 threads", Peer::Svclb, Unit::PerSecond, 189.0);
-        assert_eq!(short(&book, false).len(), 1);
-        book.add("threads", "2 threads", Peer::Svclb, Unit::PerSecond, 191.0);
-        book.add("threads", "2 threads", Peer::Svclb, Unit::PerSecond, 192.0);
-        assert_eq!(short(&book, false), Vec::<String>::new());
     }
 }

@@ -25,6 +25,13 @@ impl Times {
         Self { percentiles: (0..=100).map(at).collect() }
     }
 
+    /// That of these whose median is in the middle.
+    pub(crate) fn middle(mut all: Vec<Self>) -> Self {
+        all.sort_by(|one, other| one.median().total_cmp(&other.median()));
+        let middle = all.len() / 2;
+        if all.is_empty() { Self::of(Vec::new()) } else { all.swap_remove(middle) }
+    }
+
     /// The median.
     pub(crate) fn median(&self) -> f64 {
         nanoseconds(self.percentiles.get(50).copied().unwrap_or_default())

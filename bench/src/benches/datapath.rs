@@ -10,6 +10,7 @@ use crate::lane::order::{Order, Transport};
 use crate::lane::proxy::Cluster;
 use crate::lane::servers::{CLOSED, ECHO, PLAIN, SINK};
 use crate::lane::{Lane, Peer};
+use crate::times::Times;
 
 /// Peers whose clients' calls do not pass a packet.
 const PLAINLY: [Peer; 3] = [Peer::Direct, Peer::Empty, Peer::Svclb];
@@ -17,6 +18,8 @@ const PLAINLY: [Peer; 3] = [Peer::Direct, Peer::Empty, Peer::Svclb];
 const ALL: [Peer; 5] = [Peer::Direct, Peer::Empty, Peer::Svclb, Peer::Nftables, Peer::Iptables];
 /// How many turns a round has; each has its part of the calls.
 pub(super) const TURNS: u32 = 5;
+/// The same where calls are timed one by one: the machine is not as fast from one second to the next.
+const TIMED_TURNS: u32 = 15;
 /// How often what programs take is: what disturbs them comes and goes within some tens of milliseconds.
 pub(super) const SHORT_TURNS: u32 = 25;
 /// How long a round of something that is counted by time is.
@@ -59,6 +62,11 @@ pub(crate) fn run(book: &mut Book, parts: &[Part], effort: Effort) -> anyhow::Re
         lanes.push(Lane::start(*peer, &content, cluster.as_ref())?);
     }
     for _ in 0..effort.rounds {
+        // What these cost is told as a share of a connect.
+        if !has(Part::Connect) && (has(Part::Names) || has(Part::Release)) {
+            let order = udp_connect(&content, effort.calls);
+            see(book, &mut lanes, &PLAINLY, UDP_CONNECT, order)?;
+        }
         for part in parts {
             match part {
                 Part::Connect => connect(book, &mut lanes, &content, effort.calls)?,
@@ -103,10 +111,11 @@ fn see(
     [bench, what, call]: [&str; 3],
     order: impl Fn(&Lane) -> Order,
 ) -> anyhow::Result<()> {
-    let times = |lane: &mut Lane| Ok(lane.ask(&order(lane).part(TURNS))?.times[call].clone());
-    for (peer, mut said) in turns(TURNS, lanes, peers, times)? {
-        said.sort_by(|a, b| a.median().total_cmp(&b.median()));
-        book.add_times(bench, what, peer, &said[said.len() / 2]);
+    let times = |lane: &mut Lane| Ok(lane.ask(&order(lane).part(TIMED_TURNS))?.times[call].clone());
+    for (peer, said) in turns(TIMED_TURNS, lanes, peers, times)? {
+        let medians = said.iter().map(Times::median).collect();
+        book.add_times(bench, what, peer, &Times::middle(said));
+        book.note_turns(bench, what, peer, medians);
     }
     Ok(())
 }
@@ -124,6 +133,7 @@ fn rates(
         turns(TURNS, lanes, peers, |lane| Ok(lane.ask(&order(lane).part(TURNS))?.rate()))?
     {
         book.add(bench, what, peer, unit, median(&said));
+        book.note_turns(bench, what, peer, said);
     }
     Ok(())
 }
@@ -146,7 +156,18 @@ fn count(
     let pairs = said[&Peer::Svclb].iter().zip(&said[&Peer::Empty]);
     let differences: Vec<f64> = pairs.map(|(ours, empty)| net(hooks, ours, empty)).collect();
     book.add(bench, what, Peer::Svclb, Unit::Nanoseconds, median(&differences));
+    book.note_turns(bench, what, Peer::Svclb, differences);
     Ok(())
+}
+
+/// The row of UDP connects to a Service, and the call that it is of.
+const UDP_CONNECT: [&str; 3] = ["connect", "UDP, to a Service", "connect"];
+
+fn udp_connect(content: &Content, calls: u32) -> impl Fn(&Lane) -> Order + Copy + '_ {
+    move |lane| {
+        let to = lane.places(&content.places(PLAIN), PLAIN);
+        Order::connect(Transport::Udp, to, calls)
+    }
 }
 
 fn connect(
@@ -157,12 +178,12 @@ fn connect(
 ) -> anyhow::Result<()> {
     const BENCH: &str = "connect";
     const CALL: &str = "connect";
-    let order = |lane: &Lane, transport, calls| {
-        Order::connect(transport, lane.places(&content.places(PLAIN), PLAIN), calls)
+    let udp = udp_connect(content, count_of_calls);
+    let tcp = |lane: &Lane| {
+        let to = lane.places(&content.places(PLAIN), PLAIN);
+        Order::connect(Transport::Tcp, to, count_of_calls / TRACKED)
     };
-    let udp = |lane: &Lane| order(lane, Transport::Udp, count_of_calls);
-    let tcp = |lane: &Lane| order(lane, Transport::Tcp, count_of_calls / TRACKED);
-    see(book, lanes, &PLAINLY, [BENCH, "UDP, to a Service", CALL], udp)?;
+    see(book, lanes, &PLAINLY, UDP_CONNECT, udp)?;
     see(book, lanes, &ALL, [BENCH, "TCP, to a Service", CALL], tcp)?;
     let none = |_: &Lane| Order::connect(Transport::Udp, elsewhere(), count_of_calls);
     let backend = |_: &Lane| Order::connect(Transport::Udp, servers(PLAIN), count_of_calls);

@@ -11,8 +11,10 @@ use crate::lane::content::Content;
 use crate::lane::order::{Order, Transport};
 use crate::lane::servers::PLAIN;
 use crate::lane::{Lane, Peer};
+use crate::times::Times;
 
 const BENCH: &str = "scale";
+const DIRECT: &str = "direct";
 /// Numbers of frontends: Services, and UDP ports of each.
 const SIZES: [(u32, u16); 4] = [(10, 1), (1_000, 1), (5_000, 1), (50_000, 2)];
 /// Backends of each Service.
@@ -22,7 +24,8 @@ const SEED: u64 = 1;
 
 /// How a size is called.
 fn size(services: u32, ports: u16) -> String {
-    format!("{} frontends", services * u32::from(ports))
+    let frontends = services * u32::from(ports);
+    format!("{frontends} frontends, {} backends", frontends * BACKENDS)
 }
 
 /// Measures each size.
@@ -49,16 +52,17 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
         let order = |lane: &Lane, places: &[_], count| {
             Order::connect(Transport::Udp, lane.places(places, PLAIN), count)
         };
-        let answer = direct.ask(&order(&direct, &[], effort.calls))?;
-        book.add_times(BENCH, "direct", Peer::Direct, &answer.times["connect"]);
+        let (part, mut straight) = (effort.calls / TURNS, Vec::new());
         for (content, places, lane) in &mut lanes {
             let size = size(content.services, content.ports);
             // Each once at least: what was dialled just before is in the cache.
             let all = u32::try_from(places.len())?;
             let answer = lane.ask(&order(lane, places, effort.calls.max(all)))?;
             book.add_times(BENCH, &size, Peer::Svclb, &answer.times["connect"]);
-            let (part, mut differences) = (effort.calls / TURNS, Vec::new());
+            let mut differences = Vec::new();
             for _ in 0..SHORT_TURNS {
+                let mut answer = direct.ask(&order(&direct, &[], part))?;
+                straight.extend(answer.times.remove("connect"));
                 let (_, nothing) = empty.ask_programs(&order(&empty, &[], part))?;
                 let (answer, ours) = lane.ask_programs(&order(lane, places, part.max(all)))?;
                 ran(&ours, &["connect4"], answer.calls)?;
@@ -66,7 +70,11 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
             }
             let what = format!("net, {size}");
             book.add(BENCH, &what, Peer::Svclb, Unit::Nanoseconds, median(&differences));
+            book.note_turns(BENCH, &what, Peer::Svclb, differences);
         }
+        // Beside each of the sizes.
+        book.note_turns(BENCH, DIRECT, Peer::Direct, straight.iter().map(Times::median).collect());
+        book.add_times(BENCH, DIRECT, Peer::Direct, &Times::middle(straight));
     }
     Ok(())
 }

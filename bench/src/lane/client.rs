@@ -57,7 +57,7 @@ fn name(order: &Order) -> &'static str {
 fn follow(order: &Order, servers: &Servers) -> anyhow::Result<Answer> {
     match order {
         Order::Connect { transport, to, count, refused } => {
-            connect(*transport, to, *count, *refused)
+            connect(servers, *transport, to, *count, *refused)
         }
         Order::Exchange { to, count } => exchange(servers, to, *count),
         Order::Names { to, count } => names(*to, *count),
@@ -83,6 +83,7 @@ fn socket(transport: Transport, to: &SocketAddr) -> io::Result<Socket> {
 }
 
 fn connect(
+    servers: &Servers,
     transport: Transport,
     to: &[SocketAddr],
     count: u32,
@@ -106,6 +107,11 @@ fn connect(
             Err(error) if refused && error.raw_os_error() == Some(libc::ECONNREFUSED) => {}
             Err(error) => bail!("{to}: {error}"),
         }
+        // The connection waits for that, and takes as long whoever is there.
+        let _accepted = match transport {
+            Transport::Tcp if !refused => Some(servers.accepted().with_context(|| to.to_string())?),
+            _ => None,
+        };
         let before = Instant::now();
         drop(socket);
         closes.push(times::of(before.elapsed()));
@@ -157,13 +163,32 @@ fn names(to: SocketAddr, count: u32) -> anyhow::Result<Answer> {
     Ok(answer(start.elapsed().as_secs_f64(), [("getpeername", times)]))
 }
 
+/// One thread is on each processor in turn: they are not alike, and many threads are on all of them.
 fn in_threads(to: &[SocketAddr], threads: usize, time: Duration) -> anyhow::Result<Answer> {
+    let turns = if threads == 1 { processors::count() } else { 1 };
+    let mut sum = Answer::default();
+    for turn in 0..turns {
+        let time = time / u32::try_from(turns)?;
+        let answer = at_once(to, threads, turn, time)?;
+        sum.calls += answer.calls;
+        sum.seconds += answer.seconds;
+    }
+    Ok(sum)
+}
+
+/// So many threads, the first of them on this processor.
+fn at_once(
+    to: &[SocketAddr],
+    threads: usize,
+    first: usize,
+    time: Duration,
+) -> anyhow::Result<Answer> {
     let done = AtomicBool::new(false);
     let addresses: Vec<SockAddr> = to.iter().map(|to| SockAddr::from(*to)).collect();
     // Nobody begins before all are where they stay.
     let ready = Barrier::new(threads);
     let work = |number: usize| {
-        let stays = processors::stay(number % processors::count());
+        let stays = processors::stay((first + number) % processors::count());
         ready.wait();
         stays?;
         let (start, mut calls) = (Instant::now(), 0_u64);

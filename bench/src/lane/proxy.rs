@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
-use svclb_tests::cluster::{ControlPlane, Process, Reference, Relay};
+use svclb_tests::cluster::{ControlPlane, Process, Reference, Relay, component};
 use svclb_tests::{Tcp, World};
 
 use super::Peer;
@@ -19,7 +19,7 @@ const SOURCE: &str = "10.244.255.1";
 
 /// How long a start may take over a large cluster, and how often it is looked after.
 const PATIENCE: Duration = Duration::from_secs(300);
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A cluster with some content.
 pub(crate) struct Cluster {
@@ -106,6 +106,12 @@ impl Cluster {
         let begin = Instant::now();
         Ok(Proxy { process: self.plane.kube_proxy(world, mode, NODE), relay, begin })
     }
+}
+
+/// What kube-proxy says of its version, such as `Kubernetes v1.36.3`; nothing where there is none.
+pub(crate) fn version() -> Option<String> {
+    let said = Command::new(component("kube-proxy")).arg("--version").output().ok()?;
+    Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
 /// A running kube-proxy.

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::processors;
 
-/// The port at which connections are accepted and closed, and datagrams are answered.
+/// The port at which connections are made and closed, and datagrams are answered.
 pub(crate) const PLAIN: u16 = 8080;
 /// The port at which everything is read.
 pub(crate) const SINK: u16 = 8081;
@@ -18,37 +18,45 @@ pub(crate) const ECHO: u16 = 8082;
 /// A port at which nobody listens.
 pub(crate) const CLOSED: u16 = 8083;
 
-/// The UDP sockets; the TCP ones are their threads' own.
+/// The sockets that the client's own thread asks. The others are their threads' own.
 #[derive(Debug)]
 pub(crate) struct Servers {
     sockets: Vec<UdpSocket>,
+    /// Nobody sleeps in these: waking somebody on another processor takes longer than a connect does.
+    listeners: Vec<TcpListener>,
 }
 
 impl Servers {
     /// Listens on each of these addresses.
     pub(crate) fn start(addresses: &[IpAddr]) -> anyhow::Result<Self> {
-        let mut sockets = Vec::new();
+        let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
         for ip in addresses {
             let at = |port| SocketAddr::new(*ip, port);
             let socket = UdpSocket::bind(at(PLAIN))
                 .with_context(|| format!("cannot listen on {}", at(PLAIN)))?;
             socket.set_nonblocking(true)?;
             sockets.push(socket);
-            let clients = processors::of_clients();
-            for (port, serve, processor) in [
-                // Whoever only closes is not to be in the client's way.
-                (PLAIN, close as fn(TcpStream), 0),
-                // What a byte takes of one processor is less noisy than how soon another wakes.
-                (SINK, sink, clients),
-                (ECHO, echo, clients),
-            ] {
-                let listener = TcpListener::bind(at(port))
-                    .with_context(|| format!("cannot listen on {}", at(port)))?;
-                processors::stay(processor)?;
+            let listen = |port| {
+                TcpListener::bind(at(port))
+                    .with_context(|| format!("cannot listen on {}", at(port)))
+            };
+            let listener = listen(PLAIN)?;
+            listener.set_nonblocking(true)?;
+            listeners.push(listener);
+            // What a byte takes of one processor is less noisy than how soon another wakes.
+            processors::stay(processors::of_clients())?;
+            for (port, serve) in [(SINK, sink as fn(TcpStream)), (ECHO, echo)] {
+                let listener = listen(port)?;
                 thread::spawn(move || accept(&listener, serve));
             }
         }
-        Ok(Self { sockets })
+        Ok(Self { sockets, listeners })
+    }
+
+    /// Finds the connection that was just made, and takes it.
+    pub(crate) fn accepted(&self) -> anyhow::Result<TcpStream> {
+        let found = self.listeners.iter().find_map(|listener| listener.accept().ok());
+        found.map(|(stream, _)| stream).context("no server got the connection")
     }
 
     /// Finds the server that has just got a datagram, and takes it.
@@ -71,10 +79,6 @@ fn accept(listener: &TcpListener, serve: fn(TcpStream)) {
     for stream in listener.incoming().flatten() {
         serve(stream);
     }
-}
-
-fn close(stream: TcpStream) {
-    drop(stream);
 }
 
 fn sink(mut stream: TcpStream) {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 
 use super::{plots, shown, table};
 use crate::book::Unit;
-use crate::run::Run;
+use crate::run::{Machine, Run};
 
 /// Between these lines of the page stands what a run says; the rest is written by people.
 const BEGIN: &str = "<!-- begin: made of a run by `cargo xtask bench --bless` -->\n";
@@ -43,15 +43,13 @@ pub(crate) fn write(run: &Run, folder: &Path, check: bool) -> anyhow::Result<()>
 }
 
 fn about(run: &Run) -> String {
-    let machine = &run.machine;
+    let Machine { kernel, processor, processors, memory, jit } = &run.machine;
+    let (jit, memory) = (if *jit { "on" } else { "off" }, shown(bytes(*memory), Unit::Bytes));
+    let kubernetes = run.kubernetes.as_deref().unwrap_or("no kube-proxy");
     format!(
-        "Measured on kernel {}, {} processors ({}), {} of memory; {} rounds, {} calls of a kind in each.\n",
-        machine.kernel,
-        machine.processors,
-        machine.processor,
-        shown(bytes(machine.memory), Unit::Bytes),
-        run.rounds,
-        run.calls
+        "svclb {}, {kubernetes}; kernel {kernel} with its JIT compiler {jit}; {processors} processors \
+         ({processor}), {memory} of memory; {} rounds, {} calls of a kind in each.\n",
+        run.svclb, run.rounds, run.calls
     )
 }
 
