@@ -121,28 +121,44 @@ impl Book {
         self.figures[at].percentiles = percentiles.collect();
     }
 
-    /// Notes what the turns of a round came to, of which its figure was made.
-    pub(crate) fn note_turns(&mut self, bench: &str, what: &str, peer: Peer, turns: Vec<f64>) {
+    /// The same of calls that were timed in several turns: the middle turn is the round's.
+    pub(crate) fn add_timed_turns(&mut self, bench: &str, what: &str, peer: Peer, all: Vec<Times>) {
+        let medians = all.iter().map(Times::median).collect();
+        self.add_times(bench, what, peer, &Times::middle(all));
         let at = self.place(bench, what, peer, Unit::Nanoseconds);
+        self.turns.entry(at).or_default().push(medians);
+    }
+
+    /// Puts down what the turns of a round came to: their median is the round's figure.
+    pub(crate) fn add_turns(
+        &mut self,
+        bench: &str,
+        what: &str,
+        peer: Peer,
+        unit: Unit,
+        turns: Vec<f64>,
+    ) {
+        let at = self.place(bench, what, peer, unit);
+        self.figures[at].rounds.push(median(&turns));
         self.turns.entry(at).or_default().push(turns);
     }
 
     /// What the turns of each round came to, in the unit of their figure.
     pub(crate) fn turns(&self) -> Value {
-        let of = |(at, rounds): (&usize, &Vec<Vec<f64>>)| {
-            let Figure { bench, what, peer, .. } = &self.figures[*at];
-            json!({ "bench": bench, "what": what, "peer": peer, "rounds": rounds })
-        };
-        self.turns.iter().map(of).collect()
+        self.of_rounds(&self.turns)
     }
 
     /// The percentiles from 0 to 100 of what was measured in each round, nanoseconds.
     pub(crate) fn distributions(&self) -> Value {
-        let of = |(at, rounds): (&usize, &Vec<Vec<u64>>)| {
+        self.of_rounds(&self.distributions)
+    }
+
+    fn of_rounds<T: Serialize>(&self, all: &BTreeMap<usize, Vec<Vec<T>>>) -> Value {
+        let of = |(at, rounds): (&usize, &Vec<Vec<T>>)| {
             let Figure { bench, what, peer, .. } = &self.figures[*at];
             json!({ "bench": bench, "what": what, "peer": peer, "rounds": rounds })
         };
-        self.distributions.iter().map(of).collect()
+        all.iter().map(of).collect()
     }
 
     fn place(&mut self, bench: &str, what: &str, peer: Peer, unit: Unit) -> usize {

@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::{Effort, net, ran};
-use crate::book::{Book, Unit, median};
+use crate::book::{Book, Unit};
 use crate::lane::content::{Content, elsewhere, servers};
 use crate::lane::order::{Order, Transport};
 use crate::lane::proxy::Cluster;
 use crate::lane::servers::{CLOSED, ECHO, PLAIN, SINK};
 use crate::lane::{Lane, Peer};
-use crate::times::Times;
 
 /// Peers whose clients' calls do not pass a packet.
 const PLAINLY: [Peer; 3] = [Peer::Direct, Peer::Empty, Peer::Svclb];
@@ -64,7 +63,7 @@ pub(crate) fn run(book: &mut Book, parts: &[Part], effort: Effort) -> anyhow::Re
     for _ in 0..effort.rounds {
         // What these cost is told as a share of a connect.
         if !has(Part::Connect) && (has(Part::Names) || has(Part::Release)) {
-            let order = udp_connect(&content, effort.calls);
+            let order = connects(&content, Transport::Udp, effort.calls);
             see(book, &mut lanes, &PLAINLY, UDP_CONNECT, order)?;
         }
         for part in parts {
@@ -113,9 +112,7 @@ fn see(
 ) -> anyhow::Result<()> {
     let times = |lane: &mut Lane| Ok(lane.ask(&order(lane).part(TIMED_TURNS))?.times[call].clone());
     for (peer, said) in turns(TIMED_TURNS, lanes, peers, times)? {
-        let medians = said.iter().map(Times::median).collect();
-        book.add_times(bench, what, peer, &Times::middle(said));
-        book.note_turns(bench, what, peer, medians);
+        book.add_timed_turns(bench, what, peer, said);
     }
     Ok(())
 }
@@ -132,8 +129,7 @@ fn rates(
     for (peer, said) in
         turns(TURNS, lanes, peers, |lane| Ok(lane.ask(&order(lane).part(TURNS))?.rate()))?
     {
-        book.add(bench, what, peer, unit, median(&said));
-        book.note_turns(bench, what, peer, said);
+        book.add_turns(bench, what, peer, unit, said);
     }
     Ok(())
 }
@@ -154,19 +150,23 @@ fn count(
         Ok(programs)
     })?;
     let pairs = said[&Peer::Svclb].iter().zip(&said[&Peer::Empty]);
-    let differences: Vec<f64> = pairs.map(|(ours, empty)| net(hooks, ours, empty)).collect();
-    book.add(bench, what, Peer::Svclb, Unit::Nanoseconds, median(&differences));
-    book.note_turns(bench, what, Peer::Svclb, differences);
+    let differences = pairs.map(|(ours, empty)| net(hooks, ours, empty)).collect();
+    book.add_turns(bench, what, Peer::Svclb, Unit::Nanoseconds, differences);
     Ok(())
 }
 
 /// The row of UDP connects to a Service, and the call that it is of.
 const UDP_CONNECT: [&str; 3] = ["connect", "UDP, to a Service", "connect"];
 
-fn udp_connect(content: &Content, calls: u32) -> impl Fn(&Lane) -> Order + Copy + '_ {
+/// Connects to the Services, or straight to their servers in the lanes that have none.
+fn connects(
+    content: &Content,
+    transport: Transport,
+    calls: u32,
+) -> impl Fn(&Lane) -> Order + Copy + '_ {
     move |lane| {
         let to = lane.places(&content.places(PLAIN), PLAIN);
-        Order::connect(Transport::Udp, to, calls)
+        Order::connect(transport, to, calls)
     }
 }
 
@@ -178,11 +178,8 @@ fn connect(
 ) -> anyhow::Result<()> {
     const BENCH: &str = "connect";
     const CALL: &str = "connect";
-    let udp = udp_connect(content, count_of_calls);
-    let tcp = |lane: &Lane| {
-        let to = lane.places(&content.places(PLAIN), PLAIN);
-        Order::connect(Transport::Tcp, to, count_of_calls / TRACKED)
-    };
+    let udp = connects(content, Transport::Udp, count_of_calls);
+    let tcp = connects(content, Transport::Tcp, count_of_calls / TRACKED);
     see(book, lanes, &PLAINLY, UDP_CONNECT, udp)?;
     see(book, lanes, &ALL, [BENCH, "TCP, to a Service", CALL], tcp)?;
     let none = |_: &Lane| Order::connect(Transport::Udp, elsewhere(), count_of_calls);

@@ -6,15 +6,13 @@ use rand::seq::SliceRandom as _;
 
 use super::datapath::{SHORT_TURNS, TURNS};
 use super::{Effort, net, ran};
-use crate::book::{Book, Unit, median};
+use crate::book::{Book, Unit};
 use crate::lane::content::Content;
 use crate::lane::order::{Order, Transport};
 use crate::lane::servers::PLAIN;
 use crate::lane::{Lane, Peer};
-use crate::times::Times;
 
 const BENCH: &str = "scale";
-const DIRECT: &str = "direct";
 /// Numbers of frontends: Services, and UDP ports of each.
 const SIZES: [(u32, u16); 4] = [(10, 1), (1_000, 1), (5_000, 1), (50_000, 2)];
 /// Backends of each Service.
@@ -69,12 +67,10 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
                 differences.push(net(&["connect4"], &ours, &nothing));
             }
             let what = format!("net, {size}");
-            book.add(BENCH, &what, Peer::Svclb, Unit::Nanoseconds, median(&differences));
-            book.note_turns(BENCH, &what, Peer::Svclb, differences);
+            book.add_turns(BENCH, &what, Peer::Svclb, Unit::Nanoseconds, differences);
         }
         // Beside each of the sizes.
-        book.note_turns(BENCH, DIRECT, Peer::Direct, straight.iter().map(Times::median).collect());
-        book.add_times(BENCH, DIRECT, Peer::Direct, &Times::middle(straight));
+        book.add_timed_turns(BENCH, "direct", Peer::Direct, straight);
     }
     Ok(())
 }

@@ -108,7 +108,10 @@ impl Cluster {
     }
 }
 
-/// What kube-proxy says of its version, such as `Kubernetes v1.36.3`; nothing where there is none.
+/// What kube-proxy says of its version, such as `Kubernetes v1.36.3`; nothing where it cannot be asked.
+///
+/// # Panics
+/// When it is not built.
 pub(crate) fn version() -> Option<String> {
     let said = Command::new(component("kube-proxy")).arg("--version").output().ok()?;
     Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())

@@ -7,8 +7,6 @@ use std::thread;
 
 use anyhow::Context as _;
 
-use super::processors;
-
 /// The port at which connections are made and closed, and datagrams are answered.
 pub(crate) const PLAIN: u16 = 8080;
 /// The port at which everything is read.
@@ -27,7 +25,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Listens on each of these addresses.
+    /// Listens on each of these addresses. Its threads are on this thread's processor.
     pub(crate) fn start(addresses: &[IpAddr]) -> anyhow::Result<Self> {
         let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
         for ip in addresses {
@@ -43,8 +41,6 @@ impl Servers {
             let listener = listen(PLAIN)?;
             listener.set_nonblocking(true)?;
             listeners.push(listener);
-            // What a byte takes of one processor is less noisy than how soon another wakes.
-            processors::stay(processors::of_clients())?;
             for (port, serve) in [(SINK, sink as fn(TcpStream)), (ECHO, echo)] {
                 let listener = listen(port)?;
                 thread::spawn(move || accept(&listener, serve));
