@@ -109,58 +109,61 @@ fn the_rows_of_the_dead_go_though_a_step_fails_after_their_frontend_was_taken_ov
     }
 }
 
+/// An external IP that several ask for.
+const SHARED: &str = "192.0.2.1";
+/// More than fit.
+const MANY: [&str; 5] = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
+
+/// `a` has [`SHARED`]; `b` is older, and its [`MANY`] backends do not fit.
+fn one_that_has_what_an_older_one_without_room_asks_for() -> Agent {
+    let mut agent = Agent::new(meta(64, 8, 4));
+    agent.hear([external("a", "10.96.0.1", SHARED, 5), slice("a", &["10.0.0.1"])]);
+    agent.pass();
+    agent.hear([external("b", "10.96.0.2", SHARED, 1), slice("b", &MANY)]);
+    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    agent
+}
+
 #[test]
 fn one_that_fits_again_and_fails_for_once_is_waited_for() {
-    let mut agent = Agent::new(meta(64, 8, 4));
-    let shared = "192.0.2.1";
-    let many = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
-    agent.hear([external("a", "10.96.0.1", shared, 5), slice("a", &["10.0.0.1"])]);
-    agent.pass();
-    agent.hear([external("b", "10.96.0.2", shared, 1), slice("b", &many)]);
-    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    let mut agent = one_that_has_what_an_older_one_without_room_asks_for();
     // Its first step is refused, in the pass in which the one that has the frontend goes.
-    agent.hear([gone("a"), slice("a", &[]), slice("b", &many[..2])]);
+    agent.hear([gone("a"), slice("a", &[]), slice("b", &MANY[..2])]);
     agent.table.fail(0, 1);
     assert_eq!(agent.pass().failed.len(), 1);
-    assert_eq!(agent.backends(shared), set(&["10.0.0.1"]), "until it is taken over");
+    assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]), "until it is taken over");
     assert!(agent.pass().failed.is_empty());
-    assert_eq!(agent.backends(shared), set(&many[..2]));
+    assert_eq!(agent.backends(SHARED), set(&MANY[..2]));
     assert_eq!(names(&mut agent), ["b"]);
 }
 
 #[test]
 fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
-    let mut agent = Agent::new(meta(64, 8, 4));
-    let shared = "192.0.2.1";
-    let many = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
-    agent.hear([external("a", "10.96.0.1", shared, 5), slice("a", &["10.0.0.1"])]);
-    agent.pass();
-    agent.hear([external("b", "10.96.0.2", shared, 1), slice("b", &many)]);
-    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    let mut agent = one_that_has_what_an_older_one_without_room_asks_for();
     for restarts in [false, true] {
         if restarts {
             agent.restart();
             agent.pass();
         }
-        assert_eq!(agent.backends(shared), set(&["10.0.0.1"]), "restarts {restarts}");
+        assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]), "restarts {restarts}");
         assert_eq!(agent.backends("10.96.0.2"), None);
         // It is a's wholly: its changes reach it.
         agent.hear([slice("a", &["10.0.0.2"])]);
         agent.pass();
-        assert_eq!(agent.backends(shared), set(&["10.0.0.2"]), "restarts {restarts}");
+        assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]), "restarts {restarts}");
         agent.mark_all();
         assert_eq!(agent.pass().steps, 0, "nothing is left to do");
         agent.hear([slice("a", &["10.0.0.1"])]);
         agent.pass();
     }
     // Now it fits, and is the older; then it does not again, and keeps what it has.
-    agent.hear([slice("b", &many[..2])]);
+    agent.hear([slice("b", &MANY[..2])]);
     agent.pass();
-    assert_eq!(agent.backends(shared), set(&many[..2]));
+    assert_eq!(agent.backends(SHARED), set(&MANY[..2]));
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
-    agent.hear([slice("b", &many)]);
+    agent.hear([slice("b", &MANY)]);
     assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
-    assert_eq!(agent.backends(shared), set(&many[..2]));
+    assert_eq!(agent.backends(SHARED), set(&MANY[..2]));
     agent.mark_all();
     assert_eq!(agent.pass().steps, 0, "nothing is left to do");
 }
@@ -168,15 +171,13 @@ fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
 #[test]
 fn of_two_heirs_the_one_that_fits_takes_over() {
     let mut agent = Agent::new(meta(64, 8, 4));
-    let shared = "192.0.2.1";
-    let many = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
-    agent.hear([external("a", "10.96.0.1", shared, 1), slice("a", &["10.0.0.1"])]);
-    agent.hear([external("b", "10.96.0.2", shared, 2), slice("b", &many)]);
-    agent.hear([external("c", "10.96.0.3", shared, 3), slice("c", &["10.0.2.1"])]);
+    agent.hear([external("a", "10.96.0.1", SHARED, 1), slice("a", &["10.0.0.1"])]);
+    agent.hear([external("b", "10.96.0.2", SHARED, 2), slice("b", &MANY)]);
+    agent.hear([external("c", "10.96.0.3", SHARED, 3), slice("c", &["10.0.2.1"])]);
     agent.pass();
     agent.hear([gone("a")]);
     agent.pass();
-    assert_eq!(agent.backends(shared), set(&["10.0.2.1"]));
+    assert_eq!(agent.backends(SHARED), set(&["10.0.2.1"]));
     assert_eq!(names(&mut agent), ["c"]);
 }
 

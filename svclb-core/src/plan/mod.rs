@@ -1,6 +1,7 @@
 //! From what the maps hold to what they should hold, by ordered steps.
 //!
-//! * [`State`] (`load`, `mirror`, `applied`, `room`, `same`, `beside`): what the maps hold, kept in step as steps succeed.
+//! * [`State`] (`load`, `mirror`, `applied`, `room`, `same`, `beside`): what the maps hold, kept in step
+//!   as steps succeed.
 //! * `change`: the steps for one Service object, in two phases.
 //! * `withheld`: who keeps what an earlier agent wrote, since a source cannot read it.
 //! * `pass`, `run`, `outcome`: all dirty objects, on a table, and what came of it.
