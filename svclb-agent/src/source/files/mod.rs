@@ -26,6 +26,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod trail;
+mod wait;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -42,6 +43,7 @@ pub use svclb_objects::file::Reject;
 use super::convert::Skipped;
 use layout::{Entries, Stamp, Target};
 use state::{FileKey, State};
+use wait::{Wait, due};
 use watch::{Event, Watch, What};
 
 /// How long a file that is being written, or vanished, is left alone.
@@ -51,8 +53,6 @@ const READS: u32 = 3;
 /// How long the first batch waits at most for files that are written all the time. It goes without them
 /// then, and says that they may hold any object.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// The shortest and the longest pause before what failed is tried again.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// What is told of a folder that cannot be watched.
 const UNFOLLOWED: &str = "changes of files cannot be followed";
 
@@ -108,20 +108,6 @@ pub struct Files {
     late: BTreeSet<FileKey>,
     /// When the first batch goes without those that are still being written; none once it went.
     first: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Wait {
-    since: Instant,
-    until: Instant,
-}
-
-impl Wait {
-    /// A pause as long as it has failed by now, within bounds: from one to the next they double.
-    fn again(since: Instant, now: Instant) -> Self {
-        let (shortest, longest) = AGAIN;
-        Self { since, until: now + now.duration_since(since).clamp(shortest, longest) }
-    }
 }
 
 impl Files {
@@ -489,17 +475,4 @@ impl Files {
             }
         }
     }
-}
-
-/// Takes out what has waited long enough.
-fn due(waiting: &mut BTreeMap<FileKey, Wait>, now: Instant) -> Vec<(FileKey, Wait)> {
-    let due: Vec<_> = waiting
-        .iter()
-        .filter(|(_, wait)| wait.until <= now)
-        .map(|(f, w)| (f.clone(), *w))
-        .collect();
-    for (file, _) in &due {
-        waiting.remove(file);
-    }
-    due
 }

@@ -9,7 +9,8 @@ use caps::CapSet;
 use svclb_core::model::{ObjectName, Withheld};
 use tempfile::TempDir;
 
-use super::super::{AGAIN, Files, Wait, load};
+use super::super::wait::{AGAIN, Wait};
+use super::super::{Files, load};
 use super::{Bench, PATIENCE, alone, at_once, next, nothing, service, short, words};
 
 /// What this user namespace may watch (`fs.inotify.max_user_watches` is the whole machine's).
