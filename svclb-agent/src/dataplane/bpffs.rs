@@ -36,3 +36,15 @@ pub fn mount(folder: &Path) -> Result<bool> {
     }
     Ok(true)
 }
+
+/// Mounts one that only this thread sees, and goes with it.
+#[cfg(test)]
+pub(crate) fn mount_apart(folder: &Path) -> Result<()> {
+    use nix::mount::MsFlags;
+    use nix::sched::{CloneFlags, unshare};
+
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing = None::<&str>;
+    nix::mount::mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+    mount(folder).map(drop)
+}

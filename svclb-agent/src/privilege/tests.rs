@@ -7,12 +7,11 @@ use std::thread;
 use caps::Capability::{
     CAP_BPF, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN,
 };
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use svclb_core::size::sizes;
 
 use super::*;
+use crate::dataplane::bpffs;
 use crate::dataplane::object::{self, Features, Settings};
 use crate::dataplane::pins::Pins;
 use crate::dataplane::places::Places;
@@ -106,10 +105,7 @@ fn a_users_file_can_be_read_and_a_file_of_roots_needs_nothing() {
 fn load(capabilities: &[Capability]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     apart(|| {
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        let nothing = None::<&str>;
-        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
-        mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), nothing)?;
+        bpffs::mount_apart(folder.path())?;
         let pins = Pins::new(&folder.path().join("svclb"));
         pins.make()?;
         // As the kernel is, whatever this thread may ask it later.
