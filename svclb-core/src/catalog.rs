@@ -13,7 +13,7 @@ use svclb_common::layout::FrontendKey;
 
 use crate::compile::{Desired, Offers, compile, frontends};
 use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Update};
-use claims::{Claim, Claims};
+use claims::{Claim, Claims, Rank};
 
 pub use claims::Conflict;
 
@@ -263,7 +263,8 @@ impl Catalog {
         self.desired_beside(object, |_, _| false)
     }
 
-    /// The same when some services are passed over for frontends that they ask for, as if they did not.
+    /// The same when some services are passed over for frontends that they claim: the next claimant by
+    /// age owns those then, if there is one of the same kind.
     pub(crate) fn desired_beside(
         &self,
         object: &ObjectName,
@@ -273,16 +274,46 @@ impl Catalog {
         let offers = self.offers(object);
         let compiled = service.ports.iter().map(|port| {
             let mine = |key: &FrontendKey| {
-                let mut claimants = self.claimants(key);
-                claimants.find(|claimant| !is_passed_over(claimant, key)).is_some_and(|holder| {
-                    holder.object == *object
-                        && holder.port_name == port.name
-                        && holder.protocol == port.protocol
+                let owner = self.owner_beside(key, &is_passed_over);
+                owner.is_some_and(|owner| {
+                    owner.object == *object
+                        && owner.port_name == port.name
+                        && owner.protocol == port.protocol
                 })
             };
             compile(object, service, port, &offers, &self.node, mine)
         });
         compiled.collect()
+    }
+
+    /// The owner of a frontend when some claimants are passed over.
+    fn owner_beside(
+        &self,
+        key: &FrontendKey,
+        is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
+    ) -> Option<&ServiceKey> {
+        let mut claims = self.claims.of(key).peekable();
+        let (first, _) = **claims.peek()?;
+        let mut equals = claims.take_while(|(rank, _)| rank.is_equal_but_for_age(&first));
+        equals.find(|(_, claimant)| !is_passed_over(claimant, key)).map(|(_, owner)| owner)
+    }
+
+    /// Whether a service may keep a frontend that it has, should neither it nor its other claimants fit the
+    /// maps: nobody claims it, or the service does and no claim of another kind goes before its own.
+    pub(crate) fn may_keep(&self, key: &FrontendKey, service: &ServiceKey) -> bool {
+        let mut claims = self.claims.of(key);
+        let Some((first, owner)) = claims.next() else { return true };
+        let mut equals = claims.take_while(|(rank, _)| rank.is_equal_but_for_age(first));
+        owner == service || equals.any(|(_, claimant)| claimant == service)
+    }
+
+    /// Every service of an object as if it owned all frontends that it claims.
+    #[cfg(test)]
+    pub(crate) fn claimed(&self, object: &ObjectName) -> Vec<Desired> {
+        let Some(service) = self.services.get(object) else { return Vec::new() };
+        let offers = self.offers(object);
+        let ports = service.ports.iter();
+        ports.map(|port| compile(object, service, port, &offers, &self.node, |_| true)).collect()
     }
 
     /// What the slices of an object offer.
@@ -337,8 +368,10 @@ fn claims(
             port_name: port.name.clone(),
             protocol: port.protocol,
         };
-        let keys = frontends(service, port, node).into_iter().map(|(frontend, _)| frontend);
-        keys.map(|frontend| (frontend, (created, key.clone()))).collect::<Vec<_>>()
+        let claim = |(frontend, kind)| {
+            (frontend, (Rank { is_retained: false, kind, created }, key.clone()))
+        };
+        frontends(service, port, node).into_iter().map(claim).collect::<Vec<_>>()
     };
     service.ports.iter().flat_map(of_port).collect()
 }

@@ -28,6 +28,31 @@ pub struct Desired {
     pub frontends: Vec<DesiredFrontend>,
 }
 
+/// How a Service names a frontend. Of several claimants of one frontend the first in this order owns it:
+/// the API server gives out ClusterIPs and node ports, and each only once, while anybody may write an
+/// external IP.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum FrontendKind {
+    /// `clusterIPs`.
+    ClusterIp,
+    /// `ports[].nodePort` at an address of the node.
+    NodePort,
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancerIp,
+    /// `externalIPs`.
+    ExternalIp,
+}
+
+impl FrontendKind {
+    /// The policy that frontends of this kind are under.
+    pub const fn policy(self) -> Policy {
+        match self {
+            Self::ClusterIp => Policy::Internal,
+            Self::NodePort | Self::LoadBalancerIp | Self::ExternalIp => Policy::External,
+        }
+    }
+}
+
 /// A frontend as it should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesiredFrontend {
@@ -41,8 +66,8 @@ pub struct DesiredFrontend {
     pub set: usize,
 }
 
-/// Every frontend that a port of a Service asks for, with the policy that it is under, by key. What an
-/// older Service holds is taken out by the catalog.
+/// Every frontend that a port of a Service claims, with how it names it, by key. Those that another
+/// claimant owns are taken out by the catalog.
 ///
 /// * Each ClusterIP; and of the families that it has ClusterIPs of, each external IP and each load
 ///   balancer IP that no source ranges restrict: kube-proxy knows no Service in a family without
@@ -54,7 +79,11 @@ pub struct DesiredFrontend {
 ///
 /// Source of the rules: SEMANTICS.md "Frontends"; kube-proxy's serviceport.go and
 /// servicechangetracker.go.
-pub fn frontends(service: &Service, port: &ServicePort, node: &Node) -> Vec<(FrontendKey, Policy)> {
+pub fn frontends(
+    service: &Service,
+    port: &ServicePort,
+    node: &Node,
+) -> Vec<(FrontendKey, FrontendKind)> {
     let families = Families::of(&service.cluster_ips);
     let key = |address: IpAddr, port_number: u16, scope: Scope| FrontendKey {
         address: address.into(),
@@ -63,28 +92,32 @@ pub fn frontends(service: &Service, port: &ServicePort, node: &Node) -> Vec<(Fro
         scope: scope as u8,
         _pad: 0,
     };
-    // What is named twice is one frontend: the ClusterIP's, if it is one.
+    // An address that is named twice is one frontend, of the first kind.
     let mut found = BTreeMap::new();
-    let mut take = |address: &IpAddr, number: u16, policy: Policy| {
+    let mut take = |address: &IpAddr, number: u16, kind: FrontendKind| {
         if families.have(address) && !address.is_loopback() {
-            found.entry(key(*address, number, Scope::Any)).or_insert(policy);
+            found.entry(key(*address, number, Scope::Any)).or_insert(kind);
         }
     };
     for address in &service.cluster_ips {
-        take(address, port.port, Policy::Internal);
-    }
-    let balancers = service.load_balancer_ips.iter();
-    let balancers = balancers.filter(|address| !service.source_ranges.have(address));
-    for address in service.external_ips.iter().chain(balancers) {
-        take(address, port.port, Policy::External);
+        take(address, port.port, FrontendKind::ClusterIp);
     }
     if let Some(number) = port.node_port {
         for address in &node.addresses {
-            take(address, number, Policy::External);
+            take(address, number, FrontendKind::NodePort);
         }
+    }
+    let balancers = service.load_balancer_ips.iter();
+    for address in balancers.filter(|address| !service.source_ranges.have(address)) {
+        take(address, port.port, FrontendKind::LoadBalancerIp);
+    }
+    for address in &service.external_ips {
+        take(address, port.port, FrontendKind::ExternalIp);
+    }
+    if let Some(number) = port.node_port {
         let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
         for address in loopback.into_iter().filter(|address| families.have(address)) {
-            found.entry(key(address, number, Scope::Host)).or_insert(Policy::External);
+            found.entry(key(address, number, Scope::Host)).or_insert(FrontendKind::NodePort);
         }
     }
     found.into_iter().collect()
@@ -145,7 +178,7 @@ pub fn compile(
 ) -> Desired {
     let asked = frontends(service, port, node);
     let uses: BTreeSet<(Policy, bool)> =
-        asked.iter().map(|(key, policy)| (*policy, key.address.is_v4())).collect();
+        asked.iter().map(|(key, kind)| (kind.policy(), key.address.is_v4())).collect();
     let mut notes = notes(service);
     let mut held = asked;
     let asked = held.len();
@@ -177,10 +210,11 @@ pub fn compile(
     let mut numbers: BTreeMap<(List, bool), usize> = BTreeMap::new();
     let mut sets = Vec::new();
     let mut chosen = Vec::new();
-    for (key, policy) in held {
-        let kind = (List::of(policy, service), key.address.is_v4());
-        let set = *numbers.entry(kind).or_insert_with(|| {
-            sets.push(slots(compiled.backends(kind.0, kind.1)));
+    for (key, kind) in held {
+        let policy = kind.policy();
+        let list = (List::of(policy, service), key.address.is_v4());
+        let set = *numbers.entry(list).or_insert_with(|| {
+            sets.push(slots(compiled.backends(list.0, list.1)));
             sets.len() - 1
         });
         chosen.push(DesiredFrontend {

@@ -345,12 +345,6 @@ fn changes_of_nodes() -> Vec<Row> {
         before.extend(other("192.0.2.5", older));
         before
     };
-    let external: &[&str] = &[
-        "10.96.0.1 80/TCP -> 10.0.0.1 8080",
-        "10.96.0.2 30080/TCP -> 10.0.0.2 9090",
-        "127.0.0.1 30080/TCP host -> 10.0.0.1 8080",
-        "192.0.2.5 30080/TCP -> 10.0.0.2 9090",
-    ];
     let node_port: &[&str] = &[
         "10.96.0.1 80/TCP -> 10.0.0.1 8080",
         "10.96.0.2 30080/TCP -> 10.0.0.2 9090",
@@ -386,7 +380,7 @@ fn changes_of_nodes() -> Vec<Row> {
             before: two(1, "192.0.2.6", 0),
             then: apart,
             after: vec![node(None, &["192.0.2.5"])],
-            at_last: external,
+            at_last: node_port,
         },
         Row {
             name: "a younger Service's external IP becomes the node's address",

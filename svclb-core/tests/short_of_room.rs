@@ -351,7 +351,7 @@ fn services_whose_rows_fail_for_ever_starve_nobody() {
 #[test]
 fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
+    agent.hear([external("a", "10.96.0.3", "10.96.0.1", 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     let before = agent.find("10.96.0.1").unwrap();
     // The older b takes a's, and asks for one more.

@@ -287,7 +287,7 @@ fn two_services_that_ask_for_the_same_are_told_of_in_one_line() {
     service("young", "10.96.0.2", 2002);
     let lines = || -> Vec<String> {
         let log = world.agent_log();
-        let told = log.lines().filter(|line| line.contains("ask for one frontend"));
+        let told = log.lines().filter(|line| line.contains("claim one frontend"));
         told.map(str::to_owned).collect()
     };
     eventually("it is told", || {

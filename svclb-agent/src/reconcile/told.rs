@@ -127,7 +127,8 @@ impl Told {
                 address = %conflict.frontend.address, port = conflict.frontend.port,
                 frontends = conflict.count,
                 holder = %conflict.holder, waits = %conflict.waits,
-                "two services ask for one frontend; the older has it",
+                "conflict: two Services claim one frontend; a ClusterIP goes before a node port, a load \
+                 balancer IP and an external IP, then the older Service goes first",
             );
         }
         self.conflicts = now.iter().map(pair).collect();

@@ -175,7 +175,8 @@ impl ServiceNotes {
     pub const SOURCE_RANGES: u32 = 1;
     /// The object has SCTP ports too, which have no frontend.
     pub const SCTP: u32 = 1 << 1;
-    /// An older service has one of the frontends that it asks for.
+    /// Another Service owns one of the frontends that it claims: its claim is of a better kind, or it is
+    /// older.
     pub const CONFLICT: u32 = 1 << 2;
 }
 

@@ -1,13 +1,34 @@
-//! Who asks for which frontend, and who has it: the oldest Service does.
+//! The claimants of each frontend, in the order of SEMANTICS.md "Frontends"; the first owns it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use svclb_common::layout::FrontendKey;
 
+use crate::compile::FrontendKind;
 use crate::model::{ObjectName, ServiceKey};
 
-/// Who asks for a frontend: the oldest Service first, then by name.
-pub(super) type Claim = (i64, ServiceKey);
+/// Sort key among the claimants of one frontend: retained state last, then by kind, then older Services
+/// first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Rank {
+    /// The Service object was rejected, and what it said before stands in for it.
+    pub(super) is_retained: bool,
+    /// How the Service names the frontend.
+    pub(super) kind: FrontendKind,
+    /// When the Service was created, seconds since the epoch.
+    pub(super) created: i64,
+}
+
+impl Rank {
+    /// Whether only age decides between this claim and another. A claimant that does not fit the maps
+    /// leaves its frontend to such ones only: a ClusterIP is nobody's external IP, however full they are.
+    pub(super) fn is_equal_but_for_age(&self, other: &Self) -> bool {
+        (self.is_retained, self.kind) == (other.is_retained, other.kind)
+    }
+}
+
+/// A claim, ordered by rank, then by name.
+pub(super) type Claim = (Rank, ServiceKey);
 
 /// Two Services that ask for the same frontends.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,10 +64,15 @@ impl Claims {
         self.holders.get(key).map(|(_, holder)| holder)
     }
 
-    /// Everybody who asks for a frontend, by rank.
+    /// All claims of a frontend, by rank.
+    pub(super) fn of(&self, key: &FrontendKey) -> impl Iterator<Item = &Claim> {
+        let waiting = self.waiting.get(key).into_iter().flatten();
+        self.holders.get(key).into_iter().chain(waiting)
+    }
+
+    /// Every claimant of a frontend, by rank.
     pub(super) fn claimants(&self, key: &FrontendKey) -> impl Iterator<Item = &ServiceKey> {
-        let waiting = self.waiting.get(key).into_iter().flatten().map(|(_, waits)| waits);
-        self.holder(key).into_iter().chain(waiting)
+        self.of(key).map(|(_, claimant)| claimant)
     }
 
     /// Takes a claim in. Says who had the frontend so far and may have to do without.

@@ -3,6 +3,7 @@
 use svclb_common::layout::Scope;
 
 use super::*;
+use crate::compile::FrontendKind;
 use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
 
 fn object(name: &str) -> ObjectName {
@@ -270,4 +271,71 @@ fn what_no_service_asks_for_is_no_backend() {
     assert_eq!(catalog.counts(), (1, 50));
     catalog.apply(service("b", with_ip("10.96.0.2", 1)));
     assert_eq!(catalog.counts(), (2, 100));
+}
+
+#[test]
+fn a_frontend_belongs_to_its_first_claimant_by_kind_then_age() {
+    let at = "192.0.2.5";
+    let claim = |kind: FrontendKind, created| match kind {
+        FrontendKind::ClusterIp => with_ip(at, created),
+        FrontendKind::NodePort => {
+            Service { created: Some(created), ..with_node_port("10.96.0.9", 80) }
+        }
+        FrontendKind::LoadBalancerIp => {
+            Service { load_balancer_ips: vec![ip(at)], ..with_ip("10.96.0.8", created) }
+        }
+        FrontendKind::ExternalIp => {
+            Service { external_ips: vec![ip(at)], ..with_ip("10.96.0.7", created) }
+        }
+    };
+    let kinds = [
+        FrontendKind::ClusterIp,
+        FrontendKind::NodePort,
+        FrontendKind::LoadBalancerIp,
+        FrontendKind::ExternalIp,
+    ];
+    let key = FrontendKey {
+        address: ip(at).into(),
+        port: 80,
+        protocol: Protocol::Tcp as u8,
+        ..FrontendKey::default()
+    };
+    for (rank, first) in kinds.into_iter().enumerate() {
+        for second in &kinds[rank..] {
+            // The first claimant by kind is the youngest; where both are of one kind it is the older.
+            let (of_first, of_second) = if first == *second { (1, 2) } else { (9, 1) };
+            let pair =
+                [service("a", claim(*second, of_second)), service("b", claim(first, of_first))];
+            for updates in [pair.clone(), [pair[1].clone(), pair[0].clone()]] {
+                let catalog = catalog(updates);
+                let holder = catalog.holder(&key).map(|holder| &*holder.object.name);
+                assert_eq!(holder, Some("b"), "{first:?} and {second:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_claimant_that_is_passed_over_leaves_its_frontend_to_claims_of_the_same_kind_only() {
+    let external =
+        |own, created| Service { external_ips: vec![ip("10.96.0.1")], ..with_ip(own, created) };
+    let mut catalog = catalog([
+        service("a", external("10.96.0.2", 1)),
+        service("b", external("10.96.0.3", 2)),
+        service("c", with_ip("10.96.0.1", 9)),
+    ]);
+    let held_beside = |catalog: &Catalog, name: &str, passed: &str| {
+        let desired =
+            catalog.desired_beside(&object(name), |claimant, _| *claimant.object.name == *passed);
+        desired[0].frontends.iter().map(|it| it.key.address.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(held_beside(&catalog, "c", ""), ["10.96.0.1"]);
+    assert_eq!(
+        held_beside(&catalog, "a", "c"),
+        ["10.96.0.2"],
+        "a ClusterIP is nobody's external IP"
+    );
+    catalog.apply(Update::Service(object("c"), None));
+    assert_eq!(held_beside(&catalog, "b", ""), ["10.96.0.3"]);
+    assert_eq!(held_beside(&catalog, "b", "a"), ["10.96.0.1", "10.96.0.3"]);
 }

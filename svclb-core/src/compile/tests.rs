@@ -211,8 +211,8 @@ fn ip(text: &str) -> IpAddr {
 /// Frontends in short: `+` before those that are under the external policy, `host` after those that
 /// only the host's clients have.
 fn asked(service: &Service, port: &ServicePort, node: &Node) -> String {
-    let shown = |(key, policy): &(FrontendKey, Policy)| {
-        let external = if *policy == Policy::External { "+" } else { "" };
+    let shown = |(key, kind): &(FrontendKey, FrontendKind)| {
+        let external = if kind.policy() == Policy::External { "+" } else { "" };
         let host = if key.scope == Scope::Host as u8 { " host" } else { "" };
         format!("{external}{} {}{host}", key.address, key.port)
     };

@@ -2,9 +2,9 @@
 //! of one means for the others. However many fail, each has its turn: those that fail are tried first the
 //! next time too, and would starve the rest.
 //!
-//! Phase one brings what is new, the older Services first: of two that ask for one frontend the older has
-//! it, unless it does not fit; then it keeps what it has and is passed over. Phase two removes what nobody
-//! asks for any more.
+//! Phase one brings what is new, the older Services first: of two that claim one frontend in the same way
+//! the older owns it, unless it does not fit; then it keeps what it has and is passed over. Phase two
+//! removes what nobody claims any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +17,11 @@ use crate::catalog::Catalog;
 use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey};
 use crate::table::{Row, Table, TableError};
+
+/// How often a pass looks again at one object because a younger one, whose claim goes before its own, does
+/// not fit or fits again. Two Services may each claim the other's ClusterIP as an external IP, so this
+/// would not have to come to an end by itself.
+const MOST_LOOKS_BACK: u8 = 4;
 
 /// What became of a service in phase one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +50,8 @@ pub(super) struct Run<'a, T> {
     asked: BTreeMap<ObjectName, Vec<Asked>>,
     /// What the next pass has to look at.
     again: BTreeSet<ObjectName>,
+    /// See [`MOST_LOOKS_BACK`].
+    looks_back: BTreeMap<ObjectName, u8>,
 }
 
 impl<'a, T: Table> Run<'a, T> {
@@ -62,6 +69,7 @@ impl<'a, T: Table> Run<'a, T> {
             queue: BTreeSet::new(),
             asked: BTreeMap::new(),
             again: BTreeSet::new(),
+            looks_back: BTreeMap::new(),
         };
         dirty.iter().for_each(|object| run.look_at(object));
         run
@@ -149,7 +157,7 @@ impl<'a, T: Table> Run<'a, T> {
                 Brought::Failed => {}
             }
             if was_short != self.state.short.contains_key(&desired.key) {
-                self.look_at_younger(&desired);
+                self.look_at_later(&desired);
             }
             losers.iter().filter(|loser| *loser != object).for_each(|loser| self.look_at(loser));
             let frontends = desired.frontends.iter().map(|it| it.key).collect();
@@ -217,16 +225,29 @@ impl<'a, T: Table> Run<'a, T> {
         }
     }
 
-    /// Looks at those who have a frontend, or have it no more, because an older one does not fit, or does
-    /// again. That one is not looked at for what younger ones do: it comes to an end.
-    fn look_at_younger(&mut self, older: &Desired) {
-        for frontend in &older.frontends {
+    /// Looks at the later claimants of these frontends: they own them, or do so no longer, because this
+    /// one does not fit, or fits again. It is not looked at for what they do: that comes to an end.
+    fn look_at_later(&mut self, first: &Desired) {
+        let order = |object: &ObjectName| (self.catalog.age(object), object.clone());
+        let own = order(&first.key.object);
+        let mut later = BTreeSet::new();
+        for frontend in &first.frontends {
             let claimants = self.catalog.claimants(&frontend.key);
-            let younger = claimants.skip_while(|it| **it != older.key).skip(1);
-            for service in younger.filter(|it| it.object != older.key.object) {
-                self.asked.remove(&service.object);
-                self.queue.insert((self.catalog.age(&service.object), service.object.clone()));
+            let claimants = claimants.skip_while(|it| **it != first.key).skip(1);
+            let others = claimants.filter(|it| it.object != first.key.object);
+            later.extend(others.map(|it| order(&it.object)));
+        }
+        for (age, object) in later {
+            if (age, &object) < (own.0, &own.1) {
+                let looks = self.looks_back.entry(object.clone()).or_default();
+                if *looks == MOST_LOOKS_BACK {
+                    self.again.insert(object);
+                    continue;
+                }
+                *looks += 1;
             }
+            self.asked.remove(&object);
+            self.queue.insert((age, object));
         }
     }
 
@@ -270,13 +291,21 @@ impl<'a, T: Table> Run<'a, T> {
             for id in ids {
                 let Some(held) = self.state.services.get(&id) else { continue };
                 let own = self.own(&object, &held.key);
-                // One that does not fit keeps what it has.
-                if own.is_some_and(|own| own.brought != Brought::Fits) {
-                    continue;
-                }
-                let keeps = own.map(|own| &own.frontends[..]);
+                let kept: Vec<FrontendKey>;
+                let keeps = match own.map(|own| own.brought) {
+                    None => None,
+                    Some(Brought::Fits) => own.map(|own| &own.frontends[..]),
+                    Some(Brought::Failed) => continue,
+                    // It keeps what it has, but for what is another's by a better claim.
+                    Some(Brought::Rejected(_)) => {
+                        let may_keep = |key: &&FrontendKey| self.catalog.may_keep(key, &held.key);
+                        kept = held.frontends.iter().filter(may_keep).copied().collect();
+                        Some(&kept[..])
+                    }
+                };
                 let leave = self.state.leave(id, keeps, |key| {
-                    let mut others = self.catalog.claimants(key).filter(|it| **it != held.key);
+                    let others = self.catalog.claimants(key).filter(|it| **it != held.key);
+                    let mut others = others.filter(|it| self.catalog.may_keep(key, it));
                     // One that failed is tried again soon, whatever it lacked before.
                     others.any(|other| self.has_failed(other) || may_come(self.state, other))
                 });

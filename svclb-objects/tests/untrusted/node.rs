@@ -8,7 +8,7 @@ use serde_json::Value;
 use svclb_common::layout::{FrontendKey, Meta, Scope, Slot};
 use svclb_common::shared::Shared;
 use svclb_core::catalog::Catalog;
-use svclb_core::compile::{frontends, service_of};
+use svclb_core::compile::{FrontendKind, frontends, service_of};
 use svclb_core::model::{Node, ObjectName, Service, ServiceKey, Update};
 use svclb_core::plan::{State, pass};
 use svclb_core::table::{Memory, Table as _};
@@ -26,6 +26,9 @@ pub struct TestNode {
     services: BTreeMap<ObjectName, (Service, Claims)>,
     slices: BTreeMap<ObjectName, Endpoints>,
 }
+
+/// A claim by its rank, and its claimant.
+type Claim = ((FrontendKind, i64), ServiceKey);
 
 /// What was checked.
 #[derive(Debug, Default)]
@@ -126,9 +129,9 @@ impl TestNode {
             if !self.is_named(claims, key) {
                 return Err(format!("{at} belongs to {owner}, which does not name it"));
             }
-            let oldest = asked.get(key).and_then(|asking| asking.iter().min());
-            if oldest.map(|(_, oldest)| oldest) != Some(owner) {
-                return Err(format!("{at} belongs to {owner}, and an older one asks for it"));
+            let first = asked.get(key).and_then(|asking| asking.iter().min());
+            if first.map(|(_, first)| first) != Some(owner) {
+                return Err(format!("{at} belongs to {owner}, and another claim goes before"));
             }
             checked.frontends += 1;
             checked.conflicts += u64::from(asked.get(key).is_some_and(|asking| asking.len() > 1));
@@ -174,16 +177,16 @@ impl TestNode {
         slices.into_iter().any(|(_, slice)| slice.name(&owner.object.name, its_port, address, port))
     }
 
-    /// Everybody who asks for a frontend, with its age.
-    fn asked(&self) -> BTreeMap<FrontendKey, Vec<(i64, ServiceKey)>> {
-        let mut asked: BTreeMap<FrontendKey, Vec<(i64, ServiceKey)>> = BTreeMap::new();
+    /// The claimants of each frontend, with the rank of their claims.
+    fn asked(&self) -> BTreeMap<FrontendKey, Vec<Claim>> {
+        let mut asked: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (name, (service, _)) in &self.services {
             for port in &service.ports {
                 let age = service.created.unwrap_or(i64::MAX);
                 let (port_name, protocol) = (port.name.clone(), port.protocol);
                 let who = ServiceKey { object: name.clone(), port_name, protocol };
-                for (key, _) in frontends(service, port, &self.node) {
-                    asked.entry(key).or_default().push((age, who.clone()));
+                for (key, kind) in frontends(service, port, &self.node) {
+                    asked.entry(key).or_default().push(((kind, age), who.clone()));
                 }
             }
         }

@@ -113,8 +113,13 @@ impl Agent {
                 assert_eq!(routes.get(key), wanted.get(key), "{} {key:?}", held.key);
             }
             for key in wanted.keys().filter(|key| !held.frontends.contains(key)) {
-                let (owner, _) = self.state.frontends[key];
-                let owner = &self.state.services[&owner].key;
+                let owner = self.state.frontends.get(key);
+                let Some((owner, _)) = owner else {
+                    let is_outranked = !self.catalog.may_keep(key, &held.key);
+                    assert!(is_outranked, "{key:?} is kept from {} for nobody", held.key);
+                    continue;
+                };
+                let owner = &self.state.services[owner].key;
                 let mut claimants = self.catalog.claimants(key);
                 let first = claimants.find(|it| *it == owner || **it == held.key);
                 assert_eq!(first, Some(owner), "{key:?} is kept from {}", held.key);

@@ -72,6 +72,7 @@ impl Watched {
         let is_kept = |key: &FrontendKey, service: &ServiceKey| {
             let mut all = claims.values().filter_map(|routes| routes.get(key));
             claims.get(service).is_some_and(|routes| routes.contains_key(key))
+                && catalog.may_keep(key, service)
                 && all.all(|backends| !backends.is_empty())
         };
         let held = holders.iter().filter(|(key, service)| {

@@ -305,9 +305,9 @@ pub(super) fn routes(catalog: &Catalog) -> Routes {
     routes
 }
 
-/// Where each service would have the frontends go that it asks for.
+/// Where each service would have the frontends go that it claims.
 pub(super) fn claims(catalog: &Catalog) -> BTreeMap<ServiceKey, Routes> {
-    let all = |object| catalog.desired_beside(object, move |service, _| service.object != *object);
+    let all = |object| catalog.claimed(object);
     let of = |desired: &Desired| {
         let frontends = desired.frontends.iter();
         let backends = |set: usize| {
