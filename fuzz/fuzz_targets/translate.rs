@@ -34,6 +34,12 @@ impl Caller for Client {
     fn is_in_root_cgroup(&self) -> bool {
         true
     }
+    fn is_connected_to(&self, _: &Peer) -> bool {
+        false
+    }
+    fn is_on_loopback(&self) -> bool {
+        false
+    }
     fn socket(&self) -> Socket {
         self.0
     }

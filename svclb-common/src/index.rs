@@ -109,6 +109,12 @@ impl Wanted {
     }
 }
 
+/// True for an address of loopback: 127.0.0.0/8, v4-mapped too, or `::1`.
+#[inline(always)]
+pub const fn is_loopback(address: [u64; 2]) -> bool {
+    address[0] == 0 && (address[1] & LOOPBACK_V4_MASK == LOOPBACK_V4 || address[1] == LOOPBACK_V6)
+}
+
 /// Which bits of an address's second word say that it is 127.0.0.0/8, in this machine's order.
 const LOOPBACK_V4_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
 /// Those bits of it.

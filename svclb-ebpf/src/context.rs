@@ -4,7 +4,7 @@
 //! its own width, so every access here is a whole field.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
     bpf_skc_to_mptcp_sock,
@@ -12,6 +12,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::debug;
 use core::marker::PhantomData;
+use svclb_common::index;
 use svclb_common::layout::{Address, Protocol};
 use svclb_common::translate::{Caller, Peer, Socket, Verdict};
 
@@ -155,6 +156,13 @@ impl<'a, F: Family> Call<'a, F> {
         Peer { address: F::address(at), port: u16::from_be(port as u16) }
     }
 
+    /// The call's socket, whose fields the verifier lets every hook read.
+    #[inline(always)]
+    fn sk(&self) -> *const bpf_sock {
+        // SAFETY: the context is valid while its program runs.
+        unsafe { (&raw const (*self.ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() }
+    }
+
     /// True for a subflow of an MPTCP socket: its cookie is not the one that getpeername and release
     /// will come with.
     #[inline(always)]
@@ -162,11 +170,9 @@ impl<'a, F: Family> Call<'a, F> {
         if HAS_MPTCP.load() == 0 || self.protocol != Protocol::Tcp {
             return false;
         }
-        // SAFETY: the context is valid, and its socket, where there is one, is what the helper takes.
-        unsafe {
-            let sk = (&raw const (*self.ctx.sock_addr).__bindgen_anon_1.sk).read_volatile();
-            !sk.is_null() && !bpf_skc_to_mptcp_sock(sk.cast()).is_null()
-        }
+        let sk = self.sk();
+        // SAFETY: the socket, where there is one, is what the helper takes.
+        !sk.is_null() && !unsafe { bpf_skc_to_mptcp_sock(sk.cast_mut().cast()) }.is_null()
     }
 
     /// Puts another address and port into the call.
@@ -254,8 +260,55 @@ impl<F: Family> Caller for Call<'_, F> {
     }
 
     #[inline(always)]
+    fn is_connected_to(&self, peer: &Peer) -> bool {
+        /// TCP_ESTABLISHED (include/net/tcp_states.h), which a connected UDP socket has too.
+        const ESTABLISHED: u32 = 1;
+        let sk = self.sk();
+        if sk.is_null() {
+            return false;
+        }
+        // SAFETY: the socket lives as long as its call. The port is the first half of a word, in network
+        // order, as every kernel since 5.10 lets it be read.
+        unsafe {
+            (&raw const (*sk).state).read_volatile() == ESTABLISHED
+                && u16::from_be((&raw const (*sk).dst_port).read_volatile()) == peer.port
+                && end(sk, &raw const (*sk).dst_ip4, (&raw const (*sk).dst_ip6).cast())
+                    == peer.address
+        }
+    }
+
+    #[inline(always)]
+    fn is_on_loopback(&self) -> bool {
+        let sk = self.sk();
+        if sk.is_null() {
+            return false;
+        }
+        // SAFETY: the socket lives as long as its call.
+        let own = unsafe { end(sk, &raw const (*sk).src_ip4, (&raw const (*sk).src_ip6).cast()) };
+        index::is_loopback(own)
+    }
+
+    #[inline(always)]
     fn socket(&self) -> Socket {
         Socket { cookie: self.cookie(), protocol: self.protocol, recorded: !self.is_subflow() }
+    }
+}
+
+/// The address of one end of a socket: its IPv6 address, v4-mapped where IPv4 is meant, on an IPv6 socket.
+/// What the IPv4 field of such a socket holds means nothing unless it is.
+///
+/// # Safety
+/// The first is a socket that a hook's context names, the others are its fields for that end.
+#[inline(always)]
+unsafe fn end(sk: *const bpf_sock, v4: *const u32, v6: *const u32) -> [u64; 2] {
+    // SAFETY: by the caller.
+    unsafe {
+        if (&raw const (*sk).family).read_volatile() == AF_INET {
+            return Address::from_v4(v4.read_volatile().to_ne_bytes()).words();
+        }
+        let words = [v6.read_volatile(), v6.add(1).read_volatile()];
+        let more = [v6.add(2).read_volatile(), v6.add(3).read_volatile()];
+        [join(words[0], words[1]), join(more[0], more[1])]
     }
 }
 

@@ -266,3 +266,60 @@ fn affinity_covers_the_node_port_wherever_it_is_dialled() {
         assert_eq!(met.len(), 1, "{row}: {met:?}");
     }
 }
+
+#[test]
+fn client_bound_to_loopback_is_left_alone_there() {
+    let (world, _backends) = world("node-ports-bound");
+    // They stand in for kube-proxy, which would answer there.
+    let servers = [Tcp, Udp].map(|protocol| {
+        ["127.0.0.1:30080", "127.0.0.5:30080", "[::1]:30080"]
+            .map(|address| world.backend("own", protocol, address))
+    });
+    let rows = [
+        ("127.0.0.1:0", "127.0.0.1:30080"),
+        ("127.0.0.9:0", "127.0.0.1:30080"),
+        ("127.0.0.1:0", "127.0.0.5:30080"),
+        ("[::1]:0", "[::1]:30080"),
+        ("[::ffff:127.0.0.1]:0", "[::ffff:127.0.0.1]:30080"),
+        ("[::ffff:127.1.2.3]:0", "[::ffff:127.0.0.5]:30080"),
+    ];
+    for (bound, dialled) in rows {
+        for protocol in [Tcp, Udp] {
+            let row = format!("{protocol:?} from {bound} to {dialled}");
+            let socket = || {
+                let socket = world.socket(Kind::of(protocol, at(dialled)));
+                socket.raw().bind(&at(bound).into()).unwrap();
+                socket
+            };
+            let connected = socket();
+            connected.dial(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
+            let answer = connected.ask().unwrap_or_else(|error| panic!("{row}: {error}"));
+            assert_eq!((&*answer, connected.peer().unwrap()), ("own", at(dialled)), "{row}");
+            if protocol == Udp {
+                let answer = socket().ask_at(dialled);
+                let answer = answer.unwrap_or_else(|error| panic!("{row}, unconnected: {error}"));
+                assert_eq!((&*answer.backend, answer.from), ("own", at(dialled)), "{row}");
+            }
+        }
+    }
+    // The kernel keeps the address that an earlier connect gave to a UDP socket.
+    let again = world.socket(Kind::Udp4);
+    again.dial("127.0.0.5:30081").unwrap();
+    assert_eq!(again.local().unwrap().ip(), at("127.0.0.1:0").ip());
+    again.dial("127.0.0.1:30080").unwrap();
+    assert_eq!(again.ask().unwrap(), "own");
+    assert_eq!(world.origins(), [], "nothing was translated");
+    drop(servers);
+    // Bound to every address, or to one of the node's, a client is served as any.
+    for bound in ["0.0.0.0:0", "198.51.100.1:0"] {
+        let socket = world.socket(Kind::Tcp4);
+        socket.raw().bind(&at(bound).into()).unwrap();
+        let dialled = socket.dial("127.0.0.1:30080");
+        if !has_loopback() {
+            assert_eq!(dialled.unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED), "{bound}");
+            continue;
+        }
+        dialled.unwrap_or_else(|error| panic!("{bound}: {error}"));
+        assert!(socket.ask().unwrap().starts_with("v4-"), "{bound}");
+    }
+}

@@ -109,6 +109,11 @@ pub trait Caller {
     fn client(&self) -> u64;
     /// Whether the calling task is in the root cgroup, as the kernel's own threads are.
     fn is_in_root_cgroup(&self) -> bool;
+    /// True when it is a UDP socket that is connected to this peer.
+    fn is_connected_to(&self, peer: &Peer) -> bool;
+    /// True when its own address is a loopback one, by bind or by an earlier connect: the kernel keeps it,
+    /// and sends nothing from there to another host.
+    fn is_on_loopback(&self) -> bool;
     /// All of it.
     fn socket(&self) -> Socket;
 }
@@ -179,9 +184,12 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
 /// Decides a send to an explicit address.
 #[inline(always)]
 pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Verdict {
-    let Ok((line, number)) = find(maps, caller, dialled) else {
-        // Leaves the records alone: on a v6 socket that is connected to a mapped address every plain
-        // send comes here with the backend as its destination.
+    // On a v6 socket that is connected to a mapped address every plain send comes here with the peer as
+    // its destination. To what is no frontend it leaves the records alone. To a frontend it goes on to
+    // its peer: that is the backend that the socket was given, and a frontend too, or a frontend that
+    // the socket was connected to without a translation, which kube-proxy goes on to serve.
+    let found = find(maps, caller, dialled).ok().filter(|_| !caller.is_connected_to(dialled));
+    let Some((line, number)) = found else {
         maps.count(Counter::NotService);
         return Verdict::Leave;
     };
@@ -258,8 +266,9 @@ fn find<'a, L: Lookup>(
             (line, row.line)
         }
     };
-    // A pod's loopback is its own. Whether it is marked nobody looked: better once in vain.
-    if wanted.is_for_host() && caller.client() != maps.host() {
+    // A pod's loopback is its own, and from loopback no packet reaches a backend. Whether it is marked was
+    // not looked at: better once in vain.
+    if wanted.is_for_host() && (caller.client() != maps.host() || caller.is_on_loopback()) {
         return Err(true);
     }
     Ok(found)

@@ -90,10 +90,6 @@ pub(super) fn current<L: Lookup>(
 ) -> Option<Peer> {
     let place = place(maps, cookie)?;
     let record = place.record();
-    // A backend's address that is a frontend's too: a plain send of a connected v6 socket.
-    if connection(maps, place, cookie, dialled).is_some() {
-        return Some(*dialled);
-    }
     let at = (line, number, generation);
     if place.cookie() == cookie && is_dialled(record, dialled) {
         let kept = keep(maps, place, cookie, record, at);
@@ -189,29 +185,18 @@ pub(super) fn dialled<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option
 #[inline(always)]
 pub(super) fn connected_to<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Option<Peer> {
     let place = place(maps, cookie)?;
-    connection(maps, place, cookie, peer).map(dialled_of)
-}
-
-/// The record of the connect that gave the socket this peer.
-#[inline(always)]
-fn connection<'a, L: Lookup>(
-    maps: &'a L,
-    place: Shared<'a, Origin>,
-    cookie: u64,
-    peer: &Peer,
-) -> Option<Shared<'a, Record>> {
-    let is_it = |record: Shared<'a, Record>| {
+    let is_it = |record: Shared<'_, Record>| {
         record.flags() & RecordFlags::CONNECTED != 0 && is_given(record, peer)
     };
     if place.cookie() == cookie && is_it(place.record()) {
-        return Some(place.record());
+        return Some(dialled_of(place.record()));
     }
     if place.spilled() == 0 {
         return None;
     }
     // A connect makes a new entry, so its record is the first.
     let record = maps.overflow(cookie)?.record(0);
-    is_it(record).then_some(record)
+    is_it(record).then(|| dialled_of(record))
 }
 
 /// Drops what is kept of a socket that goes on to live.

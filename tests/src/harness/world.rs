@@ -210,6 +210,19 @@ impl World {
         (0..count).map(start).collect()
     }
 
+    /// A responder named `kube-proxy` at a virtual address itself, which becomes the world's own: it stands in
+    /// for kube-proxy, which answers clients that are not translated.
+    ///
+    /// # Panics
+    /// When the machine lacks something.
+    pub fn proxy_at(&self, protocol: Protocol, address: &str) -> Backend {
+        let ip = address.place().ip();
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        let made = self.inside(move || routes::add(Route::Local, ip, bits));
+        made.unwrap_or_else(|error| panic!("cannot have the address {ip}: {error}"));
+        self.backend("kube-proxy", protocol, address)
+    }
+
     /// A Service, to be described and applied; one of this name is replaced.
     pub fn service(&self, name: &str) -> ServiceBuilder<'_> {
         ServiceBuilder::new(self, name)

@@ -47,7 +47,8 @@ const LEFT_OUT: [(&str, &str); 15] = [
     ),
 ];
 /// Those that run in guests also beside all other tests.
-const QUICK: [&str; 7] = ["affinity", "names", "node_ports", "origins", "refusal", "tcp", "udp"];
+const QUICK: [&str; 8] =
+    ["affinity", "names", "node_ports", "origins", "own_peer", "refusal", "tcp", "udp"];
 /// Tests of those binaries that do not run in guests, and why.
 const SKIPPED: [(&str, &str); 6] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),

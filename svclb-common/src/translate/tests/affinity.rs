@@ -83,6 +83,12 @@ fn without_affinity_nothing_is_kept_and_no_namespace_is_asked_for() {
         fn is_in_root_cgroup(&self) -> bool {
             false
         }
+        fn is_connected_to(&self, _: &Peer) -> bool {
+            false
+        }
+        fn is_on_loopback(&self) -> bool {
+            false
+        }
         fn socket(&self) -> Socket {
             self.0
         }

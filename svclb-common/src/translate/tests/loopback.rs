@@ -1,6 +1,6 @@
 //! Node ports on loopback: one address, and only for the host.
 
-use super::maps::{Client, HOST, TestMaps, peer};
+use super::maps::{Client, HOST, Placed, TestMaps, peer};
 use super::*;
 
 const V4: &str = "127.0.0.1:30080";
@@ -118,4 +118,21 @@ fn a_pods_socket_that_goes_from_a_service_to_its_own_loopback_is_no_service_any_
     assert_eq!(connect(&maps, &pod, &peer("10.96.0.1:80")), Verdict::Rewrite(peer(V4)));
     assert_eq!(connect(&maps, &pod, &peer(V4)), Verdict::Leave);
     assert_eq!(getpeername(&maps, 1, &peer(V4)), None);
+}
+
+#[test]
+fn a_client_that_is_bound_to_loopback_is_left_alone_there_and_nowhere_else() {
+    let maps = maps();
+    maps.service(3, "192.0.2.1:30080", &["10.244.0.3:80"]);
+    for is_on_loopback in [true, false] {
+        let placed = Placed { client: client(HOST, 1), peer: None, is_on_loopback };
+        for dialled in [V4, V6, "127.0.0.5:30080"] {
+            let verdicts =
+                [connect(&maps, &placed, &peer(dialled)), sendmsg(&maps, &placed, &peer(dialled))];
+            let left = verdicts.map(|verdict| verdict == Verdict::Leave);
+            assert_eq!(left, [is_on_loopback; 2], "{dialled}");
+        }
+        let verdict = connect(&maps, &placed, &peer("192.0.2.1:30080"));
+        assert_eq!(verdict, Verdict::Rewrite(peer("10.244.0.3:80")));
+    }
 }

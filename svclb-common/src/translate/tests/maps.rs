@@ -60,6 +60,12 @@ impl Caller for Socket {
     fn is_in_root_cgroup(&self) -> bool {
         false
     }
+    fn is_connected_to(&self, _: &Peer) -> bool {
+        false
+    }
+    fn is_on_loopback(&self) -> bool {
+        false
+    }
     fn socket(&self) -> Socket {
         *self
     }
@@ -84,8 +90,45 @@ impl Caller for Client {
     fn is_in_root_cgroup(&self) -> bool {
         true
     }
+    fn is_connected_to(&self, _: &Peer) -> bool {
+        false
+    }
+    fn is_on_loopback(&self) -> bool {
+        false
+    }
     fn socket(&self) -> Socket {
         self.socket
+    }
+}
+
+/// A socket of a client with ends of its own: what it is connected to, and whether it is bound to loopback.
+pub(super) struct Placed {
+    pub(super) client: Client,
+    pub(super) peer: Option<Peer>,
+    pub(super) is_on_loopback: bool,
+}
+
+impl Caller for Placed {
+    fn protocol(&self) -> Protocol {
+        self.client.protocol()
+    }
+    fn cookie(&self) -> u64 {
+        self.client.cookie()
+    }
+    fn client(&self) -> u64 {
+        self.client.client()
+    }
+    fn is_in_root_cgroup(&self) -> bool {
+        self.client.is_in_root_cgroup()
+    }
+    fn is_connected_to(&self, peer: &Peer) -> bool {
+        self.peer == Some(*peer)
+    }
+    fn is_on_loopback(&self) -> bool {
+        self.is_on_loopback
+    }
+    fn socket(&self) -> Socket {
+        self.client.socket()
     }
 }
 

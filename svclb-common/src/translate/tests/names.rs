@@ -1,6 +1,6 @@
 //! What a socket is told of its peer, and what is kept for it.
 
-use super::maps::{PLACES, TestMaps, peer, socket};
+use super::maps::{Client, HOST, PLACES, Placed, TestMaps, peer, socket};
 use super::*;
 use std::format;
 use std::string::String;
@@ -112,7 +112,30 @@ fn a_plain_send_of_a_connected_socket_is_not_translated_again() {
     maps.service_of(2, Protocol::Udp, "10.96.0.20:53", &["10.244.0.1:53"]);
     let udp = socket(1, Protocol::Udp);
     let pod = given(connect(&maps, &udp, &peer("10.96.0.10:53")));
-    assert_eq!(sendmsg(&maps, &udp, &pod), Verdict::Rewrite(pod));
+    assert_eq!(sendmsg(&maps, &connected(udp, pod), &pod), Verdict::Leave);
+    // A send that names what it dialled is not one to its peer.
+    let vip = peer("10.96.0.10:53");
+    assert_eq!(sendmsg(&maps, &connected(udp, pod), &vip), Verdict::Rewrite(pod));
+}
+
+fn connected(socket: Socket, peer: Peer) -> Placed {
+    let client = Client { namespace: HOST, socket };
+    Placed { client, peer: Some(peer), is_on_loopback: false }
+}
+
+#[test]
+fn a_send_to_the_own_peer_of_a_socket_that_was_not_translated_is_left_alone() {
+    let maps = TestMaps::new();
+    maps.service_of(1, Protocol::Udp, "10.96.0.10:53", &["10.244.0.1:53"]);
+    maps.service_of(2, Protocol::Udp, "10.96.0.11:53", &[]);
+    let udp = socket(1, Protocol::Udp);
+    for vip in ["10.96.0.10:53", "10.96.0.11:53"] {
+        assert_eq!(sendmsg(&maps, &connected(udp, peer(vip)), &peer(vip)), Verdict::Leave, "{vip}");
+    }
+    assert_eq!(maps.held_places(), 0);
+    // Another frontend, or the same address with another port, is not its peer.
+    let other = connected(udp, peer("10.96.0.10:54"));
+    given(sendmsg(&maps, &other, &peer("10.96.0.10:53")));
 }
 
 #[test]
