@@ -19,7 +19,8 @@ use svclb_fuzz::maps::{ALL_LINES, HOST, LINES, Maps, SLOTS};
 /// Far more than any call counts.
 const LOOP: u32 = 100;
 
-struct Client(Socket, u64);
+/// A socket, its network namespace, and whether it is released.
+struct Client(Socket, u64, bool);
 
 impl Caller for Client {
     fn protocol(&self) -> Protocol {
@@ -31,17 +32,14 @@ impl Caller for Client {
     fn client(&self) -> u64 {
         self.1
     }
-    fn is_in_root_cgroup(&self) -> bool {
-        true
+    fn is_released(&self) -> bool {
+        self.2
     }
     fn is_connected_to(&self, _: &Peer) -> bool {
         false
     }
     fn is_on_loopback(&self) -> bool {
         false
-    }
-    fn socket(&self) -> Socket {
-        self.0
     }
 }
 
@@ -117,8 +115,9 @@ fuzz_target!(|bytes: &[u8]| {
         maps.counted.set(0);
         let (deed, who) = (bytes.byte(), bytes.byte());
         let protocol = if who & 1 == 0 { Protocol::Tcp } else { Protocol::Udp };
-        let socket = Socket { cookie: u64::from(who % 16), protocol, recorded: who & 64 == 0 };
-        let client = Client(socket, if who & 32 == 0 { HOST } else { HOST + 1 });
+        let socket = Socket { cookie: u64::from(who % 16), protocol };
+        let namespace = if who & 32 == 0 { HOST } else { HOST + 1 };
+        let client = Client(socket, namespace, who & 64 == 0);
         match deed % 12 {
             what @ 0..=2 => {
                 let dialled = peer(bytes.byte());

@@ -324,10 +324,7 @@ impl<T: Table> Reconciler<T> {
                         ready(self.state.is_synced())?;
                     }
                 }
-                _ = audit.tick() => {
-                    self.audit();
-                    ground.sweep();
-                }
+                _ = audit.tick() => self.audit(),
             }
         }
     }

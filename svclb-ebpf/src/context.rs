@@ -5,24 +5,25 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
-use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
-    bpf_skc_to_mptcp_sock,
-};
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::debug;
 use core::marker::PhantomData;
 use svclb_common::index;
 use svclb_common::layout::{Address, Protocol};
-use svclb_common::translate::{Caller, Peer, Socket, Verdict};
+use svclb_common::translate::{Caller, Peer, Verdict};
 
 /// 1 where the kernel has bpf_set_retval on these hooks (5.18). Without it, a TCP connect is sent to
 /// port 0 of loopback, which refuses it, and everything else fails with EPERM.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: Global<u8> = Global::new(0);
-/// 1 where the kernel has bpf_skc_to_mptcp_sock (5.19).
+/// Where `sk_kern_sock` lies in the kernel's `struct sock`: its byte, and the bit in that; no bit where
+/// that cannot be told, or read.
 #[unsafe(no_mangle)]
-static HAS_MPTCP: Global<u8> = Global::new(0);
+static KERN_SOCK_BYTE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static KERN_SOCK_BIT: Global<u8> = Global::new(0);
 
 const AF_UNSPEC: u32 = 0;
 const AF_INET: u32 = 2;
@@ -163,18 +164,6 @@ impl<'a, F: Family> Call<'a, F> {
         unsafe { (&raw const (*self.ctx.sock_addr).__bindgen_anon_1.sk).read_volatile() }
     }
 
-    /// True for a subflow of an MPTCP socket: its cookie is not the one that getpeername and release
-    /// will come with.
-    #[inline(always)]
-    fn is_subflow(&self) -> bool {
-        if HAS_MPTCP.load() == 0 || self.protocol != Protocol::Tcp {
-            return false;
-        }
-        let sk = self.sk();
-        // SAFETY: the socket, where there is one, is what the helper takes.
-        !sk.is_null() && !unsafe { bpf_skc_to_mptcp_sock(sk.cast_mut().cast()) }.is_null()
-    }
-
     /// Puts another address and port into the call.
     #[inline(always)]
     pub(crate) fn rewrite(&self, to: &Peer) -> bool {
@@ -252,11 +241,27 @@ impl<F: Family> Caller for Call<'_, F> {
     }
 
     #[inline(always)]
-    fn is_in_root_cgroup(&self) -> bool {
-        // The inode number of the kernel's first cgroup2, whatever namespace the task sees.
-        const ROOT: u64 = 1;
-        // SAFETY: the helper takes nothing and reads the running task.
-        unsafe { bpf_get_current_cgroup_id() == ROOT }
+    fn is_released(&self) -> bool {
+        let bit = KERN_SOCK_BIT.load();
+        if bit == 0 {
+            return true;
+        }
+        // `inet_release` runs the hook for all but these. The verifier shows of a socket what
+        // `struct bpf_sock` has, and this bit is not in there: but the context, as the kernel has it
+        // (`struct bpf_sock_addr_kern`), begins with the socket's address.
+        let (mut sk, mut byte) = (0_u64, 0_u8);
+        // SAFETY: the helper reads what can be read, into places of these sizes.
+        let failed = unsafe {
+            bpf_probe_read_kernel((&raw mut sk).cast(), 8, self.ctx.sock_addr.cast()) != 0
+                || bpf_probe_read_kernel(
+                    (&raw mut byte).cast(),
+                    1,
+                    core::ptr::with_exposed_provenance(
+                        sk.wrapping_add(KERN_SOCK_BYTE.load().into()) as usize,
+                    ),
+                ) != 0
+        };
+        failed || byte & bit == 0
     }
 
     #[inline(always)]
@@ -286,11 +291,6 @@ impl<F: Family> Caller for Call<'_, F> {
         // SAFETY: the socket lives as long as its call.
         let own = unsafe { end(sk, &raw const (*sk).src_ip4, (&raw const (*sk).src_ip6).cast()) };
         index::is_loopback(own)
-    }
-
-    #[inline(always)]
-    fn socket(&self) -> Socket {
-        Socket { cookie: self.cookie(), protocol: self.protocol, recorded: !self.is_subflow() }
     }
 }
 

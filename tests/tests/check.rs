@@ -217,7 +217,7 @@ fn what_it_may_not_look_at_it_does_not_call_ok() {
         assert_eq!(said.state(check, &["because"]), "not_looked_at", "{check}");
     }
     for [feature, state, _] in said.all("feature") {
-        let is_asked = ["set_retval", "mptcp"].contains(&feature);
+        let is_asked = ["set_retval", "kern_sock"].contains(&feature);
         assert_eq!(state == "not_looked_at", is_asked, "{feature}: {state}");
     }
     // What an agent has is enough for all but whose programs these are.

@@ -207,12 +207,12 @@ fn has_mptcp() -> bool {
 }
 
 #[test]
-fn where_mptcp_is_not_told_apart_it_is_translated_and_each_connect_leaves_an_origin() {
+fn where_the_kernels_sockets_are_not_told_apart_each_mptcp_connect_leaves_an_origin() {
     const CONNECTS: usize = 20;
     if !has_mptcp() {
         return;
     }
-    let world = World::builder("mptcp-untold").agent_args(["--without", "mptcp"]).start();
+    let world = World::builder("mptcp-untold").agent_args(["--without", "kern-sock"]).start();
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     for number in 0..CONNECTS {
@@ -239,10 +239,8 @@ fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
         let socket = world.socket(Kind::Mptcp4);
         socket.dial("10.96.0.10:80").unwrap();
         assert_eq!(socket.ask().unwrap(), "a");
-        // No release would come for the cookie that the connect ran with (docs/kernels.md).
-        if Feature::Mptcp.is_there() {
-            assert_eq!(world.origins(), []);
-        }
+        // No release would come for the cookie that the connect ran with (docs/decisions/0021).
+        assert_eq!(world.origins(), []);
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) struct AgentArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Feature {
     SetRetval,
-    Mptcp,
+    KernSock,
 }
 
 /// Runs the agent until it is told to stop.
@@ -197,7 +197,15 @@ impl AgentArgs {
     fn features(&self) -> Result<Features> {
         let mut features = Features::of_kernel()?;
         features.set_retval &= !self.without.contains(&Feature::SetRetval);
-        features.mptcp &= !self.without.contains(&Feature::Mptcp);
+        features.kern_sock =
+            features.kern_sock.filter(|_| !self.without.contains(&Feature::KernSock));
+        if features.kern_sock.is_none() {
+            tracing::warn!(
+                "cannot tell the kernel's own sockets from others (subflows of MPTCP, NFS): each connect \
+                 of theirs to a Service takes a place of svclb_origins until the maps are made anew; the \
+                 kernel's BTF does not describe sk_kern_sock, or it is locked down for confidentiality",
+            );
+        }
         Ok(features)
     }
 

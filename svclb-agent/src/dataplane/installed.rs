@@ -21,7 +21,6 @@ use super::places::Places;
 use super::probe;
 use super::shapes::{self, MAPS, MapShape};
 use super::sockets::Origins;
-use super::sweep::{self, Suspects, Sweep};
 use crate::reconcile::Ground;
 
 /// The map that holds what sockets dialled: of any size, which is its own.
@@ -49,9 +48,6 @@ pub struct Installed {
     is_switching: bool,
     /// What the operator was told that cannot be put back.
     told: Option<String>,
-    suspects: Suspects,
-    /// Whether what is gone can be told; none before it was asked for.
-    can_sweep: Option<bool>,
 }
 
 impl Installed {
@@ -74,8 +70,6 @@ impl Installed {
             links: Vec::new(),
             is_switching: false,
             told: None,
-            suspects: Suspects::default(),
-            can_sweep: None,
         }
     }
 
@@ -142,28 +136,6 @@ impl Installed {
             maps.mark(&given)?;
         }
         Ok(maps)
-    }
-
-    /// Whether sockets that are gone can be told from others; says so once, if not.
-    fn can_sweep(&mut self) -> bool {
-        if let Some(can) = self.can_sweep {
-            return can;
-        }
-        let can = match sweep::is_possible() {
-            Ok(can) => can,
-            Err(error) => {
-                tracing::warn!("cannot look for sockets that are gone: {error}");
-                return false;
-            }
-        };
-        if !can {
-            tracing::warn!(
-                "sockets of the kernel's own that are gone are not looked for: this kernel does not say \
-                 which network namespace is the agent's, and it is not the machine's first one",
-            );
-        }
-        self.can_sweep = Some(can);
-        can
     }
 
     fn settings(&self, row: &Meta) -> Settings {
@@ -346,27 +318,6 @@ impl Ground for Installed {
         let done = self.check_lock().and_then(|()| self.pins.abandon());
         if let Err(error) = done {
             tracing::warn!("{error:#}");
-        }
-    }
-
-    fn sweep(&mut self) {
-        if !self.can_sweep() {
-            return;
-        }
-        // Kept until the next look was done: one that fails knows nothing better.
-        let suspects = self.suspects.clone();
-        let looked = Sweep::open(&Places::current(&self.pins), suspects).and_then(|mut sweep| {
-            let gone = sweep.look()?;
-            Ok((gone, sweep.into_suspects()))
-        });
-        match looked {
-            Ok((gone, suspects)) => {
-                self.suspects = suspects;
-                if gone > 0 {
-                    tracing::info!(gone, "forgot sockets of the kernel's own that are gone");
-                }
-            }
-            Err(error) => tracing::warn!("cannot look for sockets that are gone: {error:#}"),
         }
     }
 

@@ -17,15 +17,14 @@
 //!   Their rows one by one (`rows`) or many in a call (`batch`), and sets (`slots`).
 //! * [`meta`]: the row of svclb_meta by itself.
 //! * [`sockets`]: what each live socket dialled and was given.
-//! * [`sweep`]: origins of sockets that are gone without a release, by which sockets are [`alive`].
 //! * [`grace`]: waiting until no program runs any more that ran before.
 //! * [`probe`]: a connect of our own that proves translation.
 //! * [`trial`]: a connect to a Service that exists, which leaves no trace.
 
-pub mod alive;
 pub mod attach;
 mod batch;
 pub mod bpffs;
+mod btf;
 pub mod cgroups;
 pub mod environment;
 pub mod folder;
@@ -47,6 +46,5 @@ mod rows;
 pub mod shapes;
 mod slots;
 pub mod sockets;
-pub mod sweep;
 mod sys;
 pub mod trial;

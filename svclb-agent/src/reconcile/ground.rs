@@ -33,9 +33,6 @@ pub trait Ground {
     /// Removes what [`Self::beside`] made.
     fn abandon(&mut self);
 
-    /// Removes what is remembered of sockets that are gone without a word, and tells.
-    fn sweep(&mut self);
-
     /// Whether our programs are on every hook, over the maps in use, as far as is known.
     fn is_whole(&self) -> bool;
 

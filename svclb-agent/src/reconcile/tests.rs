@@ -70,8 +70,6 @@ impl super::Ground for Ground {
 
     fn abandon(&mut self) {}
 
-    fn sweep(&mut self) {}
-
     fn is_whole(&self) -> bool {
         true
     }

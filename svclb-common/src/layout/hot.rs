@@ -201,9 +201,6 @@ impl RecordFlags {
     pub const SHARED: u8 = 2;
     /// Of the records that share a backend, the one that was sent to last.
     pub const LATEST: u8 = 4;
-    /// Made by a task of the root cgroup in the host's network namespace, so the socket may be one of the
-    /// kernel's own, which are closed without a release (docs/decisions/0013-sweeping.md).
-    pub const UNRELEASED: u8 = 8;
 }
 
 /// How many origins of one socket the overflow holds. When they are all in use the oldest gives way.

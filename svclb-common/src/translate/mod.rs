@@ -17,7 +17,7 @@ mod record;
 use crate::index::{self, Found, Wanted};
 use crate::layout::{
     Address, AffinityKey, AffinityRow, BackendKey, BackendRow, FrontendKey, FrontendRow, Line,
-    LineFlags, Origin, Overflow, Policy, Protocol, RecordFlags, Slot,
+    LineFlags, Origin, Overflow, Policy, Protocol, Slot,
 };
 use crate::shared::Shared;
 
@@ -107,15 +107,14 @@ pub trait Caller {
     fn cookie(&self) -> u64;
     /// Cookie of the network namespace in which it was made: which client it is.
     fn client(&self) -> u64;
-    /// Whether the calling task is in the root cgroup, as the kernel's own threads are.
-    fn is_in_root_cgroup(&self) -> bool;
+    /// False when it is known that no release will come for it: a socket of the kernel's own, such as a
+    /// subflow of an MPTCP socket.
+    fn is_released(&self) -> bool;
     /// True when it is a UDP socket that is connected to this peer.
     fn is_connected_to(&self, peer: &Peer) -> bool;
     /// True when its own address is a loopback one, by bind or by an earlier connect: the kernel keeps it,
     /// and sends nothing from there to another host.
     fn is_on_loopback(&self) -> bool;
-    /// All of it.
-    fn socket(&self) -> Socket;
 }
 
 /// The socket that a hook runs for.
@@ -125,9 +124,6 @@ pub struct Socket {
     pub cookie: u64,
     /// Its protocol.
     pub protocol: Protocol,
-    /// False where no release will ever come for this cookie (an MPTCP subflow): translate, and
-    /// record nothing.
-    pub recorded: bool,
 }
 
 /// What the hook of a connect or a send must do.
@@ -164,11 +160,11 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
-            let flags = match caller.is_in_root_cgroup() && caller.client() == maps.host() {
-                true => RecordFlags::CONNECTED | RecordFlags::UNRELEASED,
-                false => RecordFlags::CONNECTED,
-            };
-            origins::connected(maps, &caller.socket(), dialled, &kept, flags);
+            // A record that is never given up would be in the way of others for ever.
+            if caller.is_released() {
+                let socket = Socket { cookie: caller.cookie(), protocol: caller.protocol() };
+                origins::connected(maps, &socket, dialled, &kept);
+            }
             maps.count(counter);
             Verdict::Rewrite(given)
         }
@@ -193,19 +189,26 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
         maps.count(Counter::NotService);
         return Verdict::Leave;
     };
-    let socket = &caller.socket();
+    let cookie = caller.cookie();
     let generation = line.generation();
-    if let Some(given) = origins::current(maps, socket.cookie, dialled, line, number, generation) {
+    if let Some(given) = origins::current(maps, cookie, dialled, line, number, generation) {
         maps.count(Counter::Kept);
         return Verdict::Rewrite(given);
     }
-    let apart = Some(socket.cookie);
+    // Without a record each datagram would go to another backend, and no answer be shown as coming from
+    // what was dialled: kube-proxy does both for the kernel's own.
+    if !caller.is_released() {
+        maps.count(Counter::NotService);
+        return Verdict::Leave;
+    }
+    let apart = Some(cookie);
     let (drawn, counter) =
         affinity::choose(maps, caller, dialled, line, (number, generation), apart);
     match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
-            origins::sent(maps, socket, dialled, &kept);
+            let socket = Socket { cookie, protocol: caller.protocol() };
+            origins::sent(maps, &socket, dialled, &kept);
             maps.count(counter);
             Verdict::Rewrite(given)
         }

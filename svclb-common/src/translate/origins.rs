@@ -41,16 +41,8 @@ fn take(
 
 /// Records a connect. All that the socket had before is void: a connected socket hears its peer only.
 #[inline(always)]
-pub(super) fn connected<L: Lookup>(
-    maps: &L,
-    socket: &Socket,
-    dialled: &Peer,
-    kept: &Kept,
-    flags: u8,
-) {
-    if !socket.recorded {
-        return;
-    }
+pub(super) fn connected<L: Lookup>(maps: &L, socket: &Socket, dialled: &Peer, kept: &Kept) {
+    let flags = RecordFlags::CONNECTED;
     let Some(place) = place(maps, socket.cookie) else { return };
     if place.spilled() != 0 && maps.remove_overflow(socket.cookie) {
         place.unspill();
@@ -63,9 +55,6 @@ pub(super) fn connected<L: Lookup>(
 /// Records the first send of an unconnected socket to a frontend.
 #[inline(always)]
 pub(super) fn sent<L: Lookup>(maps: &L, socket: &Socket, dialled: &Peer, kept: &Kept) {
-    if !socket.recorded {
-        return;
-    }
     let Some(place) = place(maps, socket.cookie) else { return };
     let record = place.record();
     let others = place.cookie() == socket.cookie

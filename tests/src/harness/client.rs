@@ -17,6 +17,9 @@ use crate::{Backend, Protocol};
 /// How long a connect, a send or a receive may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// AF_SMC (include/linux/socket.h).
+pub const AF_SMC: i32 = 43;
+
 /// What kind of socket a client opens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -30,6 +33,8 @@ pub enum Kind {
     Udp6,
     /// Multipath TCP (RFC 8684) over IPv4.
     Mptcp4,
+    /// Shared Memory Communications (RFC 7609) over IPv4, which the peer does not speak.
+    Smc4,
 }
 
 impl Kind {
@@ -50,6 +55,7 @@ impl Kind {
             Self::Udp4 => (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
             Self::Udp6 => (libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
             Self::Mptcp4 => (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+            Self::Smc4 => (AF_SMC, libc::SOCK_STREAM, 0),
         };
         Order { domain, kind, protocol, count }
     }

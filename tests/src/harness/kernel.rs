@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 pub enum Feature {
     /// A hook chooses the error of a refused call (`bpf_set_retval`). Without: docs/decisions/0005.
     SetRetval,
-    /// A hook tells a subflow of an MPTCP socket (`bpf_skc_to_mptcp_sock`). Without: docs/kernels.md.
+    /// There are MPTCP sockets, in the kernels that tests run on: Debian's 5.10 is built without.
     Mptcp,
     /// A process can ask for the cookie of its network namespace (`SO_NETNS_COOKIE`).
     NetnsCookie,

@@ -16,6 +16,7 @@
 //! * [`agent`]: the program under test. [`view`]: what it shows, taken apart. [`program`]: where it is.
 //! * [`stranger`]: somebody else's program on the same hook. [`spoil`]: somebody else in the maps.
 //! * [`kernel`]: what the running kernel has. [`remembered`]: what sockets and clients remember.
+//! * [`tunnel`]: UDP sockets of the kernel's own.
 //! * [`wait`]: the bounded waits that all of it uses.
 
 pub(crate) mod agent;
@@ -38,6 +39,7 @@ pub(crate) mod routes;
 pub(crate) mod shown;
 pub(crate) mod spoil;
 pub(crate) mod stranger;
+pub(crate) mod tunnel;
 pub(crate) mod view;
 pub(crate) mod wait;
 pub(crate) mod world;

@@ -51,8 +51,11 @@ pub(crate) fn named(name: &str) -> Result<&'static Series, String> {
     found.ok_or_else(|| format!("there are {names}"))
 }
 
-/// Modules that the tests use, in the order in which they are loaded. A kernel may have them built in.
-const MODULES: [&str; 4] = ["veth", "inet_diag", "tcp_diag", "udp_diag"];
+/// Modules that the tests use. A kernel may have them built in, or not have them; those that they depend on
+/// come with them.
+const MODULES: [&str; 3] = ["veth", "l2tp_netlink", "smc"];
+/// Name of the file that says for which modules a kernel was fetched.
+const FETCHED_FOR: &str = "fetched-for";
 /// Kernels that come in one package, and those (7.0 and later) whose modules are in another.
 const WHOLE: &str = "linux-image-";
 const IN_PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
@@ -67,6 +70,12 @@ impl Kernel {
     /// What QEMU boots.
     pub(super) fn image(&self) -> PathBuf {
         self.folder.join("vmlinuz")
+    }
+
+    /// True when it is there, with the modules that are wanted now.
+    fn is_whole(&self) -> bool {
+        let wanted = fs::read_to_string(self.folder.join(FETCHED_FOR));
+        self.image().is_file() && wanted.is_ok_and(|wanted| wanted == MODULES.join(" "))
     }
 
     /// Version of its package.
@@ -96,7 +105,7 @@ pub(super) fn find(series: &Series, anew: bool) -> anyhow::Result<Kernel> {
     let cache = cluster::cache()?.join("kernels").join(arch.name());
     let kernel = Kernel { folder: cache.join(series.name) };
     let _lock = cluster::lock(&cache)?;
-    if anew || !kernel.image().is_file() {
+    if anew || !kernel.is_whole() {
         let what = format!("fetching a kernel {} ({})", series.name, arch.name());
         shell::say(&what);
         fetch(series, &cache, &kernel.folder).with_context(|| {
@@ -131,12 +140,15 @@ fn fetch(series: &Series, cache: &Path, to: &Path) -> anyhow::Result<()> {
     fs::copy(image, new.join("vmlinuz"))?;
     let modules = modules.iter().find(|path| path.join("kernel").is_dir());
     let modules = modules.context("the package has no modules")?;
-    for (place, name) in MODULES.iter().enumerate() {
-        if let Some(module) = module(&modules.join("kernel"), name)? {
-            fs::write(new.join(format!("modules/{place}-{name}.ko")), module)?;
-        }
+    let mut found = Vec::new();
+    for name in MODULES {
+        collect(&modules.join("kernel"), name, &mut found)?;
+    }
+    for (place, (name, content)) in found.iter().enumerate() {
+        fs::write(new.join(format!("modules/{place:02}-{name}.ko")), content)?;
     }
     fs::write(new.join("version"), version)?;
+    fs::write(new.join(FETCHED_FOR), MODULES.join(" "))?;
     remove(to)?;
     fs::rename(new, to)?;
     remove(&apt.folder)
@@ -148,6 +160,28 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     Ok(())
+}
+
+/// Adds a module behind those that it depends on, which are to be loaded before it.
+fn collect(folder: &Path, name: &str, found: &mut Vec<(String, Vec<u8>)>) -> anyhow::Result<()> {
+    if found.iter().any(|(known, _)| known == name) {
+        return Ok(());
+    }
+    let Some(content) = module(folder, name)? else { return Ok(()) };
+    for needed in dependencies(&content) {
+        collect(folder, &needed, found)?;
+    }
+    found.push((name.to_owned(), content));
+    Ok(())
+}
+
+/// The names of the modules that a module says it depends on, in its section `.modinfo`.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    const FIELD: &[u8] = b"\0depends=";
+    let at = module.windows(FIELD.len()).position(|bytes| bytes == FIELD);
+    let names = at.and_then(|at| module[at + FIELD.len()..].split(|byte| *byte == 0).next());
+    let names = String::from_utf8_lossy(names.unwrap_or_default());
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// A module's content, if the kernel has one of this name.
@@ -342,6 +376,22 @@ mod tests {
             assert_eq!(newest(names, version, "amd64").as_deref(), expected, "{version:?}");
         }
         assert_eq!(newest(names, "", "arm64"), None);
+    }
+
+    #[test]
+    fn a_module_says_what_it_depends_on() {
+        let rows: [(&[u8], &[&str]); 4] = [
+            (
+                b"\0license=GPL\0depends=ip6_udp_tunnel,udp_tunnel\0name=x\0",
+                &["ip6_udp_tunnel", "udp_tunnel"],
+            ),
+            (b"\0depends=\0name=x\0", &[]),
+            (b"\0name=x\0", &[]),
+            (b"\0depends=ib_core", &["ib_core"]),
+        ];
+        for (module, expected) in rows {
+            assert_eq!(dependencies(module), expected);
+        }
     }
 
     #[test]

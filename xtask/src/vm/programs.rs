@@ -52,7 +52,7 @@ impl Programs {
         let variables = if is_host { &[][..] } else { &variables };
         let mut arguments = vec!["--package", TESTS, "--package", "svclb-common", "--no-run"];
         match is_host {
-            // Its own tests on the kernel: rights, sweeping, pins.
+            // Its own tests on the kernel: rights, pins.
             true => arguments.extend(["--package", "svclb-agent"]),
             false => arguments.extend(["--target", target]),
         }

@@ -120,10 +120,10 @@ pub(super) fn features() -> Vec<Finding> {
              with EPERM",
         ),
         helper(
-            "mptcp",
-            |it| it.mptcp,
-            "subflows of MPTCP sockets are told apart, and leave no record",
-            "subflows of MPTCP sockets are not told apart from other sockets",
+            "kern_sock",
+            |it| it.kern_sock.is_some(),
+            "sockets of the kernel's own (subflows of MPTCP, NFS) are told apart, and leave no record",
+            "sockets of the kernel's own are not told apart: each connect of theirs leaves a record",
         ),
         told(
             version >= (5, 14),

@@ -1,5 +1,6 @@
 //! The compiled hooks, loaded over new or adopted maps.
 
+use std::fs;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -8,6 +9,8 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use svclb_core::size::Sizes;
 
+use super::btf::{self, Bit};
+use super::environment;
 use super::places::Places;
 use super::shapes::MAPS;
 use super::sys;
@@ -20,8 +23,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sv
 pub struct Features {
     /// A program can say which error a refused call gets (5.18).
     pub set_retval: bool,
-    /// A program can tell a subflow of an MPTCP socket (5.19).
-    pub mptcp: bool,
+    /// Where a socket says that it is one of the kernel's own, which programs can read; none where that is
+    /// not known, or not let.
+    pub kern_sock: Option<Bit>,
 }
 
 impl Features {
@@ -33,9 +37,20 @@ impl Features {
         let has = |helper| is_helper_supported(ProgramType::CgroupSockAddr, helper);
         Ok(Self {
             set_retval: has(BpfHelper::BPF_FUNC_set_retval)?,
-            mptcp: has(BpfHelper::BPF_FUNC_skc_to_mptcp_sock)?,
+            // Not where the kernel is locked down for confidentiality (kernel_lockdown(7)).
+            kern_sock: match has(BpfHelper::BPF_FUNC_probe_read_kernel)? {
+                true => kern_sock()?,
+                false => None,
+            },
         })
     }
+}
+
+/// Where a socket says that it is one of the kernel's own, as this kernel describes its types.
+fn kern_sock() -> Result<Option<Bit>> {
+    let types =
+        fs::read(environment::BTF).with_context(|| format!("cannot read {}", environment::BTF))?;
+    Ok(btf::find_bit(&types, "sock", "sk_kern_sock"))
 }
 
 /// What to load.
@@ -76,7 +91,9 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
     let Sizes { index_lines, spill_lines, slots, origins } = settings.sizes;
     let host = sys::netns_cookie().context("cannot tell the agent's network namespace")?;
     let (seed, features) = (settings.seed, settings.features);
-    let (set_retval, mptcp) = (u8::from(features.set_retval), u8::from(features.mptcp));
+    let set_retval = u8::from(features.set_retval);
+    let (kern_sock_byte, kern_sock_bit) =
+        features.kern_sock.map_or((0, 0), |Bit { byte, mask }| (byte, mask));
     // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
     let level: u8 = if settings.log { 5 } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -87,7 +104,8 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
         .override_global("ORIGIN_PLACES", &origins, true)
         .override_global("HOST_NETNS", &host, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
-        .override_global("HAS_MPTCP", &mptcp, true)
+        .override_global("KERN_SOCK_BYTE", &kern_sock_byte, true)
+        .override_global("KERN_SOCK_BIT", &kern_sock_bit, true)
         .override_global(aya_log::LEVEL, &level, true);
     let entries = |name: &str| match name {
         "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines + spill_lines,

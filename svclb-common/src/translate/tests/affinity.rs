@@ -37,7 +37,7 @@ fn flip(maps: &TestMaps, line: u32, backends: &[Peer]) {
 }
 
 fn client(namespace: u64, cookie: u64) -> Client {
-    Client { namespace, socket: Socket { cookie, protocol: Protocol::Tcp, recorded: true } }
+    Client { namespace, socket: Socket { cookie, protocol: Protocol::Tcp } }
 }
 
 /// A new connection, closed again.
@@ -80,17 +80,14 @@ fn without_affinity_nothing_is_kept_and_no_namespace_is_asked_for() {
         fn client(&self) -> u64 {
             panic!("asked for the client")
         }
-        fn is_in_root_cgroup(&self) -> bool {
-            false
+        fn is_released(&self) -> bool {
+            true
         }
         fn is_connected_to(&self, _: &Peer) -> bool {
             false
         }
         fn is_on_loopback(&self) -> bool {
             false
-        }
-        fn socket(&self) -> Socket {
-            self.0
         }
     }
     let (maps, _) = world(8, 0);
@@ -338,10 +335,7 @@ fn first_sends_are_new_connections_and_kept_sends_are_none() {
     let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
     let line = maps.service_of(1, Protocol::Udp, VIP, &pods);
     maps.line(line).unwrap().set_affinity_seconds(10);
-    let udp = |cookie| Client {
-        namespace: 7,
-        socket: Socket { cookie, protocol: Protocol::Udp, recorded: true },
-    };
+    let udp = |cookie| Client { namespace: 7, socket: Socket { cookie, protocol: Protocol::Udp } };
     let first = sendmsg(&maps, &udp(1), &peer(VIP));
     let begun = maps.affinities()[0].1.used;
     after(&maps, 9 * SECOND);
@@ -362,10 +356,8 @@ fn one_socket_to_two_services_hears_from_each_though_affinity_gives_both_one_bac
     }
     let mut shared = 0;
     for namespace in 0..40 {
-        let client = Client {
-            namespace,
-            socket: Socket { cookie: namespace + 1, protocol: Protocol::Udp, recorded: true },
-        };
+        let client =
+            Client { namespace, socket: Socket { cookie: namespace + 1, protocol: Protocol::Udp } };
         let mut given = Vec::new();
         for vip in ["10.96.0.1:53", "10.96.0.2:53"] {
             let Verdict::Rewrite(pod) = sendmsg(&maps, &client, &peer(vip)) else { panic!() };

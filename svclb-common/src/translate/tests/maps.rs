@@ -44,7 +44,7 @@ pub(super) fn peer(text: &str) -> Peer {
 }
 
 pub(super) fn socket(cookie: u64, protocol: Protocol) -> Socket {
-    Socket { cookie, protocol, recorded: true }
+    Socket { cookie, protocol }
 }
 
 impl Caller for Socket {
@@ -57,8 +57,8 @@ impl Caller for Socket {
     fn client(&self) -> u64 {
         HOST
     }
-    fn is_in_root_cgroup(&self) -> bool {
-        false
+    fn is_released(&self) -> bool {
+        true
     }
     fn is_connected_to(&self, _: &Peer) -> bool {
         false
@@ -66,12 +66,9 @@ impl Caller for Socket {
     fn is_on_loopback(&self) -> bool {
         false
     }
-    fn socket(&self) -> Socket {
-        *self
-    }
 }
 
-/// A socket of a client, which is a network namespace; its tasks are in the root cgroup.
+/// A socket of a client, which is a network namespace.
 pub(super) struct Client {
     pub(super) namespace: u64,
     pub(super) socket: Socket,
@@ -87,7 +84,7 @@ impl Caller for Client {
     fn client(&self) -> u64 {
         self.namespace
     }
-    fn is_in_root_cgroup(&self) -> bool {
+    fn is_released(&self) -> bool {
         true
     }
     fn is_connected_to(&self, _: &Peer) -> bool {
@@ -96,8 +93,29 @@ impl Caller for Client {
     fn is_on_loopback(&self) -> bool {
         false
     }
-    fn socket(&self) -> Socket {
-        self.socket
+}
+
+/// A socket of the kernel's own.
+pub(super) struct Kernels(pub(super) Socket);
+
+impl Caller for Kernels {
+    fn protocol(&self) -> Protocol {
+        self.0.protocol
+    }
+    fn cookie(&self) -> u64 {
+        self.0.cookie
+    }
+    fn client(&self) -> u64 {
+        HOST
+    }
+    fn is_released(&self) -> bool {
+        false
+    }
+    fn is_connected_to(&self, _: &Peer) -> bool {
+        false
+    }
+    fn is_on_loopback(&self) -> bool {
+        false
     }
 }
 
@@ -118,17 +136,14 @@ impl Caller for Placed {
     fn client(&self) -> u64 {
         self.client.client()
     }
-    fn is_in_root_cgroup(&self) -> bool {
-        self.client.is_in_root_cgroup()
+    fn is_released(&self) -> bool {
+        true
     }
     fn is_connected_to(&self, peer: &Peer) -> bool {
         self.peer == Some(*peer)
     }
     fn is_on_loopback(&self) -> bool {
         self.is_on_loopback
-    }
-    fn socket(&self) -> Socket {
-        self.client.socket()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a socket is told of its peer, and what is kept for it.
 
-use super::maps::{Client, HOST, PLACES, Placed, TestMaps, peer, socket};
+use super::maps::{Client, HOST, Kernels, PLACES, Placed, TestMaps, peer, socket};
 use super::*;
 use std::format;
 use std::string::String;
@@ -58,11 +58,15 @@ fn two_live_sockets_of_one_place_both_stay_right() {
 }
 
 #[test]
-fn a_subflow_is_translated_and_leaves_nothing_behind() {
+fn a_socket_without_a_release_leaves_nothing_behind() {
     let maps = TestMaps::new();
     maps.service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
-    let subflow = Socket { recorded: false, ..socket(1, Protocol::Tcp) };
-    given(connect(&maps, &subflow, &peer("10.96.0.10:80")));
+    maps.service_of(2, Protocol::Udp, "10.96.0.10:53", &["10.244.0.1:53"]);
+    given(connect(&maps, &Kernels(socket(1, Protocol::Tcp)), &peer("10.96.0.10:80")));
+    let udp = Kernels(socket(2, Protocol::Udp));
+    given(connect(&maps, &udp, &peer("10.96.0.10:53")));
+    // Its answers could not be shown as coming from what it dialled.
+    assert_eq!(sendmsg(&maps, &udp, &peer("10.96.0.10:53")), Verdict::Leave);
     assert_eq!((maps.held_places(), maps.overflow_entries()), (0, 0));
 }
 
@@ -228,25 +232,4 @@ fn a_full_overflow_translates_without_a_record() {
         release(&maps, cookie);
     }
     assert_eq!((maps.held_places(), maps.spilled_sockets(), maps.overflow_entries()), (0, 0, 0));
-}
-
-#[test]
-fn only_connects_of_the_root_cgroup_in_the_host_may_be_the_kernels() {
-    use super::maps::{Client, HOST};
-    use crate::layout::RecordFlags;
-
-    let maps = TestMaps::new();
-    maps.service(1, "10.96.0.1:80", &["10.244.0.1:80"]);
-    let marked = |cookie: u64| maps.record(cookie).unwrap().flags & RecordFlags::UNRELEASED != 0;
-    let host = Client { namespace: HOST, socket: socket(1, Protocol::Tcp) };
-    let pod = Client { namespace: HOST + 1, socket: socket(2, Protocol::Tcp) };
-    connect(&maps, &host, &peer("10.96.0.1:80"));
-    connect(&maps, &pod, &peer("10.96.0.1:80"));
-    // In another cgroup.
-    connect(&maps, &socket(3, Protocol::Tcp), &peer("10.96.0.1:80"));
-    assert_eq!([marked(1), marked(2), marked(3)], [true, false, false]);
-    // A mark changes nothing in what the socket is told.
-    assert_eq!(getpeername(&maps, 1, &peer("10.244.0.1:80")), Some(peer("10.96.0.1:80")));
-    release(&maps, 1);
-    assert_eq!(maps.held_places(), 2);
 }
