@@ -5,7 +5,7 @@ use svclb_core::model::ObjectName;
 use super::*;
 use crate::api::{self, Wire};
 
-/// What kube-apiserver 1.36.3 told of the same objects in both encodings: tests/tests/kube/protobuf.rs
+/// What kube-apiserver 1.37.2 told of the same objects in both encodings: tests/tests/kube/protobuf.rs
 /// makes these files, when SVCLB_RECORD names a folder.
 macro_rules! recorded {
     ($name:literal) => {{
