@@ -56,6 +56,18 @@ fn an_empty_list_has_headings_in_a_table_and_is_an_empty_array_in_json() {
 }
 
 #[test]
+fn yaml_quotes_a_name_that_looks_like_a_number() {
+    // YAML 1.1, which older readers go by, has octal numbers of another form, and binary ones.
+    for name in ["8080", "012", "0x1f", "0b1", "0o7", "1e3", "1e-3"] {
+        let rows = [ServiceView { name: name.to_owned(), ..services().swap_remove(0) }];
+        let text = render_list(&rows, Format::Yaml).unwrap();
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix("name: "));
+        let quoted = [format!("\"{name}\""), format!("'{name}'")];
+        assert!(line.is_some_and(|line| quoted.iter().any(|it| it == line)), "{text}");
+    }
+}
+
+#[test]
 fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
     let rows = [BackendView {
         namespace: "default".into(),

@@ -85,6 +85,21 @@ fn documents_are_split_by_yamls_rule_and_know_their_first_line() {
 }
 
 #[test]
+fn a_name_that_looks_like_a_number_has_to_be_quoted() {
+    for name in ["8080", "012", "0x1f", "0o7", "1e3", "1e-3"] {
+        let read = |name: &str| contents("f.yaml".as_ref(), Ok(service(name, 80).into()), "x");
+        let quoted = read(&format!("\"{name}\""));
+        let names: Vec<&str> = quoted.objects.keys().map(|object| &*object.name.name).collect();
+        assert_eq!(names, [name]);
+        let plain = read(name);
+        assert!(plain.objects.is_empty(), "{name}: {:?}", plain.objects);
+        let words = plain.rejects[0].to_string();
+        assert!(words.contains("metadata.name: invalid type"), "{name}: {words}");
+        assert!(words.contains("expected a string"), "{name}: {words}");
+    }
+}
+
+#[test]
 fn a_broken_document_is_named_by_the_line_of_the_file() {
     let text = "a: 1\n---\nb: [1,\n2\n---\nc: 3\nc: 4\n";
     let documents = split(text);

@@ -7,6 +7,7 @@
 )]
 
 mod connection;
+mod names;
 mod objects;
 mod protobuf;
 mod stage;

@@ -1,5 +1,6 @@
 //! What objects mean.
 
+mod names;
 mod rejects;
 
 use std::net::IpAddr;
