@@ -108,7 +108,7 @@ impl Cluster {
     }
 }
 
-/// What kube-proxy says of its version, such as `Kubernetes v1.36.3`; nothing where it cannot be asked.
+/// What kube-proxy says of its version, such as `Kubernetes v1.37.2`; nothing where it cannot be asked.
 ///
 /// # Panics
 /// When it is not built.

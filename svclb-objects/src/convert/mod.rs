@@ -131,7 +131,7 @@ pub struct Skipped {
     /// External and load balancer IPs on loopback, which is nobody else's to serve.
     pub loopback_addresses: u32,
     /// External IPs that are link-local: what is reached there (a cloud's metadata, for example) is the
-    /// node's own. The API server refuses them (validation.go, `ValidateNonSpecialIP`).
+    /// node's own. The API server refuses them (pkg/apis/core/validation, `ValidateEndpointIP`).
     pub link_local_addresses: u32,
 }
 

@@ -126,7 +126,7 @@ fn endpoints(endpoints: &[wire::Endpoint], ipv4: bool) -> Result<Endpoints, Inva
 }
 
 /// The address that is used of an endpoint: the first. It must be one that a pod can have, by the rule of
-/// the API server (Kubernetes 1.36, pkg/apis/discovery/validation `validateEndpoints`, which asks
+/// the API server (Kubernetes 1.37, pkg/apis/discovery/validation `validateEndpoints`, which asks
 /// pkg/apis/core/validation `ValidateEndpointIP`): loopback and link-local addresses are a node's own,
 /// such as those of what runs on the node and of a cloud's metadata.
 fn address(i: usize, endpoint: &wire::Endpoint, ipv4: bool) -> Result<IpAddr, Invalid> {

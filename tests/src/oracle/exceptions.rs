@@ -54,7 +54,7 @@ fn absent_port(case: &Case<'_>) -> Option<Wanted> {
     })
 }
 
-/// SEMANTICS: the label takes a Service away, as it does a slice. kube-proxy 1.36 looks for it on slices
+/// SEMANTICS: the label takes a Service away, as it does a slice. kube-proxy 1.37 looks for it on slices
 /// only, and goes by `clusterIP: None` for Services.
 fn labelled_headless(case: &Case<'_>) -> Option<Wanted> {
     let (frontend, family) = (case.frontend, case.frontend.family());

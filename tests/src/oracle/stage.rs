@@ -84,7 +84,7 @@ impl Stage {
         status.expect("the node's status can be written");
         let sites = Side::ALL.map(|side| Site::start(side, &plane, arguments));
         let mut stage = Self { sites, plane, lanes: 0, dice: ChaCha8Rng::seed_from_u64(0) };
-        // kube-proxy 1.36 may miss the zone that the node has when it starts (its handler is registered
+        // kube-proxy 1.37 may miss the zone that the node has when it starts (its handler is registered
         // after the first event), but not a change.
         let fence = stage.settle(false);
         remove(stage.plane.api(), &fence.namespace());

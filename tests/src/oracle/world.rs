@@ -250,7 +250,7 @@ impl Service {
     }
 
     /// Whether the one can become the other: the API keeps the first ClusterIP for as long as there is
-    /// one, and kube-proxy 1.36 keeps the endpoints of a slice that no longer says whose it is.
+    /// one, and kube-proxy 1.37 keeps the endpoints of a slice that no longer says whose it is.
     pub(crate) fn can_become(&self, other: &Self) -> bool {
         let has_ip = |it: &Self| it.kind != Type::ExternalName;
         let keeps_ip = self.families.first() == other.families.first()

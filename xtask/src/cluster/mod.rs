@@ -133,14 +133,14 @@ mod tests {
     #[test]
     fn a_ready_program_is_taken_only_in_the_version_that_is_pinned() {
         let rows = [
-            ("kube-apiserver", "Kubernetes v1.36.3", "v1.36.3", true),
-            ("etcd", "etcd Version: 3.6.16", "v3.6.16", true),
+            ("kube-apiserver", "Kubernetes v1.37.2", "v1.37.2", true),
+            ("etcd", "etcd Version: 3.7.3", "v3.7.3", true),
             ("coredns", "CoreDNS-1.15.0", "v1.15.0", true),
-            ("older", "Kubernetes v1.36.2", "v1.36.3", false),
-            ("longer", "Kubernetes v1.36.31", "v1.36.3", false),
-            ("not yet released", "Kubernetes v1.36.3-rc.0", "v1.36.3", false),
-            ("somebody else's", "Kubernetes v1.36.3+company.1", "v1.36.3", false),
-            ("nothing", "", "v1.36.3", false),
+            ("older", "Kubernetes v1.37.1", "v1.37.2", false),
+            ("longer", "Kubernetes v1.37.21", "v1.37.2", false),
+            ("not yet released", "Kubernetes v1.37.2-rc.0", "v1.37.2", false),
+            ("somebody else's", "Kubernetes v1.37.2+company.1", "v1.37.2", false),
+            ("nothing", "", "v1.37.2", false),
         ];
         for (row, line, version, expected) in rows {
             assert_eq!(says(line, version), expected, "{row}");
@@ -175,12 +175,12 @@ mod tests {
         };
         let programs = ["etcd", "coredns"].map(|name| Program { name, package: "" });
         let lacking = || {
-            let lacking = not_ready(programs.iter().collect(), &folder.0, "v3.6.16").unwrap();
+            let lacking = not_ready(programs.iter().collect(), &folder.0, "v3.7.3").unwrap();
             lacking.iter().map(|program| program.name).collect::<Vec<_>>()
         };
-        put("3.6.16");
+        put("3.7.3");
         assert_eq!(lacking(), ["coredns"]);
-        put("3.6.17");
+        put("3.7.4");
         assert_eq!(lacking(), ["etcd", "coredns"]);
     }
 

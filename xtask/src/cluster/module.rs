@@ -37,7 +37,7 @@ pub(super) struct Module {
 pub(super) struct Pinned {
     module: &'static Module,
     folder: PathBuf,
-    /// Version of the programs, such as `v1.36.3`.
+    /// Version of the programs, such as `v1.37.2`.
     pub(super) version: String,
     /// Version of Go that it asks for, such as `1.26.0`.
     pub(super) go: String,
