@@ -1,7 +1,7 @@
 //! Objects as an API server tells them: in JSON, one a line, Services, EndpointSlices or Nodes by the first
 //! byte of a line; or, where the first byte is 0, in protobuf, all of it the body of a watch (a frame that
 //! is not too long begins with a 0). Each is read or rejected alone, and what the maps say in the end,
-//! frontends and backends, is named by an object and belongs to the oldest that names it.
+//! frontends and backends, is named by an object and belongs to the first that claims it, by kind and age.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -61,7 +61,7 @@ fn body(body: &[u8], node: &mut TestNode) {
 /// An object as the watch of a kind reads it. True when it was taken in.
 fn object<T: Wire>(told: &str, node: &mut TestNode) -> bool {
     match api::read::<T>(told).1.said {
-        Ok((update, _)) => {
+        Ok(accepted) => {
             // A text is protobuf, also in a line of JSON.
             let said = match protobuf::carried(told) {
                 Some(carried) => protobuf::object::<T>(carried)
@@ -69,7 +69,7 @@ fn object<T: Wire>(told: &str, node: &mut TestNode) -> bool {
                     .unwrap_or_default(),
                 None => serde_json::from_str(told).unwrap_or_default(),
             };
-            node.take(update, [&said]);
+            node.take(accepted.update, [&said]);
             true
         }
         Err(invalid) => {

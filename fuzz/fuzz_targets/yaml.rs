@@ -1,6 +1,6 @@
 //! A file of YAML or JSON, as `--from` reads it: the first byte says which. Whatever it holds is read to
 //! its end, told in one line each, and what the maps say of it in the end is named by an object in it and
-//! belongs to the oldest that names it.
+//! belongs to the first that claims it, by kind and age.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -25,8 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
     let said =
         std::str::from_utf8(bytes).map(|text| plain::objects(text, json)).unwrap_or_default();
     let mut node = TestNode::new();
-    for (update, _) in held.objects.into_values() {
-        node.take(update, &said);
+    for object in held.objects.into_values() {
+        node.take(object.update, &said);
     }
     node.pass().unwrap_or_else(|wrong| panic!("{wrong}"));
 });

@@ -5,7 +5,6 @@
 
 mod changes;
 mod ground;
-mod lost;
 mod rests;
 mod retry;
 mod room;
@@ -14,17 +13,17 @@ mod told;
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use svclb_common::layout::{Meta, ServiceRow};
 use svclb_core::catalog::Catalog;
-use svclb_core::model::{ObjectName, Update, Withheld};
+use svclb_core::model::{ObjectName, Update};
 use svclb_core::plan::{self, Pass, Resting, State};
 use svclb_core::size::Sizes;
 use svclb_core::table::{Dump, Row, Table, TableError};
 
 use crate::dataplane::probe;
 use crate::memory;
-use crate::source::{Batch, Reject, Source};
+use crate::source::{Batch, Source};
 use changes::Changes;
 pub use ground::Ground;
 use rests::Rests;
@@ -59,7 +58,7 @@ pub struct Reconciler<T> {
 
 /// Takes what a source says into the catalog, and tells what was rejected or left out.
 fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
-    batch.rejects.iter().for_each(Reject::tell);
+    told.rejects(&batch.rejects);
     told.skipped(batch.skipped);
     if batch.whole {
         catalog.replace(batch.updates);
@@ -67,6 +66,9 @@ fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
         for update in batch.updates {
             catalog.apply(update);
         }
+    }
+    if let Some(unread) = batch.unread {
+        catalog.set_unread(unread);
     }
 }
 
@@ -97,8 +99,6 @@ impl<T: Table> Reconciler<T> {
         let row = Meta { agent: row.agent, agent_started: row.agent_started, ..dump.meta };
         let (mut state, heal) = plan::load(&dump, row);
         state.set_synced(false);
-        // Nobody keeps anything yet.
-        let _ = state.withhold(Withheld::everything());
         let mut reconciler = Self::new(catalog, state, table, sizing)?;
         // What an agent freed just before it died may still be in a running program's hands.
         reconciler.rests.wait()?;
@@ -127,15 +127,14 @@ impl<T: Table> Reconciler<T> {
     pub fn anew(
         mut catalog: Catalog,
         ground: &mut impl Ground<Maps = T>,
-        mut first: Batch,
+        first: Batch,
         row: &Meta,
         ids: Option<&[(u32, ServiceRow)]>,
         sizing: Sizing,
     ) -> Result<Self> {
         let mut told = Told::default();
-        let withheld = first.withheld.take().unwrap_or_default();
         hear(&mut catalog, &mut told, first);
-        lost::tell(ids.unwrap_or_default(), &catalog, &withheld);
+        told.lost(ids.unwrap_or_default(), &catalog);
         let sizes = sizing.of(catalog.counts());
         let origins = ground.shared_origins()?.unwrap_or(sizes.origins);
         let sizes = Sizes { origins, ..sizes };
@@ -160,15 +159,13 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Takes in what a source says.
-    pub fn hear(&mut self, mut batch: Batch) {
+    pub fn hear(&mut self, batch: Batch) {
         let is_whole = batch.whole;
-        let withheld = batch.withheld.take();
         hear(&mut self.catalog, &mut self.told, batch);
-        if let Some(withheld) = withheld {
-            self.catalog.mark(self.state.withhold(withheld));
-            self.room.look_again();
-        }
         if is_whole {
+            // What the source cannot read is as an earlier agent wrote it.
+            let earlier = self.state.take_earlier(|service| self.catalog.misses(service));
+            self.catalog.retain(earlier);
             // What the maps hold and the source does not have is gone.
             self.state.set_synced(true);
             self.catalog.mark(self.state.objects().cloned().collect::<Vec<_>>());
@@ -217,7 +214,7 @@ impl<T: Table> Reconciler<T> {
     fn pass_over(&mut self, rejected: bool) -> Pass {
         let start = Instant::now();
         let now = Sizes::of(self.state.meta());
-        self.state.set_growing(self.may_renew() && self.room.may_grow(now));
+        self.state.set_growing(self.state.is_synced() && self.room.may_grow(now));
         let done = plan::pass(&mut self.state, &mut self.table, &mut self.catalog);
         let took = start.elapsed();
         self.told.failed(&done);
@@ -230,11 +227,9 @@ impl<T: Table> Reconciler<T> {
             let delay = delay(&done, self.started, SystemTime::now());
             self.changes.add(&done, took, delay);
         }
-        if self.state.is_synced() {
-            self.told.kept(self.state.kept());
-        }
+        self.told.retained(self.catalog.retained());
         // What does not fit has room in a moment, where larger maps can be made.
-        let grows = self.may_renew()
+        let grows = self.state.is_synced()
             && self.room.grows(now, || self.catalog.counts(), self.state.lacking());
         if !grows {
             self.told.rejected(&done, rejected);
@@ -244,12 +239,6 @@ impl<T: Table> Reconciler<T> {
         }
         self.rests.add(self.state.take_resting());
         done
-    }
-
-    /// Whether other maps may be made of what the sources say: once all of it is known, and what the maps
-    /// hold is nobody's but theirs.
-    fn may_renew(&self) -> bool {
-        self.state.is_synced() && self.state.kept().next().is_none()
     }
 
     /// Sets when what failed is tried again, each time later.
@@ -385,7 +374,6 @@ impl<T: Table> Reconciler<T> {
         ground: &mut impl Ground<Maps = T>,
         sizes: Sizes,
     ) -> Result<(State, T, Pass)> {
-        ensure!(self.may_renew(), "only these know what an earlier agent wrote of some services");
         let mut state = self.state.beside(Meta { seed: random_seed()?, ..sizes.meta() });
         let mut table = ground.beside(state.meta(), true)?;
         self.catalog.mark(self.all());

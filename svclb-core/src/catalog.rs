@@ -3,19 +3,24 @@
 //! Nothing here walks all objects for one update.
 
 mod claims;
+mod retained;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use svclb_common::layout::FrontendKey;
+use svclb_common::layout::{FrontendKey, ServiceNotes};
 
 use crate::compile::{Desired, Offers, compile, frontends};
-use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Update};
+use crate::model::{
+    Node, ObjectKind, ObjectName, Service, ServiceKey, ServicePort, Slice, Unread, Update,
+};
 use claims::{Claim, Claims, Rank};
+use retained::AllRetained;
 
 pub use claims::Conflict;
+pub use retained::Retained;
 
 /// The objects.
 #[derive(Debug, Default)]
@@ -26,6 +31,10 @@ pub struct Catalog {
     /// Names of the slices of each Service, in order.
     slices_of: HashMap<ObjectName, Vec<ObjectName>>,
     claims: Claims,
+    /// Rejected objects.
+    unread: Unread,
+    /// What an earlier agent wrote and the source cannot read.
+    retained: AllRetained,
     /// The own node as its object says.
     own: Node,
     /// The addresses that count instead of its own.
@@ -126,7 +135,7 @@ impl Catalog {
             .iter()
             .filter(|(_, service)| has_node_ports(service))
             .map(|(name, service)| {
-                let claims = |node| claims(name, Some(service), node);
+                let claims = |node| claims(name, Some(service), node, self.is_unread(name));
                 (name.clone(), claims(&old), claims(&self.node))
             })
             .collect();
@@ -141,8 +150,9 @@ impl Catalog {
             return;
         }
         let old = self.services.remove(&name);
-        let before = claims(&name, old.as_deref(), &self.node);
-        let after = claims(&name, service.as_ref(), &self.node);
+        let is_unread = self.is_unread(&name);
+        let before = claims(&name, old.as_deref(), &self.node, is_unread);
+        let after = claims(&name, service.as_ref(), &self.node, is_unread);
         self.reclaim(&before, &after);
         if let Some(service) = service {
             self.services.insert(name.clone(), Box::new(service));
@@ -213,6 +223,7 @@ impl Catalog {
 
     /// The objects whose services may have to change, which are clean after this.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
+        self.release();
         std::mem::take(&mut self.dirty)
     }
 
@@ -242,19 +253,15 @@ impl Catalog {
         self.dirty.extend(objects);
     }
 
-    /// Every Service object.
+    /// Every Service object, also those of which only something retained is known.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectName> {
-        self.services.keys()
+        let retained = self.retained.keys().filter(|object| !self.services.contains_key(*object));
+        self.services.keys().chain(retained)
     }
 
     /// Whether a Service object is one of the model.
     pub fn serves(&self, object: &ObjectName) -> bool {
         self.services.contains_key(object)
-    }
-
-    /// Whether both a Service object and a slice of it are known.
-    pub fn knows(&self, object: &ObjectName) -> bool {
-        self.serves(object) && self.slices_of.contains_key(object)
     }
 
     /// What the maps should hold of a Service object: a service for each of its ports, none when it is
@@ -270,20 +277,33 @@ impl Catalog {
         object: &ObjectName,
         is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
     ) -> Vec<Desired> {
-        let Some(service) = self.services.get(object) else { return Vec::new() };
-        let offers = self.offers(object);
-        let compiled = service.ports.iter().map(|port| {
-            let mine = |key: &FrontendKey| {
+        let retained = self.retained.get(object).map_or(&[][..], Vec::as_slice);
+        let offers = self.offers(object).or(retained);
+        let compile = |service: &Service, port: &ServicePort, asked| {
+            let holds = |key: &FrontendKey| {
                 let owner = self.owner_beside(key, &is_passed_over);
-                owner.is_some_and(|owner| {
-                    owner.object == *object
-                        && owner.port_name == port.name
-                        && owner.protocol == port.protocol
-                })
+                owner.is_some_and(|owner| owner.object == *object && owner.is_port(port))
             };
-            compile(object, service, port, &offers, &self.node, mine)
-        });
-        compiled.collect()
+            let mut desired = compile(object, service, port, asked, &offers, &self.node, holds);
+            if !self.services.contains_key(object) || self.is_unread(object) {
+                desired.row.notes |= ServiceNotes::RETAINED;
+            }
+            desired
+        };
+        match self.services.get(object) {
+            Some(service) => {
+                let ports = service.ports.iter();
+                ports
+                    .map(|port| compile(service, port, frontends(service, port, &self.node)))
+                    .collect()
+            }
+            None => {
+                let written = retained.iter().flat_map(|it| {
+                    it.service.ports.iter().map(|port| (&it.service, port, it.frontends.clone()))
+                });
+                written.map(|(service, port, asked)| compile(service, port, asked)).collect()
+            }
+        }
     }
 
     /// The owner of a frontend when some claimants are passed over.
@@ -311,9 +331,12 @@ impl Catalog {
     #[cfg(test)]
     pub(crate) fn claimed(&self, object: &ObjectName) -> Vec<Desired> {
         let Some(service) = self.services.get(object) else { return Vec::new() };
-        let offers = self.offers(object);
-        let ports = service.ports.iter();
-        ports.map(|port| compile(object, service, port, &offers, &self.node, |_| true)).collect()
+        let (offers, node) = (self.offers(object), &self.node);
+        let compiled = service.ports.iter().map(|port| {
+            let asked = frontends(service, port, node);
+            compile(object, service, port, asked, &offers, node, |_| true)
+        });
+        compiled.collect()
     }
 
     /// What the slices of an object offer.
@@ -351,7 +374,8 @@ impl Catalog {
             let offers = self.offers(object);
             service.ports.iter().map(|port| offers.count(port)).sum::<usize>()
         });
-        (self.claims.len(), backends.sum())
+        let retained = self.retained.values().flatten().map(|it| it.members.len());
+        (self.claims.len(), backends.sum::<usize>() + retained.sum::<usize>())
     }
 }
 
@@ -359,6 +383,7 @@ fn claims(
     name: &ObjectName,
     service: Option<&Service>,
     node: &Node,
+    is_retained: bool,
 ) -> BTreeSet<(FrontendKey, Claim)> {
     let Some(service) = service else { return BTreeSet::new() };
     let created = service.created.unwrap_or(i64::MAX);
@@ -368,9 +393,8 @@ fn claims(
             port_name: port.name.clone(),
             protocol: port.protocol,
         };
-        let claim = |(frontend, kind)| {
-            (frontend, (Rank { is_retained: false, kind, created }, key.clone()))
-        };
+        let claim =
+            |(frontend, kind)| (frontend, (Rank { is_retained, kind, created }, key.clone()));
         frontends(service, port, node).into_iter().map(claim).collect::<Vec<_>>()
     };
     service.ports.iter().flat_map(of_port).collect()

@@ -8,6 +8,7 @@ use svclb_common::layout::{
     ServiceNotes, ServiceRow, Slot, Text,
 };
 
+use crate::catalog::Retained;
 use crate::model::{
     Endpoints, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice,
 };
@@ -123,17 +124,14 @@ pub fn frontends(
     found.into_iter().collect()
 }
 
-/// Why a service has fewer frontends than its object names, as far as the object says.
+/// Why a service has fewer frontends than its object names, as far as the object itself tells.
 fn notes(service: &Service) -> u32 {
     let families = Families::of(&service.cluster_ips);
     let is_left_alone =
         |address: &IpAddr| families.have(address) && service.source_ranges.have(address);
-    let mut notes = 0;
+    let mut notes = service.notes;
     if service.load_balancer_ips.iter().any(is_left_alone) {
         notes |= ServiceNotes::SOURCE_RANGES;
-    }
-    if service.sctp {
-        notes |= ServiceNotes::SCTP;
     }
     notes
 }
@@ -141,19 +139,38 @@ fn notes(service: &Service) -> u32 {
 /// What the slices of a Service offer, by name and protocol of a port: found without a walk over all
 /// ports, of which an object may have thousands.
 #[derive(Debug)]
-pub struct Offers<'a>(HashMap<(&'a str, Protocol), Vec<(u16, &'a Endpoints)>>);
+pub struct Offers<'a> {
+    by_port: HashMap<(&'a str, Protocol), Vec<(u16, &'a Endpoints)>>,
+    /// Notes on the slices.
+    notes: u32,
+    /// What counts while the slices offer nothing.
+    retained: &'a [Retained],
+}
 
 impl<'a> Offers<'a> {
     /// Those of these slices.
     pub fn of(slices: impl IntoIterator<Item = &'a Slice>) -> Self {
-        let mut offers: HashMap<_, Vec<_>> = HashMap::new();
+        let (mut by_port, mut notes): (HashMap<_, Vec<_>>, _) = (HashMap::new(), 0);
         for slice in slices {
+            notes |= slice.notes;
             for port in &slice.ports {
                 let offer = (port.port, &slice.endpoints);
-                offers.entry((&*port.name, port.protocol)).or_default().push(offer);
+                by_port.entry((&*port.name, port.protocol)).or_default().push(offer);
             }
         }
-        Self(offers)
+        Self { by_port, notes, retained: &[] }
+    }
+
+    /// The same where what an earlier agent wrote counts for a port of which the slices offer nothing.
+    #[must_use]
+    pub fn or(self, retained: &'a [Retained]) -> Self {
+        Self { retained, ..self }
+    }
+
+    /// The members of a port that an earlier agent wrote.
+    fn retained(&self, port: &ServicePort) -> &'a [(Address, u16, BackendRow)] {
+        let retained = self.retained.iter().find(|retained| retained.key.is_port(port));
+        retained.map_or(&[], |retained| &retained.members)
     }
 
     /// How many backends a port has, of both families.
@@ -163,23 +180,23 @@ impl<'a> Offers<'a> {
 
     /// Numbers of a port, and who has it.
     fn at<'s>(&'s self, port: &'s ServicePort) -> &'s [(u16, &'a Endpoints)] {
-        self.0.get(&(&*port.name, port.protocol)).map_or(&[], Vec::as_slice)
+        self.by_port.get(&(&*port.name, port.protocol)).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Compiles one port of a Service. `holds` says which of the frontends it holds.
+/// Compiles one port of a Service, which claims the frontends `asked`. `holds` says which of them it owns.
 pub fn compile(
     object: &ObjectName,
     service: &Service,
     port: &ServicePort,
+    asked: Vec<(FrontendKey, FrontendKind)>,
     offers: &Offers<'_>,
     node: &Node,
     holds: impl Fn(&FrontendKey) -> bool,
 ) -> Desired {
-    let asked = frontends(service, port, node);
     let uses: BTreeSet<(Policy, bool)> =
         asked.iter().map(|(key, kind)| (kind.policy(), key.address.is_v4())).collect();
-    let mut notes = notes(service);
+    let mut notes = notes(service) | offers.notes;
     let mut held = asked;
     let asked = held.len();
     held.retain(|(key, _)| holds(key));
@@ -187,6 +204,10 @@ pub fn compile(
         notes |= ServiceNotes::CONFLICT;
     }
     let mut compiled = Sets { port, offers, node, found: BTreeMap::new() };
+    let retained = offers.retained(port);
+    if !retained.is_empty() && compiled.retain(retained, service, &uses) {
+        notes |= ServiceNotes::RETAINED;
+    }
     let mut counts = [0_u32; 2];
     let mut members: Vec<(Address, u16, BackendRow)> = Vec::new();
     for (policy, v4) in uses {
@@ -248,6 +269,32 @@ struct Sets<'a> {
 }
 
 impl Sets<'_> {
+    /// Puts these members into the lists, unless one of those has a backend. True when it did.
+    fn retain(
+        &mut self,
+        members: &[(Address, u16, BackendRow)],
+        service: &Service,
+        uses: &BTreeSet<(Policy, bool)>,
+    ) -> bool {
+        for (policy, v4) in uses {
+            if !self.backends(List::of(*policy, service), *v4).is_empty() {
+                return false;
+            }
+        }
+        for (policy, v4) in uses {
+            let of_set = members
+                .iter()
+                .filter(|(address, _, row)| address.is_v4() == *v4 && row.sets & policy.bit() != 0);
+            let list = self.found.entry((List::of(*policy, service), *v4)).or_default();
+            list.extend(of_set.filter_map(|(address, port, row)| {
+                Some((*address, *port, BackendState::from_number(row.state)?))
+            }));
+            list.sort_by_key(|(address, port, _)| (*address, *port));
+            list.dedup_by_key(|(address, port, _)| (*address, *port));
+        }
+        true
+    }
+
     fn backends(&mut self, list: List, v4: bool) -> &[Backend] {
         let (port, offers, node) = (self.port, self.offers, self.node);
         self.found.entry((list, v4)).or_insert_with(|| {

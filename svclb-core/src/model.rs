@@ -3,15 +3,15 @@
 //! Sources build these from API objects (svclb-agent's `convert`); nothing here knows YAML or JSON.
 
 mod endpoints;
-mod withheld;
+mod unread;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use endpoints::{Endpoint, Endpoints};
-pub use svclb_common::layout::{Protocol, Scope};
-pub use withheld::Withheld;
+pub use svclb_common::layout::{Protocol, Scope, ServiceNotes};
+pub use unread::Unread;
 
 /// Namespace and name of an API object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -47,6 +47,11 @@ pub struct ServiceKey {
 }
 
 impl ServiceKey {
+    /// Whether this is its port, of the object that this names.
+    pub(crate) fn is_port(&self, port: &ServicePort) -> bool {
+        (&self.port_name, self.protocol) == (&port.name, port.protocol)
+    }
+
     /// What no service of an object comes before.
     pub(crate) fn first_of(object: &ObjectName) -> Self {
         Self { object: object.clone(), port_name: "".into(), protocol: Protocol::Tcp }
@@ -79,8 +84,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `sessionAffinity: ClientIP` with its timeout in seconds.
     pub affinity_seconds: Option<u32>,
-    /// It has SCTP ports too, which have no frontend and are not among `ports`.
-    pub sctp: bool,
+    /// Notes on the object itself (`ServiceNotes`): what of it is left out of this.
+    pub notes: u32,
     /// Its ports that svclb translates (TCP and UDP).
     pub ports: Vec<ServicePort>,
 }
@@ -120,6 +125,11 @@ pub enum TrafficPolicy {
 }
 
 impl TrafficPolicy {
+    /// The policy of this name; the default one where there is none.
+    pub fn named(name: &str) -> Self {
+        if name == Self::Local.name() { Self::Local } else { Self::Cluster }
+    }
+
     /// The name Kubernetes uses.
     pub const fn name(self) -> &'static str {
         match self {
@@ -151,6 +161,8 @@ pub struct Slice {
     pub ports: Box<[SlicePort]>,
     /// Its endpoints.
     pub endpoints: Endpoints,
+    /// Notes on it for its Service (`ServiceNotes`): what of it is left out of this.
+    pub notes: u32,
     /// When what it tells of happened, nanoseconds since the epoch (annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`). A slice that differs in this only is no
     /// change.
@@ -160,8 +172,8 @@ pub struct Slice {
 impl Slice {
     /// Whether it says the same as another, `triggered` apart.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        (&self.service, &self.ports, &self.endpoints)
-            == (&other.service, &other.ports, &other.endpoints)
+        (&self.service, &self.ports, &self.endpoints, self.notes)
+            == (&other.service, &other.ports, &other.endpoints, other.notes)
     }
 }
 

@@ -69,7 +69,7 @@ impl Sizes {
             let (index, slots) = match why {
                 Why::NoLine | Why::MapFull("svclb_frontends" | "svclb_services") => (true, false),
                 Why::NoSlots | Why::MapFull("svclb_backends") => (false, true),
-                Why::WaitsForRest | Why::MapFull(_) | Why::NoIds | Why::Withheld => (false, false),
+                Why::WaitsForRest | Why::MapFull(_) | Why::NoIds => (false, false),
             };
             if index {
                 let lines = doubled(self.index_lines).max(wanted.index_lines);

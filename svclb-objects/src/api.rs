@@ -14,12 +14,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use svclb_core::model::{ObjectName, Update};
 
-use crate::convert::{self, Invalid, Kind, ObjectId, Skipped, wire};
+use crate::convert::{self, Accepted, Invalid, Kind, LeftOut, ObjectId, Uid, wire};
 use crate::protobuf::{self, Encoded};
 use crate::text::short;
 
 /// What an object says, or what is wrong with it.
-pub type Said = Result<(Update, Skipped), Invalid>;
+pub type Said = Result<Accepted, Invalid>;
 
 /// An object that was read.
 #[derive(Clone, Debug)]
@@ -32,14 +32,27 @@ pub struct Read {
     pub said: Said,
 }
 
+impl Read {
+    /// Which of all objects of its name it is, where that can be read.
+    pub fn uid(&self) -> Option<Uid> {
+        match &self.said {
+            Ok(accepted) => accepted.uid,
+            Err(invalid) => invalid.uid,
+        }
+    }
+}
+
 /// The part of an object that is read, and how.
 pub trait Wire:
     Encoded + Serialize + DeserializeOwned + Clone + Debug + Hash + Send + 'static
 {
     /// Its metadata.
     fn metadata(&self) -> &wire::Metadata;
-    /// What it says.
-    fn convert(&self) -> Said;
+    /// What it says, and what of it is left out.
+    ///
+    /// # Errors
+    /// What is wrong with it as a whole.
+    fn convert(&self) -> Result<(Update, LeftOut), Invalid>;
 }
 
 impl Wire for wire::Service {
@@ -47,7 +60,7 @@ impl Wire for wire::Service {
         &self.metadata
     }
 
-    fn convert(&self) -> Said {
+    fn convert(&self) -> Result<(Update, LeftOut), Invalid> {
         convert::service(self)
     }
 }
@@ -57,7 +70,7 @@ impl Wire for wire::EndpointSlice {
         &self.metadata
     }
 
-    fn convert(&self) -> Said {
+    fn convert(&self) -> Result<(Update, LeftOut), Invalid> {
         convert::slice(self)
     }
 }
@@ -67,8 +80,8 @@ impl Wire for wire::Node {
         &self.metadata
     }
 
-    fn convert(&self) -> Said {
-        convert::node(self).map(|update| (update, Skipped::default()))
+    fn convert(&self) -> Result<(Update, LeftOut), Invalid> {
+        convert::node(self)
     }
 }
 
@@ -82,7 +95,12 @@ pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
     let (version, hash, said) = match object {
         Ok::<T, _>(object) => {
             let version = object.metadata().resource_version.as_deref().map(str::to_owned);
-            (version, hash(&object), object.convert())
+            let uid = object.metadata().uid.as_deref().map(Uid::of);
+            let said = match object.convert() {
+                Ok((update, left_out)) => Ok(Accepted { update, uid, left_out }),
+                Err(invalid) => Err(invalid.with(uid)),
+            };
+            (version, hash(&object), said)
         }
         Err(wrong) => {
             let (version, said) = examine(T::KIND, &wrong);
@@ -96,7 +114,7 @@ pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
         ..invalid
     });
     let name = match &said {
-        Ok((update, _)) => ObjectId::of(update).map(|object| object.name),
+        Ok(accepted) => ObjectId::of(&accepted.update).map(|object| object.name),
         Err(invalid) => invalid.object.as_ref().map(|object| object.name.clone()),
     };
     (version, Read { name, hash, said })
@@ -130,8 +148,9 @@ fn examine(kind: Kind, text: &str) -> (Option<String>, Said) {
     let rubbish = |problem: String| Invalid {
         object: None,
         service: None,
+        uid: None,
         field: String::new(),
-        at: String::new(),
+        at: Box::default(),
         problem: format!("{}: {problem}", kind.name()),
     };
     let mut value: Value = match serde_json::from_str(text) {
@@ -147,9 +166,9 @@ fn examine(kind: Kind, text: &str) -> (Option<String>, Said) {
     object.insert("kind".to_owned(), kind.name().into());
     object.insert("apiVersion".to_owned(), kind.api_version().into());
     let mut converted = convert::objects(value);
-    let said = match (converted.rejects.pop(), converted.updates.pop()) {
+    let said = match (converted.rejects.pop(), converted.accepted.pop()) {
         (Some(invalid), _) => Err(invalid),
-        (None, Some(update)) => Ok((update, converted.skipped)),
+        (None, Some(accepted)) => Ok(accepted),
         (None, None) => Err(rubbish("says nothing".to_owned())),
     };
     (version, said)

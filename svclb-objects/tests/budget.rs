@@ -59,7 +59,7 @@ fn an_endpoint_more_takes_no_allocation_but_for_its_hints() {
         let before = allocations();
         let (_, second) = api::read::<EndpointSlice>(&text);
         let allocations = allocations() - before;
-        let (update, _) = second.said.unwrap();
+        let update = second.said.unwrap().update;
         let Update::Slice(name, Some(slice)) = update else { panic!("{update:?}") };
         assert_eq!(Some(name), first.name);
         assert_eq!(slice.endpoints.len(), usize::from(endpoints));

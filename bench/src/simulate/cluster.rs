@@ -188,6 +188,7 @@ impl Cluster {
             ports: [port].into(),
             endpoints: self.slices[service][number].iter().map(endpoint).collect(),
             triggered: None,
+            notes: 0,
         };
         let name = format!("service-{service}-{number}").into();
         Update::Slice(ObjectName { namespace: Arc::clone(&self.namespace), name }, Some(slice))

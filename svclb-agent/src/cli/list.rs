@@ -98,10 +98,14 @@ impl Frontends {
     }
 }
 
-const NOTES: [(&str, u32); 3] = [
+const NOTES: [(&str, u32); 7] = [
     ("conflict", ServiceNotes::CONFLICT),
+    ("ports_without_number", ServiceNotes::PORTS_WITHOUT_NUMBER),
+    ("retained", ServiceNotes::RETAINED),
     ("sctp", ServiceNotes::SCTP),
     ("source_ranges", ServiceNotes::SOURCE_RANGES),
+    ("unusable_addresses", ServiceNotes::UNUSABLE_ADDRESSES),
+    ("unusable_endpoints", ServiceNotes::UNUSABLE_ENDPOINTS),
 ];
 
 fn notes(row: &ServiceRow) -> Vec<&'static str> {

@@ -119,11 +119,6 @@ impl Room {
         self.later.is_some_and(|later| Instant::now() < later.at)
     }
 
-    /// What stood in the way may be gone: there is no need to wait.
-    pub(super) const fn look_again(&mut self) {
-        self.later = None;
-    }
-
     /// When it is tried again.
     pub(super) const fn later(&self) -> Option<Retry> {
         self.later

@@ -1,6 +1,6 @@
 //! The reconciler over maps in memory: audits, retries, and whose delay a pass tells.
 
-use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort};
+use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort, Unread};
 use svclb_core::table::{Failing, Key, Memory};
 use svclb_objects::convert::Skipped;
 
@@ -25,6 +25,7 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
         ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }].into(),
         endpoints: [([10, 0, 0, 1].into(), Endpoint::default())].into_iter().collect(),
         triggered: None,
+        notes: 0,
     };
     let updates =
         vec![Update::Service(object.clone(), Some(service)), Update::Slice(object, Some(slice))];
@@ -32,7 +33,7 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
         updates,
         whole: true,
         rejects: Vec::new(),
-        withheld: Some(Withheld::default()),
+        unread: Some(Unread::default()),
         standing: 0,
         skipped: Skipped::default(),
         seen: Instant::now(),
@@ -83,43 +84,71 @@ impl super::Ground for Ground {
     }
 }
 
-#[tokio::test]
-async fn maps_that_alone_know_a_service_are_replaced_by_no_others() {
+/// An agent that starts over full maps, of which the source cannot read the one Service.
+fn over_full_maps() -> Reconciler<Failing<Memory>> {
     let Reconciler { table, state, .. } = reconciler();
     let catalog = Catalog::new(Node::default());
     let mut reconciler = Reconciler::over(catalog, table, state.meta(), Sizing::default()).unwrap();
-    let batch = |updates, withheld| Batch {
-        updates,
-        whole: false,
-        rejects: Vec::new(),
-        withheld: Some(withheld),
-        standing: 1,
-        skipped: Skipped::default(),
-        seen: Instant::now(),
-    };
-    let (object, many) = (ObjectName::new("default", "hello"), ObjectName::new("default", "many"));
     let ips = (1..20).map(|last| [10, 96, 1, last].into()).collect();
     let ports =
         vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }];
     let own = vec![[10, 96, 0, 2].into()];
     let service = Service { cluster_ips: own, external_ips: ips, ports, ..Service::default() };
-    let more = vec![Update::Service(many.clone(), Some(service))];
-    let withheld = Withheld { objects: [object.clone()].into(), unknown: false };
-    reconciler.hear(Batch { whole: true, ..batch(more, withheld) });
+    let unread = Unread {
+        services: [ObjectName::new("default", "hello")].into(),
+        slices: [ObjectName::new("default", "hello")].into(),
+        ..Unread::default()
+    };
+    reconciler.hear(Batch {
+        updates: vec![Update::Service(ObjectName::new("default", "many"), Some(service))],
+        whole: true,
+        rejects: Vec::new(),
+        unread: Some(unread),
+        standing: 1,
+        skipped: Skipped::default(),
+        seen: Instant::now(),
+    });
     reconciler.pass();
+    reconciler
+}
+
+#[tokio::test]
+async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_served() {
+    let mut reconciler = over_full_maps();
+    assert!(reconciler.state.lacking().count() > 0, "one does not fit");
     let mut ground = Ground::default();
     reconciler.make_room(&mut ground).unwrap();
-    assert_eq!(ground.made, 0);
-    assert_eq!(reconciler.state.kept().map(|it| &it.object).collect::<Vec<_>>(), [&object]);
-    let short: Vec<_> = reconciler.told.standing().map(|it| it.object.clone()).collect();
-    assert_eq!(short, [many], "it is told that it does not fit");
-    // What was rejected is gone: there is no need to wait for the next try.
-    reconciler.hear(batch(Vec::new(), Withheld::default()));
+    assert_eq!((ground.made, reconciler.state.lacking().count()), (1, 0));
+    let hello = ObjectName::new("default", "hello");
+    let retained = reconciler.catalog.retained().map(|it| it.object.clone());
+    assert_eq!(retained.collect::<Vec<_>>(), std::slice::from_ref(&hello));
+    assert!(reconciler.state.has(&hello), "it is in the new maps");
+    let dump = reconciler.table.load().unwrap();
+    assert_eq!((dump.frontends.len(), dump.backends.len()), (21, 1));
+    // What was rejected is gone.
+    reconciler.hear(Batch {
+        updates: Vec::new(),
+        whole: false,
+        rejects: Vec::new(),
+        unread: Some(Unread::default()),
+        standing: 0,
+        skipped: Skipped::default(),
+        seen: Instant::now(),
+    });
+    reconciler.pass();
+    assert!(!reconciler.state.has(&hello), "no source has it");
+    assert_eq!(reconciler.table.load().unwrap().frontends.len(), 20);
+}
+
+#[tokio::test]
+async fn an_agent_over_full_maps_places_its_probe_though_a_service_is_rejected() {
+    let mut reconciler = over_full_maps();
+    let mut ground = Ground::default();
+    reconciler.proving = true;
+    reconciler.update(probe::appear());
     reconciler.pass();
     reconciler.make_room(&mut ground).unwrap();
-    assert_eq!(ground.made, 1);
-    assert_eq!(reconciler.state.lacking().count(), 0);
-    assert!(!reconciler.state.has(&object), "no source has it");
+    assert!(reconciler.prove(&mut ground).unwrap(), "it is ready");
 }
 
 /// A line that holds what is no Service's, as somebody else may have written it.

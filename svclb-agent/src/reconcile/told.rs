@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, Instant};
 
-use svclb_core::catalog::Conflict;
+use svclb_common::layout::ServiceRow;
+use svclb_core::catalog::{Catalog, Conflict};
+use svclb_core::compile::service_of;
 use svclb_core::model::{ObjectName, ServiceKey};
 use svclb_core::plan::{Failed, Pass, Why};
 
+use crate::source::Reject;
 use crate::source::convert::Skipped;
 
 /// How many steps that failed are told at once. The others are told at the next tries, so that a fault of
@@ -32,15 +36,62 @@ pub(super) struct Told {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,
-    /// They keep what an earlier agent wrote.
-    kept: BTreeSet<ServiceKey>,
+    /// What an earlier agent wrote of them is retained.
+    retained: BTreeSet<ServiceKey>,
+    /// How many rejects may be logged at once.
+    rejects: Allowance,
     /// Who waits for whom.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
     no_rest: bool,
 }
 
+/// How many lines of one kind may be logged: some at once, and one more with each second.
+#[derive(Debug, Default)]
+struct Allowance {
+    /// Lines that were logged and count against the next ones.
+    used: usize,
+    /// Until when `used` is worked out.
+    since: Option<Instant>,
+    /// Lines that were not logged.
+    missed: usize,
+}
+
+impl Allowance {
+    /// Whether one more line may be logged now.
+    fn take(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let seconds = now.saturating_duration_since(since).as_secs();
+        self.used = self.used.saturating_sub(usize::try_from(seconds).unwrap_or(usize::MAX));
+        self.since = Some(since + Duration::from_secs(seconds));
+        let may = self.used < TOLD_AT_ONCE;
+        if may {
+            self.used += 1;
+        } else {
+            self.missed += 1;
+        }
+        may
+    }
+}
+
 impl Told {
+    /// What a source rejects, or ignores of an object. An object that is rejected for another reason each
+    /// time fills no disk.
+    pub(super) fn rejects(&mut self, rejects: &[Reject]) {
+        for reject in rejects {
+            if self.rejects.take(Instant::now()) {
+                reject.log();
+            }
+        }
+        let missed = std::mem::take(&mut self.rejects.missed);
+        if missed > 0 {
+            tracing::warn!(
+                more = missed,
+                "more objects are rejected, or ignored in part, than are logged"
+            );
+        }
+    }
+
     /// What a source leaves out on purpose, where that changed.
     pub(super) fn skipped(&mut self, now: Skipped) {
         let before = self.skipped.counts();
@@ -83,8 +134,6 @@ impl Told {
         for rejected in &done.rejected {
             match rejected.why {
                 Why::WaitsForRest => drop(waits.insert(&rejected.service)),
-                // All of them are told of in one line.
-                Why::Withheld => {}
                 _ => drop(now.insert((rejected.service.clone(), rejected.why.to_string()))),
             }
         }
@@ -97,21 +146,35 @@ impl Told {
         self.rejected.extend(now);
     }
 
-    /// Services that keep what an earlier agent wrote: all there are now.
-    pub(super) fn kept<'a>(&mut self, now: impl Iterator<Item = &'a ServiceKey>) {
+    /// Services of which what an earlier agent wrote is retained: all there are now.
+    pub(super) fn retained<'a>(&mut self, now: impl Iterator<Item = &'a ServiceKey>) {
         let now: BTreeSet<ServiceKey> = now.cloned().collect();
-        let mut news = now.difference(&self.kept).peekable();
+        let mut news = now.difference(&self.retained).peekable();
         if news.peek().is_some() {
             tracing::warn!(
                 services = names(news),
-                "these keep what an earlier agent wrote of them, and no more is known: what was rejected \
-                 is, or may be, a part of them; correct or remove that"
+                "retaining the previous agent's state of services because one of their objects was \
+                 rejected, or may have been; fix or delete what was rejected"
             );
         }
-        if now.is_empty() && !self.kept.is_empty() {
-            tracing::info!("every service is as the sources say");
+        if now.is_empty() && !self.retained.is_empty() {
+            tracing::info!("no state of the previous agent is retained any longer");
         }
-        self.kept = now;
+        self.retained = now;
+    }
+
+    /// Tells which of these services would be retained, had the maps that hold them been of use.
+    pub(super) fn lost(&self, ids: &[(u32, ServiceRow)], catalog: &Catalog) {
+        let services = ids.iter().filter_map(|(_, row)| service_of(row));
+        let lost: Vec<ServiceKey> = services.filter(|service| catalog.misses(service)).collect();
+        if !lost.is_empty() {
+            tracing::warn!(
+                services = names(lost.iter()),
+                "cannot retain the previous agent's state of services of which an object was rejected, or \
+                 may have been: its maps cannot be used; what is lacking is not served until what was \
+                 rejected is fixed"
+            );
+        }
     }
 
     /// Services that keep their previous state.
@@ -181,6 +244,17 @@ mod tests {
         // What is well again is forgotten, and told anew should it come back.
         told.failed(&failed(0..1));
         assert_eq!(told.failed.len(), 1);
+    }
+
+    #[test]
+    fn lines_are_logged_some_at_once_and_then_one_a_second() {
+        let (mut allowance, start) = (Allowance::default(), Instant::now());
+        let logged = |allowance: &mut Allowance, at: u64| {
+            (0..50).filter(|_| allowance.take(start + Duration::from_secs(at))).count()
+        };
+        for (at, expected) in [(0, TOLD_AT_ONCE), (0, 0), (1, 1), (4, 3), (1000, TOLD_AT_ONCE)] {
+            assert_eq!(logged(&mut allowance, at), expected, "after {at} s");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use svclb_core::model::{Update, Withheld};
+use svclb_core::model::{Unread, Update};
 use tokio::sync::mpsc;
 
 use super::Batch;
@@ -41,7 +41,7 @@ impl Memory {
     /// Waits for news, and takes all that there is. May be dropped while it waits.
     pub(super) async fn next(&mut self) -> Batch {
         if let Some(updates) = self.first.take() {
-            return Batch { whole: true, withheld: Some(Withheld::default()), ..batch(updates) };
+            return Batch { whole: true, unread: Some(Unread::default()), ..batch(updates) };
         }
         self.done.store(self.handed_on, Ordering::Release);
         let mut said = Vec::new();
@@ -60,7 +60,7 @@ fn batch(updates: Vec<Update>) -> Batch {
         updates,
         whole: false,
         rejects: Vec::new(),
-        withheld: None,
+        unread: None,
         standing: 0,
         skipped: Skipped::default(),
         seen: Instant::now(),

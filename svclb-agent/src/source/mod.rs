@@ -14,10 +14,10 @@ pub mod memory;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use svclb_core::model::{Update, Withheld};
+use svclb_core::model::{Unread, Update};
 pub use svclb_objects::convert;
 
-use convert::{Invalid, Skipped};
+use convert::{Ignored, Invalid, ObjectId, Skipped};
 use interfaces::Interfaces;
 
 /// What a source says that it did not say before.
@@ -29,11 +29,10 @@ pub struct Batch {
     /// of every source, and no later one: a source that loses sight of its objects and finds them again
     /// says what changed and what is gone, so that an object which is rejected then keeps its state.
     pub whole: bool,
-    /// What is rejected since this batch.
+    /// What is rejected, or ignored of an object, since this batch.
     pub rejects: Vec<Reject>,
-    /// Of which Services something is rejected that was never accepted, where that changed. The first
-    /// batch always says.
-    pub withheld: Option<Withheld>,
+    /// The objects that are rejected now, where that changed. The first batch always says.
+    pub unread: Option<Unread>,
     /// How many rejects stand, with those of earlier batches. A batch may hold no other news.
     pub standing: usize,
     /// What the source holds now that is left out on purpose.
@@ -42,40 +41,37 @@ pub struct Batch {
     pub seen: Instant,
 }
 
-/// An object or a file that was rejected.
+/// An object or a file that was rejected, or of which parts are ignored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reject {
     /// Of a file.
     File(files::Reject),
-    /// Of an API server.
+    /// An object of an API server.
     Object(Invalid),
+    /// Parts of an object of an API server.
+    Parts(ObjectId, Box<Ignored>),
 }
 
 impl Reject {
-    /// Tells the operator.
-    pub fn tell(&self) {
+    /// Logs it. Its words end with what happens meanwhile.
+    pub fn log(&self) {
         match self {
-            // It says what happens meanwhile.
             Self::File(reject) => tracing::warn!("{reject}"),
-            Self::Object(Invalid { object, field, problem, .. }) => {
-                let object =
-                    object.as_ref().map_or_else(|| "an object".to_owned(), ToString::to_string);
-                tracing::warn!(
-                    object,
-                    field,
-                    problem,
-                    "rejected; until this is corrected, its previous state stays"
-                );
-            }
+            Self::Object(invalid) => tracing::warn!(
+                "rejected {}{invalid}; until this is corrected, its previous state stays, and gives way \
+                 to every other claimant of its frontends",
+                if invalid.object.is_some() { "" } else { "an object: " },
+            ),
+            Self::Parts(object, ignored) => tracing::warn!("{object}: {ignored}"),
         }
     }
 }
 
 impl From<files::Batch> for Batch {
     fn from(batch: files::Batch) -> Self {
-        let files::Batch { updates, rejects, withheld, standing, skipped, first, seen } = batch;
+        let files::Batch { updates, rejects, unread, standing, skipped, first, seen } = batch;
         let rejects = rejects.into_iter().map(Reject::File).collect();
-        Self { updates, whole: first, rejects, withheld, standing, skipped, seen }
+        Self { updates, whole: first, rejects, unread, standing, skipped, seen }
     }
 }
 
@@ -123,7 +119,7 @@ impl Source {
                     updates: vec![Update::Interfaces(Some(addresses))],
                     whole: false,
                     rejects: Vec::new(),
-                    withheld: None,
+                    unread: None,
                     standing,
                     skipped,
                     seen: Instant::now(),

@@ -161,7 +161,7 @@ pub struct ServiceRow {
     pub internal_backends: u32,
     /// How many backends are in its external set.
     pub external_backends: u32,
-    /// [`ServiceNotes`]: why it has fewer frontends than its object names.
+    /// [`ServiceNotes`]: why it is not served just as its objects say.
     pub notes: u32,
 }
 
@@ -178,6 +178,14 @@ impl ServiceNotes {
     /// Another Service owns one of the frontends that it claims: its claim is of a better kind, or it is
     /// older.
     pub const CONFLICT: u32 = 1 << 2;
+    /// Nothing can be served at some of its addresses (multicast, loopback, ...): those are ignored.
+    pub const UNUSABLE_ADDRESSES: u32 = 1 << 3;
+    /// Some endpoints of its EndpointSlices have an address that no pod has: those are ignored.
+    pub const UNUSABLE_ENDPOINTS: u32 = 1 << 4;
+    /// Some ports of its EndpointSlices have no number, or one that no port can have: those are ignored.
+    pub const PORTS_WITHOUT_NUMBER: u32 = 1 << 5;
+    /// A part of it was rejected; what was known of that before is served, and claims frontends last.
+    pub const RETAINED: u32 = 1 << 6;
 }
 
 /// The one value of `svclb_meta`: what an adopting agent, a reading command or a person must know

@@ -27,6 +27,7 @@ fn slice(port: u16, endpoints: Vec<(IpAddr, Endpoint)>) -> Slice {
         ports: [port].into(),
         endpoints: endpoints.into_iter().collect(),
         triggered: None,
+        notes: 0,
     }
 }
 
@@ -39,8 +40,18 @@ fn offers<'a>(slices: &[&'a Slice]) -> Offers<'a> {
 }
 
 fn compiled(service: &Service, slices: &[&Slice]) -> Desired {
-    let object = ObjectName::new("default", "web");
-    compile(&object, service, &service.ports[0], &offers(slices), &node(), |_| true)
+    of_port(service, &service.ports[0], slices, &node(), true)
+}
+
+fn of_port(
+    service: &Service,
+    port: &ServicePort,
+    slices: &[&Slice],
+    node: &Node,
+    holds: bool,
+) -> Desired {
+    let (object, asked) = (ObjectName::new("default", "web"), frontends(service, port, node));
+    compile(&object, service, port, asked, &offers(slices), node, |_| holds)
 }
 
 fn shown(desired: &Desired) -> Vec<String> {
@@ -155,7 +166,6 @@ fn of_one_address_in_two_slices_the_first_says_where_it_is_and_whom_it_is_for() 
         ),
     ];
     let node = Node { zone: Some("z".into()), ..node() };
-    let object = ObjectName::new("default", "web");
     for (name, service, [first, second], expected) in rows {
         let other = elsewhere("z");
         let slices: &[&Slice] = match service.internal_policy {
@@ -166,8 +176,7 @@ fn of_one_address_in_two_slices_the_first_says_where_it_is_and_whom_it_is_for() 
             }
             TrafficPolicy::Cluster => &[&first, &second, &other],
         };
-        let desired =
-            compile(&object, &service, &service.ports[0], &offers(slices), &node, |_| true);
+        let desired = of_port(&service, &service.ports[0], slices, &node, true);
         assert_eq!(shown(&desired).join(" "), expected, "{name}");
     }
 }
@@ -407,19 +416,21 @@ fn a_services_row_says_why_it_has_fewer_frontends_than_its_object_names() {
             },
             0,
         ),
-        ("SCTP ports", Service { sctp: true, ..service() }, ServiceNotes::SCTP),
+        ("SCTP ports", Service { notes: ServiceNotes::SCTP, ..service() }, ServiceNotes::SCTP),
         (
             "both",
-            Service { sctp: true, source_ranges: ranges, load_balancer_ips: v4, ..service() },
+            Service {
+                notes: ServiceNotes::SCTP,
+                source_ranges: ranges,
+                load_balancer_ips: v4,
+                ..service()
+            },
             ServiceNotes::SCTP | ServiceNotes::SOURCE_RANGES,
         ),
     ];
-    let object = ObjectName::new("default", "web");
     for (name, service, expected) in rows {
         assert_eq!(compiled(&service, &[]).row.notes, expected, "{name}");
-        let compile =
-            |holds| compile(&object, &service, &service.ports[0], &offers(&[]), &node(), |_| holds);
-        let other = compile(false);
+        let other = of_port(&service, &service.ports[0], &[], &node(), false);
         assert_eq!(other.row.notes, expected | ServiceNotes::CONFLICT, "{name}, held by another");
         assert!(other.frontends.is_empty());
     }
@@ -449,11 +460,10 @@ fn ports_of_one_name_are_told_apart_by_protocol_and_may_differ_in_number() {
     let mut slice = slice(8080, vec![endpoint("10.0.0.1")]);
     let more = SlicePort { name: "http".into(), protocol: Protocol::Udp, port: 5353 };
     slice.ports = [slice.ports[0].clone(), more].into();
-    let object = ObjectName::new("default", "web");
     let found: Vec<Vec<String>> = service
         .ports
         .iter()
-        .map(|port| shown(&compile(&object, &service, port, &offers(&[&slice]), &node(), |_| true)))
+        .map(|port| shown(&of_port(&service, port, &[&slice], &node(), true)))
         .collect();
     assert_eq!(found, [["10.0.0.1:8080"], ["10.0.0.1:5353"]]);
 }

@@ -89,7 +89,6 @@ impl State {
     fn removed(&mut self, key: &Key) {
         match key {
             Key::Service(id) => {
-                self.earlier.remove(id);
                 let Some(held) = self.services.get(id) else { return };
                 if let Some((object, mut ids)) = self.of_object.remove_entry(&held.key.object) {
                     if let Ok(at) = self.place_of(&ids, &held.key) {

@@ -13,10 +13,10 @@ use crate::compile::service_of;
 use crate::table::{Dump, Key, Row, Written};
 
 /// The mirror of a dump, and the steps that have to be taken before anything else. `meta` says how
-/// large the maps really are. All of it is what an earlier agent wrote.
+/// large the maps really are. All of it is what an earlier agent wrote ([`State::take_earlier`]).
 pub fn load(dump: &Dump, meta: Meta) -> (State, Vec<Step>) {
     let (mut state, steps) = fill(State::new(meta), dump);
-    state.earlier = state.services.keys().copied().collect();
+    state.earlier.clone_from(&dump.services);
     (state, steps)
 }
 

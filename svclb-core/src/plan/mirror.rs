@@ -10,7 +10,7 @@ use super::{Step, Why};
 use crate::compile::service_of;
 use crate::digest::Digest;
 use crate::index::Index;
-use crate::model::{ObjectName, ServiceKey, Withheld};
+use crate::model::{ObjectName, ServiceKey};
 use crate::table::{Row, Table, TableError, Written};
 
 /// One service's rows.
@@ -119,12 +119,10 @@ pub struct State {
     pub(super) misfits: BTreeSet<u32>,
     /// What only they refer to: it rests when the last of them is emptied.
     pub(super) misfit_ranges: Vec<(u32, u32)>,
-    /// Services that do not fit, or keep what they have, since they were last looked at.
+    /// Services that do not fit, since they were last looked at.
     pub(super) short: BTreeMap<ServiceKey, Why>,
-    /// What the source cannot read.
-    pub(super) withheld: Withheld,
-    /// Services that an earlier agent wrote and this one did not look at, or keeps as they are.
-    pub(super) earlier: BTreeSet<u32>,
+    /// Rows of services as an earlier agent wrote them, until [`Self::take_earlier`].
+    pub(super) earlier: Vec<(u32, ServiceRow)>,
     /// Ids that services had in other maps, and are given again here.
     pub(super) kept_ids: HashMap<ServiceKey, u32>,
     /// An id that the meta row says is spent and that nobody has, since a step failed in between.
@@ -159,8 +157,7 @@ impl State {
             misfits: BTreeSet::new(),
             misfit_ranges: Vec::new(),
             short: BTreeMap::new(),
-            withheld: Withheld::default(),
-            earlier: BTreeSet::new(),
+            earlier: Vec::new(),
             kept_ids: HashMap::new(),
             spare_id: None,
             uncounted: 0,
@@ -193,7 +190,7 @@ impl State {
 
     /// What those services lack that do not fit.
     pub fn lacking(&self) -> impl Iterator<Item = Why> {
-        let lacks = |why: &Why| !matches!(why, Why::WaitsForRest | Why::Withheld);
+        let lacks = |why: &Why| !matches!(why, Why::WaitsForRest);
         self.short.values().copied().filter(lacks)
     }
 
@@ -208,7 +205,6 @@ impl State {
             resting: self.resting.clone(),
             rests: self.rests.clone(),
             short: self.short.clone(),
-            withheld: self.withheld.clone(),
             earlier: self.earlier.clone(),
             kept_ids: self.kept_ids.clone(),
             uncounted: self.uncounted,
@@ -252,7 +248,7 @@ impl State {
         self.of_object.contains_key(object) && self.short_of(object).next().is_none()
     }
 
-    /// An object's services that do not fit, or keep what they have.
+    /// An object's services that do not fit.
     pub(super) fn short_of(&self, object: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
         // Mostly there is none at all.
         let first = (!self.short.is_empty()).then(|| ServiceKey::first_of(object));

@@ -3,7 +3,7 @@
 //! * [`State`] (`load`, `mirror`, `applied`, `room`, `same`, `beside`): what the maps hold, kept in step
 //!   as steps succeed.
 //! * `change`: the steps for one Service object, in two phases.
-//! * `withheld`: who keeps what an earlier agent wrote, since a source cannot read it.
+//! * `earlier`: what an earlier agent wrote, read back for the catalog where the source cannot read it.
 //! * `pass`, `run`, `outcome`: all dirty objects, on a table, and what came of it.
 //!
 //! The order inside one object, and of the phases over objects, is what keeps every prefix of a plan
@@ -13,6 +13,7 @@
 mod applied;
 mod beside;
 mod change;
+mod earlier;
 mod load;
 mod members;
 mod mirror;
@@ -21,13 +22,11 @@ mod pass;
 mod room;
 mod run;
 mod same;
-mod withheld;
 
 pub use load::load;
 pub use mirror::{Resting, State};
 pub use outcome::{Failed, Pass, Rejected, Why};
 pub use pass::pass;
-pub use withheld::is_withheld;
 
 use crate::table::{Key, Row};
 

@@ -25,9 +25,6 @@ pub enum Why {
         "no service id is left: start the agent over new maps (`svclb uninstall`, then `svclb agent`)"
     )]
     NoIds,
-    /// A part of it cannot be read ([`State::withhold`]).
-    #[error("what was rejected is, or may be, a part of it")]
-    Withheld,
 }
 
 /// A service that keeps the state that it has.

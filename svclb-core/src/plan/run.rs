@@ -107,8 +107,7 @@ impl<'a, T: Table> Run<'a, T> {
     /// Says in the maps what was done, and what was not.
     fn tell(&mut self) {
         let meta = self.state.meta;
-        let short = self.state.short.values().filter(|why| **why != Why::Withheld).count();
-        let short = u32::try_from(short).unwrap_or(u32::MAX);
+        let short = u32::try_from(self.state.short.len()).unwrap_or(u32::MAX);
         let mut now = Meta {
             layout: LAYOUT_VERSION,
             failures: meta.failures + self.state.uncounted,
@@ -137,16 +136,10 @@ impl<'a, T: Table> Run<'a, T> {
         for service in &gone {
             self.state.short.remove(service);
         }
-        let is_known = self.catalog.knows(object);
-        let mut services = self.keep(object);
+        let mut services: Vec<Asked> = Vec::with_capacity(wanted.len());
         for desired in wanted {
             let losers = self.state.losers(&desired);
-            let id = self.state.id_of(&desired.key);
-            let brought = if id.is_some_and(|id| self.state.keeps(id, Some(&desired), is_known)) {
-                Brought::Rejected(Why::Withheld)
-            } else {
-                self.bring_service(&desired, &losers)
-            };
+            let brought = self.bring_service(&desired, &losers);
             let was_short = self.state.short.contains_key(&desired.key);
             match brought {
                 Brought::Fits => {
@@ -164,7 +157,6 @@ impl<'a, T: Table> Run<'a, T> {
             services.push(Asked { service: desired.key, frontends, brought });
         }
         services.sort_by(|one, other| one.service.cmp(&other.service));
-        self.state.looked_at(object);
         self.asked.insert(object.clone(), services);
         self.look_at_heirs(object);
     }
@@ -186,28 +178,6 @@ impl<'a, T: Table> Run<'a, T> {
                 Brought::Failed
             }
         }
-    }
-
-    /// The services that stay as an earlier agent wrote them though there is no Service object.
-    fn keep(&mut self, object: &ObjectName) -> Vec<Asked> {
-        if self.catalog.serves(object) {
-            return Vec::new();
-        }
-        let ids = self.state.of_object.get(object).into_iter().flatten();
-        let kept = ids.filter(|id| self.state.keeps(**id, None, false));
-        let held = kept.filter_map(|id| self.state.services.get(id));
-        let asked = |service: ServiceKey, frontends| Asked {
-            service,
-            frontends,
-            brought: Brought::Rejected(Why::Withheld),
-        };
-        let kept: Vec<Asked> = held
-            .map(|held| asked(held.key.clone(), held.frontends.iter().copied().collect()))
-            .collect();
-        for asked in &kept {
-            self.state.short.insert(asked.service.clone(), Why::Withheld);
-        }
-        kept
     }
 
     /// What the maps should hold of an object, as long as others do not fit.
@@ -398,7 +368,7 @@ impl State {
         match self.short.get(service) {
             None | Some(Why::WaitsForRest) => true,
             Some(Why::NoSlots | Why::NoLine | Why::MapFull(_)) => self.grows,
-            Some(Why::NoIds | Why::Withheld) => false,
+            Some(Why::NoIds) => false,
         }
     }
 }

@@ -76,26 +76,34 @@ fn ip(text: &str) -> Option<IpAddr> {
     <[u8; 4]>::try_from(parts).ok().map(IpAddr::from)
 }
 
-/// An address that something can be reached at. IPv4 written as v4-mapped IPv6 becomes IPv4.
+/// An address. IPv4 written as v4-mapped IPv6 becomes IPv4.
 pub(super) fn address(field: &str, text: &str) -> Result<IpAddr, Invalid> {
-    let Some(address) = ip(text).map(|address| address.to_canonical()) else {
-        let problem = format!("{} is not an IPv4 or IPv6 address", quote(text));
-        return Err(Invalid::new(field, problem));
-    };
-    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    if address.is_unspecified() || address.is_multicast() || broadcast {
-        let problem =
-            format!("{address} is not the address of one host: expected a unicast address");
-        return Err(Invalid::new(field, problem));
-    }
-    Ok(address)
+    ip(text).map(|address| address.to_canonical()).ok_or_else(|| {
+        Invalid::new(field, format!("{} is not an IPv4 or IPv6 address", quote(text)))
+    })
 }
 
-/// Whether an address means another host on each link.
-pub(super) const fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+/// Why nothing is served at an address, and nothing reached by it, if that is so. The API server accepts
+/// some of these in some fields (ranges of multicast, broadcast), and others nowhere (package validation,
+/// `ValidateEndpointIP`). Loopback and link-local addresses are a node's own, such
+/// as those of what runs on the node and of a cloud's metadata.
+pub(super) fn unusable(address: &IpAddr) -> Option<&'static str> {
+    let (is_broadcast, is_link_local) = match address {
+        IpAddr::V4(v4) => (v4.is_broadcast(), v4.is_link_local()),
+        IpAddr::V6(v6) => (false, v6.is_unicast_link_local()),
+    };
+    if address.is_unspecified() {
+        Some("is the unspecified address")
+    } else if address.is_multicast() {
+        Some("is a multicast address")
+    } else if is_broadcast {
+        Some("is the broadcast address")
+    } else if address.is_loopback() {
+        Some("is a loopback address")
+    } else if is_link_local {
+        Some("is a link-local address")
+    } else {
+        None
     }
 }
 

@@ -2,39 +2,48 @@
 
 use std::sync::Arc;
 
-use svclb_core::model::{Node, ObjectName, Update};
+use svclb_core::model::{Node, Update};
 
 use super::field::{self, Name};
-use super::{Invalid, Kind, ObjectId, own_name, wire};
+use super::{Invalid, LeftOut, own_name, wire};
 
-/// How many addresses a Node may have. Each serves every node port.
+/// How many addresses of a Node are served. Each serves every node port.
 const MOST_ADDRESSES: usize = 1_000;
 
-/// Converts a Node, whichever it is: the caller knows which one is its own.
+/// Converts a Node, whichever it is: the caller knows which one is its own. The API server takes any text
+/// for an address, and so many of them as fit into an object: what cannot be used is ignored.
 ///
 /// # Errors
-/// The field that is wrong, with the object it belongs to as far as it has a name.
-pub fn node(node: &wire::Node) -> Result<Update, Invalid> {
+/// When it has no name.
+pub fn node(node: &wire::Node) -> Result<(Update, LeftOut), Invalid> {
     let name = own_name(&node.metadata, Name::Subdomain)?;
-    let mut addresses = Vec::with_capacity(node.status.addresses.len());
-    let of_node = |invalid: Invalid| {
-        invalid.of(&ObjectId { kind: Kind::Node, name: ObjectName::new("", name) })
-    };
+    let mut left_out = LeftOut::default();
+    let mut addresses = Vec::with_capacity(node.status.addresses.len().min(MOST_ADDRESSES));
     for (i, address) in node.status.addresses.iter().enumerate() {
         if !matches!(&*address.kind, "InternalIP" | "ExternalIP") {
             continue;
         }
-        let field = format!("status.addresses[{i}].address");
-        let address = field::address(&field, &address.address).map_err(of_node)?;
-        if addresses.len() == MOST_ADDRESSES {
-            let problem =
-                format!("there are more than {MOST_ADDRESSES}: expected those of one node");
-            return Err(of_node(Invalid::new("status.addresses", problem)));
+        let field = || format!("status.addresses[{i}].address");
+        let address = match field::address("", &address.address) {
+            Ok(address) => address,
+            Err(wrong) => {
+                left_out.counts.unusable_addresses += 1;
+                left_out.ignore(field, wrong.problem, "address");
+                continue;
+            }
+        };
+        let Some(address) = left_out.usable(field, address) else { continue };
+        if addresses.contains(&address) {
+            continue;
         }
-        if !addresses.contains(&address) {
+        if addresses.len() < MOST_ADDRESSES {
             addresses.push(address);
+        } else {
+            left_out.counts.unusable_addresses += 1;
+            let problem = format!("a Node has at most {MOST_ADDRESSES} addresses");
+            left_out.ignore(field, problem, "address");
         }
     }
     let zone = node.metadata.labels.zone.as_deref().filter(|zone| !zone.is_empty()).map(Arc::from);
-    Ok(Update::Node(Some(Node { name: Arc::from(name), zone, addresses })))
+    Ok((Update::Node(Some(Node { name: Arc::from(name), zone, addresses })), left_out))
 }

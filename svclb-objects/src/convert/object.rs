@@ -8,7 +8,7 @@ use serde_json::Value;
 use svclb_core::model::{ObjectName, Update};
 
 use super::field::{Name, quote};
-use super::{Converted, Invalid, Skipped, node, service, slice, wire};
+use super::{Accepted, Converted, Invalid, LeftOut, Uid, node, service, slice, wire};
 
 /// The kinds that count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -114,7 +114,7 @@ pub fn objects(document: Value) -> Converted {
 fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Converted) {
     let meaning = match meaning(&value, implied) {
         Ok(meaning) => meaning,
-        Err(invalid) => return converted.reject(Invalid { at, ..invalid }),
+        Err(invalid) => return converted.reject(Invalid { at: at.into(), ..invalid }),
     };
     match meaning {
         Meaning::Other => {}
@@ -124,27 +124,30 @@ fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Convert
                     take(item, of, format!("{at}items[{i}]."), converted);
                 }
             }
-            Err(invalid) => converted.reject(Invalid { at, ..invalid }),
+            Err(invalid) => converted.reject(Invalid { at: at.into(), ..invalid }),
         },
         Meaning::One(kind) => {
             let object = identify(kind, &value);
             let service = object.as_ref().and_then(|object| service_of(object, &value));
+            let uid = value.pointer("/metadata/uid").and_then(Value::as_str).map(Uid::of);
             match one(kind, value) {
-                Ok((update, skipped)) => {
-                    converted.updates.push(update);
-                    converted.skipped.add(&skipped);
+                Ok((update, left_out)) => {
+                    converted.accepted.push(Accepted { update, uid, left_out });
                 }
-                Err(invalid) => converted.reject(Invalid { object, service, at, ..invalid }),
+                Err(invalid) => {
+                    let at = at.into();
+                    converted.reject(Invalid { object, service, uid, at, ..invalid });
+                }
             }
         }
     }
 }
 
-fn one(kind: Kind, value: Value) -> Result<(Update, Skipped), Invalid> {
+fn one(kind: Kind, value: Value) -> Result<(Update, LeftOut), Invalid> {
     match kind {
         Kind::Service => service(&read::<wire::Service>(value)?),
         Kind::EndpointSlice => slice(&read::<wire::EndpointSlice>(value)?),
-        Kind::Node => Ok((node(&read::<wire::Node>(value)?)?, Skipped::default())),
+        Kind::Node => node(&read::<wire::Node>(value)?),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use svclb_core::model::{Families, Service, ServicePort, Update};
+use svclb_core::model::{Families, Service, ServiceNotes, ServicePort, Update};
 
 use super::field::{self, Name};
-use super::{Invalid, Kind, ObjectId, Skipped, object_name, wire};
+use super::{Invalid, Kind, LeftOut, ObjectId, Skipped, object_name, wire};
 
 /// kube-proxy's and the API server's default, seconds.
 const AFFINITY_SECONDS: u32 = 10_800;
@@ -22,20 +22,20 @@ const MOST_FRONTENDS: usize = 65_536;
 ///
 /// # Errors
 /// The field that is wrong, with the object it belongs to as far as it has a name.
-pub fn service(service: &wire::Service) -> Result<(Update, Skipped), Invalid> {
+pub fn service(service: &wire::Service) -> Result<(Update, LeftOut), Invalid> {
     let name = object_name(&service.metadata, Name::Label)?;
-    let mut skipped = Skipped::default();
+    let mut left_out = LeftOut::default();
     let labels = &service.metadata.labels;
     if labels.proxy_name {
-        skipped.services_of_others += 1;
-        return Ok((Update::Service(name, None), skipped));
+        left_out.counts.services_of_others += 1;
+        return Ok((Update::Service(name, None), left_out));
     }
     if labels.headless || !has_cluster_ip(&service.spec) {
-        return Ok((Update::Service(name, None), skipped));
+        return Ok((Update::Service(name, None), left_out));
     }
-    let converted = convert(service, &mut skipped)
+    let converted = convert(service, &mut left_out)
         .map_err(|invalid| invalid.of(&ObjectId { kind: Kind::Service, name: name.clone() }))?;
-    Ok((Update::Service(name, Some(converted)), skipped))
+    Ok((Update::Service(name, Some(converted)), left_out))
 }
 
 /// serviceport.go: ExternalName and Services without a ClusterIP (`None`, empty) are not served. The
@@ -48,7 +48,7 @@ fn has_cluster_ip(spec: &wire::ServiceSpec) -> bool {
     spec.kind.as_deref() != Some("ExternalName") && some && !none
 }
 
-fn convert(service: &wire::Service, skipped: &mut Skipped) -> Result<Service, Invalid> {
+fn convert(service: &wire::Service, left_out: &mut LeftOut) -> Result<Service, Invalid> {
     let spec = &service.spec;
     let created = match service.metadata.creation_timestamp.as_deref() {
         None | Some("") => None,
@@ -56,17 +56,22 @@ fn convert(service: &wire::Service, skipped: &mut Skipped) -> Result<Service, In
     };
     let internal = spec.internal_traffic_policy.as_deref();
     let external = spec.external_traffic_policy.as_deref();
-    let cluster_ips = cluster_ips(spec)?;
-    let mut left_out = Skipped::default();
-    let ports = ports(spec, &mut left_out)?;
+    let cluster_ips = cluster_ips(spec, left_out)?;
+    let ports = ports(spec, &mut left_out.counts)?;
     if ports.is_empty() {
-        left_out.services_of_sctp += 1;
+        left_out.counts.services_of_sctp += 1;
     }
-    let external_ips = addresses(spec, &mut left_out)?;
-    let load_balancer_ips = load_balancer_ips(&service.status, &mut left_out)?;
+    let external_ips = external_ips(spec, left_out)?;
+    let load_balancer_ips = load_balancer_ips(&service.status, left_out)?;
     let addresses = cluster_ips.len() + external_ips.len() + load_balancer_ips.len();
     field::pairs("spec.ports", ports.len(), (addresses, "addresses"), MOST_FRONTENDS)?;
-    skipped.add(&left_out);
+    let mut notes = 0;
+    if left_out.counts.sctp_ports > 0 {
+        notes |= ServiceNotes::SCTP;
+    }
+    if left_out.counts.unusable_addresses > 0 {
+        notes |= ServiceNotes::UNUSABLE_ADDRESSES;
+    }
     Ok(Service {
         created,
         cluster_ips,
@@ -76,21 +81,22 @@ fn convert(service: &wire::Service, skipped: &mut Skipped) -> Result<Service, In
         internal_policy: field::policy("spec.internalTrafficPolicy", internal)?,
         external_policy: field::policy("spec.externalTrafficPolicy", external)?,
         affinity_seconds: affinity(spec)?,
-        sctp: left_out.sctp_ports > 0,
+        notes,
         ports,
     })
 }
 
-fn cluster_ips(spec: &wire::ServiceSpec) -> Result<Vec<IpAddr>, Invalid> {
+fn cluster_ips(spec: &wire::ServiceSpec, left_out: &mut LeftOut) -> Result<Vec<IpAddr>, Invalid> {
     let alone = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty());
-    let alone = alone.map(|ip| cluster_ip("spec.clusterIP", ip)).transpose()?;
+    let alone = alone.map(|ip| field::address("spec.clusterIP", ip)).transpose()?;
     if spec.cluster_ips.is_empty() {
-        return Ok(alone.into_iter().collect());
+        let usable = alone.and_then(|ip| left_out.usable(|| "spec.clusterIP".to_owned(), ip));
+        return Ok(usable.into_iter().collect());
     }
     let mut found: Vec<IpAddr> = Vec::with_capacity(2);
     for (i, text) in spec.cluster_ips.iter().enumerate() {
         let field = format!("spec.clusterIPs[{i}]");
-        let address = cluster_ip(&field, text)?;
+        let address = field::address(&field, text)?;
         if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             let problem = format!("{address}: expected at most one address of each family");
             return Err(Invalid::new(field, problem));
@@ -103,33 +109,25 @@ fn cluster_ips(spec: &wire::ServiceSpec) -> Result<Vec<IpAddr>, Invalid> {
         let problem = format!("{first} is not spec.clusterIP ({alone}): expected the same address");
         return Err(Invalid::new("spec.clusterIPs[0]", problem));
     }
+    let mut at = 0..;
+    found.retain(|ip| {
+        let i = at.next().unwrap_or_default();
+        left_out.usable(|| format!("spec.clusterIPs[{i}]"), *ip).is_some()
+    });
     Ok(found)
-}
-
-/// A ClusterIP. Loopback is each network namespace's own.
-fn cluster_ip(field: &str, text: &str) -> Result<IpAddr, Invalid> {
-    let address = field::address(field, text)?;
-    if address.is_loopback() {
-        let problem = format!("{address} is on loopback, where no Service can be");
-        return Err(Invalid::new(field, problem));
-    }
-    Ok(address)
 }
 
 /// External IPs. An empty one is passed over, as utils.go's `MapIPsByIPFamily` does: old API servers
 /// let them in.
-fn addresses(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<IpAddr>, Invalid> {
+fn external_ips(spec: &wire::ServiceSpec, left_out: &mut LeftOut) -> Result<Vec<IpAddr>, Invalid> {
     let mut found = Addresses::default();
     for (i, text) in spec.external_ips.iter().enumerate() {
         if text.trim().is_empty() {
             continue;
         }
-        let address = field::address(&format!("spec.externalIPs[{i}]"), text)?;
-        if field::is_link_local(&address) {
-            skipped.link_local_addresses += 1;
-        } else {
-            found.take(address, skipped);
-        }
+        let field = format!("spec.externalIPs[{i}]");
+        let address = field::address(&field, text)?;
+        found.take(left_out.usable(|| field, address));
     }
     Ok(found.list)
 }
@@ -142,12 +140,9 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn take(&mut self, address: IpAddr, skipped: &mut Skipped) {
-        if address.is_loopback() {
-            skipped.loopback_addresses += 1;
-        } else if self.known.insert(address) {
-            self.list.push(address);
-        }
+    fn take(&mut self, address: Option<IpAddr>) {
+        let new = address.filter(|address| self.known.insert(*address));
+        self.list.extend(new);
     }
 }
 
@@ -155,14 +150,15 @@ impl Addresses {
 /// mode, or a host name only, the load balancer itself is meant to be reached.
 fn load_balancer_ips(
     status: &wire::ServiceStatus,
-    skipped: &mut Skipped,
+    left_out: &mut LeftOut,
 ) -> Result<Vec<IpAddr>, Invalid> {
     let mut found = Addresses::default();
     for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
         let vip = matches!(ingress.ip_mode.as_deref(), None | Some("" | "VIP"));
         let Some(text) = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty()) else { continue };
-        let address = field::address(&format!("status.loadBalancer.ingress[{i}].ip"), text)?;
-        found.take(address, skipped);
+        let field = format!("status.loadBalancer.ingress[{i}].ip");
+        let address = field::address(&field, text)?;
+        found.take(left_out.usable(|| field, address));
     }
     Ok(found.list)
 }

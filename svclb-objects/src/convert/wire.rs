@@ -36,6 +36,8 @@ pub struct Metadata {
     pub name: Option<Text>,
     /// Namespace; absent in files for the default one.
     pub namespace: Option<Text>,
+    /// Which of all objects that ever had this name it is; absent in most files.
+    pub uid: Option<Text>,
     /// RFC 3339.
     pub creation_timestamp: Option<Text>,
     /// Changes whenever the object does; absent in files.
@@ -209,7 +211,7 @@ pub struct EndpointSlice {
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct EndpointPort {
-    /// Name; empty is a name, absent is none.
+    /// Name; absent is the empty one, as the API server has it.
     pub name: Option<Text>,
     /// `TCP` when absent.
     pub protocol: Option<Text>,
@@ -294,7 +296,8 @@ pub struct Hints {
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Named {
-    /// Its name.
+    /// Its name. One without a name names no zone and no node.
+    #[serde(default, deserialize_with = "or_default")]
     pub name: Text,
 }
 
@@ -324,9 +327,10 @@ pub struct NodeStatus {
 #[serde(expecting = "a mapping")]
 pub struct NodeAddress {
     /// `InternalIP`, `ExternalIP`, `Hostname`, ...
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
     pub kind: Text,
     /// An address or a name.
+    #[serde(default, deserialize_with = "or_default")]
     pub address: Text,
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use svclb_core::model::{ObjectName, Update};
 
-use crate::convert::{self, Invalid, Kind, ObjectId, Skipped};
+use crate::convert::{self, Accepted, Ignored, Invalid, Kind, ObjectId, Skipped, Uid};
 use crate::text::{line, short};
 use documents::Unreadable;
 
@@ -51,16 +51,37 @@ impl fmt::Display for Reject {
     }
 }
 
+/// An object of a file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Object {
+    /// What it says.
+    pub update: Update,
+    /// Which of all objects of its name it is, where it says so.
+    pub uid: Option<Uid>,
+    /// The document that it is in.
+    pub document: usize,
+}
+
+/// A rejected object of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rejected {
+    /// The Service that lacks a part now; none for a Node, and where it cannot be told.
+    pub service: Option<ObjectName>,
+    /// Which of all objects of its name it is, where that can be read.
+    pub uid: Option<Uid>,
+}
+
 /// What one file holds.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// Objects and the document each is in. An update without an object is one that means nothing here.
-    pub objects: BTreeMap<ObjectId, (Update, usize)>,
-    /// Rejected, and known which; with the Service that lacks a part then.
-    pub rejected: BTreeMap<ObjectId, Option<ObjectName>>,
+    /// Objects. An update without an object is one that means nothing here.
+    pub objects: BTreeMap<ObjectId, Object>,
+    /// Rejected, and known which.
+    pub rejected: BTreeMap<ObjectId, Rejected>,
     /// Something was rejected that may be any object.
     pub unknown: bool,
     /// What was rejected: the first [`MOST_TOLD`], and behind them one that says how many more there are.
+    /// After them objects of which parts are ignored, [`MOST_TOLD`] at most.
     pub rejects: Vec<Reject>,
     /// How many were rejected, with those that are not told.
     pub standing: usize,
@@ -70,7 +91,7 @@ pub struct Contents {
 
 /// Takes a file apart. `node` is the only Node that counts.
 pub fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
-    let mut reader = Reader { path, node, contents: Contents::default() };
+    let mut reader = Reader { path, node, contents: Contents::default(), ignored: Vec::new() };
     let text = bytes.and_then(|bytes| {
         String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))
     });
@@ -96,6 +117,8 @@ struct Reader<'a> {
     path: &'a Path,
     node: &'a str,
     contents: Contents,
+    /// Objects of which parts are ignored.
+    ignored: Vec<Reject>,
 }
 
 impl Reader<'_> {
@@ -129,14 +152,20 @@ impl Reader<'_> {
             }
         };
         let converted = convert::objects(value);
-        self.contents.skipped.add(&converted.skipped);
-        for update in converted.updates {
+        for Accepted { update, uid, left_out } in converted.accepted {
             let Some(object) = ObjectId::of(&update) else { continue };
             if object.kind == Kind::Node && *object.name.name != *self.node {
                 continue;
             }
-            if let Some((_, earlier)) =
-                self.contents.objects.insert(object.clone(), (update, number))
+            self.contents.skipped.add(&left_out.counts);
+            if let Some(ignored) = left_out.ignored {
+                self.ignores(number, &object, &ignored, &line);
+            }
+            let earlier = self
+                .contents
+                .objects
+                .insert(object.clone(), Object { update, uid, document: number });
+            if let Some(Object { document: earlier, .. }) = earlier
                 && self.tells_one_more()
             {
                 let problem = format!(
@@ -155,7 +184,9 @@ impl Reader<'_> {
     fn invalid(&mut self, number: usize, invalid: Invalid, line: impl Fn(&str) -> Option<usize>) {
         match &invalid.object {
             Some(object) => {
-                self.contents.rejected.insert(object.clone(), invalid.part_of().cloned());
+                let service = invalid.part_of().cloned();
+                let rejected = Rejected { service, uid: invalid.uid };
+                self.contents.rejected.insert(object.clone(), rejected);
             }
             None => self.contents.unknown = true,
         }
@@ -172,12 +203,33 @@ impl Reader<'_> {
         let invalid = Invalid {
             field: short(&invalid.field),
             problem: short(&invalid.problem),
-            at: short(&invalid.at),
+            at: short(&invalid.at).into(),
             ..invalid
         };
         let problem = format!("{invalid}; {meanwhile}");
         let Invalid { object, field, .. } = invalid;
         self.reject(line, Some(number), object, field, problem);
+    }
+
+    /// Notes an object of which parts are ignored.
+    fn ignores(
+        &mut self,
+        number: usize,
+        object: &ObjectId,
+        ignored: &Ignored,
+        line: impl Fn(&str) -> Option<usize>,
+    ) {
+        if self.ignored.len() < MOST_TOLD {
+            let file = self.path.to_path_buf();
+            self.ignored.push(Reject {
+                file,
+                line: line(&ignored.field),
+                document: Some(number),
+                object: Some(object.clone()),
+                field: short(&ignored.field),
+                problem: short(&format!("{object}: {ignored}")),
+            });
+        }
     }
 
     /// Counts a reject. Whether it is told, too.
@@ -207,6 +259,7 @@ impl Reader<'_> {
             );
             self.reject(None, None, None, String::new(), problem);
         }
+        self.contents.rejects.append(&mut self.ignored);
         self.contents
     }
 }

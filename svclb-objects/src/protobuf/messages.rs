@@ -68,6 +68,8 @@ pub(super) struct Metadata {
     pub(super) name: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub(super) namespace: Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(super) uid: Bytes,
     #[prost(bytes = "bytes", tag = "6")]
     pub(super) resource_version: Bytes,
     #[prost(message, optional, tag = "8")]

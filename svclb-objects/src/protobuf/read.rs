@@ -79,6 +79,7 @@ impl From<Metadata> for wire::Metadata {
         Self {
             name: unless_empty(&it.name),
             namespace: unless_empty(&it.namespace),
+            uid: unless_empty(&it.uid),
             creation_timestamp: it.creation_timestamp.and_then(time),
             resource_version: unless_empty(&it.resource_version),
             labels: wire::Labels {

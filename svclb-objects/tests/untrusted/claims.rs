@@ -43,13 +43,23 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
-/// Whether a pod can have this address: neither loopback nor 169.254.0.0/16 nor fe80::/10.
-fn can_be_a_pods(address: IpAddr) -> bool {
-    let is_link_local = match address {
-        IpAddr::V4(address) => address.octets()[..2] == [169, 254],
-        IpAddr::V6(address) => address.segments()[0] & 0xffc0 == 0xfe80,
-    };
-    !is_link_local && !address.is_loopback()
+/// Whether a pod or a Service can have this address: none of 0.0.0.0, 127.0.0.0/8, 169.254.0.0/16,
+/// 224.0.0.0/4, 255.255.255.255, ::, ::1, fe80::/10, ff00::/8.
+pub fn is_usable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, _, _] = address.octets();
+            !(u32::from(address) == 0
+                || u32::from(address) == u32::MAX
+                || a == 127
+                || [a, b] == [169, 254]
+                || (224..240).contains(&a))
+        }
+        IpAddr::V6(address) => {
+            let first = address.segments()[0];
+            u128::from(address) > 1 && first & 0xffc0 != 0xfe80 && first >> 8 != 0xff
+        }
+    }
 }
 
 /// The number of the protocol of a port.
@@ -122,7 +132,7 @@ impl Endpoints {
         let addresses: Vec<IpAddr> = endpoints.filter_map(first).collect();
         for port in object["ports"].as_array().into_iter().flatten() {
             let (Some(name), Some(protocol), Some(number)) =
-                (port["name"].as_str(), protocol(port), number(port, "port"))
+                (port["name"].as_str().or(Some("")), protocol(port), number(port, "port"))
             else {
                 continue;
             };
@@ -142,6 +152,6 @@ impl Endpoints {
         port: u16,
     ) -> bool {
         let backend = (service.to_owned(), port_name.to_owned(), protocol, address, port);
-        self.backends.contains(&backend) && can_be_a_pods(address)
+        self.backends.contains(&backend) && is_usable(address)
     }
 }

@@ -124,8 +124,8 @@ fn line_of(line: &str, node: &mut TestNode) -> Option<bool> {
 /// An object as the watch of a kind reads it. True when it was taken in.
 fn object<T: Wire>(text: &str, node: &mut TestNode) -> bool {
     let (version, read) = api::read::<T>(text);
-    let (update, skipped) = match read.said {
-        Ok(said) => said,
+    let accepted = match read.said {
+        Ok(accepted) => accepted,
         Err(invalid) => {
             let told = invalid.to_string();
             assert_eq!(svclb_objects::text::line(&told), told);
@@ -137,8 +137,9 @@ fn object<T: Wire>(text: &str, node: &mut TestNode) -> bool {
     let json = serde_json::to_value(message).unwrap();
     // In JSON it says the same.
     let (json_version, of_json) = api::read::<T>(&json.to_string());
-    let said = Ok((update.clone(), skipped));
-    assert_eq!((json_version, of_json.name, of_json.said), (version, read.name, said), "{json:#}");
+    let update = accepted.update.clone();
+    let said = (version, read.name, Ok(accepted));
+    assert_eq!((json_version, of_json.name, of_json.said), said, "{json:#}");
     assert_eq!(of_json.hash, read.hash, "{json:#}");
     node.take(update, [&json]);
     true

@@ -14,8 +14,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use svclb_core::model::Update;
 use svclb_objects::api;
-use svclb_objects::convert::{ObjectId, wire};
-use svclb_objects::file::contents;
+use svclb_objects::convert::{Accepted, ObjectId, wire};
+use svclb_objects::file::{Object, contents};
 
 use claims::{Claims, Endpoints};
 use mutate::{Kind, Mutator};
@@ -131,7 +131,8 @@ fn in_a_file(
     for number in 0..=guards {
         let name = format!("guard-{number}");
         let guard = held.objects.iter().find(|(object, _)| *object.name.name == *name);
-        assert!(matches!(guard, Some((_, (Update::Service(_, Some(_)), _)))), "{name} in {path}");
+        let guard = guard.map(|(_, object)| &object.update);
+        assert!(matches!(guard, Some(Update::Service(_, Some(_)))), "{name} in {path}");
     }
     counts.taken += held.objects.len() as u64;
     counts.rejected += held.standing as u64;
@@ -140,7 +141,7 @@ fn in_a_file(
         assert_eq!(svclb_objects::text::line(&told), told);
         assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
     }
-    for (object, (update, document)) in held.objects {
+    for (object, Object { update, document, .. }) in held.objects {
         if object.name.name.starts_with("guard-") {
             continue;
         }
@@ -172,9 +173,14 @@ fn by_an_api_server(objects: &[(Kind, Value)], node: &mut TestNode) {
             Kind::Node => api::read::<wire::Node>(&text),
         };
         match read.said {
-            Ok((update, _)) => {
+            Ok(Accepted { update, left_out, .. }) => {
                 let of = ObjectId::of(&update);
                 assert_eq!(read.name, of.map(|object| object.name));
+                if let Some(ignored) = left_out.ignored {
+                    let told = ignored.to_string();
+                    assert_eq!(svclb_objects::text::line(&told), told);
+                    assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
+                }
                 node.take(update, [object]);
             }
             Err(invalid) => {
@@ -228,7 +234,7 @@ fn the_check_sees_a_backend_that_no_slice_names() {
         ("another address", "web", ("http", 6), "10.244.0.3", 8080, false),
         ("a second address of an endpoint", "web", ("http", 6), "10.244.0.9", 8080, false),
         ("another Service", "api", ("http", 6), "10.244.0.1", 8080, false),
-        ("a port without a name", "web", ("", 6), "10.244.0.1", 9, false),
+        ("a port without a name", "web", ("", 6), "10.244.0.1", 9, true),
         ("SCTP", "web", ("s", 6), "10.244.0.1", 7, false),
         ("loopback", "web", ("http", 6), "127.0.0.1", 8080, false),
         ("a cloud's metadata", "web", ("http", 6), "169.254.169.254", 8080, false),

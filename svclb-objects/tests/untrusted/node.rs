@@ -13,7 +13,7 @@ use svclb_core::model::{Node, ObjectName, Service, ServiceKey, Update};
 use svclb_core::plan::{State, pass};
 use svclb_core::table::{Memory, Table as _};
 
-use super::claims::{Claims, Endpoints, is};
+use super::claims::{Claims, Endpoints, is, is_usable};
 
 /// Passes until nothing is left to do.
 const PASSES: usize = 8;
@@ -196,14 +196,11 @@ impl TestNode {
     /// Whether an object names this, and it may be named at all.
     fn is_named(&self, claims: &Claims, key: &FrontendKey) -> bool {
         let address = key.address.ip();
-        let broadcast = address == IpAddr::from([255; 4]);
-        if address.is_unspecified() || address.is_multicast() || broadcast {
-            return false;
-        }
         if address.is_loopback() {
             return key.scope == Scope::Host as u8 && claims.node_port(key.port, key.protocol);
         }
-        key.scope == Scope::Any as u8
+        is_usable(address)
+            && key.scope == Scope::Any as u8
             && (claims.name(address, key.port, key.protocol)
                 || self.node.addresses.contains(&address)
                     && claims.node_port(key.port, key.protocol))

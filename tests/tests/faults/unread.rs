@@ -59,7 +59,7 @@ fn a_restart_takes_nothing_away_because_it_cannot_read_it() {
                 let lines = |words: [&str; 2]| {
                     log.lines().filter(|line| words.iter().all(|it| line.contains(it))).count()
                 };
-                let kept = ["these keep what an earlier agent wrote", "default/unread"];
+                let kept = ["retaining the previous agent's state", "default/unread"];
                 assert_eq!(lines(kept), 1, "{row}: {log}");
                 assert_eq!(lines([FILE, "until this is corrected"]), 1, "{row}: {log}");
                 assert!(!log.contains("forgotten"), "{row}: {log}");
@@ -132,5 +132,75 @@ fn a_file_that_is_being_written_when_an_agent_starts_is_waited_for() {
         assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]));
         stage.world.ask(Tcp, DIALLED).unwrap();
     });
+    stage.world.assert_as_fresh();
+}
+
+#[test]
+fn thousands_of_new_services_beside_a_rejected_one_are_served_after_a_restart() {
+    const NEW: usize = 6_000;
+    let stage = Stage::started("unread-many");
+    let text = written(&stage);
+    // The Service and its slices make no sense.
+    let spoilt = text.replacen("port: 80 }", "port: eighty }", 1);
+    stage.world.write_file(FILE, &spoilt.replace("addresses: [\"", "addresses: [\"x"));
+    let pod = stage.pool[2].address();
+    let address = |number: usize| format!("10.97.{}.{}", number / 250, number % 250 + 1);
+    let items = (0..NEW).flat_map(|number| {
+        let name = format!("new-{number}");
+        let service = serde_json::json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"clusterIP": address(number), "ports": [{"port": 80}]},
+        });
+        let slice = serde_json::json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "ports": [{"port": pod.port()}], "endpoints": [{"addresses": [pod.ip()]}],
+        });
+        [service, slice]
+    });
+    let list = serde_json::json!({
+        "apiVersion": "v1", "kind": "List", "items": items.collect::<Vec<_>>(),
+    });
+    stage.world.write_file("new.json", &list.to_string());
+    stage.start();
+    eventually("all fit, in larger maps", || {
+        let status = stage.world.status();
+        match (status["short"].as_u64(), status["synced"].as_bool()) {
+            (Some(0), Some(true)) if status["frontends"].as_u64() > Some(NEW as u64) => Ok(()),
+            _ => Err(format!("{status}: {}", stage.world.agent_log())),
+        }
+    });
+    for number in (0..NEW).step_by(NEW / 30) {
+        let to = format!("{}:80", address(number));
+        assert_eq!(stage.world.ask(Tcp, to.as_str()).unwrap(), "b-2", "{to}");
+    }
+    assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]), "retained");
+}
+
+#[test]
+fn a_rejected_service_gives_its_address_to_one_that_can_be_read_and_names_it() {
+    let stage = Stage::started("unread-gives");
+    stage.service("unread", "10.96.0.11").backends(&stage.pool[..2]).write();
+    stage.world.settle();
+    let text = fs::read_to_string(stage.world.yaml().join(FILE)).unwrap();
+    for is_restarted in [false, true] {
+        let row = format!("restarted: {is_restarted}");
+        if is_restarted {
+            stage.world.take_agent().kill();
+        }
+        stage.world.write_file(FILE, &text.replacen("port: 80 }", "port: eighty }", 1));
+        if is_restarted {
+            stage.start();
+        }
+        stage.world.settle();
+        assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]), "{row}: nobody else");
+        stage.service("victim", "10.96.0.11").backends(&stage.pool[2..]).write();
+        stage.world.settle();
+        assert_eq!(stage.answers("10.96.0.11:80"), names(["b-2", "b-3"]), "{row}");
+        stage.world.remove("default/victim");
+        stage.world.write_file(FILE, &text);
+        stage.world.settle();
+        assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]), "{row}: mended");
+    }
     stage.world.assert_as_fresh();
 }

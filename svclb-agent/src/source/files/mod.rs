@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use svclb_core::model::{Update, Withheld};
+use svclb_core::model::{Unread, Update};
 use svclb_objects::file;
 pub use svclb_objects::file::Reject;
 
@@ -61,10 +61,10 @@ const UNFOLLOWED: &str = "changes of files cannot be followed";
 pub struct Batch {
     /// Changed objects; in the first batch, all of them.
     pub updates: Vec<Update>,
-    /// Documents and files that are rejected since this batch.
+    /// Documents and files that are rejected, and objects of which parts are ignored, since this batch.
     pub rejects: Vec<Reject>,
-    /// Of which Services something is rejected that was never accepted, where that changed.
-    pub withheld: Option<Withheld>,
+    /// The objects that are rejected now, where that changed.
+    pub unread: Option<Unread>,
     /// How many rejects stand, with those of earlier batches. A batch may hold no other news.
     pub standing: usize,
     /// What the files hold now that is left out on purpose.
@@ -230,10 +230,10 @@ impl Files {
             // What an agent before this one knew of them must not go as long as they are not read.
             self.late.extend(self.writing.keys().cloned());
         }
-        let state::Changes { updates, rejects, withheld, standing } =
+        let state::Changes { updates, rejects, unread, standing } =
             self.state.changes(!self.late.is_empty())?;
         let skipped = self.state.skipped();
-        Some(Batch { updates, rejects, withheld, standing, skipped, first, seen })
+        Some(Batch { updates, rejects, unread, standing, skipped, first, seen })
     }
 
     /// Reads a file, unless it is being written meanwhile. True when it was read, or that failed.

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use svclb_core::model::{ObjectName, Update, Withheld};
-use svclb_objects::file::{Contents, Reject};
+use svclb_core::model::{ObjectName, Unread, Update};
+use svclb_objects::file::{Contents, Object, Reject, Rejected};
 use svclb_objects::text::line;
 
-use crate::source::convert::{ObjectId, Skipped};
+use crate::source::convert::{Kind, ObjectId, Skipped, Uid};
 
 /// A file in path order: by its place among the `--from` arguments, then by its path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,16 +23,26 @@ pub(super) struct FileKey {
 #[derive(Debug)]
 struct Held {
     update: Update,
+    uid: Option<Uid>,
     document: usize,
-    /// The file does not say this any more, but something in it was rejected, or it is not there.
-    kept: bool,
+    stands: Stands,
+}
+
+/// Whether a file says an object now. In the order of which file's word counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Stands {
+    /// It does not, but something in it was rejected that is the object, or may be.
+    Retained,
+    /// The file is not there at the moment.
+    Waits,
+    /// It does.
+    Said,
 }
 
 #[derive(Debug, Default)]
 struct FileState {
     objects: BTreeMap<ObjectId, Held>,
-    /// What is rejected, with the Service that lacks a part then.
-    rejected: BTreeMap<ObjectId, Option<ObjectName>>,
+    rejected: BTreeMap<ObjectId, Rejected>,
     /// What is rejected may be any object, and there never was a state of the file without that.
     unknown: bool,
     rejects: Vec<Reject>,
@@ -52,8 +62,10 @@ pub(super) struct State {
     touched: BTreeSet<ObjectId>,
     fresh: Vec<Reject>,
     standing: usize,
+    /// Services whose state is one that no file says any more.
+    retained: BTreeSet<ObjectName>,
     /// What was told last; none at first.
-    withheld: Option<Withheld>,
+    unread: Option<Unread>,
 }
 
 /// What was not reported yet.
@@ -61,7 +73,7 @@ pub(super) struct State {
 pub(super) struct Changes {
     pub(super) updates: Vec<Update>,
     pub(super) rejects: Vec<Reject>,
-    pub(super) withheld: Option<Withheld>,
+    pub(super) unread: Option<Unread>,
     pub(super) standing: usize,
 }
 
@@ -76,7 +88,7 @@ impl State {
     pub(super) fn fade(&mut self, file: &FileKey) -> bool {
         let Some(state) = self.files.get_mut(file) else { return false };
         for (object, held) in &mut state.objects {
-            held.kept = true;
+            held.stands = held.stands.min(Stands::Waits);
             self.touched.insert(object.clone());
         }
         true
@@ -87,8 +99,8 @@ impl State {
         self.files.keys()
     }
 
-    /// What a file holds now. What it held before and was rejected stays; so does all that it held,
-    /// while something in it was rejected that may be any object.
+    /// What a file holds now. What it held before and was rejected stays, unless that is another object of
+    /// the same name; so does all that it held, while something in it was rejected that may be any object.
     pub(super) fn put(&mut self, file: &FileKey, contents: Contents) {
         let before = self.files.remove(file);
         let unknown = contents.unknown && before.as_ref().is_none_or(|before| before.unknown);
@@ -96,15 +108,17 @@ impl State {
         let mut objects = BTreeMap::new();
         for (object, held) in before.objects {
             self.touched.insert(object.clone());
-            if contents.unknown || contents.rejected.contains_key(&object) {
-                objects.insert(object, Held { kept: true, ..held });
+            let rejected = contents.rejected.get(&object);
+            let is_another = rejected.is_some_and(|it| Uid::differ(it.uid, held.uid));
+            if !is_another && (contents.unknown || rejected.is_some()) {
+                objects.insert(object, Held { stands: Stands::Retained, ..held });
             } else if let Some(holders) = self.holders.get_mut(&object) {
                 holders.remove(file);
             }
         }
-        for (object, (update, document)) in contents.objects {
+        for (object, Object { update, uid, document }) in contents.objects {
             self.touched.insert(object.clone());
-            objects.insert(object, Held { update, document, kept: false });
+            objects.insert(object, Held { update, uid, document, stands: Stands::Said });
         }
         for object in objects.keys() {
             self.holders.entry(object.clone()).or_default().insert(file.clone());
@@ -148,25 +162,40 @@ impl State {
             + self.shadowed.values().map(Vec::len).sum::<usize>();
         let cleared = changes.standing != self.standing;
         self.standing = changes.standing;
-        let withheld = self.withheld(unread);
-        if self.withheld.as_ref() != Some(&withheld) {
-            changes.withheld = Some(self.withheld.insert(withheld).clone());
+        let unread = self.unread(unread);
+        if self.unread.as_ref() != Some(&unread) {
+            changes.unread = Some(self.unread.insert(unread).clone());
         }
-        let is_new = cleared || changes.withheld.is_some();
+        let is_new = cleared || changes.unread.is_some();
         (is_new || !changes.updates.is_empty() || !changes.rejects.is_empty()).then_some(changes)
     }
 
-    /// Of which Services something is rejected that was never accepted.
-    fn withheld(&self, unread: bool) -> Withheld {
-        let mut withheld = Withheld { unknown: unread, ..Withheld::default() };
+    /// What is rejected now, and said by no other file. `late` says that there are files that were never
+    /// read.
+    fn unread(&self, late: bool) -> Unread {
+        let mut unread =
+            Unread { unknown: late, services: self.retained.clone(), ..Unread::default() };
         for file in self.files.values() {
-            withheld.unknown |= file.unknown;
-            // What was accepted, here or in another file, stays or counts.
-            let is_new = |object: &ObjectId| !self.holders.contains_key(object);
-            let rejected = file.rejected.iter().filter(|(object, _)| is_new(object));
-            withheld.objects.extend(rejected.filter_map(|(_, service)| service.clone()));
+            unread.unknown |= file.unknown;
+            for (object, Rejected { service, .. }) in &file.rejected {
+                match (object.kind, service) {
+                    _ if self.is_said(object) => {}
+                    (Kind::Service, _) => drop(unread.services.insert(object.name.clone())),
+                    (Kind::EndpointSlice, Some(service)) => {
+                        unread.slices.insert(service.clone());
+                    }
+                    _ => {}
+                }
+            }
         }
-        withheld
+        unread
+    }
+
+    /// Whether a file says this object now.
+    fn is_said(&self, object: &ObjectId) -> bool {
+        let held = |file| self.files.get(file)?.objects.get(object);
+        let mut holders = self.holders.get(object).into_iter().flatten().filter_map(held);
+        holders.any(|held| held.stands == Stands::Said)
     }
 
     /// What the files hold that is left out on purpose.
@@ -187,13 +216,20 @@ impl State {
             .filter_map(|file| Some((file, self.files.get(file)?.objects.get(object)?)))
             .collect();
         // What a file really says goes before what it said once; then the last in path order.
-        held.sort_by_key(|(file, held)| (!held.kept, *file));
+        held.sort_by_key(|(file, held)| (held.stands, *file));
         let winner = held.pop();
         let shadowed: Vec<Reject> = held
             .iter()
-            .filter(|(_, held)| !held.kept)
+            .filter(|(_, held)| held.stands == Stands::Said)
             .filter_map(|(file, held)| Some(shadow(object, file, held, winner?)))
             .collect();
+        if object.kind == Kind::Service {
+            if winner.is_some_and(|(_, held)| held.stands == Stands::Retained) {
+                self.retained.insert(object.name.clone());
+            } else {
+                self.retained.remove(&object.name);
+            }
+        }
         let now = winner.map(|(_, held)| &held.update).filter(|update| means_something(update));
         match (self.reported.get(object), now) {
             (Some(before), Some(now)) if before == now => {}

@@ -3,12 +3,13 @@
 //! Objects themselves are not kept: a name and a hash are enough to tell what changed and what is gone
 //! when a list comes anew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use svclb_core::model::{ObjectName, Update, Withheld};
+use svclb_core::model::{ObjectName, Unread, Update};
 
 use super::object::Read;
-use crate::source::convert::{Invalid, Kind, ObjectId, Skipped};
+use crate::source::Reject;
+use crate::source::convert::{Accepted, Invalid, Kind, LeftOut, ObjectId, Skipped, Uid};
 
 /// How many rejects without a name are kept, and told.
 const NAMELESS: usize = 16;
@@ -25,31 +26,29 @@ pub(super) struct Held {
     /// A list was read to its end.
     synced: bool,
     /// Rejects that stand.
-    rejects: BTreeMap<ObjectName, Rejected>,
+    rejects: BTreeMap<ObjectName, Invalid>,
     /// Those of objects that nobody can name: each is there until a list is without it.
     nameless: Vec<Invalid>,
     /// Of objects of which something was left out.
-    skipped: HashMap<ObjectName, Skipped>,
-    news: News,
+    left_out: HashMap<ObjectName, LeftOut>,
+    /// One for each object that changed, however often it did.
+    updates: HashMap<ObjectName, Update>,
+    /// Objects that were rejected, or of which parts are ignored, since they were handed on: each once,
+    /// however often it changes while other kinds cannot be listed.
+    fresh: BTreeSet<ObjectName>,
+    /// The same of those in `nameless`, by how many at its end were not handed on.
+    fresh_nameless: usize,
+    /// Rejects stood that stand no more.
+    cleared: bool,
 }
 
-/// A reject that stands.
-#[derive(Debug)]
-struct Rejected {
-    invalid: Invalid,
-    /// The object was accepted before, and what it said then stays.
-    accepted: bool,
-}
-
-/// What was not handed on yet.
+/// What is handed on.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// One for each object that changed, however often it did.
+    /// One for each object that changed.
     pub(super) updates: HashMap<ObjectName, Update>,
-    /// Rejected since.
-    pub(super) rejects: Vec<Invalid>,
-    /// Rejects stand, or stood, that are not in the above.
-    pub(super) cleared: bool,
+    /// Rejected since, or parts of it ignored.
+    pub(super) rejects: Vec<Reject>,
 }
 
 /// What is known of an object.
@@ -57,6 +56,8 @@ pub(super) struct News {
 struct Known {
     /// Of its text.
     hash: u64,
+    /// Which of all objects of its name it is.
+    uid: Option<Uid>,
     /// The last list that it was in.
     round: u32,
 }
@@ -72,13 +73,6 @@ pub(super) struct Listed {
     pub(super) gone: usize,
 }
 
-impl News {
-    /// Whether there is nothing to hand on.
-    pub(super) fn is_empty(&self) -> bool {
-        self.updates.is_empty() && self.rejects.is_empty() && !self.cleared
-    }
-}
-
 impl Held {
     /// Nothing yet.
     pub(super) fn new(kind: Kind) -> Self {
@@ -90,8 +84,11 @@ impl Held {
             synced: false,
             rejects: BTreeMap::new(),
             nameless: Vec::new(),
-            skipped: HashMap::new(),
-            news: News::default(),
+            left_out: HashMap::new(),
+            updates: HashMap::new(),
+            fresh: BTreeSet::new(),
+            fresh_nameless: 0,
+            cleared: false,
         }
     }
 
@@ -110,28 +107,46 @@ impl Held {
         self.rejects.len() + self.nameless.len()
     }
 
-    /// Adds the Services of which something is rejected that was never accepted.
-    pub(super) fn withheld(&self, withheld: &mut Withheld) {
-        let new = self.rejects.values().filter(|rejected| !rejected.accepted);
-        withheld.objects.extend(new.filter_map(|rejected| rejected.invalid.part_of()).cloned());
-        withheld.unknown |= self.kind != Kind::Node && !self.nameless.is_empty();
+    /// Adds what is rejected now.
+    pub(super) fn unread(&self, unread: &mut Unread) {
+        match self.kind {
+            Kind::Service => unread.services.extend(self.rejects.keys().cloned()),
+            Kind::EndpointSlice => {
+                let services = self.rejects.values().filter_map(Invalid::part_of);
+                unread.slices.extend(services.cloned());
+            }
+            Kind::Node => return,
+        }
+        unread.unknown |= !self.nameless.is_empty();
     }
 
     /// What is left out on purpose.
     pub(super) fn skipped(&self) -> Skipped {
         let mut all = Skipped::default();
-        self.skipped.values().for_each(|skipped| all.add(skipped));
+        self.left_out.values().for_each(|left_out| all.add(&left_out.counts));
         all
     }
 
     /// Whether there is news.
     pub(super) fn has_news(&self) -> bool {
-        !self.news.is_empty()
+        let fresh = !self.fresh.is_empty() || self.fresh_nameless > 0;
+        !self.updates.is_empty() || fresh || self.cleared
     }
 
     /// Hands on what there is.
     pub(super) fn take(&mut self) -> News {
-        std::mem::take(&mut self.news)
+        self.cleared = false;
+        let nameless = self.nameless.len() - std::mem::take(&mut self.fresh_nameless);
+        let nameless = self.nameless[nameless..].iter().cloned().map(Reject::Object);
+        let named = std::mem::take(&mut self.fresh).into_iter().filter_map(|name| {
+            if let Some(invalid) = self.rejects.get(&name) {
+                return Some(Reject::Object(invalid.clone()));
+            }
+            let ignored = self.left_out.get(&name)?.ignored.clone()?;
+            Some(Reject::Parts(ObjectId { kind: self.kind, name }, ignored))
+        });
+        let rejects = nameless.chain(named).collect();
+        News { updates: std::mem::take(&mut self.updates), rejects }
     }
 
     /// A list begins. One that was not read to its end never was.
@@ -162,9 +177,10 @@ impl Held {
         self.nameless.retain(|invalid| {
             list.iter().any(|read| read.name.is_none() && read.said.as_ref().err() == Some(invalid))
         });
+        self.fresh_nameless = self.fresh_nameless.min(self.nameless.len());
         let gone = before - self.nameless.len();
         listed.gone += gone;
-        self.news.cleared |= gone > 0;
+        self.cleared |= gone > 0;
         for read in list {
             listed.changed += usize::from(self.apply(read));
         }
@@ -180,31 +196,39 @@ impl Held {
 
     /// An object that is new or changed. True when it says something else than before.
     pub(super) fn apply(&mut self, read: Read) -> bool {
+        let uid = read.uid();
         let Read { name, hash, said } = read;
         let Some(name) = name else { return said.is_err_and(|invalid| self.nameless(invalid)) };
-        let known = Known { hash, round: self.round };
-        let before = self.known.insert(name.clone(), known);
+        let before = self.known.get(&name).copied();
         if before.is_some_and(|before| before.hash == hash) {
+            self.known.insert(name, Known { hash, uid, round: self.round });
             return false;
         }
+        if before.is_some_and(|before| Uid::differ(before.uid, uid)) {
+            // It was deleted and made anew: what stood for the other of this name does not for this one.
+            self.forget(name.clone());
+        }
+        let uid = uid.or_else(|| before.and_then(|before| before.uid));
+        self.known.insert(name.clone(), Known { hash, uid, round: self.round });
         match said {
-            Ok((update, skipped)) => {
-                self.news.cleared |= self.rejects.remove(&name).is_some();
-                if skipped == Skipped::default() {
-                    self.skipped.remove(&name);
-                } else {
-                    self.skipped.insert(name.clone(), skipped);
+            Ok(Accepted { update, left_out, .. }) => {
+                self.cleared |= self.rejects.remove(&name).is_some();
+                let ignores = left_out.ignored.is_some();
+                let before = match left_out == LeftOut::default() {
+                    true => self.left_out.remove(&name),
+                    false => self.left_out.insert(name.clone(), left_out),
+                };
+                let told = before.and_then(|before| before.ignored);
+                if ignores && self.left_out.get(&name).is_some_and(|now| now.ignored != told) {
+                    self.fresh.insert(name.clone());
                 }
-                self.news.updates.insert(name, update);
+                self.updates.insert(name, update);
             }
             Err(invalid) => {
-                let rejected = self.rejects.get(&name);
-                let is_told = rejected.is_some_and(|rejected| rejected.invalid == invalid);
-                let accepted = rejected.map_or(before.is_some(), |rejected| rejected.accepted);
-                if !is_told {
-                    self.news.rejects.push(invalid.clone());
+                if self.rejects.get(&name) != Some(&invalid) {
+                    self.fresh.insert(name.clone());
                 }
-                self.rejects.insert(name, Rejected { invalid, accepted });
+                self.rejects.insert(name, invalid);
             }
         }
         true
@@ -214,8 +238,8 @@ impl Held {
     fn nameless(&mut self, invalid: Invalid) -> bool {
         let new = self.nameless.len() < NAMELESS && !self.nameless.contains(&invalid);
         if new {
-            self.nameless.push(invalid.clone());
-            self.news.rejects.push(invalid);
+            self.nameless.push(invalid);
+            self.fresh_nameless += 1;
         }
         new
     }
@@ -229,213 +253,13 @@ impl Held {
 
     fn forget(&mut self, name: ObjectName) {
         self.known.remove(&name);
-        self.skipped.remove(&name);
-        self.news.cleared |= self.rejects.remove(&name).is_some();
+        self.left_out.remove(&name);
+        self.fresh.remove(&name);
+        self.cleared |= self.rejects.remove(&name).is_some();
         let gone = ObjectId { kind: self.kind, name: name.clone() }.gone();
-        self.news.updates.insert(name, gone);
+        self.updates.insert(name, gone);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use svclb_core::model::Service;
-
-    use super::*;
-
-    fn name(name: &str) -> ObjectName {
-        ObjectName::new("default", name)
-    }
-
-    /// An object in a state of this number.
-    fn read(object: &str, state: u64) -> Read {
-        let service = Service { created: i64::try_from(state).ok(), ..Service::default() };
-        let update = Update::Service(name(object), Some(service));
-        Read { name: Some(name(object)), hash: state, said: Ok((update, Skipped::default())) }
-    }
-
-    fn bad(object: &str, state: u64) -> Read {
-        let invalid = Invalid {
-            object: Some(ObjectId { kind: Kind::Service, name: name(object) }),
-            service: None,
-            field: "spec".to_owned(),
-            at: String::new(),
-            problem: format!("state {state}"),
-        };
-        Read { name: Some(name(object)), hash: state, said: Err(invalid) }
-    }
-
-    /// What is told: each object with its state, or that it is gone.
-    fn told(held: &mut Held) -> Vec<(String, Option<i64>)> {
-        let mut told: Vec<_> = held
-            .take()
-            .updates
-            .into_values()
-            .map(|update| match update {
-                Update::Service(name, service) => {
-                    (name.name.to_string(), service.and_then(|service| service.created))
-                }
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        told.sort();
-        told
-    }
-
-    fn of(told: &[(&str, Option<i64>)]) -> Vec<(String, Option<i64>)> {
-        told.iter().map(|(name, state)| ((*name).to_owned(), *state)).collect()
-    }
-
-    fn list(held: &mut Held, objects: Vec<Read>) -> Listed {
-        held.begin();
-        objects.into_iter().for_each(|object| held.listed(object));
-        held.done()
-    }
-
-    #[test]
-    fn a_list_is_told_when_it_is_at_its_end_and_not_before() {
-        let mut held = Held::new(Kind::Service);
-        held.begin();
-        held.listed(read("a", 1));
-        assert!(!held.has_news() && !held.synced());
-        held.done();
-        assert!(held.synced());
-        assert_eq!(told(&mut held), of(&[("a", Some(1))]));
-    }
-
-    #[test]
-    fn a_list_that_comes_anew_tells_what_changed_and_what_is_gone() {
-        let mut held = Held::new(Kind::Service);
-        list(&mut held, vec![read("stays", 1), read("changes", 2), read("goes", 3)]);
-        told(&mut held);
-        let listed = list(&mut held, vec![read("stays", 1), read("changes", 4), read("comes", 5)]);
-        assert_eq!(listed, Listed { objects: 3, changed: 2, gone: 1 });
-        let expected = [("changes", Some(4)), ("comes", Some(5)), ("goes", None)];
-        assert_eq!(told(&mut held), of(&expected));
-        list(&mut held, vec![read("stays", 1), read("changes", 4), read("comes", 5)]);
-        assert!(!held.has_news());
-    }
-
-    #[test]
-    fn a_list_that_broke_off_never_was() {
-        let mut held = Held::new(Kind::Service);
-        list(&mut held, vec![read("a", 1), read("b", 1)]);
-        told(&mut held);
-        held.begin();
-        held.listed(read("a", 2));
-        held.listed(read("b", 1));
-        assert!(!held.has_news());
-        list(&mut held, vec![read("a", 2)]);
-        assert_eq!(told(&mut held), of(&[("a", Some(2)), ("b", None)]));
-    }
-
-    #[test]
-    fn of_what_was_not_handed_on_the_latest_state_counts() {
-        let mut held = Held::new(Kind::Service);
-        list(&mut held, vec![read("a", 1)]);
-        for state in 2..100 {
-            held.apply(read("a", state));
-        }
-        assert_eq!(told(&mut held), of(&[("a", Some(99))]));
-        held.apply(read("a", 100));
-        held.delete(read("a", 101));
-        assert_eq!(told(&mut held), of(&[("a", None)]));
-    }
-
-    #[test]
-    fn a_rejected_object_is_told_once_and_its_state_stays_also_through_a_list() {
-        let mut held = Held::new(Kind::Service);
-        list(&mut held, vec![read("a", 1)]);
-        told(&mut held);
-        held.apply(bad("a", 2));
-        let news = held.take();
-        assert_eq!((news.updates.len(), news.rejects.len(), held.standing()), (0, 1, 1));
-        let listed = list(&mut held, vec![bad("a", 2)]);
-        assert_eq!((listed.changed, listed.gone, held.has_news()), (0, 0, false));
-        // It is bad in another way.
-        held.apply(bad("a", 3));
-        assert_eq!(held.take().rejects.len(), 1);
-        // And well again.
-        held.apply(read("a", 4));
-        assert_eq!(held.standing(), 0);
-        assert_eq!(told(&mut held), of(&[("a", Some(4))]));
-    }
-
-    #[test]
-    fn a_rejected_object_that_goes_takes_its_state_along() {
-        let mut held = Held::new(Kind::Service);
-        list(&mut held, vec![read("a", 1)]);
-        told(&mut held);
-        held.apply(bad("a", 2));
-        held.take();
-        held.delete(bad("a", 3));
-        assert_eq!(told(&mut held), of(&[("a", None)]));
-        assert_eq!(held.standing(), 0);
-    }
-
-    #[test]
-    fn a_service_is_withheld_while_a_part_of_it_is_rejected_that_was_never_accepted() {
-        let mut held = Held::new(Kind::Service);
-        let withheld = |held: &Held| {
-            let mut withheld = Withheld::default();
-            held.withheld(&mut withheld);
-            let names = withheld.objects.iter().map(|it| it.name.to_string()).collect::<Vec<_>>();
-            (names.join(" "), withheld.unknown)
-        };
-        let rubbish = Read { name: None, ..bad("x", 1) };
-        list(&mut held, vec![bad("a", 1), read("b", 1), bad("c", 1), rubbish]);
-        assert_eq!(withheld(&held), ("a c".to_owned(), true));
-        // Bad in another way; one that was accepted; and one that goes.
-        held.apply(bad("a", 2));
-        held.apply(bad("b", 2));
-        held.apply(bad("b", 3));
-        held.delete(bad("c", 2));
-        assert_eq!(withheld(&held), ("a".to_owned(), true));
-        list(&mut held, vec![bad("a", 2), bad("b", 3)]);
-        assert_eq!(withheld(&held), ("a".to_owned(), false));
-        held.apply(read("a", 4));
-        assert_eq!(withheld(&held), (String::new(), false));
-        held.apply(bad("a", 5));
-        assert_eq!(withheld(&held), (String::new(), false));
-    }
-
-    #[test]
-    fn an_object_that_nobody_can_name_is_told_once_and_goes_with_a_list_without_it() {
-        let mut held = Held::new(Kind::Service);
-        let rubbish = |state| Read { name: None, ..bad("x", state) };
-        list(&mut held, vec![rubbish(1), rubbish(2)]);
-        assert_eq!((held.take().rejects.len(), held.standing()), (2, 2));
-        held.apply(rubbish(1));
-        let listed = list(&mut held, vec![rubbish(2), rubbish(1)]);
-        assert_eq!(listed, Listed::default());
-        assert!(!held.has_news());
-        let listed = list(&mut held, vec![rubbish(2)]);
-        assert_eq!(listed.gone, 1);
-        // That there is one less to tell of is news.
-        assert!(held.has_news());
-        assert_eq!((held.take().rejects.len(), held.standing()), (0, 1));
-        held.begin();
-        (3..10_000).for_each(|state| held.listed(rubbish(state)));
-        held.done();
-        assert_eq!((held.take().rejects.len(), held.standing()), (NAMELESS, NAMELESS));
-    }
-
-    #[test]
-    fn what_is_left_out_is_counted_while_its_object_is_there() {
-        let mut held = Held::new(Kind::Service);
-        let sctp = |state| {
-            let mut read = read("a", state);
-            if let Ok((_, skipped)) = &mut read.said {
-                skipped.sctp_ports = 2;
-            }
-            read
-        };
-        list(&mut held, vec![sctp(1)]);
-        held.apply(sctp(2));
-        assert_eq!(held.skipped().sctp_ports, 2);
-        held.apply(read("a", 3));
-        assert_eq!(held.skipped(), Skipped::default());
-        held.apply(sctp(4));
-        held.delete(sctp(5));
-        assert_eq!(held.skipped(), Skipped::default());
-    }
-}
+mod tests;

@@ -28,10 +28,10 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use anyhow::Result;
-use svclb_core::model::Withheld;
+use svclb_core::model::Unread;
 use tokio::time::Instant;
 
-use super::{Batch, Reject};
+use super::Batch;
 use crate::source::convert::Skipped;
 use client::Link;
 pub use client::Settings;
@@ -45,7 +45,7 @@ pub struct Kube {
     /// The whole state was handed on.
     started: bool,
     /// What was told last of what is rejected; none before the whole state was handed on.
-    withheld: Option<Withheld>,
+    unread: Option<Unread>,
 }
 
 impl Kube {
@@ -62,7 +62,7 @@ impl Kube {
 
     fn over(link: &Link, node: &str) -> Self {
         let feeds = WATCHED.each_ref().map(|watched| Feed::new(watched, link, node));
-        Self { feeds, started: false, withheld: None }
+        Self { feeds, started: false, unread: None }
     }
 
     /// Waits for news. The first batch is the whole state, once each kind was seen. May be dropped while
@@ -96,16 +96,16 @@ impl Kube {
         for feed in &mut self.feeds {
             let news = feed.held.take();
             updates.extend(news.updates.into_values());
-            rejects.extend(news.rejects.into_iter().map(Reject::Object));
+            rejects.extend(news.rejects);
             seen = seen.min(feed.seen.take().unwrap_or(seen));
         }
-        let mut withheld = Withheld::default();
-        self.feeds.iter().for_each(|feed| feed.held.withheld(&mut withheld));
-        let is_new = self.withheld.as_ref() != Some(&withheld);
-        let withheld = is_new.then(|| self.withheld.insert(withheld).clone());
+        let mut unread = Unread::default();
+        self.feeds.iter().for_each(|feed| feed.held.unread(&mut unread));
+        let is_new = self.unread.as_ref() != Some(&unread);
+        let unread = is_new.then(|| self.unread.insert(unread).clone());
         let standing = self.feeds.iter().map(|feed| feed.held.standing()).sum();
         let mut skipped = Skipped::default();
         self.feeds.iter().for_each(|feed| skipped.add(&feed.held.skipped()));
-        Batch { updates, whole, rejects, withheld, standing, skipped, seen: seen.into_std() }
+        Batch { updates, whole, rejects, unread, standing, skipped, seen: seen.into_std() }
     }
 }

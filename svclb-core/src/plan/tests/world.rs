@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use svclb_common::layout::FrontendKey;
+use svclb_common::layout::{FrontendKey, ServiceNotes};
 
 use crate::catalog::Catalog;
 use crate::compile::Desired;
@@ -243,7 +243,7 @@ fn service(like: &Like) -> Service {
         internal_policy: policy(like.local),
         external_policy: policy(like.external_local),
         affinity_seconds: Some(u32::from(like.affinity)).filter(|seconds| *seconds > 0),
-        sctp: like.sctp,
+        notes: if like.sctp { ServiceNotes::SCTP } else { 0 },
         ports,
     }
 }
@@ -263,6 +263,7 @@ fn slice(name: u8, states: &[u8]) -> Slice {
         ports: PORTS.map(port).into(),
         endpoints: endpoints.collect(),
         triggered: None,
+        notes: 0,
     }
 }
 

@@ -1,14 +1,18 @@
 //! What objects mean.
 
 mod names;
+mod parts;
 mod rejects;
 
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use svclb_core::model::{Families, ObjectName, Protocol, Service, Slice, TrafficPolicy, Update};
 
-use super::{Converted, Skipped, objects};
+use svclb_core::model::{
+    Families, ObjectName, Protocol, Service, ServiceNotes, Slice, TrafficPolicy, Update,
+};
+
+use super::{Accepted, Converted, Skipped, objects};
 
 fn service_object() -> Value {
     json!({
@@ -55,10 +59,11 @@ fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
 }
 
 fn one(object: Value) -> (Update, Skipped) {
-    let Converted { mut updates, rejects, skipped, .. } = objects(object);
+    let Converted { mut accepted, rejects, .. } = objects(object);
     assert_eq!(rejects, []);
-    assert_eq!(updates.len(), 1);
-    (updates.remove(0), skipped)
+    assert_eq!(accepted.len(), 1);
+    let Accepted { update, left_out, .. } = accepted.remove(0);
+    (update, left_out.counts)
 }
 
 fn service(changes: &[(&str, Value)]) -> Option<Service> {
@@ -94,7 +99,7 @@ fn a_service_is_read_with_all_that_counts() {
     assert_eq!(service.internal_policy, TrafficPolicy::Cluster);
     assert_eq!(service.affinity_seconds, None);
     assert_eq!(service.source_ranges, Families::default());
-    assert!(!service.sctp);
+    assert_eq!(service.notes, 0);
 }
 
 #[test]
@@ -193,7 +198,7 @@ fn external_addresses_on_loopback_or_empty_are_left_out() {
     let shown = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(shown(&service.external_ips), ["192.0.2.1"]);
     assert_eq!(shown(&service.load_balancer_ips), ["1.1.1.1"]);
-    assert_eq!(skipped, Skipped { loopback_addresses: 3, ..Skipped::default() });
+    assert_eq!(skipped, Skipped { unusable_addresses: 3, ..Skipped::default() });
 }
 
 #[test]
@@ -216,7 +221,7 @@ fn sctp_ports_are_left_out_and_counted() {
     let (update, skipped) =
         one(with(service_object(), &[("/spec/ports/0/protocol", json!("SCTP"))]));
     let Update::Service(_, Some(service)) = update else { panic!("{update:?}") };
-    assert_eq!((service.ports.len(), service.sctp), (1, true));
+    assert_eq!((service.ports.len(), service.notes), (1, ServiceNotes::SCTP));
     assert_eq!(skipped, Skipped { sctp_ports: 1, ..Skipped::default() });
 }
 
@@ -225,7 +230,7 @@ fn a_service_of_sctp_ports_only_is_counted() {
     let ports = json!([{"name": "a", "port": 80, "protocol": "SCTP"}]);
     let (update, skipped) = one(with(service_object(), &[("/spec/ports", ports)]));
     let Update::Service(_, Some(service)) = update else { panic!("{update:?}") };
-    assert_eq!((service.ports.len(), service.sctp), (0, true));
+    assert_eq!((service.ports.len(), service.notes), (0, ServiceNotes::SCTP));
     let expected = Skipped { sctp_ports: 1, services_of_sctp: 1, ..Skipped::default() };
     assert_eq!(skipped, expected);
 }
@@ -277,6 +282,11 @@ fn slices_that_mean_nothing_here_are_none_and_counted() {
             Skipped { slices_without_service: 1, ..none },
         ),
         (
+            "a label that no Service has for a name",
+            ("/metadata/labels", json!({"kubernetes.io/service-name": "web.1"})),
+            Skipped { slices_without_service: 1, ..none },
+        ),
+        (
             "empty label",
             ("/metadata/labels", json!({"kubernetes.io/service-name": ""})),
             Skipped { slices_without_service: 1, ..none },
@@ -297,22 +307,23 @@ fn slices_that_mean_nothing_here_are_none_and_counted() {
 }
 
 #[test]
-fn slice_ports_need_name_and_number_and_an_empty_name_is_one() {
+fn slice_ports_need_a_number_and_one_without_a_name_has_the_empty_one() {
     let ports = json!([
-        {"name": "", "port": 1}, {"port": 2}, {"name": null, "port": 2}, {"name": "a"},
+        {"port": 1}, {"name": null, "port": 2, "protocol": "UDP"}, {"name": "a"},
         {"name": "b", "port": 0}, {"name": "c", "port": 3, "protocol": "SCTP"},
-        {"name": "d", "port": 4, "protocol": "UDP"},
+        {"name": "d", "port": 4, "protocol": "UDP"}, {"name": "e", "port": 70000},
     ]);
     let (slice, skipped) = slice(&[("/ports", ports)]);
     let found: Vec<_> =
         slice.unwrap().ports.iter().map(|p| (p.name.to_string(), p.protocol, p.port)).collect();
-    assert_eq!(found, [(String::new(), Protocol::Tcp, 1), ("d".to_owned(), Protocol::Udp, 4)]);
-    let expected = Skipped {
-        ports_without_name: 2,
-        ports_without_number: 2,
-        sctp_ports: 1,
-        ..Skipped::default()
-    };
+    let none = String::new;
+    let expected = [
+        (none(), Protocol::Tcp, 1),
+        (none(), Protocol::Udp, 2),
+        ("d".to_owned(), Protocol::Udp, 4),
+    ];
+    assert_eq!(found, expected);
+    let expected = Skipped { ports_without_number: 3, sctp_ports: 1, ..Skipped::default() };
     assert_eq!(skipped, expected);
 }
 
@@ -341,7 +352,7 @@ fn lists_are_taken_apart_and_each_item_counts_by_itself() {
         service_object(), bad, {"apiVersion": "apps/v1", "kind": "Deployment", "spec": 1}, 5, slice_object(),
     ]});
     let converted = objects(list);
-    assert_eq!(converted.updates.len(), 2);
+    assert_eq!(converted.accepted.len(), 2);
     let words: Vec<String> = converted.rejects.iter().map(ToString::to_string).collect();
     assert_eq!(
         words,
@@ -364,7 +375,7 @@ fn items_of_typed_lists_need_not_say_their_kind() {
         fields.remove("apiVersion");
         let converted = objects(json!({"apiVersion": version, "kind": kind, "items": [item]}));
         assert_eq!(converted.rejects, [], "{kind}");
-        assert_eq!(converted.updates.len(), 1, "{kind}");
+        assert_eq!(converted.accepted.len(), 1, "{kind}");
     }
 }
 
@@ -380,7 +391,7 @@ fn other_kinds_are_passed_over() {
     ] {
         let converted =
             objects(json!({"apiVersion": version, "kind": kind, "spec": "x", "metadata": 7}));
-        assert_eq!((converted.updates.len(), converted.rejects), (0, vec![]), "{kind} {version}");
+        assert_eq!((converted.accepted, converted.rejects), (vec![], vec![]), "{kind} {version}");
     }
 }
 
@@ -390,5 +401,5 @@ fn a_link_local_external_ip_is_left_to_the_node() {
     let (update, skipped) = one(with(service_object(), &[("/spec/externalIPs", ips)]));
     let Update::Service(_, Some(service)) = update else { panic!("{update:?}") };
     assert_eq!(service.external_ips, [IpAddr::from([192, 0, 2, 1])]);
-    assert_eq!(skipped, Skipped { link_local_addresses: 2, ..Skipped::default() });
+    assert_eq!(skipped, Skipped { unusable_addresses: 2, ..Skipped::default() });
 }

@@ -35,9 +35,9 @@ fn a_service_name_may_begin_with_a_digit_and_may_be_a_number() {
 fn a_service_name_that_no_api_server_accepts_is_rejected() {
     let too_long = "9".repeat(64);
     for name in ["", "-1", "1-", "1.2", "1_2", "1/2", "1A", "１", &too_long] {
-        let Converted { updates, rejects, .. } =
+        let Converted { accepted, rejects, .. } =
             objects(with(service_object(), &[("/metadata/name", json!(name))]));
-        assert_eq!(updates, [], "{name:?}");
+        assert_eq!(accepted, [], "{name:?}");
         assert_eq!(rejects.len(), 1, "{name:?}");
         assert_eq!(rejects[0].field, "metadata.name", "{name:?}");
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 
-use svclb_core::model::Withheld;
+use svclb_core::model::Unread;
 
 use super::super::{Files, load};
 use super::{Bench, PATIENCE, at_once, next, not_yet, nothing, service, short, words};
@@ -53,7 +53,7 @@ async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever
             let first = next(&mut files).await;
             assert!(first.first);
             assert_eq!(short(&first), ["a=80", "b=81", "c=82"]);
-            assert_eq!(first.withheld, Some(Withheld::default()));
+            assert_eq!(first.unread, Some(Unread::default()));
             continue;
         }
         // As if it had been written for so long.
@@ -63,13 +63,13 @@ async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever
         let first = next(&mut files).await;
         assert!(first.first);
         assert_eq!(short(&first), ["c=82"]);
-        assert_eq!(first.withheld, Some(Withheld::everything()), "it may hold any object");
+        assert_eq!(first.unread, Some(Unread::everything()), "it may hold any object");
         writer.write_all(b"---\n").unwrap();
         writer.write_all(service("b", 81).as_bytes()).unwrap();
         drop(writer);
         let second = next(&mut files).await;
         assert_eq!(short(&second), ["a=80", "b=81"]);
-        assert_eq!(second.withheld, Some(Withheld::default()));
+        assert_eq!(second.unread, Some(Unread::default()));
         nothing(&mut files).await;
     }
 }
@@ -83,10 +83,10 @@ async fn a_file_that_goes_before_it_was_ever_read_withholds_nothing() {
     not_yet(&mut files).await;
     files.first = Some(std::time::Instant::now());
     let first = next(&mut files).await;
-    assert_eq!((short(&first), first.withheld), (vec![], Some(Withheld::everything())));
+    assert_eq!((short(&first), first.unread), (vec![], Some(Unread::everything())));
     fs::remove_file(&path).unwrap();
     let second = next(&mut files).await;
-    assert_eq!((short(&second), second.withheld), (vec![], Some(Withheld::default())));
+    assert_eq!((short(&second), second.unread), (vec![], Some(Unread::default())));
 }
 
 #[tokio::test]

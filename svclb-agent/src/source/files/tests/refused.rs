@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use caps::CapSet;
-use svclb_core::model::{ObjectName, Withheld};
+use svclb_core::model::{ObjectName, Unread};
 use tempfile::TempDir;
 
 use super::super::wait::{AGAIN, Wait};
@@ -46,12 +46,12 @@ async fn a_file_that_cannot_be_read_at_the_start_is_read_later() {
     let all = hog();
     let first = next(&mut files).await;
     assert!(first.first);
-    assert_eq!((short(&first), first.withheld), (vec![], Some(Withheld::everything())));
+    assert_eq!((short(&first), first.unread), (vec![], Some(Unread::everything())));
     nothing_for_long(&mut files).await;
     drop(all);
     let batch = next(&mut files).await;
     assert_eq!((short(&batch), batch.standing), (vec!["a=80".to_owned()], 0));
-    assert_eq!(batch.withheld, Some(Withheld::default()));
+    assert_eq!(batch.unread, Some(Unread::default()));
 }
 
 #[tokio::test]
@@ -222,13 +222,13 @@ async fn what_is_wrong_with_a_file_itself_is_not_read_again_by_a_timer() {
 async fn what_was_never_accepted_stays_withheld_while_its_file_cannot_be_told() {
     let bad = service("a", 80).replace("port: 80", "port: 70000");
     let (mut bench, first) = Bench::new(&[("f.yaml", &bad)]).await;
-    let objects = [ObjectName::new("default", "a")].into();
-    assert_eq!(first.withheld, Some(Withheld { objects, unknown: false }));
+    let services = [ObjectName::new("default", "a")].into();
+    assert_eq!(first.unread, Some(Unread { services, ..Unread::default() }));
     bench.write("f.yaml", "[");
     let batch = bench.next().await;
-    assert_eq!((batch.rejects.len(), batch.withheld), (1, None));
+    assert_eq!((batch.rejects.len(), batch.unread), (1, None));
     bench.write("f.yaml", &service("b", 80));
-    assert_eq!(bench.next().await.withheld, Some(Withheld::default()));
+    assert_eq!(bench.next().await.unread, Some(Unread::default()));
 }
 
 #[test]

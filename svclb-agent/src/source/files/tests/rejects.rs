@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use svclb_core::model::{ObjectName, Withheld};
+use svclb_core::model::{ObjectName, Unread};
 
 use super::{Bench, service, short, words};
 
@@ -190,31 +190,58 @@ const SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"n
     "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}}"#;
 
 #[tokio::test]
-async fn a_service_is_withheld_while_a_part_of_it_is_rejected_that_was_never_accepted() {
+async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
     let of = |names: &[&str]| {
-        let objects = names.iter().map(|name| ObjectName::new("default", name)).collect();
-        Some(Withheld { objects, unknown: false })
+        let services = names.iter().map(|name| ObjectName::new("default", name)).collect();
+        Some(Unread { services, ..Unread::default() })
     };
     let (mut bench, first) =
         Bench::new(&[("a.yaml", &bad("a")), ("b.yaml", &service("b", 80)), ("c.yaml", "[")]).await;
-    let both = Withheld { unknown: true, ..of(&["a"]).unwrap() };
-    assert_eq!(first.withheld, Some(both));
-    // What was accepted keeps its state, whatever becomes of it.
+    let both = Unread { unknown: true, ..of(&["a"]).unwrap() };
+    assert_eq!(first.unread, Some(both));
+    // What was accepted keeps its state, which stands in for what cannot be read.
     bench.write("b.yaml", &bad("b"));
     let batch = bench.next().await;
-    assert_eq!((batch.rejects.len(), batch.withheld), (1, None));
+    let three = Unread { unknown: true, ..of(&["a", "b"]).unwrap() };
+    assert_eq!((batch.rejects.len(), batch.unread), (1, Some(three)));
     bench.write("b.yaml", "[");
     let batch = bench.next().await;
-    assert_eq!((batch.rejects.len(), batch.withheld), (1, None));
+    assert_eq!((batch.rejects.len(), batch.unread), (1, None));
     bench.write("c.yaml", &service("c", 80));
-    assert_eq!(bench.next().await.withheld, of(&["a"]));
-    bench.write("c.yaml", "[");
-    assert_eq!(bench.next().await.withheld, None);
+    assert_eq!(bench.next().await.unread, of(&["a", "b"]));
+    bench.write("b.yaml", &service("b", 81));
+    assert_eq!(bench.next().await.unread, of(&["a"]));
     // Another file says it.
     bench.write("d.yaml", &service("a", 80));
-    assert_eq!(bench.next().await.withheld, of(&[]));
+    assert_eq!(bench.next().await.unread, of(&[]));
     std::fs::remove_file(bench.path("d.yaml")).unwrap();
-    assert_eq!(bench.next().await.withheld, of(&["a"]));
+    assert_eq!(bench.next().await.unread, of(&["a"]));
     std::fs::remove_file(bench.path("a.yaml")).unwrap();
-    assert_eq!(bench.next().await.withheld, of(&[]));
+    assert_eq!(bench.next().await.unread, of(&[]));
+}
+
+#[tokio::test]
+async fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
+    let with = |uid: &str, text: String| {
+        text.replace("metadata:\n", &format!("metadata:\n  uid: {uid}\n"))
+    };
+    let (mut bench, first) = Bench::new(&[("f.yaml", &with("one", service("a", 80)))]).await;
+    assert_eq!(short(&first), ["a=80"]);
+    bench.write("f.yaml", &with("one", bad("a")));
+    assert_eq!(short(&bench.next().await), [""; 0], "the same object keeps its state");
+    bench.write("f.yaml", &with("two", bad("a")));
+    let batch = bench.next().await;
+    assert_eq!((short(&batch), batch.standing), (vec!["a-".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn parts_that_are_ignored_are_told_and_do_not_stand_as_rejects() {
+    let text = service("a", 80).replace("  ports:", "  externalIPs: [239.1.1.1]\n  ports:");
+    let (bench, first) = Bench::new(&[("f.yaml", &text)]).await;
+    assert_eq!((short(&first), first.standing), (vec!["a=80".to_owned()], 0));
+    let told = words(&first, &bench.path(""));
+    let expected =
+        "Service default/a: spec.externalIPs[0]: 239.1.1.1 is a multicast address; address ignored";
+    assert!(told.len() == 1 && told[0].ends_with(expected), "{told:?}");
+    assert_eq!(first.skipped.unusable_addresses, 1);
 }
