@@ -23,11 +23,98 @@ impl<A: Ord + Copy> Member<A> {
     }
 }
 
+/// How many members a piece has at most: so many have to move for one that comes or goes among them.
+const PIECE: usize = if cfg!(test) { 4 } else { 512 };
+
+/// Members by address and port, in pieces: one that comes or goes moves the others of its piece only, so
+/// that a service whose backends are all replaced takes no time that grows as their square.
+#[derive(Clone, Debug)]
+struct Sorted<A> {
+    /// In order, none empty.
+    pieces: Vec<Vec<Member<A>>>,
+}
+
+impl<A> Default for Sorted<A> {
+    fn default() -> Self {
+        Self { pieces: Vec::new() }
+    }
+}
+
+impl<A: Ord + Copy> Sorted<A> {
+    /// The piece in which a member is, or would be: the last that begins at or before it.
+    fn piece(&self, address: A, port: u16) -> usize {
+        let begins_before = |piece: &Vec<Member<A>>| {
+            piece.first().is_some_and(|first| (first.address, first.port) <= (address, port))
+        };
+        self.pieces.partition_point(begins_before).saturating_sub(1)
+    }
+
+    /// Its piece, and its place there.
+    fn find(&self, address: A, port: u16) -> Option<(usize, usize)> {
+        let piece = self.piece(address, port);
+        Some((piece, find(self.pieces.get(piece)?, address, port).ok()?))
+    }
+
+    fn get(&self, address: A, port: u16) -> Option<BackendRow> {
+        self.find(address, port).map(|(piece, at)| self.pieces[piece][at].row())
+    }
+
+    fn put(&mut self, address: A, port: u16, row: &BackendRow) {
+        let member = Member::new(address, port, row);
+        let number = self.piece(address, port);
+        let Some(piece) = self.pieces.get_mut(number) else {
+            self.pieces.push(vec![member]);
+            return;
+        };
+        match find(piece, address, port) {
+            Ok(at) => piece[at] = member,
+            Err(at) if piece.len() < PIECE => piece.insert(at, member),
+            // One behind all others begins a piece, so that those before it stay full.
+            Err(at) => {
+                let middle = if at == PIECE { PIECE } else { PIECE / 2 };
+                let mut behind = piece.split_off(middle);
+                if at < middle {
+                    piece.insert(at, member);
+                } else {
+                    behind.insert(at - middle, member);
+                }
+                self.pieces.insert(number + 1, behind);
+            }
+        }
+    }
+
+    fn remove(&mut self, address: A, port: u16) {
+        let Some((number, at)) = self.find(address, port) else { return };
+        let piece = &mut self.pieces[number];
+        piece.remove(at);
+        if piece.is_empty() {
+            self.pieces.remove(number);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.pieces.iter().map(Vec::len).sum()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Member<A>> {
+        self.pieces.iter().flatten()
+    }
+
+    fn shrink(&mut self) {
+        self.pieces.iter_mut().for_each(Vec::shrink_to_fit);
+        self.pieces.shrink_to_fit();
+    }
+}
+
+fn find<A: Ord + Copy>(members: &[Member<A>], address: A, port: u16) -> Result<usize, usize> {
+    members.binary_search_by_key(&(address, port), |member| (member.address, member.port))
+}
+
 /// By address and port; IPv4 apart.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
-    v4: Vec<Member<[u8; 4]>>,
-    v6: Vec<Member<[u8; 16]>>,
+    v4: Sorted<[u8; 4]>,
+    v6: Sorted<[u8; 16]>,
 }
 
 /// The last four bytes of an IPv4 address, as its v4-mapped form has them.
@@ -36,43 +123,25 @@ fn v4(address: Address) -> Option<[u8; 4]> {
     address.is_v4().then_some([a, b, c, d])
 }
 
-fn find<A: Ord + Copy>(members: &[Member<A>], address: A, port: u16) -> Result<usize, usize> {
-    members.binary_search_by_key(&(address, port), |member| (member.address, member.port))
-}
-
-fn put<A: Ord + Copy>(members: &mut Vec<Member<A>>, address: A, port: u16, row: &BackendRow) {
-    let member = Member::new(address, port, row);
-    match find(members, address, port) {
-        Ok(at) => members[at] = member,
-        Err(at) => members.insert(at, member),
-    }
-}
-
-fn take_out<A: Ord + Copy>(members: &mut Vec<Member<A>>, address: A, port: u16) {
-    if let Ok(at) = find(members, address, port) {
-        members.remove(at);
-    }
-}
-
 impl Members {
     pub(super) fn get(&self, address: Address, port: u16) -> Option<BackendRow> {
         match v4(address) {
-            Some(v4) => find(&self.v4, v4, port).ok().map(|at| self.v4[at].row()),
-            None => find(&self.v6, address.bytes, port).ok().map(|at| self.v6[at].row()),
+            Some(v4) => self.v4.get(v4, port),
+            None => self.v6.get(address.bytes, port),
         }
     }
 
     pub(super) fn put(&mut self, address: Address, port: u16, row: &BackendRow) {
         match v4(address) {
-            Some(v4) => put(&mut self.v4, v4, port, row),
-            None => put(&mut self.v6, address.bytes, port, row),
+            Some(v4) => self.v4.put(v4, port, row),
+            None => self.v6.put(address.bytes, port, row),
         }
     }
 
     pub(super) fn remove(&mut self, address: Address, port: u16) {
         match v4(address) {
-            Some(v4) => take_out(&mut self.v4, v4, port),
-            None => take_out(&mut self.v6, address.bytes, port),
+            Some(v4) => self.v4.remove(v4, port),
+            None => self.v6.remove(address.bytes, port),
         }
     }
 
@@ -96,8 +165,8 @@ impl Members {
 
     /// Gives up room that growing left.
     pub(super) fn shrink(&mut self) {
-        self.v4.shrink_to_fit();
-        self.v6.shrink_to_fit();
+        self.v4.shrink();
+        self.v6.shrink();
     }
 }
 
