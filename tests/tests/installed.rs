@@ -2,6 +2,8 @@
 //! `svclb uninstall` leaves nothing of it.
 #![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
 
+#[path = "installed/foreign.rs"]
+mod foreign;
 #[path = "installed/switch.rs"]
 mod switch;
 
@@ -183,18 +185,31 @@ fn an_agent_whose_folder_another_has_meanwhile_ends_and_leaves_that_one_alone() 
     let (world, _a) = world("ousted");
     let first = world.take_agent();
     let pid = Pid::from_raw(first.pid().cast_signed());
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
-        kill(pid, Signal::SIGSTOP).unwrap();
-        let root = world.pins();
-        world.inside(move || fs::remove_dir_all(root).unwrap());
-        world.start_agent();
-        kill(pid, Signal::SIGCONT).unwrap();
-        assert!(!first.wait().success(), "{}", world.agent_log());
-    });
-    assert!(rounds >= at_least(10), "the client connected {rounds} times only");
-    assert!(world.agent_log().contains("an agent runs with the pins"), "{}", world.agent_log());
-    world.settle();
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let root = world.pins();
+    world.inside(move || fs::remove_dir_all(root).unwrap());
+    // The programs of the first are still on the hooks of its cgroup, where another is refused.
+    let said = refused(&world, second_agent(&world));
+    assert!(said.contains("no bpffs that is mounted here has their pins"), "{said}");
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    let elsewhere = world.cgroup().join("other");
+    fs::create_dir(&elsewhere).unwrap();
+    let mut other = Command::new(world.program());
+    other.args(["agent", "--node", "other", "--from"]).arg(world.yaml());
+    other.arg("--pins").arg(world.pins()).arg("--cgroup").arg(&elsewhere);
+    let mut other = world.spawn(other);
+    let links = || match world.names_in(&world.version().join("links")).len() {
+        9 => Ok(()),
+        number => Err(format!("{number} links")),
+    };
+    eventually("the other agent has the folder", links);
+    kill(pid, Signal::SIGCONT).unwrap();
+    assert!(!first.wait().success(), "{}", world.agent_log());
+    assert!(world.agent_log().contains("an agent runs with the pins"), "{}", world.agent_log());
+    assert!(other.try_wait().unwrap().is_none(), "the other agent ended");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    links().unwrap();
 }
 
 #[test]
@@ -238,16 +253,22 @@ fn uninstall_leaves_nothing_of_a_change_of_maps_and_of_other_versions_either() {
     world.wait_until_freed(&all);
 }
 
-/// Runs an agent over other pins, on another cgroup, until it is ready.
-fn run_elsewhere(world: &World, pins: &Path, cgroup: &Path) {
+/// Runs an agent over other pins, on another cgroup, until it is ready. Gives what it logged.
+fn run_elsewhere(world: &World, pins: &Path, cgroup: &Path) -> String {
+    run_with(world, pins, cgroup, &[])
+}
+
+/// As [`run_elsewhere`], with more arguments.
+fn run_with(world: &World, pins: &Path, cgroup: &Path, more: &[&str]) -> String {
     let mut command = Command::new("bash");
     // The end of the agent is clean: its pins stay.
     command.args(["-c", "coproc timeout 120 \"$@\"; read -r said <&\"${COPROC[0]}\"; echo \"$said\"; kill $COPROC_PID; wait", "-"]);
     command.arg(world.program()).args(["agent", "--node", "other", "--from"]).arg(world.yaml());
-    command.arg("--pins").arg(pins).arg("--cgroup").arg(cgroup);
+    command.arg("--pins").arg(pins).arg("--cgroup").arg(cgroup).args(more);
     let output = world.output(command);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.starts_with("ready"), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::dataplane::lock::Lock;
 use crate::dataplane::maps::{self, Maps};
 use crate::dataplane::object::Features;
 use crate::dataplane::pins::{Found, Pins};
-use crate::dataplane::{environment, meta};
+use crate::dataplane::{environment, foreign, meta};
 use crate::memory;
 use crate::reconcile::{Reconciler, Sizing, random_seed};
 use crate::source::Source;
@@ -41,6 +41,9 @@ pub(super) struct AgentArgs {
     cgroup: Option<PathBuf>,
     #[command(flatten)]
     pins: PinsArgs,
+    /// Take away programs that an earlier agent, which has ended, left on this cgroup with other pins
+    #[arg(long)]
+    replace: bool,
     /// Places of the origins array when the maps are made, a power of two [default: by need]
     #[arg(long, value_name = "N", hide = true)]
     origins: Option<u32>,
@@ -112,6 +115,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     // What an agent left that was killed while it changed maps.
     pins.finish()?;
     pins.abandon()?;
+    let replaced = foreign::check(cgroup, pins, args.replace)?;
     let found = pins.found()?;
     if matches!(found, Found::Ours) {
         meta::begin(&pins.current(), std::process::id(), now()?)?;
@@ -137,6 +141,8 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
             Start { row, ..start }.over_new().await?
         }
     };
+    // Every hook has this agent's programs too by now.
+    replaced.remove()?;
     let ready = |is_synced: bool| {
         if is_synced {
             tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");

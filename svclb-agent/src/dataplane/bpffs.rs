@@ -1,12 +1,24 @@
-//! Mounting a bpffs, for nodes whose system has not done it.
+//! Where a bpffs is mounted, and mounting one, for nodes whose system has not done it.
 
 use std::ffi::CString;
+use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use super::cgroups;
 use super::environment;
+
+/// Where this mount namespace has a bpffs, or a folder of one.
+///
+/// # Errors
+/// When that cannot be read.
+pub(super) fn mounts() -> Result<Vec<PathBuf>> {
+    let path = "/proc/self/mountinfo";
+    let read = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(cgroups::mounts_of(&read, "bpf").into_iter().map(|mount| mount.point).collect())
+}
 
 /// Mounts a bpffs at an existing folder unless it is on one. Says whether it had to.
 ///

@@ -68,12 +68,17 @@ pub(super) struct Mount {
     root: String,
 }
 
-/// Reads the cgroup2 mounts of a mountinfo (proc(5): the fourth field is the mounted cgroup, the fifth
-/// where it is mounted; the type follows a lone hyphen; blanks are written `\040`).
+/// Reads the cgroup2 mounts of a mountinfo.
 pub(super) fn mounts_in(mountinfo: &str) -> Vec<Mount> {
+    mounts_of(mountinfo, "cgroup2")
+}
+
+/// Reads the mounts of one type of a mountinfo (proc(5): the fourth field is the mounted folder, here a
+/// cgroup, the fifth where it is mounted; the type follows a lone hyphen; blanks are written `\040`).
+pub(super) fn mounts_of(mountinfo: &str, kind: &str) -> Vec<Mount> {
     let of = |line: &str| {
         let (mount, system) = line.split_once(" - ")?;
-        (system.split(' ').next()? == "cgroup2").then_some(())?;
+        (system.split(' ').next()? == kind).then_some(())?;
         let mut fields = mount.split(' ').skip(3).map(|field| field.replace("\\040", " "));
         Some(Mount { root: fields.next()?, point: fields.next()?.into() })
     };

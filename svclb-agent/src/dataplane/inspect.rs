@@ -35,7 +35,12 @@ pub struct Link {
 /// # Errors
 /// When the pin cannot be opened or read.
 pub fn link(pins: &Pins, hook: &Hook) -> io::Result<Option<Link>> {
-    match sys::open_pin(&pins.link(hook.name)) {
+    link_at(&pins.link(hook.name))
+}
+
+/// Reads a pinned link; none when there is no pin.
+pub(super) fn link_at(pin: &Path) -> io::Result<Option<Link>> {
+    match sys::open_pin(pin) {
         Ok(link) => link_of(link.as_fd()).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

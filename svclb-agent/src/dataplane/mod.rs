@@ -1,7 +1,7 @@
 //! The kernel's side as the agent sees it: maps, programs, links and their pins.
 //!
 //! * [`environment`]: what the node must have, and one line for each thing that it lacks.
-//! * [`bpffs`]: mounting one.
+//! * [`bpffs`]: where one is mounted, and mounting one.
 //! * [`cgroups`]: where a cgroup is, and which processes are outside of it.
 //! * [`inspect`]: what is on the hooks, asked without changing anything.
 //! * [`pins`], [`folder`], [`places`]: where maps and links lie on bpffs.
@@ -13,6 +13,8 @@
 //! * [`object`]: the compiled hooks, loaded over new or adopted maps.
 //! * [`hooks`]: which program goes where.
 //! * [`attach`]: the links of the hooks to a cgroup.
+//! * [`foreign`]: programs of svclb on these hooks that belong to other pins.
+//! * [`programs`]: names and maps of all programs in the kernel, by the kernel's own types (`types`).
 //! * [`maps`]: the real [`svclb_core::table::Table`].
 //!   Their rows one by one (`rows`) or many in a call (`batch`), and sets (`slots`).
 //! * [`meta`]: the row of svclb_meta by itself.
@@ -28,6 +30,7 @@ mod btf;
 pub mod cgroups;
 pub mod environment;
 pub mod folder;
+pub mod foreign;
 pub mod grace;
 pub mod hooks;
 pub mod inspect;
@@ -42,9 +45,11 @@ pub mod own;
 pub mod pins;
 pub mod places;
 pub mod probe;
+pub mod programs;
 mod rows;
 pub mod shapes;
 mod slots;
 pub mod sockets;
 mod sys;
 pub mod trial;
+mod types;

@@ -25,6 +25,7 @@ use svclb_common::layout::{LAYOUT_VERSION, Meta};
 use super::environment;
 use super::folder::{self, Folder};
 use super::hooks::HOOKS;
+use super::inspect::{self, Link};
 use super::meta;
 use super::shapes::{MAPS, MapShape};
 
@@ -101,6 +102,22 @@ impl Pins {
         }
         let others = self.others().unwrap_or_default().into_iter().map(|folder| folder.link(hook));
         others.into_iter().find(|link| link.exists()).unwrap_or(ours)
+    }
+
+    /// Every link that is pinned here and attached, of all versions, with its pin.
+    ///
+    /// # Errors
+    /// When the folders cannot be read.
+    pub fn links(&self) -> Result<Vec<(PathBuf, Link)>> {
+        let mut found = Vec::new();
+        for version in self.versions()? {
+            for pin in folder::entries(&version.links())? {
+                // What else is pinned there is no link to a cgroup.
+                let link = inspect::link_at(&pin).ok().flatten();
+                found.extend(link.filter(|link| link.cgroup != 0).map(|link| (pin, link)));
+            }
+        }
+        Ok(found)
     }
 
     /// Makes the folders, for their owner only.

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 
 /// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
 pub(super) fn netns_cookie() -> io::Result<u64> {
@@ -111,6 +111,42 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
+/// Loads a program that an iterator over the kernel's objects runs: `function` is the id of the kernel's
+/// `bpf_iter_KIND`.
+pub(super) fn load_iterator(code: &[[u8; 8]], function: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    load.attach_btf_id = function;
+    load.insns = code.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
+    // What it calls is for programs of this licence.
+    load.license = c"Dual MIT/GPL".as_ptr() as u64;
+    // SAFETY: code and licence live through the call, and the code is as long as said.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?)
+}
+
+/// Makes the link of an iterator's program, which is attached to nothing.
+pub(super) fn create_iterator_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let create = unsafe { &mut attr.link_create };
+    create.__bindgen_anon_1.prog_fd = fd(program)?;
+    create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    // SAFETY: the descriptor is open.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
+}
+
+/// Makes an iterator of its link: reading it runs the program once for each object.
+pub(super) fn create_iterator(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.iter_create.link_fd = fd(link)?;
+    // SAFETY: the descriptor is open.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr) }?)
+}
+
 /// Makes an array of one element: of a 32-bit integer, or, with `inner`, of maps like that one.
 pub(super) fn make_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     let mut attr = empty();
@@ -141,6 +177,24 @@ pub(super) fn set_first(map: BorrowedFd<'_>, value: u32) -> io::Result<()> {
     element.__bindgen_anon_1.value = (&raw const value) as u64;
     // SAFETY: key and value live through the call and have the map's sizes.
     unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Loads a program of the kind that most hooks have.
+#[cfg(test)]
+pub(super) fn load_for_test(code: &[[u8; 8]], name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+    for (to, from) in load.prog_name.iter_mut().zip(name.to_bytes()) {
+        *to = from.cast_signed();
+    }
+    load.insns = code.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
+    load.license = c"Dual MIT/GPL".as_ptr() as u64;
+    // SAFETY: code and licence live through the call, and the code is as long as said.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?)
 }
 
 /// A descriptor as commands take it.

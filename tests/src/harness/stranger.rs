@@ -115,8 +115,27 @@ impl Stranger {
         Self::attach_to(cgroup, StrangerKind::Address, BPF_CGROUP_INET4_CONNECT, is_exclusive)
     }
 
-    /// The same on another hook (`enum bpf_attach_type`) of this kind.
+    /// Attaches to the hook connect4 of a cgroup, beside others, a program that has the name of one of
+    /// svclb's.
+    pub fn attach_by_name(cgroup: &Path, name: &str) -> Self {
+        let (kind, hook) = (StrangerKind::Address, BPF_CGROUP_INET4_CONNECT);
+        Self::attach_named(cgroup, name, kind, hook, false)
+    }
+
+    /// The same as [`Self::attach`] on another hook (`enum bpf_attach_type`) of this kind.
     pub fn attach_to(cgroup: &Path, kind: StrangerKind, hook: u32, is_exclusive: bool) -> Self {
+        Self::attach_named(cgroup, "", kind, hook, is_exclusive)
+    }
+
+    fn attach_named(
+        cgroup: &Path,
+        text: &str,
+        kind: StrangerKind,
+        hook: u32,
+        is_exclusive: bool,
+    ) -> Self {
+        let mut name = [0; 16];
+        name[..text.len()].copy_from_slice(text.as_bytes());
         let load = Load {
             kind: match kind {
                 StrangerKind::Socket => BPF_PROG_TYPE_CGROUP_SOCK,
@@ -126,6 +145,7 @@ impl Stranger {
             program: ALLOW.as_ptr() as u64,
             licence: c"MIT".as_ptr() as u64,
             expected_attach_type: hook,
+            name,
             ..Load::default()
         };
         lock_any_memory();

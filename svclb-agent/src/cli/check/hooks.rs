@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::dataplane::cgroups;
+use anyhow::Result;
+
 use crate::dataplane::hooks::{HOOKS, Hook};
 use crate::dataplane::inspect::{self, Link, Whose};
 use crate::dataplane::pins::Pins;
+use crate::dataplane::programs::{self, Program};
+use crate::dataplane::{cgroups, foreign};
 
 use super::Finding;
 
@@ -17,6 +20,9 @@ const RESTART: &str =
     "a running agent attaches it again within seconds; otherwise start `svclb agent`";
 /// How many cgroups with programs of others are named.
 const EXAMPLES: usize = 3;
+
+/// Every program in the kernel by its id, or why they cannot be read.
+type Programs = Result<BTreeMap<u32, Program>>;
 
 /// Adds what is found, and gives the folder of the cgroup that all hooks are attached to.
 pub(super) fn findings(pins: &Pins, findings: &mut Vec<Finding>) -> Option<PathBuf> {
@@ -49,9 +55,10 @@ pub(super) fn findings(pins: &Pins, findings: &mut Vec<Finding>) -> Option<PathB
             Finding::error(check, text).advice("`svclb uninstall`, then start one `svclb agent`"),
         );
     }
-    findings.push(programs(pins, &links));
+    let known = programs::all();
+    findings.push(behind(pins, &links, &known));
     findings.push(match &one {
-        Some(folder) => others(folder, &links),
+        Some(folder) => others(folder, &links, &known),
         None => {
             Finding::not_looked_at("others", "no cgroup is known that all hooks are attached to")
         }
@@ -115,21 +122,23 @@ fn hooked(
 }
 
 /// Whether the programs behind the links are svclb's, over the maps that are pinned.
-fn programs(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)]) -> Finding {
+fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Programs) -> Finding {
     let check = "programs";
     let (mut strange, mut seen) = (Vec::new(), 0);
+    let unseen = |error: &dyn std::fmt::Display| {
+        Finding::not_looked_at(check, format!("the kernel does not show them: {error}"))
+            .advice("run it with CAP_BPF and CAP_PERFMON, as root on the node has")
+    };
+    let known = match known {
+        Ok(known) => known,
+        Err(error) => return unseen(&format!("{error:#}")),
+    };
     for (hook, link) in links {
         let Ok(Some(Link { program, cgroup: 1.., .. })) = link else { continue };
-        match ours(pins, hook, *program) {
+        match ours(pins, hook, known.get(program)) {
             Ok(true) => seen += 1,
             Ok(false) => strange.push(format!("{program} on {}", hook.name)),
-            Err(error) => {
-                return Finding::not_looked_at(
-                    check,
-                    format!("the kernel does not show them: {error}"),
-                )
-                .advice("run it with CAP_SYS_ADMIN, as root on the node has");
-            }
+            Err(error) => return unseen(&error),
         }
     }
     if !strange.is_empty() {
@@ -143,28 +152,39 @@ fn programs(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)]) -> Finding
 }
 
 /// Whether a program is the hook's, and works with the maps that are pinned.
-fn ours(pins: &Pins, hook: &Hook, id: u32) -> io::Result<bool> {
-    let program = inspect::program(id)?;
+fn ours(pins: &Pins, hook: &Hook, program: Option<&Program>) -> io::Result<bool> {
     // Every hook reads or writes what sockets dialled.
     let origins = inspect::map_id(&pins.map("svclb_origins"))?;
-    Ok(program.name == hook.program && program.maps.contains(&origins))
+    let is_over = |program: &Program| program.maps.iter().any(|(id, _)| *id == origins);
+    Ok(program.is_some_and(|program| program.name == hook.program && is_over(program)))
 }
 
 /// Programs of others that run with ours: on the same cgroup, above it, and below it.
-fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)]) -> Finding {
+fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Programs) -> Finding {
     let check = "others";
     let below = cgroups::descendants(cgroup);
+    let named = |ids: &[u32]| named(ids, known);
+    let is_svclb =
+        |id: &u32| known.as_ref().is_ok_and(|known| known.get(id).is_some_and(foreign::is_svclb));
     let (mut found, mut shadowed) = (Vec::new(), Vec::new());
+    let (mut foreign, mut above) = (Vec::new(), Vec::new());
     for (hook, link) in links {
         let Ok(Some(Link { program: ours, .. })) = link else { continue };
-        let here = match inspect::programs(cgroup, hook, Whose::Effective) {
-            Ok(here) => here,
+        let ask = |whose| inspect::programs(cgroup, hook, whose);
+        let (here, own) = match ask(Whose::Effective).and_then(|here| Ok((here, ask(Whose::Own)?)))
+        {
+            Ok(both) => both,
             Err(error) => {
                 return Finding::not_looked_at(check, format!("the kernel does not say: {error}"))
                     .advice("run it with CAP_NET_ADMIN");
             }
         };
-        let strangers: Vec<u32> = here.into_iter().filter(|id| id != ours).collect();
+        let all: Vec<u32> = here.into_iter().filter(|id| id != ours).collect();
+        let (svclbs, strangers): (Vec<u32>, Vec<u32>) = all.into_iter().partition(is_svclb);
+        let (same, higher): (Vec<u32>, Vec<u32>) =
+            svclbs.into_iter().partition(|id| own.contains(id));
+        foreign.extend(same);
+        above.extend(higher);
         if !strangers.is_empty() {
             found.push(format!("{} has {}", hook.name, named(&strangers)));
         }
@@ -181,6 +201,22 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)]) -> Finding
             }
         }
     }
+    if !foreign.is_empty() {
+        let text = format!(
+            "programs of another svclb are attached to this cgroup too, and decide with what their own \
+             maps hold: {}",
+            named(&foreign)
+        );
+        return Finding::error(check, text).advice(
+            "one cgroup has one agent: start it with --replace, or `svclb uninstall` the other",
+        );
+    }
+    if !above.is_empty() {
+        found.push(format!(
+            "svclb is attached to a cgroup above too, and runs after this one: {}",
+            named(&above)
+        ));
+    }
     if let Some(first) = shadowed.first() {
         let text = format!("at {} places ours does not run, such as {first}", shadowed.len());
         return Finding::error(check, text)
@@ -195,10 +231,10 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)]) -> Finding
         .advice("they may undo what ours does; `bpftool prog show id N` tells more")
 }
 
-/// Programs by id, and by name where the kernel tells it.
-fn named(ids: &[u32]) -> String {
-    let of = |id: &u32| match inspect::program(*id) {
-        Ok(program) if !program.name.is_empty() => format!("{id} ({})", program.name),
+/// Programs by id, and by name where that is known.
+fn named(ids: &[u32], known: &Programs) -> String {
+    let of = |id: &u32| match known.as_ref().ok().and_then(|known| known.get(id)) {
+        Some(program) if !program.name.is_empty() => format!("{id} ({})", program.name),
         _ => id.to_string(),
     };
     ids.iter().map(of).collect::<Vec<_>>().join(", ")
