@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use pod::Pod;
+use pod::{Pod, Running};
 use serde_json::{Value, json};
 use svclb_tests::cluster::{ControlPlane, Reference, component, documents, eventually};
 use svclb_tests::{Tcp, World};
@@ -214,6 +214,8 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind(
     let agent = pod.start("agent");
     eventually("the pod is ready", || pod.probe("agent"));
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_sees_its_pins_only(&world, &agent);
+    assert!(!pod.log().contains("open to others"), "the kubelet made it so: {}", pod.log());
     // NET_ADMIN, PERFMON, BPF.
     assert_eq!(agent.capabilities(), [1 << 12 | 1 << 38 | 1 << 39; 2]);
     // As its manual says: without any flag.
@@ -252,7 +254,21 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind(
         if log.contains("nothing is left") { Ok(()) } else { Err(log) }
     });
     assert!(stays.runs());
+    assert_sees_its_pins_only(&world, &stays);
     assert!(stays.stop().success());
+    // The folder itself is what the kubelet mounts: it stays, empty.
+    assert!(world.names_in(&world.pins()).is_empty());
+}
+
+/// A container of svclb reaches nothing of the node's bpffs but its own folder.
+fn assert_sees_its_pins_only(world: &World, container: &Running) {
+    let others = world.pins().with_file_name("others");
+    if !world.names_in(world.pins().parent().unwrap()).contains(&"others".to_owned()) {
+        world.inside(move || std::fs::create_dir(others).unwrap());
+    }
+    let expected = ("/host/bpf/svclb".to_owned(), "/svclb".to_owned(), true);
+    assert_eq!(container.bpffs(), [expected]);
+    assert_eq!(container.names_in("/host/bpf"), ["svclb"]);
 }
 
 #[test]
@@ -292,13 +308,21 @@ fn the_component_for_nodes_without_a_bpffs_mounts_one_once() {
         String::from_utf8(output.stdout).unwrap()
     };
     assert_eq!(mounted(), 0);
+    // Nothing can be made in sysfs: without the component the pod does not start, and says so.
+    let base = Pod::new(&world, of_kind(&build("base"), "DaemonSet"), NODE).at_bpffs(&folder);
+    let refused = base.set_up_volumes().unwrap_err();
+    assert!(refused.contains("fs/bpf/svclb"), "{refused}");
     assert_eq!(said(pod.run("mount-bpffs")), "mounted a bpffs at /host/bpf\n");
     assert_eq!(mounted(), 1, "it outlives the container, on the node");
     // The next pod there, and a container that only sees what the node has.
     assert_eq!(said(pod.run("mount-bpffs")), "/host/bpf is on a bpffs already\n");
     assert_eq!(mounted(), 1);
-    let agents = pod.exec("agent", &["mount-bpffs", "/host/bpf"]);
-    assert_eq!(said(agents), "/host/bpf is on a bpffs already\n");
+    let agents = pod.exec("agent", &["mount-bpffs", "/host/bpf/svclb"]);
+    assert_eq!(said(agents), "/host/bpf/svclb is on a bpffs already\n");
+    let agents = pod.exec("agent", &["uninstall", "--pins", "/host/bpf"]);
+    let error = String::from_utf8_lossy(&agents.stderr).into_owned();
+    assert!(!agents.status.success() && error.contains("is not on a bpffs"), "{error}");
+    base.set_up_volumes().unwrap();
 }
 
 #[test]

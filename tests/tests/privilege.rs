@@ -20,8 +20,8 @@ const NEEDED: [&str; 3] = ["bpf", "net_admin", "perfmon"];
 const MASK: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
 /// A program that starts svclb in a cgroup, with as much locked memory as can be had (before 5.11 maps
-/// are such), with everything read-only but the bpffs, and with these
-/// capabilities.
+/// are such), with everything read-only but the folder of the pins, mounted by itself as in the pod, and
+/// with these capabilities.
 fn confined(world: &World, capabilities: &[&str]) -> PathBuf {
     let path = world.yaml().parent().unwrap().join(format!("confined-{}", capabilities.join("-")));
     let bounding: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
@@ -32,23 +32,21 @@ fn confined(world: &World, capabilities: &[&str]) -> PathBuf {
          ulimit -l unlimited 2>/dev/null || true\n\
          exec unshare --mount --propagation private sh -c '\n\
          set -e\n\
+         mkdir -p \"{pins}\"\n\
+         mount --bind \"{pins}\" \"{pins}\"\n\
          cut -d\" \" -f5 /proc/self/mountinfo | while read -r at; do\n\
            mount -o remount,bind,ro \"$(printf %b \"$at\")\"\n\
          done\n\
-         mount -o remount,bind,rw \"{bpffs}\"\n\
+         mount -o remount,bind,rw \"{pins}\"\n\
          exec setpriv --bounding-set=-all{bounding} --inh-caps=-all --no-new-privs \"{svclb}\" \"$@\"\n\
          ' sh \"$@\"\n",
         cgroup = world.cgroup().display(),
-        bpffs = bpffs(world).display(),
+        pins = world.pins().display(),
         svclb = world.program().display(),
     );
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
-}
-
-fn bpffs(world: &World) -> PathBuf {
-    world.pins().parent().unwrap().to_owned()
 }
 
 fn start(world: &World, program: &Path) -> u32 {
@@ -106,7 +104,7 @@ fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
     world.settle();
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
     assert_confined(pid, MASK);
-    assert_eq!(writable_mounts(pid), [bpffs(&world)]);
+    assert_eq!(writable_mounts(pid), [world.pins()]);
 
     // Services come and go.
     hello(&world, &b);
@@ -174,8 +172,7 @@ fn each_capability_that_is_missing_is_named() {
         assert!(!output.status.success() && said.contains(&name), "{missing}: {said}");
         assert_eq!(said.trim().lines().count(), 1, "{missing}: {said}");
     }
-    let pins = world.pins();
-    assert!(!world.inside(move || pins.exists()), "no pin was made");
+    assert!(world.names_in(&world.pins()).is_empty(), "no pin was made");
 }
 
 /// Every folder of the pins is for its owner only, and there are at least so many.
@@ -312,8 +309,8 @@ fn the_other_commands_do_with_what_the_manual_says() {
     world.take_agent().stop();
     let uninstalled = run(&["bpf"], &["uninstall"]);
     assert!(uninstalled.status.success(), "{uninstalled:?}");
-    let pins = world.pins();
-    assert!(!world.inside(move || pins.exists()), "something is left");
+    // The folder itself is what is mounted.
+    assert!(world.names_in(&world.pins()).is_empty(), "something is left");
 }
 
 #[test]

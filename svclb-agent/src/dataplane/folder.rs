@@ -228,11 +228,15 @@ fn remove_folder(path: &Path) -> Result<()> {
     gone(fs::remove_dir(path)).with_context(|| format!("cannot remove {}", path.display()))
 }
 
-/// Removes a folder unless something is in it or mounted at it.
+/// Removes a folder unless something is in it or mounted at it, in a folder that may be read-only as a pod's.
 pub(super) fn remove_unused(path: &Path) -> Result<()> {
-    use io::ErrorKind::{DirectoryNotEmpty, ResourceBusy};
+    use io::ErrorKind::{DirectoryNotEmpty, ReadOnlyFilesystem, ResourceBusy};
     match fs::remove_dir(path) {
-        Err(error) if matches!(error.kind(), DirectoryNotEmpty | ResourceBusy) => Ok(()),
+        Err(error)
+            if matches!(error.kind(), DirectoryNotEmpty | ReadOnlyFilesystem | ResourceBusy) =>
+        {
+            Ok(())
+        }
         removed => gone(removed).with_context(|| format!("cannot remove {}", path.display())),
     }
 }

@@ -12,10 +12,13 @@ use nix::unistd::geteuid;
 
 /// What group and others may.
 pub const OTHERS: u32 = 0o077;
+/// What lets group and others change a folder.
+const WRITE: u32 = 0o022;
 /// What the owner may, of a folder.
 const OWNER: u32 = 0o700;
 
-/// Looks whether a folder is this user's, and closes it to everybody else, which the log tells.
+/// Looks whether a folder is this user's, and closes it to everybody else. The log says so, unless the
+/// folder is empty and no other user could write to it, as one that the kubelet has just made.
 ///
 /// # Errors
 /// When it is another user's, no folder, or cannot be looked at or closed.
@@ -50,8 +53,12 @@ pub fn close_opened(opened: &File, folder: &Path) -> Result<()> {
     }
     // Not by its path, where there may be another one meanwhile; fchmod(2) takes no O_PATH.
     let opened = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    let is_empty = fs::read_dir(&opened).is_ok_and(|mut entries| entries.next().is_none());
     fs::set_permissions(opened, fs::Permissions::from_mode(OWNER))
         .with_context(|| format!("cannot close {} to others", folder.display()))?;
+    if is_empty && mode & WRITE == 0 {
+        return Ok(());
+    }
     tracing::warn!(
         folder = %folder.display(), was = format!("{mode:04o}"),
         "a folder of the pins was open to others, and is its owner's alone now",

@@ -10,7 +10,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::chroot;
+use std::os::unix::fs::{PermissionsExt as _, chroot};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -80,18 +80,68 @@ impl<'w> Pod<'w> {
         self
     }
 
-    /// Puts it on a node that has a plain folder at `/sys/fs/bpf`: gives that as well. It is shared, as
-    /// systemd makes all of a node's mounts.
+    /// Puts it on a node that has nothing mounted at `/sys/fs/bpf`, a folder of sysfs: gives that as well.
+    /// It is shared, as systemd makes all of a node's mounts.
     pub(crate) fn on_node_without_bpffs(mut self) -> (Self, PathBuf) {
-        self.bpffs = self.account.path().join("bpf");
-        fs::create_dir(&self.bpffs).unwrap();
-        let folder = c_string(&self.bpffs);
+        let system = self.account.path().join("sys");
+        fs::create_dir(&system).unwrap();
+        self.bpffs = system.join("fs/bpf");
+        let folder = c_string(&system);
         self.world.inside(move || {
-            bind(&folder, &folder).unwrap();
+            let (kind, nothing) = (c"sysfs", None::<&str>);
+            mount(Some(kind), folder.as_c_str(), Some(kind), MsFlags::empty(), nothing).unwrap();
             propagate(&folder, MsFlags::MS_SHARED).unwrap();
         });
         let folder = self.bpffs.clone();
         (self, folder)
+    }
+
+    /// Puts it on a node that has this folder at `/sys/fs/bpf`.
+    pub(crate) fn at_bpffs(mut self, folder: &Path) -> Self {
+        folder.clone_into(&mut self.bpffs);
+        self
+    }
+
+    /// Sets the pod's volumes up, as the kubelet does before any container: a folder to be made is made
+    /// with the mode 0755 (pkg/volume/hostpath). Every container that is started does it again.
+    ///
+    /// # Errors
+    /// What keeps the pod from starting.
+    pub(crate) fn set_up_volumes(&self) -> Result<(), String> {
+        for volume in self.spec["volumes"].as_array().into_iter().flatten() {
+            let path = self.on_node(volume["hostPath"]["path"].as_str().unwrap());
+            let kind = volume["hostPath"]["type"].as_str().unwrap_or_default().to_owned();
+            self.world.inside(move || match &*kind {
+                "Directory" if !path.is_dir() => Err(format!("{} is no folder", path.display())),
+                "DirectoryOrCreate" if !path.is_dir() => make_folder(&path, 0o755),
+                "Directory" | "DirectoryOrCreate" => Ok(()),
+                other => Err(format!("this kubelet does not know the type {other:?}")),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Where the node has a path of a volume.
+    fn on_node(&self, path: &str) -> PathBuf {
+        if let Some(below) = path.strip_prefix("/sys/fs/bpf") {
+            return self.bpffs.join(below.trim_start_matches('/'));
+        }
+        assert_eq!(path, "/sys/fs/cgroup", "this node has no other folder");
+        self.world.cgroup().to_owned()
+    }
+
+    /// The folder of a volume that a container mounts, made if need be (pkg/volume/util/subpath), with the
+    /// mode of the volume.
+    fn sub_path(&self, volume: &Path, asked: &Value) -> PathBuf {
+        let Some(below) = asked["subPath"].as_str() else { return volume.to_owned() };
+        let (volume, path) = (volume.to_owned(), volume.join(below));
+        let made = path.clone();
+        let done = self.world.inside(move || match made.is_dir() {
+            true => Ok(()),
+            false => make_folder(&made, fs::metadata(volume).unwrap().permissions().mode()),
+        });
+        done.unwrap();
+        path
     }
 
     /// A container's specification.
@@ -180,6 +230,7 @@ impl<'w> Pod<'w> {
 
     /// Every mount of a container, with the folders to mount at made.
     fn mounts(&self, container: &Value) -> Vec<Mount> {
+        self.set_up_volumes().unwrap_or_else(|error| panic!("the pod does not start: {error}"));
         let mut mounts: Vec<Mount> = ["/proc", "/sys", "/dev"]
             .into_iter()
             .map(|path| self.mount(Path::new(path), path, path == "/sys"))
@@ -193,18 +244,15 @@ impl<'w> Pod<'w> {
             let target = asked["mountPath"].as_str().unwrap();
             let is_read_only = asked["readOnly"] == true;
             let propagation = propagation(asked);
-            let source = match volume["hostPath"]["path"].as_str().unwrap() {
-                "/sys/fs/cgroup" if self.is_hybrid => {
-                    let folder = self.account.path().join("cgroup");
-                    mounts.push(self.mount(&folder, target, is_read_only));
-                    let target = format!("{target}/unified");
-                    mounts.push(self.mount(self.world.cgroup(), &target, is_read_only));
-                    continue;
-                }
-                "/sys/fs/cgroup" => self.world.cgroup().to_owned(),
-                "/sys/fs/bpf" => self.bpffs.clone(),
-                other => panic!("this node has no {other}"),
-            };
+            let path = volume["hostPath"]["path"].as_str().unwrap();
+            if path == "/sys/fs/cgroup" && self.is_hybrid {
+                let folder = self.account.path().join("cgroup");
+                mounts.push(self.mount(&folder, target, is_read_only));
+                let target = format!("{target}/unified");
+                mounts.push(self.mount(self.world.cgroup(), &target, is_read_only));
+                continue;
+            }
+            let source = self.sub_path(&self.on_node(path), asked);
             mounts.push(Mount { propagation, ..self.mount(&source, target, is_read_only) });
         }
         mounts
@@ -245,6 +293,24 @@ impl Running {
             let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             u64::from_str_radix(value.trim(), 16).unwrap()
         })
+    }
+
+    /// Where it sees a bpffs or a part of one: mount point, folder of the bpffs, and whether it may write
+    /// (proc_pid_mountinfo(5)). What the machine itself has below `/sys` is left out.
+    pub(crate) fn bpffs(&self) -> Vec<(String, String, bool)> {
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.0.id())).unwrap();
+        let all = mounts.lines().filter(|line| line.contains(" - bpf ")).map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let writes = fields[5].split(',').any(|option| option == "rw");
+            (fields[4].to_owned(), fields[3].to_owned(), writes)
+        });
+        all.filter(|(at, ..)| !at.starts_with("/sys/")).collect()
+    }
+
+    /// Names in a folder, as it sees them.
+    pub(crate) fn names_in(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{}/root{folder}", self.0.id())).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     /// Whether it still runs.
@@ -342,6 +408,13 @@ fn capabilities(container: &Value) -> Option<Vec<u32>> {
         found.unwrap_or_else(|| panic!("{name} is no capability that svclb needs")).1
     };
     Some(strings(&context["capabilities"]["add"]).iter().map(number).collect())
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), String> {
+    let cannot = |error: io::Error| format!("cannot make {}: {error}", path.display());
+    fs::create_dir(path).map_err(cannot)?;
+    // Whatever this process masks.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(cannot)
 }
 
 fn strings(list: &Value) -> Vec<String> {
