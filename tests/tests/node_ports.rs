@@ -323,3 +323,24 @@ fn client_bound_to_loopback_is_left_alone_there() {
         assert!(socket.ask().unwrap().starts_with("v4-"), "{bound}");
     }
 }
+
+#[test]
+fn a_node_name_that_no_node_of_the_files_has_is_reported_once_and_case_does_not_matter() {
+    for (given, expected) in [(" HERE", 0), ("elsewhere", 1)] {
+        let world =
+            World::builder("node-name").agent_args(["--node", given]).without_agent().start();
+        world.node(["198.51.100.1"]);
+        let a = world.backend("a", Tcp, "10.244.0.1:8080");
+        let service = world.service("default/web").cluster_ip("10.96.0.10").port(80, Tcp);
+        service.node_port(PORT).backends([&a]).write();
+        world.start_agent();
+        let log = world.agent_log();
+        assert_eq!(log.matches("no Node of this name").count(), expected, "{given:?}: {log}");
+        let asked = world.ask(Tcp, "198.51.100.1:30080");
+        assert_eq!(asked.is_ok(), expected == 0, "{given:?}: {asked:?}");
+    }
+    // Files without any Node say nothing about names.
+    let world = World::builder("node-none").agent_args(["--node", "elsewhere"]).start();
+    world.settle();
+    assert!(!world.agent_log().contains("no Node"), "{}", world.agent_log());
+}

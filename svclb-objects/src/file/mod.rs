@@ -87,6 +87,8 @@ pub struct Contents {
     pub standing: usize,
     /// What was left out on purpose.
     pub skipped: Skipped,
+    /// A Node that is not the own one.
+    pub other_node: Option<ObjectId>,
 }
 
 /// Takes a file apart. `node` is the only Node that counts.
@@ -155,6 +157,7 @@ impl Reader<'_> {
         for Accepted { update, uid, left_out } in converted.accepted {
             let Some(object) = ObjectId::of(&update) else { continue };
             if object.kind == Kind::Node && *object.name.name != *self.node {
+                self.contents.other_node = Some(object);
                 continue;
             }
             self.contents.skipped.add(&left_out.counts);

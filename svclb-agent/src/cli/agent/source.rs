@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use http::Uri;
 use ipnet::IpNet;
@@ -57,17 +57,20 @@ impl SourceArgs {
         Ok(Source::new(objects, interfaces))
     }
 
-    /// The node's name; the host's as the kubelet writes it.
+    /// The node's name, given or the host's, as kubelet and kube-proxy write it: without blanks around it and
+    /// in lower case (k8s.io/component-helpers, node/util/hostname.go).
     pub(super) fn node(&self) -> Result<String> {
-        match &self.node {
-            Some(name) => Ok(name.clone()),
+        let name = match &self.node {
+            Some(name) => name.clone(),
             None => {
                 let path = "/proc/sys/kernel/hostname";
-                let name = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read {path}: name this node by --node"))?;
-                Ok(name.trim().to_lowercase())
+                std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {path}: name this node by --node"))?
             }
-        }
+        };
+        let name = name.trim().to_lowercase();
+        ensure!(!name.is_empty(), "the name of this node is empty: give it by --node");
+        Ok(name)
     }
 }
 
@@ -107,6 +110,17 @@ mod tests {
             let line = ["agent"].into_iter().chain(arguments.iter().copied());
             assert_eq!(Line::try_parse_from(line).is_ok(), taken, "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn the_name_of_the_node_is_trimmed_and_in_lower_case() {
+        for (given, expected) in [("Node-A.Example", "node-a.example"), (" b\n", "b")] {
+            let line = Line::try_parse_from(["agent", "--node", given]).unwrap();
+            assert_eq!(line.source.node().unwrap(), expected);
+        }
+        let line = Line::try_parse_from(["agent", "--node", "  "]).unwrap();
+        let said = line.source.node().unwrap_err().to_string();
+        assert!(said.contains("--node"), "{said}");
     }
 
     #[test]

@@ -40,7 +40,7 @@ use svclb_core::model::{Unread, Update};
 use svclb_objects::file;
 pub use svclb_objects::file::Reject;
 
-use super::convert::Skipped;
+use super::convert::{Kind, ObjectId, Skipped};
 use layout::{Entries, Stamp, Target};
 use state::{FileKey, State};
 use wait::{Wait, due};
@@ -106,6 +106,8 @@ pub struct Files {
     made: HashMap<(PathBuf, OsString), bool>,
     /// Files that the first batch went without, and that were not read yet.
     late: BTreeSet<FileKey>,
+    /// Whether the own Node was read, be it rejected, and another one.
+    nodes: (bool, Option<ObjectId>),
     /// When the first batch goes without those that are still being written; none once it went.
     first: Option<Instant>,
 }
@@ -142,6 +144,7 @@ impl Files {
             emptied: HashMap::new(),
             made: HashMap::new(),
             late: BTreeSet::new(),
+            nodes: (false, None),
             first: Some(Instant::now() + LONGEST_WAIT),
         };
         // Watched before anything is read, so that nothing is missed in between.
@@ -229,11 +232,25 @@ impl Files {
         if first {
             // What an agent before this one knew of them must not go as long as they are not read.
             self.late.extend(self.writing.keys().cloned());
+            self.report_node();
         }
         let state::Changes { updates, rejects, unread, standing } =
             self.state.changes(!self.late.is_empty())?;
         let skipped = self.state.skipped();
         Some(Batch { updates, rejects, unread, standing, skipped, first, seen })
+    }
+
+    /// Reports that there are Nodes, and none is the own one: most often its name is mistyped. Files without
+    /// any Node say nothing about names.
+    fn report_node(&self) {
+        if let (false, Some(other)) = &self.nodes {
+            tracing::warn!(
+                node = self.node,
+                other = %other.name.name,
+                "no Node of this name is in the files of --from, which have others: neither its zone nor \
+                 its addresses are known, and no endpoint is local; give the name by --node",
+            );
+        }
     }
 
     /// Reads a file, unless it is being written meanwhile. True when it was read, or that failed.
@@ -274,7 +291,11 @@ impl Files {
                 }
             }
             self.late.remove(file);
-            self.state.put(file, file::contents(&file.path, bytes, &self.node));
+            let contents = file::contents(&file.path, bytes, &self.node);
+            let mut named = contents.objects.keys().chain(contents.rejected.keys());
+            self.nodes.0 |= named.any(|object| object.kind == Kind::Node);
+            self.nodes.1 = self.nodes.1.take().or_else(|| contents.other_node.clone());
+            self.state.put(file, contents);
             return true;
         }
         // Written faster than it can be read: the next event, or the silence after it, decides.
