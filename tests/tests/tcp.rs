@@ -315,3 +315,31 @@ fn hear_early(socket: &Socket) -> io::Result<()> {
     assert_ne!(info[OPTIONS] & SYN_DATA, 0, "the first packet carried the data");
     Ok(())
 }
+
+#[test]
+fn two_sockets_with_one_source_port_cannot_dial_two_services_of_one_pod() {
+    let world = World::new("tcp-source-port");
+    let a = world.backend("a", Tcp, "10.244.0.1:8080");
+    let b = world.backend("b", Tcp, "10.244.0.2:8080");
+    for (name, address, backend) in [("one", 10, &a), ("two", 11, &a), ("three", 12, &b)] {
+        let service = world.service(&format!("default/{name}"));
+        let address = format!("10.96.0.{address}");
+        service.cluster_ip(&address).port(80, Tcp).backends([backend]).apply();
+    }
+    let sockets = world.sockets(Kind::Tcp4, 3);
+    for socket in &sockets {
+        socket.raw().set_reuse_address(true).unwrap();
+    }
+    sockets[0].raw().bind(&SockAddr::from(at("10.244.0.1:0"))).unwrap();
+    let local = sockets[0].local().unwrap();
+    sockets[1].raw().bind(&SockAddr::from(local)).unwrap();
+    sockets[2].raw().bind(&SockAddr::from(local)).unwrap();
+    sockets[0].dial("10.96.0.10:80").unwrap();
+    // To the kernel it is the same connection again.
+    let error = sockets[1].dial("10.96.0.11:80").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{error}");
+    // Without a common pod it is not.
+    sockets[2].dial("10.96.0.12:80").unwrap();
+    assert_eq!(sockets[0].ask().unwrap(), "a");
+    assert_eq!(sockets[2].ask().unwrap(), "b");
+}

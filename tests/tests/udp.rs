@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::sockopt::Ipv4RecvErr;
+use nix::sys::socket::{MsgFlags, SockaddrIn, recvmsg, setsockopt};
 use socket2::{SockAddr, SockAddrStorage};
-use svclb_tests::{Answer, Backend, Kind, Place, Socket, Tcp, Udp, World, at};
+use svclb_tests::{Answer, Backend, Kind, Place, Socket, Tcp, Udp, World, at, eventually};
 
 /// Enough draws that one of three backends is missed once in 2^60 runs.
 const DRAWS: usize = 150;
@@ -319,4 +322,63 @@ fn send_while_connected(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<(
 /// The address, IPv4 where it is v4-mapped.
 fn unmapped(address: std::net::SocketAddr) -> std::net::SocketAddr {
     std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The address that the error queue of a socket names (ip(7), IP_RECVERR): the destination of the datagram
+/// that could not be delivered.
+fn failed_destination(socket: &Socket) -> io::Result<SocketAddr> {
+    let mut data = [0_u8; 64];
+    let mut buffers = [io::IoSliceMut::new(&mut data)];
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let read = recvmsg::<SockaddrIn>(socket.raw().as_raw_fd(), &mut buffers, None, flags)?;
+    let address = read.address.ok_or_else(|| io::Error::other("no address"))?;
+    Ok(SocketAddr::from((address.ip(), address.port())))
+}
+
+#[test]
+fn the_error_queue_of_a_connected_socket_names_the_pod() {
+    let world = World::new("udp-error-queue");
+    let a = world.backend("a", Udp, "10.244.0.1:5353");
+    world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends([&a]).apply();
+    // Its address stays, and nothing listens there any more.
+    drop(a);
+    let socket = world.socket(Kind::Udp4);
+    setsockopt(&socket, Ipv4RecvErr, &true).unwrap();
+    socket.dial("10.96.0.10:53").unwrap();
+    socket.raw().send(b"?\n").unwrap();
+    let named = eventually("the kernel reports the refused datagram", || {
+        failed_destination(&socket).map_err(|error| error.to_string())
+    });
+    assert_eq!(named, at("10.244.0.1:5353"));
+    // The name of the peer is as always.
+    assert_eq!(socket.peer().unwrap(), at("10.96.0.10:53"));
+}
+
+#[test]
+fn an_answer_that_another_socket_of_a_shared_port_receives_shows_the_pod() {
+    let world = World::new("udp-reuseport");
+    let backends = world.backends("a", Udp, 3);
+    world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends(&backends).apply();
+    let mut received = [0, 0];
+    // Which of the sockets of a port is chosen follows from both addresses: a new pair each time.
+    for _ in 0..DRAWS {
+        let sockets = world.sockets(Kind::Udp4, 2);
+        for socket in &sockets {
+            socket.raw().set_reuse_port(true).unwrap();
+            socket.raw().set_nonblocking(true).unwrap();
+        }
+        sockets[0].raw().bind(&SockAddr::from(at("0.0.0.0:0"))).unwrap();
+        sockets[1].raw().bind(&SockAddr::from(sockets[0].local().unwrap())).unwrap();
+        let question = sockets[0].send_to("10.96.0.10:53").unwrap();
+        let (which, answer) = eventually("one of the two receives the answer", || {
+            let found =
+                [0, 1].into_iter().find_map(|it| Some((it, sockets[it].hear(&question).ok()?)));
+            found.ok_or_else(|| "neither".to_owned())
+        });
+        received[which] += 1;
+        let pod = backends.iter().find(|it| it.name() == answer.backend).unwrap().address();
+        let expected = if which == 0 { at("10.96.0.10:53") } else { pod };
+        assert_eq!(answer.from, expected, "socket {which}");
+    }
+    assert!(received.iter().all(|count| *count > 0), "{received:?}");
 }
