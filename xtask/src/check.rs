@@ -31,7 +31,7 @@ pub(crate) fn run(bless: bool) -> anyhow::Result<()> {
         ("docs", |_| docs()),
         ("goldens and generated files", goldens),
         ("kernels in the README", vm::record::check),
-        ("tests in docs/reliability.md", |_| named_tests::check()),
+        ("tests named in docs", |_| named_tests::check()),
     ];
     let mut failed = Vec::new();
     for (name, step) in steps {

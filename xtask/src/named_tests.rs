@@ -1,6 +1,6 @@
-//! The tests that docs/reliability.md names: each exists, and no fault is without one.
+//! The tests that docs/reliability.md and docs/security.md name: each exists, and no row is without one.
 //!
-//! Its last column names a test as `place::name`. The place is the end of the path of its file, as modules
+//! The last column names a test as `place::name`. The place is the end of the path of its file, as modules
 //! are written: `kube::start` is tests/tests/kube/start.rs, `plan::tests::deaths` is
 //! svclb-core/src/plan/tests/deaths.rs; a module `tests` inside of a file counts too.
 
@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use crate::shell;
 
 /// Where they are named.
-const PAGE: &str = "docs/reliability.md";
+const PAGES: [&str; 2] = ["docs/reliability.md", "docs/security.md"];
 /// Folders of crates that have tests.
 const CRATES: [&str; 6] =
     ["svclb-common", "svclb-core", "svclb-objects", "svclb-agent", "tests", "xtask"];
@@ -26,21 +26,25 @@ struct Tests {
     names: Vec<String>,
 }
 
-/// Compares the page with the tree.
+/// Compares the pages with the tree.
 ///
 /// # Errors
-/// The page names what is no test, or has a fault without one: all of them.
+/// A page names what is no test, or has a row without one: all of them.
 pub(crate) fn check() -> anyhow::Result<()> {
-    let path = shell::root().join(PAGE);
-    let page = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {}", path.display()))?;
     let mut found = Vec::new();
     for name in CRATES {
         for folder in FOLDERS {
             collect(&shell::root().join(name).join(folder), &[name.to_owned()], &mut found)?;
         }
     }
-    let wrong = wrong(&page, &found);
+    let mut all = Vec::new();
+    for page in PAGES {
+        let path = shell::root().join(page);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        all.extend(wrong(page, &text, &found));
+    }
+    let wrong = all;
     if !wrong.is_empty() {
         bail!("{}\nname tests in the last column as `place::name` (xtask/src/named_tests.rs)", {
             wrong.join("\n")
@@ -92,23 +96,26 @@ fn tests(text: &str) -> Vec<String> {
     names
 }
 
-/// What is wrong with the table, a line each.
-fn wrong(page: &str, found: &[Tests]) -> Vec<String> {
+/// What is wrong with the tables of a page, a line each. The first row of a table names its columns.
+fn wrong(page: &str, text: &str, found: &[Tests]) -> Vec<String> {
     let mut wrong = Vec::new();
-    let rows = page.lines().filter(|line| line.starts_with("| ")).skip(1);
-    for row in rows {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_row = |line: &str| line.starts_with("| ");
+    let is_head = |at: usize| lines.get(at + 1).is_some_and(|next| next.starts_with("|--"));
+    let rows = lines.iter().enumerate().filter(|(at, line)| is_row(line) && !is_head(*at));
+    for (_, row) in rows {
         let mut cells = row.trim_matches('|').split('|').map(str::trim);
         let fault = cells.next().unwrap_or_default();
         let named: Vec<&str> =
             cells.next_back().unwrap_or_default().split('`').skip(1).step_by(2).collect();
         if named.is_empty() {
-            wrong.push(format!("{PAGE}: no test is named for {fault:?}"));
+            wrong.push(format!("{page}: no test is named for {fault:?}"));
         }
         let missing = named.iter().filter(|name| !is_there(name, found));
-        wrong.extend(missing.map(|name| format!("{PAGE}: {fault:?}: there is no test `{name}`")));
+        wrong.extend(missing.map(|name| format!("{page}: {fault:?}: there is no test `{name}`")));
     }
-    if wrong.is_empty() && !page.lines().any(|line| line.starts_with("| ")) {
-        wrong.push(format!("{PAGE} has no table"));
+    if wrong.is_empty() && !lines.iter().any(|line| is_row(line)) {
+        wrong.push(format!("{page} has no table"));
     }
     wrong
 }
@@ -188,10 +195,12 @@ proptest! {
             ("", 1),
         ];
         for (tests, expected) in rows {
-            let wrong = wrong(&page(tests), &found());
+            let wrong = wrong("PAGE", &page(tests), &found());
             assert_eq!(wrong.len(), expected, "{tests}: {wrong:?}");
             assert!(wrong.iter().all(|it| it.contains("a, b")), "{wrong:?}");
         }
-        assert_eq!(wrong("no table", &found()).len(), 1);
+        assert_eq!(wrong("PAGE", "no table", &found()).len(), 1);
+        let two = format!("{}\n{}", page("`deaths::no_test`"), page("`deaths::a_plain_one`"));
+        assert_eq!(wrong("PAGE", &two, &found()).len(), 1, "a second table has a head too");
     }
 }
