@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::json;
 use svclb_tests::{Backend, Tcp, World, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
@@ -176,6 +177,62 @@ fn each_capability_that_is_missing_is_named() {
 }
 
 /// Every folder of the pins is for its owner only, and there are at least so many.
+#[test]
+fn killed_agent_leaves_no_process_of_an_exec_plugin_and_each_had_no_capability() {
+    let world = World::builder("kill-plugin").without_agent().start();
+    let folder = world.yaml().parent().unwrap().join("plugin");
+    fs::create_dir(&folder).unwrap();
+    // A child, and an orphan in a session of its own.
+    let script = "
+( setsid sleep 300 & echo $! >> \"$0/processes\" )
+sleep 301 & echo $! >> \"$0/processes\"
+echo $$ >> \"$0/processes\"
+wait";
+    let user = json!({ "exec": {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "interactiveMode": "Never",
+        "command": "sh",
+        "args": ["-c", script, folder],
+    }});
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{ "name": "it", "cluster": { "server": "http://192.0.2.1" } }],
+        "users": [{ "name": "it", "user": user }],
+        "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
+    });
+    let kubeconfig = folder.join("config");
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+    let mut command = Command::new(world.program());
+    command.args(["agent", "--node", "a", "--kubeconfig"]).arg(kubeconfig);
+    command.arg("--pins").arg(world.pins()).arg("--cgroup").arg(world.cgroup());
+    let mut agent = world.spawn(command);
+    let processes = || {
+        let text = fs::read_to_string(folder.join("processes")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    eventually("the plugin runs", || match processes().len() {
+        3 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let processes = processes();
+    for process in &processes {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        for line in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
+            assert!(status.contains(line), "{line}: {status}");
+        }
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    eventually("they are gone", || {
+        let left: Vec<_> = processes
+            .iter()
+            .filter_map(|process| fs::read_to_string(format!("/proc/{process}/stat")).ok())
+            .filter(|stat| !stat.contains(") Z "))
+            .collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
 fn assert_closed(world: &World, least: usize) {
     let root = world.pins();
     let modes = world.inside(move || {

@@ -16,6 +16,7 @@ use svclb_objects::text;
 
 use crate::dataplane::pins::Pins;
 use crate::dataplane::{probe, trial};
+use crate::source::kube::plugin::guard;
 use output::Format;
 
 /// Gives Kubernetes Services to the processes of this node at the socket.
@@ -50,6 +51,9 @@ enum Command {
         /// A Service to dial instead of the agent's own
         dialled: Option<SocketAddr>,
     },
+    /// What the agent runs an exec plugin of a kubeconfig by
+    #[command(name = guard::NAME, hide = true)]
+    GuardPlugin(guard::GuardArgs),
 }
 
 #[derive(Debug, Args)]
@@ -81,7 +85,7 @@ struct StatusArgs {
 /// Runs the command line. What goes wrong is one line on standard error and exit code 1.
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // A reader that went away (`svclb services | head`) is no fault.
             if is_broken_pipe(&error) {
@@ -93,8 +97,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
+        Command::GuardPlugin(args) => return guard::run(&args),
         Command::Agent(args) => agent::run(*args),
         Command::Services(args) => list::services(&args.pins(), args.output),
         Command::Backends(args) => list::backends(&args.pins(), args.output),
@@ -106,7 +111,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::MountBpffs(args) => node::mount_bpffs(&args),
         Command::ProbeClient { dialled: None } => output::line(&probe::client()),
         Command::ProbeClient { dialled: Some(dialled) } => trial::client(dialled, output::line),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl ListArgs {

@@ -133,7 +133,7 @@ fn a_plugin_that_fails_or_hangs_at_a_start_keeps_nobody_from_serving_what_is_the
         (
             "hangs",
             "until test -e \"$0\"; do sleep 0.1; done;",
-            "does the exec plugin",
+            "there are no credentials for it yet",
             "10.244.0.1",
         ),
     ];

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::source::files::Files;
 use crate::source::interfaces::Interfaces;
+use crate::source::kube::plugin::Limits;
 use crate::source::kube::{Kube, Settings};
 use crate::source::{Objects, Source};
 
@@ -49,6 +50,7 @@ impl SourceArgs {
             let settings = Settings {
                 kubeconfig: self.kubeconfig.clone(),
                 api_server: self.api_server.clone(),
+                plugins: Limits::default(),
             };
             Objects::Kube(Box::new(Kube::new(settings, node).await?))
         } else {

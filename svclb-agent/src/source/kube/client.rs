@@ -15,22 +15,21 @@ use kube::client::{Body, ConfigExt as _};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use svclb_objects::text::short;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceBuilder, service_fn};
 
 use super::encoding::{self, Encoding, Lines};
 use super::health::Health;
+use super::plugin::{Limits, Plugin, Plugins, TooEarly};
 
 /// How long a connection may take to be made, an answer to begin, and one that is no watch to be there.
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 const WHOLE: Duration = Duration::from_secs(60);
-/// How long credentials may take: a plugin may have to ask somebody.
-const CREDENTIALS: Duration = Duration::from_secs(30);
-/// How long a request waits for the first ones: less than a list may stand still (`feed::STALL`), also
-/// twice.
-const FIRST: Duration = Duration::from_secs(10);
+/// How long a request waits for credentials where the ones that there are do not do: less than a list may
+/// stand still (`feed::STALL`), also twice.
+const CREDENTIALS: Duration = Duration::from_secs(10);
 /// A peer that vanished is noticed after this silence, then so many unanswered probes, so far apart.
 const KEEPALIVE: (Duration, u32, Duration) = (Duration::from_secs(15), 3, Duration::from_secs(5));
 /// A kind's watch is asked for no oftener than so many times in so long. A server that takes a watch and
@@ -51,6 +50,8 @@ pub struct Settings {
     /// Where the API server is, whatever the configuration says. Its certificate must be good for the
     /// name that the configuration has.
     pub api_server: Option<Uri>,
+    /// How exec plugins of a kubeconfig are run.
+    pub plugins: Limits,
 }
 
 impl Settings {
@@ -64,6 +65,7 @@ impl Settings {
             None => self.in_cluster()?,
         };
         trim(&mut config.auth_info);
+        check(&config.auth_info)?;
         config.connect_timeout = Some(CONNECT);
         if let Some(server) = &self.api_server {
             if config.tls_server_name.is_none() {
@@ -100,6 +102,19 @@ fn trim(auth: &mut AuthInfo) {
     }
 }
 
+/// Refuses what would run outside of the agent's limits, and what no plugin can be.
+fn check(auth: &AuthInfo) -> Result<()> {
+    Plugin::take(&mut auth.clone())?;
+    let command = auth.auth_provider.as_ref().and_then(|it| it.config.get("cmd-path"));
+    if let Some(command) = command {
+        bail!(
+            "users[].user.auth-provider.config.cmd-path: {command:?} is not run (kubectl runs no such \
+             command since 1.26, either): name an exec plugin in users[].user.exec"
+        );
+    }
+    Ok(())
+}
+
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kubeconfig {
@@ -113,9 +128,8 @@ impl fmt::Display for Settings {
 #[derive(Clone)]
 pub(super) struct Link {
     settings: Arc<Settings>,
+    plugins: Plugins,
     current: Arc<Mutex<Current>>,
-    /// Its successor, which may be late: no second plugin is run beside one that hangs.
-    making: Arc<tokio::sync::Mutex<Option<Making>>>,
     /// For the log.
     server: Arc<str>,
 }
@@ -123,7 +137,11 @@ pub(super) struct Link {
 struct Current {
     /// None, while the first credentials are not there.
     client: Option<Client>,
+    /// When its credentials are to be renewed, if they expire.
+    renewal: Option<Instant>,
     read: Instant,
+    /// Its successor is being made; closed when that came to its end.
+    making: Option<watch::Receiver<()>>,
     /// The API server does not take our credentials.
     refused: bool,
     /// It cannot be reached.
@@ -134,15 +152,16 @@ struct Current {
 
 impl Current {
     /// Whether what there is does not do, and something else may be had.
-    fn is_due(&self, is_being_made: bool) -> bool {
+    fn is_due(&self) -> bool {
         let age = self.read.elapsed();
-        let lacks = self.client.is_none() && (is_being_made || age >= REFUSED);
-        lacks || self.refused && age >= REFUSED || self.unreached && age >= UNREACHED
+        let expires = self.renewal.is_some_and(|renewal| renewal <= Instant::now());
+        let lacks = self.client.is_none() || self.refused || expires;
+        lacks && age >= REFUSED || self.unreached && age >= UNREACHED
     }
 }
 
-/// A client that is being made.
-type Making = oneshot::Receiver<Result<Client>>;
+/// A client and when its credentials are to be renewed, if they expire.
+type Made = (Client, Option<Instant>);
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,33 +178,36 @@ impl Link {
     pub(super) async fn new(settings: Settings) -> Result<Self> {
         let config = settings.read().await.with_context(|| settings.to_string())?;
         let server = config.cluster_url.to_string().into();
-        let has_plugin =
-            config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some();
-        let mut making = connect(config)?;
-        if has_plugin {
-            return Ok(Self::with(None, Some(making), settings, server));
+        let link = Self::with(None, settings, server);
+        if config.auth_info.exec.is_some() {
+            link.begin(&mut lock(&link.current));
+        } else {
+            let client = client(config).with_context(|| link.settings.to_string())?;
+            lock(&link.current).client = Some(client);
         }
-        let client = made(&mut making, CREDENTIALS).await.with_context(|| settings.to_string())?;
-        Ok(Self::over(client, settings, server))
+        Ok(link)
     }
 
     /// Uses a client, until what it has does not do.
+    #[cfg(test)]
     pub(super) fn over(client: Client, settings: Settings, server: Arc<str>) -> Self {
-        Self::with(Some(client), None, settings, server)
+        Self::with(Some(client), settings, server)
     }
 
-    fn with(
-        client: Option<Client>,
-        making: Option<Making>,
-        settings: Settings,
-        server: Arc<str>,
-    ) -> Self {
-        let current =
-            Current { client, read: Instant::now(), refused: false, unreached: false, told: false };
+    fn with(client: Option<Client>, settings: Settings, server: Arc<str>) -> Self {
+        let current = Current {
+            client,
+            renewal: None,
+            read: Instant::now(),
+            making: None,
+            refused: false,
+            unreached: false,
+            told: false,
+        };
         Self {
+            plugins: Plugins::new(settings.plugins.clone()),
             settings: Arc::new(settings),
             current: Arc::new(Mutex::new(current)),
-            making: Arc::new(tokio::sync::Mutex::new(making)),
             server,
         }
     }
@@ -248,6 +270,9 @@ impl Link {
                 current.refused = status == StatusCode::UNAUTHORIZED;
             }
         }
+        if good == Some(true) {
+            self.plugins.taken();
+        }
         let answer = async {
             let answer = answer?;
             Ok(match good {
@@ -263,46 +288,53 @@ impl Link {
     }
 
     /// Reads the configuration again when what we have does not do: tokens and certificates expire, and
-    /// whoever renews them writes their files.
+    /// whatever renews them writes their files.
     async fn renew(&self) {
-        // Where one waits already, the others go on with what there is, if there is anything.
-        let has_some = lock(&self.current).client.is_some();
-        let patience = if has_some { CREDENTIALS } else { FIRST };
-        let mut making = match self.making.try_lock() {
-            Ok(making) => making,
-            Err(_) if has_some => return,
-            Err(_) => match timeout(patience, self.making.lock()).await {
-                Ok(making) => making,
-                Err(_) => return,
-            },
-        };
-        {
+        let (mut making, patience) = {
             let mut current = lock(&self.current);
-            if !current.is_due(making.is_some()) {
-                return;
+            if current.making.is_none() && current.is_due() {
+                self.begin(&mut current);
             }
-            current.read = Instant::now();
-        }
-        let renewed = async {
-            let started = match &mut *making {
-                Some(started) => started,
-                none => none.insert(connect(self.settings.read().await?)?),
-            };
-            let made = made(started, patience).await;
-            // One that is late stays, also where nobody waits any more.
-            making.take_if(|started| started.is_terminated());
-            made
+            let Some(making) = current.making.clone() else { return };
+            // With credentials that do, if only for a while, a request goes on meanwhile.
+            let waits = current.client.is_none() || current.refused || current.unreached;
+            (making, if waits { CREDENTIALS } else { Duration::ZERO })
         };
-        let renewed = renewed.await;
-        let mut current = lock(&self.current);
-        match renewed {
-            Ok(client) => (current.client, current.told) = (Some(client), false),
-            Err(error) if !std::mem::replace(&mut current.told, true) => {
-                let error = short(&format!("{error:#}"));
-                tracing::warn!(error, "cannot get credentials; trying again");
+        // An error says that it is closed.
+        let _ = timeout(patience, making.changed()).await;
+    }
+
+    /// Begins to make another client, with all that may take long: a request waits for it with patience, and
+    /// it goes on without. One at a time.
+    fn begin(&self, current: &mut Current) {
+        let (link, (done, making)) = (self.clone(), watch::channel(()));
+        current.read = Instant::now();
+        current.making = Some(making);
+        let refused = current.refused || current.unreached && self.plugins.gave_certificate();
+        tokio::spawn(async move {
+            let made = link.make(refused).await;
+            let mut current = lock(&link.current);
+            current.making = None;
+            match made {
+                Ok((client, renewal)) => {
+                    (current.client, current.renewal) = (Some(client), renewal);
+                    (current.refused, current.told) = (false, false);
+                }
+                Err(error) if error.is::<TooEarly>() => {}
+                Err(error) if !std::mem::replace(&mut current.told, true) => {
+                    let error = short(&format!("{error:#}"));
+                    tracing::warn!(error, "cannot get credentials; trying again");
+                }
+                Err(_) => {}
             }
-            Err(_) => {}
-        }
+            drop(done);
+        });
+    }
+
+    async fn make(&self, refused: bool) -> Result<Made> {
+        let mut config = self.settings.read().await?;
+        let renewal = self.plugins.resolve(&mut config.auth_info, refused).await?;
+        Ok((client(config)?, renewal))
     }
 }
 
@@ -340,33 +372,7 @@ fn ask_for_now(watch: &mut Request<Body>) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Begins to make a client of this configuration. Exec plugins run now: on a thread of its own, which
-/// may hang without keeping the agent from its end.
-fn connect(config: Config) -> Result<Making> {
-    let runtime = tokio::runtime::Handle::current();
-    let (tell, making) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("credentials".to_owned());
-    thread
-        .spawn(move || {
-            let _entered = runtime.enter();
-            // Nobody may wait any more.
-            let _ = tell.send(client(config));
-        })
-        .context("cannot start a thread that makes a client")?;
-    Ok(making)
-}
-
-/// Waits for a client, but not for ever.
-async fn made(making: &mut Making, patience: Duration) -> Result<Client> {
-    match timeout(patience, making).await {
-        Ok(made) => made.context("the thread that makes a client died")?,
-        Err(_) => bail!(
-            "credentials are not there within {} s: does the exec plugin of the kubeconfig hang?",
-            patience.as_secs(),
-        ),
-    }
-}
-
+/// A client of a configuration without an exec plugin.
 fn client(config: Config) -> Result<Client> {
     if config.proxy_url.is_some() {
         return Ok(Client::try_from(config)?);

@@ -7,6 +7,7 @@
 //! * Memory is bounded by the objects: of what was not handed on yet, an object's latest state counts.
 //!
 //! * `resources`: what is watched, with which rights.
+//! * `plugin`: exec plugins of a kubeconfig, run within limits.
 //! * `client`: the way to the API server.
 //! * `encoding`: what the API server is asked to speak, and JSON of it.
 //! * `health`: whether a watch does well, for the operator.
@@ -20,6 +21,7 @@ mod feed;
 mod health;
 mod held;
 mod object;
+pub mod plugin;
 pub mod resources;
 #[cfg(test)]
 mod tests;

@@ -5,12 +5,14 @@ mod protobuf;
 mod server;
 mod trouble;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use svclb_core::model::{ObjectName, Update};
 
+use super::plugin::Limits;
 use super::{Batch, Kube, Settings};
 use crate::source::Reject;
 use server::{Answer, Request, Server};
@@ -49,8 +51,12 @@ fn status(code: u16, reason: &str) -> Value {
     })
 }
 
+fn settings(kubeconfig: Option<PathBuf>) -> Settings {
+    Settings { kubeconfig, api_server: None, plugins: Limits::default() }
+}
+
 async fn follow(server: &Server) -> Kube {
-    let settings = Settings { kubeconfig: Some(server.kubeconfig()), api_server: None };
+    let settings = settings(Some(server.kubeconfig()));
     Kube::new(settings, "node-a").await.unwrap()
 }
 

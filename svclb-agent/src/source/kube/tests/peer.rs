@@ -14,9 +14,10 @@ use tokio::time::{Instant, sleep};
 use tower::{BoxError, service_fn};
 use tracing::subscriber::DefaultGuard;
 
-use super::super::client::{Link, Settings};
+use super::super::client::Link;
 use super::super::{Batch, Kube};
 use super::server::Request;
+use super::settings;
 
 /// What a request is answered with.
 pub(super) enum Told {
@@ -64,14 +65,6 @@ type Asked = Arc<Mutex<Vec<(Duration, String)>>>;
 impl Peer {
     /// One that answers as this says, which is told how late it is. Time must be paused.
     pub(super) fn new(answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static) -> Self {
-        Self::with(Settings { kubeconfig: None, api_server: None }, answer)
-    }
-
-    /// One of which these settings say anew who we are to it.
-    pub(super) fn with(
-        settings: Settings,
-        answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static,
-    ) -> Self {
         let (log, subscriber) = Log::begin();
         let start = Instant::now();
         let asked = Asked::default();
@@ -113,15 +106,7 @@ impl Peer {
             }
         });
         let client = Client::new(service, "default");
-        let kube = Kube::over(&Link::over(client, settings, "peer".into()), "node-a");
-        Self { kube, start, asked, log, _subscriber: subscriber }
-    }
-
-    /// One that is reached by these settings alone.
-    pub(super) async fn by(settings: Settings) -> Self {
-        let (log, subscriber) = Log::begin();
-        let kube = Kube::new(settings, "node-a").await.unwrap();
-        let (start, asked) = (Instant::now(), Asked::default());
+        let kube = Kube::over(&Link::over(client, settings(None), "peer".into()), "node-a");
         Self { kube, start, asked, log, _subscriber: subscriber }
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::super::{Kube, Settings};
 use super::peer::{Peer, Then, Told, at_once, watch, whole};
 use super::server::Request;
-use super::{end, event, names, service, status};
+use super::{end, event, names, service, settings, status};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -339,14 +339,12 @@ async fn a_watch_whose_other_side_froze_is_given_up_and_goes_on_from_where_it_wa
     assert!(peer.log("cannot watch").is_empty(), "{:#?}", peer.log(""));
 }
 
-/// A kubeconfig whose plugin writes a line to a file beside it, and hangs for longer than a test does.
-fn hanging(folder: &Path) -> Settings {
-    let runs = folder.join("runs");
+/// A kubeconfig with a plugin.
+fn with_plugin(folder: &Path) -> Settings {
     let user = json!({ "exec": {
         "apiVersion": "client.authentication.k8s.io/v1",
         "interactiveMode": "Never",
         "command": "sh",
-        "args": ["-c", "echo >> \"$0\"; sleep 5", runs],
     }});
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "it",
@@ -356,31 +354,21 @@ fn hanging(folder: &Path) -> Settings {
     });
     let path = folder.join("config");
     std::fs::write(&path, config.to_string()).unwrap();
-    Settings { kubeconfig: Some(path), api_server: None }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_plugin_that_hangs_keeps_nobody_from_starting_and_the_log_says_so() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut peer = Peer::by(hanging(folder.path())).await;
-    assert!(peer.until(seconds(600)).await.is_empty(), "nothing is known");
-    assert_eq!(peer.log("does the exec plugin").len(), 1, "{:#?}", peer.log(""));
-    let waits = peer.log("there are no credentials for it yet");
-    assert_eq!(waits.len(), 3, "each kind says so once: {:#?}", peer.log(""));
-    assert!(peer.log("does not stream lists").is_empty(), "{:#?}", peer.log(""));
-    let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap_or_default();
-    assert!(runs.lines().count() <= 1, "{runs:?}");
+    settings(Some(path))
 }
 
 #[tokio::test]
 async fn a_kubeconfig_that_makes_no_sense_is_an_error_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = hanging(folder.path());
+    let settings = with_plugin(folder.path());
+    let provider = r#"auth-provider":{"name":"gcp","config":{"cmd-path":"sh"}},"as":"a""#;
     let path = settings.kubeconfig.clone().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     for (row, text) in [
         ("no YAML", "{".to_owned()),
         ("no such context", text.replace("t-context\":\"it", "t-context\":\"that")),
+        ("a plugin without a program", text.replace("\"sh\"", "\"\"")),
+        ("a command that is no plugin", text.replace("exec\"", &format!("{provider},\"exec\""))),
         ("no such file", String::new()),
     ] {
         match text.is_empty() {
@@ -390,19 +378,4 @@ async fn a_kubeconfig_that_makes_no_sense_is_an_error_at_once() {
         let error = format!("{:#}", Kube::new(settings.clone(), "node-a").await.unwrap_err());
         assert!(error.contains(path.to_str().unwrap()), "{row}: {error}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn while_a_plugin_hangs_no_other_is_run_and_it_is_told_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let answer = |_, request: &Request| match request.is_for("nodes") {
-        true => whole(401, status(401, "Unauthorized").to_string()),
-        false => well(request),
-    };
-    let mut peer = Peer::with(hanging(folder.path()), answer);
-    peer.until(seconds(600)).await;
-    assert_eq!(peer.log("does the exec plugin").len(), 1, "{:#?}", peer.log(""));
-    assert!(peer.asked("nodes").len() > 5, "it goes on with what it has");
-    let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap_or_default();
-    assert!(runs.lines().count() <= 1, "{runs:?}");
 }
