@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use svclb_agent::source::kube::plugin::Limits;
-use svclb_agent::source::kube::{Kube, Settings};
+use svclb_agent::source::kube::{Kube, SILENCE, Settings};
 use tempfile::TempDir;
 
 /// Nothing takes so long unless it is broken.
@@ -82,6 +82,7 @@ impl Stage {
             kubeconfig: Some(self.path("config")),
             api_server: None,
             plugins: self.limits.clone(),
+            silence: SILENCE,
         };
         let writer = self.log.clone();
         let subscriber =

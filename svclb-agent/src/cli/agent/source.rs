@@ -1,6 +1,7 @@
 //! Where Services come from, as the command line says it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -10,7 +11,7 @@ use ipnet::IpNet;
 use crate::source::files::Files;
 use crate::source::interfaces::Interfaces;
 use crate::source::kube::plugin::Limits;
-use crate::source::kube::{Kube, Settings};
+use crate::source::kube::{Kube, SILENCE, Settings};
 use crate::source::{Objects, Source};
 
 #[derive(Debug, Args)]
@@ -25,6 +26,9 @@ pub(super) struct SourceArgs {
     /// Its certificate must be good for the name in the kubeconfig, or for kubernetes.default.svc
     #[arg(long, value_name = "URL", value_parser = api_server)]
     api_server: Option<Uri>,
+    /// How long a watch may be silent before all is listed; up to twice as long by chance
+    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..), hide = true)]
+    silence: u64,
     /// Name of this node, as EndpointSlices name it [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
@@ -51,6 +55,7 @@ impl SourceArgs {
                 kubeconfig: self.kubeconfig.clone(),
                 api_server: self.api_server.clone(),
                 plugins: Limits::default(),
+                silence: Duration::from_secs(self.silence),
             };
             Objects::Kube(Box::new(Kube::new(settings, node).await?))
         } else {

@@ -52,6 +52,8 @@ pub struct Settings {
     pub api_server: Option<Uri>,
     /// How exec plugins of a kubeconfig are run.
     pub plugins: Limits,
+    /// How long a watch may be silent before all is listed; up to twice as long by chance.
+    pub silence: Duration,
 }
 
 impl Settings {
@@ -217,6 +219,11 @@ impl Link {
         &self.server
     }
 
+    /// How long a watch may be silent.
+    pub(super) fn silence(&self) -> Duration {
+        self.settings.silence
+    }
+
     /// A client for one kind, which tells `health` of good answers and `encoding` what they are in.
     pub(super) fn client(&self, health: &Health, encoding: &Encoding) -> Client {
         let (link, health, encoding) = (self.clone(), health.clone(), encoding.clone());
@@ -276,8 +283,8 @@ impl Link {
         let answer = async {
             let answer = answer?;
             Ok(match good {
-                Some(true) if watch => encoding.good(answer),
-                Some(true) => encoding.good(whole(answer).await?),
+                Some(true) if watch => encoding.good(answer, health),
+                Some(true) => encoding.good(whole(answer).await?, health),
                 _ => encoding::error(whole(answer).await?).await?,
             })
         }

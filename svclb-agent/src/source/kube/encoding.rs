@@ -17,6 +17,8 @@ use svclb_objects::protobuf::{self, Frames, Malformed};
 use tokio::time::Instant;
 use tower::BoxError;
 
+use super::health::Health;
+
 /// What a watch is asked for in, the best first: what client-go asks for, so the API server has it ready.
 const BOTH: HeaderValue =
     HeaderValue::from_static("application/vnd.kubernetes.protobuf,application/json");
@@ -60,8 +62,9 @@ impl Encoding {
         declines
     }
 
-    /// A good answer: a watch, event by event, or all of something else.
-    pub(super) fn good(&self, answer: Response<Body>) -> Response<Lines> {
+    /// A good answer: a watch, event by event, or all of something else. `health` takes note of each part
+    /// as it comes.
+    pub(super) fn good(&self, answer: Response<Body>, health: &Health) -> Response<Lines> {
         let (mut parts, body) = answer.into_parts();
         let protobuf = is_protobuf(&parts.headers);
         self.state().protobuf = protobuf;
@@ -69,7 +72,7 @@ impl Encoding {
             parts.headers.insert(CONTENT_TYPE, JSON);
         }
         let frames = protobuf.then(Frames::default);
-        Response::from_parts(parts, Lines { body, frames })
+        Response::from_parts(parts, Lines { body, frames, health: Some(health.clone()) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,7 +101,7 @@ pub(super) async fn error(answer: Response<Body>) -> Result<Response<Lines>, Box
             Err(malformed) => malformed.to_string().into(),
         };
     }
-    Ok(Response::from_parts(parts, Lines { body: body.into(), frames: None }))
+    Ok(Response::from_parts(parts, Lines { body: body.into(), frames: None, health: None }))
 }
 
 /// A body in JSON.
@@ -107,6 +110,8 @@ pub(super) struct Lines {
     body: Body,
     /// Of a body that comes in protobuf.
     frames: Option<Frames>,
+    /// Of a good answer.
+    health: Option<Health>,
 }
 
 impl http_body::Body for Lines {
@@ -117,14 +122,21 @@ impl http_body::Body for Lines {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Self { body, frames } = &mut *self;
+        let Self { body, frames, health } = &mut *self;
         let mut body = Pin::new(body);
-        let Some(frames) = frames else { return body.poll_frame(cx).map_err(BoxError::from) };
+        let mut poll = |cx: &mut Context<'_>| {
+            let polled = body.as_mut().poll_frame(cx);
+            if let (Poll::Ready(Some(Ok(_))), Some(health)) = (&polled, &health) {
+                health.received();
+            }
+            polled
+        };
+        let Some(frames) = frames else { return poll(cx).map_err(BoxError::from) };
         loop {
             if let Some(lines) = frames.lines()? {
                 return Poll::Ready(Some(Ok(Frame::data(lines))));
             }
-            let Some(part) = ready!(body.as_mut().poll_frame(cx)?) else {
+            let Some(part) = ready!(poll(cx)?) else {
                 frames.end()?;
                 return Poll::Ready(None);
             };

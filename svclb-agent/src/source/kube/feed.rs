@@ -19,6 +19,7 @@ use super::health::Health;
 use super::held::Held;
 use super::object::{Object, Read, Wire};
 use super::resources::Watched;
+use super::silence::Silence;
 use crate::source::convert::{Kind, wire};
 
 /// A list that is streamed and stands still for so long is no streamed list: servers that know nothing
@@ -58,6 +59,7 @@ pub(super) struct Feed {
     /// The latest sign of life of the list that is being read, if one is.
     alive: Option<Instant>,
     stall: Alarm,
+    silence: Silence,
     well: Alarm,
     waits: ExponentialBackoff,
     wait: Option<Wait>,
@@ -119,6 +121,7 @@ impl Feed {
             listing: true,
             alive: None,
             stall: Alarm::new(),
+            silence: Silence::new(link.silence()),
             well: Alarm::new(),
             waits: waits(),
             wait: None,
@@ -143,6 +146,7 @@ impl Feed {
                     self.plain("a list that it streams stands still")
                 }
                 Poll::Pending if self.recovers(cx) => self.well(),
+                Poll::Pending if self.is_silent(cx) => self.reopen(),
                 Poll::Pending => return,
             }
         }
@@ -179,6 +183,10 @@ impl Feed {
                 (self.alive, self.listing) = (None, false);
                 let first = !self.held.synced();
                 let listed = self.held.done();
+                self.silence.begin();
+                if listed.changed + listed.gone > 0 {
+                    self.silence.end();
+                }
                 let resource = self.watched.resource;
                 let encoding = self.encoding.name();
                 if first {
@@ -222,6 +230,11 @@ impl Feed {
     fn error(&mut self, error: &watcher::Error) {
         use watcher::Error::{NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
         self.alive = None;
+        // While the API server does not answer, no watch is silent. A watch that was open and broke off
+        // was: some proxies cut what is silent.
+        if matches!(error, WatchStartFailed(_)) {
+            self.silence.begin();
+        }
         let status = match error {
             WatchStartFailed(kube::Error::Api(status)) | WatchError(status) => Some(&**status),
             _ => None,
@@ -271,6 +284,23 @@ impl Feed {
     fn stalls(&mut self, cx: &mut Context<'_>) -> bool {
         let alive = self.alive.filter(|_| self.streams);
         alive.is_some_and(|alive| self.stall.due(alive + STALL, cx))
+    }
+
+    /// Whether the watch is silent for too long.
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.listing {
+            return false;
+        }
+        let Some((lasts, first)) = self.silence.is_over(&self.health, cx) else { return false };
+        if first {
+            tracing::warn!(
+                resource = self.watched.resource,
+                seconds = lasts.as_secs(),
+                "the API server sends nothing on an open watch, not even bookmarks, as after etcd was \
+                 restored to an older state; listing all objects",
+            );
+        }
+        true
     }
 
     /// Whether it does well for long enough after something was wrong. (A good answer alone is not

@@ -26,6 +26,8 @@ struct State {
     heard: Option<Instant>,
     /// The latest request had no answer at all.
     unreached: bool,
+    /// The latest part of a good answer's body.
+    part: Option<Instant>,
 }
 
 impl Health {
@@ -43,6 +45,16 @@ impl Health {
             state.good.get_or_insert(now);
             state.heard = Some(now);
         }
+    }
+
+    /// A part of a good answer's body came.
+    pub(super) fn received(&self) {
+        self.state().part = Some(Instant::now());
+    }
+
+    /// When the latest part of a good answer's body came.
+    pub(super) fn part(&self) -> Option<Instant> {
+        self.state().part
     }
 
     /// The latest good answer since this was asked last.

@@ -12,6 +12,7 @@
 //! * `encoding`: what the API server is asked to speak, and JSON of it.
 //! * `health`: whether a watch does well, for the operator.
 //! * `feed`: the watch of one kind.
+//! * `silence`: how long a watch may send nothing.
 //! * `object`: one object, read.
 //! * `held`: what is known of one kind's objects.
 
@@ -23,6 +24,7 @@ mod held;
 mod object;
 pub mod plugin;
 pub mod resources;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +41,7 @@ use client::Link;
 pub use client::Settings;
 use feed::Feed;
 use resources::WATCHED;
+pub use silence::SILENCE;
 
 /// The objects of an API server.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 mod peer;
 mod protobuf;
 mod server;
+mod silence;
 mod trouble;
 
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use svclb_core::model::{ObjectName, Update};
 
 use super::plugin::Limits;
-use super::{Batch, Kube, Settings};
+use super::{Batch, Kube, SILENCE, Settings};
 use crate::source::Reject;
 use server::{Answer, Request, Server};
 
@@ -52,7 +53,7 @@ fn status(code: u16, reason: &str) -> Value {
 }
 
 fn settings(kubeconfig: Option<PathBuf>) -> Settings {
-    Settings { kubeconfig, api_server: None, plugins: Limits::default() }
+    Settings { kubeconfig, api_server: None, plugins: Limits::default(), silence: SILENCE }
 }
 
 async fn follow(server: &Server) -> Kube {

@@ -35,6 +35,10 @@ pub(super) enum Told {
 pub(super) enum Then {
     Ends,
     Stands,
+    /// After this time without a byte it ends.
+    EndsAfter(Duration),
+    /// After this time without a byte it breaks off.
+    BreaksAfter(Duration),
 }
 
 /// All lines at once, after which a watch stands.
@@ -90,7 +94,7 @@ impl Peer {
                         (status, "application/vnd.kubernetes.protobuf;stream=watch", parts, then)
                     }
                 };
-                let (mut sender, body) = Channel::<_>::new(1);
+                let (mut sender, body) = Channel::<_, BoxError>::new(1);
                 tokio::spawn(async move {
                     for (wait, part) in parts {
                         sleep(wait).await;
@@ -98,8 +102,14 @@ impl Peer {
                             return;
                         }
                     }
-                    if matches!(then, Then::Stands) {
-                        std::future::pending::<()>().await;
+                    match then {
+                        Then::Ends => {}
+                        Then::Stands => std::future::pending().await,
+                        Then::EndsAfter(time) => sleep(time).await,
+                        Then::BreaksAfter(time) => {
+                            sleep(time).await;
+                            sender.abort(BoxError::from("it broke off"));
+                        }
                     }
                 });
                 Ok(Response::builder().status(status).header(CONTENT_TYPE, kind).body(body)?)

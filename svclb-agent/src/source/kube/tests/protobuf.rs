@@ -216,16 +216,21 @@ async fn what_cannot_be_read_in_protobuf_is_asked_for_in_json_for_a_while() {
             }
             _ if request.1 && late < seconds(100) => frames(&[vec![0xff; 100]]),
             _ if request.1 && request.has("sendInitialEvents") => {
-                frames(&[one("ADDED", "d", 9), ends(9)])
+                let list = [one("ADDED", "d", 9), ends(9)].concat();
+                let bookmark = (seconds(200), ends(9));
+                let parts = [(Duration::ZERO, list), bookmark.clone(), bookmark.clone(), bookmark];
+                Told::Protobuf(200, parts.into(), Then::Stands)
             }
             _ if request.1 => frames(&[frame("ERROR", &failure(410, "Expired"))]),
             _ if request.has("sendInitialEvents") => {
                 let [a, c] =
                     [("a", 1), ("c", 4)].map(|(name, it)| event("ADDED", &service(name, it)));
-                watch(vec![a, c, end(5)])
+                let list = [a, c, end(5)].map(|line| (Duration::ZERO, line)).into_iter();
+                // As API servers do, it sends bookmarks, and ends a watch after some minutes.
+                let lines = list.chain([(seconds(200), end(5))]).collect();
+                Told::Lines(200, lines, Then::EndsAfter(seconds(90)))
             }
-            // A watch of which nothing is heard is asked for again every five minutes.
-            _ => watch(vec![]),
+            _ => Told::Lines(200, vec![(seconds(200), end(5))], Then::EndsAfter(seconds(90))),
         }));
         let mut found = told(&peer.until(seconds(100)).await);
         found.sort();

@@ -1,0 +1,105 @@
+//! Watches that are open and say nothing.
+
+use std::time::Duration;
+
+use super::peer::{Peer, Then, Told, at_once, watch};
+use super::server::Request;
+use super::{end, event, names, service};
+
+/// What a watch is answered with.
+type Way = fn() -> Told;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A bookmark each minute, for so many.
+fn bookmarks(count: u32) -> Vec<(Duration, String)> {
+    (0..count).map(|number| (MINUTE, end(2000 + number))).collect()
+}
+
+/// A watch that ends after some minutes, as those of API servers do, and a bookmark each minute.
+fn lively(request: &Request) -> Told {
+    let list = if request.has("sendInitialEvents=true") { vec![end(1)] } else { vec![] };
+    let lines = at_once(list).into_iter().chain(bookmarks(4)).collect();
+    Told::Lines(200, lines, Then::Ends)
+}
+
+/// When all of a resource was listed.
+fn lists(peer: &Peer, resource: &str) -> Vec<Duration> {
+    let asked = peer.asked(resource).into_iter();
+    asked.filter(|(_, it)| it.contains("sendInitialEvents=true")).map(|(late, _)| late).collect()
+}
+
+fn is_within(late: Duration, minutes: std::ops::Range<u64>) -> bool {
+    (minutes.start * 60..minutes.end * 60 + 10).contains(&late.as_secs())
+}
+
+#[tokio::test(start_paused = true)]
+async fn watch_that_waits_for_versions_of_before_a_restore_is_listed_anew() {
+    // What follows the list: a watch that stays open, that the server ends, that a proxy cuts.
+    let ways: [(&str, Way); 3] = [
+        ("it stands", || watch(vec![])),
+        ("it ends", || Told::Lines(200, vec![], Then::EndsAfter(Duration::from_secs(290)))),
+        ("it is cut", || Told::Lines(200, vec![], Then::BreaksAfter(MINUTE))),
+    ];
+    for (row, way) in ways {
+        let mut peer = Peer::new(move |late, request| {
+            if !request.is_for("services") {
+                return lively(request);
+            }
+            let [a, b, c] = ["a", "b", "c"].map(|name| event("ADDED", &service(name, 1)));
+            if late < MINUTE {
+                return watch(vec![a, b, end(100)]);
+            }
+            match request.has("sendInitialEvents=true") {
+                // As it was, and what happened since.
+                true => {
+                    let lines = at_once(vec![a, c, end(7)]).into_iter().chain(bookmarks(4));
+                    Told::Lines(200, lines.collect(), Then::Ends)
+                }
+                false if request.has("resourceVersion=100") => way(),
+                false => Told::Lines(200, bookmarks(4), Then::Ends),
+            }
+        });
+        let told = peer.until(300 * MINUTE).await;
+        let told: Vec<_> = told.iter().map(names).collect();
+        assert_eq!(told, [vec!["a", "b"], vec!["-b", "c"]], "{row}: only what differs");
+        let lists = lists(&peer, "services");
+        assert_eq!(lists.len(), 2, "{row}: {lists:?}");
+        assert!(is_within(lists[1], 5..10), "{row}: {lists:?}");
+        let log = peer.log("not even bookmarks");
+        assert_eq!(log.len(), 1, "{row}: {log:#?}");
+        assert!(log[0].contains("WARN") && log[0].contains("\"services\""), "{log:?}");
+        assert_eq!(self::lists(&peer, "nodes").len(), 1, "{row}: bookmarks are enough");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_without_bookmarks_lists_all_once_in_an_hour_or_two() {
+    let mut peer = Peer::new(|_, request| match request.has("sendInitialEvents=true") {
+        true => watch(vec![end(1)]),
+        false => watch(vec![]),
+    });
+    peer.until(24 * 60 * MINUTE).await;
+    for resource in ["services", "endpointslices", "nodes"] {
+        let lists = lists(&peer, resource);
+        assert!((14..=30).contains(&lists.len()), "{resource}: {lists:?}");
+        let log = peer.log("not even bookmarks");
+        assert_eq!(log.iter().filter(|line| line.contains(resource)).count(), 1, "{log:#?}");
+    }
+    // Not all at the same time.
+    let first = ["services", "endpointslices", "nodes"].map(|resource| lists(&peer, resource)[1]);
+    assert!(first[0].abs_diff(first[1]) + first[1].abs_diff(first[2]) > Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_that_was_away_for_long_is_not_asked_to_list_when_it_is_back() {
+    let mut peer = Peer::new(|late, request| match late.as_secs() {
+        120..3600 => Told::Nobody,
+        _ => lively(request),
+    });
+    peer.until(120 * MINUTE).await;
+    for resource in ["services", "endpointslices", "nodes"] {
+        assert_eq!(lists(&peer, resource).len(), 1, "{resource}");
+    }
+    assert!(peer.log("not even bookmarks").is_empty());
+}
