@@ -5,6 +5,7 @@
 
 mod changes;
 mod ground;
+mod marks;
 mod rests;
 mod retry;
 mod room;
@@ -25,7 +26,8 @@ use crate::dataplane::probe;
 use crate::memory;
 use crate::source::{Batch, Source};
 use changes::Changes;
-pub use ground::Ground;
+pub use ground::{Ground, Remembered};
+use marks::Marks;
 use rests::Rests;
 use retry::{Retry, pause};
 use room::Room;
@@ -44,6 +46,7 @@ pub struct Reconciler<T> {
     state: State,
     table: T,
     rests: Rests,
+    marks: Marks,
     told: Told,
     changes: Changes,
     retry: Option<Retry>,
@@ -79,6 +82,7 @@ impl<T: Table> Reconciler<T> {
             state,
             table,
             rests: Rests::new()?,
+            marks: Marks::default(),
             told: Told::default(),
             changes: Changes::default(),
             retry: None,
@@ -313,7 +317,14 @@ impl<T: Table> Reconciler<T> {
                         ready(self.state.is_synced())?;
                     }
                 }
-                _ = audit.tick() => self.audit(),
+                remembered = self.marks.ended() => match remembered {
+                    Ok(remembered) => ground.finish_marks(&mut self.table, &remembered),
+                    Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
+                },
+                _ = audit.tick() => {
+                    self.audit();
+                    self.review_marks(&ground);
+                }
             }
         }
     }
@@ -354,6 +365,7 @@ impl<T: Table> Reconciler<T> {
         (self.state, self.table) = (state, table);
         // What rests in the old maps goes with them.
         self.rests.forget();
+        self.marks.forget();
         self.retry = None;
         self.unhealed = false;
         self.room.done();
@@ -366,6 +378,20 @@ impl<T: Table> Reconciler<T> {
         );
         memory::give_back();
         Ok(())
+    }
+
+    /// Begins a review of the index's marks, where all is written that was to be: a backend may be given by
+    /// a line whose generation has not moved yet after its row was removed.
+    fn review_marks(&mut self, ground: &impl Ground<Maps = T>) {
+        let is_done = self.retry.is_none() && !self.unhealed && !self.catalog.is_dirty();
+        if !is_done || self.marks.are_reviewed() {
+            return;
+        }
+        match ground.begin_marks(&mut self.table) {
+            Ok(Some(remembered)) => self.marks.start(remembered),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
+        }
     }
 
     /// Maps of these sizes, filled with all that the catalog wants.

@@ -197,7 +197,16 @@ pub fn empty(place: Shared<'_, Line>) {
     place.set_affinity_seconds(0);
 }
 
-/// Leaves a backend's marks at its homes, of either protocol, before anybody can be given it. False when
+/// The homes of a backend's marks, of either protocol, and the marks.
+fn marks_of(backend: &BackendKey, seed: u64, lines: u32) -> [(u32, u64); 2] {
+    [Protocol::Tcp, Protocol::Udp].map(|protocol| {
+        // As a connect straight to it looks it up.
+        let wanted = Wanted::destination(backend.address.words(), backend.port, protocol);
+        (wanted.home(seed, lines), wanted.mark(seed))
+    })
+}
+
+/// Leaves a backend's marks at its homes, of either protocol, before a client can be given it. False when
 /// a home is not there.
 pub fn mark<'a>(
     backend: &BackendKey,
@@ -205,11 +214,36 @@ pub fn mark<'a>(
     lines: u32,
     line: impl Fn(u32) -> Option<Shared<'a, Line>>,
 ) -> bool {
-    [Protocol::Tcp, Protocol::Udp].into_iter().all(|protocol| {
-        // As a connect straight to it looks it up.
-        let wanted = Wanted::destination(backend.address.words(), backend.port, protocol);
-        let Some(home) = line(wanted.home(seed, lines)) else { return false };
-        home.set_marks(home.marks() | wanted.mark(seed));
+    marks_of(backend, seed, lines).into_iter().all(|(number, mark)| {
+        let Some(home) = line(number) else { return false };
+        home.set_marks(home.marks() | mark);
         true
     })
+}
+
+/// Notes that a backend's marks are needed, in words of which each is a line's. Their number is a power of
+/// two, that of the lines a hash can name.
+pub fn need_marks(needed: &mut [u64], backend: &BackendKey, seed: u64) {
+    let Ok(lines) = u32::try_from(needed.len()) else { return };
+    for (number, mark) in marks_of(backend, seed, lines) {
+        if let Some(word) = needed.get_mut(number as usize) {
+            *word |= mark;
+        }
+    }
+}
+
+/// Takes every mark away that is not needed.
+///
+/// A socket may remember a backend for as long as it lives, and a hook that runs may be about to make it
+/// remember one. So what is needed is: the marks of all that were members at a moment, and of all that
+/// became members since; and those of all that sockets remember, read after every hook has ended that ran
+/// at that moment.
+pub fn keep_marks<'a>(needed: &[u64], line: impl Fn(u32) -> Option<Shared<'a, Line>>) {
+    for (number, needed) in (0..).zip(needed) {
+        let Some(line) = line(number) else { return };
+        let marks = line.marks();
+        if marks & !needed != 0 {
+            line.set_marks(marks & needed);
+        }
+    }
 }

@@ -13,6 +13,7 @@ use svclb_core::size::Sizes;
 
 use super::attach::{self, Held};
 use super::environment;
+use super::grace::Grace;
 use super::lock::{self, Lock};
 use super::maps::Maps;
 use super::object::{self, Features, Loading, Settings};
@@ -21,7 +22,7 @@ use super::places::Places;
 use super::probe;
 use super::shapes::{self, MAPS, MapShape};
 use super::sockets::Origins;
-use crate::reconcile::Ground;
+use crate::reconcile::{Ground, Remembered};
 
 /// The map that holds what sockets dialled: of any size, which is its own.
 const ORIGINS: &MapShape = shapes::named("svclb_origins");
@@ -126,14 +127,8 @@ impl Installed {
         maps.set_geometry(*row);
         maps.keep_back();
         // A socket may remember a backend that is no member any more (decisions/0007).
-        for origin in Origins::open(&places)?.read()? {
-            let record = origin.record;
-            let given = BackendKey {
-                address: record.given,
-                port: record.given_port,
-                ..BackendKey::default()
-            };
-            maps.mark(&given)?;
+        for backend in Origins::open(&places)?.backends()? {
+            maps.mark(&backend)?;
         }
         Ok(maps)
     }
@@ -318,6 +313,24 @@ impl Ground for Installed {
         let done = self.check_lock().and_then(|()| self.pins.abandon());
         if let Err(error) = done {
             tracing::warn!("{error:#}");
+        }
+    }
+
+    fn begin_marks(&self, maps: &mut Maps) -> Result<Option<Remembered>> {
+        if !maps.begin_marks()? {
+            return Ok(None);
+        }
+        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
+        let places = Places::current(&self.pins);
+        Ok(Some(Box::new(move || {
+            grace.wait().context("cannot wait for running programs")?;
+            Origins::open(&places)?.backends()
+        })))
+    }
+
+    fn finish_marks(&self, maps: &mut Maps, remembered: &[BackendKey]) {
+        if let Some((before, after)) = maps.finish_marks(remembered) {
+            tracing::info!(before, after, "took the marks of former backends out of the index");
         }
     }
 

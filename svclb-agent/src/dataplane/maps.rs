@@ -32,7 +32,15 @@ pub struct Maps {
     meta: Array<MapData, Plain<Meta>>,
     /// The meta row as it was last read or written: how the index is hashed.
     geometry: Meta,
+    /// While marks are being reviewed: those that are needed, a word for each line.
+    needed: Option<Vec<u64>>,
+    /// How many marks were left by the last review.
+    kept_marks: u64,
 }
+
+/// So many more marks than the last review left, for each line, make another worth its while. Of a line's 64
+/// marks each that is set in vain costs one of 64 direct connects a look at the origins.
+const MORE_MARKS: u64 = 2;
 
 impl Maps {
     /// Opens the maps in use for reading.
@@ -67,6 +75,8 @@ impl Maps {
             counters: Map::from_map_data(open("svclb_counters")?)?.try_into()?,
             geometry: meta.get(&0, 0).context("cannot read svclb_meta")?.0,
             meta,
+            needed: None,
+            kept_marks: 0,
         })
     }
 
@@ -122,11 +132,49 @@ impl Maps {
     ///
     /// # Errors
     /// When the meta row tells of other maps.
-    pub fn mark(&self, key: &BackendKey) -> Result<(), TableError> {
+    pub fn mark(&mut self, key: &BackendKey) -> Result<(), TableError> {
         let Meta { seed, index_lines, .. } = self.geometry;
+        if let Some(needed) = &mut self.needed {
+            index::need_marks(needed, key, seed);
+        }
         let can = index_lines.is_power_of_two()
             && index::mark(key, seed, index_lines, |number| self.index.get(number));
         if can { Ok(()) } else { Err(invalid("svclb_meta", "it tells of other maps".to_owned())) }
+    }
+
+    /// Begins a review of the marks (docs/decisions/0007), if many were added since the last one: notes those
+    /// of all members. Gives whether it has begun. Until it is finished or begun again, the marks of each
+    /// new member are noted too.
+    ///
+    /// # Errors
+    /// When the members cannot be read.
+    pub fn begin_marks(&mut self) -> Result<bool, TableError> {
+        let lines = u64::from(self.geometry.index_lines);
+        if self.marks() < self.kept_marks + MORE_MARKS * lines {
+            return Ok(false);
+        }
+        let (seed, mut needed) = (self.geometry.seed, vec![0; self.geometry.index_lines as usize]);
+        self.backends.each(&mut |key, _| index::need_marks(&mut needed, key, seed))?;
+        self.needed = Some(needed);
+        Ok(true)
+    }
+
+    /// Finishes the review: takes every mark away but those that were noted, and those of the backends that
+    /// sockets remember, which were read after a grace period. Gives how many there were, and are.
+    pub fn finish_marks(&mut self, remembered: &[BackendKey]) -> Option<(u64, u64)> {
+        let (before, mut needed) = (self.marks(), self.needed.take()?);
+        for key in remembered {
+            index::need_marks(&mut needed, key, self.geometry.seed);
+        }
+        index::keep_marks(&needed, |number| self.index.get(number));
+        self.kept_marks = self.marks();
+        Some((before, self.kept_marks))
+    }
+
+    /// How many marks there are.
+    fn marks(&self) -> u64 {
+        let lines = (0..self.geometry.index_lines).map_while(|number| self.index.get(number));
+        lines.map(|line| u64::from(line.marks().count_ones())).sum()
     }
 
     fn put_line(&self, number: u32, line: &Line) -> Result<(), TableError> {

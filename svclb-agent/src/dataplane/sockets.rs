@@ -1,10 +1,11 @@
 //! What each live socket dialled and was given: the origins array and its overflow, read from outside.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
-use svclb_common::layout::{NO_TAG, Origin, Overflow, Record};
+use svclb_common::layout::{BackendKey, NO_TAG, Origin, Overflow, Record};
 
 use super::mapping::Mapping;
 use super::places::Places;
@@ -70,6 +71,21 @@ impl Origins {
             }
         }
         Ok(found)
+    }
+
+    /// Every backend that a live socket remembers, once.
+    ///
+    /// # Errors
+    /// When the overflow cannot be read.
+    pub fn backends(&self) -> Result<Vec<BackendKey>> {
+        let all = self.read()?.into_iter().map(|origin| origin.record);
+        let all: HashSet<_> = all.map(|record| (record.given, record.given_port)).collect();
+        let keys = all.into_iter().map(|(address, port)| BackendKey {
+            address,
+            port,
+            ..BackendKey::default()
+        });
+        Ok(keys.collect())
     }
 
     /// How many entries the overflow has, records or not.

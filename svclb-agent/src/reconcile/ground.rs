@@ -1,8 +1,11 @@
 //! What a reconciler stands on.
 
 use anyhow::Result;
-use svclb_common::layout::Meta;
+use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::table::Table;
+
+/// Waits until no program runs any more that ran before, and then reads which backends sockets remember.
+pub type Remembered = Box<dyn FnOnce() -> Result<Vec<BackendKey>> + Send>;
 
 /// Where maps come from, and who looks after what makes them matter.
 pub trait Ground {
@@ -32,6 +35,16 @@ pub trait Ground {
 
     /// Removes what [`Self::beside`] made.
     fn abandon(&mut self);
+
+    /// Begins a review of the marks of backends in the index, if many were added (docs/decisions/0007).
+    /// Gives the rest of it that may take long, to be done elsewhere while these maps are written.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    fn begin_marks(&self, maps: &mut Self::Maps) -> Result<Option<Remembered>>;
+
+    /// Finishes the review with what [`Self::begin_marks`] gave.
+    fn finish_marks(&self, maps: &mut Self::Maps, remembered: &[BackendKey]);
 
     /// Whether our programs are on every hook, over the maps in use, as far as is known.
     fn is_whole(&self) -> bool;

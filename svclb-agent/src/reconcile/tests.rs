@@ -1,5 +1,6 @@
 //! The reconciler over maps in memory: audits, retries, and whose delay a pass tells.
 
+use svclb_common::layout::BackendKey;
 use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort, Unread};
 use svclb_core::table::{Failing, Key, Memory};
 use svclb_objects::convert::Skipped;
@@ -70,6 +71,12 @@ impl super::Ground for Ground {
     }
 
     fn abandon(&mut self) {}
+
+    fn begin_marks(&self, _: &mut Self::Maps) -> Result<Option<Remembered>> {
+        Ok(None)
+    }
+
+    fn finish_marks(&self, _: &mut Self::Maps, _: &[BackendKey]) {}
 
     fn is_whole(&self) -> bool {
         true

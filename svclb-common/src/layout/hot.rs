@@ -83,8 +83,8 @@ pub struct Line {
     /// Zero.
     pub _pad1: u32,
     /// A bit for each backend, of any service and time, whose hash says this line
-    /// ([`crate::index::Wanted::mark`]). Bits are never taken away: a socket may remember a backend for
-    /// as long as it lives. A direct connect to what has no bit here needs no look at the origins.
+    /// ([`crate::index::Wanted::mark`]). A bit stays while a socket may remember the backend, as long as it
+    /// lives ([`crate::index::keep_marks`]). A direct connect to what has no bit here needs no look at the origins.
     pub marks: u64,
 }
 

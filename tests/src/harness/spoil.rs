@@ -34,6 +34,21 @@ impl World {
         })
     }
 
+    /// How many marks of backends are set in the index, and how many there could be.
+    ///
+    /// # Panics
+    /// When the index cannot be read.
+    pub fn marks(&self) -> (u32, u32) {
+        let (maps, hashed) = (self.maps_folder(), self.status()["index_lines"].as_u64());
+        let hashed = hashed.and_then(|lines| u32::try_from(lines).ok()).expect("index_lines");
+        self.inside(move || {
+            let index = array::<Line>(&maps, "svclb_index");
+            let line = |number| index.get(&number, 0).expect("a line within the index").0;
+            let set = (0..hashed).map(|number| line(number).marks.count_ones()).sum();
+            (set, hashed * u64::BITS)
+        })
+    }
+
     /// The place of a socket in the origins array, and what it holds now.
     ///
     /// # Panics

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use super::super::*;
 use crate::index::NEIGHBOURHOOD;
-use crate::layout::{BackendState, Record, Set};
+use crate::layout::{BackendState, NO_TAG, Record, Set};
 
 pub(super) const LINES: u32 = 64;
 const SPILL: u32 = 16;
@@ -285,6 +285,14 @@ impl TestMaps {
 
     pub(super) fn overflow_entries(&self) -> usize {
         self.overflow.borrow().len()
+    }
+
+    pub(super) fn overflow_records(&self) -> Vec<Record> {
+        let entries = self.overflow.borrow();
+        // SAFETY: they are read between calls of hooks.
+        let entries = entries.values().map(|entry| unsafe { *entry.get() });
+        let all = entries.flat_map(|entry| entry.dialled.into_iter().zip(entry.records));
+        all.filter(|(tag, _)| *tag != NO_TAG).map(|(_, record)| record).collect()
     }
 
     pub(super) fn record(&self, cookie: u64) -> Option<Record> {

@@ -6,6 +6,7 @@ mod budget;
 mod histories;
 mod loopback;
 mod maps;
+mod marks;
 mod names;
 
 use super::*;
