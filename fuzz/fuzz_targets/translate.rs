@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use libfuzzer_sys::fuzz_target;
 use svclb_common::index::Wanted;
-use svclb_common::layout::{Address, BackendKey, BackendRow, FrontendRow, Protocol, Set, Slot};
+use svclb_common::layout::{
+    Address, BackendKey, BackendRow, ClientKey, FrontendRow, Protocol, Set, Slot,
+};
 use svclb_common::translate::{
     Caller, Lookup as _, Peer, Socket, Verdict, connect, getpeername, recvmsg, release, sendmsg,
 };
@@ -31,6 +33,9 @@ impl Caller for Client {
     }
     fn client(&self) -> u64 {
         self.1
+    }
+    fn client_key(&self) -> u32 {
+        ClientKey::of_namespace(self.client())
     }
     fn is_released(&self) -> bool {
         self.2

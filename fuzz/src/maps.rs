@@ -5,8 +5,8 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
 
 use svclb_common::layout::{
-    AffinityKey, AffinityRow, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Origin,
-    Overflow, Slot,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, FrontendKey, FrontendRow, Line,
+    Origin, Overflow, Slot,
 };
 use svclb_common::shared::Shared;
 use svclb_common::translate::{Counter, Lookup};
@@ -38,6 +38,7 @@ pub struct Maps {
     // Boxed: they stay where they are. What is removed is kept, since a reader may hold it.
     overflow: RefCell<HashMap<u64, Box<UnsafeCell<Overflow>>>>,
     removed: RefCell<Vec<Box<UnsafeCell<Overflow>>>>,
+    clients: RefCell<HashMap<u32, Box<UnsafeCell<ClientRow>>>>,
     affinity: RefCell<HashMap<AffinityKey, Box<UnsafeCell<AffinityRow>>>>,
     replaced: RefCell<Vec<Box<UnsafeCell<AffinityRow>>>>,
     /// The clock, nanoseconds.
@@ -75,6 +76,7 @@ impl Default for Maps {
             backends: RefCell::default(),
             overflow: RefCell::default(),
             removed: RefCell::default(),
+            clients: RefCell::default(),
             affinity: RefCell::default(),
             replaced: RefCell::default(),
             clock: Cell::new(1 << 40),
@@ -100,10 +102,11 @@ impl Maps {
         scribble(&self.places[(number % PLACES) as usize], at, bytes);
     }
 
-    /// Puts bytes into every entry of the overflow and the affinity.
+    /// Puts bytes into every entry of the overflow and the affinity, and into the counts of clients.
     pub fn scribble_rest(&self, at: usize, bytes: &[u8]) {
         self.overflow.borrow().values().for_each(|entry| scribble(entry, at, bytes));
         self.affinity.borrow().values().for_each(|row| scribble(row, at, bytes));
+        self.clients.borrow().values().for_each(|row| scribble(row, at, bytes));
     }
 }
 
@@ -150,14 +153,28 @@ impl Lookup for Maps {
         self.removed.borrow_mut().extend(removed);
         some
     }
+    fn overflow_capacity(&self) -> u32 {
+        // A client may have two entries, so that shares are met too.
+        OVERFLOW_ENTRIES as u32 * 8
+    }
+    fn client(&self, key: u32) -> Option<Shared<'_, ClientRow>> {
+        // SAFETY: boxed, and never removed.
+        self.clients.borrow().get(&key).map(|row| unsafe { Shared::new(row.get()) })
+    }
+    fn add_client(&self, key: u32) {
+        self.clients.borrow_mut().entry(key).or_default();
+    }
     fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
         // SAFETY: boxed, and kept when it is replaced.
         self.affinity.borrow().get(key).map(|row| unsafe { Shared::new(row.get()) })
     }
+    fn affinity_capacity(&self) -> u32 {
+        AFFINITY_ROWS as u32 * 8
+    }
     fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
         let mut rows = self.affinity.borrow_mut();
         let has_one = rows.contains_key(key);
-        if (is_new && has_one) || (!has_one && rows.len() >= AFFINITY_ROWS) {
+        if is_new == has_one || (is_new && rows.len() >= AFFINITY_ROWS) {
             return false;
         }
         let old = rows.insert(*key, Box::new(UnsafeCell::new(*row)));

@@ -324,6 +324,7 @@ impl<T: Table> Reconciler<T> {
                 _ = audit.tick() => {
                     self.audit();
                     self.review_marks(&ground);
+                    ground.audit_shares();
                 }
             }
         }

@@ -10,7 +10,7 @@
 use core::marker::PhantomData;
 use core::mem::offset_of;
 
-use crate::layout::{Address, AffinityRow, Line, Origin, Overflow, Record, Set, Slot};
+use crate::layout::{Address, AffinityRow, ClientRow, Line, Origin, Overflow, Record, Set, Slot};
 
 /// A pointer to a map's value that lives at least as long as `'a` and may change at any time.
 pub struct Shared<'a, T> {
@@ -268,17 +268,16 @@ impl Shared<'_, AffinityRow> {
     #[inline(always)]
     pub fn read(self) -> AffinityRow {
         let used = self.load64(offset_of!(AffinityRow, used));
-        // At once, as they are written.
-        let word = self.load64(offset_of!(AffinityRow, generation)).to_ne_bytes();
-        let [g0, g1, g2, g3, s0, s1, s2, s3] = word;
         AffinityRow {
             used,
-            generation: u32::from_ne_bytes([g0, g1, g2, g3]),
-            seal: u32::from_ne_bytes([s0, s1, s2, s3]),
+            generation: self.load32(offset_of!(AffinityRow, generation)),
+            seal: self.load32(offset_of!(AffinityRow, seal)),
             address: Address::from_words(self.load_address(offset_of!(AffinityRow, address))),
             port: self.load16(offset_of!(AffinityRow, port)),
             _pad: 0,
             line: self.load32(offset_of!(AffinityRow, line)),
+            counted_for: self.load32(offset_of!(AffinityRow, counted_for)),
+            _pad1: 0,
         }
     }
 
@@ -286,14 +285,6 @@ impl Shared<'_, AffinityRow> {
     #[inline(always)]
     pub fn set_used(self, used: u64) {
         self.store64(offset_of!(AffinityRow, used), used);
-    }
-
-    /// Says that the backend is a member as of this generation, with the seal that goes with it.
-    #[inline(always)]
-    pub fn set_generation_and_seal(self, generation: u32, seal: u32) {
-        let ([g0, g1, g2, g3], [s0, s1, s2, s3]) = (generation.to_ne_bytes(), seal.to_ne_bytes());
-        let word = u64::from_ne_bytes([g0, g1, g2, g3, s0, s1, s2, s3]);
-        self.store64(offset_of!(AffinityRow, generation), word);
     }
 }
 
@@ -388,9 +379,35 @@ impl<'a> Shared<'a, Overflow> {
         self.store32(offset_of!(Overflow, next), next);
     }
 
+    /// The client that the entry is counted for.
+    #[inline(always)]
+    pub fn client(self) -> u32 {
+        self.load32(offset_of!(Overflow, client))
+    }
+
+    /// Sets the client that the entry is counted for.
+    #[inline(always)]
+    pub fn set_client(self, client: u32) {
+        self.store32(offset_of!(Overflow, client), client);
+    }
+
     /// A record. `at` is below [`crate::layout::OVERFLOW_RECORDS`].
     #[inline(always)]
     pub fn record(self, at: usize) -> Shared<'a, Record> {
         self.part(offset_of!(Overflow, records) + at * size_of::<Record>())
+    }
+}
+
+impl Shared<'_, ClientRow> {
+    /// A count, by its place among the row's.
+    #[inline(always)]
+    pub fn count(self, at: usize) -> i32 {
+        self.load32(at * 4).cast_signed()
+    }
+
+    /// Adds to a count.
+    #[inline(always)]
+    pub fn add(self, at: usize, entries: i32) {
+        self.add32(at * 4, entries.cast_unsigned());
     }
 }

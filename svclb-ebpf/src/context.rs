@@ -6,12 +6,15 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie,
+    bpf_get_socket_cookie, bpf_set_retval,
+};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::debug;
 use core::marker::PhantomData;
 use svclb_common::index;
-use svclb_common::layout::{Address, Protocol};
+use svclb_common::layout::{Address, ClientKey, Protocol};
 use svclb_common::translate::{Caller, Peer, Verdict};
 
 /// 1 where the kernel has bpf_set_retval on these hooks (5.18). Without it, a TCP connect is sent to
@@ -24,6 +27,12 @@ static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 static KERN_SOCK_BYTE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static KERN_SOCK_BIT: Global<u8> = Global::new(0);
+/// Id of the cgroup that the hooks are attached to.
+#[unsafe(no_mangle)]
+static ATTACHED: Global<u64> = Global::new(1);
+
+/// Id of the kernel's first cgroup2: its inode number, whatever namespace the task sees.
+const ROOT: u64 = 1;
 
 const AF_UNSPEC: u32 = 0;
 const AF_INET: u32 = 2;
@@ -241,6 +250,14 @@ impl<F: Family> Caller for Call<'_, F> {
     }
 
     #[inline(always)]
+    fn client_key(&self) -> u32 {
+        match workload() {
+            0 => ClientKey::of_namespace(self.client()),
+            cgroup => ClientKey::of_cgroup(cgroup),
+        }
+    }
+
+    #[inline(always)]
     fn is_released(&self) -> bool {
         let bit = KERN_SOCK_BIT.load();
         if bit == 0 {
@@ -310,6 +327,36 @@ unsafe fn end(sk: *const bpf_sock, v4: *const u32, v6: *const u32) -> [u64; 2] {
         let more = [v6.add(2).read_volatile(), v6.add(3).read_volatile()];
         [join(words[0], words[1]), join(more[0], more[1])]
     }
+}
+
+/// How far below the attached cgroup a workload's cgroup may lie: kubepods, its quality of service, the
+/// pod and the container. What a workload makes below its own counts as the workload.
+const DEPTH: i32 = 4;
+/// How far below the machine's root the attached cgroup is looked for: a node that is a container lies
+/// deeper than one that is a machine.
+const DEEPEST: i32 = 8;
+
+/// Id of the cgroup that tells the calling task's workload from others; 0 where none does, since the task
+/// is in the attached cgroup itself, in the root as the kernel's own threads are, or outside.
+#[inline(never)]
+fn workload() -> u64 {
+    // SAFETY: these helpers take a number or nothing, and read the running task.
+    let (own, above) =
+        unsafe { (bpf_get_current_cgroup_id(), |level| bpf_get_current_ancestor_cgroup_id(level)) };
+    if own == ROOT || own == ATTACHED.load() {
+        return 0;
+    }
+    let mut level = 0;
+    while level < DEEPEST {
+        if above(level) == ATTACHED.load() {
+            return match above(level + DEPTH) {
+                0 => own,
+                workload => workload,
+            };
+        }
+        level += 1;
+    }
+    0
 }
 
 /// The cookie of a socket that is closed for good.

@@ -4,13 +4,13 @@
 //! them in the read-only globals below, so that the verifier knows them and drops what is switched off.
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use svclb_common::layout::{
-    AffinityKey, AffinityRow, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line,
-    Meta, Origin, Overflow, ServiceRow, Slot,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Counters, FrontendKey,
+    FrontendRow, Line, Meta, Origin, Overflow, ServiceRow, Slot,
 };
 use svclb_common::shared::Shared;
 use svclb_common::translate::{Counter, Lookup};
@@ -35,7 +35,9 @@ static SERVICES: HashMap<u32, ServiceRow, 65536, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "svclb_backends")]
 static BACKENDS: HashMap<BackendKey, BackendRow, 65536, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "svclb_affinity")]
-static AFFINITY: LruHashMap<AffinityKey, AffinityRow, 65536> = LruHashMap::new();
+static AFFINITY: HashMap<AffinityKey, AffinityRow, 65536, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "svclb_clients")]
+static CLIENTS: HashMap<u32, ClientRow, 16384, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "svclb_counters")]
 static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "svclb_meta")]
@@ -50,11 +52,19 @@ static INDEX_LINES: Global<u32> = Global::new(4096);
 /// How many places the origins have.
 #[unsafe(no_mangle)]
 static ORIGIN_PLACES: Global<u32> = Global::new(65536);
+/// How many entries the overflow can hold.
+#[unsafe(no_mangle)]
+static OVERFLOW_ENTRIES: Global<u32> = Global::new(65536);
+/// How many entries the affinity can hold.
+#[unsafe(no_mangle)]
+static AFFINITY_ENTRIES: Global<u32> = Global::new(65536);
 /// Cookie of the host's network namespace, which is the agent's; 0 where the kernel does not say it
 /// (SO_NETNS_COOKIE, 5.14).
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
 
+/// What a client's new row is copied from.
+static NEW_CLIENT: ClientRow = ClientRow { overflow: 0, affinity: 0 };
 /// What a new overflow entry is copied from: too large for a program's stack.
 static EMPTY_OVERFLOW: Overflow = Overflow::EMPTY;
 
@@ -127,6 +137,23 @@ impl Lookup for Maps {
     }
 
     #[inline(always)]
+    fn overflow_capacity(&self) -> u32 {
+        OVERFLOW_ENTRIES.load()
+    }
+
+    #[inline(always)]
+    fn client(&self, key: u32) -> Option<Shared<'_, ClientRow>> {
+        // SAFETY: the memory stays the map's, aligned to 8, and is accessed by whole words.
+        CLIENTS.get_ptr_mut(key).map(|at| unsafe { Shared::new(at) })
+    }
+
+    #[inline(always)]
+    fn add_client(&self, key: u32) {
+        // Another processor may be first, and a full map takes no more: the caller looks again.
+        let _ = CLIENTS.insert(&key, &NEW_CLIENT, BPF_NOEXIST.into());
+    }
+
+    #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
         // SAFETY: the memory stays the map's, aligned to 8, and is accessed by whole words; whose row
         // lies in it the seal tells.
@@ -134,8 +161,13 @@ impl Lookup for Maps {
     }
 
     #[inline(always)]
+    fn affinity_capacity(&self) -> u32 {
+        AFFINITY_ENTRIES.load()
+    }
+
+    #[inline(always)]
     fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
-        let how = if is_new { BPF_NOEXIST } else { BPF_ANY };
+        let how = if is_new { BPF_NOEXIST } else { BPF_EXIST };
         AFFINITY.insert(key, row, how.into()).is_ok()
     }
 

@@ -25,6 +25,7 @@ pub mod oracle;
 pub use harness::agent::Agent;
 pub use harness::backend::Backend;
 pub use harness::client::{AF_SMC, Answer, Kind, PATIENCE, Place, Socket, at};
+pub use harness::crowd::{Crowd, Deed};
 pub use harness::failing::{Call, Faults, Operation};
 pub use harness::gap::Dialling;
 pub use harness::kernel::Feature;

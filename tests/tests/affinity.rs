@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use svclb_tests::{Backend, Kind, Pod, Protocol, Socket, Tcp, Udp, World, at, counter};
+use svclb_tests::{Backend, Deed, Kind, Pod, Protocol, Socket, Tcp, Udp, World, at, counter};
 
 /// Longer than any test takes.
 const LONG: u32 = 10_800;
@@ -300,25 +300,92 @@ fn affinity_that_a_service_is_given_or_loses_counts_from_then_on() {
     });
 }
 
+/// As many pairs as the map holds (docs/limits.md).
+const ROOM: u64 = 131_072;
+/// A container's cgroup, as kubelet makes it.
+const GREEDY: &str =
+    "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/a.scope";
+
 #[test]
-fn in_a_full_map_who_comes_back_keeps_its_backend_and_everybody_is_translated() {
-    // As many pairs as the map holds (docs/limits.md).
-    const ROOM: u64 = 65_536;
+fn a_full_map_keeps_what_it_has_and_new_clients_go_without_affinity() {
     let (world, _backends) = world("full", 8, LONG);
+    let pod = world.pod();
     let dialled = DIALLED[0][0];
-    world.add_clients(0..ROOM);
     let kept = world.ask(Tcp, dialled).unwrap();
-    // Others come; the one that was idle for longest gives way.
-    for round in 1..=8 {
-        world.add_clients(round * ROOM..round * ROOM + ROOM / 16);
-        for _ in 0..4 {
-            assert_eq!(world.ask(Tcp, dialled).unwrap(), kept, "round {round}");
+    world.add_clients(0..ROOM - world.affinity_rows() as u64);
+    let met: BTreeSet<String> = (0..ROUNDS).map(|_| pod.ask(Tcp, dialled).unwrap()).collect();
+    assert!(met.len() > 1, "the map is full, and a pod's connections all meet {met:?}");
+    for round in 0..ROUNDS {
+        assert_eq!(world.ask(Tcp, dialled).unwrap(), kept, "round {round}");
+    }
+    let status = world.status();
+    assert_eq!(counter(&status, "affinity_unrecorded"), ROUNDS as u64, "{status}");
+}
+
+#[test]
+fn a_pod_with_70000_pairs_takes_no_affinity_from_others() {
+    const PORTS: u16 = 50;
+    const SERVICES: u8 = 10;
+    // Each process has a network namespace of its own, which is a client of each service.
+    const PROCESSES: usize = 140;
+    const PAIRS: u64 = PROCESSES as u64 * SERVICES as u64 * PORTS as u64;
+    let (world, _backends) = world("affinity-greedy", 8, LONG);
+    let many = world.backends("many", Udp, 2);
+    let mut dialled = Vec::new();
+    for number in 1..=SERVICES {
+        let address = format!("10.96.3.{number}");
+        let mut service = world.service(&format!("default/many-{number}"));
+        service = service.cluster_ip(&address).affinity(LONG);
+        for port in 1..=PORTS {
+            service = service.port(port, Udp).backends(&many);
+            dialled.push(format!("{address}:{port}"));
         }
+        service.write();
     }
-    // One that was idle for longer than all others is given any, and keeps that.
-    world.add_clients(100 * ROOM..103 * ROOM);
-    let given = world.ask(Tcp, dialled).unwrap();
-    for _ in 0..ROUNDS {
-        assert_eq!(world.ask(Tcp, dialled).unwrap(), given);
+    world.settle();
+    let pods: Vec<Pod<'_>> = (0..8).map(|_| world.pod()).collect();
+    let meet = |pod: &Pod<'_>| -> [String; 2] {
+        [Tcp, Udp].map(|protocol| pod.ask(protocol, DIALLED[0][0]).unwrap())
+    };
+    let (early, late) = pods.split_at(4);
+    let first: Vec<[String; 2]> = early.iter().map(meet).collect();
+    let before = world.affinity_rows() as u64;
+
+    let dialled: Vec<&str> = dialled.iter().map(String::as_str).collect();
+    let crowd = world.crowd_of(GREEDY, &[1; PROCESSES], Deed::Connect, &dialled);
+    let pairs = world.affinity_rows() as u64 - before;
+    let status = world.status();
+    println!("{PAIRS} pairs tried, {pairs} made; {status}");
+    assert!(pairs > ROOM / 20 && pairs <= ROOM / 9 + 1, "{pairs} pairs of one client");
+    assert_eq!(counter(&status, "affinity_unrecorded"), PAIRS - pairs, "{status}");
+
+    let second: Vec<[String; 2]> = early.iter().map(meet).collect();
+    assert_eq!(second, first, "those that had a backend keep it");
+    // Those that come now are given one and keep it, too.
+    let first: Vec<[String; 2]> = late.iter().map(meet).collect();
+    for round in 0..ROUNDS {
+        assert_eq!(late.iter().map(meet).collect::<Vec<_>>(), first, "round {round}");
     }
+    drop(crowd);
+}
+
+#[test]
+fn pairs_whose_time_is_over_are_removed_and_count_for_no_client() {
+    let world = World::builder("affinity-expiry").agent_args(["--audit", "1"]).start();
+    let backends = world.backends("a", Udp, 4);
+    let pod = world.pod();
+    let dialled = many(&world, &backends, 1);
+    for to in &dialled {
+        world.ask(Udp, to).unwrap();
+        pod.ask(Udp, to).unwrap();
+    }
+    // The agent's probe of a Service has none.
+    svclb_tests::eventually("the time of all pairs is over", || match world.affinity_rows() {
+        0 => Ok(()),
+        rows => Err(format!("{rows} are left")),
+    });
+    svclb_tests::eventually("idle clients have no row", || match world.counted_entries() {
+        found if found.keys().eq(&[0]) => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
 }

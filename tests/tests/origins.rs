@@ -153,7 +153,7 @@ fn a_socket_with_more_services_than_the_overflow_holds_still_reaches_all_of_them
 fn a_socket_for_which_there_is_no_room_is_translated_sees_its_pod_and_is_counted() {
     const PLACES: usize = 64;
     // As many as the overflow holds, at the least.
-    const OVERFLOW: u64 = 65_536;
+    const OVERFLOW: u64 = 131_072;
     let world = World::builder("no-room").agent_args(["--origins", "64"]).start();
     let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
     let udp = world.backend("a", Udp, "10.244.0.1:8080");

@@ -133,7 +133,7 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         ),
         (
             "affinity-type",
-            |world| remake(world, "svclb_affinity", &[("type", "hash")]),
+            |world| remake(world, "svclb_affinity", &[("type", "lru_hash"), ("flags", "0")]),
             &["svclb_affinity", OTHER],
             &["svclb_affinity"],
         ),

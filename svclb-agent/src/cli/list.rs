@@ -244,6 +244,8 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
             ("replies", counters.replies),
             ("names", counters.names),
             ("affine", counters.affine),
+            ("over_share", counters.over_share),
+            ("affinity_unrecorded", counters.affinity_unrecorded),
         ]),
     };
     output::one(&view, format)

@@ -4,6 +4,8 @@
 //! every connect is translated by the one or the other. What somebody else takes away meanwhile is put
 //! back: hooks are attached again, and pins are there again.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +15,7 @@ use svclb_core::size::Sizes;
 
 use super::attach::{self, Held};
 use super::environment;
+use super::expiry;
 use super::grace::Grace;
 use super::lock::{self, Lock};
 use super::maps::Maps;
@@ -21,6 +24,7 @@ use super::pins::{self, Pins};
 use super::places::Places;
 use super::probe;
 use super::shapes::{self, MAPS, MapShape};
+use super::shares;
 use super::sockets::Origins;
 use crate::reconcile::{Ground, Remembered};
 
@@ -81,7 +85,7 @@ impl Installed {
     pub fn adopt(&mut self, row: &Meta) -> Result<Maps> {
         self.pins.make()?;
         let places = Places::current(&self.pins);
-        self.next = Some(object::load(&places, &self.settings(row))?);
+        self.next = Some(object::load(&places, &self.settings(row)?)?);
         Maps::open(&places, true)
     }
 
@@ -121,7 +125,7 @@ impl Installed {
                 );
             }
         }
-        self.next = Some(object::load(&places, &self.settings(row))?);
+        self.next = Some(object::load(&places, &self.settings(row)?)?);
         next.label_all()?;
         let mut maps = Maps::open(&places, true)?;
         maps.set_geometry(*row);
@@ -133,9 +137,12 @@ impl Installed {
         Ok(maps)
     }
 
-    fn settings(&self, row: &Meta) -> Settings {
-        let log = self.log.is_some();
-        Settings { sizes: Sizes::of(row), seed: row.seed, features: self.features, log }
+    fn settings(&self, row: &Meta) -> Result<Settings> {
+        let cgroup = fs::metadata(&self.cgroup)
+            .with_context(|| format!("cannot read the cgroup {}", self.cgroup.display()))?
+            .ino();
+        let (sizes, seed, features) = (Sizes::of(row), row.seed, self.features);
+        Ok(Settings { sizes, seed, features, cgroup, log: self.log.is_some() })
     }
 
     fn start_log(&mut self) -> Result<()> {
@@ -331,6 +338,21 @@ impl Ground for Installed {
     fn finish_marks(&self, maps: &mut Maps, remembered: &[BackendKey]) {
         if let Some((before, after)) = maps.finish_marks(remembered) {
             tracing::info!(before, after, "took the marks of former backends out of the index");
+        }
+    }
+
+    fn audit_shares(&mut self) {
+        let places = Places::current(&self.pins);
+        match expiry::expire(&places) {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(rows, "removed affinity whose time is over"),
+            Err(error) => tracing::warn!("cannot remove affinity whose time is over: {error:#}"),
+        }
+        // Counts what was just removed, too.
+        match shares::correct(&places) {
+            Ok(0) => {}
+            Ok(clients) => tracing::debug!(clients, "corrected what svclb_clients counts"),
+            Err(error) => tracing::warn!("cannot correct what svclb_clients counts: {error:#}"),
         }
     }
 

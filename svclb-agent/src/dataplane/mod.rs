@@ -19,6 +19,8 @@
 //!   Their rows one by one (`rows`) or many in a call (`batch`), and sets (`slots`).
 //! * [`meta`]: the row of svclb_meta by itself.
 //! * [`sockets`]: what each live socket dialled and was given.
+//! * [`shares`]: the counts of clients' entries in shared maps, corrected.
+//! * [`expiry`]: affinity whose time is over, removed.
 //! * [`grace`]: waiting until no program runs any more that ran before.
 //! * [`probe`]: a connect of our own that proves translation.
 //! * [`trial`]: a connect to a Service that exists, which leaves no trace.
@@ -29,6 +31,7 @@ pub mod bpffs;
 mod btf;
 pub mod cgroups;
 pub mod environment;
+pub mod expiry;
 pub mod folder;
 pub mod foreign;
 pub mod grace;
@@ -48,6 +51,7 @@ pub mod probe;
 pub mod programs;
 mod rows;
 pub mod shapes;
+pub mod shares;
 mod slots;
 pub mod sockets;
 mod sys;

@@ -7,8 +7,8 @@ use anyhow::Result;
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use svclb_common::layout::{
-    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Origin, Overflow,
-    ServiceRow, Slot,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Counters, FrontendKey,
+    FrontendRow, Line, Meta, Origin, Overflow, ServiceRow, Slot,
 };
 use svclb_core::table::TableError;
 
@@ -43,6 +43,9 @@ map_values!(
     BackendKey,
     BackendRow,
     Meta,
+    AffinityKey,
+    AffinityRow,
+    ClientRow,
     Counters
 );
 
@@ -119,6 +122,23 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
         // Whoever comes to a map that is full is told so at once.
         self.kept = has_room.then(|| Kept { written: all, ..Kept::default() });
         Ok(())
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, TableError> {
+        match self.map.get(&Plain(*key), 0) {
+            Ok(Plain(value)) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed(self.name, self.capacity, error)),
+        }
+    }
+
+    /// Removes a row that another party may have removed.
+    pub(super) fn remove_if_there(&mut self, key: &K) -> Result<(), TableError> {
+        match self.remove(key) {
+            Ok(()) | Err(TableError::Missing { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Result<(), TableError> {

@@ -12,8 +12,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::maps::{MapInfo, MapType};
 use svclb_common::layout::{
-    AffinityKey, AffinityRow, BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line,
-    Meta, Origin, Overflow, Record, ServiceRow, Set, Slot,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Counters, FrontendKey,
+    FrontendRow, Line, Meta, Origin, Overflow, Record, ServiceRow, Set, Slot,
 };
 
 /// A struct of the maps: its name, its size and where its fields lie, in bytes.
@@ -48,7 +48,7 @@ structs! {
     RECORD: Record {
         dialled, given, dialled_port, given_port, protocol, flags, _pad, line, generation,
     }
-    OVERFLOW: Overflow { dialled, given, next, _pad, records }
+    OVERFLOW: Overflow { dialled, given, next, client, records }
     FRONTEND_KEY: FrontendKey { address, port, protocol, scope, _pad }
     FRONTEND_ROW: FrontendRow { service, line }
     SERVICE_ROW: ServiceRow {
@@ -58,10 +58,13 @@ structs! {
     BACKEND_KEY: BackendKey { address, port, _pad, service }
     BACKEND_ROW: BackendRow { sets, state, _pad, weight }
     AFFINITY_KEY: AffinityKey { client, service, family }
-    AFFINITY_ROW: AffinityRow { address, port, _pad, line, generation, seal, used }
+    AFFINITY_ROW: AffinityRow {
+        address, port, _pad, line, generation, seal, used, counted_for, _pad1,
+    }
+    CLIENT_ROW: ClientRow { overflow, affinity }
     COUNTERS: Counters {
         translated, not_service, refused, overflowed, unrecorded, redrawn, torn, kept, replies, names,
-        affine,
+        affine, over_share, affinity_unrecorded,
     }
     META: Meta {
         layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced, agent,
@@ -103,8 +106,8 @@ const fn shared(shape: MapShape) -> MapShape {
 }
 
 /// Every map that is pinned.
-pub const MAPS: [MapShape; 10] = {
-    use MapType::{Array, Hash, LruHash, PerCpuArray};
+pub const MAPS: [MapShape; 11] = {
+    use MapType::{Array, Hash, PerCpuArray};
     [
         shape::<u32, Line>("svclb_index", Array, MMAPABLE, &[LINE, SET]),
         shape::<u32, Slot>("svclb_slots", Array, MMAPABLE, &[SLOT]),
@@ -125,10 +128,11 @@ pub const MAPS: [MapShape; 10] = {
         ),
         shared(shape::<AffinityKey, AffinityRow>(
             "svclb_affinity",
-            LruHash,
-            0,
+            Hash,
+            NO_PREALLOC,
             &[AFFINITY_KEY, AFFINITY_ROW],
         )),
+        shared(shape::<u32, ClientRow>("svclb_clients", Hash, NO_PREALLOC, &[CLIENT_ROW])),
         shared(shape::<u32, Counters>("svclb_counters", PerCpuArray, 0, &[COUNTERS])),
         shape::<u32, Meta>("svclb_meta", Array, 0, &[META]),
     ]

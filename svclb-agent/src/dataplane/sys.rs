@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::time::Duration;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 
@@ -15,6 +16,17 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
         asked => asked,
     }
+}
+
+/// The clock by which the hooks tell time: since boot, without time asleep.
+pub(super) fn monotonic() -> io::Result<Duration> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the value lives through the call.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let seconds = u64::try_from(now.tv_sec).map_err(io::Error::other)?;
+    Ok(Duration::new(seconds, u32::try_from(now.tv_nsec).map_err(io::Error::other)?))
 }
 
 /// The cookie of a socket.

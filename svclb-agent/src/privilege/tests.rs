@@ -110,7 +110,7 @@ fn load(capabilities: &[Capability]) -> Result<()> {
         pins.make()?;
         // As the kernel is, whatever this thread may ask it later.
         let features = Features::of_kernel()?;
-        let settings = Settings { sizes: sizes(1, 1), seed: 1, features, log: false };
+        let settings = Settings { sizes: sizes(1, 1), seed: 1, features, cgroup: 1, log: false };
         // As `lower` does, before what it takes is given up.
         raise_locked_memory();
         caps::set(None, CapSet::Effective, &capabilities.iter().copied().collect())?;

@@ -46,6 +46,10 @@ pub trait Ground {
     /// Finishes the review with what [`Self::begin_marks`] gave.
     fn finish_marks(&self, maps: &mut Self::Maps, remembered: &[BackendKey]);
 
+    /// Corrects what is counted of each client's entries in shared maps, and removes what is over. Part of
+    /// an audit; what fails is tried again by the next one.
+    fn audit_shares(&mut self);
+
     /// Whether our programs are on every hook, over the maps in use, as far as is known.
     fn is_whole(&self) -> bool;
 

@@ -218,8 +218,8 @@ pub struct Overflow {
     pub given: [u32; OVERFLOW_RECORDS],
     /// Which record gives way next.
     pub next: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// The client whose share of the overflow this entry is counted in: a key of `svclb_clients`.
+    pub client: u32,
     /// The records.
     pub records: [Record; OVERFLOW_RECORDS],
 }
@@ -230,7 +230,7 @@ impl Overflow {
         dialled: [NO_TAG; OVERFLOW_RECORDS],
         given: [0; OVERFLOW_RECORDS],
         next: 0,
-        _pad: 0,
+        client: 0,
         records: [Record {
             dialled: Address::UNSPECIFIED,
             given: Address::UNSPECIFIED,

@@ -18,8 +18,8 @@ pub use hot::{
     Slot, SlotFlags,
 };
 pub use rows::{
-    AffinityKey, AffinityRow, BackendKey, BackendRow, BackendState, Counters, FrontendKey,
-    FrontendRow, MAX_NAME, Meta, Policy, ServiceNotes, ServiceRow, Text,
+    AffinityKey, AffinityRow, BackendKey, BackendRow, BackendState, ClientKey, ClientRow, Counters,
+    FrontendKey, FrontendRow, MAX_NAME, Meta, Policy, ServiceNotes, ServiceRow, Text,
 };
 
 /// Version of everything in this module. Pins live in a folder of this name, so that a program never
@@ -108,7 +108,7 @@ mod tests {
             dialled: 0, given: 16, dialled_port: 32, given_port: 34, protocol: 36, flags: 37,
             _pad: 38, line: 40, generation: 44,
         });
-        assert_layout!(Overflow, 456, { dialled: 0, given: 32, next: 64, _pad: 68, records: 72 });
+        assert_layout!(Overflow, 456, { dialled: 0, given: 32, next: 64, client: 68, records: 72 });
         assert_layout!(FrontendKey, 24, { address: 0, port: 16, protocol: 18, scope: 19, _pad: 20 });
         assert_layout!(FrontendRow, 8, { service: 0, line: 4 });
         assert_layout!(BackendKey, 24, { address: 0, port: 16, _pad: 18, service: 20 });
@@ -124,12 +124,15 @@ mod tests {
             failures: 64, short: 72, _pad: 76,
         });
         assert_layout!(AffinityKey, 16, { client: 0, service: 8, family: 12 });
-        assert_layout!(AffinityRow, 40, {
+        assert_layout!(AffinityRow, 48, {
             address: 0, port: 16, _pad: 18, line: 20, generation: 24, seal: 28, used: 32,
+            counted_for: 40, _pad1: 44,
         });
-        assert_layout!(Counters, 88, {
+        assert_layout!(ClientRow, 8, { overflow: 0, affinity: 4 });
+        assert_layout!(Counters, 104, {
             translated: 0, not_service: 8, refused: 16, overflowed: 24, unrecorded: 32, redrawn: 40,
             torn: 48, kept: 56, replies: 64, names: 72, affine: 80,
+            over_share: 88, affinity_unrecorded: 96,
         });
     }
 

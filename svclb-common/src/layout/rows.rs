@@ -115,7 +115,7 @@ pub struct AffinityKey {
 /// A value of `svclb_affinity`: the backend that a client keeps.
 ///
 /// The kernel may give the memory of an entry to another key while it is read: `seal` tells what belongs
-/// together. In place only `used` is written, and `generation` with `seal` as one word.
+/// together. In place only `used` is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C, align(8))]
 pub struct AffinityRow {
@@ -129,10 +129,52 @@ pub struct AffinityRow {
     pub line: u32,
     /// That line's generation when the backend was last known to be a member.
     pub generation: u32,
-    /// A mix of the key and of all of the above.
+    /// A mix of the key, of all of the above, and of `counted_for`.
     pub seal: u32,
     /// When the client made its latest new connection: nanoseconds of the kernel's monotonic clock.
     pub used: u64,
+    /// The client whose share of the map this entry is counted in: a key of `svclb_clients`.
+    pub counted_for: u32,
+    /// Zero.
+    pub _pad1: u32,
+}
+
+/// Keys of `svclb_clients`: 32 bits that name a client whose entries are counted.
+///
+/// A client is a container's cgroup where the node's cgroups tell containers apart, otherwise a network
+/// namespace (docs/decisions/0020-shares-of-clients.md).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientKey;
+
+impl ClientKey {
+    /// The row that counts the entries of all clients.
+    pub const ALL: u32 = 0;
+    /// Set in the key of a network namespace. Clear in a cgroup's: the low half of a cgroup id is a
+    /// positive `int` (`idr_alloc_cyclic` in fs/kernfs/dir.c), different among cgroups that exist.
+    pub const NAMESPACE: u32 = 1 << 31;
+
+    /// The key of a cgroup, by its id.
+    #[inline(always)]
+    pub const fn of_cgroup(id: u64) -> u32 {
+        (id & 0x7fff_ffff) as u32
+    }
+
+    /// The key of a network namespace, by its cookie.
+    #[inline(always)]
+    pub const fn of_namespace(cookie: u64) -> u32 {
+        (cookie & 0x7fff_ffff) as u32 | Self::NAMESPACE
+    }
+}
+
+/// A value of `svclb_clients`: how many entries of the shared maps a client has. Signed: an entry that is
+/// counted by one program and removed by another may take a count below zero for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct ClientRow {
+    /// Entries in `svclb_overflow`.
+    pub overflow: i32,
+    /// Entries in `svclb_affinity`.
+    pub affinity: i32,
 }
 
 /// Text of at most `N - 1` bytes, filled with zeros. Signed, because that is what makes bpftool show
@@ -241,7 +283,7 @@ pub struct Counters {
     pub refused: u64,
     /// Origins that went to `svclb_overflow`.
     pub overflowed: u64,
-    /// Translated without an origin, because the overflow is full.
+    /// Translated without an origin, because the overflow is full or the client has its share of it.
     pub unrecorded: u64,
     /// Draws repeated because a slot had another owner.
     pub redrawn: u64,
@@ -255,6 +297,12 @@ pub struct Counters {
     pub names: u64,
     /// Connects and first sends that kept the backend of their client by session affinity.
     pub affine: u64,
+    /// Translated without an origin, because the client has its share of the overflow already. Also
+    /// counted in `unrecorded`.
+    pub over_share: u64,
+    /// Given a backend of a service with session affinity without being remembered, because the client
+    /// has its share of `svclb_affinity` or the map is full.
+    pub affinity_unrecorded: u64,
 }
 
 impl Counters {
@@ -271,5 +319,7 @@ impl Counters {
         self.replies += other.replies;
         self.names += other.names;
         self.affine += other.affine;
+        self.over_share += other.over_share;
+        self.affinity_unrecorded += other.affinity_unrecorded;
     }
 }

@@ -1,10 +1,11 @@
 //! Session affinity: the new connections of a client to a service keep their backend, whichever of its
 //! frontends is dialled, while the backend is eligible and the last of them is not too long ago
-//! (docs/decisions/0008-session-affinity.md).
+//! (docs/decisions/0008-session-affinity.md, 0020-shares-of-clients.md).
 
 use core::hint::cold_path;
 
 use super::draw::{Draw, draw_by};
+use super::share::{self, Table};
 use super::{Caller, Counter, Lookup, Peer, is_member, origins};
 use crate::layout::{Address, AffinityKey, AffinityRow, Line};
 use crate::shared::Shared;
@@ -16,6 +17,10 @@ struct Asked {
     key: AffinityKey,
     line: u32,
     generation: u32,
+    /// The client that the row is counted for, once it is known.
+    counted_for: u32,
+    /// 1: there is no row yet.
+    is_new: u32,
 }
 
 /// What is found or drawn, without padding for the same reason.
@@ -25,6 +30,10 @@ struct Outcome {
     /// Its port; or the random number to draw by.
     port_or_random: u32,
     what: u32,
+    /// The client that the row which was found is counted for; 0 where that is not known.
+    counted_for: u32,
+    /// 1: the backend stayed while the line changed.
+    is_stale: u32,
 }
 
 /// This backend.
@@ -61,24 +70,59 @@ pub(super) fn choose<L: Lookup>(
     cold_path();
     let family = if Address::from_words(dialled.address).is_v4() { 4 } else { 6 };
     let key = AffinityKey { client: caller.client(), service: line.service(), family };
-    let asked = Asked { key, line: number, generation };
+    let mut asked = Asked { key, line: number, generation, counted_for: 0, is_new: 0 };
     let known = look(maps, line, &asked);
     if known.what == BACKEND {
+        if known.is_stale != 0 {
+            // The next connection need not ask for the members again. The row is replaced: a write into
+            // it could come too late, and fall into another client's.
+            asked.counted_for = known.counted_for;
+            store(maps, &asked, known.address, known.port());
+        }
         return (known.draw(), Counter::Affine);
     }
     let drawn = redraw(maps, line, known.port_or_random);
-    if drawn.what == BACKEND
-        && !store(maps, &asked, drawn.address, drawn.port(), known.what)
-        && known.what == NONE
-    {
-        // Two connects at once may both have found nothing: the first has its own, and so has this one.
-        // Or there is no room: then the client goes on without.
-        let first = look(maps, line, &asked);
-        if first.what == BACKEND {
-            return (first.draw(), Counter::Affine);
+    if drawn.what == BACKEND {
+        asked.is_new = (known.what == NONE) as u32;
+        // A row that takes the place of another is counted for the same client.
+        asked.counted_for = match known.counted_for {
+            0 => caller.client_key(),
+            counted_for => counted_for,
+        };
+        if let Some(first) = remember(maps, line, &asked, &drawn) {
+            return (first, Counter::Affine);
         }
     }
     (drawn.draw(), Counter::Translated)
+}
+
+/// Gives the backend that was drawn to the client from now on; or finds the one that another connection
+/// was given meanwhile. Where the client has its share, or there is no room, it goes on without affinity.
+#[inline(always)]
+fn remember<L: Lookup>(
+    maps: &L,
+    line: Shared<'_, Line>,
+    asked: &Asked,
+    drawn: &Outcome,
+) -> Option<Draw> {
+    let is_new = asked.is_new != 0;
+    if is_new && !share::claim(maps, asked.counted_for, Table::Affinity, maps.affinity_capacity()) {
+        maps.count(Counter::AffinityUnrecorded);
+        return None;
+    }
+    if store(maps, asked, drawn.address, drawn.port()) {
+        return None;
+    }
+    if is_new {
+        share::release(maps, asked.counted_for, Table::Affinity);
+        // Two connects at once may both have found nothing: the first has its own, and so has this one.
+        let first = look(maps, line, asked);
+        if first.what == BACKEND {
+            return Some(first.draw());
+        }
+    }
+    maps.count(Counter::AffinityUnrecorded);
+    None
 }
 
 impl Outcome {
@@ -98,12 +142,13 @@ impl Outcome {
 
     #[inline(always)]
     fn without(what: u32, random: u32) -> Self {
-        Self { address: [0, 0], port_or_random: random, what }
+        Self { address: [0, 0], port_or_random: random, what, counted_for: 0, is_stale: 0 }
     }
 
     #[inline(always)]
     fn with(given: &Peer) -> Self {
-        Self { address: given.address, port_or_random: given.port as u32, what: BACKEND }
+        let (address, port_or_random) = (given.address, given.port as u32);
+        Self { address, port_or_random, what: BACKEND, counted_for: 0, is_stale: 0 }
     }
 }
 
@@ -131,13 +176,20 @@ fn look<L: Lookup>(maps: &L, line: Shared<'_, Line>, asked: &Asked) -> Outcome {
     let now = maps.now();
     let age = now.saturating_sub(row.used);
     let is_late = age >= line.affinity_seconds() as u64 * NANOSECONDS;
-    if is_late || row.seal != seal(&asked.key, &row) || !is_eligible(maps, line, asked, entry, &row)
-    {
+    let is_whole = row.seal == seal(&asked.key, &row);
+    if is_late || !is_whole || !is_eligible(maps, line, asked, &row) {
         // Two connects at once that find the same entry void draw the same backend.
-        return Outcome::without(VOID, again(maps.seed(), &asked.key, &row));
+        let random = again(maps.seed(), &asked.key, &row);
+        // What is not whole may be another client's row.
+        let counted_for = if is_whole { row.counted_for } else { 0 };
+        return Outcome { counted_for, ..Outcome::without(VOID, random) };
+    }
+    let kept = Outcome::with(&backend_of(&row));
+    if row.line == asked.line && row.generation != asked.generation {
+        return Outcome { counted_for: row.counted_for, is_stale: 1, ..kept };
     }
     entry.set_used(now);
-    Outcome::with(&backend_of(&row))
+    kept
 }
 
 /// Whether the backend of an entry may have the clients of this line.
@@ -146,22 +198,10 @@ fn is_eligible<L: Lookup>(
     maps: &L,
     line: Shared<'_, Line>,
     asked: &Asked,
-    entry: Shared<'_, AffinityRow>,
     row: &AffinityRow,
 ) -> bool {
-    let is_own = row.line == asked.line;
-    if is_own && row.generation == asked.generation {
-        return true;
-    }
-    if !is_member(maps, line, asked.key.service, &backend_of(row)) {
-        return false;
-    }
-    if is_own {
-        // The line has changed and this backend stayed: the next connection need not ask again.
-        let current = AffinityRow { generation: asked.generation, ..*row };
-        entry.set_generation_and_seal(current.generation, seal(&asked.key, &current));
-    }
-    true
+    (row.line == asked.line && row.generation == asked.generation)
+        || is_member(maps, line, asked.key.service, &backend_of(row))
 }
 
 #[inline(always)]
@@ -169,10 +209,10 @@ fn backend_of(row: &AffinityRow) -> Peer {
     Peer { address: row.address.words(), port: row.port }
 }
 
-/// Gives the backend to the client from now on; false when there is no room, or where there was no entry
-/// and now is one.
+/// Stores a row with this backend; false when there is no room, where there was no row and now is one, or
+/// where there was one and the agent has removed it.
 #[inline(never)]
-fn store<L: Lookup>(maps: &L, asked: &Asked, address: [u64; 2], port: u16, what: u32) -> bool {
+fn store<L: Lookup>(maps: &L, asked: &Asked, address: [u64; 2], port: u16) -> bool {
     let mut row = AffinityRow {
         address: Address::from_words(address),
         port,
@@ -181,9 +221,11 @@ fn store<L: Lookup>(maps: &L, asked: &Asked, address: [u64; 2], port: u16, what:
         generation: asked.generation,
         seal: 0,
         used: maps.now(),
+        counted_for: asked.counted_for,
+        _pad1: 0,
     };
     row.seal = seal(&asked.key, &row);
-    maps.store_affinity(&asked.key, &row, what == NONE)
+    maps.store_affinity(&asked.key, &row, asked.is_new != 0)
 }
 
 /// What tells that a row is this key's, and whole.
@@ -195,7 +237,7 @@ pub(super) fn seal(key: &AffinityKey, row: &AffinityRow) -> u32 {
     mixed = mix(mixed, first);
     mixed = mix(mixed, second);
     mixed = mix(mixed, join(row.line, row.port as u32));
-    mixed = mix(mixed, row.generation as u64);
+    mixed = mix(mixed, join(row.generation, row.counted_for));
     (mixed >> 32) as u32
 }
 

@@ -13,11 +13,12 @@ mod draw;
 mod origins;
 mod overflow;
 mod record;
+mod share;
 
 use crate::index::{self, Found, Wanted};
 use crate::layout::{
-    Address, AffinityKey, AffinityRow, BackendKey, BackendRow, FrontendKey, FrontendRow, Line,
-    LineFlags, Origin, Overflow, Policy, Protocol, Slot,
+    Address, AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, FrontendKey, FrontendRow,
+    Line, LineFlags, Origin, Overflow, Policy, Protocol, Slot,
 };
 use crate::shared::Shared;
 
@@ -49,10 +50,19 @@ pub trait Lookup {
     fn add_overflow(&self, cookie: u64) -> bool;
     /// Removes an overflow entry; false when there is none.
     fn remove_overflow(&self, cookie: u64) -> bool;
+    /// How many entries the overflow can hold.
+    fn overflow_capacity(&self) -> u32;
+    /// A row of `svclb_clients`. The agent may replace it, and the kernel may give its memory to another
+    /// key then: a count may be off by a few until the agent's next audit.
+    fn client(&self, key: u32) -> Option<Shared<'_, ClientRow>>;
+    /// Makes such a row, with nothing counted, where there is none.
+    fn add_client(&self, key: u32);
     /// A row of `svclb_affinity`. The kernel may give its memory to another key at any time.
     fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>>;
-    /// Stores such a row: a new one, or in the place of what is there. False when there is one already
-    /// where a new one was to be, or no room.
+    /// How many rows `svclb_affinity` can hold.
+    fn affinity_capacity(&self) -> u32;
+    /// Stores such a row: a new one, or in the place of the one that is there. False when there is one
+    /// already where a new one was to be, none where one was to be replaced, or no room.
     fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool;
     /// Cookie of the host's network namespace.
     fn host(&self) -> u64;
@@ -80,6 +90,8 @@ pub enum Counter {
     Replies,
     Names,
     Affine,
+    OverShare,
+    AffinityUnrecorded,
 }
 
 /// An address and port that a socket names or meets.
@@ -107,6 +119,8 @@ pub trait Caller {
     fn cookie(&self) -> u64;
     /// Cookie of the network namespace in which it was made: which client it is.
     fn client(&self) -> u64;
+    /// The client that entries of shared maps are counted for: a key of `svclb_clients`.
+    fn client_key(&self) -> u32;
     /// False when it is known that no release will come for it: a socket of the kernel's own, such as a
     /// subflow of an MPTCP socket.
     fn is_released(&self) -> bool;
@@ -163,7 +177,7 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
             // A record that is never given up would be in the way of others for ever.
             if caller.is_released() {
                 let socket = Socket { cookie: caller.cookie(), protocol: caller.protocol() };
-                origins::connected(maps, &socket, dialled, &kept);
+                origins::connected(maps, caller, &socket, dialled, &kept);
             }
             maps.count(counter);
             Verdict::Rewrite(given)
@@ -208,7 +222,7 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
             let socket = Socket { cookie, protocol: caller.protocol() };
-            origins::sent(maps, &socket, dialled, &kept);
+            origins::sent(maps, caller, &socket, dialled, &kept);
             maps.count(counter);
             Verdict::Rewrite(given)
         }

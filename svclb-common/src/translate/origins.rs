@@ -6,7 +6,7 @@
 
 use super::draw::{Draw, draw_by};
 use super::record::{Kept, dialled_of, given_of, is_dialled, is_given, write};
-use super::{Lookup, Peer, Socket, is_member, low, overflow};
+use super::{Caller, Lookup, Peer, Socket, is_member, low, overflow};
 use crate::layout::{Line, Origin, Record, RecordFlags};
 use crate::shared::Shared;
 
@@ -41,27 +41,39 @@ fn take(
 
 /// Records a connect. All that the socket had before is void: a connected socket hears its peer only.
 #[inline(always)]
-pub(super) fn connected<L: Lookup>(maps: &L, socket: &Socket, dialled: &Peer, kept: &Kept) {
+pub(super) fn connected<L: Lookup>(
+    maps: &L,
+    caller: &impl Caller,
+    socket: &Socket,
+    dialled: &Peer,
+    kept: &Kept,
+) {
     let flags = RecordFlags::CONNECTED;
     let Some(place) = place(maps, socket.cookie) else { return };
-    if place.spilled() != 0 && maps.remove_overflow(socket.cookie) {
-        place.unspill();
+    if place.spilled() != 0 {
+        overflow::remove(maps, place, socket.cookie);
     }
     if !take(place, socket, dialled, kept, flags) {
-        overflow::add(maps, place, socket, dialled, kept, flags);
+        overflow::add(maps, place, (caller, socket), dialled, kept, flags);
     }
 }
 
 /// Records the first send of an unconnected socket to a frontend.
 #[inline(always)]
-pub(super) fn sent<L: Lookup>(maps: &L, socket: &Socket, dialled: &Peer, kept: &Kept) {
+pub(super) fn sent<L: Lookup>(
+    maps: &L,
+    caller: &impl Caller,
+    socket: &Socket,
+    dialled: &Peer,
+    kept: &Kept,
+) {
     let Some(place) = place(maps, socket.cookie) else { return };
     let record = place.record();
     let others = place.cookie() == socket.cookie
         && (record.flags() & RecordFlags::CONNECTED != 0 || !is_dialled(record, dialled));
     let flags = overflow::share(maps, place, socket, dialled, &kept.given);
     if others || !take(place, socket, dialled, kept, flags) {
-        overflow::add(maps, place, socket, dialled, kept, flags);
+        overflow::add(maps, place, (caller, socket), dialled, kept, flags);
     }
 }
 
@@ -197,8 +209,8 @@ pub(super) fn forget<L: Lookup>(maps: &L, cookie: u64) {
         place.set_cookie(0);
         place.unclaim();
     }
-    if place.spilled() != 0 && maps.remove_overflow(cookie) {
-        place.unspill();
+    if place.spilled() != 0 {
+        overflow::remove(maps, place, cookie);
     }
 }
 
@@ -210,7 +222,7 @@ pub(super) fn release<L: Lookup>(maps: &L, cookie: u64) {
     if place.cookie() == cookie {
         place.unclaim();
     }
-    if place.spilled() != 0 && maps.remove_overflow(cookie) {
-        place.unspill();
+    if place.spilled() != 0 {
+        overflow::remove(maps, place, cookie);
     }
 }

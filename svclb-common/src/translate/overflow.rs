@@ -3,7 +3,8 @@
 //! Also what concerns several records of one socket: whether two frontends were given one backend.
 
 use super::record::{Kept, dialled_of, is_dialled, is_given, write};
-use super::{Counter, Lookup, Peer, Socket};
+use super::share::{self, Table};
+use super::{Caller, Counter, Lookup, Peer, Socket};
 use crate::layout::{NO_TAG, OVERFLOW_RECORDS, Origin, Overflow, Record, RecordFlags};
 use crate::shared::Shared;
 
@@ -14,12 +15,13 @@ fn tag(peer: &Peer) -> u32 {
     (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32
 }
 
-/// Adds a record, or replaces the one of the same frontend.
+/// Adds a record, or replaces the one of the same frontend. A client that has its share of the overflow
+/// already goes on without a record.
 #[inline(always)]
 pub(super) fn add<L: Lookup>(
     maps: &L,
     place: Shared<'_, Origin>,
-    socket: &Socket,
+    (caller, socket): (&impl Caller, &Socket),
     dialled: &Peer,
     kept: &Kept,
     flags: u8,
@@ -27,14 +29,24 @@ pub(super) fn add<L: Lookup>(
     let entry = match maps.overflow(socket.cookie) {
         Some(entry) => entry,
         None => {
+            let client = caller.client_key();
+            let capacity = maps.overflow_capacity();
+            let reserved = if flags & RecordFlags::CONNECTED != 0 { capacity / 4 } else { 0 };
+            if !share::claim(maps, client, Table::Overflow, capacity - reserved) {
+                maps.count(Counter::OverShare);
+                maps.count(Counter::Unrecorded);
+                return;
+            }
             // Counted first: a reader that sees the count too early looks in vain, once.
             place.spill();
             if !maps.add_overflow(socket.cookie) {
                 place.unspill();
+                share::release(maps, client, Table::Overflow);
                 maps.count(Counter::Unrecorded);
                 return;
             }
             let Some(entry) = maps.overflow(socket.cookie) else { return };
+            entry.set_client(client);
             entry
         }
     };
@@ -52,6 +64,19 @@ pub(super) fn add<L: Lookup>(
     write(entry.record(at), socket, dialled, kept, flags);
     entry.set_tags(at, tag(dialled), tag(&kept.given));
     maps.count(Counter::Overflowed);
+}
+
+/// Removes the entry of a socket, if it has one. In a function of its own: few sockets come here, and a
+/// connect would have it twice.
+#[inline(never)]
+pub(super) fn remove<L: Lookup>(maps: &L, place: Shared<'_, Origin>, cookie: u64) {
+    let Some(entry) = maps.overflow(cookie) else { return };
+    // Only this socket's hooks remove the entry, so its memory is still this socket's.
+    let client = entry.client();
+    if maps.remove_overflow(cookie) {
+        place.unspill();
+        share::release(maps, client, Table::Overflow);
+    }
 }
 
 /// Where the record of a frontend is: one made by a send, else the one made by connect.

@@ -7,6 +7,7 @@
 //! * [`cgroup`]: a cgroup of its own, and what earlier runs left behind.
 //! * [`failing`]: calls of the agent that fail on request. [`content`]: all that the maps hold.
 //! * [`factory`]: a process in the cgroup that makes sockets and hands them over.
+//! * [`crowd`]: processes of one workload with very many sockets.
 //! * [`client`]: such a socket in a test's hands.
 //! * [`gap`]: one that connects all the time.
 //! * [`pod`]: a client in a network namespace of its own.
@@ -24,6 +25,7 @@ pub(crate) mod backend;
 pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod content;
+pub(crate) mod crowd;
 pub(crate) mod factory;
 pub(crate) mod failing;
 pub(crate) mod gap;

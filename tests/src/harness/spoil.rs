@@ -1,9 +1,10 @@
 //! What somebody else may do to the pinned maps: a broken line, an origin that nobody will release,
 //! clients that nobody is.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use svclb_common::layout::{AffinityKey, AffinityRow, Line, Origin, Overflow, Set};
+use svclb_common::layout::{AffinityKey, AffinityRow, ClientRow, Line, Origin, Overflow, Set};
 
 use super::content::{Plain, array, hash};
 use super::world::World;
@@ -62,7 +63,7 @@ impl World {
         })
     }
 
-    /// Gives clients of these numbers, which nobody is, a backend that they keep.
+    /// Gives clients of these numbers, which nobody is, a backend that they keep for ever.
     ///
     /// # Panics
     /// When that cannot be written.
@@ -72,8 +73,8 @@ impl World {
             let mut rows = hash::<AffinityKey, AffinityRow>(&maps, "svclb_affinity");
             for number in numbers {
                 let key = AffinityKey { client: NOBODY + number, service: 1, family: 4 };
-                let row = Plain(AffinityRow::default());
-                rows.insert(Plain(key), row, 0).expect("a full map makes room");
+                let row = Plain(AffinityRow { used: u64::MAX, ..AffinityRow::default() });
+                rows.insert(Plain(key), row, 0).expect("there is room");
             }
         });
     }
@@ -104,6 +105,47 @@ impl World {
             for number in numbers {
                 entries.remove(&Plain(NOBODY + number)).expect("the entry is there");
             }
+        });
+    }
+
+    /// How many entries of the overflow are counted for each client, and under 0 for all of them.
+    ///
+    /// # Panics
+    /// When the counts cannot be read.
+    pub fn counted_entries(&self) -> BTreeMap<u32, i32> {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let rows = hash::<u32, ClientRow>(&maps, "svclb_clients");
+            let row = |row: Result<(Plain<u32>, Plain<ClientRow>), _>| {
+                let (Plain(client), Plain(row)) = row.expect("a row can be read");
+                (client, row.overflow)
+            };
+            rows.iter().map(row).collect()
+        })
+    }
+
+    /// How many pairs of a client and a service have affinity.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    pub fn affinity_rows(&self) -> usize {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let rows = hash::<AffinityKey, AffinityRow>(&maps, "svclb_affinity");
+            rows.keys().inspect(|key| assert!(key.is_ok(), "a key can be read")).count()
+        })
+    }
+
+    /// Writes such a count.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn put_counted_entries(&self, client: u32, overflow: i32) {
+        let maps = self.maps_folder();
+        self.inside(move || {
+            let mut rows = hash::<u32, ClientRow>(&maps, "svclb_clients");
+            let row = Plain(ClientRow { overflow, affinity: 0 });
+            rows.insert(Plain(client), row, 0).expect("a count can be written");
         });
     }
 

@@ -11,6 +11,7 @@ use svclb_core::size::Sizes;
 
 use super::btf::{self, Bit};
 use super::environment;
+use super::pins;
 use super::places::Places;
 use super::shapes::MAPS;
 use super::sys;
@@ -62,6 +63,8 @@ pub struct Settings {
     pub seed: u64,
     /// Which kernel features to use.
     pub features: Features,
+    /// Id of the cgroup that the programs will be attached to.
+    pub cgroup: u64,
     /// Log each decision to the agent.
     pub log: bool,
 }
@@ -96,27 +99,34 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
         features.kern_sock.map_or((0, 0), |Bit { byte, mask }| (byte, mask));
     // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
     let level: u8 = if settings.log { 5 } else { 0 };
+    let entries = |name: &str| match name {
+        "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines + spill_lines,
+        "svclb_slots" | "svclb_backends" => slots,
+        "svclb_origins" => origins,
+        // Allocated as they come: 64 MiB when they are all in use.
+        "svclb_overflow" => origins.max(131_072),
+        // One for each client that has an entry in one of the maps that clients share.
+        "svclb_clients" => 16_384,
+        // One for each client and service with affinity: 16 MiB when they are all in use.
+        "svclb_affinity" => 131_072,
+        _ => 1,
+    };
+    let overflow = capacity(places, "svclb_overflow", entries)?;
+    let affinity = capacity(places, "svclb_affinity", entries)?;
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("SEED", &seed, true)
         .override_global("INDEX_LINES", &index_lines, true)
         .override_global("ORIGIN_PLACES", &origins, true)
+        .override_global("OVERFLOW_ENTRIES", &overflow, true)
+        .override_global("AFFINITY_ENTRIES", &affinity, true)
         .override_global("HOST_NETNS", &host, true)
+        .override_global("ATTACHED", &settings.cgroup, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
         .override_global("KERN_SOCK_BYTE", &kern_sock_byte, true)
         .override_global("KERN_SOCK_BIT", &kern_sock_bit, true)
         .override_global(aya_log::LEVEL, &level, true);
-    let entries = |name: &str| match name {
-        "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines + spill_lines,
-        "svclb_slots" | "svclb_backends" => slots,
-        "svclb_origins" => origins,
-        // Entries are allocated as they come: small origins need the more room here.
-        "svclb_overflow" => origins.max(65_536),
-        // One for each client and service with affinity; the least recently used gives way.
-        "svclb_affinity" => 65_536,
-        _ => 1,
-    };
     for shape in &MAPS {
         let place = places.of(shape.name);
         loader.map_max_entries(shape.name, entries(shape.name)).map_pin_path(shape.name, place);
@@ -125,6 +135,12 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
     let thread = thread::Builder::new().name("programs".to_owned());
     let loading = thread.spawn(|| load_programs(object));
     Ok(Loading(loading.context("cannot start a thread")?))
+}
+
+/// How many entries a map has or will have: one that is pinned already keeps its size.
+fn capacity(places: &Places, name: &str, new: impl Fn(&str) -> u32) -> Result<u32> {
+    let pin = places.of(name);
+    if pin.exists() { pins::entries_of(pin) } else { Ok(new(name)) }
 }
 
 fn load_programs(mut object: Ebpf) -> Result<Ebpf> {

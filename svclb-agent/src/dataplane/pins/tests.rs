@@ -68,7 +68,7 @@ fn with_maps(task: impl FnOnce(&Pins, &Folder, &Folder) + Send) {
         let pins = Pins::new(&folder.path().join("pins"));
         pins.make().unwrap();
         let features = Features::of_kernel().unwrap();
-        let settings = Settings { sizes: sizes(1, 1), seed: 1, features, log: false };
+        let settings = Settings { sizes: sizes(1, 1), seed: 1, features, cgroup: 1, log: false };
         object::load(&Places::current(&pins), &settings).unwrap().finish().unwrap();
         let old = Folder::new(pins.root().join("v0"));
         task(&pins, &pins.current(), &old);

@@ -80,6 +80,9 @@ fn without_affinity_nothing_is_kept_and_no_namespace_is_asked_for() {
         fn client(&self) -> u64 {
             panic!("asked for the client")
         }
+        fn client_key(&self) -> u32 {
+            panic!("asked for the client")
+        }
         fn is_released(&self) -> bool {
             true
         }

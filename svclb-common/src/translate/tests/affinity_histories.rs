@@ -21,7 +21,7 @@ enum Deed {
     /// Milliseconds.
     Wait(u64),
     Churn(u8, u8),
-    /// The kernel drops a row.
+    /// The agent drops a row.
     Evict,
 }
 

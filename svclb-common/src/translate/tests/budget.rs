@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::super::*;
-use super::maps::{TestMaps, peer, socket};
+use super::maps::{Client, PLACES, TestMaps, peer, socket};
 
 /// Maps that note what is touched.
 struct Noting<'a> {
@@ -78,9 +78,23 @@ impl Lookup for Noting<'_> {
         self.hash("svclb_overflow");
         self.maps.remove_overflow(cookie)
     }
+    fn overflow_capacity(&self) -> u32 {
+        self.maps.overflow_capacity()
+    }
+    fn client(&self, key: u32) -> Option<Shared<'_, ClientRow>> {
+        self.hash("svclb_clients");
+        self.maps.client(key)
+    }
+    fn add_client(&self, key: u32) {
+        self.hash("svclb_clients");
+        self.maps.add_client(key);
+    }
     fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
         self.hash("svclb_affinity");
         self.maps.affinity(key)
+    }
+    fn affinity_capacity(&self) -> u32 {
+        self.maps.affinity_capacity()
     }
     fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
         self.hash("svclb_affinity");
@@ -105,6 +119,7 @@ fn each_path_touches_no_more_than_it_must() {
     const SERVICE: &str = "10.96.0.10:80";
     const SECOND: &str = "10.96.0.11:80";
     const EMPTY: &str = "10.96.0.12:80";
+    const KEPT: &str = "10.96.0.13:80";
     let maps = TestMaps::new();
     maps.service_of(1, Protocol::Udp, SERVICE, &["10.244.0.1:80", "10.244.0.2:80"]);
     maps.service_of(2, Protocol::Udp, SECOND, &["10.244.0.3:80"]);
@@ -121,7 +136,20 @@ fn each_path_touches_no_more_than_it_must() {
     let Verdict::Rewrite(further) = sendmsg(&maps, &caller(8), &second) else { panic!("refused") };
     let to_second = |it: &Noting<'_>| sendmsg(it, &caller(8), &second);
 
-    let rows: [(&str, Touched, Touched); 12] = [
+    // The place of this one is another's. Its client has entries in the overflow already.
+    let taken = |it: &Noting<'_>| connect(it, &caller(8 + u64::from(PLACES)), &service);
+    connect(&maps, &caller(8 + 2 * u64::from(PLACES)), &service);
+
+    // One with affinity, and a client that has a backend there.
+    let line = maps.service_of(4, Protocol::Udp, KEPT, &["10.244.0.4:80", "10.244.0.5:80"]);
+    maps.line(line).unwrap().set_affinity_seconds(10);
+    let (kept, of) = (peer(KEPT), |namespace, cookie| Client { namespace, socket: caller(cookie) });
+    connect(&maps, &of(50, 12), &kept);
+    let again = |it: &Noting<'_>| connect(it, &of(50, 13), &kept);
+    connect(&maps, &of(51, 14), &service);
+    let first = |it: &Noting<'_>| connect(it, &of(51, 15), &kept);
+
+    let rows: [(&str, Touched, Touched); 16] = [
         // Index, slot, origin.
         ("connect to a Service", touched(&maps, |it| connect(it, &caller(3), &service)), (3, 0)),
         ("connect to what is none", touched(&maps, |it| connect(it, &caller(4), &other)), (1, 0)),
@@ -140,6 +168,19 @@ fn each_path_touches_no_more_than_it_must() {
         ("receive", touched(&maps, |it| recvmsg(it, 2, &sent)), (1, 0)),
         ("receive from a second Service", touched(&maps, |it| recvmsg(it, 8, &further)), (1, 1)),
         ("getpeername", touched(&maps, |it| getpeername(it, 1, &given)), (1, 0)),
+        // The overflow: for an entry that is void, for one to write, to make it, for it. The client's
+        // count and that of all clients.
+        ("connect where the place is taken", touched(&maps, taken), (3, 6)),
+        // The entry, its end, and both counts.
+        (
+            "release where the place was taken",
+            touched(&maps, |it| release(it, 8 + u64::from(PLACES))),
+            (1, 4),
+        ),
+        // Index, origin; the client's row of affinity.
+        ("connect by affinity", touched(&maps, again), (2, 1)),
+        // The row, the counts of this client (made for it) and of all, and the row is stored.
+        ("first connect with affinity", touched(&maps, first), (3, 6)),
         ("release", touched(&maps, |it| release(it, 1)), (1, 0)),
         ("release of one that dialled none", touched(&maps, |it| release(it, 7)), (1, 0)),
     ];

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use super::super::*;
 use crate::index::NEIGHBOURHOOD;
-use crate::layout::{BackendState, NO_TAG, Record, Set};
+use crate::layout::{BackendState, ClientKey, NO_TAG, Record, Set};
 
 pub(super) const LINES: u32 = 64;
 const SPILL: u32 = 16;
@@ -23,6 +23,9 @@ pub(super) struct TestMaps {
     frontends: RefCell<HashMap<FrontendKey, FrontendRow>>,
     backends: RefCell<HashMap<BackendKey, BackendRow>>,
     overflow: RefCell<HashMap<u64, std::boxed::Box<UnsafeCell<Overflow>>>>,
+    clients: RefCell<HashMap<u32, std::boxed::Box<UnsafeCell<ClientRow>>>>,
+    /// How many entries the overflow can hold, and for how many shares are reckoned.
+    pub(super) overflow_room: Cell<(usize, u32)>,
     affinity: RefCell<HashMap<AffinityKey, std::boxed::Box<UnsafeCell<AffinityRow>>>>,
     /// Rows that were replaced: whoever has found one goes on to see it.
     #[expect(clippy::vec_box, reason = "they must stay where they are")]
@@ -31,11 +34,13 @@ pub(super) struct TestMaps {
     pub(super) rival: Cell<Option<(AffinityKey, AffinityRow)>>,
     /// How many rows of affinity there is room for.
     pub(super) affinity_room: Cell<usize>,
+    /// For how many shares of it are reckoned.
+    pub(super) affinity_capacity: Cell<u32>,
     /// What the clock says, nanoseconds.
     pub(super) clock: Cell<u64>,
     next_slot: Cell<u32>,
     random: Cell<u64>,
-    counters: RefCell<[u64; 11]>,
+    counters: RefCell<[u64; 13]>,
 }
 
 pub(super) fn peer(text: &str) -> Peer {
@@ -56,6 +61,9 @@ impl Caller for Socket {
     }
     fn client(&self) -> u64 {
         HOST
+    }
+    fn client_key(&self) -> u32 {
+        ClientKey::of_namespace(self.client())
     }
     fn is_released(&self) -> bool {
         true
@@ -84,6 +92,9 @@ impl Caller for Client {
     fn client(&self) -> u64 {
         self.namespace
     }
+    fn client_key(&self) -> u32 {
+        ClientKey::of_namespace(self.client())
+    }
     fn is_released(&self) -> bool {
         true
     }
@@ -107,6 +118,9 @@ impl Caller for Kernels {
     }
     fn client(&self) -> u64 {
         HOST
+    }
+    fn client_key(&self) -> u32 {
+        ClientKey::of_namespace(self.client())
     }
     fn is_released(&self) -> bool {
         false
@@ -135,6 +149,9 @@ impl Caller for Placed {
     }
     fn client(&self) -> u64 {
         self.client.client()
+    }
+    fn client_key(&self) -> u32 {
+        ClientKey::of_namespace(self.client())
     }
     fn is_released(&self) -> bool {
         true
@@ -165,10 +182,13 @@ impl TestMaps {
             frontends: RefCell::default(),
             backends: RefCell::default(),
             overflow: RefCell::default(),
+            clients: RefCell::default(),
+            overflow_room: Cell::new((OVERFLOW_ENTRIES, 1000)),
             affinity: RefCell::default(),
             replaced: RefCell::default(),
             rival: Cell::default(),
             affinity_room: Cell::new(1000),
+            affinity_capacity: Cell::new(16_000),
             clock: Cell::new(1_000_000_000_000),
             next_slot: Cell::new(0),
             random: Cell::new(0x1234_5678_9abc_def1),
@@ -259,7 +279,7 @@ impl TestMaps {
         rows.iter().map(|(key, row)| (*key, unsafe { Shared::new(row.get()) }.read())).collect()
     }
 
-    /// Drops a row, as the kernel does when there is no room: its key.
+    /// Drops a row, as the agent does when its time is over: its key.
     pub(super) fn evict(&self) -> Option<AffinityKey> {
         let key = self.affinity.borrow().keys().min().copied()?;
         self.affinity.borrow_mut().remove(&key);
@@ -293,6 +313,13 @@ impl TestMaps {
         let entries = entries.values().map(|entry| unsafe { *entry.get() });
         let all = entries.flat_map(|entry| entry.dialled.into_iter().zip(entry.records));
         all.filter(|(tag, _)| *tag != NO_TAG).map(|(_, record)| record).collect()
+    }
+
+    /// Every client with entries that are counted, and how many in the overflow or the affinity.
+    pub(super) fn counted_clients(&self, at: usize) -> Vec<(u32, i32)> {
+        let keys: Vec<u32> = self.clients.borrow().keys().copied().collect();
+        let rows = keys.into_iter().map(|key| (key, self.client(key).unwrap().count(at)));
+        rows.filter(|(_, count)| *count != 0).collect()
     }
 
     pub(super) fn record(&self, cookie: u64) -> Option<Record> {
@@ -333,7 +360,7 @@ impl Lookup for TestMaps {
     }
     fn add_overflow(&self, cookie: u64) -> bool {
         let mut entries = self.overflow.borrow_mut();
-        if entries.len() >= OVERFLOW_ENTRIES || entries.contains_key(&cookie) {
+        if entries.len() >= self.overflow_room.get().0 || entries.contains_key(&cookie) {
             return false;
         }
         entries.insert(cookie, std::boxed::Box::new(UnsafeCell::new(Overflow::EMPTY)));
@@ -342,10 +369,24 @@ impl Lookup for TestMaps {
     fn remove_overflow(&self, cookie: u64) -> bool {
         self.overflow.borrow_mut().remove(&cookie).is_some()
     }
+    fn overflow_capacity(&self) -> u32 {
+        self.overflow_room.get().1
+    }
+    fn client(&self, key: u32) -> Option<Shared<'_, ClientRow>> {
+        let rows = self.clients.borrow();
+        // SAFETY: boxed, so it stays where it is; never removed.
+        rows.get(&key).map(|row| unsafe { Shared::new(row.get()) })
+    }
+    fn add_client(&self, key: u32) {
+        self.clients.borrow_mut().entry(key).or_default();
+    }
     fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
         let rows = self.affinity.borrow();
         // SAFETY: boxed, and kept when it is replaced.
         rows.get(key).map(|row| unsafe { Shared::new(row.get()) })
+    }
+    fn affinity_capacity(&self) -> u32 {
+        self.affinity_capacity.get()
     }
     fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
         if let Some((rival, first)) = self.rival.take() {
@@ -353,7 +394,7 @@ impl Lookup for TestMaps {
         }
         let mut rows = self.affinity.borrow_mut();
         let has_one = rows.contains_key(key);
-        if (is_new && has_one) || (!has_one && rows.len() >= self.affinity_room.get()) {
+        if is_new == has_one || (is_new && rows.len() >= self.affinity_room.get()) {
             return false;
         }
         let old = rows.insert(*key, std::boxed::Box::new(UnsafeCell::new(*row)));

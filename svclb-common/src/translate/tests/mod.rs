@@ -8,6 +8,7 @@ mod loopback;
 mod maps;
 mod marks;
 mod names;
+mod shares;
 
 use super::*;
 use crate::layout::{Set, SlotFlags};

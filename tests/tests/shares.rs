@@ -1,0 +1,155 @@
+//! What one client takes of the maps that all clients use: never so much that others lose anything.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "steps that several tests have in common, and what they measured"
+)]
+
+use std::collections::BTreeSet;
+
+use svclb_tests::{Crowd, Deed, Kind, Pod, Socket, Tcp, Udp, World, at, counter, eventually};
+
+/// Entries that the overflow has room for (docs/limits.md).
+const OVERFLOW: u64 = 131_072;
+/// A pod's cgroup and its container's, as kubelet makes them.
+const GREEDY: &str =
+    "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/a.scope";
+
+/// Two Services of eight backends each, for TCP and UDP.
+fn world(name: &str) -> (World, Vec<svclb_tests::Backend>) {
+    let world = World::new(name);
+    let mut all = Vec::new();
+    let mut service = world.service("default/dns").cluster_ip("10.96.0.10");
+    for (port, protocol) in [(53, Udp), (54, Udp), (53, Tcp)] {
+        let backends = world.backends(&format!("b{port}{protocol:?}"), protocol, 8);
+        service = service.port(port, protocol).backends(&backends);
+        all.extend(backends);
+    }
+    service.apply();
+    (world, all)
+}
+
+const DNS: &str = "10.96.0.10:53";
+const OTHER: &str = "10.96.0.10:54";
+
+/// A pod's sockets: one that sends, two that are connected.
+struct Modest {
+    sends: Socket,
+    kept: String,
+    connected: [Socket; 2],
+}
+
+impl Modest {
+    fn of(pod: &Pod<'_>) -> Self {
+        let sends = pod.socket(Kind::Udp4);
+        let kept = sends.ask_at(DNS).unwrap().backend;
+        Self { sends, kept, connected: [Udp, Tcp].map(|it| pod.dial(it, DNS).unwrap()) }
+    }
+
+    /// Replies are named after the Service, sends keep their backend, and peers are the Service.
+    fn check(&self, when: &str) {
+        for _ in 0..10 {
+            let answer = self.sends.ask_at(DNS).unwrap();
+            assert_eq!((answer.from, &answer.backend), (at(DNS), &self.kept), "{when}");
+        }
+        for socket in &self.connected {
+            assert_eq!(socket.peer().unwrap(), at(DNS), "{when}");
+            socket.ask().unwrap();
+        }
+    }
+}
+
+/// A pod opens so many sockets; others keep names, replies and backends, and so do those that come.
+fn others_keep_theirs(name: &str, sockets: usize, deed: Deed) {
+    let (world, _backends) = world(name);
+    let pods = [world.pod(), world.pod()];
+    let before: Vec<Modest> = pods.iter().map(Modest::of).collect();
+    let crowd = world.crowd(GREEDY, sockets, deed, &[DNS, OTHER]);
+    let status = world.status();
+    let taken = world.overflow_entries();
+    println!("{sockets} sockets that {deed:?}: {taken} entries of the overflow; {status}");
+    assert!(taken > OVERFLOW / 20 && taken <= OVERFLOW / 9 + 10, "{taken} entries");
+    for pod in &pods {
+        // Enough that some have no place of their own.
+        let come: Vec<Modest> = (0..20).map(|_| Modest::of(pod)).collect();
+        come.iter().for_each(|it| it.check("opened meanwhile"));
+        let met: BTreeSet<&str> = come.iter().map(|it| it.kept.as_str()).collect();
+        assert!(met.len() > 1, "{met:?}");
+    }
+    before.iter().for_each(|it| it.check("opened before"));
+    let status = world.status();
+    assert!(counter(&status, "over_share") > 0, "{status}");
+    drop((crowd, before));
+    world.wait_until_forgotten();
+}
+
+#[test]
+fn a_pod_with_68000_unconnected_sockets_takes_no_name_and_no_backend_from_others() {
+    others_keep_theirs("shares-68000", 68_000, Deed::Send);
+}
+
+#[test]
+fn a_pod_with_300000_unconnected_sockets_takes_no_name_and_no_backend_from_others() {
+    others_keep_theirs("shares-300000", 300_000, Deed::Send);
+}
+
+#[test]
+fn a_pod_with_300000_connected_sockets_takes_no_name_and_no_backend_from_others() {
+    others_keep_theirs("shares-connected", 300_000, Deed::Connect);
+}
+
+/// How many entries two crowds have that share a client, or do not.
+fn taken_by_two(world: &World, workloads: [&str; 2]) -> u64 {
+    const SOCKETS: usize = 48_000;
+    let open = |workload| world.crowd(workload, SOCKETS, Deed::Send, &[DNS, OTHER]);
+    let _crowds: Vec<Crowd> = workloads.map(open).into();
+    world.overflow_entries()
+}
+
+#[test]
+fn a_client_is_a_container_however_many_namespaces_and_cgroups_it_makes() {
+    let world = World::builder("shares-clients").agent_args(["--origins", "1024"]).start();
+    let backends = world.backends("a", Udp, 2);
+    let service = world.service("default/dns").cluster_ip("10.96.0.10");
+    service.port(53, Udp).backends(&backends).port(54, Udp).backends(&backends).apply();
+    // Each process has a network namespace of its own.
+    let below = format!("{GREEDY}/of/its/own");
+    let one = taken_by_two(&world, [GREEDY, &below]);
+    assert!(one <= OVERFLOW / 9 + 10, "{one} entries of one client");
+    world.wait_until_forgotten();
+    let other = GREEDY.replace("pod1", "pod2");
+    let two = taken_by_two(&world, [GREEDY, &other]);
+    assert!(two > OVERFLOW / 9 + OVERFLOW / 20, "{two} entries of two clients");
+    world.wait_until_forgotten();
+    // The whole of the first client's share is there again.
+    let again = taken_by_two(&world, [GREEDY, &below]);
+    assert_eq!(again, one);
+}
+
+#[test]
+fn counts_that_are_wrong_are_corrected_by_the_next_audit() {
+    let world = World::builder("shares-audit").agent_args(["--origins", "64", "--audit", "1"]);
+    let world = world.start();
+    let backends = world.backends("a", Udp, 2);
+    world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends(&backends).apply();
+    let sockets = world.sockets(Kind::Udp4, 100);
+    sockets.iter().for_each(|it| it.dial(DNS).unwrap());
+    let entries = i32::try_from(world.overflow_entries()).unwrap();
+    assert!(entries > 0);
+    let right = world.counted_entries();
+    assert_eq!(right.values().copied().collect::<Vec<_>>(), [entries; 2], "{right:?}");
+    // As if all of the overflow were this client's.
+    for client in right.keys() {
+        world.put_counted_entries(*client, 1 << 20);
+    }
+    eventually("the counts are corrected", || match world.counted_entries() {
+        found if found == right => Ok(()),
+        found => Err(format!("{found:?}, expected {right:?}")),
+    });
+    drop(sockets);
+    world.wait_until_forgotten();
+    eventually("idle clients have no row", || match world.counted_entries() {
+        found if found.values().all(|count| *count == 0) && found.len() == 1 => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+}
