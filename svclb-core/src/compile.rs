@@ -14,6 +14,14 @@ use crate::model::{
 };
 use crate::select::{Candidate, List, select};
 
+/// The Service of the API server itself, which API servers maintain.
+const API_SERVER: (&str, &str) = ("default", "kubernetes");
+
+/// Whether this is the Service of the API server itself.
+pub fn is_api_server(object: &ObjectName) -> bool {
+    (&*object.namespace, &*object.name) == API_SERVER
+}
+
 /// What the maps should hold of one service. Ids, lines and ranges are the planner's.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Desired {
@@ -231,6 +239,7 @@ pub fn compile(
     let mut numbers: BTreeMap<(List, bool), usize> = BTreeMap::new();
     let mut sets = Vec::new();
     let mut chosen = Vec::new();
+    let own_flags = if is_api_server(object) { LineFlags::API_SERVER } else { 0 };
     for (key, kind) in held {
         let policy = kind.policy();
         let list = (List::of(policy, service), key.address.is_v4());
@@ -240,7 +249,7 @@ pub fn compile(
         });
         chosen.push(DesiredFrontend {
             key,
-            flags: if policy == Policy::External { LineFlags::EXTERNAL } else { 0 },
+            flags: own_flags | if policy == Policy::External { LineFlags::EXTERNAL } else { 0 },
             affinity_seconds: service.affinity_seconds.unwrap_or(0),
             set,
         });
@@ -424,5 +433,7 @@ pub fn service_of(row: &ServiceRow) -> Option<ServiceKey> {
     Some(ServiceKey { object, port_name: name_of(&row.port_name).into(), protocol })
 }
 
+#[cfg(test)]
+mod flags_tests;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::debug;
 use core::marker::PhantomData;
 use svclb_common::index;
-use svclb_common::layout::{Address, ClientKey, Protocol};
+use svclb_common::layout::{AGENT_PRIORITY, Address, ClientKey, Protocol};
 use svclb_common::translate::{Caller, Peer, Verdict};
 
 /// 1 where the kernel has bpf_set_retval on these hooks (5.18). Without it, a TCP connect is sent to
@@ -33,6 +33,10 @@ static ATTACHED: Global<u64> = Global::new(1);
 
 /// Id of the kernel's first cgroup2: its inode number, whatever namespace the task sees.
 const ROOT: u64 = 1;
+
+/// Id of the agent's own cgroup; 0 where that is the root or not known, and nothing is left alone for it.
+#[unsafe(no_mangle)]
+static AGENT_CGROUP: Global<u64> = Global::new(0);
 
 const AF_UNSPEC: u32 = 0;
 const AF_INET: u32 = 2;
@@ -308,6 +312,20 @@ impl<F: Family> Caller for Call<'_, F> {
         // SAFETY: the socket lives as long as its call.
         let own = unsafe { end(sk, &raw const (*sk).src_ip4, (&raw const (*sk).src_ip6).cast()) };
         index::is_loopback(own)
+    }
+
+    #[inline(always)]
+    fn has_agent_priority(&self) -> bool {
+        let sk = self.sk();
+        // SAFETY: the socket lives as long as its call.
+        !sk.is_null() && unsafe { (&raw const (*sk).priority).read_volatile() } == AGENT_PRIORITY
+    }
+
+    #[inline(always)]
+    fn is_in_agent_cgroup(&self) -> bool {
+        let own = AGENT_CGROUP.load();
+        // SAFETY: the helper takes nothing and reads the running task.
+        own != 0 && unsafe { bpf_get_current_cgroup_id() } == own
     }
 }
 

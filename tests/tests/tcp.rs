@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::thread;
 
 use socket2::{Domain, SockAddr, Type};
+use svclb_common::layout::AGENT_PRIORITY;
 use svclb_tests::{Backend, Endpoint, Feature, Kind, Place, Socket, Tcp, Udp, World, at};
 
 /// Enough draws that one of two or three backends is missed once in 2^60 runs.
@@ -342,4 +343,27 @@ fn two_sockets_with_one_source_port_cannot_dial_two_services_of_one_pod() {
     sockets[2].dial("10.96.0.12:80").unwrap();
     assert_eq!(sockets[0].ask().unwrap(), "a");
     assert_eq!(sockets[2].ask().unwrap(), "b");
+}
+
+#[test]
+fn a_connect_of_a_socket_with_the_agents_priority_is_left_alone() {
+    let world = World::new("tcp-own");
+    let backend = world.backend("a", Tcp, "10.244.0.1:8080");
+    let services = [("default/kubernetes", "10.96.0.1"), ("default/hello", "10.96.0.10")];
+    for (name, ip) in services {
+        world.service(name).cluster_ip(ip).port(443, Tcp).backends([&backend]).apply();
+    }
+    for (name, ip) in services {
+        let dialled = format!("{ip}:443");
+        assert_eq!(world.ask(Tcp, &dialled).unwrap(), "a", "{name}");
+        for (priority, expected) in [(6, None), (AGENT_PRIORITY, Some(libc::EACCES))] {
+            let socket = world.socket(Kind::Tcp4);
+            let value = i32::from_ne_bytes(priority.to_ne_bytes());
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Priority, &value)
+                .unwrap();
+            // What is not translated is prohibited here.
+            let error = socket.dial(&dialled).err().and_then(|error| error.raw_os_error());
+            assert_eq!(error, expected, "{name}, priority {priority}");
+        }
+    }
 }

@@ -122,6 +122,32 @@ pub fn find(id: u64) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// Id of this process's own cgroup2; 0 where that is the root, which every process may be in, and where no
+/// cgroup2 that is mounted here shows it.
+pub(super) fn own_id() -> u64 {
+    let id = own().and_then(|folder| Some(fs::metadata(folder).ok()?.ino()));
+    id.filter(|id| *id != ROOT).unwrap_or(0)
+}
+
+/// The folder of this process's own cgroup. In a cgroup namespace, with mounts made outside of it, /proc and
+/// the mounts do not say which it is: then each is looked into.
+fn own() -> Option<PathBuf> {
+    let us = std::process::id().to_string();
+    let has_us = |folder: &PathBuf| {
+        let processes = fs::read_to_string(folder.join("cgroup.procs"));
+        processes.is_ok_and(|processes| processes.lines().any(|process| process == us))
+    };
+    let mounts = mounts().ok()?;
+    let told = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let told = told.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let direct = mounts.iter().filter(|mount| mount.root == "/").map(|it| it.point.join(told));
+    let all = mounts.iter().flat_map(|mount| {
+        std::iter::once_with(|| mount.point.clone())
+            .chain(std::iter::once_with(|| descendants(&mount.point)).flatten())
+    });
+    direct.chain(all).find(has_us)
+}
+
 /// The cgroups right below one. What goes while it is looked at is not there.
 fn below(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapInfo, MapType};
 use svclb_common::layout::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Counters, FrontendKey,
-    FrontendRow, Line, Meta, Origin, Overflow, Record, ServiceRow, Set, Slot,
+    FrontendRow, Line, Meta, Origin, Overflow, Record, ServiceRow, Set, Slot, SourceRow,
 };
 
 /// A struct of the maps: its name, its size and where its fields lie, in bytes.
@@ -68,8 +68,9 @@ structs! {
     }
     META: Meta {
         layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced, agent,
-        agent_started, proved, first_generation, failures, short, _pad,
+        agent_started, proved, first_generation, failures, short, _pad, sources,
     }
+    SOURCE_ROW: SourceRow { heard, address, port, kind, way, _pad }
 }
 
 /// What a map must be.
@@ -134,7 +135,7 @@ pub const MAPS: [MapShape; 11] = {
         )),
         shared(shape::<u32, ClientRow>("svclb_clients", Hash, NO_PREALLOC, &[CLIENT_ROW])),
         shared(shape::<u32, Counters>("svclb_counters", PerCpuArray, 0, &[COUNTERS])),
-        shape::<u32, Meta>("svclb_meta", Array, 0, &[META]),
+        shape::<u32, Meta>("svclb_meta", Array, 0, &[META, SOURCE_ROW]),
     ]
 };
 

@@ -95,6 +95,9 @@ pub struct LineFlags;
 impl LineFlags {
     /// The frontend uses the service's external set (else the internal one).
     pub const EXTERNAL: u16 = 1;
+    /// The frontend belongs to the API server's own Service, `default/kubernetes`: a connect from the
+    /// agent's own cgroup is left alone (docs/decisions/0017-the-way-to-the-api-server.md).
+    pub const API_SERVER: u16 = 1 << 1;
 }
 
 impl Line {

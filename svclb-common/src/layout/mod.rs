@@ -19,12 +19,22 @@ pub use hot::{
 };
 pub use rows::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, BackendState, ClientKey, ClientRow, Counters,
-    FrontendKey, FrontendRow, MAX_NAME, Meta, Policy, ServiceNotes, ServiceRow, Text,
+    FrontendKey, FrontendRow, MAX_NAME, Meta, Policy, SOURCES, ServiceNotes, ServiceRow, SourceKind,
+    SourceRow, Text, WayKind,
 };
 
 /// Version of everything in this module. Pins live in a folder of this name, so that a program never
 /// reads a map of another layout.
 pub const LAYOUT_VERSION: u32 = 1;
+
+/// The priority (`SO_PRIORITY`) of a socket that the hooks leave alone: the agent's connections to the API
+/// server. Part of the layout, since the programs of an agent that has ended must recognize the sockets of
+/// the next one, whatever their versions.
+///
+/// Setting a priority above 6 requires CAP_NET_ADMIN in the socket's network namespace (from 5.19 on
+/// CAP_NET_RAW is enough). Queueing disciplines use its low four bits, or take all of it for the number of a
+/// class: the bits are 0, best effort, and no class has the number 5356:4c30.
+pub const AGENT_PRIORITY: u32 = 0x5356_4c30;
 
 /// Transport protocol of a frontend, as in the IP header (IANA protocol numbers).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -118,10 +128,13 @@ mod tests {
             external_policy: 208, frontends: 216, internal_backends: 220, external_backends: 224,
             notes: 228,
         });
-        assert_layout!(Meta, 80, {
+        assert_layout!(SourceRow, 32, {
+            heard: 0, address: 8, port: 24, kind: 26, way: 27, _pad: 28,
+        });
+        assert_layout!(Meta, 176, {
             layout: 0, index_lines: 4, spill_lines: 8, slots: 12, origins: 16, next_service: 20,
             seed: 24, passes: 32, synced: 40, agent: 44, agent_started: 48, proved: 56, first_generation: 60,
-            failures: 64, short: 72, _pad: 76,
+            failures: 64, short: 72, _pad: 76, sources: 80,
         });
         assert_layout!(AffinityKey, 16, { client: 0, service: 8, family: 12 });
         assert_layout!(AffinityRow, 48, {
@@ -154,5 +167,9 @@ mod tests {
             assert_eq!(Scope::from_number(scope as u8), Some(scope));
         }
         assert_eq!(Scope::from_number(2), None);
+        for number in 0..=u8::MAX {
+            assert!(SourceKind::from_number(number).is_none_or(|it| it as u8 == number));
+            assert!(WayKind::from_number(number).is_none_or(|it| it as u8 == number));
+        }
     }
 }

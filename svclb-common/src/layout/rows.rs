@@ -230,6 +230,97 @@ impl ServiceNotes {
     pub const RETAINED: u32 = 1 << 6;
 }
 
+/// How many sources an agent has at most.
+pub const SOURCES: usize = 3;
+
+/// When a source of the agent was last heard, and through which way: an element of [`Meta::sources`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct SourceRow {
+    /// Seconds since the epoch; 0: not since the agent started.
+    pub heard: u64,
+    /// Address of whom it was last heard from; unspecified where there is none, as for files.
+    pub address: Address,
+    /// Its port, host order.
+    pub port: u16,
+    /// [`SourceKind`] as a number; 0: there is no such source.
+    pub kind: u8,
+    /// [`WayKind`] as a number; 0: not known.
+    pub way: u8,
+    /// Zero.
+    pub _pad: u32,
+}
+
+/// What a source tells of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(u8)]
+pub enum SourceKind {
+    /// The API server's Services.
+    Services = 1,
+    /// The API server's EndpointSlices.
+    EndpointSlices = 2,
+    /// The API server's Nodes, of which the own one is watched.
+    Nodes = 3,
+    /// All kinds of objects, from files.
+    Files = 4,
+}
+
+impl SourceKind {
+    /// The kind with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Services),
+            2 => Some(Self::EndpointSlices),
+            3 => Some(Self::Nodes),
+            4 => Some(Self::Files),
+            _ => None,
+        }
+    }
+
+    /// Its name, as the API server has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::EndpointSlices => "endpointslices",
+            Self::Nodes => "nodes",
+            Self::Files => "files",
+        }
+    }
+}
+
+/// Where a way to the API server is from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(u8)]
+pub enum WayKind {
+    /// The kubeconfig, or what a cluster gives its pods: mostly the ClusterIP of `default/kubernetes`.
+    Configuration = 1,
+    /// An endpoint of `default/kubernetes`.
+    Endpoint = 2,
+    /// `--api-server`.
+    ApiServer = 3,
+}
+
+impl WayKind {
+    /// The kind with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Configuration),
+            2 => Some(Self::Endpoint),
+            3 => Some(Self::ApiServer),
+            _ => None,
+        }
+    }
+
+    /// Its name in output and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Endpoint => "endpoint",
+            Self::ApiServer => "api-server",
+        }
+    }
+}
+
 /// The one value of `svclb_meta`: what an adopting agent, a reading command or a person must know
 /// before reading the other maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -269,6 +360,8 @@ pub struct Meta {
     pub short: u32,
     /// Zero.
     pub _pad: u32,
+    /// The sources of the agent; those that there are not have kind 0.
+    pub sources: [SourceRow; SOURCES],
 }
 
 /// The one value, per CPU, of `svclb_counters`: what the hooks did. Sums over CPUs are the counts.

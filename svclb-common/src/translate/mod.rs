@@ -129,6 +129,15 @@ pub trait Caller {
     /// True when its own address is a loopback one, by bind or by an earlier connect: the kernel keeps it,
     /// and sends nothing from there to another host.
     fn is_on_loopback(&self) -> bool;
+    /// Whether it has [`crate::layout::AGENT_PRIORITY`]: a connection of the agent's to the API server.
+    fn has_agent_priority(&self) -> bool {
+        false
+    }
+    /// Whether the calling task is in the cgroup of the agent that loaded the programs, as an exec plugin
+    /// is. False where that cgroup is the root, which every process may be in.
+    fn is_in_agent_cgroup(&self) -> bool {
+        false
+    }
 }
 
 /// The socket that a hook runs for.
@@ -166,6 +175,13 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
             return Verdict::Leave;
         }
     };
+    // The agent must reach the API server whatever the maps say of it: what they say may be out of date,
+    // and only the API server can correct it (docs/decisions/0017-the-way-to-the-api-server.md).
+    let is_exempt = caller.has_agent_priority()
+        || line.flags() & LineFlags::API_SERVER != 0 && caller.is_in_agent_cgroup();
+    if is_exempt {
+        return Verdict::Leave;
+    }
     // Before the set: a generation that is newer than the set would let the socket settle on a
     // backend that is going.
     let generation = line.generation();

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use svclb_common::layout::{
-    Address, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, Set, Slot,
+    Address, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, LineFlags, Meta, Set, Slot,
 };
 
 use super::Step;
@@ -266,7 +266,7 @@ impl Steps<'_> {
         let takes_over = owner != self.id || holder != self.id;
         // With another policy a member of the set that was may be none of the set that is: whoever
         // settled on one has to ask again.
-        let is_another_set = line.flags != frontend.flags;
+        let is_another_set = (line.flags ^ frontend.flags) & LineFlags::EXTERNAL != 0;
         if takes_over || (is_another_set && line.heir == 0) {
             self.put(Row::Heir(number, self.id));
         }

@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use svclb_core::size::Sizes;
 
 use super::btf::{self, Bit};
+use super::cgroups;
 use super::environment;
 use super::pins;
 use super::places::Places;
@@ -93,6 +94,7 @@ impl Loading {
 pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
     let Sizes { index_lines, spill_lines, slots, origins } = settings.sizes;
     let host = sys::netns_cookie().context("cannot tell the agent's network namespace")?;
+    let agent_cgroup = cgroups::own_id();
     let (seed, features) = (settings.seed, settings.features);
     let set_retval = u8::from(features.set_retval);
     let (kern_sock_byte, kern_sock_bit) =
@@ -123,6 +125,7 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
         .override_global("AFFINITY_ENTRIES", &affinity, true)
         .override_global("HOST_NETNS", &host, true)
         .override_global("ATTACHED", &settings.cgroup, true)
+        .override_global("AGENT_CGROUP", &agent_cgroup, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
         .override_global("KERN_SOCK_BYTE", &kern_sock_byte, true)
         .override_global("KERN_SOCK_BIT", &kern_sock_bit, true)

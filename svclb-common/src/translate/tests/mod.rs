@@ -2,6 +2,7 @@
 
 mod affinity;
 mod affinity_histories;
+mod agent;
 mod budget;
 mod histories;
 mod loopback;
