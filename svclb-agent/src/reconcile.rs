@@ -15,7 +15,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow};
-use svclb_common::layout::{Meta, ServiceRow};
+use svclb_common::layout::{Meta, ServiceRow, SourceRow};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, Update};
 use svclb_core::plan::{self, Pass, Resting, State};
@@ -36,6 +36,8 @@ use told::Told;
 
 /// How often hooks and pins are looked after: some twenty short system calls.
 const LOOK: Duration = Duration::from_secs(2);
+/// When a source was heard is written without another change once it is so many seconds out of date.
+const RECORD: u64 = 10;
 /// The first and the longest wait before a pass that failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -263,9 +265,22 @@ impl<T: Table> Reconciler<T> {
         }
     }
 
+    /// Writes when the sources were heard, if what the maps say of it is too old.
+    fn record(&mut self, source: &Source) {
+        let sources = source.rows();
+        self.state.set_sources(sources);
+        let rows = self.state.meta().sources.into_iter().zip(sources);
+        if rows.into_iter().any(|(old, new)| is_out_of_date(&old, &new))
+            && let Err(error) = self.state.record_sources(&mut self.table)
+        {
+            tracing::error!("cannot write when the sources were heard; trying again: {error}");
+            self.state.count_failure();
+        }
+    }
+
     /// Follows a source until it is dropped, on this ground. `audit` is how often the maps are compared
     /// with what they should hold. `ready` is told when a connect was seen translated, and whether the
-    /// sources are known by then.
+    /// sources are known by then; once more when they are, if they were not.
     ///
     /// # Errors
     /// When the maps are lost to this agent: it has to start again.
@@ -279,9 +294,7 @@ impl<T: Table> Reconciler<T> {
         self.proving = true;
         self.update(probe::appear());
         self.pass();
-        if self.prove(&mut ground)? {
-            ready(self.state.is_synced())?;
-        } else {
+        if !self.prove(&mut ground)? {
             tracing::warn!(
                 "not ready: a connect of the agent's own cannot be tried yet; what the maps hold is \
                  served, and it is tried again"
@@ -293,11 +306,18 @@ impl<T: Table> Reconciler<T> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         memory::give_back();
+        let mut announced = None;
         loop {
+            let state = (!self.proving).then_some(self.state.is_synced());
+            if let Some(is_synced) = state.filter(|_| state != announced) {
+                announced = state;
+                ready(is_synced)?;
+            }
             self.make_room(&mut ground)?;
             self.rests.start(self.state.waits_for_rest());
             tokio::select! {
                 batch = source.next() => {
+                    self.state.set_sources(source.rows());
                     self.hear(batch);
                     self.pass();
                 }
@@ -312,9 +332,10 @@ impl<T: Table> Reconciler<T> {
                 () = pause(self.room.later()) => {}
                 _ = look.tick() => {
                     self.changes.tell();
+                    self.record(&source);
                     ground.look_after()?;
-                    if self.proving && self.prove(&mut ground)? {
-                        ready(self.state.is_synced())?;
+                    if self.proving {
+                        self.prove(&mut ground)?;
                     }
                 }
                 remembered = self.marks.ended() => match remembered {
@@ -468,6 +489,13 @@ impl<T: Table> Reconciler<T> {
         }
         memory::give_back();
     }
+}
+
+/// Whether what the maps say of a source is worth a write of its own: the time moves with every event.
+fn is_out_of_date(old: &SourceRow, new: &SourceRow) -> bool {
+    let SourceRow { heard, .. } = *old;
+    let is_same = *old == SourceRow { heard, ..*new };
+    !is_same || heard != new.heard && (heard == 0 || new.heard >= heard + RECORD)
 }
 
 /// Writes the rest of new maps. Gives the pass that filled them, if they can take the place of those that

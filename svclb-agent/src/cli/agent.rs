@@ -4,6 +4,7 @@ mod log;
 mod source;
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -117,6 +118,9 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     pins.abandon()?;
     let replaced = foreign::check(cgroup, pins, args.replace)?;
     let found = pins.found()?;
+    if source.is_kube() && !matches!(found, Found::Nothing) {
+        source.remember(api_servers(pins).await);
+    }
     if matches!(found, Found::Ours) {
         meta::begin(&pins.current(), std::process::id(), now()?)?;
     }
@@ -144,18 +148,30 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     // Every hook has this agent's programs too by now.
     replaced.remove()?;
     let ready = |is_synced: bool| {
+        let (cgroup, pins) = (cgroup.display(), pins.root().display());
         if is_synced {
-            tracing::info!(cgroup = %cgroup.display(), pins = %pins.root().display(), "ready");
+            tracing::info!(%cgroup, %pins, "ready");
         } else {
             tracing::warn!(
-                cgroup = %cgroup.display(), pins = %pins.root().display(),
-                "ready with what an earlier agent wrote: the sources are not known yet",
+                %cgroup, %pins,
+                "serving what an earlier agent wrote; not ready before the sources are known",
             );
         }
-        super::output::line("ready")?;
+        super::output::line(if is_synced { "ready" } else { "serving" })?;
         Ok(std::io::stdout().flush()?)
     };
     reconciler.run(source, ground, Duration::from_secs(args.audit), ready).await
+}
+
+/// The endpoints of the API server that an earlier agent knew: ways to it that do not need it.
+async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
+    let pins = pins.clone();
+    let read = spawn_blocking(move || maps::api_servers(&pins)).await;
+    let read = read.context("the thread that reads the maps died").and_then(|read| read);
+    read.unwrap_or_else(|error| {
+        tracing::warn!("cannot read which API servers an earlier agent knew: {error:#}");
+        Vec::new()
+    })
 }
 
 /// What an agent starts with.

@@ -20,6 +20,7 @@ use crate::dataplane::places::Places;
 use crate::dataplane::sockets::{Origins, SocketOrigin};
 
 use super::output::{self, BackendView, Format, HookView, ServiceView, SocketView, StatusView};
+use super::sources::SourceView;
 
 /// `svclb services`.
 pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
@@ -214,6 +215,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
         short: meta.short,
         agent_pid: meta.agent,
         agent_running: is_running(meta.agent),
+        sources: SourceView::all(&meta),
         services: dump.services.len(),
         frontends: dump.frontends.len(),
         backends: dump.backends.len(),

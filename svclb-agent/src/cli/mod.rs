@@ -6,6 +6,7 @@ mod list;
 mod node;
 mod output;
 mod ready;
+mod sources;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -76,8 +77,7 @@ struct ListArgs {
 struct StatusArgs {
     #[command(flatten)]
     list: ListArgs,
-    /// Say only whether an agent runs and serves, be it what an earlier one wrote while its sources are not
-    /// known: exit code 0
+    /// Say only whether an agent runs and serves what its sources say: exit code 0
     #[arg(long)]
     ready: bool,
 }

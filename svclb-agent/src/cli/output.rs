@@ -11,6 +11,8 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use svclb_objects::text;
 
+use super::sources::SourceView;
+
 /// How to print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub(super) enum Format {
@@ -199,6 +201,8 @@ pub(super) struct StatusView {
     pub(super) agent_pid: u32,
     /// A process of this number and name runs, as far as this pid namespace shows.
     pub(super) agent_running: bool,
+    /// The agent's sources, when each was last heard and by which way.
+    pub(super) sources: Vec<SourceView>,
     /// How many services there are.
     pub(super) services: usize,
     /// How many frontends there are.
@@ -301,6 +305,7 @@ fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
         ("Failures", status.failures.to_string()),
         ("Short", status.short.to_string()),
         ("Hooks", hooks),
+        ("Sources", sources(&status.sources)),
         ("Services", status.services.to_string()),
         ("Frontends", status.frontends.to_string()),
         ("Backends", status.backends.to_string()),
@@ -312,6 +317,12 @@ fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
     ];
     rows.extend(status.counters.iter().map(|(name, count)| (*name, count.to_string())));
     rows.into_iter().map(|(name, value)| vec![format!("{name}:"), value]).collect()
+}
+
+fn sources(sources: &[SourceView]) -> String {
+    let each: Vec<String> =
+        sources.iter().map(|source| format!("{} {}", source.name, source.words())).collect();
+    if each.is_empty() { "not known".to_owned() } else { each.join("; ") }
 }
 
 fn noted(notes: &BTreeMap<&'static str, usize>) -> String {

@@ -116,6 +116,12 @@ fn status() -> StatusView {
         short: 1,
         agent_pid: 42,
         agent_running: false,
+        sources: vec![SourceView {
+            name: "services",
+            heard_seconds_ago: Some(12),
+            way: "endpoint",
+            address: "10.0.0.1:6443".into(),
+        }],
         services: 1,
         frontends: 2,
         backends: 3,
@@ -143,6 +149,7 @@ Passes:       5
 Failures:     7
 Short:        1
 Hooks:        1 of 2 attached, missing: connect6
+Sources:      services heard 12 s ago from 10.0.0.1:6443 (endpoint)
 Services:     1
 Frontends:    2
 Backends:     3

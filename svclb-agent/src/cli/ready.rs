@@ -11,11 +11,11 @@ use crate::dataplane::pins::Pins;
 use super::list::is_running;
 use super::output;
 
-/// Prints `ready`, and behind a colon what it is ready with while its sources are not known.
+/// Prints `ready`.
 ///
 /// # Errors
 /// What is not as it should be: an agent runs, every hook is attached, it saw a connection of its own
-/// translated, and the maps hold what its sources say, or what an earlier agent wrote.
+/// translated, and the maps hold what its sources say. Translation goes on in any case.
 pub(super) fn ready(pins: &Pins) -> Result<()> {
     let row = pins.meta()?;
     let unattached = HOOKS
@@ -38,7 +38,8 @@ fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<&'static str> {
     );
     ensure!(
         row.synced != 0 || row.proved != 0,
-        "not ready: the agent has not yet heard its sources; its log says what it waits for"
+        "not ready: the agent has not yet heard its sources since it started; its log says what it waits \
+         for"
     );
     if !unattached.is_empty() {
         bail!("not ready: not attached: {}; restart the agent", unattached.join(", "));
@@ -47,10 +48,12 @@ fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<&'static str> {
         row.proved != 0,
         "not ready: the agent has not yet seen a connection of its own translated"
     );
-    Ok(match row.synced {
-        0 => "ready: with what an earlier agent wrote; the sources are not known yet",
-        _ => "ready",
-    })
+    ensure!(
+        row.synced != 0,
+        "not ready: the agent has not yet heard its sources since it started; it serves what an earlier \
+         one wrote, and its log says what it waits for"
+    );
+    Ok("ready")
 }
 
 #[cfg(test)]
@@ -68,13 +71,12 @@ mod tests {
             ("a hook is gone", heard, true, &["connect4", "connect6"], "connect4, connect6"),
             ("nothing proved", unproved, true, &[], "a connection of its own"),
             ("nothing heard, not even attached", adopted, true, &["connect4"], "connect4"),
+            ("an earlier agent's maps", adopted, true, &[], "what an earlier one wrote"),
         ];
         for (row, meta, runs, unattached, expected) in rows {
             let said = judge(&meta, runs, unattached).err().map(|error| error.to_string());
             assert!(said.as_ref().unwrap().contains(expected), "{row}: {said:?}");
         }
         assert_eq!(judge(&heard, true, &[]).unwrap(), "ready");
-        let said = judge(&adopted, true, &[]).unwrap();
-        assert!(said.starts_with("ready: with what an earlier agent wrote"), "{said}");
     }
 }

@@ -3,15 +3,18 @@
 //! The index is written through a mapping: the stores of a line are ordered as svclb-common's `index`
 //! promises its readers.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use svclb_common::index;
 use svclb_common::layout::{
-    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, ServiceRow,
+    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Protocol, ServiceRow,
+    WayKind,
 };
 use svclb_common::shared::Shared;
+use svclb_core::compile::{is_api_server, service_of};
 use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
 
 use super::mapping::Mapping;
@@ -279,4 +282,36 @@ pub fn services(pins: &Pins) -> Result<Option<Vec<(u32, ServiceRow)>>> {
     let Some(place) = pins.usable(SERVICES)? else { return Ok(None) };
     let map = MapData::from_pin(&place).with_context(|| format!("cannot open {}", place.display()));
     Ok(Some(Rows::new(SERVICES.name, map?)?.all()?))
+}
+
+/// The endpoints of the API server that the maps here name, of this version or another, as far as they can
+/// be read by us: those of `default/kubernetes`, and the one that an agent was connected to last.
+///
+/// # Errors
+/// When a map is there and cannot be read.
+pub fn api_servers(pins: &Pins) -> Result<Vec<SocketAddr>> {
+    const BACKENDS: &MapShape = shapes::named("svclb_backends");
+    let services = services(pins)?.unwrap_or_default().into_iter();
+    let own = services.filter(|(_, row)| {
+        service_of(row).is_some_and(|it| is_api_server(&it.object) && it.protocol == Protocol::Tcp)
+    });
+    let own: Vec<u32> = own.map(|(id, _)| id).collect();
+    let mut found = Vec::new();
+    if !own.is_empty()
+        && let Some(place) = pins.usable(BACKENDS)?
+    {
+        let map = MapData::from_pin(&place);
+        let map = map.with_context(|| format!("cannot open {}", place.display()))?;
+        Rows::<BackendKey, BackendRow>::new(BACKENDS.name, map)?.each(&mut |key, _| {
+            if own.contains(&key.service) {
+                found.push(SocketAddr::new(key.address.ip(), key.port));
+            }
+        })?;
+    }
+    if pins.usable(shapes::named("svclb_meta"))?.is_some() {
+        let row = pins.meta()?;
+        let endpoints = row.sources.iter().filter(|it| it.way == WayKind::Endpoint as u8);
+        found.extend(endpoints.map(|it| SocketAddr::new(it.address.ip(), it.port)));
+    }
+    Ok(found)
 }

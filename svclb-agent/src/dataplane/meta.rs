@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
-use svclb_common::layout::Meta;
+use svclb_common::layout::{Meta, SourceRow};
 
 use super::folder::Folder;
 use super::rows::Plain;
@@ -23,7 +23,8 @@ pub fn read(folder: &Folder) -> Result<Meta> {
 pub fn begin(folder: &Folder, agent: u32, agent_started: u64) -> Result<()> {
     let mut map = open(folder)?;
     let row = map.get(&0, 0).context("cannot read svclb_meta")?.0;
-    let row = Meta { synced: 0, proved: 0, agent, agent_started, ..row };
+    let sources = row.sources.map(|source| SourceRow { heard: 0, ..source });
+    let row = Meta { synced: 0, proved: 0, agent, agent_started, sources, ..row };
     map.set(0, Plain(row), 0).context("cannot write svclb_meta")
 }
 

@@ -11,9 +11,10 @@ pub mod interfaces;
 pub mod kube;
 pub mod memory;
 
-use std::net::IpAddr;
-use std::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use svclb_common::layout::{SOURCES, SourceKind, SourceRow};
 use svclb_core::model::{Unread, Update};
 pub use svclb_objects::convert;
 
@@ -93,18 +94,45 @@ pub struct Source {
     interfaces: Option<Interfaces>,
     /// Of the latest batch; `None` before the first.
     told: Option<(usize, Skipped)>,
+    /// When the latest batch of files came.
+    read: Option<SystemTime>,
 }
 
 impl Source {
     /// Follows objects, and the addresses of interfaces if they count.
     pub const fn new(objects: Objects, interfaces: Option<Interfaces>) -> Self {
-        Self { objects, interfaces, told: None }
+        Self { objects, interfaces, told: None, read: None }
+    }
+
+    /// Adds endpoints of the API server that an earlier agent knew: these are ways to it.
+    pub fn remember(&self, api_servers: Vec<SocketAddr>) {
+        if let Objects::Kube(kube) = &self.objects {
+            kube.remember(api_servers);
+        }
+    }
+
+    /// Whether its objects are an API server's.
+    pub const fn is_kube(&self) -> bool {
+        matches!(self.objects, Objects::Kube(_))
+    }
+
+    /// When each part of it was last heard, and through which way.
+    pub fn rows(&self) -> [SourceRow; SOURCES] {
+        if let Objects::Kube(kube) = &self.objects {
+            return kube.rows();
+        }
+        let read = self.read.and_then(|read| read.duration_since(UNIX_EPOCH).ok());
+        let heard = read.map_or(0, |since| since.as_secs());
+        let files = SourceRow { heard, kind: SourceKind::Files as u8, ..SourceRow::default() };
+        let mut rows = [SourceRow::default(); SOURCES];
+        rows[0] = files;
+        rows
     }
 
     /// Waits for news; the first are the whole state, once all of it is known. May be dropped while it
     /// waits.
     pub async fn next(&mut self) -> Batch {
-        let Self { objects, interfaces, told } = self;
+        let Self { objects, interfaces, told, read } = self;
         let batch = match *told {
             // The addresses of interfaces mean nothing before there are objects.
             None => {
@@ -126,7 +154,7 @@ impl Source {
                 },
             },
         };
-        *told = Some((batch.standing, batch.skipped));
+        (*told, *read) = (Some((batch.standing, batch.skipped)), Some(SystemTime::now()));
         batch
     }
 }

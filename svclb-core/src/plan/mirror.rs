@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use svclb_common::layout::{FrontendKey, Line, Meta, ServiceRow, Slot};
+use svclb_common::layout::{FrontendKey, Line, Meta, SOURCES, ServiceRow, Slot, SourceRow};
 
 use super::members::Members;
 use super::room::Room;
@@ -133,6 +133,8 @@ pub struct State {
     pub(super) is_synced: bool,
     /// Larger maps are made where something does not fit.
     pub(super) grows: bool,
+    /// The sources as they are now: written with the next change.
+    pub(super) sources: [SourceRow; SOURCES],
 }
 
 impl State {
@@ -163,6 +165,7 @@ impl State {
             uncounted: 0,
             is_synced: true,
             grows: false,
+            sources: meta.sources,
         }
     }
 
@@ -175,6 +178,22 @@ impl State {
     /// Whether the sources are known.
     pub const fn is_synced(&self) -> bool {
         self.is_synced
+    }
+
+    /// Takes note of when the sources were heard, which is written with the next change of the maps.
+    pub const fn set_sources(&mut self, sources: [SourceRow; SOURCES]) {
+        self.sources = sources;
+    }
+
+    /// Writes when the sources were heard, without a change of the maps.
+    ///
+    /// # Errors
+    /// When the row cannot be written; then the maps say what they said.
+    pub fn record_sources(&mut self, table: &mut impl Table) -> Result<(), TableError> {
+        let meta = Meta { sources: self.sources, ..self.meta };
+        table.put(&Row::Meta(meta))?;
+        self.meta = meta;
+        Ok(())
     }
 
     /// Says whether larger maps are made where something does not fit. Then what a service waits for that

@@ -120,6 +120,7 @@ impl<'a, T: Table> Run<'a, T> {
         if now == meta {
             return;
         }
+        now.sources = self.state.sources;
         match take(self.state, self.table, &[Step::Put(Row::Meta(now))], &mut 0) {
             Ok(()) => self.state.uncounted = 0,
             Err(error) => self.failed(None, error),

@@ -17,15 +17,15 @@ use crate::source::{Objects, Source};
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
     /// Kubernetes YAML to serve: files, or folders of them, followed while the agent runs
-    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["kubeconfig", "api_server"])]
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["kubeconfig", "api_servers"])]
     from: Vec<PathBuf>,
     /// Serve the Services of the cluster that this file is for [default: the cluster that we are a pod of]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Where the API server is, whatever the configuration says: when the way there is itself a Service.
-    /// Its certificate must be good for the name in the kubeconfig, or for kubernetes.default.svc
-    #[arg(long, value_name = "URL", value_parser = api_server)]
-    api_server: Option<Uri>,
+    /// Further ways to the API server, tried in turn where the others fail. Its certificate must be good
+    /// for the name in the kubeconfig, or for kubernetes.default.svc
+    #[arg(long = "api-server", value_name = "URL", value_parser = api_server, value_delimiter = ',')]
+    api_servers: Vec<Uri>,
     /// How long a watch may be silent before all is listed; up to twice as long by chance
     #[arg(long, value_name = "SECONDS", default_value_t = SILENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..), hide = true)]
     silence: u64,
@@ -53,7 +53,7 @@ impl SourceArgs {
         let objects = if self.from.is_empty() {
             let settings = Settings {
                 kubeconfig: self.kubeconfig.clone(),
-                api_server: self.api_server.clone(),
+                api_servers: self.api_servers.clone(),
                 plugins: Limits::default(),
                 silence: Duration::from_secs(self.silence),
             };
@@ -128,6 +128,15 @@ mod tests {
         let line = Line::try_parse_from(["agent", "--node", "  "]).unwrap();
         let said = line.source.node().unwrap_err().to_string();
         assert!(said.contains("--node"), "{said}");
+    }
+
+    #[test]
+    fn several_ways_to_the_api_server_are_taken_in_their_order() {
+        let line = ["agent", "--api-server", "https://a:1,https://b:2", "--api-server=https://c:3"];
+        let line = Line::try_parse_from(line).unwrap();
+        let ports: Vec<u16> =
+            line.source.api_servers.iter().map(|server| server.port_u16().unwrap()).collect();
+        assert_eq!(ports, [1, 2, 3]);
     }
 
     #[test]

@@ -12,7 +12,12 @@ use crate::dataplane::pins::Pins;
 use crate::dataplane::{environment, lock, own};
 
 use super::super::list::is_running;
+use super::super::sources::SourceView;
 use super::Finding;
+
+/// An API server says something at least once a minute, if only how far it is: a source that was not heard
+/// for so many seconds is in trouble.
+const QUIET: u64 = 180;
 
 /// The pins and the maps.
 pub(super) fn findings(pins: &Pins) -> [Finding; 2] {
@@ -146,6 +151,28 @@ fn done(who: &str, row: &Meta) -> Finding {
     Finding::ok(check, text)
 }
 
+/// When each of the agent's sources was last heard, and from where.
+pub(super) fn sources(pins: &Pins) -> Vec<Finding> {
+    match pins.meta() {
+        Ok(row) => SourceView::all(&row).iter().map(source).collect(),
+        Err(error) => vec![Finding::not_looked_at("source", format!("{error:#}"))],
+    }
+}
+
+fn source(view: &SourceView) -> Finding {
+    let is_late = match view.heard_seconds_ago {
+        Some(seconds) => !view.way.is_empty() && seconds > QUIET,
+        None => true,
+    };
+    let finding = if is_late { Finding::warning } else { Finding::ok }("source", view.words());
+    let finding = finding.of(view.name);
+    if is_late {
+        finding.advice("the agent's log says what it waits for; what the maps hold is served")
+    } else {
+        finding
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -167,6 +194,25 @@ mod tests {
             let finding = done("process 7", &row);
             assert_eq!(finding.state, expected, "{finding:?}");
             assert!(finding.found.starts_with("process 7 runs"), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_was_not_heard_for_long_is_a_warning_unless_it_is_files() {
+        let view = |name, heard_seconds_ago, way| SourceView {
+            name,
+            heard_seconds_ago,
+            way,
+            address: String::new(),
+        };
+        let rows = [
+            (view("services", Some(QUIET), "endpoint"), State::Ok),
+            (view("services", Some(QUIET + 1), "endpoint"), State::Warning),
+            (view("services", None, ""), State::Warning),
+            (view("files", Some(QUIET + 1), ""), State::Ok),
+        ];
+        for (view, expected) in rows {
+            assert_eq!(source(&view).state, expected, "{view:?}");
         }
     }
 

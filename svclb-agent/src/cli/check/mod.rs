@@ -105,6 +105,7 @@ pub(super) fn check(args: &ListArgs) -> Result<()> {
     let cgroup = hooks::findings(&pins, &mut findings);
     findings.extend(node::processes(cgroup.as_deref()));
     findings.push(installed::agent(&pins));
+    findings.extend(installed::sources(&pins));
     findings.push(translation::finding(&pins, cgroup.as_deref()));
     findings.extend(node::features());
     output::list(&findings, args.output)?;

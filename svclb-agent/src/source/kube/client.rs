@@ -1,5 +1,5 @@
-//! The way to the API server: configuration, credentials that are renewed, a connection whose death is
-//! noticed, and requests that are not repeated faster than is good for a server in trouble.
+//! Requests to the API server: configuration, credentials that are renewed, and requests that are not repeated
+//! faster than is good for a server in trouble. How it is reached is in `ways` and `dial`.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use http::{Request, Response, StatusCode, Uri};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::HttpInfo;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
@@ -19,19 +19,18 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceBuilder, service_fn};
 
+use super::dial::{CONNECT, Dial};
 use super::encoding::{self, Encoding, Lines};
 use super::health::Health;
 use super::plugin::{Limits, Plugin, Plugins, TooEarly};
+use super::ways::Ways;
 
-/// How long a connection may take to be made, an answer to begin, and one that is no watch to be there.
-const CONNECT: Duration = Duration::from_secs(10);
+/// How long an answer may take to begin, and one that is no watch to be there.
 const ANSWER: Duration = Duration::from_secs(30);
 const WHOLE: Duration = Duration::from_secs(60);
 /// How long a request waits for credentials where the ones that there are do not do: less than a list may
 /// stand still (`feed::STALL`), also twice.
 const CREDENTIALS: Duration = Duration::from_secs(10);
-/// A peer that vanished is noticed after this silence, then so many unanswered probes, so far apart.
-const KEEPALIVE: (Duration, u32, Duration) = (Duration::from_secs(15), 3, Duration::from_secs(5));
 /// A kind's watch is asked for no oftener than so many times in so long. A server that takes a watch and
 /// ends it at once, again and again, is no error to the watcher, which would ask as fast as it can.
 const PACE: (usize, Duration) = (3, Duration::from_secs(1));
@@ -47,9 +46,9 @@ const SERVER_NAME: &str = "kubernetes.default.svc";
 pub struct Settings {
     /// A kubeconfig file; otherwise what a cluster gives its pods.
     pub kubeconfig: Option<PathBuf>,
-    /// Where the API server is, whatever the configuration says. Its certificate must be good for the
-    /// name that the configuration has.
-    pub api_server: Option<Uri>,
+    /// Further ways to the API server, in the order in which they are tried. Its certificate must be good
+    /// for the name that the configuration has.
+    pub api_servers: Vec<Uri>,
     /// How exec plugins of a kubeconfig are run.
     pub plugins: Limits,
     /// How long a watch may be silent before all is listed; up to twice as long by chance.
@@ -69,27 +68,41 @@ impl Settings {
         trim(&mut config.auth_info);
         check(&config.auth_info)?;
         config.connect_timeout = Some(CONNECT);
-        if let Some(server) = &self.api_server {
-            if config.tls_server_name.is_none() {
-                config.tls_server_name = match (&self.kubeconfig, config.cluster_url.host()) {
-                    (Some(_), Some(host)) => Some(host.trim_matches(['[', ']']).to_owned()),
-                    _ => Some(SERVER_NAME.to_owned()),
-                };
-            }
-            config.cluster_url = server.clone();
-        }
         Ok(config)
+    }
+
+    /// The name that certificates of API servers must be good for, whatever their address.
+    fn server_name(&self, config: &Config) -> String {
+        let host = match &self.kubeconfig {
+            Some(_) => config.cluster_url.host().map(|host| host.trim_matches(['[', ']'])),
+            None => None,
+        };
+        let name = config.tls_server_name.as_deref().or(host);
+        name.unwrap_or(SERVER_NAME).to_owned()
+    }
+
+    /// The further ways.
+    fn given(&self, config: &Config) -> Vec<Uri> {
+        let given = self.api_servers.iter().filter(|server| **server != config.cluster_url);
+        given.cloned().collect()
     }
 
     fn in_cluster(&self) -> Result<Config> {
         let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         ensure!(
-            in_cluster || self.api_server.is_some(),
+            in_cluster || !self.api_servers.is_empty(),
             "this is no pod of a cluster (KUBERNETES_SERVICE_HOST is not set): say where Services come \
              from, by --from PATH or --kubeconfig FILE"
         );
         let config = if in_cluster { Config::incluster_env() } else { Config::incluster_dns() };
-        config.context("cannot read what a cluster gives its pods: is the service account mounted?")
+        let mut config = config.context(
+            "cannot read what a cluster gives its pods: is the service account mounted?",
+        )?;
+        if let Some(server) = self.api_servers.first().filter(|_| !in_cluster) {
+            config.cluster_url = server.clone();
+            config.tls_server_name = Some(SERVER_NAME.to_owned());
+        }
+        Ok(config)
     }
 }
 
@@ -132,6 +145,7 @@ pub(super) struct Link {
     settings: Arc<Settings>,
     plugins: Plugins,
     current: Arc<Mutex<Current>>,
+    ways: Ways,
     /// For the log.
     server: Arc<str>,
 }
@@ -184,7 +198,8 @@ impl Link {
         if config.auth_info.exec.is_some() {
             link.begin(&mut lock(&link.current));
         } else {
-            let client = client(config).with_context(|| link.settings.to_string())?;
+            let client = client(config, &link.settings, &link.ways);
+            let client = client.with_context(|| link.settings.to_string())?;
             lock(&link.current).client = Some(client);
         }
         Ok(link)
@@ -210,8 +225,14 @@ impl Link {
             plugins: Plugins::new(settings.plugins.clone()),
             settings: Arc::new(settings),
             current: Arc::new(Mutex::new(current)),
+            ways: Ways::default(),
             server,
         }
+    }
+
+    /// What is known of the ways to the API server.
+    pub(super) const fn ways(&self) -> &Ways {
+        &self.ways
     }
 
     /// Where the API server is.
@@ -270,6 +291,14 @@ impl Link {
         };
         let status = answer.as_ref().ok().map(Response::status);
         let good = status.map(|status| status.is_success());
+        match &answer {
+            Ok(answer) if good == Some(true) => {
+                let peer = answer.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
+                health.answered_by(peer.map(|peer| (peer, self.ways.kind_of(peer))));
+            }
+            Ok(_) => {}
+            Err(_) => self.ways.unanswered(),
+        }
         {
             let mut current = lock(&self.current);
             current.unreached = status.is_none();
@@ -341,7 +370,7 @@ impl Link {
     async fn make(&self, refused: bool) -> Result<Made> {
         let mut config = self.settings.read().await?;
         let renewal = self.plugins.resolve(&mut config.auth_info, refused).await?;
-        Ok((client(config)?, renewal))
+        Ok((client(config, &self.settings, &self.ways)?, renewal))
     }
 }
 
@@ -380,21 +409,19 @@ fn ask_for_now(watch: &mut Request<Body>) -> Result<(), BoxError> {
 }
 
 /// A client of a configuration without an exec plugin.
-fn client(config: Config) -> Result<Client> {
+fn client(mut config: Config, settings: &Settings, ways: &Ways) -> Result<Client> {
+    let name = settings.server_name(&config);
     if config.proxy_url.is_some() {
+        // The proxy makes the connection: there is one way, and it is the proxy's.
+        if let Some(server) = settings.api_servers.first() {
+            config.cluster_url = server.clone();
+            config.tls_server_name = Some(name);
+        }
         return Ok(Client::try_from(config)?);
     }
-    // As the crate does it, but for one thing: it would not notice for five minutes that the other side
-    // vanished without a word.
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_connect_timeout(Some(CONNECT));
-    connector.set_nodelay(true);
-    let (idle, probes, interval) = KEEPALIVE;
-    connector.set_keepalive(Some(idle));
-    connector.set_keepalive_retries(Some(probes));
-    connector.set_keepalive_interval(Some(interval));
-    let connector = config.rustls_https_connector_with_connector(connector)?;
+    // As the crate does it, but for the ways, and for one thing: it would not notice for five minutes that
+    // the other side vanished without a word.
+    let connector = Dial::new(&config, ways, settings.given(&config), &name)?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use kube::runtime::watcher::{self, Config, Event};
 use kube::{Api, Client};
+use svclb_common::layout::{SourceKind, SourceRow};
 use svclb_objects::text::short;
 use tokio::time::{Instant, Sleep};
 
@@ -155,6 +156,15 @@ impl Feed {
     /// When the API server gave a good answer since this was asked last.
     pub(super) fn heard(&self) -> Option<Instant> {
         self.health.heard()
+    }
+
+    /// When this kind was last heard, and from where.
+    pub(super) fn row(&self) -> SourceRow {
+        self.health.row(match self.watched.kind {
+            Kind::Service => SourceKind::Services,
+            Kind::EndpointSlice => SourceKind::EndpointSlices,
+            Kind::Node => SourceKind::Nodes,
+        })
     }
 
     /// The API server answered somebody else: if it could not be reached before that, it is tried at

@@ -1,8 +1,11 @@
 //! Whether the watch of one kind does well: told to the operator when that changes, not at each attempt.
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use svclb_common::layout::{SourceKind, SourceRow, WayKind};
 use svclb_objects::text::short;
 use tokio::time::Instant;
 
@@ -28,6 +31,10 @@ struct State {
     unreached: bool,
     /// The latest part of a good answer's body.
     part: Option<Instant>,
+    /// When something good last came: an answer, or a part of one.
+    latest: Option<SystemTime>,
+    /// Who sent it, and by which way.
+    peer: Option<(SocketAddr, WayKind)>,
 }
 
 impl Health {
@@ -49,12 +56,38 @@ impl Health {
 
     /// A part of a good answer's body came.
     pub(super) fn received(&self) {
-        self.state().part = Some(Instant::now());
+        let mut state = self.state();
+        state.part = Some(Instant::now());
+        state.latest = Some(SystemTime::now());
     }
 
     /// When the latest part of a good answer's body came.
     pub(super) fn part(&self) -> Option<Instant> {
         self.state().part
+    }
+
+    /// A good answer began, from this peer if it is known.
+    pub(super) fn answered_by(&self, peer: Option<(SocketAddr, WayKind)>) {
+        let mut state = self.state();
+        state.latest = Some(SystemTime::now());
+        state.peer = peer.or(state.peer);
+    }
+
+    /// When something good last came, and from where.
+    pub(super) fn row(&self, kind: SourceKind) -> SourceRow {
+        let state = self.state();
+        let heard = state.latest.and_then(|latest| latest.duration_since(UNIX_EPOCH).ok());
+        let row = SourceRow {
+            heard: heard.map_or(0, |since| since.as_secs()),
+            kind: kind as u8,
+            ..SourceRow::default()
+        };
+        match state.peer {
+            Some((peer, way)) => {
+                SourceRow { address: peer.ip().into(), port: peer.port(), way: way as u8, ..row }
+            }
+            None => row,
+        }
     }
 
     /// The latest good answer since this was asked last.
@@ -102,7 +135,7 @@ impl Health {
 }
 
 /// An error with its causes, each said once.
-fn words(error: &(dyn Error + 'static)) -> String {
+pub(super) fn words(error: &(dyn Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

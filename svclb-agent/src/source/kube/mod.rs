@@ -8,7 +8,9 @@
 //!
 //! * `resources`: what is watched, with which rights.
 //! * `plugin`: exec plugins of a kubeconfig, run within limits.
-//! * `client`: the way to the API server.
+//! * `client`: requests to the API server, and who we are to it.
+//! * `ways`: the ways to it, and which of them works.
+//! * `dial`: connections to it.
 //! * `encoding`: what the API server is asked to speak, and JSON of it.
 //! * `health`: whether a watch does well, for the operator.
 //! * `feed`: the watch of one kind.
@@ -17,6 +19,7 @@
 //! * `held`: what is known of one kind's objects.
 
 mod client;
+mod dial;
 mod encoding;
 mod feed;
 mod health;
@@ -27,11 +30,14 @@ pub mod resources;
 mod silence;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use anyhow::Result;
+use svclb_common::layout::{SOURCES, SourceRow};
 use svclb_core::model::Unread;
 use tokio::time::Instant;
 
@@ -42,11 +48,13 @@ pub use client::Settings;
 use feed::Feed;
 use resources::WATCHED;
 pub use silence::SILENCE;
+use ways::Ways;
 
 /// The objects of an API server.
 #[derive(Debug)]
 pub struct Kube {
     feeds: [Feed; 3],
+    ways: Ways,
     /// The whole state was handed on.
     started: bool,
     /// What was told last of what is rejected; none before the whole state was handed on.
@@ -67,7 +75,17 @@ impl Kube {
 
     fn over(link: &Link, node: &str) -> Self {
         let feeds = WATCHED.each_ref().map(|watched| Feed::new(watched, link, node));
-        Self { feeds, started: false, unread: None }
+        Self { feeds, ways: link.ways().clone(), started: false, unread: None }
+    }
+
+    /// Adds endpoints of the API server that an earlier agent knew: these are ways to it.
+    pub fn remember(&self, api_servers: Vec<SocketAddr>) {
+        self.ways.remember(api_servers);
+    }
+
+    /// When each kind was last heard, and from where.
+    pub fn rows(&self) -> [SourceRow; SOURCES] {
+        self.feeds.each_ref().map(Feed::row)
     }
 
     /// Waits for news. The first batch is the whole state, once each kind was seen. May be dropped while
@@ -104,6 +122,7 @@ impl Kube {
             rejects.extend(news.rejects);
             seen = seen.min(feed.seen.take().unwrap_or(seen));
         }
+        self.ways.learn(&updates);
         let mut unread = Unread::default();
         self.feeds.iter().for_each(|feed| feed.held.unread(&mut unread));
         let is_new = self.unread.as_ref() != Some(&unread);

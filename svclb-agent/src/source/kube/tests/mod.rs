@@ -53,7 +53,7 @@ fn status(code: u16, reason: &str) -> Value {
 }
 
 fn settings(kubeconfig: Option<PathBuf>) -> Settings {
-    Settings { kubeconfig, api_server: None, plugins: Limits::default(), silence: SILENCE }
+    Settings { kubeconfig, api_servers: Vec::new(), plugins: Limits::default(), silence: SILENCE }
 }
 
 async fn follow(server: &Server) -> Kube {

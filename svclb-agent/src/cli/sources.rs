@@ -1,0 +1,96 @@
+//! The agent's sources, as it wrote in svclb_meta when it last heard them and from where: for `svclb status`
+//! and `svclb check`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use svclb_common::layout::{Meta, SourceKind, SourceRow, WayKind};
+
+use super::output::endpoint;
+
+/// A source of the agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct SourceView {
+    /// What it tells of: `services`, `endpointslices`, `nodes`, or `files`, which tell of all.
+    pub(super) name: &'static str,
+    /// How many seconds ago it was last heard; none: not since the agent started.
+    pub(super) heard_seconds_ago: Option<u64>,
+    /// By which way to the API server: `configuration`, `endpoint`, `api-server`; empty where there is
+    /// none, or none is known.
+    pub(super) way: &'static str,
+    /// Whom it was last heard from, `address:port`; empty as above.
+    pub(super) address: String,
+}
+
+impl SourceView {
+    /// The sources of a meta row, seen now.
+    pub(super) fn all(row: &Meta) -> Vec<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self::at(row, now.map_or(0, |since| since.as_secs()))
+    }
+
+    fn at(row: &Meta, now: u64) -> Vec<Self> {
+        let view = |source: &SourceRow| {
+            let way = WayKind::from_number(source.way);
+            Some(Self {
+                name: SourceKind::from_number(source.kind)?.name(),
+                heard_seconds_ago: match source.heard {
+                    0 => None,
+                    heard => Some(now.saturating_sub(heard)),
+                },
+                way: way.map_or("", WayKind::name),
+                address: match way {
+                    Some(_) => endpoint(&source.address.ip(), source.port),
+                    None => String::new(),
+                },
+            })
+        };
+        row.sources.iter().filter_map(view).collect()
+    }
+
+    /// When it was heard, and from where, in words.
+    pub(super) fn words(&self) -> String {
+        let from = match self.way {
+            "" => String::new(),
+            way => format!(" from {} ({way})", self.address),
+        };
+        match self.heard_seconds_ago {
+            Some(seconds) => format!("heard {seconds} s ago{from}"),
+            None => "not heard since the agent started".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use svclb_common::layout::SOURCES;
+
+    use super::*;
+
+    #[test]
+    fn each_source_says_when_it_was_heard_and_by_which_way() {
+        let address = IpAddr::from([10, 0, 0, 1]).into();
+        let (kind, way) = (SourceKind::Services as u8, WayKind::Endpoint as u8);
+        let mut sources = [SourceRow::default(); SOURCES];
+        sources[0] = SourceRow { heard: 100, address, port: 6443, kind, way, _pad: 0 };
+        sources[1] = SourceRow { kind: SourceKind::Nodes as u8, ..SourceRow::default() };
+        let row = Meta { sources, ..Meta::default() };
+        let views = SourceView::at(&row, 112);
+        let words: Vec<String> =
+            views.iter().map(|view| format!("{} {}", view.name, view.words())).collect();
+        let expected = [
+            "services heard 12 s ago from 10.0.0.1:6443 (endpoint)",
+            "nodes not heard since the agent started",
+        ];
+        assert_eq!(words, expected);
+        // Clocks may be set back.
+        assert_eq!(SourceView::at(&row, 90)[0].heard_seconds_ago, Some(0));
+        let json = serde_json::to_value(&views[1]).unwrap();
+        let expected = serde_json::json!({
+            "name": "nodes", "heard_seconds_ago": null, "way": "", "address": "",
+        });
+        assert_eq!(json, expected);
+    }
+}
