@@ -8,6 +8,7 @@
 
 mod pod;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use pod::{Pod, Running};
 use serde_json::{Value, json};
 use svclb_tests::cluster::{ControlPlane, Reference, component, documents, eventually};
-use svclb_tests::{Tcp, World};
+use svclb_tests::{Tcp, World, at};
 
 const NODE: &str = "node-a";
 /// What the agent may do, and who it is there.
@@ -100,8 +101,17 @@ endpoints: [{{ addresses: [10.244.0.1] }}]
 }
 
 fn pod<'w>(world: &'w World, plane: &ControlPlane, daemon_set: &Value) -> Pod<'w> {
+    pod_at(world, plane, daemon_set, plane.address())
+}
+
+/// A pod that knows the API server by this address.
+fn pod_at<'w>(
+    world: &'w World,
+    plane: &ControlPlane,
+    daemon_set: &Value,
+    address: SocketAddr,
+) -> Pod<'w> {
     let token = plane.service_account_token(ACCOUNT, Duration::from_secs(3600));
-    let address = plane.address();
     let server = (address.ip().to_string(), address.port());
     Pod::new(world, daemon_set, NODE).knows((&server.0, server.1), &token, &plane.authority())
 }
@@ -269,6 +279,49 @@ fn assert_sees_its_pins_only(world: &World, container: &Running) {
     let expected = ("/host/bpf/svclb".to_owned(), "/svclb".to_owned(), true);
     assert_eq!(container.bpffs(), [expected]);
     assert_eq!(container.names_in("/host/bpf"), ["svclb"]);
+}
+
+#[test]
+fn pod_follows_an_api_server_again_that_gave_up_its_endpoint() {
+    let plane = ControlPlane::builder("pod-way").without_controllers();
+    // It takes its endpoint away before it ends, and watches go on for a moment.
+    let has_endpoint = ["--endpoint-reconciler-type=lease", "--shutdown-delay-duration=2s"];
+    let plane = plane.api_server_args(has_endpoint).start();
+    let world = World::builder("pod-way").without_agent().start();
+    let cluster_ip = at("10.96.0.1:443");
+    // One stands in for kube-proxy's rules, and one is the endpoint.
+    world.have(cluster_ip.ip());
+    let _proxy = plane.relay_at(&world, cluster_ip);
+    let _endpoint = plane.relay_at(&world, plane.advertised());
+    let _backend = world.backend("hello", Tcp, "10.244.0.1:8080");
+    apply_hello(&plane);
+    let objects = build("base");
+    apply_rights(&plane, &objects);
+    let pod = pod_at(&world, &plane, of_kind(&objects, "DaemonSet"), cluster_ip);
+    let agent = pod.start("agent");
+    eventually("the pod is ready", || pod.probe("agent"));
+
+    plane.terminate_api_server();
+    eventually("clients of the API server are refused", || match world.dial(Tcp, cluster_ip) {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNREFUSED) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(agent.stop().success(), "{}", pod.log());
+    let _agent = pod.start("agent");
+    eventually("the new agent is not ready", || match pod.probe("agent") {
+        Err(said) if said.contains("not yet heard its sources since it started") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    plane.start_api_server();
+    eventually("the pod is ready again", || pod.probe("agent"));
+    eventually("clients reach the API server", || {
+        world.dial(Tcp, cluster_ip).map_err(|error| error.to_string())
+    });
+    let status = pod.exec("agent", &["status", "-o", "json"]).stdout;
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    let heard = &status["sources"][0];
+    assert!(heard["heard_seconds_ago"].is_u64() && heard["name"] == "services", "{heard}");
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Stage {
         self.write("config", &config.to_string());
         let settings = Settings {
             kubeconfig: Some(self.path("config")),
-            api_server: None,
+            api_servers: Vec::new(),
             plugins: self.limits.clone(),
             silence: SILENCE,
         };

@@ -2,7 +2,7 @@
 //! private network namespace, with keys, users and a folder that nobody else has.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -84,6 +84,8 @@ impl Builder {
 pub struct ControlPlane {
     api: Option<Client>,
     processes: Mutex<Processes>,
+    /// What the API server says is its address.
+    advertised: Mutex<IpAddr>,
     arguments: Vec<String>,
     // In the order of their ends.
     runtime: Arc<Runtime>,
@@ -131,6 +133,7 @@ impl ControlPlane {
         let mut plane = Self {
             api: None,
             processes: Mutex::default(),
+            advertised: Mutex::new(ADVERTISED.parse().expect("it is an address")),
             arguments: builder.arguments,
             runtime,
             certificates,
@@ -160,6 +163,18 @@ impl ControlPlane {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubeconfig_of(kubeconfig::ADMIN)
+    }
+
+    /// The administrator's kubeconfig, by which the API server is reached at another address.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn kubeconfig_at(&self, server: SocketAddr) -> PathBuf {
+        let path = self.folder().join(format!("at-{}.kubeconfig", server.ip()));
+        let user = format!("token: {}", kubeconfig::token(kubeconfig::ADMIN));
+        let text = kubeconfig::text(server, &self.authority(), &user);
+        fs::write(&path, text).expect("a file can be written");
+        path
     }
 
     /// The kubeconfig of the administrator or of a user of the builder.
@@ -219,7 +234,7 @@ impl ControlPlane {
     /// An address at which a relay can offer the API server to pods: the backend of the Service
     /// `default/kubernetes`.
     pub fn advertised(&self) -> SocketAddr {
-        SocketAddr::new(ADVERTISED.parse().expect("it is an address"), self.address().port())
+        SocketAddr::new(*self.advertised.lock().unwrap(), self.address().port())
     }
 
     /// Makes the API server reachable at [`Self::address`] in a world, so that each kubeconfig is right
@@ -273,6 +288,21 @@ impl ControlPlane {
         self.processes.lock().unwrap().api_server = None;
     }
 
+    /// Ends the API server as a node's shutdown or an upgrade does: it gives up its endpoint first, unless its
+    /// arguments keep it from having one.
+    ///
+    /// # Panics
+    /// When it does not run, or goes on.
+    pub fn terminate_api_server(&self) {
+        let running = self.processes.lock().unwrap().api_server.take();
+        running.expect("an API server runs").terminate();
+    }
+
+    /// Makes the API server say, from its next start on, that this is its address.
+    pub fn advertise(&self, address: IpAddr) {
+        *self.advertised.lock().unwrap() = address;
+    }
+
     /// Starts the API server, after [`Self::stop_api_server`], and waits until it is ready.
     ///
     /// # Panics
@@ -296,7 +326,8 @@ impl ControlPlane {
         command.args(["--etcd-servers", STORE]);
         command.arg(format!("--bind-address={}", address.ip()));
         command.arg(format!("--secure-port={}", address.port()));
-        command.args(["--advertise-address", ADVERTISED, "--endpoint-reconciler-type", "none"]);
+        command.arg(format!("--advertise-address={}", self.advertised().ip()));
+        command.args(["--endpoint-reconciler-type", "none"]);
         command.args(["--service-cluster-ip-range", SERVICES, "--authorization-mode", "RBAC"]);
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
         // Pods here have no containers that could use a service account, which would have to be there

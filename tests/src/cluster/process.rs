@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::control_plane::PATIENCE;
 use crate::harness::agent::tail;
 use crate::harness::namespace::Namespace;
+use crate::harness::wait::within;
 
 /// A running component.
 #[derive(Debug)]
@@ -35,6 +40,20 @@ impl Process {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it as it is ended in earnest, by SIGTERM, and waits until it has.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub(crate) fn terminate(mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, Signal::SIGTERM).expect("a child can be told to stop");
+        let ended = within(PATIENCE, || match self.child.try_wait() {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        ended.unwrap_or_else(|last| panic!("{} goes on after SIGTERM: {last}", self.name));
     }
 
     /// The end of what it said.

@@ -63,13 +63,13 @@ impl Agent {
         Self { child, log: log.to_owned(), said: Mutex::new(said), _supervisor: supervisor }
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it says that it is ready, or that it serves what an earlier agent wrote.
     ///
     /// # Panics
     /// When it ends before, or is not in good time.
     pub fn wait_until_ready(&self) {
         match self.said.lock().unwrap().recv_timeout(patient(PATIENCE)) {
-            Ok(line) if line == "ready" => {}
+            Ok(line) if line == "ready" || line == "serving" => {}
             said => panic!("the agent is not ready but {said:?}; its log:\n{}", tail(&self.log)),
         }
     }

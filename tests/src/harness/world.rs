@@ -247,10 +247,18 @@ impl World {
         self.write_file("node.yaml", &yaml::node("here", &addresses));
         let old = std::mem::replace(&mut *self.node.lock().unwrap(), addresses.to_vec());
         for ip in addresses.into_iter().filter(|ip| !old.contains(ip)) {
-            let bits = if ip.is_ipv4() { 32 } else { 128 };
-            let made = self.inside(move || routes::add(Route::Local, ip, bits));
-            made.unwrap_or_else(|error| panic!("cannot have the address {ip}: {error}"));
+            self.have(ip);
         }
+    }
+
+    /// Makes an address the world's own: what is sent there arrives, as by the rules of a proxy.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub fn have(&self, ip: IpAddr) {
+        let bits = if ip.is_ipv4() { 32 } else { 128 };
+        let made = self.inside(move || routes::add(Route::Local, ip, bits));
+        made.unwrap_or_else(|error| panic!("cannot have the address {ip}: {error}"));
     }
 
     pub(crate) fn put(&self, service: Service) {

@@ -12,3 +12,4 @@ mod objects;
 mod protobuf;
 mod stage;
 mod start;
+mod ways;

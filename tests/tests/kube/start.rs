@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use svclb_tests::cluster::ControlPlane;
 use svclb_tests::{Tcp, World, eventually, holds_for};
 
@@ -73,7 +73,7 @@ fn an_api_server_that_is_away_is_waited_for() {
 }
 
 #[test]
-fn an_agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_says_so() {
+fn agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_is_not_ready() {
     let stage = Stage::new("kube-gone");
     let world = &stage.world;
     let _a = world.backend("a", Tcp, "10.244.0.1:8080");
@@ -82,7 +82,8 @@ fn an_agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_sa
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     let is_ready = || {
         let output = world.svclb(&["status", "--ready"]);
-        (output.status.success(), String::from_utf8(output.stdout).unwrap().trim().to_owned())
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap().trim().to_owned())
     };
     stage.start_agent();
     assert_eq!(is_ready(), (true, "ready".to_owned()));
@@ -92,8 +93,10 @@ fn an_agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_sa
         api.apply_all(&[slice("hello", &["10.244.0.2"])]);
         stage.start_agent_as(&stage.plane.kubeconfig(), &["--audit", "1"]);
         let (ready, said) = is_ready();
-        assert!(ready && said.contains("the sources are not known yet"), "{said}");
+        assert!(!ready && said.contains("not yet heard its sources since it started"), "{said}");
         assert_eq!(world.status()["synced"], false);
+        let unheard = world.status()["sources"].as_array().unwrap().clone();
+        assert!(unheard.iter().all(|it| it["heard_seconds_ago"].is_null()), "{unheard:?}");
         // It looks after what is installed, whatever it waits for.
         let link = world.pinned("links", "getpeername4");
         world.unpin(&link);
@@ -116,6 +119,21 @@ fn an_agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_sa
     });
     assert_eq!(is_ready(), (true, "ready".to_owned()));
     assert_eq!(world.status()["synced"], true);
+    // Heard once, it stays ready when the API server is away.
+    eventually("it is shown when and from where each source was heard", || {
+        let sources = world.status()["sources"].as_array().unwrap().clone();
+        let is_shown = |it: &Value| {
+            it["heard_seconds_ago"].is_u64()
+                && it["way"] == "configuration"
+                && it["address"] == "127.0.0.1:6443"
+        };
+        let names: Vec<&str> = sources.iter().filter_map(|it| it["name"].as_str()).collect();
+        let is_all = names == ["services", "endpointslices", "nodes"];
+        if is_all && sources.iter().all(is_shown) { Ok(()) } else { Err(format!("{sources:?}")) }
+    });
+    stage.relay.cut();
+    stage.wait_for_log(&["WARN", "cannot watch"]);
+    assert_eq!(is_ready(), (true, "ready".to_owned()));
 }
 
 #[test]
