@@ -6,13 +6,14 @@
 mod changes;
 mod ground;
 mod marks;
+mod parts;
 mod rests;
 mod retry;
 mod room;
 mod told;
 
 use std::io;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use svclb_common::layout::{Meta, ServiceRow, SourceRow};
@@ -28,6 +29,7 @@ use crate::source::{Batch, Source};
 use changes::Changes;
 pub use ground::{Ground, Remembered};
 use marks::Marks;
+use parts::UnderWay;
 use rests::Rests;
 use retry::{Retry, pause};
 use room::Room;
@@ -52,6 +54,8 @@ pub struct Reconciler<T> {
     told: Told,
     changes: Changes,
     retry: Option<Retry>,
+    /// What the parts of the pass did that is under way.
+    under_way: UnderWay,
     /// The last audit could not put everything right: the next try is one.
     unhealed: bool,
     /// The catalog has the probe's service, and no connect to it was seen yet.
@@ -88,6 +92,7 @@ impl<T: Table> Reconciler<T> {
             told: Told::default(),
             changes: Changes::default(),
             retry: None,
+            under_way: UnderWay::default(),
             unhealed: false,
             proving: false,
             room: Room::new(sizing),
@@ -197,54 +202,19 @@ impl<T: Table> Reconciler<T> {
     /// When the connect was not translated, or that cannot be written.
     fn prove(&mut self, ground: &mut impl Ground<Maps = T>) -> Result<bool> {
         let name = probe::name();
-        let is_there = self.state.has(&name) && !self.catalog.is_marked(&name);
+        let is_due = self.catalog.is_marked(&name) || self.state.has_turn(&name);
+        let is_there = self.state.has(&name) && !is_due;
         if !is_there || !ground.is_whole() {
             return Ok(false);
         }
         ground.prove()?;
         self.proving = false;
         self.update(probe::vanish());
-        self.pass();
+        self.begin();
         self.state.prove(&mut self.table).context("cannot write svclb_meta")?;
         // All that the start did is told before it is ready.
         self.changes.tell();
         Ok(true)
-    }
-
-    /// One pass over all that is dirty.
-    pub fn pass(&mut self) -> Pass {
-        self.pass_over(false)
-    }
-
-    /// As [`Self::pass`]; `rejected` says that those that did not fit are among it.
-    fn pass_over(&mut self, rejected: bool) -> Pass {
-        let start = Instant::now();
-        let now = Sizes::of(self.state.meta());
-        self.state.set_growing(self.state.is_synced() && self.room.may_grow(now));
-        let done = plan::pass(&mut self.state, &mut self.table, &mut self.catalog);
-        let took = start.elapsed();
-        self.told.failed(&done);
-        if !done.failed.is_empty() {
-            self.back_off();
-        } else if !self.unhealed {
-            self.retry = None;
-        }
-        if done.steps > 0 {
-            let delay = delay(&done, self.started, SystemTime::now());
-            self.changes.add(&done, took, delay);
-        }
-        self.told.retained(self.catalog.retained());
-        // What does not fit has room in a moment, where larger maps can be made.
-        let grows = self.state.is_synced()
-            && self.room.grows(now, || self.catalog.counts(), self.state.lacking());
-        if !grows {
-            self.told.rejected(&done, rejected);
-        }
-        if let Some(conflicts) = self.catalog.take_conflicts() {
-            self.told.conflicts(&conflicts);
-        }
-        self.rests.add(self.state.take_resting());
-        done
     }
 
     /// Sets when what failed is tried again, each time later.
@@ -261,7 +231,7 @@ impl<T: Table> Reconciler<T> {
             self.told.standing().map(|service| service.object.clone()).collect();
         self.catalog.mark(rejected);
         if self.catalog.is_dirty() {
-            self.pass_over(true);
+            self.begin();
         }
     }
 
@@ -315,18 +285,22 @@ impl<T: Table> Reconciler<T> {
             }
             self.make_room(&mut ground)?;
             self.rests.start(self.state.waits_for_rest());
+            let has_more = self.has_more();
             tokio::select! {
-                batch = source.next() => {
-                    self.state.set_sources(source.rows());
-                    self.hear(batch);
-                    self.pass();
-                }
+                batch = parts::next(&mut source, has_more) => match batch {
+                    Some(batch) => {
+                        self.state.set_sources(source.rows());
+                        self.hear(batch);
+                        self.begin();
+                    }
+                    None => self.go_on(),
+                },
                 rested = self.rests.ended() => self.rested(rested?),
                 () = pause(self.retry) => {
                     if self.unhealed {
                         self.audit();
                     } else {
-                        self.pass();
+                        self.begin();
                     }
                 }
                 () = pause(self.room.later()) => {}
@@ -342,7 +316,8 @@ impl<T: Table> Reconciler<T> {
                     Ok(remembered) => ground.finish_marks(&mut self.table, &remembered),
                     Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
                 },
-                _ = audit.tick() => {
+                // What is half done would be taken for another program's doing.
+                _ = audit.tick(), if !has_more => {
                     self.audit();
                     self.review_marks(&ground);
                     ground.audit_shares();
@@ -380,7 +355,7 @@ impl<T: Table> Reconciler<T> {
                     );
                 }
                 // Who does not fit is told of now that larger maps are not about to come.
-                self.pass_over(true);
+                self.pass();
                 return Ok(());
             }
         };
@@ -391,7 +366,7 @@ impl<T: Table> Reconciler<T> {
         self.retry = None;
         self.unhealed = false;
         self.room.done();
-        self.told.rejected(&done, true);
+        self.told.rejected(&done, true, |service| self.state.is_short(service));
         tracing::info!(
             lines = sizes.index_lines, lines_before = now.index_lines,
             slots = sizes.slots, slots_before = now.slots,
@@ -447,7 +422,7 @@ impl<T: Table> Reconciler<T> {
     /// Compares the maps with what they should hold, and puts right what somebody else changed.
     fn audit(&mut self) {
         // What we have not yet done ourselves is nobody else's doing.
-        let is_done = self.retry.is_none() && !self.catalog.is_dirty();
+        let is_done = self.retry.is_none() && !self.catalog.is_dirty() && !self.has_more();
         let dump = match self.differing(is_done && !self.unhealed) {
             Ok(Some(dump)) => dump,
             Ok(None) => return,
@@ -479,7 +454,7 @@ impl<T: Table> Reconciler<T> {
             false => self.catalog.objects().cloned().collect(),
         };
         self.catalog.mark(all);
-        let done = self.pass_over(true);
+        let done = self.pass();
         if self.unhealed && done.failed.is_empty() {
             self.back_off();
         }
@@ -509,19 +484,6 @@ fn complete(state: &State, table: &mut impl Table, mut done: Pass) -> Result<Pas
         Some(lost) => Err(anyhow!("not all that is served fits: {}", lost.why)),
         None => Ok(done),
     }
-}
-
-/// How long the oldest change that a pass wrote has been waiting for it: from the time that its slice
-/// names to now. Changes from before `started` do not count, as in kube-proxy's metric
-/// (pkg/proxy/endpointschangetracker.go).
-fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> {
-    let times = pass.triggered.iter().flat_map(|(_, times)| times);
-    let times = times.filter_map(|time| {
-        UNIX_EPOCH.checked_add(Duration::from_nanos(u64::try_from(*time).ok()?))
-    });
-    let oldest = times.filter(|time| *time >= started).min()?;
-    // A clock that differs from the API server's is no delay.
-    Some(now.duration_since(oldest).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //!
 //! Nothing here walks all objects for one update.
 
+mod admission;
 mod claims;
+mod ports;
 mod retained;
 #[cfg(test)]
 mod tests;
@@ -10,16 +12,16 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use svclb_common::layout::{FrontendKey, ServiceNotes};
+use svclb_common::layout::FrontendKey;
 
-use crate::compile::{Desired, Offers, compile, frontends};
-use crate::model::{
-    Node, ObjectKind, ObjectName, Service, ServiceKey, ServicePort, Slice, Unread, Update,
-};
+use crate::compile::{Desired, Offers, frontends};
+use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Unread, Update};
+use admission::Admission;
 use claims::{Claim, Claims, Rank};
 use retained::AllRetained;
 
 pub use claims::Conflict;
+pub(crate) use ports::Ports;
 pub use retained::Retained;
 
 /// The objects.
@@ -35,6 +37,7 @@ pub struct Catalog {
     unread: Unread,
     /// What an earlier agent wrote and the source cannot read.
     retained: AllRetained,
+    admission: Admission,
     /// The own node as its object says.
     own: Node,
     /// The addresses that count instead of its own.
@@ -42,6 +45,8 @@ pub struct Catalog {
     /// The node with the addresses that count.
     node: Node,
     dirty: BTreeSet<ObjectName>,
+    /// Objects that a pass could not finish, and that wait for something: another one, or the next try.
+    waiting: BTreeSet<ObjectName>,
     /// When what the dirty objects' slices tell of happened.
     triggered: BTreeMap<ObjectName, Vec<i64>>,
 }
@@ -133,7 +138,7 @@ impl Catalog {
         let changes: Vec<_> = self
             .services
             .iter()
-            .filter(|(_, service)| has_node_ports(service))
+            .filter(|(name, service)| has_node_ports(service) && !self.admission.refuses(name))
             .map(|(name, service)| {
                 let claims = |node| claims(name, Some(service), node, self.is_unread(name));
                 (name.clone(), claims(&old), claims(&self.node))
@@ -143,20 +148,26 @@ impl Catalog {
             self.reclaim(&before, &after);
             self.dirty.insert(name);
         }
+        self.recount();
     }
 
     fn service(&mut self, name: ObjectName, service: Option<Service>) {
         if self.services.get(&name).map(AsRef::as_ref) == service.as_ref() {
             return;
         }
-        let old = self.services.remove(&name);
+        let (needed, was_refused) = (self.needs(&name), self.admission.refuses(&name));
+        let old = match service {
+            Some(service) => self.services.insert(name.clone(), Box::new(service)),
+            None => self.services.remove(&name),
+        };
+        self.readmit(&name, needed, true);
         let is_unread = self.is_unread(&name);
-        let before = claims(&name, old.as_deref(), &self.node, is_unread);
-        let after = claims(&name, service.as_ref(), &self.node, is_unread);
+        let of = |service: Option<&Service>, is_refused: bool| {
+            claims(&name, service.filter(|_| !is_refused), &self.node, is_unread)
+        };
+        let before = of(old.as_deref(), was_refused);
+        let after = of(self.services.get(&name).map(AsRef::as_ref), self.admission.refuses(&name));
         self.reclaim(&before, &after);
-        if let Some(service) = service {
-            self.services.insert(name.clone(), Box::new(service));
-        }
         self.dirty.insert(name);
     }
 
@@ -186,6 +197,14 @@ impl Catalog {
         if is_same {
             return;
         }
+        let of_old = old.map(|old| old.service.clone());
+        let of_new = slice.as_ref().map(|slice| slice.service.clone());
+        let of_new = of_new.filter(|service| of_old.as_ref() != Some(service));
+        let needed = [of_old, of_new].map(|service| {
+            let service = service?;
+            let needs = self.needs(&service);
+            Some((service, needs))
+        });
         if let Some(old) = self.slices.remove(&name) {
             if slice.is_none() {
                 // What its time would be measured to is the last change, not this one.
@@ -208,6 +227,11 @@ impl Catalog {
             self.dirty.insert(slice.service.clone());
             self.slices.insert(name, Box::new(slice));
         }
+        for (service, needed) in needed.into_iter().flatten() {
+            if self.readmit(&service, needed, false) {
+                self.switch(&service);
+            }
+        }
     }
 
     /// Notes that a slice is not of this Service any more.
@@ -221,31 +245,48 @@ impl Catalog {
         }
     }
 
-    /// The objects whose services may have to change, which are clean after this.
+    /// The objects whose services may have to change, with those that wait, which are clean after this.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
+        self.recall();
+        self.take_changed()
+    }
+
+    /// The same without those that wait.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<ObjectName> {
+        self.decide();
         self.release();
         std::mem::take(&mut self.dirty)
     }
 
-    /// When what the slices of dirty objects tell of happened ([`Slice::triggered`]), by Service
-    /// object, and is not told of again. Slices that are gone do not count.
-    pub(crate) fn take_triggered(&mut self) -> BTreeMap<ObjectName, Vec<i64>> {
-        std::mem::take(&mut self.triggered)
+    /// Marks the objects that wait: they are looked at again in the next pass.
+    pub fn recall(&mut self) {
+        self.dirty.append(&mut self.waiting);
     }
 
-    /// Says that a change of these times was not written after all.
-    pub(crate) fn trigger_again(&mut self, object: ObjectName, times: Vec<i64>) {
-        self.triggered.entry(object).or_default().extend(times);
+    /// Notes that these objects wait until they are [recalled](Self::recall).
+    pub(crate) fn wait(&mut self, objects: BTreeSet<ObjectName>) {
+        self.waiting.extend(objects);
+    }
+
+    /// When the changes happened that the slices of an object report ([`Slice::triggered`]); they are
+    /// not reported again. Slices that are gone do not count.
+    pub(crate) fn take_triggered(&mut self, object: &ObjectName) -> Option<Vec<i64>> {
+        self.triggered.remove(object)
     }
 
     /// Whether an object may have to change.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        self.has_changed() || !self.waiting.is_empty()
+    }
+
+    /// Whether an object changed since the changed ones were last taken.
+    pub fn has_changed(&self) -> bool {
+        !self.dirty.is_empty() || self.admission.is_open()
     }
 
     /// Whether this object may have to change.
     pub fn is_marked(&self, object: &ObjectName) -> bool {
-        self.dirty.contains(object)
+        self.dirty.contains(object) || self.waiting.contains(object)
     }
 
     /// Says that these objects have to be looked at again.
@@ -277,33 +318,8 @@ impl Catalog {
         object: &ObjectName,
         is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
     ) -> Vec<Desired> {
-        let retained = self.retained.get(object).map_or(&[][..], Vec::as_slice);
-        let offers = self.offers(object).or(retained);
-        let compile = |service: &Service, port: &ServicePort, asked| {
-            let holds = |key: &FrontendKey| {
-                let owner = self.owner_beside(key, &is_passed_over);
-                owner.is_some_and(|owner| owner.object == *object && owner.is_port(port))
-            };
-            let mut desired = compile(object, service, port, asked, &offers, &self.node, holds);
-            if !self.services.contains_key(object) || self.is_unread(object) {
-                desired.row.notes |= ServiceNotes::RETAINED;
-            }
-            desired
-        };
-        match self.services.get(object) {
-            Some(service) => {
-                let ports = service.ports.iter();
-                ports
-                    .map(|port| compile(service, port, frontends(service, port, &self.node)))
-                    .collect()
-            }
-            None => {
-                let written = retained.iter().flat_map(|it| {
-                    it.service.ports.iter().map(|port| (&it.service, port, it.frontends.clone()))
-                });
-                written.map(|(service, port, asked)| compile(service, port, asked)).collect()
-            }
-        }
+        let ports = self.ports(object);
+        (0..ports.len()).filter_map(|port| ports.compile(port, &is_passed_over)).collect()
     }
 
     /// The owner of a frontend when some claimants are passed over.
@@ -334,15 +350,19 @@ impl Catalog {
         let (offers, node) = (self.offers(object), &self.node);
         let compiled = service.ports.iter().map(|port| {
             let asked = frontends(service, port, node);
-            compile(object, service, port, asked, &offers, node, |_| true)
+            crate::compile::compile(object, service, port, asked, &offers, node, |_| true)
         });
         compiled.collect()
     }
 
     /// What the slices of an object offer.
     fn offers(&self, object: &ObjectName) -> Offers<'_> {
+        Offers::of(self.slices_of(object))
+    }
+
+    fn slices_of(&self, object: &ObjectName) -> impl Iterator<Item = &Slice> {
         let names = self.slices_of.get(object).into_iter().flatten();
-        Offers::of(names.filter_map(|name| self.slices.get(name).map(AsRef::as_ref)))
+        names.filter_map(|name| self.slices.get(name).map(AsRef::as_ref))
     }
 
     /// Who has a frontend.
@@ -370,7 +390,8 @@ impl Catalog {
     /// How many frontends and backends there are, for the sizes of the maps. Slices that no Service has,
     /// and ports that it does not, make no backend.
     pub fn counts(&self) -> (usize, usize) {
-        let backends = self.services.iter().map(|(object, service)| {
+        let served = self.services.iter().filter(|(object, _)| !self.admission.refuses(object));
+        let backends = served.map(|(object, service)| {
             let offers = self.offers(object);
             service.ports.iter().map(|port| offers.count(port)).sum::<usize>()
         });

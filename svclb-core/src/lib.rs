@@ -7,6 +7,7 @@
 //!
 //! No socket, no task, no map: Cargo.toml cannot name one.
 
+pub mod budget;
 pub mod catalog;
 pub mod compile;
 pub mod digest;

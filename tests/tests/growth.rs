@@ -106,7 +106,9 @@ fn wait_for_lines(world: &World, lines: &Value) {
 
 /// A world with Services that remember something and one of [`many`].
 fn stage(name: &str, faults: Option<&Faults>) -> (World, Vec<Backend>) {
-    let world = World::builder(name).without_agent().start();
+    // All of them are in one namespace.
+    let all = ["--namespace-share", "100"];
+    let world = World::builder(name).agent_args(all).without_agent().start();
     world.start_agent_under(faults);
     let mut backends = Remembered::prepare(&world);
     let pods = PODS.map(|(name, ip)| world.backend(name, Tcp, &format!("{ip}:8080")));

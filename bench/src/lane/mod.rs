@@ -84,7 +84,9 @@ impl Lane {
         content: &Content,
         cluster: Option<&Cluster>,
     ) -> anyhow::Result<Self> {
-        let world = World::builder(&format!("bench-{peer:?}")).without_agent().start();
+        let builder = World::builder(&format!("bench-{peer:?}"));
+        // All Services are in one namespace.
+        let world = builder.agent_args(["--namespace-share", "100"]).without_agent().start();
         if peer == Peer::Svclb {
             world.write_file("content.yaml", &content.yaml());
             world.start_agent();

@@ -1,5 +1,6 @@
 //! `svclb agent`: from the command line to a running reconciler.
 
+mod budget;
 mod log;
 mod source;
 
@@ -37,6 +38,8 @@ pub(super) struct AgentArgs {
     source: source::SourceArgs,
     #[command(flatten)]
     log: log::LogArgs,
+    #[command(flatten)]
+    budget: budget::BudgetArgs,
     /// Serve the sockets of this cgroup and those below it [default: the root of the mounted cgroup2]
     #[arg(long, value_name = "PATH", env = "SVCLB_CGROUP")]
     cgroup: Option<PathBuf>,
@@ -128,7 +131,8 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log());
     let start = Start {
         row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
-        catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() }),
+        catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() })
+            .with_budget(args.budget.budget()),
         sizing: args.sizing()?,
         pins,
         source: &mut source,

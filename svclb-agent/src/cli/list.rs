@@ -213,6 +213,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
         passes: meta.passes,
         failures: meta.failures,
         short: meta.short,
+        refused: meta.refused,
         agent_pid: meta.agent,
         agent_running: is_running(meta.agent),
         sources: SourceView::all(&meta),

@@ -197,6 +197,8 @@ pub(super) struct StatusView {
     pub(super) failures: u64,
     /// How many services keep an earlier state because they do not fit into the maps.
     pub(super) short: u32,
+    /// How many Service objects are not served because they exceed a budget.
+    pub(super) refused: u32,
     /// Process id of the agent that wrote last, in its own pid namespace.
     pub(super) agent_pid: u32,
     /// A process of this number and name runs, as far as this pid namespace shows.
@@ -304,6 +306,7 @@ fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
         ("Passes", status.passes.to_string()),
         ("Failures", status.failures.to_string()),
         ("Short", status.short.to_string()),
+        ("Refused", status.refused.to_string()),
         ("Hooks", hooks),
         ("Sources", sources(&status.sources)),
         ("Services", status.services.to_string()),

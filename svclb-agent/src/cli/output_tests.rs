@@ -114,6 +114,7 @@ fn status() -> StatusView {
         passes: 5,
         failures: 7,
         short: 1,
+        refused: 2,
         agent_pid: 42,
         agent_running: false,
         sources: vec![SourceView {

@@ -68,7 +68,7 @@ structs! {
     }
     META: Meta {
         layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced, agent,
-        agent_started, proved, first_generation, failures, short, _pad, sources,
+        agent_started, proved, first_generation, failures, short, refused, sources,
     }
     SOURCE_ROW: SourceRow { heard, address, port, kind, way, _pad }
 }

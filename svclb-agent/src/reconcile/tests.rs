@@ -1,10 +1,13 @@
 //! The reconciler over maps in memory: audits, retries, and whose delay a pass tells.
 
+use std::time::UNIX_EPOCH;
+
 use svclb_common::layout::BackendKey;
 use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort, Unread};
 use svclb_core::table::{Failing, Key, Memory};
 use svclb_objects::convert::Skipped;
 
+use super::parts::delay;
 use super::*;
 
 /// A reconciler over memory that has written one Service.

@@ -1,14 +1,15 @@
 //! What the operator was told: each trouble when it comes, not as long as it stands.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, Instant};
 
 use svclb_common::layout::ServiceRow;
+use svclb_core::budget::Refusal;
 use svclb_core::catalog::{Catalog, Conflict};
 use svclb_core::compile::service_of;
 use svclb_core::model::{ObjectName, ServiceKey};
-use svclb_core::plan::{Failed, Pass, Why};
+use svclb_core::plan::{Pass, Why};
 
 use crate::source::Reject;
 use crate::source::convert::Skipped;
@@ -36,6 +37,8 @@ pub(super) struct Told {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,
+    /// They exceed a budget.
+    refused: BTreeMap<ObjectName, Refusal>,
     /// What an earlier agent wrote of them is retained.
     retained: BTreeSet<ServiceKey>,
     /// How many rejects may be logged at once.
@@ -103,13 +106,9 @@ impl Told {
         self.skipped = now;
     }
 
-    /// Steps that failed.
-    pub(super) fn failed(&mut self, done: &Pass) {
-        let shown = |failed: &Failed| match &failed.object {
-            Some(object) => format!("{object}: {}", failed.error),
-            None => failed.error.to_string(),
-        };
-        let now: BTreeSet<String> = done.failed.iter().map(shown).collect();
+    /// Steps of a pass that failed so far, each with its object and why.
+    pub(super) fn failed(&mut self, now: &[String]) {
+        let now: BTreeSet<String> = now.iter().cloned().collect();
         self.failed.retain(|failed| now.contains(failed));
         let mut news = now.difference(&self.failed).cloned().collect::<Vec<_>>().into_iter();
         for failed in news.by_ref().take(TOLD_AT_ONCE) {
@@ -126,24 +125,28 @@ impl Told {
         }
     }
 
-    /// Services that keep their previous state. `all` says that the pass looked at each that did so
-    /// before it; otherwise one that it did not look at still does.
-    pub(super) fn rejected(&mut self, done: &Pass, all: bool) {
+    /// Services that keep their previous state. At the end of a pass those that fit now, by `is_short`,
+    /// are forgotten.
+    pub(super) fn rejected(
+        &mut self,
+        done: &Pass,
+        is_at_end: bool,
+        is_short: impl Fn(&ServiceKey) -> bool,
+    ) {
         let mut now = BTreeSet::new();
-        let mut waits = BTreeSet::new();
         for rejected in &done.rejected {
             match rejected.why {
-                Why::WaitsForRest => drop(waits.insert(&rejected.service)),
+                Why::WaitsForRest => {}
                 _ => drop(now.insert((rejected.service.clone(), rejected.why.to_string()))),
             }
         }
         for (service, why) in now.difference(&self.rejected) {
             tracing::error!(%service, "keeps its previous state: {why}");
         }
-        if all {
-            self.rejected.retain(|(service, _)| waits.contains(service));
-        }
         self.rejected.extend(now);
+        if is_at_end {
+            self.rejected.retain(|(service, _)| is_short(service));
+        }
     }
 
     /// Services of which what an earlier agent wrote is retained: all there are now.
@@ -175,6 +178,28 @@ impl Told {
                  rejected is fixed"
             );
         }
+    }
+
+    /// Services that exceed a budget, and those that did and do not any more.
+    pub(super) fn refused(&mut self, now: Vec<(ObjectName, Refusal)>) {
+        let now: BTreeMap<ObjectName, Refusal> = now.into_iter().collect();
+        let is_new = |object: &ObjectName| !self.refused.contains_key(object);
+        let mut named = 0;
+        for (object, why) in now.iter().filter(|(object, _)| is_new(object)).take(TOLD_AT_ONCE) {
+            named += 1;
+            tracing::error!(
+                service = %object,
+                "refused by a budget: {why}; its addresses are left to whatever else serves them"
+            );
+        }
+        let new = now.keys().filter(|object| is_new(object)).count();
+        if new > named {
+            tracing::error!(services = new - named, "more Services are refused by a budget");
+        }
+        for object in self.refused.keys().filter(|object| !now.contains_key(object)) {
+            tracing::info!(service = %object, "no longer refused by a budget");
+        }
+        self.refused = now;
     }
 
     /// Services that keep their previous state.
@@ -215,7 +240,6 @@ impl Told {
 mod tests {
     use svclb_core::model::{ObjectName, Protocol};
     use svclb_core::plan::Rejected;
-    use svclb_core::table::TableError;
 
     use super::*;
 
@@ -229,12 +253,10 @@ mod tests {
 
     #[test]
     fn however_many_steps_fail_few_are_told_at_once_and_each_in_its_time() {
-        let failed = |numbers: std::ops::Range<usize>| {
-            let failed = numbers.map(|number| Failed {
-                object: Some(ObjectName::new("default", &format!("s{number}"))),
-                error: TableError::Missing { map: "svclb_services" },
-            });
-            Pass { failed: failed.collect(), ..Pass::default() }
+        let failed = |numbers: std::ops::Range<usize>| -> Vec<String> {
+            numbers
+                .map(|number| format!("default/s{number}: svclb_services has no such row"))
+                .collect()
         };
         let mut told = Told::default();
         for expected in [TOLD_AT_ONCE, 2 * TOLD_AT_ONCE, 2 * TOLD_AT_ONCE + 1] {
@@ -277,15 +299,19 @@ mod tests {
             told.standing().map(|service| service.object.name.to_string()).collect::<Vec<_>>()
         };
         let mut told = Told::default();
-        told.rejected(&pass(&[("a", Why::NoSlots), ("b", Why::NoSlots)]), false);
-        assert_eq!(standing(&told), ["a", "b"]);
+        let mut hear = |rejected: &[(&str, Why)], is_at_end, short: &[&str]| {
+            told.rejected(&pass(rejected), is_at_end, |it| short.contains(&&*it.object.name));
+            standing(&told)
+        };
+        assert_eq!(
+            hear(&[("a", Why::NoSlots), ("b", Why::NoSlots)], true, &["a", "b"]),
+            ["a", "b"]
+        );
         // Others were looked at.
-        told.rejected(&pass(&[("c", Why::WaitsForRest)]), false);
-        assert_eq!(standing(&told), ["a", "b"]);
-        // All were: b is about to fit, and was told of already; a fits.
-        told.rejected(&pass(&[("b", Why::WaitsForRest)]), true);
-        assert_eq!(standing(&told), ["b"]);
-        told.rejected(&pass(&[]), true);
-        assert!(standing(&told).is_empty());
+        assert_eq!(hear(&[("c", Why::WaitsForRest)], true, &["a", "b", "c"]), ["a", "b"]);
+        // b is about to fit, and was told of already; a fits, which counts at the end of the pass.
+        assert_eq!(hear(&[("b", Why::WaitsForRest)], false, &["b"]), ["a", "b"]);
+        assert_eq!(hear(&[], true, &["b"]), ["b"]);
+        assert!(hear(&[], true, &[]).is_empty());
     }
 }

@@ -134,7 +134,7 @@ mod tests {
         assert_layout!(Meta, 176, {
             layout: 0, index_lines: 4, spill_lines: 8, slots: 12, origins: 16, next_service: 20,
             seed: 24, passes: 32, synced: 40, agent: 44, agent_started: 48, proved: 56, first_generation: 60,
-            failures: 64, short: 72, _pad: 76, sources: 80,
+            failures: 64, short: 72, refused: 76, sources: 80,
         });
         assert_layout!(AffinityKey, 16, { client: 0, service: 8, family: 12 });
         assert_layout!(AffinityRow, 48, {

@@ -358,8 +358,8 @@ pub struct Meta {
     pub failures: u64,
     /// How many services keep an earlier state because they do not fit.
     pub short: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// How many Service objects are not served because they exceed a budget.
+    pub refused: u32,
     /// The sources of the agent; those that there are not have kind 0.
     pub sources: [SourceRow; SOURCES],
 }

@@ -49,8 +49,10 @@ impl Catalog {
         }
         let before = std::mem::replace(&mut self.unread, unread);
         let changed = before.services.symmetric_difference(&self.unread.services);
-        let changed: Vec<ObjectName> =
-            changed.filter(|name| self.services.contains_key(*name)).cloned().collect();
+        let changed: Vec<ObjectName> = changed
+            .filter(|name| self.services.contains_key(*name) && !self.admission.refuses(name))
+            .cloned()
+            .collect();
         for name in changed {
             let claims = |is_retained| {
                 super::claims(

@@ -18,10 +18,19 @@ use crate::digest::Digest;
 use crate::index::{NoPlace, Place, Planned};
 use crate::table::{Key, Row};
 
+/// Steps for one service, as many as were asked for. Where they are cut off it is as if the next one had
+/// failed: the next plan goes on from there.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) steps: Vec<Step>,
+    /// There would be more.
+    pub(super) is_cut: bool,
+}
+
 /// Phase two for one service.
 #[derive(Debug, Default)]
 pub(super) struct Leave {
-    pub(super) steps: Vec<Step>,
+    pub(super) part: Part,
     /// A frontend stays only because somebody else is to take it over: whoever keeps it has to be looked
     /// at again.
     pub(super) waits: bool,
@@ -32,6 +41,8 @@ pub(super) struct Steps<'a> {
     state: &'a State,
     id: u32,
     steps: Vec<Step>,
+    /// No more are made once there are so many.
+    most: usize,
     /// Lines that these steps put frontends into.
     planned: Planned,
     /// Lines that they take them out of.
@@ -45,11 +56,12 @@ pub(super) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    fn new(state: &'a State, id: u32) -> Self {
+    fn new(state: &'a State, id: u32, most: usize) -> Self {
         Self {
             state,
             id,
             steps: Vec::new(),
+            most,
             planned: Planned::default(),
             left: BTreeSet::new(),
             reaches: BTreeMap::new(),
@@ -60,15 +72,15 @@ impl<'a> Steps<'a> {
 }
 
 impl State {
-    /// Phase one for one service.
+    /// Phase one for one service: its first steps, so many or a few more.
     ///
     /// # Errors
     /// When it does not fit; no step is made then.
-    pub(super) fn bring(&self, desired: &Desired) -> Result<Vec<Step>, Why> {
+    pub(super) fn bring(&self, desired: &Desired, most: usize) -> Result<Part, Why> {
         let known = self.id_of(&desired.key);
         let given = known.or_else(|| self.kept_ids.get(&desired.key).copied()).or(self.spare_id);
         let id = given.unwrap_or(self.meta.next_service.max(1));
-        let mut steps = Steps::new(self, id);
+        let mut steps = Steps::new(self, id, most);
         if given.is_none() {
             let next = id.checked_add(1).ok_or(Why::NoIds)?;
             // The id is spent before it is used: never twice, whatever happens next.
@@ -78,36 +90,20 @@ impl State {
             steps.put(Row::Service(id, desired.row));
         }
         let held = self.services.get(&id).map(AsRef::as_ref);
-        steps.members_come(desired, held);
-        let sets = steps.sets(desired)?;
-        // The new ones first: only their rows can find a map full, and then nothing has changed hands.
-        let is_known = |it: &&DesiredFrontend| self.frontends.contains_key(&it.key);
-        let (known, new): (Vec<_>, Vec<_>) = desired.frontends.iter().partition(is_known);
-        for frontend in new.into_iter().chain(known) {
-            steps.frontend(frontend, sets[frontend.set])?;
-        }
-        if let Some(held) = held
-            && leaves_a_set(desired, held)
-        {
-            steps.announce(held);
-        }
-        steps.members_go(desired, held);
-        steps.generations();
-        if held.is_some_and(|held| held.row != Digest::of_row(&desired.row)) {
-            steps.put(Row::Service(id, desired.row));
-        }
-        Ok(steps.steps)
+        steps.bring(desired, held)?;
+        Ok(steps.part())
     }
 
     /// Phase two for one service: the frontends that it does not have any more and that nobody else
-    /// is waiting for; all of it, when it is gone.
+    /// is waiting for; all of it, when it is gone. Its first steps, so many or a few more.
     pub(super) fn leave(
         &self,
         id: u32,
         keeps: Option<&[FrontendKey]>,
+        most: usize,
         is_waited_for: impl Fn(&FrontendKey) -> bool,
     ) -> Leave {
-        let mut steps = Steps::new(self, id);
+        let mut steps = Steps::new(self, id, most);
         let Some(held) = self.services.get(&id) else { return Leave::default() };
         let is_own =
             |key: &FrontendKey| keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok());
@@ -120,20 +116,73 @@ impl State {
             } else {
                 steps.remove_frontend(key);
             }
+            if steps.is_full() {
+                return Leave { part: steps.part(), waits };
+            }
         }
         if keeps.is_none() && !waits {
             let mut members: Vec<_> = held.members.of(id).map(|(key, _)| key).collect();
             members.reverse();
             for key in members {
                 steps.remove(Key::Backend(key));
+                if steps.is_full() {
+                    return Leave { part: steps.part(), waits };
+                }
             }
             steps.remove(Key::Service(id));
         }
-        Leave { steps: steps.steps, waits }
+        Leave { part: Part { steps: steps.steps, is_cut: false }, waits }
     }
 }
 
 impl Steps<'_> {
+    /// The steps as far as they go.
+    fn part(self) -> Part {
+        Part { is_cut: self.is_full(), steps: self.steps }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.steps.len() >= self.most
+    }
+
+    /// All that brings a service to what it should have, in the order of phase one.
+    fn bring(&mut self, desired: &Desired, held: Option<&Held>) -> Result<(), Why> {
+        self.members_come(desired, held);
+        if self.is_full() {
+            return Ok(());
+        }
+        let (sets, mut fresh): (Vec<Set>, Vec<bool>) = self.sets(desired)?;
+        // The new ones first: only their rows can find a map full, and then nothing has changed hands.
+        let is_known = |it: &&DesiredFrontend| self.state.frontends.contains_key(&it.key);
+        let (known, new): (Vec<&DesiredFrontend>, Vec<_>) =
+            desired.frontends.iter().partition(is_known);
+        for frontend in new.into_iter().chain(known) {
+            let before = self.steps.len();
+            let is_fresh: &mut bool = &mut fresh[frontend.set];
+            // Just before the first line that refers to them: without any they would be free again.
+            if std::mem::take(is_fresh) {
+                let first = sets[frontend.set].first;
+                let slots = self.owned(&desired.sets[frontend.set]).collect();
+                self.put(Row::Slots(first, slots));
+            }
+            self.frontend(frontend, sets[frontend.set])?;
+            if self.steps.len() > before && self.is_full() {
+                return Ok(());
+            }
+        }
+        if let Some(held) = held
+            && leaves_a_set(desired, held)
+        {
+            self.announce(held);
+        }
+        self.members_go(desired, held);
+        self.generations();
+        if !self.is_full() && held.is_some_and(|held| held.row != Digest::of_row(&desired.row)) {
+            self.put(Row::Service(self.id, desired.row));
+        }
+        Ok(())
+    }
+
     fn put(&mut self, row: Row) {
         self.steps.push(Step::Put(row));
     }
@@ -155,6 +204,9 @@ impl Steps<'_> {
             let row = BackendRow { sets, ..*row };
             if old != Some(row) {
                 self.put(Row::Backend(key, row));
+                if self.is_full() {
+                    return;
+                }
             }
         }
     }
@@ -165,6 +217,9 @@ impl Steps<'_> {
             held.into_iter().flat_map(|held| held.members.of(self.id)).collect();
         members.reverse();
         for (key, old) in members {
+            if self.is_full() {
+                return;
+            }
             match member(desired, &key) {
                 None => self.remove(Key::Backend(key)),
                 Some(row) if old.sets & !row.sets != 0 => self.put(Row::Backend(key, row)),
@@ -177,13 +232,18 @@ impl Steps<'_> {
     /// leaves: whoever finds it so, should this agent die in between, moves it.
     fn announce(&mut self, held: &Held) {
         for key in &held.frontends {
+            if self.is_full() {
+                return;
+            }
             let Some((_, number)) = self.state.frontends.get(key).copied() else { continue };
             // One that another service is taking over has an heir already, and needs that one.
             let line = self.state.lines.get(&number).filter(|line| line.frontend() == *key);
             let heir = line.map(|line| line.heir);
-            let is_free = heir.is_some_and(|heir| heir == 0 || heir == self.id);
-            if is_free && self.moved.insert(number) {
-                self.put(Row::Heir(number, self.id));
+            match heir {
+                Some(0) if self.moved.insert(number) => self.put(Row::Heir(number, self.id)),
+                // Said already.
+                Some(heir) if heir == self.id => drop(self.moved.insert(number)),
+                _ => {}
             }
         }
     }
@@ -191,6 +251,9 @@ impl Steps<'_> {
     /// Moves the generations that have to, after all else.
     fn generations(&mut self) {
         for number in std::mem::take(&mut self.moved) {
+            if self.is_full() {
+                return;
+            }
             self.generation(number);
             self.put(Row::Heir(number, 0));
         }
@@ -200,10 +263,10 @@ impl Steps<'_> {
         self.put(Row::Generation(number, self.state.next_generation(number)));
     }
 
-    /// A range for each set: the one that a line of this service has, if its slots are the same, or a
-    /// fresh one, written.
-    fn sets(&mut self, desired: &Desired) -> Result<Vec<Set>, Why> {
-        let mut sets: Vec<Option<Set>> =
+    /// A range for each set, and whether it is yet to be written: the one that a line of this service has,
+    /// if its slots are the same, or a fresh one.
+    fn sets(&self, desired: &Desired) -> Result<(Vec<Set>, Vec<bool>), Why> {
+        let kept: Vec<Option<Set>> =
             desired
                 .sets
                 .iter()
@@ -212,18 +275,15 @@ impl Steps<'_> {
                     if slots.is_empty() { Some(Set::REFUSE) } else { self.kept(desired, at, slots) }
                 })
                 .collect();
-        let fresh = sets.iter().zip(&desired.sets).filter(|(set, _)| set.is_none());
+        let fresh = kept.iter().zip(&desired.sets).filter(|(set, _)| set.is_none());
         let needed: Vec<u32> = fresh.map(|(_, slots)| count_of(slots)).collect();
         let mut firsts = self.state.room.find(&needed)?.into_iter();
-        for (set, slots) in sets.iter_mut().zip(&desired.sets) {
-            if set.is_none()
-                && let Some(first) = firsts.next()
-            {
-                *set = Some(Set { first, count: count_of(slots) });
-                self.put(Row::Slots(first, self.owned(slots).collect()));
-            }
-        }
-        Ok(sets.into_iter().map(|set| set.unwrap_or(Set::REFUSE)).collect())
+        let set = |(kept, slots): (&Option<Set>, &Vec<Slot>)| {
+            let fresh = || Some(Set { first: firsts.next()?, count: count_of(slots) });
+            kept.or_else(fresh).unwrap_or(Set::REFUSE)
+        };
+        let sets = kept.iter().zip(&desired.sets).map(set).collect();
+        Ok((sets, kept.iter().map(Option::is_none).collect()))
     }
 
     /// These slots as this service's.

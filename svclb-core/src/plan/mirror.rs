@@ -6,6 +6,7 @@ use svclb_common::layout::{FrontendKey, Line, Meta, SOURCES, ServiceRow, Slot, S
 
 use super::members::Members;
 use super::room::Room;
+use super::turns::Turns;
 use super::{Step, Why};
 use crate::compile::service_of;
 use crate::digest::Digest;
@@ -135,6 +136,8 @@ pub struct State {
     pub(super) grows: bool,
     /// The sources as they are now: written with the next change.
     pub(super) sources: [SourceRow; SOURCES],
+    /// Objects that a pass is to look at.
+    pub(super) turns: Turns,
 }
 
 impl State {
@@ -166,6 +169,7 @@ impl State {
             is_synced: true,
             grows: false,
             sources: meta.sources,
+            turns: Turns::default(),
         }
     }
 
@@ -213,6 +217,11 @@ impl State {
         self.short.values().copied().filter(lacks)
     }
 
+    /// Whether a service does not fit, or keeps what it has, since it was last looked at.
+    pub fn is_short(&self, service: &ServiceKey) -> bool {
+        self.short.contains_key(service)
+    }
+
     /// Whether a service does not fit until what rests is free.
     pub fn waits_for_rest(&self) -> bool {
         self.short.values().any(|why| *why == Why::WaitsForRest)
@@ -229,6 +238,7 @@ impl State {
             uncounted: self.uncounted,
             is_synced: self.is_synced,
             grows: self.grows,
+            turns: self.turns.clone(),
             ..Self::new(self.meta)
         };
         for Resting { lines, ranges } in [&self.resting, &self.rests] {

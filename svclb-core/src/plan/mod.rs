@@ -4,7 +4,8 @@
 //!   as steps succeed.
 //! * `change`: the steps for one Service object, in two phases.
 //! * `earlier`: what an earlier agent wrote, read back for the catalog where the source cannot read it.
-//! * `pass`, `run`, `outcome`: all dirty objects, on a table, and what came of it.
+//! * `pass`, `run`, `looked`, `outcome`: all dirty objects, on a table, and what came of it.
+//! * `turns`: in what order they are looked at, and how far a large one has come.
 //!
 //! The order inside one object, and of the phases over objects, is what keeps every prefix of a plan
 //! right: each frontend goes only to old or new backends of its own service, and one with a live
@@ -15,6 +16,7 @@ mod beside;
 mod change;
 mod earlier;
 mod load;
+mod looked;
 mod members;
 mod mirror;
 mod outcome;
@@ -22,11 +24,12 @@ mod pass;
 mod room;
 mod run;
 mod same;
+mod turns;
 
 pub use load::load;
 pub use mirror::{Resting, State};
 pub use outcome::{Failed, Pass, Rejected, Why};
-pub use pass::pass;
+pub use pass::{part, pass};
 
 use crate::table::{Key, Row};
 

@@ -6,14 +6,18 @@
 //! the older owns it, unless it does not fit; then it keeps what it has and is passed over. Phase two
 //! removes what nobody claims any more.
 
+mod phase_two;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use svclb_common::layout::{FrontendKey, LAYOUT_VERSION, Meta};
 
 use super::Step;
+use super::looked::{Asked, Brought, Looked};
 use super::mirror::State;
 use super::outcome::{Failed, Pass, Rejected, Why, take};
-use crate::catalog::Catalog;
+use super::turns::{Place, Turn};
+use crate::catalog::{Catalog, Ports};
 use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey};
 use crate::table::{Row, Table, TableError};
@@ -23,85 +27,128 @@ use crate::table::{Row, Table, TableError};
 /// would not have to come to an end by itself.
 const MOST_LOOKS_BACK: u8 = 4;
 
-/// What became of a service in phase one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Brought {
-    Fits,
-    Rejected(Why),
-    Failed,
-}
-
-/// A service that was brought, and the frontends that it should have, in order.
-struct Asked {
-    service: ServiceKey,
-    frontends: Vec<FrontendKey>,
-    brought: Brought,
-}
-
-/// A pass in the making.
+/// A pass in the making, or a part of one.
 pub(super) struct Run<'a, T> {
     state: &'a mut State,
     table: &'a mut T,
     catalog: &'a Catalog,
     pass: Pass,
-    /// Still to be brought, by age.
-    queue: BTreeSet<(i64, ObjectName)>,
-    /// In order of the services.
-    asked: BTreeMap<ObjectName, Vec<Asked>>,
+    /// How much work a phase of this part may be.
+    most: usize,
+    /// How much of that is left to the phase. Without any, what is not looked at yet waits for the next
+    /// part.
+    effort: usize,
+    /// Still to be brought, by age; those that were put off come first.
+    queue: BTreeSet<(bool, i64, ObjectName)>,
+    /// The turns of those whose turn it was.
+    turns: BTreeMap<ObjectName, Turn>,
+    looked: BTreeMap<ObjectName, Looked>,
     /// What the next pass has to look at.
     again: BTreeSet<ObjectName>,
     /// See [`MOST_LOOKS_BACK`].
     looks_back: BTreeMap<ObjectName, u8>,
 }
 
+/// What looking at one service costs at least, beside its steps.
+const SERVICE: usize = 4;
+/// So many of a service's members, or of its frontends, cost as much as a step to compile and compare.
+const PER_STEP: usize = 8;
+/// So many steps of one service are taken at least when its turn comes: compiling it is not for nothing.
+const STEPS: usize = if cfg!(test) { 1 } else { 256 };
+/// So many services of an object that are gone are looked at together, whatever they cost.
+const SMALL: usize = if cfg!(test) { 1 } else { 64 };
+
 impl<'a, T: Table> Run<'a, T> {
     pub(super) fn new(
         state: &'a mut State,
         table: &'a mut T,
         catalog: &'a Catalog,
-        dirty: &BTreeSet<ObjectName>,
+        most: usize,
     ) -> Self {
         let mut run = Self {
             state,
             table,
             catalog,
-            pass: Pass { objects: dirty.len(), ..Pass::default() },
+            pass: Pass::default(),
+            most,
+            effort: most,
             queue: BTreeSet::new(),
-            asked: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            looked: BTreeMap::new(),
             again: BTreeSet::new(),
             looks_back: BTreeMap::new(),
         };
-        dirty.iter().for_each(|object| run.look_at(object));
+        let mut expected = 0_usize;
+        while let Some(object) = run.state.turns.first() {
+            expected = expected.saturating_add(run.cost(object));
+            // A large one has a part of its own.
+            if expected > most && !run.turns.is_empty() {
+                break;
+            }
+            let Some((object, turn)) = run.state.turns.next() else { break };
+            run.queue.insert((!turn.is_put_off, run.catalog.age(&object), object.clone()));
+            run.turns.insert(object, turn);
+        }
+        run.pass.objects = run.turns.len();
         run
     }
 
-    /// What was done, and the objects that are to be looked at again.
-    pub(super) fn run(mut self) -> (Pass, BTreeSet<ObjectName>) {
+    /// About how much looking at an object costs, as far as that is known beforehand.
+    fn cost(&self, object: &ObjectName) -> usize {
+        let (ports, endpoints) = self.catalog.extent(object);
+        let held = self.state.of_object.get(object).map_or(0, Vec::len);
+        ports.max(held).saturating_mul(2 * SERVICE).saturating_add(endpoints / PER_STEP).max(1)
+    }
+
+    /// What was done, the objects that were looked at to their end, and those that are to be looked at
+    /// again.
+    pub(super) fn run(mut self) -> (Pass, Vec<ObjectName>, BTreeSet<ObjectName>) {
         self.phases();
         self.tell();
-        for asked in self.asked.into_values().flatten() {
-            if let Brought::Rejected(why) = asked.brought {
-                if why == Why::WaitsForRest {
-                    self.again.insert(asked.service.object.clone());
+        let mut ended = Vec::new();
+        for (object, looked) in self.looked {
+            for asked in looked.services {
+                if let Brought::Rejected(why) = asked.brought {
+                    if why == Why::WaitsForRest {
+                        self.again.insert(object.clone());
+                    }
+                    self.pass.rejected.push(Rejected { service: asked.service, why });
                 }
-                self.pass.rejected.push(Rejected { service: asked.service, why });
+            }
+            if looked.is_at_end && !self.again.contains(&object) {
+                ended.push(object);
             }
         }
-        (self.pass, self.again)
+        (self.pass, ended, self.again)
     }
 
     fn phases(&mut self) {
         self.mend();
-        while let Some((_, object)) = self.queue.pop_first() {
+        while self.effort > 0
+            && let Some((.., object)) = self.queue.pop_first()
+        {
             self.bring(&object);
         }
+        self.put_off();
+        self.effort = self.most;
         // First what nobody at all asks for: that may make the room that others need.
-        let objects = self.asked.keys().cloned().collect();
+        let objects = self.looked.keys().cloned().collect();
         let waiting = self.leave(objects, |_, _| true);
         self.look_at_rejected();
         let waiting = self.leave(waiting, State::may_come);
         self.again.extend(waiting);
         self.mend();
+    }
+
+    /// What is not looked at in this part has its turn in the next. Others that only have to do with what
+    /// was looked at wait for the end of the pass: two of them might call for each other for ever.
+    fn put_off(&mut self) {
+        for (.., object) in std::mem::take(&mut self.queue).into_iter().rev() {
+            match self.turns.remove(&object) {
+                Some(turn) => self.state.turns.put_off(object, turn),
+                None => drop(self.again.insert(object)),
+            }
+        }
     }
 
     /// Says in the maps what was done, and what was not.
@@ -113,6 +160,7 @@ impl<'a, T: Table> Run<'a, T> {
             failures: meta.failures + self.state.uncounted,
             synced: if self.state.is_synced { 1 } else { meta.synced },
             short,
+            refused: u32::try_from(self.catalog.refusals().len()).unwrap_or(u32::MAX),
             ..meta
         };
         let is_changed = (meta.layout, meta.synced) != (now.layout, now.synced);
@@ -127,48 +175,133 @@ impl<'a, T: Table> Run<'a, T> {
         }
     }
 
-    /// Phase one for one object.
+    /// Phase one for one object, or for the part of it that comes next.
     fn bring(&mut self, object: &ObjectName) {
-        let wanted = self.wanted(object);
-        let mut gone: BTreeSet<ServiceKey> = self.state.short_of(object).cloned().collect();
-        for desired in &wanted {
-            gone.remove(&desired.key);
+        let turn = self.turns.remove(object).unwrap_or(Turn::NEW);
+        let catalog = self.catalog;
+        let ports = catalog.ports(object);
+        let mut services = Vec::new();
+        let mut port = match turn.from {
+            Place::Port(port) => port.min(ports.len()),
+            Place::Gone(_) => ports.len(),
+        };
+        if turn.from == Turn::NEW.from {
+            self.forget_short(object, &ports);
         }
-        for service in &gone {
-            self.state.short.remove(service);
-        }
-        let mut services: Vec<Asked> = Vec::with_capacity(wanted.len());
-        for desired in wanted {
-            let losers = self.state.losers(&desired);
-            let brought = self.bring_service(&desired, &losers);
-            let was_short = self.state.short.contains_key(&desired.key);
-            match brought {
-                Brought::Fits => {
-                    self.state.short.remove(&desired.key);
-                    self.state.shrink(&desired.key);
-                }
-                Brought::Rejected(why) => drop(self.state.short.insert(desired.key.clone(), why)),
-                Brought::Failed => {}
+        let (first, mut is_cut) = (port, false);
+        while port < ports.len() && !is_cut {
+            let Some(asked) = self.bring_port(object, &ports, port) else { break };
+            if asked.brought == Brought::Unfinished {
+                self.effort = 0;
+            } else {
+                port += 1;
             }
-            if was_short != self.state.short.contains_key(&desired.key) {
-                self.look_at_later(&desired);
-            }
-            losers.iter().filter(|loser| *loser != object).for_each(|loser| self.look_at(loser));
-            let frontends = desired.frontends.iter().map(|it| it.key).collect();
-            services.push(Asked { service: desired.key, frontends, brought });
+            services.push(asked);
+            is_cut = self.effort == 0;
         }
         services.sort_by(|one, other| one.service.cmp(&other.service));
-        self.asked.insert(object.clone(), services);
-        self.look_at_heirs(object);
+        let mut looked = Looked { services, ..Looked::default() };
+        let ids = self.state.of_object.get(object).map_or(&[][..], Vec::as_slice);
+        let is_small = ids.len() <= looked.services.len() + SMALL;
+        let mut place = Place::Port(port);
+        if first == 0 && port == ports.len() && is_small {
+            place = Place::Gone(0);
+        } else {
+            let ids = looked.services.iter().filter_map(|asked| self.state.id_of(&asked.service));
+            let mut ids: Vec<u32> = ids.collect();
+            if port == ports.len() {
+                place = Place::Gone(self.find_gone(object, &ports, turn.from, &mut ids));
+            }
+            looked.ids = Some(ids.into());
+        }
+        self.look_at_heirs(object, &looked);
+        if place != Place::Gone(0) {
+            self.state.turns.go_on(object.clone(), Turn { from: place, ..turn });
+        } else {
+            looked.is_at_end = !turn.has_changed;
+            if turn.has_changed {
+                self.state.turns.add(object.clone());
+            }
+        }
+        self.looked.insert(object.clone(), looked);
+    }
+
+    /// Adds services of an object that are none of its ports to these, the last first, as far as there is
+    /// effort left. Gives how many remain to be looked at.
+    fn find_gone(
+        &mut self,
+        object: &ObjectName,
+        ports: &Ports<'_>,
+        from: Place,
+        gone: &mut Vec<u32>,
+    ) -> usize {
+        let ids = self.state.of_object.get(object).map_or(&[][..], Vec::as_slice);
+        let mut left = match from {
+            Place::Gone(left) => left.min(ids.len()),
+            Place::Port(_) => ids.len(),
+        };
+        let names = ports.names();
+        while self.effort > 0
+            && let Some(last) = left.checked_sub(1)
+        {
+            left = last;
+            let Some(held) = self.state.services.get(&ids[last]) else { continue };
+            if !names.contains(&(held.key.port_name.as_ref(), held.key.protocol)) {
+                let steps = SERVICE * held.frontends.len() + held.members.len();
+                self.effort = self.effort.saturating_sub(SERVICE + steps);
+                gone.push(ids[last]);
+            }
+        }
+        left
+    }
+
+    /// Forgets that services of an object do not fit which it does not have any more.
+    fn forget_short(&mut self, object: &ObjectName, ports: &Ports<'_>) {
+        let short: Vec<ServiceKey> = self.state.short_of(object).cloned().collect();
+        if short.is_empty() {
+            return;
+        }
+        let names = ports.names();
+        for service in short {
+            if !names.contains(&(service.port_name.as_ref(), service.protocol)) {
+                self.state.short.remove(&service);
+            }
+        }
+    }
+
+    /// Phase one for one port of an object; none when there is none.
+    fn bring_port(&mut self, object: &ObjectName, ports: &Ports<'_>, port: usize) -> Option<Asked> {
+        let desired = self.wanted(object, ports, port)?;
+        let size = desired.members.len() + desired.frontends.len();
+        self.effort = self.effort.saturating_sub(SERVICE + size / PER_STEP);
+        let losers = self.state.losers(&desired);
+        let brought = self.bring_service(&desired, &losers);
+        let was_short = self.state.short.contains_key(&desired.key);
+        match brought {
+            Brought::Fits => {
+                self.state.short.remove(&desired.key);
+                self.state.shrink(&desired.key);
+            }
+            Brought::Rejected(why) => drop(self.state.short.insert(desired.key.clone(), why)),
+            Brought::Failed | Brought::Unfinished => {}
+        }
+        if was_short != self.state.short.contains_key(&desired.key) {
+            self.look_at_later(&desired);
+        }
+        losers.iter().filter(|loser| *loser != object).for_each(|loser| self.look_at(loser));
+        let frontends = desired.frontends.iter().map(|it| it.key).collect();
+        let port = u32::try_from(port).ok();
+        Some(Asked { service: desired.key, port, frontends, brought })
     }
 
     /// Phase one for one service; `losers` have frontends that it should have.
     fn bring_service(&mut self, desired: &Desired, losers: &[ObjectName]) -> Brought {
-        let steps = match self.state.bring(desired) {
-            Ok(steps) => steps,
+        let part = match self.state.bring(desired, self.effort.max(STEPS)) {
+            Ok(part) => part,
             Err(why) => return Brought::Rejected(why),
         };
-        match self.take(&steps) {
+        match self.take(&part.steps) {
+            Ok(()) if part.is_cut => Brought::Unfinished,
             Ok(()) => Brought::Fits,
             // A member too many misleads nobody: no slot names it.
             Err(TableError::Full { map, .. }) => Brought::Rejected(Why::MapFull(map)),
@@ -181,18 +314,19 @@ impl<'a, T: Table> Run<'a, T> {
         }
     }
 
-    /// What the maps should hold of an object, as long as others do not fit.
-    fn wanted(&self, object: &ObjectName) -> Vec<Desired> {
+    /// What the maps should hold of a port of an object, as long as others do not fit.
+    fn wanted(&self, object: &ObjectName, ports: &Ports<'_>, port: usize) -> Option<Desired> {
         let is_passed_over = |service: &ServiceKey, key: &FrontendKey| {
             service.object != *object && self.state.is_passed_over(service, key)
         };
-        self.catalog.desired_beside(object, is_passed_over)
+        ports.compile(port, is_passed_over)
     }
 
     /// Brings an object in this pass too, unless that was done.
     fn look_at(&mut self, object: &ObjectName) {
-        if !self.asked.contains_key(object) {
-            self.queue.insert((self.catalog.age(object), object.clone()));
+        if !self.looked.contains_key(object) {
+            let is_new = self.turns.get(object).is_none_or(|turn| !turn.is_put_off);
+            self.queue.insert((is_new, self.catalog.age(object), object.clone()));
         }
     }
 
@@ -217,18 +351,19 @@ impl<'a, T: Table> Run<'a, T> {
                 }
                 *looks += 1;
             }
-            self.asked.remove(&object);
-            self.queue.insert((age, object));
+            self.looked.remove(&object);
+            self.look_at(&object);
         }
     }
 
-    /// Looks at those who ask for frontends that this object has and should not have.
-    fn look_at_heirs(&mut self, object: &ObjectName) {
+    /// Looks at those who ask for frontends that this object has and should not have, as far as it was
+    /// looked at.
+    fn look_at_heirs(&mut self, object: &ObjectName, looked: &Looked) {
         let catalog = self.catalog;
-        let held = self.state.of_object.get(object).into_iter().flatten();
-        let held = held.filter_map(|id| self.state.services.get(id));
+        let ids = looked.ids(self.state, object);
+        let held = ids.iter().filter_map(|id| self.state.services.get(id));
         let given_up = held.flat_map(|held| {
-            let own = self.own(object, &held.key);
+            let own = looked.own(&held.key);
             held.frontends.iter().filter(move |key| !own.is_some_and(|own| own.has(key)))
         });
         let heirs: BTreeSet<&ObjectName> = given_up
@@ -237,79 +372,6 @@ impl<'a, T: Table> Run<'a, T> {
             .filter(|heir| *heir != object)
             .collect();
         heirs.into_iter().for_each(|heir| self.look_at(heir));
-    }
-
-    fn own(&self, object: &ObjectName, service: &ServiceKey) -> Option<&Asked> {
-        let services = self.asked.get(object)?;
-        Some(&services[place(services, service)?])
-    }
-
-    fn has_failed(&self, service: &ServiceKey) -> bool {
-        self.own(&service.object, service).is_some_and(|own| own.brought == Brought::Failed)
-    }
-
-    /// Phase two for these objects; `may_come` says whose coming is waited for. Gives back those that
-    /// keep something for somebody.
-    fn leave(
-        &mut self,
-        objects: Vec<ObjectName>,
-        may_come: impl Fn(&State, &ServiceKey) -> bool,
-    ) -> Vec<ObjectName> {
-        let mut waiting = Vec::new();
-        for object in objects {
-            let ids = self.state.of_object.get(&object).cloned().unwrap_or_default();
-            let mut waits = false;
-            for id in ids {
-                let Some(held) = self.state.services.get(&id) else { continue };
-                let own = self.own(&object, &held.key);
-                let kept: Vec<FrontendKey>;
-                let keeps = match own.map(|own| own.brought) {
-                    None => None,
-                    Some(Brought::Fits) => own.map(|own| &own.frontends[..]),
-                    Some(Brought::Failed) => continue,
-                    // It keeps what it has, but for what is another's by a better claim.
-                    Some(Brought::Rejected(_)) => {
-                        let may_keep = |key: &&FrontendKey| self.catalog.may_keep(key, &held.key);
-                        kept = held.frontends.iter().filter(may_keep).copied().collect();
-                        Some(&kept[..])
-                    }
-                };
-                let leave = self.state.leave(id, keeps, |key| {
-                    let others = self.catalog.claimants(key).filter(|it| **it != held.key);
-                    let mut others = others.filter(|it| self.catalog.may_keep(key, it));
-                    // One that failed is tried again soon, whatever it lacked before.
-                    others.any(|other| self.has_failed(other) || may_come(self.state, other))
-                });
-                waits |= leave.waits;
-                if let Err(error) = self.take(&leave.steps) {
-                    self.failed(Some(&object), error);
-                }
-            }
-            if waits {
-                waiting.push(object);
-            }
-        }
-        waiting
-    }
-
-    /// Says of those that do not fit whether they will once what phase two freed has rested.
-    fn look_at_rejected(&mut self) {
-        let is_without_room =
-            |asked: &Asked| matches!(asked.brought, Brought::Rejected(Why::NoSlots | Why::NoLine));
-        let with = self.asked.iter().filter(|(_, services)| services.iter().any(is_without_room));
-        let objects: Vec<ObjectName> = with.map(|(object, _)| object.clone()).collect();
-        for object in objects {
-            for desired in self.wanted(&object) {
-                let Some(services) = self.asked.get_mut(&object) else { continue };
-                let Some(at) = place(services, &desired.key) else { continue };
-                if is_without_room(&services[at])
-                    && let Err(why) = self.state.bring(&desired)
-                {
-                    services[at].brought = Brought::Rejected(why);
-                    self.state.short.insert(desired.key, why);
-                }
-            }
-        }
     }
 
     /// Makes good for steps that failed between a line and what its home tells of it.
@@ -323,7 +385,10 @@ impl<'a, T: Table> Run<'a, T> {
     }
 
     fn take(&mut self, steps: &[Step]) -> Result<(), TableError> {
-        take(self.state, self.table, steps, &mut self.pass.steps)
+        let before = self.pass.steps;
+        let taken = take(self.state, self.table, steps, &mut self.pass.steps);
+        self.effort = self.effort.saturating_sub(self.pass.steps - before);
+        taken
     }
 
     /// Notes a step that failed, of an object or of the maps as a whole.
@@ -331,45 +396,5 @@ impl<'a, T: Table> Run<'a, T> {
         self.again.extend(object.cloned());
         self.pass.failed.push(Failed { object: object.cloned(), error });
         self.state.uncounted += 1;
-    }
-}
-
-/// Where a service is among these, which are in order.
-fn place(services: &[Asked], service: &ServiceKey) -> Option<usize> {
-    services.binary_search_by(|asked| asked.service.cmp(service)).ok()
-}
-
-impl Asked {
-    fn has(&self, key: &FrontendKey) -> bool {
-        self.frontends.binary_search(key).is_ok()
-    }
-}
-
-impl State {
-    /// The objects of other services that hold frontends which this one should have.
-    fn losers(&self, desired: &Desired) -> Vec<ObjectName> {
-        let owners = desired.frontends.iter().filter_map(|frontend| self.owner(&frontend.key));
-        let others = owners.filter(|owner| **owner != desired.key);
-        others.map(|owner| owner.object.clone()).collect()
-    }
-
-    /// Who has a frontend now.
-    fn owner(&self, key: &FrontendKey) -> Option<&ServiceKey> {
-        let (id, _) = self.frontends.get(key)?;
-        self.services.get(id).map(|held| &held.key)
-    }
-
-    /// Whether a service that asks for a frontend does not get it, because it does not fit.
-    fn is_passed_over(&self, service: &ServiceKey, key: &FrontendKey) -> bool {
-        self.short.contains_key(service) && self.owner(key) != Some(service)
-    }
-
-    /// Whether a service that asks for a frontend will have it without anybody's doing.
-    fn may_come(&self, service: &ServiceKey) -> bool {
-        match self.short.get(service) {
-            None | Some(Why::WaitsForRest) => true,
-            Some(Why::NoSlots | Why::NoLine | Why::MapFull(_)) => self.grows,
-            Some(Why::NoIds) => false,
-        }
     }
 }

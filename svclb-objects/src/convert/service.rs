@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use svclb_core::budget::OBJECT_FRONTENDS;
 use svclb_core::model::{Families, Service, ServiceNotes, ServicePort, Update};
 
 use super::field::{self, Name};
@@ -12,10 +13,6 @@ use super::{Invalid, Kind, LeftOut, ObjectId, Skipped, object_name, wire};
 const AFFINITY_SECONDS: u32 = 10_800;
 /// The longest that the API server takes: a day.
 const LONGEST_AFFINITY: i64 = 86_400;
-
-/// How many frontends an object may name: its addresses times its ports. A longer list of each fits into
-/// an object than fits into the memory of a node when both are multiplied.
-const MOST_FRONTENDS: usize = 65_536;
 
 /// Converts a Service. One without frontends here (headless, ExternalName, another proxy's) is `None`
 /// in the update, and what else it holds does not matter.
@@ -64,7 +61,7 @@ fn convert(service: &wire::Service, left_out: &mut LeftOut) -> Result<Service, I
     let external_ips = external_ips(spec, left_out)?;
     let load_balancer_ips = load_balancer_ips(&service.status, left_out)?;
     let addresses = cluster_ips.len() + external_ips.len() + load_balancer_ips.len();
-    field::pairs("spec.ports", ports.len(), (addresses, "addresses"), MOST_FRONTENDS)?;
+    field::pairs("spec.ports", ports.len(), (addresses, "addresses"), OBJECT_FRONTENDS)?;
     let mut notes = 0;
     if left_out.counts.sctp_ports > 0 {
         notes |= ServiceNotes::SCTP;

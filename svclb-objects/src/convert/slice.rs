@@ -4,15 +4,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use svclb_core::budget::SLICE_BACKENDS;
 use svclb_core::model::{Endpoints, ObjectName, ServiceNotes, Slice, SlicePort, Update};
 
 use super::field::{self, Name};
 use super::{Invalid, Kind, LeftOut, ObjectId, names, object_name, wire};
-
-/// How many backends an object may name: its ports times its endpoints. It is the most that the API
-/// documents for one (1,000 endpoints of 100 ports; the controller's default is 100 endpoints). A longer
-/// list of each fits into an object than fits into the memory of a node when both are multiplied.
-const MOST_BACKENDS: usize = 100_000;
 
 /// Converts an EndpointSlice. One that belongs to no Service, is labelled headless or holds other
 /// addresses than IPv4 or IPv6 is `None` in the update, counted, and not looked at further.
@@ -66,7 +62,7 @@ fn convert(
         }
     };
     let ports = ports(&slice.ports, left_out)?;
-    field::pairs("ports", ports.len(), (slice.endpoints.len(), "endpoints"), MOST_BACKENDS)?;
+    field::pairs("ports", ports.len(), (slice.endpoints.len(), "endpoints"), SLICE_BACKENDS)?;
     let endpoints = endpoints(&slice.endpoints, ipv4, left_out)?;
     let mut notes = 0;
     if left_out.counts.unusable_endpoints > 0 {

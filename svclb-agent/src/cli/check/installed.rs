@@ -144,6 +144,14 @@ fn done(who: &str, row: &Meta) -> Finding {
         return Finding::warning(check, text)
             .advice("they keep their previous state; its log names them and says why");
     }
+    if row.refused > 0 {
+        let text =
+            format!("{who} runs, and refuses {} Services: they exceed a budget", row.refused);
+        return Finding::warning(check, text).advice(
+            "its log names them, the budget and the flag that sets it; their addresses are left to \
+             whatever else serves them",
+        );
+    }
     let text = format!(
         "{who} runs, has written what its sources say, and saw a connection of its own translated when \
          it started"

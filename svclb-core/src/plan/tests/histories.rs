@@ -205,7 +205,7 @@ fn a_backend_joins_a_set_before_its_slots_and_leaves_it_after_them() {
     for (deed, expected) in rows {
         agent.hear(&mut world, &deed);
         let desired = agent.catalog.desired(&ObjectName::new("default", "s0"));
-        let steps = agent.state.bring(&desired[0]).unwrap();
+        let steps = agent.state.bring(&desired[0], usize::MAX).unwrap().steps;
         assert_eq!(steps.iter().map(short).collect::<Vec<_>>(), expected, "{deed:?}");
         agent.pass();
         agent.assert_settled();

@@ -5,6 +5,7 @@ mod changes;
 mod deaths;
 mod faults;
 mod histories;
+mod parts;
 mod refusals;
 mod same;
 mod watched;

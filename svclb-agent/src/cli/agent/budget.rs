@@ -1,0 +1,95 @@
+//! The flags of `svclb agent` that set budgets.
+
+use clap::{Args, value_parser};
+use svclb_core::budget::{Amount, Budget, Resource};
+
+/// Bytes of a mebibyte.
+const MEBIBYTE: usize = 1 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct BudgetArgs {
+    /// The most frontends of one Service: its addresses times its ports [default: 10000]
+    #[arg(long, value_name = "N")]
+    service_frontends: Option<usize>,
+    /// The most endpoints of one Service [default: 25000]
+    #[arg(long, value_name = "N")]
+    service_endpoints: Option<usize>,
+    /// The most memory for one Service with its slices, in MiB [default: 16]
+    #[arg(long, value_name = "MIB")]
+    service_memory: Option<usize>,
+    /// The most frontends of all Services [default: 131072]
+    #[arg(long, value_name = "N")]
+    all_frontends: Option<usize>,
+    /// The most backends of all Services: their endpoints times their ports [default: 1048576]
+    #[arg(long, value_name = "N")]
+    all_backends: Option<usize>,
+    /// The most memory for all Services with their slices, in MiB [default: 256]
+    #[arg(long, value_name = "MIB")]
+    all_memory: Option<usize>,
+    /// The part of what all Services may take that those of one namespace may
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = value_parser!(u8).range(1..=100))]
+    namespace_share: u8,
+}
+
+impl BudgetArgs {
+    pub(super) fn budget(&self) -> Budget {
+        let Budget { service, cluster, .. } = Budget::of_agent();
+        let bytes = |mebibytes: Option<usize>| Some(mebibytes?.saturating_mul(MEBIBYTE));
+        let service = given(
+            service,
+            [
+                (Resource::Frontends, self.service_frontends),
+                (Resource::Endpoints, self.service_endpoints),
+                (Resource::Memory, bytes(self.service_memory)),
+            ],
+        );
+        let cluster = given(
+            cluster,
+            [
+                (Resource::Frontends, self.all_frontends),
+                (Resource::Backends, self.all_backends),
+                (Resource::Memory, bytes(self.all_memory)),
+            ],
+        );
+        let namespace = cluster.percent(usize::from(self.namespace_share));
+        Budget { service, namespace, cluster }
+    }
+}
+
+/// These amounts instead of the defaults, where they are given.
+fn given(defaults: Amount, given: [(Resource, Option<usize>); 3]) -> Amount {
+    given.into_iter().fold(defaults, |amount, (resource, given)| match given {
+        Some(given) => amount.with(resource, given),
+        None => amount,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use svclb_core::budget::NAMESPACE_PERCENT;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        budget: BudgetArgs,
+    }
+
+    fn budget(args: &[&str]) -> Budget {
+        let args = ["svclb"].iter().chain(args);
+        Command::parse_from(args).budget.budget()
+    }
+
+    #[test]
+    fn without_flags_the_budgets_are_the_defaults_and_each_flag_sets_its_own() {
+        assert_eq!(NAMESPACE_PERCENT, 50);
+        assert_eq!(budget(&[]), Budget::of_agent());
+        let given =
+            budget(&["--service-frontends", "7", "--all-memory", "2", "--namespace-share", "25"]);
+        assert_eq!(given.service.of(Resource::Frontends), 7);
+        assert_eq!(given.cluster.of(Resource::Memory), 2 * MEBIBYTE);
+        assert_eq!(given.namespace.of(Resource::Memory), MEBIBYTE / 2);
+    }
+}

@@ -1,0 +1,144 @@
+//! A pass in parts: what a source reports meanwhile is taken in between two of them, so that a change of
+//! a small object waits for one part of a large one, and not for all of it.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use svclb_core::catalog::Catalog;
+use svclb_core::plan::{self, Failed, Pass, State};
+use svclb_core::size::Sizes;
+use svclb_core::table::Table;
+
+use super::Reconciler;
+use crate::source::{Batch, Source};
+
+/// How much one part does, in steps: some milliseconds.
+const EFFORT: usize = 2_000;
+
+/// What the parts of a pass did so far.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    parts: usize,
+    steps: usize,
+    failed: Vec<String>,
+}
+
+impl UnderWay {
+    pub(super) fn add(&mut self, done: &Pass) {
+        let shown = |failed: &Failed| match &failed.object {
+            Some(object) => format!("{object}: {}", failed.error),
+            None => failed.error.to_string(),
+        };
+        self.parts += 1;
+        self.steps += done.steps;
+        self.failed.extend(done.failed.iter().map(shown));
+    }
+
+    /// Steps that failed, each with its object and why.
+    pub(super) fn failed(&self) -> &[String] {
+        &self.failed
+    }
+
+    pub(super) const fn has_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+}
+
+/// What the source reports; none where a pass waits for its next part and the source has nothing to
+/// report.
+pub(super) async fn next(source: &mut Source, is_under_way: bool) -> Option<Batch> {
+    if !is_under_way {
+        return Some(source.next().await);
+    }
+    tokio::select! {
+        biased;
+        batch = source.next() => Some(batch),
+        // Lets the runtime look at sockets and timers in between.
+        () = tokio::task::yield_now() => None,
+    }
+}
+
+impl<T: Table> Reconciler<T> {
+    /// One pass over all that is dirty.
+    pub fn pass(&mut self) -> Pass {
+        self.under_way = UnderWay::default();
+        self.part_by(|state, table, catalog| plan::pass(state, table, catalog))
+    }
+
+    /// A pass, or the part of one that `plan` makes.
+    fn part_by(&mut self, plan: impl FnOnce(&mut State, &mut T, &mut Catalog) -> Pass) -> Pass {
+        let start = Instant::now();
+        let now = Sizes::of(self.state.meta());
+        self.state.set_growing(self.state.is_synced() && self.room.may_grow(now));
+        let done = plan(&mut self.state, &mut self.table, &mut self.catalog);
+        let took = start.elapsed();
+        let is_at_end = !self.state.is_under_way();
+        self.under_way.add(&done);
+        if is_at_end || !done.failed.is_empty() {
+            self.told.failed(self.under_way.failed());
+        }
+        if !done.failed.is_empty() {
+            self.back_off();
+        } else if is_at_end && !self.under_way.has_failed() && !self.unhealed {
+            self.retry = None;
+        }
+        if done.steps > 0 {
+            let delay = delay(&done, self.started, SystemTime::now());
+            self.changes.add(&done, took, delay);
+        }
+        if is_at_end {
+            self.told.retained(self.catalog.retained());
+        }
+        // What does not fit has room in a moment, where larger maps can be made.
+        let grows = self.state.is_synced()
+            && self.room.grows(now, || self.catalog.counts(), self.state.lacking());
+        if !grows {
+            self.told.rejected(&done, is_at_end, |service| self.state.is_short(service));
+        }
+        if let Some(refusals) = self.catalog.take_refusals() {
+            self.told.refused(refusals);
+        }
+        if let Some(conflicts) = self.catalog.take_conflicts() {
+            self.told.conflicts(&conflicts);
+        }
+        self.rests.add(self.state.take_resting());
+        done
+    }
+
+    /// Begins a pass, or joins the one that is under way: objects that wait have their turn, too.
+    pub(super) fn begin(&mut self) {
+        self.catalog.recall();
+        if !self.state.is_under_way() {
+            self.under_way = UnderWay::default();
+        }
+        self.go_on();
+    }
+
+    /// The next part of a pass.
+    pub(super) fn go_on(&mut self) {
+        self.part_by(|state, table, catalog| plan::part(state, table, catalog, EFFORT));
+        let UnderWay { parts, steps, .. } = self.under_way;
+        if parts > 1 && steps > 0 && !self.has_more() {
+            // What an early part waited for, a later one may have done.
+            self.under_way = UnderWay::default();
+            self.catalog.recall();
+        }
+    }
+
+    /// Whether a pass waits for its next part.
+    pub(super) fn has_more(&self) -> bool {
+        self.state.is_under_way() || self.catalog.has_changed()
+    }
+}
+
+/// How long the oldest change that a pass wrote has been waiting for it: from the time that its slice
+/// names to now. Changes from before `started` do not count, as in kube-proxy's metric
+/// (pkg/proxy/endpointschangetracker.go).
+pub(super) fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> {
+    let times = pass.triggered.iter().flat_map(|(_, times)| times);
+    let times = times.filter_map(|time| {
+        UNIX_EPOCH.checked_add(Duration::from_nanos(u64::try_from(*time).ok()?))
+    });
+    let oldest = times.filter(|time| *time >= started).min()?;
+    // A clock that differs from the API server's is no delay.
+    Some(now.duration_since(oldest).unwrap_or_default())
+}

@@ -1,0 +1,250 @@
+//! How much of every node the objects of a cluster may take: one place for all limits of that kind.
+//!
+//! * One Service with its slices: what one pass can look at in good time (docs/decisions/0023).
+//! * All Services of a namespace, and all of the cluster: what the maps and the agent may take of a node's
+//!   memory. The memory limit in the manifest follows from these.
+//! * What no API server lets through ([`OBJECT_FRONTENDS`], [`SLICE_BACKENDS`]): such an object is rejected
+//!   when it is read.
+
+pub mod memory;
+
+use std::fmt;
+
+/// The most frontends that a Service may name to be read at all: its addresses times its ports. A longer
+/// list of each fits into an object than fits into the memory of a node when both are multiplied.
+pub const OBJECT_FRONTENDS: usize = 65_536;
+
+/// The most backends that an EndpointSlice may name to be read at all: its ports times its endpoints. The
+/// API documents 1,000 endpoints and 100 ports as the most of a slice.
+pub const SLICE_BACKENDS: usize = 100_000;
+
+/// What is counted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Resource {
+    /// Pairs of an address and a port that clients dial.
+    Frontends,
+    /// Endpoints in the slices of a Service.
+    Endpoints,
+    /// Endpoints times the ports of their slice.
+    Backends,
+    /// Bytes of the agent's memory for the objects themselves, about.
+    Memory,
+}
+
+impl Resource {
+    /// All, in the order in which they are looked at.
+    pub const ALL: [Self; 4] = [Self::Frontends, Self::Endpoints, Self::Backends, Self::Memory];
+
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Frontends => "frontends",
+            Self::Endpoints => "endpoints",
+            Self::Backends => "backends",
+            Self::Memory => "bytes of memory",
+        }
+    }
+}
+
+/// So much of each resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Amount([usize; 4]);
+
+impl Amount {
+    /// An amount of each resource.
+    pub const fn new(frontends: usize, endpoints: usize, backends: usize, memory: usize) -> Self {
+        Self([frontends, endpoints, backends, memory])
+    }
+
+    /// As much as there can be.
+    pub const fn unlimited() -> Self {
+        Self([usize::MAX; 4])
+    }
+
+    /// Of one resource.
+    pub const fn of(&self, resource: Resource) -> usize {
+        self.0[resource as usize]
+    }
+
+    /// The same with another amount of one resource.
+    #[must_use]
+    pub const fn with(mut self, resource: Resource, amount: usize) -> Self {
+        self.0[resource as usize] = amount;
+        self
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        for (amount, other) in self.0.iter_mut().zip(other.0) {
+            *amount = amount.saturating_add(other);
+        }
+        self
+    }
+
+    /// What is left of it without the other.
+    #[must_use]
+    pub fn minus(mut self, other: Self) -> Self {
+        for (amount, other) in self.0.iter_mut().zip(other.0) {
+            *amount = amount.saturating_sub(other);
+        }
+        self
+    }
+
+    /// This percentage of it.
+    #[must_use]
+    pub fn percent(mut self, percent: usize) -> Self {
+        for amount in &mut self.0 {
+            *amount = amount.checked_mul(percent).map_or(*amount, |part| part / 100);
+        }
+        self
+    }
+
+    /// The first resource of which this is more than a limit.
+    pub fn above(&self, limit: &Self) -> Option<Resource> {
+        Resource::ALL.into_iter().find(|resource| self.of(*resource) > limit.of(*resource))
+    }
+}
+
+/// Whose budget it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Scope {
+    /// One Service object with its slices.
+    Service,
+    /// All Services of a namespace.
+    Namespace,
+    /// All Services of the cluster.
+    Cluster,
+}
+
+/// The budgets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Of one Service object with its slices.
+    pub service: Amount,
+    /// Of all Services of a namespace.
+    pub namespace: Amount,
+    /// Of all Services of the cluster.
+    pub cluster: Amount,
+}
+
+/// The most of one Service: a pass over each of its ports, and over its endpoints for one port, takes some
+/// milliseconds.
+const SERVICE: Amount = Amount::new(10_000, 25_000, usize::MAX, 16 << 20);
+/// The most of a cluster: more than the largest of which there are figures (docs/performance.md: 100,000
+/// frontends with 1,000,000 backends).
+const CLUSTER: Amount = Amount::new(131_072, usize::MAX, 1_048_576, 256 << 20);
+/// Percent of the cluster's budget that one namespace may take.
+pub const NAMESPACE_PERCENT: usize = 50;
+
+impl Default for Budget {
+    /// No limits: for simulations and measurements.
+    fn default() -> Self {
+        Self::UNLIMITED
+    }
+}
+
+impl Budget {
+    /// The budgets of an agent that is told no others.
+    pub fn of_agent() -> Self {
+        let namespace = CLUSTER.percent(NAMESPACE_PERCENT);
+        Self { service: SERVICE, namespace, cluster: CLUSTER }
+    }
+
+    /// No limits.
+    pub const UNLIMITED: Self = Self {
+        service: Amount::unlimited(),
+        namespace: Amount::unlimited(),
+        cluster: Amount::unlimited(),
+    };
+
+    /// The budget of a scope.
+    pub const fn of(&self, scope: Scope) -> &Amount {
+        match scope {
+            Scope::Service => &self.service,
+            Scope::Namespace => &self.namespace,
+            Scope::Cluster => &self.cluster,
+        }
+    }
+}
+
+/// Why a Service is not served: it exceeds a budget.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Whose budget.
+    pub scope: Scope,
+    /// Of what.
+    pub resource: Resource,
+    /// How much of it the Service with its slices needs.
+    pub needs: usize,
+    /// How much of it the others in that scope use that come before it.
+    pub used: usize,
+    /// How much there is.
+    pub limit: usize,
+}
+
+impl Refusal {
+    /// The flag of `svclb agent` that sets this budget.
+    pub const fn flag(&self) -> &'static str {
+        match (self.scope, self.resource) {
+            (Scope::Service, Resource::Frontends) => "--service-frontends",
+            (Scope::Service, Resource::Endpoints) => "--service-endpoints",
+            (Scope::Service, _) => "--service-memory",
+            (Scope::Namespace, _) => "--namespace-share",
+            (Scope::Cluster, Resource::Frontends) => "--all-frontends",
+            (Scope::Cluster, Resource::Endpoints | Resource::Backends) => "--all-backends",
+            (Scope::Cluster, Resource::Memory) => "--all-memory",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scope, resource, needs, used, limit } = self;
+        let resource = resource.name();
+        match scope {
+            Scope::Service => {
+                write!(f, "it has {needs} {resource}, and one Service may have {limit}")?;
+            }
+            Scope::Namespace => write!(
+                f,
+                "it needs {needs} {resource}, older Services of its namespace use {used}, and all of a \
+                 namespace may use {limit}"
+            )?,
+            Scope::Cluster => write!(
+                f,
+                "it needs {needs} {resource}, older Services use {used}, and all together may use {limit}"
+            )?,
+        }
+        write!(f, " ({})", self.flag())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_hold_the_largest_cluster_that_was_measured_and_a_namespace_holds_a_large_one() {
+        let Budget { namespace, cluster, .. } = Budget::of_agent();
+        let measured = Amount::new(100_000, 0, 1_000_000, 0);
+        assert_eq!(measured.above(&cluster), None);
+        let large = Amount::new(10_000, 0, 500_000, 0);
+        assert_eq!(large.above(&namespace), None);
+        assert_eq!(cluster.above(&namespace), Some(Resource::Frontends));
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_needed_what_there_is_and_the_flag() {
+        let refusal = Refusal {
+            scope: Scope::Namespace,
+            resource: Resource::Backends,
+            needs: 7,
+            used: 5,
+            limit: 10,
+        };
+        let expected = "it needs 7 backends, older Services of its namespace use 5, and all of a \
+                        namespace may use 10 (--namespace-share)";
+        assert_eq!(refusal.to_string(), expected);
+    }
+}

@@ -1,0 +1,243 @@
+//! Which Services are served: those that the budgets hold, the older ones first. A Service with its slices
+//! is served or refused as one; what it had goes with it, so that no client is given a backend that left
+//! meanwhile, and the address is left to whatever else serves it, such as kube-proxy.
+//!
+//! What is decided depends only on the objects that there are: an agent that starts anew decides the same.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::size_of;
+use std::sync::Arc;
+
+use super::{Catalog, claims};
+use crate::budget::{Amount, Budget, Refusal, Scope};
+use crate::model::{Node, ObjectName, Service, ServicePort, Slice};
+
+/// About what malloc and a table take beside an object and its name.
+const BESIDE: usize = 200;
+/// The same for a port, whose name is mostly shared.
+const BESIDE_PORT: usize = 32;
+
+/// What is used, and who is refused.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    budget: Budget,
+    /// By all Services that fit by themselves, and by those of each namespace that has any.
+    all: Amount,
+    of_namespace: HashMap<Arc<str>, Amount>,
+    refused: BTreeMap<ObjectName, Refusal>,
+    /// Who fits has to be decided anew.
+    is_open: bool,
+    /// Refusals are others than when this was last asked.
+    is_news: bool,
+}
+
+impl Admission {
+    /// Whether a Service is not served.
+    pub(super) fn refuses(&self, object: &ObjectName) -> bool {
+        // Mostly none is.
+        !self.refused.is_empty() && self.refused.contains_key(object)
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Why a Service does not fit by itself.
+    fn too_large(&self, needs: &Amount) -> Option<Refusal> {
+        refusal(&self.budget, Scope::Service, &Amount::default(), needs)
+    }
+
+    /// Counts a Service, or counts it no more.
+    fn count(&mut self, object: &ObjectName, before: Option<Amount>, after: Option<Amount>) {
+        let change =
+            |used: Amount| used.minus(before.unwrap_or_default()).plus(after.unwrap_or_default());
+        self.all = change(self.all);
+        let used = self.of_namespace.entry(Arc::clone(&object.namespace)).or_default();
+        *used = change(*used);
+        if *used == Amount::default() {
+            self.of_namespace.remove(&object.namespace);
+        }
+    }
+
+    /// Whether the Services of a namespace exceed its budget, or all of them theirs.
+    fn exceeds(&self, namespace: &Arc<str>) -> bool {
+        let used = self.of_namespace.get(namespace).copied().unwrap_or_default();
+        used.above(&self.budget.namespace).is_some()
+            || self.all.above(&self.budget.cluster).is_some()
+    }
+}
+
+/// Why what is needed does not fit beside what is used.
+fn refusal(budget: &Budget, scope: Scope, used: &Amount, needs: &Amount) -> Option<Refusal> {
+    let limit = budget.of(scope);
+    let resource = used.plus(*needs).above(limit)?;
+    let of = |amount: &Amount| amount.of(resource);
+    Some(Refusal { scope, resource, needs: of(needs), used: of(used), limit: of(limit) })
+}
+
+/// What a Service takes by itself. Frontends are counted as if no two were the same.
+fn of_service(service: &Service, node: &Node) -> Amount {
+    let addresses =
+        service.cluster_ips.len() + service.external_ips.len() + service.load_balancer_ips.len();
+    let node_ports = service.ports.iter().filter(|port| port.node_port.is_some()).count();
+    // And loopback, of both families.
+    let frontends = service.ports.len() * addresses + node_ports * (node.addresses.len() + 2);
+    let memory = BESIDE
+        + service.ports.len() * (size_of::<ServicePort>() + BESIDE_PORT)
+        + addresses * size_of::<std::net::IpAddr>();
+    Amount::new(frontends, 0, 0, memory)
+}
+
+fn of_slice(slice: &Slice) -> Amount {
+    let (ports, endpoints) = (slice.ports.len(), slice.endpoints.len());
+    let memory = BESIDE
+        + ports * (size_of::<crate::model::SlicePort>() + BESIDE_PORT)
+        + endpoints * 3 * size_of::<usize>();
+    Amount::new(0, endpoints, ports * endpoints, memory)
+}
+
+impl Catalog {
+    /// The same with these budgets.
+    #[must_use]
+    pub fn with_budget(mut self, budget: Budget) -> Self {
+        self.admission.budget = budget;
+        self
+    }
+
+    /// What a Service takes with its slices; none without Service.
+    pub(super) fn needs(&self, object: &ObjectName) -> Option<Amount> {
+        let service = self.services.get(object)?;
+        let slices = self.slices_of(object).map(of_slice);
+        Some(slices.fold(of_service(service, &self.node), Amount::plus))
+    }
+
+    /// Takes note that a Service changed, or a slice of it (`is_service` is false), which took so much
+    /// `before`. True when it is refused now and was not, or the other way round.
+    pub(super) fn readmit(
+        &mut self,
+        object: &ObjectName,
+        before: Option<Amount>,
+        is_service: bool,
+    ) -> bool {
+        let after = self.needs(object);
+        if before == after && !is_service {
+            return false;
+        }
+        let counts = |needs: &Amount| self.admission.too_large(needs).is_none();
+        let (counted, counts) = (before.filter(counts), after.filter(counts));
+        let was_refused = self.admission.refuses(object);
+        let exceeded = self.admission.exceeds(&object.namespace);
+        self.admission.count(object, counted, counts);
+        // A namespace or a cluster that exceeds its budget, or did, decides once for all changes.
+        let exceeds = self.admission.exceeds(&object.namespace);
+        self.admission.is_open |= exceeded || exceeds;
+        let refused = match after {
+            Some(needs) => match self.admission.too_large(&needs) {
+                Some(refusal) => Some(refusal),
+                // Until that is decided it is as before.
+                None => self.admission.refused.get(object).copied().filter(|_| exceeds),
+            },
+            None => None,
+        };
+        self.admission.set(object, refused);
+        was_refused != refused.is_some()
+    }
+
+    /// Counts all Services anew: the node has other addresses, so that they have other frontends.
+    pub(super) fn recount(&mut self) {
+        (self.admission.all, self.admission.of_namespace) = Default::default();
+        let all: Vec<_> =
+            self.services.keys().filter_map(|it| Some((it.clone(), self.needs(it)?))).collect();
+        for (object, needs) in all {
+            if self.admission.too_large(&needs).is_none() {
+                self.admission.count(&object, None, Some(needs));
+            }
+        }
+        self.admission.is_open = true;
+    }
+
+    /// Decides who is served, where that is open.
+    pub(super) fn decide(&mut self) {
+        if !std::mem::take(&mut self.admission.is_open) {
+            return;
+        }
+        let mut refused = BTreeMap::new();
+        let mut by_age: Vec<(i64, &ObjectName, Amount)> = Vec::new();
+        for object in self.services.keys() {
+            let Some(needs) = self.needs(object) else { continue };
+            match self.admission.too_large(&needs) {
+                Some(refusal) => drop(refused.insert(object.clone(), refusal)),
+                None if self.admission.exceeds(&object.namespace) => {
+                    by_age.push((self.age(object), object, needs));
+                }
+                None => {}
+            }
+        }
+        by_age.sort_unstable_by_key(|(age, object, _)| (*age, *object));
+        let budget = self.admission.budget;
+        let mut all = Amount::default();
+        let mut of_namespace: HashMap<&Arc<str>, Amount> = HashMap::new();
+        for (_, object, needs) in by_age {
+            let of_namespace = of_namespace.entry(&object.namespace).or_default();
+            let why = refusal(&budget, Scope::Namespace, of_namespace, &needs)
+                .or_else(|| refusal(&budget, Scope::Cluster, &all, &needs));
+            match why {
+                Some(why) => drop(refused.insert(object.clone(), why)),
+                None => {
+                    all = all.plus(needs);
+                    *of_namespace = of_namespace.plus(needs);
+                }
+            }
+        }
+        let known: BTreeSet<ObjectName> =
+            refused.keys().chain(self.admission.refused.keys()).cloned().collect();
+        for object in known {
+            let was_refused = self.admission.refuses(&object);
+            let why = refused.remove(&object);
+            self.admission.set(&object, why);
+            if was_refused != why.is_some() {
+                self.switch(&object);
+            }
+        }
+    }
+
+    /// A Service is refused that was served until now, or the other way round.
+    pub(super) fn switch(&mut self, object: &ObjectName) {
+        let service = self.services.get(object).map(AsRef::as_ref);
+        let claims = claims(object, service, &self.node, self.is_unread(object));
+        if self.admission.refuses(object) {
+            self.reclaim(&claims, &BTreeSet::new());
+        } else {
+            self.reclaim(&BTreeSet::new(), &claims);
+        }
+        self.dirty.insert(object.clone());
+    }
+
+    /// Services that are refused, by name, and why; none when that is as it was when this was last asked.
+    pub fn take_refusals(&mut self) -> Option<Vec<(ObjectName, Refusal)>> {
+        let refused = &self.admission.refused;
+        std::mem::take(&mut self.admission.is_news)
+            .then(|| refused.iter().map(|(object, why)| (object.clone(), *why)).collect())
+    }
+
+    /// Services that are refused, by name, and why.
+    pub const fn refusals(&self) -> &BTreeMap<ObjectName, Refusal> {
+        &self.admission.refused
+    }
+
+    /// How much the Services use that fit by themselves.
+    pub const fn used(&self) -> Amount {
+        self.admission.all
+    }
+}
+
+impl Admission {
+    fn set(&mut self, object: &ObjectName, why: Option<Refusal>) {
+        let before = match why {
+            Some(why) => self.refused.insert(object.clone(), why),
+            None if self.refused.is_empty() => None,
+            None => self.refused.remove(object),
+        };
+        self.is_news |= before != why;
+    }
+}

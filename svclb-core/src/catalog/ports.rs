@@ -1,0 +1,84 @@
+//! The ports of one Service object, compiled one by one: an object may have thousands, and a pass stops
+//! between two of them.
+
+use std::collections::HashSet;
+
+use svclb_common::layout::{FrontendKey, Protocol, ServiceNotes};
+
+use super::{Catalog, Retained};
+use crate::compile::{Desired, Offers, compile, frontends};
+use crate::model::{ObjectName, Service, ServiceKey, ServicePort};
+
+/// The ports of a Service object, in the order of the object; those of what is retained of it, where there
+/// is no object. None when it is gone or refused.
+pub(crate) struct Ports<'a> {
+    catalog: &'a Catalog,
+    object: &'a ObjectName,
+    service: Option<&'a Service>,
+    /// Of each port that an earlier agent wrote and the source cannot read.
+    retained: &'a [Retained],
+    offers: Offers<'a>,
+}
+
+impl Catalog {
+    /// The ports of an object.
+    pub(crate) fn ports<'a>(&'a self, object: &'a ObjectName) -> Ports<'a> {
+        let is_refused = self.admission.refuses(object);
+        let service = self.services.get(object).filter(|_| !is_refused).map(AsRef::as_ref);
+        let retained = self.retained.get(object).filter(|_| !is_refused);
+        let retained = retained.map_or(&[][..], Vec::as_slice);
+        let offers = self.offers(object).or(retained);
+        Ports { catalog: self, object, service, retained, offers }
+    }
+
+    /// How much of an object there is to look at: its ports and its endpoints.
+    pub(crate) fn extent(&self, object: &ObjectName) -> (usize, usize) {
+        let ports = self.services.get(object).map_or(0, |service| service.ports.len());
+        (ports, self.slices_of(object).map(|slice| slice.endpoints.len()).sum())
+    }
+}
+
+impl<'a> Ports<'a> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.service.map_or(self.retained.len(), |service| service.ports.len())
+    }
+
+    fn get(&self, port: usize) -> Option<(&'a Service, &'a ServicePort)> {
+        let service = match self.service {
+            Some(service) => return Some((service, service.ports.get(port)?)),
+            None => &self.retained.get(port)?.service,
+        };
+        Some((service, service.ports.first()?))
+    }
+
+    /// Name and protocol of each.
+    pub(crate) fn names(&self) -> HashSet<(&'a str, Protocol)> {
+        let all = (0..self.len()).filter_map(|port| self.get(port));
+        all.map(|(_, port)| (port.name.as_ref(), port.protocol)).collect()
+    }
+
+    /// What the maps should hold of a port, when some services are passed over for frontends that they
+    /// claim, as if they did not.
+    pub(crate) fn compile(
+        &self,
+        number: usize,
+        is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
+    ) -> Option<Desired> {
+        let Self { catalog, object, offers, .. } = self;
+        let (service, port) = self.get(number)?;
+        let asked = match self.service {
+            Some(service) => frontends(service, port, &catalog.node),
+            None => self.retained.get(number)?.frontends.clone(),
+        };
+        let holds = |key: &FrontendKey| {
+            let owner = catalog.owner_beside(key, &is_passed_over);
+            owner.is_some_and(|owner| owner.object == **object && owner.is_port(port))
+        };
+        let mut desired = compile(object, service, port, asked, offers, &catalog.node, holds);
+        if self.service.is_none() || catalog.is_unread(object) {
+            desired.row.notes |= ServiceNotes::RETAINED;
+        }
+        Some(desired)
+    }
+}

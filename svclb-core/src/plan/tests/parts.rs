@@ -1,0 +1,75 @@
+//! Passes in parts, however small: every step is right, objects take turns, and the end is the same.
+
+use proptest::prelude::*;
+
+use super::changes::{self, Row, before, maps};
+use super::world::deed;
+use super::*;
+
+impl Agent {
+    /// Parts of so much effort, each step watched, until nothing is under way.
+    fn in_parts(&mut self, effort: usize) {
+        self.catalog.recall();
+        for _ in 0..10_000 {
+            self.table.expect(&self.catalog);
+            let done = part(&mut self.state, &mut self.table, &mut self.catalog, effort);
+            self.assert_room();
+            assert!(done.failed.is_empty(), "{:?}", done.failed);
+            if !self.state.is_under_way() {
+                return;
+            }
+        }
+        panic!("it does not come to an end");
+    }
+
+    /// Parts and rests until nothing is left to do.
+    fn settle_in_parts(&mut self, effort: usize) {
+        for _ in 0..1_000 {
+            self.in_parts(effort);
+            let resting = self.state.take_resting();
+            if !resting.is_empty() {
+                self.state.rested(resting);
+                self.catalog.mark(self.state.short.keys().map(|short| short.object.clone()));
+            }
+            if !self.catalog.is_dirty() {
+                return;
+            }
+        }
+        panic!("it does not come to an end");
+    }
+}
+
+#[test]
+fn a_change_in_parts_of_any_size_ends_as_one_in_one_piece() {
+    for (name, meta) in maps() {
+        for change in changes::all() {
+            for effort in [1, 2, 3, 7] {
+                let _row = Row(format!("{}, in maps with {name}, {effort} a part", change.name));
+                let (mut world, mut agent) = before(&change, meta);
+                change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+                agent.settle_in_parts(effort);
+                agent.assert_settled();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn changes_that_come_between_the_parts_join_them(
+        deeds in proptest::collection::vec(deed(), 1..25),
+        effort in 1..12_usize,
+    ) {
+        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+        for deed in &deeds {
+            agent.hear(&mut world, deed);
+            agent.table.expect(&agent.catalog);
+            let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, effort);
+            prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
+        }
+        agent.settle_in_parts(effort);
+        agent.assert_settled();
+    }
+}

@@ -1,0 +1,140 @@
+//! Which object is looked at next, and how far a large one has come. Objects take turns: one that was
+//! looked at, or of which a part was, goes behind all others, so that an object which changes all the time
+//! delays no other by more than one part of its own.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::model::ObjectName;
+
+/// Where the next part of an object begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// At this port of its Service, counted from 0.
+    Port(usize),
+    /// All its ports were looked at. So many of its services, in the order of their keys, were not yet
+    /// looked at for whether they are gone; the last are looked at first.
+    Gone(usize),
+}
+
+/// An object's turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Turn {
+    pub(super) from: Place,
+    /// The object changed after its first part: once it is at its end it begins again.
+    pub(super) has_changed: bool,
+    /// It had its turn already, and there was no time left: it comes before all others.
+    pub(super) is_put_off: bool,
+}
+
+impl Turn {
+    pub(super) const NEW: Self =
+        Self { from: Place::Port(0), has_changed: false, is_put_off: false };
+}
+
+/// What is kept for so many objects is not given back when none is left.
+const FEW: usize = 64;
+
+/// All whose turn comes, each once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turns {
+    order: VecDeque<ObjectName>,
+    of: HashMap<ObjectName, Turn>,
+}
+
+impl Turns {
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    pub(super) fn has(&self, object: &ObjectName) -> bool {
+        self.of.contains_key(object)
+    }
+
+    /// Lets every object begin anew.
+    pub(super) fn restart(&mut self) {
+        self.of.values_mut().for_each(|turn| *turn = Turn::NEW);
+    }
+
+    /// Lets an object that changed have a turn, behind all others unless it waits for one.
+    pub(super) fn add(&mut self, object: ObjectName) {
+        if let Some(turn) = self.of.get_mut(&object) {
+            turn.has_changed = turn.from != Turn::NEW.from;
+            return;
+        }
+        self.order.push_back(object.clone());
+        self.of.insert(object, Turn::NEW);
+    }
+
+    /// Lets an object go on from there, behind all others. If it has been added meanwhile, it begins anew
+    /// after that.
+    pub(super) fn go_on(&mut self, object: ObjectName, turn: Turn) {
+        let is_added = self.of.contains_key(&object);
+        let has_changed = turn.has_changed || is_added;
+        if !is_added {
+            self.order.push_back(object.clone());
+        }
+        self.of.insert(object, Turn { has_changed, is_put_off: false, ..turn });
+    }
+
+    /// Takes a turn back that was not used: the object is the first.
+    pub(super) fn put_off(&mut self, object: ObjectName, turn: Turn) {
+        self.order.push_front(object.clone());
+        self.of.insert(object, Turn { is_put_off: true, ..turn });
+    }
+
+    /// Whose turn comes next.
+    pub(super) fn first(&self) -> Option<&ObjectName> {
+        self.order.front()
+    }
+
+    /// Whose turn it is.
+    pub(super) fn next(&mut self) -> Option<(ObjectName, Turn)> {
+        let object = self.order.pop_front()?;
+        let turn = self.of.remove(&object)?;
+        if self.order.is_empty() && self.order.capacity() > FEW {
+            // A change of all objects is rare.
+            *self = Self::default();
+        }
+        Some((object, turn))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ObjectName {
+        ObjectName::new("default", name)
+    }
+
+    fn rest(mut turns: Turns) -> Vec<(String, Turn)> {
+        std::iter::from_fn(|| turns.next()).map(|(it, turn)| (it.name.to_string(), turn)).collect()
+    }
+
+    #[test]
+    fn objects_take_turns_and_one_that_changes_while_it_waits_keeps_its_place() {
+        let mut turns = Turns::default();
+        ["a", "b", "a", "c"].into_iter().for_each(|it| turns.add(name(it)));
+        assert_eq!(turns.next(), Some((name("a"), Turn::NEW)));
+        // It changes all the time: the others come first.
+        turns.add(name("a"));
+        let order: Vec<String> = rest(turns).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(order, ["b", "c", "a"]);
+    }
+
+    #[test]
+    fn a_large_object_goes_on_where_it_was_and_begins_again_if_it_changed() {
+        let mut turns = Turns::default();
+        let part = |has_changed| Turn { from: Place::Port(7), has_changed, is_put_off: false };
+        turns.go_on(name("a"), part(false));
+        turns.add(name("b"));
+        assert_eq!(rest(turns.clone())[0], ("a".to_owned(), part(false)));
+        turns.add(name("a"));
+        turns.add(name("b"));
+        let (object, turn) = turns.next().unwrap();
+        assert_eq!((object, turn), (name("a"), part(true)));
+        turns.put_off(name("a"), turn);
+        let first = Turn { is_put_off: true, ..part(true) };
+        assert_eq!(rest(turns), [("a".to_owned(), first), ("b".to_owned(), Turn::NEW)]);
+    }
+}

@@ -1,0 +1,198 @@
+//! A pass in parts: however large an object is and however often it changes, another one waits for a
+//! bounded number of steps.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::net::IpAddr;
+
+use common::{Agent, find, ip, meta, object, service, set, slice};
+use svclb_common::layout::Protocol;
+use svclb_core::model::{Endpoint, Service, ServicePort, Slice, SlicePort, Update};
+use svclb_core::plan::{Pass, part};
+use svclb_core::size::sizes;
+
+/// What a part is asked to do at most, in steps.
+const EFFORT: usize = 200;
+/// A part does as much again of removals, at least 256 steps of a service whose turn it is, and a few more
+/// where a frontend is not left half done.
+const MOST: usize = 2 * (EFFORT + 256) + 50;
+
+/// The sizes of a large object.
+#[derive(Clone, Copy)]
+struct Large {
+    name: &'static str,
+    ports: u16,
+    addresses: u16,
+    endpoints: u32,
+}
+
+const LARGE: [Large; 3] = [
+    Large { name: "ports", ports: 800, addresses: 1, endpoints: 2 },
+    Large { name: "addresses", ports: 1, addresses: 800, endpoints: 2 },
+    Large { name: "endpoints", ports: 1, addresses: 1, endpoints: 3_000 },
+];
+
+impl Large {
+    fn agent(self) -> Agent {
+        let (ports, addresses) = (usize::from(self.ports), usize::from(self.addresses));
+        let sizes = sizes(ports * addresses, ports * self.endpoints as usize);
+        Agent::new(meta(sizes.index_lines, sizes.spill_lines, sizes.slots))
+    }
+
+    fn service(self) -> Update {
+        let port = |number: u16| ServicePort {
+            name: format!("p{number}").into(),
+            protocol: Protocol::Tcp,
+            port: number,
+            node_port: None,
+        };
+        let address = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            IpAddr::from([10, 97, high, low])
+        };
+        let service = Service {
+            cluster_ips: vec![address(0)],
+            external_ips: (1..self.addresses).map(address).collect(),
+            ports: (1..=self.ports).map(port).collect(),
+            ..Service::default()
+        };
+        Update::Service(object("large"), Some(service))
+    }
+
+    /// Its endpoints, from that one on.
+    fn slice(self, first: u32) -> Update {
+        let port = |number: u16| SlicePort {
+            name: format!("p{number}").into(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        };
+        let endpoint = |number: u32| {
+            let [_, high, middle, low] = number.to_be_bytes();
+            (IpAddr::from([10, 128 + high, middle, low]), Endpoint::default())
+        };
+        let slice = Slice {
+            service: object("large"),
+            ports: (1..=self.ports).map(port).collect(),
+            endpoints: (first..first + self.endpoints).map(endpoint).collect(),
+            triggered: None,
+            notes: 0,
+        };
+        Update::Slice(object("large"), Some(slice))
+    }
+}
+
+fn next_part(agent: &mut Agent) -> Pass {
+    let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, EFFORT);
+    let resting = agent.state.take_resting();
+    agent.state.rested(resting);
+    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    done
+}
+
+/// Parts until nothing is under way: how many, and the most steps of one.
+fn parts(agent: &mut Agent) -> (usize, usize) {
+    agent.catalog.recall();
+    let (mut parts, mut most) = (0, 0);
+    loop {
+        most = most.max(next_part(agent).steps);
+        parts += 1;
+        if !agent.state.is_under_way() && !agent.catalog.is_dirty() {
+            return (parts, most);
+        }
+        assert!(parts < 10_000, "it does not come to an end");
+        if !agent.state.is_under_way() {
+            agent.catalog.recall();
+        }
+    }
+}
+
+/// What comes and goes of a large object, one after the other.
+fn life(large: Large) -> [(&'static str, Vec<Update>); 5] {
+    let gone = Update::Service(object("large"), None);
+    [
+        ("comes", vec![large.slice(0), large.service()]),
+        ("an endpoint changes", vec![large.slice(1)]),
+        ("all endpoints change, to others behind these", vec![large.slice(100_000)]),
+        ("all endpoints change, to others before these", vec![large.slice(0)]),
+        ("goes", vec![gone]),
+    ]
+}
+
+#[test]
+fn a_part_of_a_pass_is_bounded_whatever_the_size_of_an_object() {
+    for large in LARGE {
+        let mut agent = large.agent();
+        for (what, updates) in life(large) {
+            agent.hear(updates);
+            let (parts, most) = parts(&mut agent);
+            println!("{}, {what}: {parts} parts, at most {most} steps", large.name);
+            assert!(most <= MOST, "{}, {what}: {most} steps in one part", large.name);
+            agent.mark_all();
+            assert_eq!(agent.pass().steps, 0, "{}, {what}: nothing is left to do", large.name);
+        }
+    }
+}
+
+#[test]
+fn a_small_change_waits_for_one_part_of_a_large_object_that_is_rewritten_all_the_time() {
+    for large in LARGE {
+        let mut agent = large.agent();
+        agent.hear([service("small", &["10.96.0.1"], 9), slice("small", &["10.1.0.0"])]);
+        agent.hear([large.service(), large.slice(0)]);
+        parts(&mut agent);
+        let mut turn = 1;
+        for number in 1..60 {
+            // The large one changes before each part, the small one before each third.
+            agent.hear([large.slice(number)]);
+            if number % 3 == 1 {
+                turn = number;
+                agent.hear([slice("small", &[&format!("10.1.0.{number}")])]);
+            }
+            next_part(&mut agent);
+            let found = agent.backends("10.96.0.1");
+            let is_there = found == set(&[&format!("10.1.0.{turn}")]);
+            // In its own part, or in the next.
+            assert!(is_there || number == turn, "{}: it waits for more than one part", large.name);
+        }
+        // Once it changes no more, the large one is as it should be.
+        parts(&mut agent);
+        agent.mark_all();
+        assert_eq!(agent.pass().steps, 0, "{}", large.name);
+        let (_, line) = find(&agent.table.inner, ip("10.96.0.1")).unwrap();
+        assert_eq!(line.set.count, 1);
+    }
+}
+
+#[test]
+fn a_large_object_that_is_rewritten_all_the_time_is_served_nevertheless() {
+    let [ports, ..] = LARGE;
+    let mut agent = ports.agent();
+    agent.hear([ports.service(), ports.slice(0)]);
+    parts(&mut agent);
+    let mut changed = std::collections::BTreeSet::new();
+    for number in 1..60 {
+        agent.hear([ports.slice(number)]);
+        next_part(&mut agent);
+        let at = |port: u16| {
+            let key = svclb_common::layout::FrontendKey {
+                address: ip("10.97.0.0").into(),
+                port,
+                protocol: 6,
+                scope: 0,
+                _pad: 0,
+            };
+            agent.table.inner.frontend(&key).map(|row| row.line)
+        };
+        for port in 1..=ports.ports {
+            let line = agent.table.inner.line(at(port).unwrap()).unwrap().read();
+            if !common::backends(&agent.table.inner, &line).contains("10.128.0.0") {
+                changed.insert(port);
+            }
+        }
+        if changed.len() == usize::from(ports.ports) {
+            return;
+        }
+    }
+    panic!("{} of {} ports followed", changed.len(), ports.ports);
+}
