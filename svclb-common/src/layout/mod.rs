@@ -19,8 +19,8 @@ pub use hot::{
 };
 pub use rows::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, BackendState, ClientKey, ClientRow, Counters,
-    FrontendKey, FrontendRow, MAX_NAME, Meta, Policy, SOURCES, ServiceNotes, ServiceRow, SourceKind,
-    SourceRow, Text, WayKind,
+    FrontendKey, FrontendRow, MAX_NAME, Meta, Policy, SOURCES, ServiceNotes, ServiceRow,
+    SourceKind, SourceRow, Text, WayKind,
 };
 
 /// Version of everything in this module. Pins live in a folder of this name, so that a program never
