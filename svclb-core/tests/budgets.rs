@@ -121,7 +121,7 @@ fn the_younger_of_a_namespace_give_way_and_others_do_not() {
     assert_eq!(refused(&mut agent), [why, late_why]);
     assert!(!is_served(&agent, 5));
     // Room comes.
-    agent.hear([Update::Service(old.clone(), None)]);
+    agent.hear([Update::Service(old, None)]);
     assert_eq!(
         refused(&mut agent),
         ["c/late: it needs 4 backends, older Services use 15, and all \

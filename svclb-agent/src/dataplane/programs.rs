@@ -17,7 +17,7 @@ use super::types::Types;
 pub struct Program {
     /// Its name: 15 characters at most.
     pub name: String,
-    /// The maps that it uses, by id and name; the first [`MAPS`] of them.
+    /// The maps that it uses, by id and name; the first `MAPS` of them.
     pub maps: Vec<(u32, String)>,
 }
 
