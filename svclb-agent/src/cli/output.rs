@@ -306,7 +306,7 @@ fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
         ("Passes", status.passes.to_string()),
         ("Failures", status.failures.to_string()),
         ("Short", status.short.to_string()),
-        ("Refused", status.refused.to_string()),
+        ("Over budget", status.refused.to_string()),
         ("Hooks", hooks),
         ("Sources", sources(&status.sources)),
         ("Services", status.services.to_string()),

@@ -149,6 +149,7 @@ Agent:        not running (pid 42)
 Passes:       5
 Failures:     7
 Short:        1
+Over budget:  2
 Hooks:        1 of 2 attached, missing: connect6
 Sources:      services heard 12 s ago from 10.0.0.1:6443 (endpoint)
 Services:     1
