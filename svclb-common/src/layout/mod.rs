@@ -31,9 +31,9 @@ pub const LAYOUT_VERSION: u32 = 1;
 /// server. Part of the layout, since the programs of an agent that has ended must recognize the sockets of
 /// the next one, whatever their versions.
 ///
-/// Setting a priority above 6 requires CAP_NET_ADMIN in the socket's network namespace (from 5.19 on
-/// CAP_NET_RAW is enough). Queueing disciplines use its low four bits, or take all of it for the number of a
-/// class: the bits are 0, best effort, and no class has the number 5356:4c30.
+/// Setting a priority above 6 requires CAP_NET_ADMIN in the socket's network namespace, or on newer kernels
+/// CAP_NET_RAW (6.18: measured). Queueing disciplines use its low four bits, or take all of it for the
+/// number of a class: the bits are 0, best effort, and no class has the number 5356:4c30.
 pub const AGENT_PRIORITY: u32 = 0x5356_4c30;
 
 /// Transport protocol of a frontend, as in the IP header (IANA protocol numbers).
