@@ -372,9 +372,10 @@ fn the_component_for_nodes_without_a_bpffs_mounts_one_once() {
     assert_eq!(mounted(), 1);
     let agents = pod.exec("agent", &["mount-bpffs", "/host/bpf/svclb"]);
     assert_eq!(said(agents), "/host/bpf/svclb is on a bpffs already\n");
+    // What is above svclb's folder there is the container's own root, and not the node's bpffs.
     let agents = pod.exec("agent", &["uninstall", "--pins", "/host/bpf"]);
     let error = String::from_utf8_lossy(&agents.stderr).into_owned();
-    assert!(!agents.status.success() && error.contains("is not on a bpffs"), "{error}");
+    assert!(!agents.status.success() && error.contains("Read-only file system"), "{error}");
     base.set_up_volumes().unwrap();
 }
 
