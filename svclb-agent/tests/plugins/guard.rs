@@ -18,9 +18,9 @@ impl Guarded {
         let folder = tempfile::tempdir().unwrap();
         let plugin = r#"
 ( setsid sleep 300 & echo $! >> "$0/processes" )
-sh -c 'trap "" TERM HUP; sleep 301; sleep 302' & echo $! >> "$0/processes"
+sh -c 'trap "" TERM HUP; exec sleep 301' & echo $! >> "$0/processes"
 echo $$ >> "$0/processes"
-sleep 300
+exec sleep 300
 "#;
         let agent = r#""$0" guard-plugin $$ -- sh -c "$1" "$2" & echo $! > "$2/guard"; wait; echo "$?" > "$2/code""#;
         let mut command = Command::new("sh");
