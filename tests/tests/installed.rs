@@ -216,7 +216,7 @@ fn an_agent_whose_folder_another_has_meanwhile_ends_and_leaves_that_one_alone() 
 fn uninstall_leaves_no_link_no_map_and_no_program() {
     let (world, _a) = world("nothing-left");
     let ours = world.objects_in(&world.version());
-    assert_eq!(ours.len(), 10 + 9 + 9, "{ours:?}");
+    assert_eq!(ours.len(), 11 + 9 + 9, "{ours:?}");
     world.take_agent().stop();
     let output = world.svclb(&["uninstall"]);
     assert!(output.status.success(), "{output:?}");
@@ -243,7 +243,7 @@ fn uninstall_leaves_nothing_of_a_change_of_maps_and_of_other_versions_either() {
     world.move_pin(&world.pinned("links", "connect4"), &newer.join("links/connect4"));
     let folders = [ours, newer].into_iter().chain(others);
     let all: Vec<_> = folders.flat_map(|folder| world.objects_in(&folder)).collect();
-    assert_eq!(all.len(), 10 + 9 + 9 + 3, "{all:?}");
+    assert_eq!(all.len(), 11 + 9 + 9 + 3, "{all:?}");
     assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
     let output = world.svclb(&["uninstall"]);
     assert!(output.status.success(), "{output:?}");
@@ -302,7 +302,7 @@ fn what_is_pinned_in_the_same_folder_by_others_is_left_alone() {
         assert_eq!(world.names_in(&root), before);
     });
     assert!(rounds >= at_least(10), "the client connected {rounds} times only");
-    assert_eq!(world.names_in(&world.version().join("maps")).len(), 10);
+    assert_eq!(world.names_in(&world.version().join("maps")).len(), 11);
     world.move_pin(&strange, &world.pinned("links", "connect4"));
     world.start_agent();
     world.settle();
@@ -353,7 +353,7 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
             eventually("the pins are there again", || {
                 let there = ["links", "maps", "layouts"]
                     .map(|folder| world.names_in(&world.version().join(folder)).len());
-                if there == [9, 10, 10] { Ok(()) } else { Err(format!("{there:?}")) }
+                if there == [9, 11, 11] { Ok(()) } else { Err(format!("{there:?}")) }
             });
         }
         let said = refused(&world, second_agent(&world));
