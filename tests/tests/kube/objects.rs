@@ -139,51 +139,78 @@ fn a_thousand_rapid_changes_of_one_service_end_as_a_fresh_agent_begins() {
 }
 
 #[test]
-fn an_object_that_is_accepted_and_makes_no_sense_rejects_only_itself() {
-    let stage = Stage::new("kube-malformed");
+fn rejected_slice_keeps_its_backends_and_rejects_only_itself() {
+    let stage = Stage::new("kube-rejected");
     let api = stage.api();
+    // One that is rejected from the start.
+    api.apply_all(&[service("wrong", "10.96.0.12"), oversized(&slice("wrong", &["10.244.0.7"]))]);
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
-    // One that is wrong from the start.
-    let mut wrong = slice("wrong", &["10.244.0.7"]);
-    wrong["metadata"]["labels"]["kubernetes.io/service-name"] = json!("No_Name");
-    api.apply_all(&[wrong]);
     stage.start_agent();
     stage.wait_for(&["10.244.0.1"]);
-    // One that was right, and keeps its state.
-    let label = |name| json!({ "metadata": { "labels": { "kubernetes.io/service-name": name } } });
-    let reference = Reference::slice("default/hello-1");
-    api.patch(&reference, &label("Hello_World")).unwrap();
-    stage.wait_for_log(&["WARN", "default/hello-1", "metadata.labels[kubernetes.io/service-name]"]);
+    // One that was readable, and keeps its state.
+    api.apply_all(&[oversized(&slice("hello", &["10.244.0.3"]))]);
+    stage.wait_for_log(&["WARN", "default/hello-1", "101 ports of 1000 endpoints"]);
     api.apply_all(&[service("other", "10.96.0.11"), slice("other", &["10.244.0.9"])]);
-    eventually("others go on", || match backends(&stage.world, "other") {
-        found if found.contains("10.244.0.9") => Ok(()),
-        found => Err(format!("{found:?}")),
-    });
+    let other = |expected: &str| {
+        eventually("other Services are followed", || match backends(&stage.world, "other") {
+            found if found.contains(expected) => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    };
+    other("10.244.0.9");
     stage.wait_for(&["10.244.0.1"]);
-    // A list that comes anew changes nothing of that, and nobody is told twice.
+    // A relist changes nothing of that, and logs neither again.
     stage.relay.cut();
     stage.plane.stop_api_server();
     stage.plane.start_api_server();
     api.apply_all(&[slice("other", &["10.244.0.10"])]);
     stage.relay.open(&stage.world);
-    eventually("others go on", || match backends(&stage.world, "other") {
-        found if found.contains("10.244.0.10") => Ok(()),
-        found => Err(format!("{found:?}")),
-    });
+    other("10.244.0.10");
     stage.wait_for(&["10.244.0.1"]);
     let log = stage.world.agent_log();
     for object in ["default/hello-1", "default/wrong-1"] {
-        let told = log.lines().filter(|line| line.contains(object)).count();
-        assert_eq!(told, 1, "{object}: {log}");
+        let lines = log.lines().filter(|line| line.contains(object)).count();
+        assert_eq!(lines, 1, "{object}: {log}");
     }
-    // Right again, it counts again.
-    api.patch(&reference, &label("hello")).unwrap();
+    assert!(backends(&stage.world, "wrong").is_empty());
+    // Readable again, it counts again.
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
     stage.wait_for(&["10.244.0.2"]);
 }
 
+/// The same slice with more ports and endpoints than svclb reads (100,000 pairs); the API server takes it.
+fn oversized(slice: &serde_json::Value) -> serde_json::Value {
+    let mut slice = slice.clone();
+    let port = |i| json!({ "name": format!("p{i}"), "protocol": "TCP", "port": 1 + i });
+    slice["ports"] = (0..101).map(port).collect();
+    let first = slice["endpoints"][0].clone();
+    let endpoint = |i| json!({ "addresses": [format!("10.245.{}.{}", i / 250, 1 + i % 250)] });
+    let more = (1..1_000).map(endpoint);
+    slice["endpoints"] = std::iter::once(first).chain(more).collect();
+    slice
+}
+
 #[test]
-fn a_node_that_makes_no_sense_rejects_only_itself() {
+fn slice_whose_label_names_no_service_belongs_to_none() {
+    let stage = Stage::new("kube-label-value");
+    let api = stage.api();
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    stage.start_agent();
+    stage.wait_for(&["10.244.0.1"]);
+    // The API server takes any value of a label; no Service can have this name.
+    let label = |name| json!({ "metadata": { "labels": { "kubernetes.io/service-name": name } } });
+    let reference = Reference::slice("default/hello-1");
+    api.patch(&reference, &label("Hello_World")).unwrap();
+    stage.wait_for(&[]);
+    stage.wait_for_log(&["INFO", "slices_without_service", "count=1"]);
+    let refused = stage.world.dial(Tcp, DIALLED).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED), "{refused}");
+    api.patch(&reference, &label("hello")).unwrap();
+    stage.wait_for(&["10.244.0.1"]);
+}
+
+#[test]
+fn unusable_address_of_the_node_is_ignored_by_itself() {
     let stage = Stage::new("kube-node");
     let api = stage.api();
     let mut hello = service("hello", "10.96.0.10");
@@ -191,27 +218,30 @@ fn a_node_that_makes_no_sense_rejects_only_itself() {
     hello["spec"]["ports"][0]["nodePort"] = json!(30080);
     api.apply_all(&[hello, slice("hello", &["10.244.0.1"])]);
     let node = Reference::node(NODE);
-    let at = |address: &str| {
-        let addresses = json!([{ "type": "InternalIP", "address": address }]);
+    let set = |addresses: &[(&str, &str)]| {
+        let address = |&(kind, address): &(&str, &str)| json!({ "type": kind, "address": address });
+        let addresses: Vec<_> = addresses.iter().map(address).collect();
         api.patch_status(&node, &json!({ "status": { "addresses": addresses } })).unwrap();
     };
-    let serves = |address: &str| {
-        let expected = format!("{address}:30080");
-        eventually(&format!("it serves {expected}"), || {
+    let serves = |expected: &[&str]| {
+        let common = ["10.96.0.10:80", "127.0.0.1:30080"];
+        let expected = common.iter().chain(expected).map(|&it| it.to_owned()).collect();
+        eventually(&format!("it serves {expected:?}"), || {
             let found = frontends(&stage.world, "hello");
-            if found.contains(&expected) { Ok(()) } else { Err(format!("{found:?}")) }
+            if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
         });
     };
-    at("192.0.2.1");
+    set(&[("InternalIP", "192.0.2.1")]);
     stage.start_agent();
-    serves("192.0.2.1");
-    at("some-where");
+    serves(&["192.0.2.1:30080"]);
+    set(&[("InternalIP", "some-where"), ("ExternalIP", "198.51.100.1")]);
     stage.wait_for_log(&["WARN", "Node node-a", "status.addresses[0].address"]);
+    serves(&["198.51.100.1:30080"]);
+    // Other changes are followed meanwhile.
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
     stage.wait_for(&["10.244.0.2"]);
-    serves("192.0.2.1");
-    at("192.0.2.2");
-    serves("192.0.2.2");
+    set(&[("InternalIP", "192.0.2.2"), ("ExternalIP", "198.51.100.1")]);
+    serves(&["192.0.2.2:30080", "198.51.100.1:30080"]);
 }
 
 #[test]
