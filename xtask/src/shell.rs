@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
@@ -15,10 +16,15 @@ const TAIL: usize = 40;
 /// Folders of the system's tools, which a user's PATH may lack.
 const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// The folder of the workspace.
+/// The folder of the workspace: as `cargo xtask` names it, since two checkouts that share a target folder
+/// may share this program too. Without cargo, that of the checkout it was built from.
 pub(crate) fn root() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let here = std::env::var_os("CARGO_MANIFEST_DIR");
+        let here = here.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        here.parent().map_or_else(|| here.clone(), Path::to_owned)
+    });
+    &ROOT
 }
 
 /// A command that runs in the workspace's folder.
