@@ -27,6 +27,15 @@ static HAS_SET_RETVAL: Global<u8> = Global::new(0);
 static KERN_SOCK_BYTE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static KERN_SOCK_BIT: Global<u8> = Global::new(0);
+/// 1 where the kernel has `bpf_cast_to_kern_ctx` (6.2), and the agent put its number, and where
+/// `sk_kern_sock` lies, in the places of the next two.
+#[unsafe(no_mangle)]
+static CAN_CAST: Global<u8> = Global::new(0);
+/// The number of a call, and the offset of a load, which nothing else has: svclb-agent/src/dataplane/object/
+/// kernel.rs replaces them.
+const CAST: usize = 0x7fff_5c1b;
+const BYTE: usize = 0x7c1b;
+
 /// Id of the cgroup that the hooks are attached to.
 #[unsafe(no_mangle)]
 static ATTACHED: Global<u64> = Global::new(1);
@@ -270,6 +279,17 @@ impl<F: Family> Caller for Call<'_, F> {
         // `inet_release` runs the hook for all but these. The verifier shows of a socket what
         // `struct bpf_sock` has, and this bit is not in there: but the context, as the kernel has it
         // (`struct bpf_sock_addr_kern`), begins with the socket's address.
+        if CAN_CAST.load() != 0 {
+            // SAFETY: the agent made this the call of a kernel function that takes the context and gives
+            // it as the kernel has it, and the offset that of a byte of `struct sock`.
+            let byte = unsafe {
+                let cast: extern "C" fn(*mut bpf_sock_addr) -> *const *const u8 =
+                    core::mem::transmute(CAST);
+                let sk = cast(self.ctx.sock_addr).read_volatile();
+                sk.add(BYTE).read_volatile()
+            };
+            return byte & bit == 0;
+        }
         let (mut sk, mut byte) = (0_u64, 0_u8);
         // SAFETY: the helper reads what can be read, into places of these sizes.
         let failed = unsafe {

@@ -1,157 +1,187 @@
-//! Where a field of one bit lies in a struct of the running kernel, by the kernel's own description of its
-//! types (BTF; Documentation/bpf/btf.rst).
+//! The kernel's types (BTF): where a field lies in a structure, and the id of a function. aya-obj reads
+//! them too, and does not show fields.
 //!
-//! Not a reader of all that BTF can say: what else a kernel describes is skipped.
+//! The format is that of Documentation/bpf/btf.rst; numbers are in the machine's byte order.
 
-/// A bit of a struct.
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::environment::BTF;
+
+const MAGIC: u16 = 0xeb9f;
+/// Kinds of include/uapi/linux/btf.h.
+const STRUCT: u32 = 4;
+const FUNCTION: u32 = 12;
+
+/// A field of one bit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Bit {
-    /// Offset of its byte in the struct.
+pub(super) struct Bit {
+    /// Offset of its byte in the structure.
     pub byte: u32,
     /// The bit in that byte.
     pub mask: u8,
 }
 
-/// `btf_header.magic`.
-const MAGIC: u32 = 0xeb9f;
-/// `struct btf_type`: name, info, and size or type.
-const TYPE: usize = 12;
-/// `struct btf_member`: name, type, offset.
-const MEMBER: usize = 12;
-const KIND_STRUCT: u32 = 4;
-/// Bit of `btf_type.info`: a member's offset holds its size in bits, in the highest byte, too.
-const HAS_SIZES: u32 = 1 << 31;
+/// All types of the running kernel.
+#[derive(Debug)]
+pub(super) struct Types {
+    bytes: Vec<u8>,
+    /// Where types begin and end.
+    types: (usize, usize),
+    /// Where names begin.
+    names: usize,
+}
 
-/// Finds a field of one bit in the struct of this name; none where there is no such field, or the bytes
-/// are not understood.
-pub(super) fn find_bit(btf: &[u8], structure: &str, field: &str) -> Option<Bit> {
-    let header = size(word(btf, 4)?)?;
-    if word(btf, 0)? & 0xffff != MAGIC {
-        return None;
+/// One type: its head and what follows it.
+struct Type<'a> {
+    id: u32,
+    kind: u32,
+    name: &'a [u8],
+    members: &'a [u8],
+    /// Offsets of members share their number with the size of a bit field.
+    has_bit_fields: bool,
+}
+
+/// Where a field lies, in bits from the beginning of its structure.
+struct Field {
+    offset: u32,
+    /// Bits of a bit field; 0 of any other field.
+    size: u32,
+}
+
+impl Types {
+    /// Reads the types of the running kernel.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn of_kernel() -> Result<Self> {
+        Self::parse(fs::read(BTF).with_context(|| format!("cannot read {BTF}"))?)
     }
-    let section = |offset: usize| {
-        let from = header.checked_add(size(word(btf, offset)?)?)?;
-        btf.get(from..from.checked_add(size(word(btf, offset + 4)?)?)?)
-    };
-    let (types, names) = (section(8)?, section(16)?);
-    let is_named = |name: u32, wanted: &str| {
-        let rest = size(name).and_then(|at| names.get(at..));
-        let rest = rest.and_then(|rest| rest.strip_prefix(wanted.as_bytes()));
-        rest.is_some_and(|rest| rest.first() == Some(&0))
-    };
-    let mut at = 0;
-    while at < types.len() {
-        let (name, info) = (word(types, at)?, word(types, at + 4)?);
-        let (kind, members) = (info >> 24 & 0x1f, size(info & 0xffff)?);
-        at = at.checked_add(TYPE)?;
-        if kind == KIND_STRUCT && info & HAS_SIZES != 0 && is_named(name, structure) {
-            for member in (0..members).map(|number| at + number * MEMBER) {
-                let (offset, name) = (word(types, member + 8)?, word(types, member)?);
-                if offset >> 24 == 1 && is_named(name, field) {
-                    let bit = offset & 0xff_ffff;
-                    return Some(Bit { byte: bit / 8, mask: 1 << (bit % 8) });
-                }
-            }
+
+    fn parse(bytes: Vec<u8>) -> Result<Self> {
+        let head = |at: usize| number(&bytes, at).with_context(|| format!("{BTF} is too short"));
+        let magic = u16::try_from(head(0)? & 0xffff)?;
+        if magic != MAGIC {
+            bail!("{BTF} begins with {magic:#06x}, expected {MAGIC:#06x}");
         }
-        at = at.checked_add(tail(kind, members)?)?;
+        // Both parts are counted from the end of the header.
+        let start = usize::try_from(head(4)?)?;
+        let at = |field: usize| -> Result<usize> {
+            let offset = usize::try_from(head(field)?)?;
+            start.checked_add(offset).with_context(|| format!("{BTF} is too short"))
+        };
+        let (types, names) = (at(8)?, at(16)?);
+        let end = types.saturating_add(usize::try_from(head(12)?)?);
+        Ok(Self { bytes, types: (types, end), names })
     }
-    None
+
+    /// Where a field of a structure lies, in bytes.
+    ///
+    /// # Errors
+    /// When this kernel has no such field, or one of single bits.
+    pub(super) fn offset(&self, structure: &str, field: &str) -> Result<u32> {
+        let is_whole = |it: &Field| it.size == 0 && it.offset.is_multiple_of(8);
+        Ok(self.field(structure, field, is_whole)?.offset / 8)
+    }
+
+    /// Where a field of one bit lies in a structure.
+    ///
+    /// # Errors
+    /// When this kernel has no such field, or a wider one.
+    pub(super) fn bit(&self, structure: &str, field: &str) -> Result<Bit> {
+        let Field { offset, .. } = self.field(structure, field, |it| it.size == 1)?;
+        Ok(Bit { byte: offset / 8, mask: 1 << (offset % 8) })
+    }
+
+    /// The id of a function.
+    ///
+    /// # Errors
+    /// When this kernel has none of this name.
+    pub(super) fn function(&self, name: &str) -> Result<u32> {
+        let is_it = |it: &Type<'_>| it.kind == FUNCTION && it.name == name.as_bytes();
+        let id = self.find(|it| is_it(it).then_some(it.id));
+        id?.with_context(|| format!("this kernel has no function {name}"))
+    }
+
+    fn field(
+        &self,
+        structure: &str,
+        field: &str,
+        is_wanted: impl Fn(&Field) -> bool,
+    ) -> Result<Field> {
+        let found = self.find(|it| {
+            let is_it = it.kind == STRUCT && it.name == structure.as_bytes();
+            is_it.then(|| self.field_in(it, field)).flatten().filter(&is_wanted)
+        });
+        found?.with_context(|| format!("this kernel's {structure} has no such field {field}"))
+    }
+
+    fn field_in(&self, structure: &Type<'_>, field: &str) -> Option<Field> {
+        let members = structure.members.chunks_exact(12);
+        let mut found = members.filter_map(|member| {
+            let offset = number(member, 8)?;
+            let is_it = self.name(number(member, 0)?)? == field.as_bytes();
+            is_it.then_some(if structure.has_bit_fields {
+                Field { offset: offset & 0x00ff_ffff, size: offset >> 24 }
+            } else {
+                Field { offset, size: 0 }
+            })
+        });
+        found.next()
+    }
+
+    /// Looks for a type, from the first to the last.
+    fn find<T>(&self, mut is_it: impl FnMut(&Type<'_>) -> Option<T>) -> Result<Option<T>> {
+        let (mut at, end) = self.types;
+        let mut id = 0;
+        while at < end {
+            id += 1;
+            let (next, found) = self.read(at, id)?;
+            if let Some(found) = is_it(&found) {
+                return Ok(Some(found));
+            }
+            at = next;
+        }
+        Ok(None)
+    }
+
+    /// Reads the type at a place. Gives where the next one is.
+    fn read(&self, at: usize, id: u32) -> Result<(usize, Type<'_>)> {
+        let short = || format!("{BTF}: type {id} is cut off");
+        let word = |field: usize| number(&self.bytes, at.saturating_add(field)).with_context(short);
+        let info = word(4)?;
+        let (kind, count) = ((info >> 24) & 0x1f, usize::try_from(info & 0xffff)?);
+        let length = match kind {
+            // Integers, variables, tags of declarations.
+            1 | 14 | 17 => 4,
+            // Pointers, forward declarations, names of types, qualifiers, functions, floats, tags of types.
+            2 | 7..=12 | 16 | 18 => 0,
+            // Arrays.
+            3 => 12,
+            // Structures, unions, sections, enumerations of 64 bits.
+            STRUCT | 5 | 15 | 19 => count * 12,
+            // Enumerations, prototypes of functions.
+            6 | 13 => count * 8,
+            other => bail!("{BTF}: type {id} is of kind {other}, which svclb does not know"),
+        };
+        let from = at.saturating_add(12);
+        let members = self.bytes.get(from..from.saturating_add(length)).with_context(short)?;
+        let name = self.name(word(0)?).with_context(short)?;
+        let has_bit_fields = info >> 31 == 1;
+        Ok((from + length, Type { id, kind, name, members, has_bit_fields }))
+    }
+
+    fn name(&self, offset: u32) -> Option<&[u8]> {
+        let at = self.names.checked_add(usize::try_from(offset).ok()?)?;
+        self.bytes.get(at..)?.split(|byte| *byte == 0).next()
+    }
 }
 
-/// Bytes that follow a `struct btf_type` of this kind (include/uapi/linux/btf.h); none for a kind that is
-/// not known here.
-const fn tail(kind: u32, members: usize) -> Option<usize> {
-    Some(match kind {
-        // Integer, variable, declaration tag.
-        1 | 14 | 17 => 4,
-        // Array.
-        3 => 12,
-        // Struct, union, data section, enum of 64 bits.
-        4 | 5 | 15 | 19 => members * MEMBER,
-        // Enum, function prototype.
-        6 | 13 => members * 8,
-        // Pointer, forward, typedef, volatile, const, restrict, function, float, type tag.
-        2 | 7..=12 | 16 | 18 => 0,
-        _ => return None,
-    })
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn size(word: u32) -> Option<usize> {
-    usize::try_from(word).ok()
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    let word = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(word.try_into().ok()?))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NAMES: &[u8] = b"\0sock\0sk_kern_sock\0other\0";
-    const SOCK: u32 = 1;
-    const FIELD: u32 = 6;
-    const OTHER: u32 = 19;
-
-    fn blob(types: &[&[u32]]) -> Vec<u8> {
-        let types = types.concat();
-        let length = |bytes: usize| u32::try_from(bytes).unwrap();
-        let (types_length, names_length) = (length(types.len() * 4), length(NAMES.len()));
-        let header = [MAGIC | 1 << 16, 24, 0, types_length, types_length, names_length];
-        let words = header.iter().chain(&types).flat_map(|word| word.to_ne_bytes());
-        words.chain(NAMES.iter().copied()).collect()
-    }
-
-    fn found(types: &[&[u32]]) -> Option<Bit> {
-        find_bit(&blob(types), "sock", "sk_kern_sock")
-    }
-
-    #[test]
-    fn a_bit_is_found_behind_types_of_every_kind() {
-        let sock =
-            [SOCK, HAS_SIZES | KIND_STRUCT << 24 | 2, 64, OTHER, 1, 8, FIELD, 1, 1 << 24 | 43];
-        let others: [&[u32]; 8] = [
-            &[OTHER, 1 << 24, 4, 32],
-            &[0, 3 << 24, 0, 1, 1, 16],
-            &[OTHER, 5 << 24 | 1, 8, FIELD, 1, 0],
-            &[OTHER, 6 << 24 | 1, 4, 1, 7],
-            &[0, 13 << 24 | 1, 0, 1, 1],
-            &[OTHER, 14 << 24, 1, 1],
-            &[OTHER, 17 << 24, 1, 0],
-            &[0, 2 << 24, 1],
-        ];
-        let expected = Some(Bit { byte: 5, mask: 1 << 3 });
-        assert_eq!(found(&[&others.concat(), &sock]), expected);
-        assert_eq!(found(&[&others.concat()]), None, "no such struct");
-        // A struct of the same name without the field, or with a wider one, is another.
-        let wider = [SOCK, HAS_SIZES | KIND_STRUCT << 24 | 1, 8, FIELD, 1, 2 << 24 | 8];
-        let plain = [SOCK, KIND_STRUCT << 24 | 1, 8, FIELD, 1, 8];
-        assert_eq!(found(&[&wider, &plain]), None);
-        assert_eq!(found(&[&wider, &plain, &sock]), expected);
-        assert_eq!(found(&[&[OTHER, 31 << 24, 0], &sock]), None, "a kind of a later kernel");
-    }
-
-    #[test]
-    fn bytes_that_are_cut_short_or_spoilt_are_no_answer_and_no_panic() {
-        let sock = [SOCK, HAS_SIZES | KIND_STRUCT << 24 | 1, 64, FIELD, 1, 1 << 24 | 43];
-        let whole = blob(&[&[0, 2 << 24, 1], &sock]);
-        for length in 0..whole.len() {
-            assert_eq!(find_bit(&whole[..length], "sock", "sk_kern_sock"), None, "{length} bytes");
-        }
-        for at in 0..whole.len() {
-            for value in [0, 1, 0x7f, 0x80, 0xff] {
-                let mut spoilt = whole.clone();
-                spoilt[at] = value;
-                let _ = find_bit(&spoilt, "sock", "sk_kern_sock");
-            }
-        }
-    }
-
-    #[test]
-    fn the_running_kernel_tells_which_sockets_are_its_own() {
-        let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
-        let bit = find_bit(&btf, "sock", "sk_kern_sock").expect("every kernel since 4.2 has it");
-        assert!((0x80..0x400).contains(&bit.byte), "{bit:?}");
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@
 //! * [`hooks`]: which program goes where.
 //! * [`attach`]: the links of the hooks to a cgroup.
 //! * [`foreign`]: programs of svclb on these hooks that belong to other pins.
-//! * [`programs`]: names and maps of all programs in the kernel, by the kernel's own types (`types`).
+//! * [`programs`]: names and maps of all programs in the kernel, by the kernel's own types (`btf`).
 //! * [`maps`]: the real [`svclb_core::table::Table`].
 //!   Their rows one by one (`rows`) or many in a call (`batch`), and sets (`slots`).
 //! * [`meta`]: the row of svclb_meta by itself.
@@ -56,4 +56,3 @@ mod slots;
 pub mod sockets;
 mod sys;
 pub mod trial;
-mod types;

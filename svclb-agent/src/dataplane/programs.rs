@@ -9,8 +9,8 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 
+use super::btf::Types;
 use super::sys;
-use super::types::Types;
 
 /// A program in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 //! The compiled hooks, loaded over new or adopted maps.
 
-use std::fs;
+mod kernel;
+
+use std::borrow::Cow;
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -9,13 +11,12 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use svclb_core::size::Sizes;
 
-use super::btf::{self, Bit};
 use super::cgroups;
-use super::environment;
 use super::pins;
 use super::places::Places;
 use super::shapes::MAPS;
 use super::sys;
+pub use kernel::KernSock;
 
 /// The object, as built by this crate's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/svclb"));
@@ -25,9 +26,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sv
 pub struct Features {
     /// A program can say which error a refused call gets (5.18).
     pub set_retval: bool,
-    /// Where a socket says that it is one of the kernel's own, which programs can read; none where that is
-    /// not known, or not let.
-    pub kern_sock: Option<Bit>,
+    /// How programs read whether a socket is one of the kernel's own; none where they cannot.
+    pub kern_sock: Option<KernSock>,
 }
 
 impl Features {
@@ -39,20 +39,11 @@ impl Features {
         let has = |helper| is_helper_supported(ProgramType::CgroupSockAddr, helper);
         Ok(Self {
             set_retval: has(BpfHelper::BPF_FUNC_set_retval)?,
-            // Not where the kernel is locked down for confidentiality (kernel_lockdown(7)).
-            kern_sock: match has(BpfHelper::BPF_FUNC_probe_read_kernel)? {
-                true => kern_sock()?,
-                false => None,
-            },
+            // The helper is not there where the kernel is locked down for confidentiality
+            // (kernel_lockdown(7)).
+            kern_sock: KernSock::of_kernel(has(BpfHelper::BPF_FUNC_probe_read_kernel)?)?,
         })
     }
-}
-
-/// Where a socket says that it is one of the kernel's own, as this kernel describes its types.
-fn kern_sock() -> Result<Option<Bit>> {
-    let types =
-        fs::read(environment::BTF).with_context(|| format!("cannot read {}", environment::BTF))?;
-    Ok(btf::find_bit(&types, "sock", "sk_kern_sock"))
 }
 
 /// What to load.
@@ -97,8 +88,9 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
     let agent_cgroup = cgroups::own_id();
     let (seed, features) = (settings.seed, settings.features);
     let set_retval = u8::from(features.set_retval);
-    let (kern_sock_byte, kern_sock_bit) =
-        features.kern_sock.map_or((0, 0), |Bit { byte, mask }| (byte, mask));
+    let kern_sock = features.kern_sock;
+    let (byte, bit) = kern_sock.map_or((0, 0), |KernSock { bit, .. }| (bit.byte, bit.mask));
+    let can_cast = u8::from(kern_sock.is_some_and(|it| it.cast.is_some()));
     // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
     let level: u8 = if settings.log { 5 } else { 0 };
     let entries = |name: &str| match name {
@@ -127,14 +119,19 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
         .override_global("ATTACHED", &settings.cgroup, true)
         .override_global("AGENT_CGROUP", &agent_cgroup, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
-        .override_global("KERN_SOCK_BYTE", &kern_sock_byte, true)
-        .override_global("KERN_SOCK_BIT", &kern_sock_bit, true)
+        .override_global("KERN_SOCK_BYTE", &byte, true)
+        .override_global("KERN_SOCK_BIT", &bit, true)
+        .override_global("CAN_CAST", &can_cast, true)
         .override_global(aya_log::LEVEL, &level, true);
     for shape in &MAPS {
         let place = places.of(shape.name);
         loader.map_max_entries(shape.name, entries(shape.name)).map_pin_path(shape.name, place);
     }
-    let object = loader.load(OBJECT).context("cannot make the maps")?;
+    let object = match kern_sock {
+        Some(kern_sock) => Cow::Owned(kern_sock.put_into(OBJECT)?),
+        None => Cow::Borrowed(OBJECT),
+    };
+    let object = loader.load(&object).context("cannot make the maps")?;
     let thread = thread::Builder::new().name("programs".to_owned());
     let loading = thread.spawn(|| load_programs(object));
     Ok(Loading(loading.context("cannot start a thread")?))

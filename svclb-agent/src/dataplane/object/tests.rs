@@ -6,7 +6,8 @@ use std::process::Command;
 use serde_json::Value;
 use svclb_common::layout::Address;
 
-use super::OBJECT;
+use super::{KernSock, OBJECT};
+use crate::dataplane::btf::Bit;
 use crate::dataplane::hooks::HOOKS;
 use crate::dataplane::shapes::{STRUCTS, Struct};
 
@@ -70,4 +71,17 @@ fn the_object_says_a_gpl_compatible_licence() {
     let file = object::File::parse(OBJECT).unwrap();
     let licence = file.section_by_name("license").unwrap().data().unwrap().to_vec();
     assert_eq!(licence, b"Dual MIT/GPL\0");
+}
+
+#[test]
+fn the_object_has_places_for_what_programs_need_to_know_of_the_kernel() {
+    let bit = Bit { byte: 0x1234, mask: 1 };
+    let put = |cast| KernSock { bit, cast }.put_into(OBJECT).unwrap();
+    assert_eq!(put(None), OBJECT, "a kernel without the function");
+    let there = put(Some(7));
+    let changed = there.iter().zip(OBJECT).filter(|(one, other)| one != other).count();
+    assert_eq!(there.len(), OBJECT.len());
+    // Of each call the registers and the number, of each load the offset; in four programs at least.
+    assert!(changed >= 4 * (1 + 4 + 2), "{changed} bytes");
+    assert!(KernSock { bit, cast: Some(7) }.put_into(&[0; 64]).is_err(), "no place for it");
 }
