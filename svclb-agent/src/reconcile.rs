@@ -5,6 +5,7 @@
 
 mod changes;
 mod ground;
+mod growth;
 mod marks;
 mod parts;
 mod rests;
@@ -28,6 +29,7 @@ use crate::memory;
 use crate::source::{Batch, Source};
 use changes::Changes;
 pub use ground::{Ground, Remembered};
+use growth::{Growth, Progress};
 use marks::Marks;
 use parts::UnderWay;
 use rests::Rests;
@@ -38,6 +40,8 @@ use told::Told;
 
 /// How often hooks and pins are looked after: some twenty short system calls.
 const LOOK: Duration = Duration::from_secs(2);
+/// A batch that took so long to take in is written after the next one is taken in, if there is one.
+const LONG: Duration = Duration::from_millis(5);
 /// When a source was heard is written without another change once it is so many seconds out of date.
 const RECORD: u64 = 10;
 /// The first and the longest wait before a pass that failed is tried again.
@@ -61,6 +65,7 @@ pub struct Reconciler<T> {
     /// The catalog has the probe's service, and no connect to it was seen yet.
     proving: bool,
     room: Room,
+    growth: Option<Growth<T>>,
     /// What happened before is nobody's delay.
     started: SystemTime,
 }
@@ -96,6 +101,7 @@ impl<T: Table> Reconciler<T> {
             unhealed: false,
             proving: false,
             room: Room::new(sizing),
+            growth: None,
             started: SystemTime::now(),
         })
     }
@@ -157,7 +163,8 @@ impl<T: Table> Reconciler<T> {
             ..sizes.meta()
         };
         let state = State::renewed(ids.unwrap_or_default(), row);
-        let table = ground.beside(state.meta(), ids.is_some())?;
+        ground.begin(state.meta(), ids.is_some())?;
+        let table = ground.made(true).context("no maps are being made")??;
         let mut reconciler = Self { told, ..Self::new(catalog, state, table, sizing)? };
         let done = reconciler.pass();
         if let Err(error) = complete(&reconciler.state, &mut reconciler.table, done) {
@@ -165,7 +172,7 @@ impl<T: Table> Reconciler<T> {
             return Err(error).context("cannot fill the maps");
         }
         reconciler.state.settle();
-        ground.switch()?;
+        ground.switch(&mut reconciler.table)?;
         Ok(reconciler)
     }
 
@@ -283,27 +290,35 @@ impl<T: Table> Reconciler<T> {
                 announced = state;
                 ready(is_synced)?;
             }
-            self.make_room(&mut ground)?;
+            let growth = self.grow(&mut ground);
             self.rests.start(self.state.waits_for_rest());
-            let has_more = self.has_more();
+            let has_more = self.has_more() || growth == Progress::Part;
             tokio::select! {
                 batch = parts::next(&mut source, has_more) => match batch {
                     Some(batch) => {
                         self.state.set_sources(source.rows());
+                        let start = Instant::now();
                         self.hear(batch);
-                        self.begin();
+                        // What the source has next is not to wait for both: it joins the part.
+                        if start.elapsed() < LONG {
+                            self.begin();
+                        } else {
+                            self.catalog.recall();
+                        }
                     }
-                    None => self.go_on(),
+                    None if self.has_more() => self.go_on(),
+                    None => {}
                 },
                 rested = self.rests.ended() => self.rested(rested?),
                 () = pause(self.retry) => {
-                    if self.unhealed {
+                    if self.unhealed && self.growth.is_none() {
                         self.audit();
                     } else {
                         self.begin();
                     }
                 }
                 () = pause(self.room.later()) => {}
+                () = growth.pause() => {}
                 _ = look.tick() => {
                     self.changes.tell();
                     self.record(&source);
@@ -317,64 +332,13 @@ impl<T: Table> Reconciler<T> {
                     Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
                 },
                 // What is half done would be taken for another program's doing.
-                _ = audit.tick(), if !has_more => {
+                _ = audit.tick(), if !has_more && growth == Progress::None => {
                     self.audit();
                     self.review_marks(&ground);
                     ground.audit_shares();
                 }
             }
         }
-    }
-
-    /// Lets larger maps take the place of these when something does not fit, and smaller ones when most
-    /// of these is wasted. When that cannot be done, these stay, and it is tried again later.
-    ///
-    /// # Errors
-    /// When it failed where there is no way back but a new start.
-    pub fn make_room(&mut self, ground: &mut impl Ground<Maps = T>) -> Result<()> {
-        // New maps hold what the catalog says, and that is nothing yet.
-        if !self.state.is_synced() {
-            return Ok(());
-        }
-        let now = Sizes::of(self.state.meta());
-        let counts = || self.catalog.counts();
-        let Some(sizes) = self.room.wanted(now, counts, self.state.lacking()) else {
-            return Ok(());
-        };
-        let start = Instant::now();
-        let filled = self.fill_beside(ground, sizes);
-        let switched = filled.and_then(|filled| ground.switch().map(|()| filled));
-        let (state, table, done) = match switched {
-            Ok(filled) => filled,
-            Err(error) => {
-                ground.abandon();
-                self.catalog.mark(self.all());
-                if let Some(error) = self.room.failed(&error) {
-                    tracing::error!(
-                        "cannot make maps of other sizes; these stay, and it is tried again: {error}"
-                    );
-                }
-                // Who does not fit is told of now that larger maps are not about to come.
-                self.pass();
-                return Ok(());
-            }
-        };
-        (self.state, self.table) = (state, table);
-        // What rests in the old maps goes with them.
-        self.rests.forget();
-        self.marks.forget();
-        self.retry = None;
-        self.unhealed = false;
-        self.room.done();
-        self.told.rejected(&done, true, |service| self.state.is_short(service));
-        tracing::info!(
-            lines = sizes.index_lines, lines_before = now.index_lines,
-            slots = sizes.slots, slots_before = now.slots,
-            took = ?start.elapsed(),
-            "maps of other sizes are in use",
-        );
-        memory::give_back();
-        Ok(())
     }
 
     /// Begins a review of the index's marks, where all is written that was to be: a backend may be given by
@@ -389,21 +353,6 @@ impl<T: Table> Reconciler<T> {
             Ok(None) => {}
             Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
         }
-    }
-
-    /// Maps of these sizes, filled with all that the catalog wants.
-    fn fill_beside(
-        &mut self,
-        ground: &mut impl Ground<Maps = T>,
-        sizes: Sizes,
-    ) -> Result<(State, T, Pass)> {
-        let mut state = self.state.beside(Meta { seed: random_seed()?, ..sizes.meta() });
-        let mut table = ground.beside(state.meta(), true)?;
-        self.catalog.mark(self.all());
-        let done = plan::pass(&mut state, &mut table, &mut self.catalog);
-        let done = complete(&state, &mut table, done).context("cannot fill them")?;
-        state.settle();
-        Ok((state, table, done))
     }
 
     /// Every Service object that is wanted or written.

@@ -47,6 +47,8 @@ pub struct Catalog {
     dirty: BTreeSet<ObjectName>,
     /// Objects that a pass could not finish, and that wait for something: another one, or the next try.
     waiting: BTreeSet<ObjectName>,
+    /// Objects that claim or own other frontends since they were last taken.
+    reclaimed: BTreeSet<ObjectName>,
     /// When what the dirty objects' slices tell of happened.
     triggered: BTreeMap<ObjectName, Vec<i64>>,
 }
@@ -177,13 +179,16 @@ impl Catalog {
         before: &BTreeSet<(FrontendKey, Claim)>,
         after: &BTreeSet<(FrontendKey, Claim)>,
     ) {
+        let mut reclaim = |claim: &Claim, holder: Option<ServiceKey>| {
+            let holder = holder.map(|holder| holder.object);
+            self.reclaimed.extend(holder.iter().chain([&claim.1.object]).cloned());
+            self.dirty.extend(holder);
+        };
         for (key, claim) in before.difference(after) {
-            let holder = self.claims.disclaim(key, claim);
-            self.dirty.extend(holder.map(|holder| holder.object));
+            reclaim(claim, self.claims.disclaim(key, claim));
         }
         for (key, claim) in after.difference(before) {
-            let holder = self.claims.claim(key, claim.clone());
-            self.dirty.extend(holder.map(|holder| holder.object));
+            reclaim(claim, self.claims.claim(key, claim.clone()));
         }
     }
 
@@ -256,6 +261,11 @@ impl Catalog {
         self.decide();
         self.release();
         std::mem::take(&mut self.dirty)
+    }
+
+    /// The objects that claim or own other frontends since this was last asked.
+    pub(crate) fn take_reclaimed(&mut self) -> BTreeSet<ObjectName> {
+        std::mem::take(&mut self.reclaimed)
     }
 
     /// Marks the objects that wait: they are looked at again in the next pass.

@@ -207,7 +207,7 @@ impl Start<'_> {
         reconciler.pass();
         // The maps are right before new programs read them; the old ones read them already.
         self.ground.attach()?;
-        reconciler.make_room(self.ground)?;
+        reconciler.make_room(self.ground);
         Ok(reconciler)
     }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::Ebpf;
 use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::size::Sizes;
@@ -34,6 +34,14 @@ const ORIGINS: &MapShape = shapes::named("svclb_origins");
 /// What is done with an object when its programs are in use.
 pub type Started = fn(&mut Ebpf) -> Result<()>;
 
+/// Maps and programs that are to take the place of those in use.
+#[derive(Debug)]
+struct Next {
+    loading: Loading,
+    places: Places,
+    row: Meta,
+}
+
 /// Programs, their links, and the maps.
 #[derive(Debug)]
 pub struct Installed {
@@ -46,7 +54,7 @@ pub struct Installed {
     /// In use; none before the first are attached.
     object: Option<Ebpf>,
     /// Over maps that are being filled, or that were just adopted.
-    next: Option<Loading>,
+    next: Option<Next>,
     /// Every hook's, once programs are on them.
     links: Vec<Held>,
     /// Maps were put into use, and the pins are not yet in order.
@@ -85,8 +93,18 @@ impl Installed {
     pub fn adopt(&mut self, row: &Meta) -> Result<Maps> {
         self.pins.make()?;
         let places = Places::current(&self.pins);
-        self.next = Some(object::load(&places, &self.settings(row)?)?);
-        Maps::open(&places, true)
+        let loading = object::load(&places, &self.settings(row)?)?;
+        let is_made = loading.wait_for_maps();
+        self.next = Some(Next { loading, places, row: *row });
+        self.open(is_made)
+    }
+
+    /// Opens the maps that [`Next`] has, if they could be made.
+    fn open(&mut self, is_made: bool) -> Result<Maps> {
+        match &self.next {
+            Some(next) if is_made => Maps::open(&next.places, true),
+            _ => Err(self.loaded().err().unwrap_or_else(|| anyhow!("no maps are being made"))),
+        }
     }
 
     /// Puts the programs that [`Self::adopt`] loads on their hooks, in the place of an earlier agent's.
@@ -108,14 +126,13 @@ impl Installed {
 
     /// The programs that are being loaded, once they are.
     fn loaded(&mut self) -> Result<Ebpf> {
-        self.next.take().context("no programs are loaded")?.finish()
+        self.next.take().context("no programs are loaded")?.loading.finish()
     }
 
-    /// Makes maps as this row says, with programs over them that nothing runs yet. What sockets and clients
-    /// remember is shared, where it can be; the rest is told.
-    fn load_beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Maps> {
-        let next = self.pins.next();
-        next.make()?;
+    /// Begins to make maps as this row says, with programs over them that nothing runs yet. What sockets and
+    /// clients remember is shared, where it can be; the rest is logged.
+    fn begin_next(&mut self, row: &Meta, keeps_ids: bool) -> Result<()> {
+        self.pins.next().make()?;
         let (places, lost) = Places::beside(&self.pins, keeps_ids)?;
         if self.pins.current().has_maps() || self.object.is_some() {
             for map in lost {
@@ -125,16 +142,29 @@ impl Installed {
                 );
             }
         }
-        self.next = Some(object::load(&places, &self.settings(row)?)?);
-        next.label_all()?;
-        let mut maps = Maps::open(&places, true)?;
-        maps.set_geometry(*row);
+        let loading = object::load(&places, &self.settings(row)?)?;
+        self.next = Some(Next { loading, places, row: *row });
+        Ok(())
+    }
+
+    /// Opens the maps that [`Self::begin_next`] began to make, if they could be made.
+    fn open_next(&mut self, is_made: bool) -> Result<Maps> {
+        let mut maps = self.open(is_made)?;
+        self.pins.next().label_all()?;
+        if let Some(next) = &self.next {
+            maps.set_geometry(next.row);
+        }
         maps.keep_back();
-        // A socket may remember a backend that is no member any more (decisions/0007).
-        for backend in Origins::open(&places)?.backends()? {
+        Ok(maps)
+    }
+
+    /// Marks each backend that a socket remembers: it may be a member no more (docs/decisions/0007).
+    fn mark_remembered(&self, maps: &mut Maps) -> Result<()> {
+        let next = self.next.as_ref().context("no maps are being made")?;
+        for backend in Origins::open(&next.places)?.backends()? {
             maps.mark(&backend)?;
         }
-        Ok(maps)
+        Ok(())
     }
 
     fn settings(&self, row: &Meta) -> Result<Settings> {
@@ -256,7 +286,7 @@ impl Ground for Installed {
         self.pins.usable(ORIGINS)?.map(|pin| pins::entries_of(&pin)).transpose()
     }
 
-    fn beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Maps> {
+    fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()> {
         if self.is_running() {
             // What is shared is found by its pins, and a switch that is not finished comes first.
             self.look_after()?;
@@ -265,16 +295,31 @@ impl Ground for Installed {
         self.check_lock()?;
         self.pins.make()?;
         self.pins.undo()?;
-        let made = self.load_beside(row, keeps_ids);
+        let begun = self.begin_next(row, keeps_ids);
+        if begun.is_err() {
+            self.abandon();
+        }
+        begun
+    }
+
+    fn made(&mut self, waits: bool) -> Option<Result<Maps>> {
+        let loading = &self.next.as_ref()?.loading;
+        let is_made = if waits { loading.wait_for_maps() } else { loading.are_maps_made()? };
+        let made = self.open_next(is_made);
         if made.is_err() {
             self.abandon();
         }
-        made
+        Some(made)
     }
 
-    fn switch(&mut self) -> Result<()> {
+    fn can_switch(&self) -> bool {
+        self.next.as_ref().is_none_or(|next| next.loading.is_finished())
+    }
+
+    fn switch(&mut self, maps: &mut Maps) -> Result<()> {
         let was_running = self.is_running();
-        let loaded = self.loaded();
+        let marked = self.mark_remembered(maps);
+        let loaded = marked.and_then(|()| self.loaded());
         let object = match loaded.and_then(|object| self.decide().map(|()| object)) {
             Ok(object) => object,
             Err(error) => {
@@ -314,8 +359,10 @@ impl Ground for Installed {
     }
 
     fn abandon(&mut self) {
-        // What it came to matters to nobody.
-        let _ = self.next.take().map(Loading::finish);
+        if let Some(next) = self.next.take() {
+            // Until then it pins maps. What comes of the programs matters no more.
+            next.loading.wait_for_maps();
+        }
         // In a folder that another agent has locked, that is another's.
         let done = self.check_lock().and_then(|()| self.pins.abandon());
         if let Err(error) = done {

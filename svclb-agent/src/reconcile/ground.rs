@@ -18,22 +18,32 @@ pub trait Ground {
     /// When that cannot be told.
     fn shared_origins(&self) -> Result<Option<u32>>;
 
-    /// Makes maps as this row says, empty, beside those in use. `keeps_ids` says that services will have
-    /// the ids there that they have here.
+    /// Begins to make maps as this row says, empty, beside those in use. `keeps_ids` says that services will
+    /// have the ids there that they have here.
     ///
     /// # Errors
     /// When that cannot be done; nothing is left of it then.
-    fn beside(&mut self, row: &Meta, keeps_ids: bool) -> Result<Self::Maps>;
+    fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()>;
 
-    /// Puts the maps that [`Self::beside`] made into use.
+    /// Gives the maps that [`Self::begin`] began to make, once; none while they are being made, unless this
+    /// `waits` for them.
+    ///
+    /// # Errors
+    /// When they could not be made; nothing is left of them then.
+    fn made(&mut self, waits: bool) -> Option<Result<Self::Maps>>;
+
+    /// Whether [`Self::switch`] has nothing to wait for.
+    fn can_switch(&self) -> bool;
+
+    /// Puts the maps that were made into use, once they are filled.
     ///
     /// # Errors
     /// When nothing was put into use. Where others are in use already a switch that has begun is no
     /// error: what is not done yet is done when it is looked after. At the start it is one, and the next
     /// start goes on from there.
-    fn switch(&mut self) -> Result<()>;
+    fn switch(&mut self, maps: &mut Self::Maps) -> Result<()>;
 
-    /// Removes what [`Self::beside`] made.
+    /// Removes what [`Self::begin`] made.
     fn abandon(&mut self);
 
     /// Begins a review of the marks of backends in the index, if many were added (docs/decisions/0007).

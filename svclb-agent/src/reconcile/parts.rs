@@ -12,7 +12,7 @@ use super::Reconciler;
 use crate::source::{Batch, Source};
 
 /// How much one part does, in steps: some milliseconds.
-const EFFORT: usize = 2_000;
+pub(super) const EFFORT: usize = 2_000;
 
 /// What the parts of a pass did so far.
 #[derive(Debug, Default)]

@@ -24,24 +24,8 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
         }],
         ..Service::default()
     };
-    let slice = Slice {
-        service: object.clone(),
-        ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }].into(),
-        endpoints: [([10, 0, 0, 1].into(), Endpoint::default())].into_iter().collect(),
-        triggered: None,
-        notes: 0,
-    };
-    let updates =
-        vec![Update::Service(object.clone(), Some(service)), Update::Slice(object, Some(slice))];
-    let first = Batch {
-        updates,
-        whole: true,
-        rejects: Vec::new(),
-        unread: Some(Unread::default()),
-        standing: 0,
-        skipped: Skipped::default(),
-        seen: Instant::now(),
-    };
+    let updates = vec![Update::Service(object, Some(service)), endpoint(1)];
+    let first = Batch { whole: true, unread: Some(Unread::default()), ..changes(updates) };
     let table = Failing::new(Memory::new(meta));
     let catalog = Catalog::new(Node::default());
     let mut reconciler = Reconciler::over(catalog, table, &meta, Sizing::default())
@@ -54,7 +38,11 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
 /// A ground that makes maps in memory.
 #[derive(Default)]
 struct Ground {
+    begun: Option<Meta>,
     made: usize,
+    /// The threads that make maps and load programs are at work.
+    is_slow: bool,
+    abandoned: usize,
 }
 
 impl super::Ground for Ground {
@@ -64,16 +52,31 @@ impl super::Ground for Ground {
         Ok(None)
     }
 
-    fn beside(&mut self, row: &Meta, _: bool) -> Result<Self::Maps> {
-        self.made += 1;
-        Ok(Failing::new(Memory::new(*row)))
-    }
-
-    fn switch(&mut self) -> Result<()> {
+    fn begin(&mut self, row: &Meta, _: bool) -> Result<()> {
+        self.begun = Some(*row);
         Ok(())
     }
 
-    fn abandon(&mut self) {}
+    fn made(&mut self, waits: bool) -> Option<Result<Self::Maps>> {
+        if self.is_slow && !waits {
+            return None;
+        }
+        self.made += 1;
+        let row = self.begun.take().context("they cannot be made");
+        Some(row.map(|row| Failing::new(Memory::new(row))))
+    }
+
+    fn can_switch(&self) -> bool {
+        !self.is_slow
+    }
+
+    fn switch(&mut self, _: &mut Self::Maps) -> Result<()> {
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.abandoned += 1;
+    }
 
     fn begin_marks(&self, _: &mut Self::Maps) -> Result<Option<Remembered>> {
         Ok(None)
@@ -101,25 +104,13 @@ fn over_full_maps() -> Reconciler<Failing<Memory>> {
     let Reconciler { table, state, .. } = reconciler();
     let catalog = Catalog::new(Node::default());
     let mut reconciler = Reconciler::over(catalog, table, state.meta(), Sizing::default()).unwrap();
-    let ips = (1..20).map(|last| [10, 96, 1, last].into()).collect();
-    let ports =
-        vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }];
-    let own = vec![[10, 96, 0, 2].into()];
-    let service = Service { cluster_ips: own, external_ips: ips, ports, ..Service::default() };
     let unread = Unread {
         services: [ObjectName::new("default", "hello")].into(),
         slices: [ObjectName::new("default", "hello")].into(),
         ..Unread::default()
     };
-    reconciler.hear(Batch {
-        updates: vec![Update::Service(ObjectName::new("default", "many"), Some(service))],
-        whole: true,
-        rejects: Vec::new(),
-        unread: Some(unread),
-        standing: 1,
-        skipped: Skipped::default(),
-        seen: Instant::now(),
-    });
+    let many = changes(vec![large()]);
+    reconciler.hear(Batch { whole: true, unread: Some(unread), standing: 1, ..many });
     reconciler.pass();
     reconciler
 }
@@ -129,7 +120,7 @@ async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_s
     let mut reconciler = over_full_maps();
     assert!(reconciler.state.lacking().count() > 0, "one does not fit");
     let mut ground = Ground::default();
-    reconciler.make_room(&mut ground).unwrap();
+    reconciler.make_room(&mut ground);
     assert_eq!((ground.made, reconciler.state.lacking().count()), (1, 0));
     let hello = ObjectName::new("default", "hello");
     let retained = reconciler.catalog.retained().map(|it| it.object.clone());
@@ -138,15 +129,7 @@ async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_s
     let dump = reconciler.table.load().unwrap();
     assert_eq!((dump.frontends.len(), dump.backends.len()), (21, 1));
     // What was rejected is gone.
-    reconciler.hear(Batch {
-        updates: Vec::new(),
-        whole: false,
-        rejects: Vec::new(),
-        unread: Some(Unread::default()),
-        standing: 0,
-        skipped: Skipped::default(),
-        seen: Instant::now(),
-    });
+    reconciler.hear(Batch { unread: Some(Unread::default()), ..changes(Vec::new()) });
     reconciler.pass();
     assert!(!reconciler.state.has(&hello), "no source has it");
     assert_eq!(reconciler.table.load().unwrap().frontends.len(), 20);
@@ -159,8 +142,91 @@ async fn an_agent_over_full_maps_places_its_probe_though_a_service_is_rejected()
     reconciler.proving = true;
     reconciler.update(probe::appear());
     reconciler.pass();
-    reconciler.make_room(&mut ground).unwrap();
+    reconciler.make_room(&mut ground);
     assert!(reconciler.prove(&mut ground).unwrap(), "it is ready");
+}
+
+/// A batch with these changes.
+fn changes(updates: Vec<Update>) -> Batch {
+    Batch {
+        updates,
+        whole: false,
+        rejects: Vec::new(),
+        unread: None,
+        standing: 0,
+        skipped: Skipped::default(),
+        seen: Instant::now(),
+    }
+}
+
+/// `default/hello` has one endpoint, at 10.0.0.`last`.
+fn endpoint(last: u8) -> Update {
+    let object = ObjectName::new("default", "hello");
+    let slice = Slice {
+        service: object.clone(),
+        ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }].into(),
+        endpoints: [([10, 0, 0, last].into(), Endpoint::default())].into_iter().collect(),
+        triggered: None,
+        notes: 0,
+    };
+    Update::Slice(object, Some(slice))
+}
+
+/// A Service that does not fit the maps of [`reconciler`].
+fn large() -> Update {
+    let ips = (1..20).map(|last| [10, 96, 1, last].into()).collect();
+    let ports =
+        vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None }];
+    let own = vec![[10, 96, 0, 2].into()];
+    let service = Service { cluster_ips: own, external_ips: ips, ports, ..Service::default() };
+    Update::Service(ObjectName::new("default", "many"), Some(service))
+}
+
+/// The backends that are written, by the last byte of their address.
+fn written(reconciler: &mut Reconciler<Failing<Memory>>) -> Vec<u8> {
+    let backends = reconciler.table.load().unwrap().backends;
+    let last = |ip: std::net::IpAddr| ip.to_string().rsplit('.').next().map(str::to_owned);
+    backends.iter().map(|(key, _)| last(key.address.ip()).unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loaded() {
+    let mut reconciler = reconciler();
+    let mut ground = Ground { is_slow: true, ..Ground::default() };
+    reconciler.hear(changes(vec![large()]));
+    reconciler.begin();
+    for last in 2..6 {
+        assert_eq!(reconciler.grow(&mut ground), Progress::Thread, "the maps are being made");
+        reconciler.hear(changes(vec![endpoint(last)]));
+        reconciler.begin();
+        assert_eq!(written(&mut reconciler), [last]);
+    }
+    ground.is_slow = false;
+    while reconciler.grow(&mut ground) != Progress::None {
+        ground.is_slow = !ground.is_slow;
+    }
+    assert_eq!((ground.made, ground.abandoned), (1, 0));
+    assert_eq!(reconciler.state.lacking().count(), 0);
+    assert_eq!(written(&mut reconciler), [5], "the new maps have the last change");
+    assert_eq!(reconciler.table.load().unwrap().frontends.len(), 21);
+}
+
+#[tokio::test]
+async fn larger_maps_that_cannot_be_filled_are_abandoned_and_made_again_later() {
+    let mut reconciler = reconciler();
+    let mut ground = Ground { is_slow: true, ..Ground::default() };
+    reconciler.hear(changes(vec![large()]));
+    reconciler.begin();
+    assert_eq!(reconciler.grow(&mut ground), Progress::Thread);
+    // The thread ends without maps.
+    (ground.is_slow, ground.begun) = (false, None);
+    assert_eq!(reconciler.grow(&mut ground), Progress::None);
+    assert_eq!((ground.made, ground.abandoned), (1, 1));
+    reconciler.hear(changes(vec![endpoint(2)]));
+    reconciler.begin();
+    assert_eq!(written(&mut reconciler), [2]);
+    assert_eq!(reconciler.grow(&mut ground), Progress::None, "not at once");
+    assert!(reconciler.room.later().is_some());
 }
 
 /// A line that holds what is no Service's, as somebody else may have written it.

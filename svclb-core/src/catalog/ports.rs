@@ -2,6 +2,7 @@
 //! between two of them.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use svclb_common::layout::{FrontendKey, Protocol, ServiceNotes};
 
@@ -56,6 +57,15 @@ impl<'a> Ports<'a> {
     pub(crate) fn names(&self) -> HashSet<(&'a str, Protocol)> {
         let all = (0..self.len()).filter_map(|port| self.get(port));
         all.map(|(_, port)| (port.name.as_ref(), port.protocol)).collect()
+    }
+
+    /// A digest of names and protocols in their order: while it stays, a port's number means the same port.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (_, port) in (0..self.len()).filter_map(|port| self.get(port)) {
+            (&port.name, port.protocol).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// What the maps should hold of a port, when some services are passed over for frontends that they

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use svclb_common::layout::{Meta, ServiceRow};
 
 use super::mirror::State;
+use super::staging::AHEAD;
 use crate::compile::service_of;
 use crate::model::ServiceKey;
 
@@ -25,14 +26,14 @@ impl State {
     /// these maps is never mistaken for something of the new ones. `meta` says how large the new ones
     /// are and how their index is hashed.
     pub fn beside(&self, meta: Meta) -> Self {
-        let highest = self.generations.values().copied().max().unwrap_or(0);
         let meta = Meta {
             layout: 0,
             index_lines: meta.index_lines,
             spill_lines: meta.spill_lines,
             slots: meta.slots,
             seed: meta.seed,
-            first_generation: highest.max(self.meta.first_generation).wrapping_add(1),
+            first_generation: self.highest_generation().wrapping_add(AHEAD),
+            next_service: self.meta.next_service.saturating_add(AHEAD),
             ..self.meta
         };
         let services = self.services.iter();
@@ -42,6 +43,12 @@ impl State {
             is_synced: self.is_synced,
             ..Self::new(meta)
         }
+    }
+
+    /// The highest generation that a line has or begins with.
+    pub(super) fn highest_generation(&self) -> u32 {
+        let highest = self.generations.values().copied().max().unwrap_or(0);
+        highest.max(self.meta.first_generation)
     }
 
     /// Whether a service had an id in the maps whose place these are to take.

@@ -6,6 +6,7 @@ use svclb_common::layout::{FrontendKey, Line, Meta, SOURCES, ServiceRow, Slot, S
 
 use super::members::Members;
 use super::room::Room;
+use super::staging::Followed;
 use super::turns::Turns;
 use super::{Step, Why};
 use crate::compile::service_of;
@@ -138,6 +139,10 @@ pub struct State {
     pub(super) sources: [SourceRow; SOURCES],
     /// Objects that a pass is to look at.
     pub(super) turns: Turns,
+    /// What is noted while other maps are filled that are to take the place of these.
+    pub(super) followed: Option<Followed>,
+    /// No program reads the maps yet: their meta row is written when they are filled.
+    pub(super) is_staged: bool,
 }
 
 impl State {
@@ -170,6 +175,8 @@ impl State {
             grows: false,
             sources: meta.sources,
             turns: Turns::default(),
+            followed: None,
+            is_staged: false,
         }
     }
 

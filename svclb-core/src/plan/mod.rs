@@ -5,6 +5,7 @@
 //! * `change`: the steps for one Service object, in two phases.
 //! * `earlier`: what an earlier agent wrote, read back for the catalog where the source cannot read it.
 //! * `pass`, `run`, `looked`, `outcome`: all dirty objects, on a table, and what came of it.
+//! * `staging`: maps of other sizes, filled while these go on being changed.
 //! * `turns`: in what order they are looked at, and how far a large one has come.
 //!
 //! The order inside one object, and of the phases over objects, is what keeps every prefix of a plan
@@ -24,12 +25,14 @@ mod pass;
 mod room;
 mod run;
 mod same;
+mod staging;
 mod turns;
 
 pub use load::load;
 pub use mirror::{Resting, State};
 pub use outcome::{Failed, Pass, Rejected, Why};
 pub use pass::{part, pass};
+pub use staging::{Staging, StagingError};
 
 use crate::table::{Key, Row};
 

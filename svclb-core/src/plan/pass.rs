@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::mirror::State;
 use super::outcome::Pass;
 use super::run::Run;
+use super::staging::Followed;
 use crate::catalog::Catalog;
 use crate::model::ObjectName;
 use crate::table::Table;
@@ -32,6 +33,10 @@ pub fn part(
     effort: usize,
 ) -> Pass {
     catalog.take_changed().into_iter().for_each(|object| state.turns.add(object));
+    let reclaimed = catalog.take_reclaimed();
+    if let Some(followed) = &mut state.followed {
+        followed.looked.extend(reclaimed);
+    }
     state.drop_unreferenced();
     let (mut pass, ended, again) = Run::new(state, table, catalog, effort).run();
     report_triggered(&mut pass, catalog, &ended);
@@ -47,7 +52,8 @@ impl State {
 
     /// Whether the next [`part`] has something to do for this object.
     pub fn has_turn(&self, object: &ObjectName) -> bool {
-        self.turns.has(object)
+        let is_held = |followed: &Followed| followed.held.contains_key(object);
+        self.turns.has(object) || self.followed.as_ref().is_some_and(is_held)
     }
 }
 

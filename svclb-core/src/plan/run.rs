@@ -80,7 +80,11 @@ impl<'a, T: Table> Run<'a, T> {
         };
         let mut expected = 0_usize;
         while let Some(object) = run.state.turns.first() {
-            expected = expected.saturating_add(run.cost(object));
+            let cost = run.cost(object);
+            if cost > most && run.hold() {
+                continue;
+            }
+            expected = expected.saturating_add(cost);
             // A large one has a part of its own.
             if expected > most && !run.turns.is_empty() {
                 break;
@@ -91,6 +95,18 @@ impl<'a, T: Table> Run<'a, T> {
         }
         run.pass.objects = run.turns.len();
         run
+    }
+
+    /// Lets the object whose turn is next wait for maps that are being filled to take the place of these, if
+    /// there are such maps.
+    fn hold(&mut self) -> bool {
+        let State { turns, followed: Some(followed), is_staged: false, .. } = self.state else {
+            return false;
+        };
+        if let Some((object, turn)) = turns.next() {
+            followed.hold(object, turn);
+        }
+        true
     }
 
     /// About how much looking at an object costs, as far as that is known beforehand.
@@ -153,6 +169,9 @@ impl<'a, T: Table> Run<'a, T> {
 
     /// Says in the maps what was done, and what was not.
     fn tell(&mut self) {
+        if self.state.is_staged {
+            return;
+        }
         let meta = self.state.meta;
         let short = u32::try_from(self.state.short.len()).unwrap_or(u32::MAX);
         let mut now = Meta {
@@ -177,9 +196,17 @@ impl<'a, T: Table> Run<'a, T> {
 
     /// Phase one for one object, or for the part of it that comes next.
     fn bring(&mut self, object: &ObjectName) {
-        let turn = self.turns.remove(object).unwrap_or(Turn::NEW);
+        let mut turn = self.turns.remove(object).unwrap_or(Turn::NEW);
+        if let Some(followed) = &mut self.state.followed {
+            followed.looked.insert(object.clone());
+        }
         let catalog = self.catalog;
         let ports = catalog.ports(object);
+        // Nothing tells staging maps that a Service has other ports now: these are other places.
+        let digest = if self.state.is_staged { ports.digest() } else { 0 };
+        if turn.ports != digest {
+            turn = Turn { from: Turn::NEW.from, ports: digest, ..turn };
+        }
         let mut services = Vec::new();
         let mut port = match turn.from {
             Place::Port(port) => port.min(ports.len()),

@@ -24,11 +24,13 @@ pub(super) struct Turn {
     pub(super) has_changed: bool,
     /// It had its turn already, and there was no time left: it comes before all others.
     pub(super) is_put_off: bool,
+    /// Digest of the ports of its Service when its first part was done, where [`Place`] depends on it.
+    pub(super) ports: u64,
 }
 
 impl Turn {
     pub(super) const NEW: Self =
-        Self { from: Place::Port(0), has_changed: false, is_put_off: false };
+        Self { from: Place::Port(0), has_changed: false, is_put_off: false, ports: 0 };
 }
 
 /// What is kept for so many objects is not given back when none is left.
@@ -82,6 +84,11 @@ impl Turns {
         self.of.insert(object, Turn { is_put_off: true, ..turn });
     }
 
+    /// All whose turn comes, in order.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &ObjectName> {
+        self.order.iter()
+    }
+
     /// Whose turn comes next.
     pub(super) fn first(&self) -> Option<&ObjectName> {
         self.order.front()
@@ -125,7 +132,7 @@ mod tests {
     #[test]
     fn a_large_object_goes_on_where_it_was_and_begins_again_if_it_changed() {
         let mut turns = Turns::default();
-        let part = |has_changed| Turn { from: Place::Port(7), has_changed, is_put_off: false };
+        let part = |has_changed| Turn { from: Place::Port(7), has_changed, ..Turn::NEW };
         turns.go_on(name("a"), part(false));
         turns.add(name("b"));
         assert_eq!(rest(turns.clone())[0], ("a".to_owned(), part(false)));

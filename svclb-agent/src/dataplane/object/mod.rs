@@ -3,6 +3,7 @@
 mod kernel;
 
 use std::borrow::Cow;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -61,38 +62,75 @@ pub struct Settings {
     pub log: bool,
 }
 
-/// Programs that the kernel is looking at, in a thread of their own: that takes as long as to write some
-/// 100,000 rows.
+/// Maps that are being made, and programs over them that the kernel verifies, in a thread of their own: that
+/// takes as long as to write some 100,000 rows.
 #[derive(Debug)]
-pub struct Loading(JoinHandle<Result<Ebpf>>);
+pub struct Loading {
+    thread: JoinHandle<Result<Ebpf>>,
+    /// Is sent to once the maps are made, and closed if that failed.
+    made: Receiver<()>,
+}
 
 impl Loading {
+    /// Whether the maps are made and pinned; none while they are being made. It says so once. If they are
+    /// not, [`Self::finish`] says why.
+    pub fn are_maps_made(&self) -> Option<bool> {
+        match self.made.try_recv() {
+            Ok(()) => Some(true),
+            Err(TryRecvError::Disconnected) => Some(false),
+            Err(TryRecvError::Empty) => None,
+        }
+    }
+
+    /// The same, and waits for it.
+    pub fn wait_for_maps(&self) -> bool {
+        self.made.recv().is_ok()
+    }
+
+    /// Whether [`Self::finish`] has nothing to wait for.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Waits for the programs.
     ///
     /// # Errors
-    /// When the kernel refuses one.
+    /// When the kernel refuses a map or a program.
     pub fn finish(self) -> Result<Ebpf> {
-        self.0.join().map_err(|_| anyhow!("the thread that loads the programs died"))?
+        self.thread.join().map_err(|_| anyhow!("the thread that loads the programs died"))?
     }
 }
 
-/// Makes maps, and begins to load programs over them. Maps that are pinned are reused, the others made
-/// and pinned; whoever calls has looked at their shape ([`super::pins::Pins::found`]) and labels the new
-/// ones.
+/// Begins to make maps and to load programs over them. Maps that are pinned are reused, the others made
+/// and pinned. The caller has looked at their shape ([`super::pins::Pins::found`]) and labels the new ones.
 ///
 /// # Errors
-/// When the kernel refuses a map.
+/// When the agent's network namespace is not known, or no thread can be started.
 pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
-    let Sizes { index_lines, spill_lines, slots, origins } = settings.sizes;
     let host = sys::netns_cookie().context("cannot tell the agent's network namespace")?;
-    let agent_cgroup = cgroups::own_id();
-    let (seed, features) = (settings.seed, settings.features);
+    let (places, settings, agent_cgroup) = (places.clone(), *settings, cgroups::own_id());
+    let (tell, made) = sync_channel(1);
+    let load = move || {
+        let object = make_maps(&places, &settings, host, agent_cgroup)?;
+        // Whoever waited may have given up.
+        let _ = tell.send(());
+        drop(tell);
+        load_programs(object)
+    };
+    let thread = thread::Builder::new().name("programs".to_owned()).spawn(load);
+    Ok(Loading { thread: thread.context("cannot start a thread")?, made })
+}
+
+/// Makes the maps that are not pinned yet. `host` is the cookie of the agent's network namespace.
+fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64) -> Result<Ebpf> {
+    let Settings { sizes, seed, features, cgroup, log } = *settings;
+    let Sizes { index_lines, spill_lines, slots, origins } = sizes;
     let set_retval = u8::from(features.set_retval);
     let kern_sock = features.kern_sock;
     let (byte, bit) = kern_sock.map_or((0, 0), |KernSock { bit, .. }| (bit.byte, bit.mask));
     let can_cast = u8::from(kern_sock.is_some_and(|it| it.cast.is_some()));
     // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
-    let level: u8 = if settings.log { 5 } else { 0 };
+    let level: u8 = if log { 5 } else { 0 };
     let entries = |name: &str| match name {
         "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines + spill_lines,
         "svclb_slots" | "svclb_backends" => slots,
@@ -116,7 +154,7 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
         .override_global("OVERFLOW_ENTRIES", &overflow, true)
         .override_global("AFFINITY_ENTRIES", &affinity, true)
         .override_global("HOST_NETNS", &host, true)
-        .override_global("ATTACHED", &settings.cgroup, true)
+        .override_global("ATTACHED", &cgroup, true)
         .override_global("AGENT_CGROUP", &agent_cgroup, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
         .override_global("KERN_SOCK_BYTE", &byte, true)
@@ -131,10 +169,7 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
         Some(kern_sock) => Cow::Owned(kern_sock.put_into(OBJECT)?),
         None => Cow::Borrowed(OBJECT),
     };
-    let object = loader.load(&object).context("cannot make the maps")?;
-    let thread = thread::Builder::new().name("programs".to_owned());
-    let loading = thread.spawn(|| load_programs(object));
-    Ok(Loading(loading.context("cannot start a thread")?))
+    loader.load(&object).context("cannot make the maps")
 }
 
 /// How many entries a map has or will have: one that is pinned already keeps its size.

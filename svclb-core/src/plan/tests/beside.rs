@@ -23,7 +23,7 @@ impl Agent {
         self.table.is_roomy = true;
     }
 
-    fn ids(&self) -> BTreeMap<ServiceKey, u32> {
+    pub(super) fn ids(&self) -> BTreeMap<ServiceKey, u32> {
         self.state.services.iter().map(|(id, held)| (held.key.clone(), *id)).collect()
     }
 }

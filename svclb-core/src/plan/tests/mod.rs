@@ -8,6 +8,7 @@ mod histories;
 mod parts;
 mod refusals;
 mod same;
+mod staging;
 mod watched;
 mod world;
 

@@ -1,0 +1,179 @@
+//! Maps of other sizes take the place of these when something does not fit, or when most of these is wasted.
+//! They are filled part by part, and between two parts these go on being changed: a change of a small object
+//! waits for one part, however much there is to fill.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Error, Result};
+use svclb_common::layout::Meta;
+use svclb_core::plan::{Pass, Staging};
+use svclb_core::size::Sizes;
+use svclb_core::table::Table;
+use tokio::time::Duration;
+
+use super::parts::EFFORT;
+use super::room::random_seed;
+use super::{Ground, Reconciler};
+use crate::memory;
+
+/// After so long the rest is written in one piece: these maps may be changed faster than others are filled.
+const LONGEST: Duration = Duration::from_secs(3);
+/// How often the threads are looked after that make maps and load programs.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Maps that are being made and filled.
+#[derive(Debug)]
+pub(super) struct Growth<T> {
+    staging: Staging,
+    /// None while they are being made.
+    table: Option<T>,
+    sizes: Sizes,
+    began: Instant,
+}
+
+/// What the growth of maps waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Progress {
+    /// No maps are being filled.
+    None,
+    /// The next part can be written.
+    Part,
+    /// A thread makes maps or loads programs.
+    Thread,
+}
+
+impl Progress {
+    /// Ends when the threads are to be looked after; never, where there are none.
+    pub(super) async fn pause(self) {
+        match self {
+            Self::Thread => tokio::time::sleep(POLL).await,
+            Self::None | Self::Part => std::future::pending().await,
+        }
+    }
+}
+
+impl<T: Table> Reconciler<T> {
+    /// Begins to make maps of other sizes if they are wanted, and writes the next part of those that are
+    /// being filled. When they cannot be made, these stay, and it is tried again later.
+    pub(super) fn grow(&mut self, ground: &mut impl Ground<Maps = T>) -> Progress {
+        if self.growth.is_none() {
+            self.begin_growth(ground);
+        }
+        self.advance(ground, false)
+    }
+
+    /// Lets maps of other sizes take the place of these if they are wanted, in one piece: for an agent that
+    /// starts.
+    pub fn make_room(&mut self, ground: &mut impl Ground<Maps = T>) {
+        self.begin_growth(ground);
+        while self.advance(ground, true) != Progress::None {}
+    }
+
+    fn begin_growth(&mut self, ground: &mut impl Ground<Maps = T>) {
+        // New maps hold what the catalog says, and that is nothing yet.
+        if !self.state.is_synced() {
+            return;
+        }
+        let now = Sizes::of(self.state.meta());
+        let counts = || self.catalog.counts();
+        let Some(sizes) = self.room.wanted(now, counts, self.state.lacking()) else { return };
+        if let Err(error) = self.try_begin(ground, sizes) {
+            self.give_up_growth(ground, &error);
+        }
+    }
+
+    fn try_begin(&mut self, ground: &mut impl Ground<Maps = T>, sizes: Sizes) -> Result<()> {
+        let began = Instant::now();
+        let meta = Meta { seed: random_seed()?, ..sizes.meta() };
+        let staging = Staging::begin(&mut self.state, &self.catalog, meta);
+        ground.begin(staging.meta(), true)?;
+        self.growth = Some(Growth { staging, table: None, sizes, began });
+        Ok(())
+    }
+
+    fn advance(&mut self, ground: &mut impl Ground<Maps = T>, waits: bool) -> Progress {
+        let Some(mut growth) = self.growth.take() else { return Progress::None };
+        let advanced = match self.fill(&mut growth, ground, waits) {
+            Ok(None) => self.switch_to(growth, ground).map(|()| Progress::None),
+            Ok(Some(progress)) => {
+                self.growth = Some(growth);
+                Ok(progress)
+            }
+            Err(error) => Err(error),
+        };
+        advanced.unwrap_or_else(|error| {
+            self.give_up_growth(ground, &error);
+            Progress::None
+        })
+    }
+
+    /// Writes the next part; all that there is to write if it `waits`. None says that all is written.
+    fn fill(
+        &mut self,
+        growth: &mut Growth<T>,
+        ground: &mut impl Ground<Maps = T>,
+        waits: bool,
+    ) -> Result<Option<Progress>> {
+        let Growth { staging, table, began, .. } = growth;
+        let table = match table {
+            Some(table) => table,
+            None => match ground.made(waits) {
+                Some(made) => table.insert(made?),
+                None => return Ok(Some(Progress::Thread)),
+            },
+        };
+        let effort = if waits || began.elapsed() > LONGEST { usize::MAX } else { EFFORT };
+        let mut done = staging.part(table, &mut self.state, &self.catalog, effort);
+        if let Some(failed) = done.failed.pop() {
+            return Err(Error::from(failed.error).context("cannot fill them"));
+        }
+        Ok(if !staging.is_complete(&self.state) {
+            Some(Progress::Part)
+        } else if !waits && !ground.can_switch() {
+            Some(Progress::Thread)
+        } else {
+            None
+        })
+    }
+
+    /// Puts the maps into use.
+    fn switch_to(&mut self, growth: Growth<T>, ground: &mut impl Ground<Maps = T>) -> Result<()> {
+        let Growth { staging, table, sizes, began } = growth;
+        let mut table = table.context("no maps were made")?;
+        let now = Sizes::of(self.state.meta());
+        let steps = staging.steps();
+        let finished = staging.finish(&mut table, &self.state, &mut self.catalog);
+        let (state, rejected) = finished.context("cannot fill them")?;
+        ground.switch(&mut table)?;
+        (self.state, self.table) = (state, table);
+        // What rests in the old maps goes with them.
+        self.rests.forget();
+        self.marks.forget();
+        self.retry = None;
+        self.unhealed = false;
+        self.room.done();
+        let done = Pass { rejected, ..Pass::default() };
+        self.told.rejected(&done, true, |service| self.state.is_short(service));
+        tracing::info!(
+            lines = sizes.index_lines, lines_before = now.index_lines,
+            slots = sizes.slots, slots_before = now.slots,
+            steps, took = ?began.elapsed(),
+            "maps of other sizes are in use",
+        );
+        memory::give_back();
+        Ok(())
+    }
+
+    fn give_up_growth(&mut self, ground: &mut impl Ground<Maps = T>, error: &Error) {
+        ground.abandon();
+        self.state.abandon_staging();
+        if let Some(error) = self.room.failed(error) {
+            tracing::error!(
+                "cannot make maps of other sizes; these stay, and it is tried again: {error}"
+            );
+        }
+        // What does not fit is logged now that larger maps are not about to come.
+        self.catalog.mark(self.all());
+        self.begin();
+    }
+}

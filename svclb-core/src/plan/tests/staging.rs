@@ -1,0 +1,172 @@
+//! Maps that are filled part by part while those in use go on being changed.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::world::deed;
+use super::*;
+use crate::model::ServiceKey;
+
+/// Maps of other sizes that are being filled for an agent.
+struct Filling {
+    staging: Staging,
+    table: Watched,
+    /// Of the services that were there.
+    ids: BTreeMap<ServiceKey, u32>,
+}
+
+impl Filling {
+    fn begin(agent: &mut Agent) -> Self {
+        let meta = Meta { seed: 8, ..roomy() };
+        let staging = Staging::begin(&mut agent.state, &agent.catalog, meta);
+        let mut table = Watched::new(Memory::new(*staging.meta()));
+        // No program reads them before they are whole.
+        table.looks = false;
+        Self { staging, table, ids: agent.ids() }
+    }
+
+    /// A part for each of both.
+    fn part(&mut self, agent: &mut Agent, effort: usize) {
+        agent.table.expect(&agent.catalog);
+        let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, effort);
+        assert!(done.failed.is_empty(), "{:?}", done.failed);
+        let resting = agent.state.take_resting();
+        agent.state.rested(resting);
+        let Self { staging, table, .. } = self;
+        let done = staging.part(table, &mut agent.state, &agent.catalog, effort);
+        assert!(done.failed.is_empty(), "{:?}", done.failed);
+    }
+
+    /// Parts until the maps are filled; then they take the place of those in use, and hold all of it.
+    fn end(mut self, agent: &mut Agent, effort: usize) {
+        for round in 0.. {
+            assert!(round < 10_000, "it does not come to an end");
+            if self.staging.is_complete(&agent.state) {
+                break;
+            }
+            self.part(agent, effort);
+        }
+        let before = agent.table.routes();
+        let Self { staging, mut table, ids } = self;
+        let done = staging.finish(&mut table, &agent.state, &mut agent.catalog);
+        let (current, highest) = (agent.ids(), agent.state.highest_generation());
+        let (state, rejected) = done.unwrap();
+        assert_eq!(rejected, []);
+        table.looks = true;
+        (agent.state, agent.table) = (state, table);
+        let found = agent.ids();
+        for (service, id) in ids {
+            if current.get(&service) == Some(&id) {
+                assert!(found.get(&service).is_none_or(|it| *it == id), "{service} has another id");
+            }
+        }
+        let lowest = agent.state.generations.values().copied().min();
+        assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
+        // What was served is, unless the catalog has it no more.
+        let after = agent.table.routes();
+        let wanted = super::world::routes(&agent.catalog);
+        for frontend in before.keys().filter(|frontend| wanted.contains_key(frontend)) {
+            assert!(after.contains_key(frontend), "{frontend:?} is lost");
+        }
+    }
+}
+
+/// Brings all that waits or was held to its end.
+fn settle(agent: &mut Agent) {
+    agent.catalog.recall();
+    agent.pass();
+    agent.settle();
+    agent.assert_settled();
+}
+
+proptest! {
+    #[test]
+    fn maps_that_are_filled_between_changes_hold_what_those_in_use_do(
+        before in proptest::collection::vec(deed(), 1..25),
+        during in proptest::collection::vec((deed(), 1..40_usize), 0..15),
+        after in proptest::collection::vec(deed(), 0..5),
+    ) {
+        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+        for deed in &before {
+            agent.hear(&mut world, deed);
+            agent.pass();
+        }
+        let mut filling = Filling::begin(&mut agent);
+        for (deed, effort) in &during {
+            agent.hear(&mut world, deed);
+            filling.part(&mut agent, *effort);
+        }
+        filling.end(&mut agent, 20);
+        settle(&mut agent);
+        for deed in &after {
+            agent.hear(&mut world, deed);
+            prop_assert!(agent.pass().failed.is_empty());
+        }
+        settle(&mut agent);
+    }
+
+    #[test]
+    fn maps_that_are_abandoned_leave_nothing_undone(
+        before in proptest::collection::vec(deed(), 1..25),
+        during in proptest::collection::vec((deed(), 1..40_usize), 1..15),
+    ) {
+        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+        for deed in &before {
+            agent.hear(&mut world, deed);
+            agent.pass();
+        }
+        let mut filling = Filling::begin(&mut agent);
+        for (deed, effort) in &during {
+            agent.hear(&mut world, deed);
+            filling.part(&mut agent, *effort);
+        }
+        drop(filling);
+        agent.state.abandon_staging();
+        settle(&mut agent);
+    }
+
+    #[test]
+    fn maps_that_are_too_small_are_followed_by_larger_ones_while_they_change(
+        before in proptest::collection::vec(deed(), 1..25),
+        during in proptest::collection::vec((deed(), 1..40_usize), 0..15),
+    ) {
+        let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 2, 8)));
+        agent.table.is_roomy = false;
+        for deed in &before {
+            agent.hear(&mut world, deed);
+            agent.pass();
+        }
+        let mut filling = Filling::begin(&mut agent);
+        for (deed, effort) in &during {
+            agent.hear(&mut world, deed);
+            filling.part(&mut agent, *effort);
+        }
+        filling.end(&mut agent, 20);
+        settle(&mut agent);
+    }
+}
+
+#[test]
+fn a_large_object_that_changes_all_the_time_keeps_no_maps_from_being_filled() {
+    let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+    let service = |name| Like { name, ips: vec![name], ports: vec![0, 1, 2], ..Like::default() };
+    for name in 0..3 {
+        agent.hear(&mut world, &Deed::Service(service(name)));
+        agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 3] });
+    }
+    agent.pass();
+    let mut filling = Filling::begin(&mut agent);
+    // Three ports cost more than such a part, and there is a change before each part.
+    let effort = 6;
+    let mut rounds = 0;
+    while !filling.staging.is_complete(&agent.state) {
+        let states = vec![1; 1 + rounds % 3];
+        agent.hear(&mut world, &Deed::Endpoints { name: 0, states });
+        filling.part(&mut agent, effort);
+        rounds += 1;
+        assert!(rounds < 1_000, "it does not come to an end");
+    }
+    filling.end(&mut agent, effort);
+    settle(&mut agent);
+}
