@@ -348,6 +348,33 @@ impl ControlPlane {
         self.wait_until("the API server takes Services", takes);
     }
 
+    /// Puts etcd's data aside as they are now, for [`Self::restore_store`].
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    pub fn save_store(&self) {
+        self.move_store("etcd", "etcd-saved");
+    }
+
+    /// Gives etcd the data that were put aside, as an operator restores a backup. An API server that runs goes
+    /// on.
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    pub fn restore_store(&self) {
+        self.move_store("etcd-saved", "etcd");
+    }
+
+    /// Copies a folder while etcd does not run.
+    fn move_store(&self, from: &str, to: &str) {
+        self.processes.lock().unwrap().store = None;
+        let [from, to] = [from, to].map(|name| self.folder().join(name));
+        let _ = fs::remove_dir_all(&to);
+        let copied = Command::new("cp").arg("-a").args([&from, &to]).status();
+        assert!(copied.is_ok_and(|status| status.success()), "cannot copy {}", from.display());
+        self.start_store();
+    }
+
     /// Ends the controller manager: EndpointSlices stay as they are.
     pub fn stop_controllers(&self) {
         self.processes.lock().unwrap().controllers = None;

@@ -10,6 +10,7 @@ mod connection;
 mod names;
 mod objects;
 mod protobuf;
+mod restore;
 mod stage;
 mod start;
 mod ways;

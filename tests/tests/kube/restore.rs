@@ -1,0 +1,28 @@
+//! etcd is restored to an older state, as an operator does with a backup.
+
+use super::stage::{Stage, service, slice};
+
+/// The watches wait for versions that do not exist any more, and the API server says nothing.
+#[test]
+fn watch_that_goes_silent_when_etcd_is_restored_is_listed_anew() {
+    let stage = Stage::new("kube-restore");
+    let (plane, api) = (&stage.plane, stage.api());
+    api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
+    plane.stop_api_server();
+    plane.save_store();
+    plane.start_api_server();
+    stage.start_agent_as(&plane.kubeconfig(), &["--silence", "5"]);
+    // The versions of these are not reached again for a while.
+    for last in 2..200 {
+        api.apply_all(&[slice("hello", &[&format!("10.244.0.{last}")])]);
+    }
+    stage.wait_for(&["10.244.0.199"]);
+    plane.stop_api_server();
+    plane.restore_store();
+    plane.start_api_server();
+    stage.wait_for(&["10.244.0.1"]);
+    // From there on changes are followed.
+    api.apply_all(&[slice("hello", &["10.244.0.7"])]);
+    stage.wait_for(&["10.244.0.7"]);
+    stage.wait_for_log(&["WARN", "endpointslices", "sends nothing on an open watch"]);
+}
