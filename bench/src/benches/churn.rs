@@ -1,8 +1,9 @@
 //! Changes in a large cluster: how soon a client meets one, alone and among others, beside kube-proxy's; and
 //! what a thousand a second take.
 //!
-//! * `watched`: the Service that a client dials. `load`: what changes beside it.
+//! * `watched`: the Service that a client dials. `load`, `largest`: what changes beside it.
 
+mod largest;
 mod load;
 mod watched;
 
@@ -21,6 +22,7 @@ use crate::book::{Book, Unit};
 use crate::lane::Peer;
 use crate::lane::proxy::Cluster;
 use crate::times::{Times, rate};
+use largest::Largest;
 use load::Load;
 use watched::{Client, Late, Watched};
 
@@ -33,6 +35,9 @@ pub(crate) const AMONG_FEW: &str =
     "request to the first connect that knows, among 100 changes a second";
 pub(crate) const AMONG_MANY: &str =
     "request to the first connect that knows, among as many as can be";
+pub(crate) const BEHIND_LARGEST: &str = "request to the first connect that knows, beside the largest Service, which changes all the time";
+/// For so long it does.
+const LARGEST: Duration = Duration::from_secs(30);
 /// How many changes a round measures one by one, and how many of kube-proxy's.
 const CHANGES: usize = 100;
 const FEW_CHANGES: usize = 10;
@@ -80,6 +85,13 @@ fn svclb(book: &mut Book, watched: &mut Watched<'_>, effort: Effort) -> anyhow::
     }
     let growth = resident(agent.pid())? - before;
     churn.add("growth of resident memory in these minutes", Unit::Bytes, growth);
+    let largest = Largest::create(watched.cluster);
+    for _ in 0..effort.rounds.min(MINUTES) {
+        // The agent takes all of it in first.
+        watched.change(&churn.client)?;
+        let (times, ()) = watched.among(&churn.client, |_, _| largest.rewrite(LARGEST))?;
+        churn.add_times(BEHIND_LARGEST, &times);
+    }
     Ok(())
 }
 

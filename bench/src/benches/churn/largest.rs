@@ -1,0 +1,84 @@
+//! The largest Service that the agent's budgets allow, whose endpoints change all the time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use svclb_tests::cluster::Reference;
+
+use super::load::replace;
+use crate::lane::proxy::Cluster;
+
+const NAME: &str = "largest";
+/// As in svclb-core/src/budget.rs: so many addresses of one port, and so many endpoints.
+const ADDRESSES: usize = 10_000;
+const ENDPOINTS: usize = 25_000;
+/// The API's limit of a slice.
+const SLICE: usize = 1_000;
+const SLICES: usize = ENDPOINTS / SLICE;
+/// One change comes so long after the other.
+const APART: Duration = Duration::from_millis(50);
+
+/// The Service, for as long as this lives.
+pub(super) struct Largest<'a>(&'a Cluster);
+
+impl<'a> Largest<'a> {
+    pub(super) fn create(cluster: &'a Cluster) -> Self {
+        // One is the ClusterIP.
+        let external: Vec<String> = (1..ADDRESSES).map(|at| address(192, 0, at)).collect();
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": NAME, "namespace": "default" },
+            "spec": {
+                "clusterIP": "10.96.0.203", "externalIPs": external,
+                "ports": [{ "port": 80, "protocol": "UDP", "targetPort": 8080 }],
+            },
+        });
+        let slices = (0..SLICES).map(|slice| {
+            let endpoint = |at| json!({ "addresses": [address(10, 130, slice * SLICE + at)] });
+            let endpoints: Vec<Value> = (0..SLICE).map(endpoint).collect();
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {
+                    "name": name(slice), "namespace": "default",
+                    "labels": { "kubernetes.io/service-name": NAME },
+                },
+                "ports": [{ "name": "", "protocol": "UDP", "port": 8080 }],
+                "endpoints": endpoints,
+            })
+        });
+        cluster.plane().api().create_all(std::iter::once(service).chain(slices).collect());
+        Self(cluster)
+    }
+
+    /// Replaces one endpoint after the other for so long.
+    pub(super) fn rewrite(&self, time: Duration) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        for change in (0..).take_while(|_| begin.elapsed() < time) {
+            replace(self.0, &name(change % SLICES), &address(10, 140, change))?;
+            thread::sleep(APART);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Largest<'_> {
+    fn drop(&mut self) {
+        let service = Reference::service(&format!("default/{NAME}"));
+        let slices = (0..SLICES).map(|slice| Reference::slice(&format!("default/{}", name(slice))));
+        for object in std::iter::once(service).chain(slices) {
+            if let Err(error) = self.0.plane().api().delete(&object, None) {
+                eprintln!("cannot delete {object:?}: {error}");
+            }
+        }
+    }
+}
+
+fn name(slice: usize) -> String {
+    format!("{NAME}-{slice}")
+}
+
+/// The address of this number within `first.second.0.0/14`.
+fn address(first: u8, second: usize, number: usize) -> String {
+    format!("{first}.{}.{}.{}", second + number / 62_500, number / 250 % 250, number % 250 + 1)
+}
