@@ -367,9 +367,10 @@ unsafe fn end(sk: *const bpf_sock, v4: *const u32, v6: *const u32) -> [u64; 2] {
     }
 }
 
-/// How far below the attached cgroup a workload's cgroup may lie: kubepods, its quality of service, the
-/// pod and the container. What a workload makes below its own counts as the workload.
-const DEPTH: i32 = 4;
+/// How far below the attached cgroup a workload's cgroup lies at most: kubepods, its quality of service and
+/// the pod; of a Guaranteed pod kubepods, the pod and the container; of a user's session user.slice, the
+/// user's slice and service. Below these a workload may make cgroups of its own, which count as the workload.
+const DEPTH: i32 = 3;
 /// How far below the machine's root the attached cgroup is looked for: a node that is a container lies
 /// deeper than one that is a machine.
 const DEEPEST: i32 = 8;

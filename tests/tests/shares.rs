@@ -107,23 +107,30 @@ fn taken_by_two(world: &World, workloads: [&str; 2]) -> u64 {
 }
 
 #[test]
-fn a_client_is_a_container_however_many_namespaces_and_cgroups_it_makes() {
+fn a_client_is_one_however_many_namespaces_and_cgroups_it_makes() {
     let world = World::builder("shares-clients").agent_args(["--origins", "1024"]).start();
     let backends = world.backends("a", Udp, 2);
     let service = world.service("default/dns").cluster_ip("10.96.0.10");
     service.port(53, Udp).backends(&backends).port(54, Udp).backends(&backends).apply();
-    // Each process has a network namespace of its own.
-    let below = format!("{GREEDY}/of/its/own");
-    let one = taken_by_two(&world, [GREEDY, &below]);
-    assert!(one <= OVERFLOW / 9 + 10, "{one} entries of one client");
-    world.wait_until_forgotten();
+    // A pod has one more level than a Guaranteed one and than a user's session. Each process has a network
+    // namespace of its own.
+    let clients = [
+        GREEDY,
+        "kubepods.slice/kubepods-pod3.slice/a.scope",
+        "user.slice/user-1000.slice/user@1000.service",
+    ];
+    for client in clients {
+        let below = ["of/its/own", "and/another"].map(|cgroup| format!("{client}/{cgroup}"));
+        let one = taken_by_two(&world, [&below[0], &below[1]]);
+        assert!(one <= OVERFLOW / 9 + 10, "{client}: {one} entries of one client");
+        world.wait_until_forgotten();
+        // The whole of the client's share is there again.
+        assert_eq!(taken_by_two(&world, [client, &below[0]]), one, "{client}");
+        world.wait_until_forgotten();
+    }
     let other = GREEDY.replace("pod1", "pod2");
     let two = taken_by_two(&world, [GREEDY, &other]);
     assert!(two > OVERFLOW / 9 + OVERFLOW / 20, "{two} entries of two clients");
-    world.wait_until_forgotten();
-    // The whole of the first client's share is there again.
-    let again = taken_by_two(&world, [GREEDY, &below]);
-    assert_eq!(again, one);
 }
 
 #[test]

@@ -141,8 +141,8 @@ pub struct AffinityRow {
 
 /// Keys of `svclb_clients`: 32 bits that name a client whose entries are counted.
 ///
-/// A client is a container's cgroup where the node's cgroups tell containers apart, otherwise a network
-/// namespace (docs/decisions/0020-shares-of-clients.md).
+/// A client is a pod's cgroup, or that of a Guaranteed pod's container, where the node's cgroups tell pods
+/// apart, otherwise a network namespace (docs/decisions/0020-shares-of-clients.md).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientKey;
 
