@@ -456,3 +456,19 @@ fn what_rests_goes_on_resting_when_the_maps_are_loaded_again() {
     assert_eq!(without_rest(&mut agent).rejected, []);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.1.1"]));
 }
+
+#[test]
+fn a_service_that_needs_more_slots_than_there_are_leaves_the_other_maps_to_others() {
+    let mut agent = Agent::new(meta(64, 8, 8));
+    let many: Vec<String> = (1..=100).map(|last| format!("10.0.1.{last}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &many)]);
+    agent.hear([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.0.1"])]);
+    let done = agent.pass();
+    assert!(done.rejected.iter().any(|it| it.why == Why::NoSlots), "{:?}", done.rejected);
+    // A member of it would take a place of `svclb_backends`, which holds as many as there are slots.
+    let members: Vec<String> =
+        rows(&mut agent).into_iter().filter(|it| it.contains("10.0.")).collect();
+    assert!(members.len() == 1 && members[0].contains("10.0.0.1"), "{members:?}");
+    assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.1"]));
+}

@@ -147,11 +147,13 @@ impl Steps<'_> {
 
     /// All that brings a service to what it should have, in the order of phase one.
     fn bring(&mut self, desired: &Desired, held: Option<&Held>) -> Result<(), Why> {
+        // Before any member is written: those of a service that does not fit would fill svclb_backends, which
+        // others need.
+        let (sets, mut fresh): (Vec<Set>, Vec<bool>) = self.sets(desired)?;
         self.members_come(desired, held);
         if self.is_full() {
             return Ok(());
         }
-        let (sets, mut fresh): (Vec<Set>, Vec<bool>) = self.sets(desired)?;
         // The new ones first: only their rows can find a map full, and then nothing has changed hands.
         let is_known = |it: &&DesiredFrontend| self.state.frontends.contains_key(&it.key);
         let (known, new): (Vec<&DesiredFrontend>, Vec<_>) =

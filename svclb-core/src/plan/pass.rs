@@ -33,9 +33,9 @@ pub fn part(
     effort: usize,
 ) -> Pass {
     catalog.take_changed().into_iter().for_each(|object| state.turns.add(object));
-    let reclaimed = catalog.take_reclaimed();
-    if let Some(followed) = &mut state.followed {
-        followed.looked.extend(reclaimed);
+    match &mut state.followed {
+        Some(followed) => followed.looked.append(&mut catalog.take_reclaimed()),
+        None => drop(catalog.take_reclaimed()),
     }
     state.drop_unreferenced();
     let (mut pass, ended, again) = Run::new(state, table, catalog, effort).run();
