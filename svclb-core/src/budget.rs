@@ -133,7 +133,7 @@ pub struct Budget {
 const SERVICE: Amount = Amount::new(10_000, 25_000, usize::MAX, 16 << 20);
 /// The most of a cluster: more than the largest of which there are figures (docs/performance.md: 100,000
 /// frontends with 1,000,000 backends).
-const CLUSTER: Amount = Amount::new(131_072, usize::MAX, 1_048_576, 256 << 20);
+const CLUSTER: Amount = Amount::new(131_072, usize::MAX, 1_048_576, 384 << 20);
 /// Percent of the cluster's budget that one namespace may take.
 pub const NAMESPACE_PERCENT: usize = 50;
 

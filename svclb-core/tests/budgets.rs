@@ -218,6 +218,54 @@ proptest! {
 }
 
 #[test]
+fn the_agents_own_service_takes_nothing_from_others() {
+    // Its probe is there for the first moment of each agent.
+    let mut agent = agent(budget(1, (2, NO_LIMIT), (3, NO_LIMIT)));
+    let all = [("a", "old"), ("a", "young"), ("b", "other")];
+    for ((namespace, object), number) in all.into_iter().zip(1..) {
+        agent.hear([service(&name(namespace, object), number, 1, i64::from(number))]);
+    }
+    assert_eq!(refused(&mut agent), [""; 0]);
+    let probe = name("svclb.probe", "probe");
+    agent.hear([service(&probe, 9, 2, i64::MIN), slice(&probe, 2, 1)]);
+    assert_eq!(refused(&mut agent), [""; 0]);
+    assert!((1..=3).all(|number| is_served(&agent, number)) && is_served(&agent, 9));
+    let Update::Service(_, Some(mut node_ports)) = service(&name("a", "old"), 1, 1, 1) else {
+        unreachable!("it is a Service");
+    };
+    node_ports.ports[0].node_port = Some(30_080);
+    // Too many of its own; and the probe goes on being served.
+    agent.hear([Update::Service(name("a", "old"), Some(node_ports))]);
+    assert_eq!(refused(&mut agent).len(), 1);
+    assert!(is_served(&agent, 9));
+}
+
+#[test]
+fn names_of_endpoints_count_for_the_memory_of_a_service() {
+    let unlimited = Amount::new(NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT);
+    let service_budget = Amount::new(NO_LIMIT, NO_LIMIT, NO_LIMIT, 100_000);
+    let budget = Budget { service: service_budget, namespace: unlimited, cluster: unlimited };
+    let mut agent = agent(budget);
+    let object = name("shop", "web");
+    let with_node = |length: usize| {
+        let Update::Slice(slice_name, Some(slice)) = slice(&object, 1, 100) else {
+            unreachable!("it is a slice");
+        };
+        let node = |at: usize| Some(format!("{at:0length$}").into());
+        let addresses = slice.endpoints.iter().map(|(address, _)| address).enumerate();
+        let endpoints = addresses
+            .map(|(at, address)| (address, Endpoint { node: node(at), ..Endpoint::default() }))
+            .collect();
+        Update::Slice(slice_name, Some(Slice { endpoints, ..slice }))
+    };
+    agent.hear([service(&object, 1, 1, 1), with_node(63)]);
+    assert_eq!(refused(&mut agent), [""; 0]);
+    agent.hear([with_node(2_000)]);
+    let found = refused(&mut agent);
+    assert!(found.len() == 1 && found[0].contains("--service-memory"), "{found:?}");
+}
+
+#[test]
 fn the_memory_limit_of_the_manifest_is_what_the_budgets_allow() {
     const STEP: u64 = 256;
     let manifest = include_str!("../../manifests/base/daemonset.yaml");

@@ -92,7 +92,7 @@ fn of_slice(slice: &Slice) -> Amount {
     let (ports, endpoints) = (slice.ports.len(), slice.endpoints.len());
     let memory = BESIDE
         + ports * (size_of::<crate::model::SlicePort>() + BESIDE_PORT)
-        + endpoints * 3 * size_of::<usize>();
+        + slice.endpoints.memory();
     Amount::new(0, endpoints, ports * endpoints, memory)
 }
 
@@ -104,8 +104,12 @@ impl Catalog {
         self
     }
 
-    /// What a Service takes with its slices; none without Service.
+    /// What a Service takes with its slices; none without Service, and of the agent's own, which takes
+    /// nothing from others: no namespace of a cluster has a dot in its name.
     pub(super) fn needs(&self, object: &ObjectName) -> Option<Amount> {
+        if object.namespace.contains('.') {
+            return None;
+        }
         let service = self.services.get(object)?;
         let slices = self.slices_of(object).map(of_slice);
         Some(slices.fold(of_service(service, &self.node), Amount::plus))

@@ -37,11 +37,25 @@ impl Default for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// About how many bytes it takes with all its names.
+    fn memory(&self) -> usize {
+        // With the counts of those who share it.
+        const SHARED: usize = size_of::<[usize; 2]>();
+        let hints = self.node_hints.iter().chain(&self.zone_hints);
+        let hints = hints.map(|hint| size_of::<Arc<str>>() + SHARED + hint.len());
+        let node = self.node.as_ref().map_or(0, |node| SHARED + node.len());
+        SHARED + size_of::<Self>() + node + hints.sum::<usize>()
+    }
+}
+
 /// The endpoints of a slice: of each `addresses[0]` and what is said of it, in their order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Endpoints {
     addresses: Addresses,
     said: Box<[Arc<Endpoint>]>,
+    /// See [`Self::memory`].
+    memory: usize,
 }
 
 /// IPv4 takes 4 bytes where all are.
@@ -72,6 +86,12 @@ impl Endpoints {
         self.said.len()
     }
 
+    /// About how many bytes all of it takes if no two endpoints share what is said of them: how much is
+    /// shared depends on other objects.
+    pub const fn memory(&self) -> usize {
+        self.memory
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.said.is_empty()
@@ -91,7 +111,8 @@ impl FromIterator<(IpAddr, Arc<Endpoint>)> for Endpoints {
             Some(addresses) => Addresses::V4(addresses),
             None => Addresses::Any(addresses.into_iter().map(Address::from).collect()),
         };
-        Self { addresses, said: said.into_boxed_slice() }
+        let memory = said.iter().map(|said| size_of::<[usize; 3]>() + said.memory()).sum();
+        Self { addresses, said: said.into_boxed_slice(), memory }
     }
 }
 
@@ -133,9 +154,23 @@ mod tests {
                 .collect();
             let endpoints: Endpoints = given.iter().cloned().collect();
             assert_eq!((endpoints.len(), endpoints.is_empty()), (row.len(), row.is_empty()));
+            assert!(endpoints.memory() >= row.len() * size_of::<Endpoint>());
             let back: Vec<_> =
                 endpoints.iter().map(|(address, said)| (address, said.as_ref().clone())).collect();
             assert_eq!(back, given);
         }
+    }
+    #[test]
+    fn names_of_nodes_and_hints_take_memory() {
+        let of = |endpoint: Endpoint| {
+            let all: Endpoints = [([10, 0, 0, 1].into(), endpoint)].into_iter().collect();
+            all.memory()
+        };
+        let text: Arc<str> = "a".repeat(1_000).into();
+        let hints = || -> Box<[Arc<str>]> { vec![Arc::clone(&text); 8].into() };
+        let node = Some(Arc::clone(&text));
+        let (node_hints, zone_hints) = (hints(), hints());
+        let large = Endpoint { node, node_hints, zone_hints, ..Endpoint::default() };
+        assert!(of(large) >= of(Endpoint::default()) + 17_000);
     }
 }

@@ -1,31 +1,33 @@
 //! The flags of `svclb agent` that set budgets.
 
+use std::num::NonZeroUsize;
+
 use clap::{Args, value_parser};
 use svclb_core::budget::{Amount, Budget, Resource};
 
 /// Bytes of a mebibyte.
-const MEBIBYTE: usize = 1 << 20;
+const MEBIBYTE: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("it is not 0");
 
 #[derive(Debug, Args)]
 pub(super) struct BudgetArgs {
     /// The most frontends of one Service: its addresses times its ports [default: 10000]
     #[arg(long, value_name = "N")]
-    service_frontends: Option<usize>,
+    service_frontends: Option<NonZeroUsize>,
     /// The most endpoints of one Service [default: 25000]
     #[arg(long, value_name = "N")]
-    service_endpoints: Option<usize>,
+    service_endpoints: Option<NonZeroUsize>,
     /// The most memory for one Service with its slices, in MiB [default: 16]
     #[arg(long, value_name = "MIB")]
-    service_memory: Option<usize>,
+    service_memory: Option<NonZeroUsize>,
     /// The most frontends of all Services [default: 131072]
     #[arg(long, value_name = "N")]
-    all_frontends: Option<usize>,
+    all_frontends: Option<NonZeroUsize>,
     /// The most backends of all Services: their endpoints times their ports [default: 1048576]
     #[arg(long, value_name = "N")]
-    all_backends: Option<usize>,
-    /// The most memory for all Services with their slices, in MiB [default: 256]
+    all_backends: Option<NonZeroUsize>,
+    /// The most memory for all Services with their slices, in MiB [default: 384]
     #[arg(long, value_name = "MIB")]
-    all_memory: Option<usize>,
+    all_memory: Option<NonZeroUsize>,
     /// The part of what all Services may take that those of one namespace may
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = value_parser!(u8).range(1..=100))]
     namespace_share: u8,
@@ -34,7 +36,7 @@ pub(super) struct BudgetArgs {
 impl BudgetArgs {
     pub(super) fn budget(&self) -> Budget {
         let Budget { service, cluster, .. } = Budget::of_agent();
-        let bytes = |mebibytes: Option<usize>| Some(mebibytes?.saturating_mul(MEBIBYTE));
+        let bytes = |mebibytes: Option<NonZeroUsize>| Some(mebibytes?.saturating_mul(MEBIBYTE));
         let service = given(
             service,
             [
@@ -57,9 +59,9 @@ impl BudgetArgs {
 }
 
 /// These amounts instead of the defaults, where they are given.
-fn given(defaults: Amount, given: [(Resource, Option<usize>); 3]) -> Amount {
+fn given(defaults: Amount, given: [(Resource, Option<NonZeroUsize>); 3]) -> Amount {
     given.into_iter().fold(defaults, |amount, (resource, given)| match given {
-        Some(given) => amount.with(resource, given),
+        Some(given) => amount.with(resource, given.get()),
         None => amount,
     })
 }
@@ -89,7 +91,8 @@ mod tests {
         let given =
             budget(&["--service-frontends", "7", "--all-memory", "2", "--namespace-share", "25"]);
         assert_eq!(given.service.of(Resource::Frontends), 7);
-        assert_eq!(given.cluster.of(Resource::Memory), 2 * MEBIBYTE);
-        assert_eq!(given.namespace.of(Resource::Memory), MEBIBYTE / 2);
+        assert_eq!(given.cluster.of(Resource::Memory), 2 << 20);
+        assert_eq!(given.namespace.of(Resource::Memory), 1 << 19);
+        assert!(Command::try_parse_from(["svclb", "--all-frontends", "0"]).is_err());
     }
 }

@@ -112,7 +112,7 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
     let (tell, made) = sync_channel(1);
     let load = move || {
         let object = make_maps(&places, &settings, host, agent_cgroup)?;
-        // Whoever waited may have given up.
+        // The receiver is gone where the maps were given up meanwhile.
         let _ = tell.send(());
         drop(tell);
         load_programs(object)
