@@ -60,7 +60,7 @@ const fn target(what: &'static str, of: Of, bound: Bound) -> Target {
 }
 
 /// All of them.
-pub(crate) const ALL: [Target; 24] = [
+pub(crate) const ALL: [Target; 23] = [
     target(
         "connect to a Service, net, of a direct UDP connect",
         Of::Share(ours("connect", "net of a UDP connect to a Service"), UDP),
@@ -196,12 +196,6 @@ pub(crate) const ALL: [Target; 24] = [
         "the same, p99",
         Of::Percentile(ours("churn", churn::EVENT), 99, Unit::Nanoseconds),
         Bound::Most(5_000_000.0),
-    ),
-    // From the request: what the API server takes is part of it.
-    target(
-        "a change of another Service beside the largest one, which changes all the time, p99",
-        Of::Percentile(ours("churn", churn::BEHIND_LARGEST), 99, Unit::Nanoseconds),
-        Bound::Most(20_000_000.0),
     ),
     target(
         "1,000 endpoint changes a second, by proportion, of one processor",

@@ -35,7 +35,7 @@ pub(crate) const AMONG_FEW: &str =
     "request to the first connect that knows, among 100 changes a second";
 pub(crate) const AMONG_MANY: &str =
     "request to the first connect that knows, among as many as can be";
-pub(crate) const BEHIND_LARGEST: &str = "request to the first connect that knows, beside the largest Service, which changes all the time";
+const BEHIND_LARGEST: &str = "request to the first connect that knows, beside the largest Service, which changes all the time";
 /// For so long it does.
 const LARGEST: Duration = Duration::from_secs(30);
 /// How many changes a round measures one by one, and how many of kube-proxy's.
