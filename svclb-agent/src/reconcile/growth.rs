@@ -1,6 +1,6 @@
 //! Maps of other sizes take the place of these when something does not fit, or when most of these is wasted.
 //! They are filled part by part, and between two parts these go on being changed: a change of a small object
-//! waits for one part, however much there is to fill.
+//! waits for one part, or for the rest where filling takes longer than [`LONGEST`].
 
 use std::time::Instant;
 
