@@ -299,7 +299,7 @@ impl<T: Table> Reconciler<T> {
                         self.state.set_sources(source.rows());
                         let start = Instant::now();
                         self.hear(batch);
-                        // What the source has next is not to wait for both: it joins the part.
+                        // The source's next batch must not wait for both, and joins the part.
                         if start.elapsed() < LONG {
                             self.begin();
                         } else {

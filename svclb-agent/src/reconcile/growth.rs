@@ -31,7 +31,7 @@ pub(super) struct Growth<T> {
     began: Instant,
 }
 
-/// What the growth of maps waits for.
+/// The next thing that the growth of maps needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Progress {
     /// No maps are being filled.
@@ -146,7 +146,7 @@ impl<T: Table> Reconciler<T> {
         let (state, rejected) = finished.context("cannot fill them")?;
         ground.switch(&mut table)?;
         (self.state, self.table) = (state, table);
-        // What rests in the old maps goes with them.
+        // Lines and slots that rest are the old maps'.
         self.rests.forget();
         self.marks.forget();
         self.retry = None;
@@ -172,7 +172,7 @@ impl<T: Table> Reconciler<T> {
                 "cannot make maps of other sizes; these stay, and it is tried again: {error}"
             );
         }
-        // What does not fit is logged now that larger maps are not about to come.
+        // Larger maps are not about to come: log the services that do not fit.
         self.catalog.mark(self.all());
         self.begin();
     }

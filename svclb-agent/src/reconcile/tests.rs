@@ -5,7 +5,6 @@ use std::time::UNIX_EPOCH;
 use svclb_common::layout::BackendKey;
 use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort, Unread};
 use svclb_core::table::{Failing, Key, Memory};
-use svclb_objects::convert::Skipped;
 
 use super::parts::delay;
 use super::*;
@@ -25,7 +24,7 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
         ..Service::default()
     };
     let updates = vec![Update::Service(object, Some(service)), endpoint(1)];
-    let first = Batch { whole: true, unread: Some(Unread::default()), ..changes(updates) };
+    let first = Batch { whole: true, unread: Some(Unread::default()), ..Batch::of(updates) };
     let table = Failing::new(Memory::new(meta));
     let catalog = Catalog::new(Node::default());
     let mut reconciler = Reconciler::over(catalog, table, &meta, Sizing::default())
@@ -109,7 +108,7 @@ fn over_full_maps() -> Reconciler<Failing<Memory>> {
         slices: [ObjectName::new("default", "hello")].into(),
         ..Unread::default()
     };
-    let many = changes(vec![large()]);
+    let many = Batch::of(vec![large()]);
     reconciler.hear(Batch { whole: true, unread: Some(unread), standing: 1, ..many });
     reconciler.pass();
     reconciler
@@ -129,7 +128,7 @@ async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_s
     let dump = reconciler.table.load().unwrap();
     assert_eq!((dump.frontends.len(), dump.backends.len()), (21, 1));
     // What was rejected is gone.
-    reconciler.hear(Batch { unread: Some(Unread::default()), ..changes(Vec::new()) });
+    reconciler.hear(Batch { unread: Some(Unread::default()), ..Batch::of(Vec::new()) });
     reconciler.pass();
     assert!(!reconciler.state.has(&hello), "no source has it");
     assert_eq!(reconciler.table.load().unwrap().frontends.len(), 20);
@@ -144,19 +143,6 @@ async fn an_agent_over_full_maps_places_its_probe_though_a_service_is_rejected()
     reconciler.pass();
     reconciler.make_room(&mut ground);
     assert!(reconciler.prove(&mut ground).unwrap(), "it is ready");
-}
-
-/// A batch with these changes.
-fn changes(updates: Vec<Update>) -> Batch {
-    Batch {
-        updates,
-        whole: false,
-        rejects: Vec::new(),
-        unread: None,
-        standing: 0,
-        skipped: Skipped::default(),
-        seen: Instant::now(),
-    }
 }
 
 /// `default/hello` has one endpoint, at 10.0.0.`last`.
@@ -193,11 +179,11 @@ fn written(reconciler: &mut Reconciler<Failing<Memory>>) -> Vec<u8> {
 async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loaded() {
     let mut reconciler = reconciler();
     let mut ground = Ground { is_slow: true, ..Ground::default() };
-    reconciler.hear(changes(vec![large()]));
+    reconciler.hear(Batch::of(vec![large()]));
     reconciler.begin();
     for last in 2..6 {
         assert_eq!(reconciler.grow(&mut ground), Progress::Thread, "the maps are being made");
-        reconciler.hear(changes(vec![endpoint(last)]));
+        reconciler.hear(Batch::of(vec![endpoint(last)]));
         reconciler.begin();
         assert_eq!(written(&mut reconciler), [last]);
     }
@@ -215,14 +201,14 @@ async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loade
 async fn larger_maps_that_cannot_be_filled_are_abandoned_and_made_again_later() {
     let mut reconciler = reconciler();
     let mut ground = Ground { is_slow: true, ..Ground::default() };
-    reconciler.hear(changes(vec![large()]));
+    reconciler.hear(Batch::of(vec![large()]));
     reconciler.begin();
     assert_eq!(reconciler.grow(&mut ground), Progress::Thread);
     // The thread ends without maps.
     (ground.is_slow, ground.begun) = (false, None);
     assert_eq!(reconciler.grow(&mut ground), Progress::None);
     assert_eq!((ground.made, ground.abandoned), (1, 1));
-    reconciler.hear(changes(vec![endpoint(2)]));
+    reconciler.hear(Batch::of(vec![endpoint(2)]));
     reconciler.begin();
     assert_eq!(written(&mut reconciler), [2]);
     assert_eq!(reconciler.grow(&mut ground), Progress::None, "not at once");

@@ -9,7 +9,6 @@ use svclb_core::model::{Unread, Update};
 use tokio::sync::mpsc;
 
 use super::Batch;
-use super::convert::Skipped;
 
 /// More changes than are taken at once: the reconciler looks at other things in between.
 const MOST: usize = 100_000;
@@ -41,7 +40,7 @@ impl Memory {
     /// Waits for news, and takes all that there is. May be dropped while it waits.
     pub(super) async fn next(&mut self) -> Batch {
         if let Some(updates) = self.first.take() {
-            return Batch { whole: true, unread: Some(Unread::default()), ..batch(updates) };
+            return Batch { whole: true, unread: Some(Unread::default()), ..Batch::of(updates) };
         }
         self.done.store(self.handed_on, Ordering::Release);
         let mut said = Vec::new();
@@ -51,19 +50,7 @@ impl Memory {
         self.handed_on += said.len() as u64;
         let seen = said.iter().map(|(seen, _)| *seen).min();
         let updates = said.into_iter().map(|(_, update)| update).collect();
-        Batch { seen: seen.unwrap_or_else(Instant::now), ..batch(updates) }
-    }
-}
-
-fn batch(updates: Vec<Update>) -> Batch {
-    Batch {
-        updates,
-        whole: false,
-        rejects: Vec::new(),
-        unread: None,
-        standing: 0,
-        skipped: Skipped::default(),
-        seen: Instant::now(),
+        Batch { seen: seen.unwrap_or_else(Instant::now), ..Batch::of(updates) }
     }
 }
 

@@ -42,6 +42,21 @@ pub struct Batch {
     pub seen: Instant,
 }
 
+impl Batch {
+    /// These changes, noticed now, of a source that rejects and leaves out nothing.
+    pub fn of(updates: Vec<Update>) -> Self {
+        Self {
+            updates,
+            whole: false,
+            rejects: Vec::new(),
+            unread: None,
+            standing: 0,
+            skipped: Skipped::default(),
+            seen: Instant::now(),
+        }
+    }
+}
+
 /// An object or a file that was rejected, or of which parts are ignored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reject {
@@ -144,13 +159,9 @@ impl Source {
             Some((standing, skipped)) => tokio::select! {
                 batch = objects.next() => batch,
                 addresses = changed(interfaces) => Batch {
-                    updates: vec![Update::Interfaces(Some(addresses))],
-                    whole: false,
-                    rejects: Vec::new(),
-                    unread: None,
                     standing,
                     skipped,
-                    seen: Instant::now(),
+                    ..Batch::of(vec![Update::Interfaces(Some(addresses))])
                 },
             },
         };

@@ -104,8 +104,8 @@ impl Catalog {
         self
     }
 
-    /// What a Service takes with its slices; none without Service, and of the agent's own, which takes
-    /// nothing from others: no namespace of a cluster has a dot in its name.
+    /// The budget that a Service uses with its slices; none without a Service, and for the agent's own, which
+    /// takes nothing from others: no namespace of a cluster has a dot in its name.
     pub(super) fn needs(&self, object: &ObjectName) -> Option<Amount> {
         if object.namespace.contains('.') {
             return None;

@@ -139,7 +139,7 @@ pub struct State {
     pub(super) sources: [SourceRow; SOURCES],
     /// Objects that a pass is to look at.
     pub(super) turns: Turns,
-    /// What is noted while other maps are filled that are to take the place of these.
+    /// Notes for the maps that are being filled to take the place of these, if there are any.
     pub(super) followed: Option<Followed>,
     /// No program reads the maps yet: their meta row is written when they are filled.
     pub(super) is_staged: bool,

@@ -1,5 +1,4 @@
-//! What the programs need to know of the running kernel's own structures, put into their code before they are
-//! loaded.
+//! Puts offsets and functions of the running kernel into the programs' code before they are loaded.
 //!
 //! rustc writes no relocations of that kind (CO-RE). So the programs have a call and a load with numbers that
 //! nothing else has, and these are replaced here by the kernel's.

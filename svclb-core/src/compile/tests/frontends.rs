@@ -1,4 +1,4 @@
-//! Which frontends a Service's addresses and ports make.
+//! The frontends that a Service's addresses and ports make.
 
 use super::*;
 

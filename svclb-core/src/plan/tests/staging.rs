@@ -26,6 +26,25 @@ impl Filling {
         Self { staging, table, ids: agent.ids() }
     }
 
+    /// Maps that are being filled after some changes, with a part of so much effort after each further one.
+    fn between(
+        agent: &mut Agent,
+        world: &mut World,
+        before: &[Deed],
+        during: &[(Deed, usize)],
+    ) -> Self {
+        for deed in before {
+            agent.hear(world, deed);
+            agent.pass();
+        }
+        let mut filling = Self::begin(agent);
+        for (deed, effort) in during {
+            agent.hear(world, deed);
+            filling.part(agent, *effort);
+        }
+        filling
+    }
+
     /// A part for each of both.
     fn part(&mut self, agent: &mut Agent, effort: usize) {
         agent.table.expect(&agent.catalog);
@@ -88,15 +107,7 @@ proptest! {
         after in proptest::collection::vec(deed(), 0..5),
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        for deed in &before {
-            agent.hear(&mut world, deed);
-            agent.pass();
-        }
-        let mut filling = Filling::begin(&mut agent);
-        for (deed, effort) in &during {
-            agent.hear(&mut world, deed);
-            filling.part(&mut agent, *effort);
-        }
+        let filling = Filling::between(&mut agent, &mut world, &before, &during);
         filling.end(&mut agent, 20);
         settle(&mut agent);
         for deed in &after {
@@ -112,15 +123,7 @@ proptest! {
         during in proptest::collection::vec((deed(), 1..40_usize), 1..15),
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        for deed in &before {
-            agent.hear(&mut world, deed);
-            agent.pass();
-        }
-        let mut filling = Filling::begin(&mut agent);
-        for (deed, effort) in &during {
-            agent.hear(&mut world, deed);
-            filling.part(&mut agent, *effort);
-        }
+        let filling = Filling::between(&mut agent, &mut world, &before, &during);
         drop(filling);
         agent.state.abandon_staging();
         settle(&mut agent);
@@ -133,15 +136,7 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 2, 8)));
         agent.table.is_roomy = false;
-        for deed in &before {
-            agent.hear(&mut world, deed);
-            agent.pass();
-        }
-        let mut filling = Filling::begin(&mut agent);
-        for (deed, effort) in &during {
-            agent.hear(&mut world, deed);
-            filling.part(&mut agent, *effort);
-        }
+        let filling = Filling::between(&mut agent, &mut world, &before, &during);
         filling.end(&mut agent, 20);
         settle(&mut agent);
     }
