@@ -127,7 +127,9 @@ impl<T: Table> Reconciler<T> {
         if let Some(failed) = done.failed.pop() {
             return Err(Error::from(failed.error).context("cannot fill them"));
         }
-        Ok(if !staging.is_complete(&self.state) {
+        // A change that no part has looked at may have taken a frontend from an object that is filled here.
+        let has_changed = !waits && self.catalog.has_changed();
+        Ok(if has_changed || !staging.is_complete(&self.state) {
             Some(Progress::Part)
         } else if !waits && !ground.can_switch() {
             Some(Progress::Thread)

@@ -198,6 +198,22 @@ async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loade
 }
 
 #[tokio::test]
+async fn maps_do_not_switch_between_a_batch_and_the_part_that_writes_it() {
+    let mut reconciler = reconciler();
+    let mut ground = Ground { is_slow: true, ..Ground::default() };
+    reconciler.hear(Batch::of(vec![large()]));
+    reconciler.begin();
+    assert_eq!(reconciler.grow(&mut ground), Progress::Thread);
+    ground.is_slow = false;
+    // It took long to take in, and its first part is another step.
+    reconciler.hear(Batch::of(vec![endpoint(2)]));
+    assert_eq!(reconciler.grow(&mut ground), Progress::Part, "the new maps do not know of it");
+    reconciler.go_on();
+    assert_eq!(reconciler.grow(&mut ground), Progress::None);
+    assert_eq!(written(&mut reconciler), [2]);
+}
+
+#[tokio::test]
 async fn larger_maps_that_cannot_be_filled_are_abandoned_and_made_again_later() {
     let mut reconciler = reconciler();
     let mut ground = Ground { is_slow: true, ..Ground::default() };
