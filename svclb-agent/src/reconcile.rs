@@ -8,6 +8,7 @@ mod ground;
 mod growth;
 mod marks;
 mod parts;
+mod rejects;
 mod rests;
 mod retry;
 mod room;
@@ -72,7 +73,7 @@ pub struct Reconciler<T> {
 
 /// Takes what a source says into the catalog, and tells what was rejected or left out.
 fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
-    told.rejects(&batch.rejects);
+    told.rejects.add(&batch.rejects);
     told.skipped(batch.skipped);
     if batch.whole {
         catalog.replace(batch.updates);
@@ -321,6 +322,7 @@ impl<T: Table> Reconciler<T> {
                 () = growth.pause() => {}
                 _ = look.tick() => {
                     self.changes.tell();
+                    self.told.rejects.log_due();
                     self.record(&source);
                     ground.look_after()?;
                     if self.proving {

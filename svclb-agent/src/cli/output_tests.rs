@@ -122,6 +122,7 @@ fn status() -> StatusView {
             heard_seconds_ago: Some(12),
             way: "endpoint",
             address: "10.0.0.1:6443".into(),
+            rejected: 0,
         }],
         services: 1,
         frontends: 2,

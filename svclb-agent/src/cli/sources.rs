@@ -1,4 +1,4 @@
-//! The agent's sources, as it wrote in svclb_meta when it last heard them and from where: for `svclb status`
+//! The agent's sources, as it wrote in svclb_meta when it last heard them, from where and what it rejects: for `svclb status`
 //! and `svclb check`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,6 +20,8 @@ pub(super) struct SourceView {
     pub(super) way: &'static str,
     /// Whom it was last heard from, `address:port`; empty as above.
     pub(super) address: String,
+    /// How many of its objects are rejected.
+    pub(super) rejected: u32,
 }
 
 impl SourceView {
@@ -43,20 +45,25 @@ impl SourceView {
                     Some(_) => endpoint(&source.address.ip(), source.port),
                     None => String::new(),
                 },
+                rejected: source.rejected,
             })
         };
         row.sources.iter().filter_map(view).collect()
     }
 
-    /// When it was heard, and from where, in words.
+    /// When it was heard, from where, and how many of its objects are rejected, in words.
     pub(super) fn words(&self) -> String {
         let from = match self.way {
             "" => String::new(),
             way => format!(" from {} ({way})", self.address),
         };
-        match self.heard_seconds_ago {
+        let heard = match self.heard_seconds_ago {
             Some(seconds) => format!("heard {seconds} s ago{from}"),
             None => "not heard since the agent started".to_owned(),
+        };
+        match self.rejected {
+            0 => heard,
+            rejected => format!("{heard}, {rejected} rejected"),
         }
     }
 }
@@ -74,14 +81,14 @@ mod tests {
         let address = IpAddr::from([10, 0, 0, 1]).into();
         let (kind, way) = (SourceKind::Services as u8, WayKind::Endpoint as u8);
         let mut sources = [SourceRow::default(); SOURCES];
-        sources[0] = SourceRow { heard: 100, address, port: 6443, kind, way, _pad: 0 };
+        sources[0] = SourceRow { heard: 100, address, port: 6443, kind, way, rejected: 2 };
         sources[1] = SourceRow { kind: SourceKind::Nodes as u8, ..SourceRow::default() };
         let row = Meta { sources, ..Meta::default() };
         let views = SourceView::at(&row, 112);
         let words: Vec<String> =
             views.iter().map(|view| format!("{} {}", view.name, view.words())).collect();
         let expected = [
-            "services heard 12 s ago from 10.0.0.1:6443 (endpoint)",
+            "services heard 12 s ago from 10.0.0.1:6443 (endpoint), 2 rejected",
             "nodes not heard since the agent started",
         ];
         assert_eq!(words, expected);
@@ -89,7 +96,7 @@ mod tests {
         assert_eq!(SourceView::at(&row, 90)[0].heard_seconds_ago, Some(0));
         let json = serde_json::to_value(&views[1]).unwrap();
         let expected = serde_json::json!({
-            "name": "nodes", "heard_seconds_ago": null, "way": "", "address": "",
+            "name": "nodes", "heard_seconds_ago": null, "way": "", "address": "", "rejected": 0,
         });
         assert_eq!(json, expected);
     }

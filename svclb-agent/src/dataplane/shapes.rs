@@ -70,7 +70,7 @@ structs! {
         layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced, agent,
         agent_started, proved, first_generation, failures, short, refused, sources,
     }
-    SOURCE_ROW: SourceRow { heard, address, port, kind, way, _pad }
+    SOURCE_ROW: SourceRow { heard, address, port, kind, way, rejected }
 }
 
 /// What a map must be.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::{Duration, Instant};
 
 use svclb_common::layout::ServiceRow;
 use svclb_core::budget::Refusal;
@@ -11,7 +10,7 @@ use svclb_core::compile::service_of;
 use svclb_core::model::{ObjectName, ServiceKey};
 use svclb_core::plan::{Pass, Why};
 
-use crate::source::Reject;
+use super::rejects::RejectLog;
 use crate::source::convert::Skipped;
 
 /// How many steps that failed are told at once. The others are told at the next tries, so that a fault of
@@ -41,60 +40,14 @@ pub(super) struct Told {
     refused: BTreeMap<ObjectName, Refusal>,
     /// What an earlier agent wrote of them is retained.
     retained: BTreeSet<ServiceKey>,
-    /// How many rejects may be logged at once.
-    rejects: Allowance,
+    pub(super) rejects: RejectLog,
     /// Who waits for whom.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
     no_rest: bool,
 }
 
-/// How many lines of one kind may be logged: some at once, and one more with each second.
-#[derive(Debug, Default)]
-struct Allowance {
-    /// Lines that were logged and count against the next ones.
-    used: usize,
-    /// Until when `used` is worked out.
-    since: Option<Instant>,
-    /// Lines that were not logged.
-    missed: usize,
-}
-
-impl Allowance {
-    /// Whether one more line may be logged now.
-    fn take(&mut self, now: Instant) -> bool {
-        let since = *self.since.get_or_insert(now);
-        let seconds = now.saturating_duration_since(since).as_secs();
-        self.used = self.used.saturating_sub(usize::try_from(seconds).unwrap_or(usize::MAX));
-        self.since = Some(since + Duration::from_secs(seconds));
-        let may = self.used < TOLD_AT_ONCE;
-        if may {
-            self.used += 1;
-        } else {
-            self.missed += 1;
-        }
-        may
-    }
-}
-
 impl Told {
-    /// What a source rejects, or ignores of an object. An object that is rejected for another reason each
-    /// time fills no disk.
-    pub(super) fn rejects(&mut self, rejects: &[Reject]) {
-        for reject in rejects {
-            if self.rejects.take(Instant::now()) {
-                reject.log();
-            }
-        }
-        let missed = std::mem::take(&mut self.rejects.missed);
-        if missed > 0 {
-            tracing::warn!(
-                more = missed,
-                "more objects are rejected, or ignored in part, than are logged"
-            );
-        }
-    }
-
     /// What a source leaves out on purpose, where that changed.
     pub(super) fn skipped(&mut self, now: Skipped) {
         let before = self.skipped.counts();
@@ -266,17 +219,6 @@ mod tests {
         // What is well again is forgotten, and told anew should it come back.
         told.failed(&failed(0..1));
         assert_eq!(told.failed.len(), 1);
-    }
-
-    #[test]
-    fn lines_are_logged_some_at_once_and_then_one_a_second() {
-        let (mut allowance, start) = (Allowance::default(), Instant::now());
-        let logged = |allowance: &mut Allowance, at: u64| {
-            (0..50).filter(|_| allowance.take(start + Duration::from_secs(at))).count()
-        };
-        for (at, expected) in [(0, TOLD_AT_ONCE), (0, 0), (1, 1), (4, 3), (1000, TOLD_AT_ONCE)] {
-            assert_eq!(logged(&mut allowance, at), expected, "after {at} s");
-        }
     }
 
     #[test]

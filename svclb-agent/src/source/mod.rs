@@ -11,6 +11,7 @@ pub mod interfaces;
 pub mod kube;
 pub mod memory;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -81,6 +82,31 @@ impl Reject {
             Self::Parts(object, ignored) => tracing::warn!("{object}: {ignored}"),
         }
     }
+
+    /// Whether an earlier reject says nothing that still counts: an object of an API server has one at a
+    /// time, a file may have several of one object.
+    pub fn replaces(&self, earlier: &Self) -> bool {
+        match self {
+            Self::File(_) => self == earlier,
+            _ => self.object().is_some_and(|object| earlier.object() == Some(object)),
+        }
+    }
+
+    /// The file, or the namespace of the object; empty where that is not known.
+    pub fn origin(&self) -> Cow<'_, str> {
+        match self {
+            Self::File(reject) => reject.file.to_string_lossy(),
+            _ => self.object().map_or("", |object| &object.name.namespace).into(),
+        }
+    }
+
+    fn object(&self) -> Option<&ObjectId> {
+        match self {
+            Self::File(reject) => reject.object.as_ref(),
+            Self::Object(invalid) => invalid.object.as_ref(),
+            Self::Parts(object, _) => Some(object),
+        }
+    }
 }
 
 impl From<files::Batch> for Batch {
@@ -131,14 +157,17 @@ impl Source {
         matches!(self.objects, Objects::Kube(_))
     }
 
-    /// When each part of it was last heard, and through which way.
+    /// When each part of it was last heard, through which way, and how much of it is rejected.
     pub fn rows(&self) -> [SourceRow; SOURCES] {
         if let Objects::Kube(kube) = &self.objects {
             return kube.rows();
         }
         let read = self.read.and_then(|read| read.duration_since(UNIX_EPOCH).ok());
         let heard = read.map_or(0, |since| since.as_secs());
-        let files = SourceRow { heard, kind: SourceKind::Files as u8, ..SourceRow::default() };
+        let rejected = self.told.map_or(0, |(standing, _)| standing);
+        let rejected = u32::try_from(rejected).unwrap_or(u32::MAX);
+        let kind = SourceKind::Files as u8;
+        let files = SourceRow { heard, kind, rejected, ..SourceRow::default() };
         let mut rows = [SourceRow::default(); SOURCES];
         rows[0] = files;
         rows

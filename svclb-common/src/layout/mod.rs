@@ -129,7 +129,7 @@ mod tests {
             notes: 228,
         });
         assert_layout!(SourceRow, 32, {
-            heard: 0, address: 8, port: 24, kind: 26, way: 27, _pad: 28,
+            heard: 0, address: 8, port: 24, kind: 26, way: 27, rejected: 28,
         });
         assert_layout!(Meta, 176, {
             layout: 0, index_lines: 4, spill_lines: 8, slots: 12, origins: 16, next_service: 20,

@@ -247,8 +247,8 @@ pub struct SourceRow {
     pub kind: u8,
     /// [`WayKind`] as a number; 0: not known.
     pub way: u8,
-    /// Zero.
-    pub _pad: u32,
+    /// How many of its objects are rejected now. Of files, whatever in them is rejected.
+    pub rejected: u32,
 }
 
 /// What a source tells of.

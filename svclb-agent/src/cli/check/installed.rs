@@ -108,13 +108,14 @@ pub(super) fn agent(pins: &Pins) -> Finding {
         Err(error) => return Finding::not_looked_at(check, format!("its lock is closed: {error}")),
     };
     if !held {
-        let text = match last {
-            0 => "no agent runs".to_owned(),
-            last => format!("no agent runs (the last one was process {last})"),
+        let (text, advice) = match last {
+            0 => ("no agent runs".to_owned(), "start `svclb agent`"),
+            last => (
+                format!("no agent runs (the last one was process {last})"),
+                "start `svclb agent`; what the last one wrote stays served, and grows stale",
+            ),
         };
-        return Finding::error(check, text).advice(
-            "start `svclb agent`; what an earlier one wrote is served, and nobody renews it",
-        );
+        return Finding::error(check, text).advice(advice);
     }
     let who = match lock::seen_holder(pins).filter(|pid| is_running(*pid)) {
         Some(pid) => format!("process {pid}"),
@@ -172,10 +173,13 @@ fn source(view: &SourceView) -> Finding {
         Some(seconds) => !view.way.is_empty() && seconds > QUIET,
         None => true,
     };
-    let finding = if is_late { Finding::warning } else { Finding::ok }("source", view.words());
+    let is_well = !is_late && view.rejected == 0;
+    let finding = if is_well { Finding::ok } else { Finding::warning }("source", view.words());
     let finding = finding.of(view.name);
     if is_late {
         finding.advice("the agent's log says what it waits for; what the maps hold is served")
+    } else if view.rejected > 0 {
+        finding.advice("the agent's log names the rejected objects; correct or delete them")
     } else {
         finding
     }
@@ -206,18 +210,21 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_was_not_heard_for_long_is_a_warning_unless_it_is_files() {
+    fn a_source_that_is_silent_or_rejected_in_part_is_a_warning() {
         let view = |name, heard_seconds_ago, way| SourceView {
             name,
             heard_seconds_ago,
             way,
             address: String::new(),
+            rejected: 0,
         };
+        let rejected = SourceView { rejected: 1, ..view("services", Some(QUIET), "endpoint") };
         let rows = [
             (view("services", Some(QUIET), "endpoint"), State::Ok),
             (view("services", Some(QUIET + 1), "endpoint"), State::Warning),
             (view("services", None, ""), State::Warning),
             (view("files", Some(QUIET + 1), ""), State::Ok),
+            (rejected, State::Warning),
         ];
         for (view, expected) in rows {
             assert_eq!(source(&view).state, expected, "{view:?}");

@@ -158,13 +158,15 @@ impl Feed {
         self.health.heard()
     }
 
-    /// When this kind was last heard, and from where.
+    /// When this kind was last heard, from where, and how many of its objects are rejected.
     pub(super) fn row(&self) -> SourceRow {
-        self.health.row(match self.watched.kind {
+        let row = self.health.row(match self.watched.kind {
             Kind::Service => SourceKind::Services,
             Kind::EndpointSlice => SourceKind::EndpointSlices,
             Kind::Node => SourceKind::Nodes,
-        })
+        });
+        let rejected = u32::try_from(self.held.standing()).unwrap_or(u32::MAX);
+        SourceRow { rejected, ..row }
     }
 
     /// The API server answered somebody else: if it could not be reached before that, it is tried at
