@@ -1,6 +1,6 @@
 //! Maps of other sizes take the place of these when something does not fit, or when most of these is wasted.
 //! They are filled part by part, and between two parts these go on being changed: a change of a small object
-//! waits for one part, or for the rest where filling takes longer than [`LONGEST`].
+//! waits for one part. Where filling takes long, the maps in use get the smaller share of the time.
 
 use std::time::Instant;
 
@@ -16,8 +16,11 @@ use super::room::random_seed;
 use super::{Ground, Reconciler};
 use crate::memory;
 
-/// After so long the rest is written in one piece: these maps may be changed faster than others are filled.
-const LONGEST: Duration = Duration::from_secs(3);
+/// After so long these maps are changed in parts of [`SLOW`] steps: they might be changed faster than others
+/// are filled.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Well below [`EFFORT`], which is a part of the maps that are filled: these have to catch up.
+const SLOW: usize = EFFORT / 4;
 /// How often the threads are looked after that make maps and load programs.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -53,6 +56,14 @@ impl Progress {
 }
 
 impl<T: Table> Reconciler<T> {
+    /// How many steps a part of the maps in use takes.
+    pub(super) fn effort(&self) -> usize {
+        match &self.growth {
+            Some(growth) if growth.began.elapsed() > PATIENCE => SLOW,
+            _ => EFFORT,
+        }
+    }
+
     /// Begins to make maps of other sizes if they are wanted, and writes the next part of those that are
     /// being filled. When they cannot be made, these stay, and it is tried again later.
     pub(super) fn grow(&mut self, ground: &mut impl Ground<Maps = T>) -> Progress {
@@ -114,7 +125,7 @@ impl<T: Table> Reconciler<T> {
         ground: &mut impl Ground<Maps = T>,
         waits: bool,
     ) -> Result<Option<Progress>> {
-        let Growth { staging, table, began, .. } = growth;
+        let Growth { staging, table, .. } = growth;
         let table = match table {
             Some(table) => table,
             None => match ground.made(waits) {
@@ -122,7 +133,7 @@ impl<T: Table> Reconciler<T> {
                 None => return Ok(Some(Progress::Thread)),
             },
         };
-        let effort = if waits || began.elapsed() > LONGEST { usize::MAX } else { EFFORT };
+        let effort = if waits { usize::MAX } else { EFFORT };
         let mut done = staging.part(table, &mut self.state, &self.catalog, effort);
         if let Some(failed) = done.failed.pop() {
             return Err(Error::from(failed.error).context("cannot fill them"));

@@ -115,7 +115,8 @@ impl<T: Table> Reconciler<T> {
 
     /// The next part of a pass.
     pub(super) fn go_on(&mut self) {
-        self.part_by(|state, table, catalog| plan::part(state, table, catalog, EFFORT));
+        let effort = self.effort();
+        self.part_by(|state, table, catalog| plan::part(state, table, catalog, effort));
         let UnderWay { parts, steps, .. } = self.under_way;
         if parts > 1 && steps > 0 && !self.has_more() {
             // What an early part waited for, a later one may have done.
