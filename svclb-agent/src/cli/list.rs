@@ -257,8 +257,11 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
 /// `svclb uninstall`.
 pub(super) fn uninstall(pins: &Pins) -> Result<()> {
     // An agent would put it back.
-    let Some(_lock) = Lock::of(pins)? else { return Ok(()) };
-    let (removed, left) = pins.uninstall()?;
+    let lock = Lock::of(pins)?;
+    let (removed, left) = if lock.is_some() { pins.uninstall()? } else { Default::default() };
+    if removed.is_empty() {
+        output::line(&format!("nothing of svclb's is in {}", pins.root().display()))?;
+    }
     for path in removed {
         output::line(&format!("removed {}", path.display()))?;
     }

@@ -183,8 +183,9 @@ impl Catalog {
         let mut of_namespace: HashMap<&Arc<str>, Amount> = HashMap::new();
         for (_, object, needs) in by_age {
             let of_namespace = of_namespace.entry(&object.namespace).or_default();
-            let why = refusal(&budget, Scope::Namespace, of_namespace, &needs)
-                .or_else(|| refusal(&budget, Scope::Cluster, &all, &needs));
+            // The cluster's first: a namespace has a share of it, so more of it is more of both.
+            let why = refusal(&budget, Scope::Cluster, &all, &needs)
+                .or_else(|| refusal(&budget, Scope::Namespace, of_namespace, &needs));
             match why {
                 Some(why) => drop(refused.insert(object.clone(), why)),
                 None => {

@@ -34,7 +34,7 @@ pub(super) struct SourceArgs {
     node: Option<String>,
     /// Serve node ports at the addresses of this node's interfaces in these ranges [default: at the
     /// addresses of the Node object]
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_parser = prefix, value_delimiter = ',')]
     node_port_addresses: Vec<IpNet>,
 }
 
@@ -81,6 +81,10 @@ impl SourceArgs {
     }
 }
 
+fn prefix(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| "expected an address prefix such as 10.0.0.0/8 or fd00::/8".to_owned())
+}
+
 fn api_server(text: &str) -> Result<Uri, String> {
     let expected = || "expected a URL such as https://192.0.2.1:6443".to_owned();
     let uri: Uri = text.parse().map_err(|_| expected())?;
@@ -102,7 +106,7 @@ mod tests {
 
     #[test]
     fn one_source_at_most_is_taken() {
-        let rows: [(&[&str], bool); 9] = [
+        let rows: [(&[&str], bool); 10] = [
             (&[], true),
             (&["--from", "a.yaml"], true),
             (&["--kubeconfig", "config"], true),
@@ -112,6 +116,7 @@ mod tests {
             (&["--from", "a.yaml", "--api-server", "https://192.0.2.1:6443"], false),
             (&["--api-server", "192.0.2.1:6443"], false),
             (&["--node-port-addresses", "10.0.0.1"], false),
+            (&["--node-port-addresses", "10.0.0.0/33"], false),
         ];
         for (arguments, taken) in rows {
             let line = ["agent"].into_iter().chain(arguments.iter().copied());
