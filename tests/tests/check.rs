@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use svclb_tests::{Backend, Feature, Stranger, Tcp, Udp, World};
+use svclb_tests::{Backend, Feature, Stranger, Tcp, Udp, World, eventually};
 
 const DIALLED: &str = "10.96.0.10:53";
 /// Words of the field `state`.
@@ -326,4 +326,44 @@ fn the_agent_says_when_its_cgroup_does_not_hold_every_process() {
     let told = log.lines().filter(|line| line.contains("not every process may be served")).count();
     assert_eq!(told, 1, "{log}");
     assert!(log.contains("processes are outside, such as"), "{log}");
+}
+
+#[test]
+fn rejected_objects_are_counted_and_each_namespace_has_its_own_lines_in_the_log() {
+    let (world, _a) = world("rejected");
+    let reject = |namespace: &str, name: usize| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: s{name}, namespace: {namespace}}}, \
+             spec: {{clusterIP: none.of.these, ports: [{{port: 80}}]}}}}\n"
+        )
+    };
+    world.write_file("noisy.yaml", &(0..28).map(|name| reject("noisy", name)).collect::<String>());
+    let words = ["heard", "28 rejected"];
+    eventually("the rejects are counted", || match &check(&world).all("source")[..] {
+        [[subject, state, found]] if words.iter().all(|word| found.contains(word)) => {
+            assert_eq!((*subject, *state), ("files", "warning"));
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    });
+    // The log still owes the other file lines.
+    world.write_file("quiet.yaml", &reject("quiet", 0));
+    eventually("the other file is named", || {
+        let log = world.agent_log();
+        if log.contains("Service quiet/s0") { Ok(()) } else { Err(log) }
+    });
+    eventually("all are named in the end", || {
+        let log = world.agent_log();
+        let missing: Vec<usize> =
+            (0..28).filter(|name| !log.contains(&format!("Service noisy/s{name}:"))).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} of:\n{log}")) }
+    });
+    for file in ["noisy.yaml", "quiet.yaml"] {
+        world.write_file(file, "# nothing\n");
+    }
+    eventually("none is counted once they are corrected", || {
+        let said = check(&world);
+        let state = said.state("source", &["heard"]);
+        if state == "ok" { Ok(()) } else { Err(format!("{:?}", said.all("source"))) }
+    });
 }
