@@ -90,6 +90,13 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
 }
 
+impl Service {
+    /// How many addresses it names, of all kinds.
+    pub const fn address_count(&self) -> usize {
+        self.cluster_ips.len() + self.external_ips.len() + self.load_balancer_ips.len()
+    }
+}
+
 /// Some of the two families of addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Families {

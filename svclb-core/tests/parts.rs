@@ -14,9 +14,10 @@ use svclb_core::size::sizes;
 
 /// What a part is asked to do at most, in steps.
 const EFFORT: usize = 200;
-/// A part does as much again of removals, at least 256 steps of a service whose turn it is, and a few more
-/// where a frontend is not left half done.
-const MOST: usize = 2 * (EFFORT + 256) + 50;
+/// A part does as much again of removals, at least so many steps of a service whose turn it is, and a few
+/// more where a frontend is not left half done.
+const LEAST: usize = 1_024;
+const MOST: usize = 2 * (EFFORT + LEAST) + 50;
 
 /// The sizes of a large object.
 #[derive(Clone, Copy)]
@@ -36,11 +37,17 @@ const LARGE: [Large; 3] = [
 impl Large {
     fn agent(self) -> Agent {
         let (ports, addresses) = (usize::from(self.ports), usize::from(self.addresses));
-        let sizes = sizes(ports * addresses, ports * self.endpoints as usize);
+        let sizes = sizes(2 * ports * addresses, 2 * ports * self.endpoints as usize);
         Agent::new(meta(sizes.index_lines, sizes.spill_lines, sizes.slots))
     }
 
     fn service(self) -> Update {
+        self.service_of("large")
+    }
+
+    /// Its Service under another name, at other addresses.
+    fn service_of(self, name: &str) -> Update {
+        let network = if name == "large" { 97 } else { 98 };
         let port = |number: u16| ServicePort {
             name: format!("p{number}").into(),
             protocol: Protocol::Tcp,
@@ -49,7 +56,7 @@ impl Large {
         };
         let address = |number: u16| {
             let [high, low] = number.to_be_bytes();
-            IpAddr::from([10, 97, high, low])
+            IpAddr::from([10, network, high, low])
         };
         let service = Service {
             cluster_ips: vec![address(0)],
@@ -57,11 +64,16 @@ impl Large {
             ports: (1..=self.ports).map(port).collect(),
             ..Service::default()
         };
-        Update::Service(object("large"), Some(service))
+        Update::Service(object(name), Some(service))
     }
 
     /// Its endpoints, from that one on.
     fn slice(self, first: u32) -> Update {
+        self.slice_of("large", first)
+    }
+
+    /// The same for its Service of another name.
+    fn slice_of(self, name: &str, first: u32) -> Update {
         let port = |number: u16| SlicePort {
             name: format!("p{number}").into(),
             protocol: Protocol::Tcp,
@@ -72,13 +84,13 @@ impl Large {
             (IpAddr::from([10, 128 + high, middle, low]), Endpoint::default())
         };
         let slice = Slice {
-            service: object("large"),
+            service: object(name),
             ports: (1..=self.ports).map(port).collect(),
             endpoints: (first..first + self.endpoints).map(endpoint).collect(),
             triggered: None,
             notes: 0,
         };
-        Update::Slice(object("large"), Some(slice))
+        Update::Slice(object(name), Some(slice))
     }
 }
 
@@ -135,16 +147,17 @@ fn a_part_of_a_pass_is_bounded_whatever_the_size_of_an_object() {
 }
 
 #[test]
-fn a_small_change_waits_for_one_part_of_a_large_object_that_is_rewritten_all_the_time() {
+fn a_small_change_waits_for_one_part_of_large_objects_that_are_rewritten_all_the_time() {
     for large in LARGE {
         let mut agent = large.agent();
         agent.hear([service("small", &["10.96.0.1"], 9), slice("small", &["10.1.0.0"])]);
         agent.hear([large.service(), large.slice(0)]);
+        agent.hear([large.service_of("other"), large.slice_of("other", 0)]);
         parts(&mut agent);
         let mut turn = 1;
         for number in 1..60 {
-            // The large one changes before each part, the small one before each third.
-            agent.hear([large.slice(number)]);
+            // The large ones change before each part, the small one before each third.
+            agent.hear([large.slice(number), large.slice_of("other", number)]);
             if number % 3 == 1 {
                 turn = number;
                 agent.hear([slice("small", &[&format!("10.1.0.{number}")])]);
@@ -155,7 +168,7 @@ fn a_small_change_waits_for_one_part_of_a_large_object_that_is_rewritten_all_the
             // In its own part, or in the next.
             assert!(is_there || number == turn, "{}: it waits for more than one part", large.name);
         }
-        // Once it changes no more, the large one is as it should be.
+        // Once they change no more, the large ones are as they should be.
         parts(&mut agent);
         agent.mark_all();
         assert_eq!(agent.pass().steps, 0, "{}", large.name);

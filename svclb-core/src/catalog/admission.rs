@@ -77,8 +77,7 @@ fn refusal(budget: &Budget, scope: Scope, used: &Amount, needs: &Amount) -> Opti
 
 /// What a Service takes by itself. Frontends are counted as if no two were the same.
 fn of_service(service: &Service, node: &Node) -> Amount {
-    let addresses =
-        service.cluster_ips.len() + service.external_ips.len() + service.load_balancer_ips.len();
+    let addresses = service.address_count();
     let node_ports = service.ports.iter().filter(|port| port.node_port.is_some()).count();
     // And loopback, of both families.
     let frontends = service.ports.len() * addresses + node_ports * (node.addresses.len() + 2);

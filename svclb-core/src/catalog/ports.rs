@@ -32,10 +32,13 @@ impl Catalog {
         Ports { catalog: self, object, service, retained, offers }
     }
 
-    /// How much of an object there is to look at: its ports and its endpoints.
+    /// How much of an object there is to look at: its ports, and its addresses and endpoints together.
     pub(crate) fn extent(&self, object: &ObjectName) -> (usize, usize) {
-        let ports = self.services.get(object).map_or(0, |service| service.ports.len());
-        (ports, self.slices_of(object).map(|slice| slice.endpoints.len()).sum())
+        let service = self.services.get(object);
+        let ports = service.map_or(0, |service| service.ports.len());
+        let addresses = service.map_or(0, |service| service.address_count());
+        let endpoints: usize = self.slices_of(object).map(|slice| slice.endpoints.len()).sum();
+        (ports, addresses + endpoints)
     }
 }
 

@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use svclb_common::layout::{
-    Address, BackendKey, BackendRow, FrontendKey, FrontendRow, Line, LineFlags, Meta, Set, Slot,
-};
+use svclb_common::layout::{FrontendKey, FrontendRow, Line, LineFlags, Meta, Set, Slot};
 
 use super::Step;
+use super::members::{Pair, pairs};
 use super::mirror::{Held, State, count_of};
 use super::outcome::Why;
 use crate::compile::{Desired, DesiredFrontend};
@@ -173,7 +172,7 @@ impl Steps<'_> {
             }
         }
         if let Some(held) = held
-            && leaves_a_set(desired, held)
+            && self.pairs(desired, Some(held)).any(|pair| pair.go().is_some())
         {
             self.announce(held);
         }
@@ -193,39 +192,37 @@ impl Steps<'_> {
         self.steps.push(Step::Remove(key));
     }
 
-    fn member(&self, address: Address, port: u16) -> BackendKey {
-        BackendKey { address, port, _pad: 0, service: self.id }
+    fn pairs<'p>(
+        &self,
+        desired: &'p Desired,
+        held: Option<&'p Held>,
+    ) -> impl Iterator<Item = Pair> + 'p {
+        pairs(self.id, &desired.members, held.map(|held| &held.members))
     }
 
-    /// New members, before any slot names them. One that leaves a set stays in it until the flip.
+    /// New members, before any slot names them.
     fn members_come(&mut self, desired: &Desired, held: Option<&Held>) {
-        for (address, port, row) in &desired.members {
-            let key = self.member(*address, *port);
-            let old = held.and_then(|held| held.members.get(*address, *port));
-            let sets = row.sets | old.map_or(0, |old| old.sets);
-            let row = BackendRow { sets, ..*row };
-            if old != Some(row) {
-                self.put(Row::Backend(key, row));
-                if self.is_full() {
-                    return;
-                }
+        for pair in self.pairs(desired, held) {
+            let Some(row) = pair.come() else { continue };
+            self.put(Row::Backend(pair.key, row));
+            if self.is_full() {
+                return;
             }
         }
     }
 
-    /// What has gone, after every line was flipped.
+    /// Members that leave, after every line was flipped.
     fn members_go(&mut self, desired: &Desired, held: Option<&Held>) {
-        let mut members: Vec<_> =
-            held.into_iter().flat_map(|held| held.members.of(self.id)).collect();
+        let leave = |pair: Pair| Some((pair.key, pair.go()?));
+        let mut members: Vec<_> = self.pairs(desired, held).filter_map(leave).collect();
         members.reverse();
-        for (key, old) in members {
+        for (key, row) in members {
             if self.is_full() {
                 return;
             }
-            match member(desired, &key) {
+            match row {
+                Some(row) => self.put(Row::Backend(key, row)),
                 None => self.remove(Key::Backend(key)),
-                Some(row) if old.sets & !row.sets != 0 => self.put(Row::Backend(key, row)),
-                Some(_) => {}
             }
         }
     }
@@ -427,22 +424,6 @@ impl Steps<'_> {
         // The next frontend in this line is another one to whoever remembers this one.
         self.generation(number);
     }
-}
-
-/// The row that a member should have.
-fn member(desired: &Desired, key: &BackendKey) -> Option<BackendRow> {
-    let wanted = (key.address, key.port);
-    let found =
-        desired.members.binary_search_by_key(&wanted, |(address, port, _)| (*address, *port));
-    found.ok().map(|at| desired.members[at].2)
-}
-
-/// Whether a backend goes, or leaves one of the sets.
-fn leaves_a_set(desired: &Desired, held: &Held) -> bool {
-    let leaves = |(key, old): (BackendKey, BackendRow)| {
-        member(desired, &key).is_none_or(|row| old.sets & !row.sets != 0)
-    };
-    held.members.of(0).any(leaves)
 }
 
 impl State {

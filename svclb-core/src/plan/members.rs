@@ -1,5 +1,7 @@
 //! The members of one service as the mirror keeps them: sorted, and small, since most of what a large
-//! cluster takes is these.
+//! cluster takes is these; and how they differ from those that the service should have.
+
+use std::cmp::Ordering;
 
 use svclb_common::layout::{Address, BackendKey, BackendRow};
 
@@ -170,6 +172,78 @@ impl Members {
     }
 }
 
+/// A member as it should be: address, port and row.
+type Wanted = (Address, u16, BackendRow);
+
+/// A member as it should be and as the mirror has it: one of both at least.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
+    pub(super) key: BackendKey,
+    wanted: Option<BackendRow>,
+    held: Option<BackendRow>,
+}
+
+impl Pair {
+    /// The row to put before any slot names the member. One that leaves a set stays in it here.
+    pub(super) fn come(&self) -> Option<BackendRow> {
+        let wanted = self.wanted?;
+        let sets = wanted.sets | self.held.map_or(0, |held| held.sets);
+        Some(BackendRow { sets, ..wanted }).filter(|row| self.held != Some(*row))
+    }
+
+    /// What happens to a member that goes or leaves a set, once no slot of it names it: the row to put, or
+    /// none if it is to be removed.
+    pub(super) fn go(&self) -> Option<Option<BackendRow>> {
+        let sets = self.wanted.map_or(0, |wanted| wanted.sets);
+        (self.held?.sets & !sets != 0 || self.wanted.is_none()).then_some(self.wanted)
+    }
+}
+
+/// The members of one service as they should be beside those that the mirror has, in the order of
+/// [`Members::of`]. `wanted` is sorted.
+pub(super) fn pairs<'a>(
+    service: u32,
+    wanted: &'a [Wanted],
+    held: Option<&'a Members>,
+) -> impl Iterator<Item = Pair> + 'a {
+    let mut held = held.into_iter().flat_map(move |held| held.of(service)).peekable();
+    let mut wanted = in_order(wanted).peekable();
+    std::iter::from_fn(move || {
+        let order = match (wanted.peek(), held.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((address, port, _)), Some((key, _))) => {
+                place(*address, *port).cmp(&place(key.address, key.port))
+            }
+        };
+        let wanted = if order.is_le() { wanted.next() } else { None };
+        let held = if order.is_ge() { held.next() } else { None };
+        let key = match (wanted, held) {
+            (_, Some((key, _))) => key,
+            (Some((address, port, _)), None) => {
+                BackendKey { address: *address, port: *port, _pad: 0, service }
+            }
+            (None, None) => return None,
+        };
+        Some(Pair { key, wanted: wanted.map(|it| it.2), held: held.map(|it| it.1) })
+    })
+}
+
+/// Sorted members in the order of [`Members::of`]: IPv4 first. As v4-mapped addresses these are in a row, behind
+/// some IPv6 addresses.
+fn in_order(members: &[Wanted]) -> impl Iterator<Item = &Wanted> {
+    let first = members.partition_point(|(address, ..)| *address < Address::from_v4([0; 4]));
+    let (before, rest) = members.split_at(first);
+    let count = rest.partition_point(|(address, ..)| address.is_v4());
+    let (v4, after) = rest.split_at(count);
+    v4.iter().chain(before).chain(after)
+}
+
+const fn place(address: Address, port: u16) -> (bool, Address, u16) {
+    (!address.is_v4(), address, port)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -179,18 +253,67 @@ mod tests {
 
     use super::*;
 
+    /// IPv4, and IPv6 in front of and behind v4-mapped addresses.
+    fn address(number: u8) -> Address {
+        let number = u16::from(number);
+        match number % 3 {
+            0 => IpAddr::from([10, 0, 0, number.to_be_bytes()[1]]).into(),
+            1 => IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, number]).into(),
+            _ => IpAddr::from([0, 0, 0, 0, 0, 0, 1, number]).into(),
+        }
+    }
+
+    type Model = BTreeMap<(Address, u16), u8>;
+
+    fn model() -> impl Strategy<Value = Model> {
+        let one = ((0..9_u8, 0..2_u16).prop_map(|(number, port)| (address(number), port)), 1..4_u8);
+        proptest::collection::vec(one, 0..12).prop_map(|all| all.into_iter().collect())
+    }
+
+    fn row(sets: u8) -> BackendRow {
+        BackendRow { sets, state: 1, _pad: 0, weight: 1 }
+    }
+
     proptest! {
+        #[test]
+        fn pairs_lead_from_the_members_there_are_to_those_there_should_be(
+            before in model(),
+            after in model(),
+        ) {
+            let mut held = Members::default();
+            before.iter().for_each(|((address, port), sets)| held.put(*address, *port, &row(*sets)));
+            let wanted: Vec<Wanted> =
+                after.iter().map(|((address, port), sets)| (*address, *port, row(*sets))).collect();
+            let pairs: Vec<Pair> = pairs(7, &wanted, Some(&held)).collect();
+            let mut model = before.clone();
+            for pair in &pairs {
+                if let Some(row) = pair.come() {
+                    let old = model.insert((pair.key.address, pair.key.port), row.sets);
+                    prop_assert_ne!(old, Some(row.sets), "a row is written that is there");
+                }
+            }
+            for (key, sets) in &after {
+                let both = sets | before.get(key).copied().unwrap_or(0);
+                prop_assert_eq!(model.get(key), Some(&both), "what it should have comes first");
+            }
+            for pair in &pairs {
+                let key = (pair.key.address, pair.key.port);
+                match pair.go() {
+                    Some(Some(row)) => drop(model.insert(key, row.sets)),
+                    Some(None) => prop_assert!(model.remove(&key).is_some()),
+                    None => {}
+                }
+            }
+            prop_assert_eq!(model, after);
+        }
+
         #[test]
         fn members_are_what_was_put_and_not_removed(
             deeds in proptest::collection::vec((0..6_u8, 0..3_u16, 0..4_u8), 0..60),
         ) {
             let (mut members, mut model) = (Members::default(), BTreeMap::new());
             for (number, port, sets) in deeds {
-                let address: Address = if number.is_multiple_of(2) {
-                    IpAddr::from([10, 0, 0, number]).into()
-                } else {
-                    IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(number)]).into()
-                };
+                let address = address(number);
                 let row = BackendRow { sets, state: 1, _pad: 0, weight: u32::MAX };
                 if sets == 0 {
                     members.remove(address, port);

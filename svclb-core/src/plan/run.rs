@@ -54,7 +54,7 @@ const SERVICE: usize = 4;
 /// So many of a service's members, or of its frontends, cost as much as a step to compile and compare.
 const PER_STEP: usize = 8;
 /// So many steps of one service are taken at least when its turn comes: compiling it is not for nothing.
-const STEPS: usize = if cfg!(test) { 1 } else { 256 };
+const STEPS: usize = if cfg!(test) { 1 } else { 1_024 };
 /// So many services of an object that are gone are looked at together, whatever they cost.
 const SMALL: usize = if cfg!(test) { 1 } else { 64 };
 
@@ -78,42 +78,59 @@ impl<'a, T: Table> Run<'a, T> {
             again: BTreeSet::new(),
             looks_back: BTreeMap::new(),
         };
-        let mut expected = 0_usize;
-        while let Some(object) = run.state.turns.first() {
-            let cost = run.cost(object);
-            if cost > most && run.hold() {
-                continue;
-            }
-            expected = expected.saturating_add(cost);
-            // A large one has a part of its own.
-            if expected > most && !run.turns.is_empty() {
-                break;
-            }
-            let Some((object, turn)) = run.state.turns.next() else { break };
-            run.queue.insert((!turn.is_put_off, run.catalog.age(&object), object.clone()));
-            run.turns.insert(object, turn);
+        run.hold_large();
+        match run.state.turns.next_large_if_due() {
+            Some((object, turn)) => run.take_turn(object, turn),
+            None => run.take_turns(),
         }
         run.pass.objects = run.turns.len();
         run
     }
 
-    /// Lets the object whose turn is next wait for maps that are being filled to take the place of these, if
-    /// there are such maps.
-    fn hold(&mut self) -> bool {
-        let State { turns, followed: Some(followed), is_staged: false, .. } = self.state else {
-            return false;
-        };
-        if let Some((object, turn)) = turns.next() {
-            followed.hold(object, turn);
+    /// Takes the turns of small objects, as many as fit into this part; of a large one, where there are none.
+    fn take_turns(&mut self) {
+        let mut expected = 0_usize;
+        while let Some(object) = self.state.turns.first() {
+            let cost = self.cost(object);
+            if cost > self.most {
+                self.state.turns.set_aside();
+                continue;
+            }
+            expected = expected.saturating_add(cost);
+            if expected > self.most {
+                break;
+            }
+            let Some((object, turn)) = self.state.turns.next() else { break };
+            self.take_turn(object, turn);
         }
-        true
+        self.hold_large();
+        if self.turns.is_empty()
+            && let Some((object, turn)) = self.state.turns.next_large()
+        {
+            self.take_turn(object, turn);
+        }
+    }
+
+    fn take_turn(&mut self, object: ObjectName, turn: Turn) {
+        self.queue.insert((!turn.is_put_off, self.catalog.age(&object), object.clone()));
+        self.turns.insert(object, turn);
+    }
+
+    /// Lets large objects wait for maps that are being filled to take the place of these, if there are such
+    /// maps.
+    fn hold_large(&mut self) {
+        if let State { turns, followed: Some(followed), is_staged: false, .. } = self.state {
+            while let Some((object, turn)) = turns.next_large() {
+                followed.hold(object, turn);
+            }
+        }
     }
 
     /// About how much looking at an object costs, as far as that is known beforehand.
     fn cost(&self, object: &ObjectName) -> usize {
-        let (ports, endpoints) = self.catalog.extent(object);
+        let (ports, entries) = self.catalog.extent(object);
         let held = self.state.of_object.get(object).map_or(0, Vec::len);
-        ports.max(held).saturating_mul(2 * SERVICE).saturating_add(endpoints / PER_STEP).max(1)
+        ports.max(held).saturating_mul(2 * SERVICE).saturating_add(entries / PER_STEP).max(1)
     }
 
     /// What was done, the objects that were looked at to their end, and those that are to be looked at

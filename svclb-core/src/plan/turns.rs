@@ -1,6 +1,7 @@
 //! Which object is looked at next, and how far a large one has come. Objects take turns: one that was
-//! looked at, or of which a part was, goes behind all others, so that an object which changes all the time
-//! delays no other by more than one part of its own.
+//! looked at goes behind all others. A large object, of which one part after the other is done, takes turns
+//! with the others of its kind, and every second part is for the small ones: however many large objects
+//! change all the time, a small one waits for one part of theirs.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -40,20 +41,26 @@ const FEW: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turns {
     order: VecDeque<ObjectName>,
+    /// Those of them that need parts of their own, once that was found.
+    large: VecDeque<ObjectName>,
     of: HashMap<ObjectName, Turn>,
+    /// The last part was a large object's.
+    was_large: bool,
 }
 
 impl Turns {
     pub(super) fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.order.is_empty() && self.large.is_empty()
     }
 
     pub(super) fn has(&self, object: &ObjectName) -> bool {
         self.of.contains_key(object)
     }
 
-    /// Lets every object begin anew.
+    /// Lets every object begin anew, all in one part.
     pub(super) fn restart(&mut self) {
+        let large = std::mem::take(&mut self.large);
+        large.into_iter().rev().for_each(|object| self.order.push_front(object));
         self.of.values_mut().for_each(|turn| *turn = Turn::NEW);
     }
 
@@ -86,21 +93,43 @@ impl Turns {
 
     /// All whose turn comes, in order.
     pub(super) fn objects(&self) -> impl Iterator<Item = &ObjectName> {
-        self.order.iter()
+        self.large.iter().chain(&self.order)
     }
 
-    /// Whose turn comes next.
+    /// Whose turn comes next, of those that are not known to be large.
     pub(super) fn first(&self) -> Option<&ObjectName> {
         self.order.front()
     }
 
-    /// Whose turn it is.
+    /// Takes the turn of the first that is not known to be large.
     pub(super) fn next(&mut self) -> Option<(ObjectName, Turn)> {
         let object = self.order.pop_front()?;
+        self.was_large = false;
+        self.take(object)
+    }
+
+    /// Takes the turn of a large object, if the last part was not one's.
+    pub(super) fn next_large_if_due(&mut self) -> Option<(ObjectName, Turn)> {
+        if self.was_large { None } else { self.next_large() }
+    }
+
+    /// Takes the turn of a large object.
+    pub(super) fn next_large(&mut self) -> Option<(ObjectName, Turn)> {
+        let object = self.large.pop_front()?;
+        self.was_large = true;
+        self.take(object)
+    }
+
+    /// Puts the first object among the large ones.
+    pub(super) fn set_aside(&mut self) {
+        self.large.extend(self.order.pop_front());
+    }
+
+    fn take(&mut self, object: ObjectName) -> Option<(ObjectName, Turn)> {
         let turn = self.of.remove(&object)?;
-        if self.order.is_empty() && self.order.capacity() > FEW {
+        if self.is_empty() && self.order.capacity() > FEW {
             // A change of all objects is rare.
-            *self = Self::default();
+            *self = Self { was_large: self.was_large, ..Self::default() };
         }
         Some((object, turn))
     }
@@ -127,6 +156,27 @@ mod tests {
         turns.add(name("a"));
         let order: Vec<String> = rest(turns).into_iter().map(|(name, _)| name).collect();
         assert_eq!(order, ["b", "c", "a"]);
+    }
+
+    #[test]
+    fn large_objects_take_turns_and_small_ones_come_between_them() {
+        let mut turns = Turns::default();
+        ["l", "m", "a"].into_iter().for_each(|it| turns.add(name(it)));
+        turns.set_aside();
+        turns.set_aside();
+        let taken =
+            |turn: Option<(ObjectName, Turn)>| turn.map(|(object, _)| object.name.to_string());
+        assert_eq!(taken(turns.next_large_if_due()).unwrap(), "l");
+        turns.go_on(name("l"), Turn { from: Place::Port(1), ..Turn::NEW });
+        assert_eq!(taken(turns.next_large_if_due()), None);
+        assert_eq!(taken(turns.next()).unwrap(), "a");
+        assert_eq!(taken(turns.next_large_if_due()).unwrap(), "m");
+        assert!(turns.has(&name("l")) && !turns.is_empty());
+        // A whole pass has no parts.
+        turns.set_aside();
+        turns.restart();
+        assert_eq!(turns.next(), Some((name("l"), Turn::NEW)));
+        assert!(turns.is_empty());
     }
 
     #[test]

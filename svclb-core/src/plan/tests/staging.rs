@@ -156,9 +156,13 @@ fn a_large_object_that_changes_all_the_time_keeps_no_maps_from_being_filled() {
         agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 3] });
     }
     agent.pass();
-    let mut filling = Filling::begin(&mut agent);
     // Three ports cost more than such a part, and there is a change before each part.
     let effort = 6;
+    agent.hear(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 2] });
+    agent.table.expect(&agent.catalog);
+    part(&mut agent.state, &mut agent.table, &mut agent.catalog, effort);
+    assert!(agent.state.is_under_way(), "it is in the middle of a change when it begins");
+    let mut filling = Filling::begin(&mut agent);
     let mut rounds = 0;
     while !filling.staging.is_complete(&agent.state) {
         let states = vec![1; 1 + rounds % 3];
