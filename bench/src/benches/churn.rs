@@ -35,8 +35,11 @@ pub(crate) const AMONG_FEW: &str =
     "request to the first connect that knows, among 100 changes a second";
 pub(crate) const AMONG_MANY: &str =
     "request to the first connect that knows, among as many as can be";
-const BEHIND_LARGEST: &str = "request to the first connect that knows, beside the largest Service, which changes all the time";
-/// For so long it does.
+pub(crate) const BESIDE_LARGEST: &str =
+    "request to the first connect that knows, beside changes of the largest Service";
+pub(crate) const BESIDE_SLICES: &str =
+    "request to the first connect that knows, beside changes of such slices without a Service";
+/// For so long they change.
 const LARGEST: Duration = Duration::from_secs(30);
 /// How many changes a round measures one by one, and how many of kube-proxy's.
 const CHANGES: usize = 100;
@@ -85,12 +88,15 @@ fn svclb(book: &mut Book, watched: &mut Watched<'_>, effort: Effort) -> anyhow::
     }
     let growth = resident(agent.pid())? - before;
     churn.add("growth of resident memory in these minutes", Unit::Bytes, growth);
-    let largest = Largest::create(watched.cluster);
-    for _ in 0..effort.rounds.min(MINUTES) {
-        // The agent takes all of it in first.
-        watched.change(&churn.client)?;
-        let (times, ()) = watched.among(&churn.client, |_, _| largest.rewrite(LARGEST))?;
-        churn.add_times(BEHIND_LARGEST, &times);
+    // The API server and this process do the same in both.
+    for (what, has_service) in [(BESIDE_SLICES, false), (BESIDE_LARGEST, true)] {
+        let largest = Largest::create(watched.cluster, has_service);
+        for _ in 0..effort.rounds.min(MINUTES) {
+            // The agent takes all of it in first.
+            watched.change(&churn.client)?;
+            let (times, ()) = watched.among(&churn.client, |_, _| largest.rewrite(LARGEST))?;
+            churn.add_times(what, &times);
+        }
     }
     Ok(())
 }

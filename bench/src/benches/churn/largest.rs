@@ -19,11 +19,14 @@ const SLICES: usize = ENDPOINTS / SLICE;
 /// One change comes so long after the other.
 const APART: Duration = Duration::from_millis(50);
 
-/// The Service, for as long as this lives.
-pub(super) struct Largest<'a>(&'a Cluster);
+/// The slices, and the Service if they have one, for as long as this lives.
+pub(super) struct Largest<'a> {
+    cluster: &'a Cluster,
+    has_service: bool,
+}
 
 impl<'a> Largest<'a> {
-    pub(super) fn create(cluster: &'a Cluster) -> Self {
+    pub(super) fn create(cluster: &'a Cluster, has_service: bool) -> Self {
         // One is the ClusterIP.
         let external: Vec<String> = (1..ADDRESSES).map(|at| address(192, 0, at)).collect();
         let service = json!({
@@ -47,15 +50,16 @@ impl<'a> Largest<'a> {
                 "endpoints": endpoints,
             })
         });
-        cluster.plane().api().create_all(std::iter::once(service).chain(slices).collect());
-        Self(cluster)
+        let service = has_service.then_some(service);
+        cluster.plane().api().create_all(service.into_iter().chain(slices).collect());
+        Self { cluster, has_service }
     }
 
     /// Replaces one endpoint after the other for so long.
     pub(super) fn rewrite(&self, time: Duration) -> anyhow::Result<()> {
         let begin = Instant::now();
         for change in (0..).take_while(|_| begin.elapsed() < time) {
-            replace(self.0, &name(change % SLICES), &address(10, 140, change))?;
+            replace(self.cluster, &name(change % SLICES), &address(10, 140, change))?;
             thread::sleep(APART);
         }
         Ok(())
@@ -66,8 +70,9 @@ impl Drop for Largest<'_> {
     fn drop(&mut self) {
         let service = Reference::service(&format!("default/{NAME}"));
         let slices = (0..SLICES).map(|slice| Reference::slice(&format!("default/{}", name(slice))));
-        for object in std::iter::once(service).chain(slices) {
-            if let Err(error) = self.0.plane().api().delete(&object, None) {
+        let service = self.has_service.then_some(service);
+        for object in service.into_iter().chain(slices) {
+            if let Err(error) = self.cluster.plane().api().delete(&object, None) {
                 eprintln!("cannot delete {object:?}: {error}");
             }
         }
