@@ -23,6 +23,8 @@ pub const SLICE_BACKENDS: usize = 100_000;
 pub enum Resource {
     /// Pairs of an address and a port that clients dial.
     Frontends,
+    /// Addresses of a Service: ClusterIPs, external IPs and load balancer IPs.
+    Addresses,
     /// Endpoints in the slices of a Service.
     Endpoints,
     /// Endpoints times the ports of their slice.
@@ -33,12 +35,14 @@ pub enum Resource {
 
 impl Resource {
     /// All, in the order in which they are looked at.
-    pub const ALL: [Self; 4] = [Self::Frontends, Self::Endpoints, Self::Backends, Self::Memory];
+    pub const ALL: [Self; COUNT] =
+        [Self::Frontends, Self::Addresses, Self::Endpoints, Self::Backends, Self::Memory];
 
     /// The word for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Frontends => "frontends",
+            Self::Addresses => "addresses",
             Self::Endpoints => "endpoints",
             Self::Backends => "backends",
             Self::Memory => "bytes of memory",
@@ -46,19 +50,28 @@ impl Resource {
     }
 }
 
+/// How many resources there are.
+const COUNT: usize = 5;
+
 /// So much of each resource.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Amount([usize; 4]);
+pub struct Amount([usize; COUNT]);
 
 impl Amount {
     /// An amount of each resource.
-    pub const fn new(frontends: usize, endpoints: usize, backends: usize, memory: usize) -> Self {
-        Self([frontends, endpoints, backends, memory])
+    pub const fn new(
+        frontends: usize,
+        addresses: usize,
+        endpoints: usize,
+        backends: usize,
+        memory: usize,
+    ) -> Self {
+        Self([frontends, addresses, endpoints, backends, memory])
     }
 
     /// As much as there can be.
     pub const fn unlimited() -> Self {
-        Self([usize::MAX; 4])
+        Self([usize::MAX; COUNT])
     }
 
     /// Of one resource.
@@ -130,10 +143,10 @@ pub struct Budget {
 
 /// The most of one Service: a pass over each of its ports, and over its endpoints for one port, takes some
 /// milliseconds.
-const SERVICE: Amount = Amount::new(10_000, 25_000, usize::MAX, 16 << 20);
+const SERVICE: Amount = Amount::new(10_000, 1_000, 25_000, usize::MAX, 16 << 20);
 /// The most of a cluster: more than the largest of which there are figures (docs/performance.md: 100,000
 /// frontends with 1,000,000 backends).
-const CLUSTER: Amount = Amount::new(131_072, usize::MAX, 1_048_576, 384 << 20);
+const CLUSTER: Amount = Amount::new(131_072, usize::MAX, usize::MAX, 1_048_576, 384 << 20);
 /// Percent of the cluster's budget that one namespace may take.
 pub const NAMESPACE_PERCENT: usize = 50;
 
@@ -188,11 +201,14 @@ impl Refusal {
     pub const fn flag(&self) -> &'static str {
         match (self.scope, self.resource) {
             (Scope::Service, Resource::Frontends) => "--service-frontends",
+            (Scope::Service, Resource::Addresses) => "--service-addresses",
             (Scope::Service, Resource::Endpoints) => "--service-endpoints",
             (Scope::Service, _) => "--service-memory",
             (Scope::Namespace, _) => "--namespace-share",
             (Scope::Cluster, Resource::Frontends) => "--all-frontends",
-            (Scope::Cluster, Resource::Endpoints | Resource::Backends) => "--all-backends",
+            (Scope::Cluster, Resource::Addresses | Resource::Endpoints | Resource::Backends) => {
+                "--all-backends"
+            }
             (Scope::Cluster, Resource::Memory) => "--all-memory",
         }
     }
@@ -227,9 +243,9 @@ mod tests {
     #[test]
     fn budgets_hold_the_largest_cluster_that_was_measured_and_a_namespace_holds_a_large_one() {
         let Budget { namespace, cluster, .. } = Budget::of_agent();
-        let measured = Amount::new(100_000, 0, 1_000_000, 0);
+        let measured = Amount::new(100_000, 0, 0, 1_000_000, 0);
         assert_eq!(measured.above(&cluster), None);
-        let large = Amount::new(10_000, 0, 500_000, 0);
+        let large = Amount::new(10_000, 0, 0, 500_000, 0);
         assert_eq!(large.above(&namespace), None);
         assert_eq!(cluster.above(&namespace), Some(Resource::Frontends));
     }

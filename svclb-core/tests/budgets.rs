@@ -9,7 +9,7 @@ use common::{Agent, meta};
 use proptest::prelude::*;
 use svclb_common::layout::Protocol;
 use svclb_core::budget::memory::most;
-use svclb_core::budget::{Amount, Budget};
+use svclb_core::budget::{Amount, Budget, Resource};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{
     Endpoint, Node, ObjectName, Service, ServicePort, Slice, SlicePort, Update,
@@ -20,7 +20,7 @@ const NO_LIMIT: usize = usize::MAX;
 
 /// So many frontends and backends for a Service, a namespace and all.
 fn budget(service: usize, namespace: (usize, usize), cluster: (usize, usize)) -> Budget {
-    let of = |(frontends, backends)| Amount::new(frontends, NO_LIMIT, backends, NO_LIMIT);
+    let of = |(frontends, backends)| Amount::new(frontends, NO_LIMIT, NO_LIMIT, backends, NO_LIMIT);
     Budget { service: of((service, NO_LIMIT)), namespace: of(namespace), cluster: of(cluster) }
 }
 
@@ -241,9 +241,31 @@ fn the_agents_own_service_takes_nothing_from_others() {
 }
 
 #[test]
+fn a_service_with_too_many_addresses_is_refused_by_its_default_budget() {
+    let mut agent = agent(Budget::of_agent());
+    let object = name("shop", "web");
+    let with_addresses = |count: u16| {
+        let Update::Service(object, Some(mut wide)) = service(&object, 1, 1, 1) else {
+            unreachable!("it is a Service");
+        };
+        let external = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            IpAddr::from([10, 200, high, low])
+        };
+        wide.external_ips = (1..count).map(external).collect();
+        Update::Service(object, Some(wide))
+    };
+    agent.hear([with_addresses(1_000), slice(&object, 1, 1)]);
+    assert_eq!(refused(&mut agent), [""; 0]);
+    agent.hear([with_addresses(1_001)]);
+    let found = refused(&mut agent);
+    assert!(found.len() == 1 && found[0].contains("--service-addresses"), "{found:?}");
+}
+
+#[test]
 fn names_of_endpoints_count_for_the_memory_of_a_service() {
-    let unlimited = Amount::new(NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT);
-    let service_budget = Amount::new(NO_LIMIT, NO_LIMIT, NO_LIMIT, 100_000);
+    let unlimited = Amount::unlimited();
+    let service_budget = Amount::unlimited().with(Resource::Memory, 100_000);
     let budget = Budget { service: service_budget, namespace: unlimited, cluster: unlimited };
     let mut agent = agent(budget);
     let object = name("shop", "web");

@@ -84,7 +84,7 @@ fn of_service(service: &Service, node: &Node) -> Amount {
     let memory = BESIDE
         + service.ports.len() * (size_of::<ServicePort>() + BESIDE_PORT)
         + addresses * size_of::<std::net::IpAddr>();
-    Amount::new(frontends, 0, 0, memory)
+    Amount::new(frontends, addresses, 0, 0, memory)
 }
 
 fn of_slice(slice: &Slice) -> Amount {
@@ -92,7 +92,7 @@ fn of_slice(slice: &Slice) -> Amount {
     let memory = BESIDE
         + ports * (size_of::<crate::model::SlicePort>() + BESIDE_PORT)
         + slice.endpoints.memory();
-    Amount::new(0, endpoints, ports * endpoints, memory)
+    Amount::new(0, 0, endpoints, ports * endpoints, memory)
 }
 
 impl Catalog {

@@ -11,7 +11,7 @@ use crate::lane::proxy::Cluster;
 
 const NAME: &str = "largest";
 /// As in svclb-core/src/budget.rs: so many addresses of one port, and so many endpoints.
-const ADDRESSES: usize = 10_000;
+const ADDRESSES: usize = 1_000;
 const ENDPOINTS: usize = 25_000;
 /// The API's limit of a slice.
 const SLICE: usize = 1_000;

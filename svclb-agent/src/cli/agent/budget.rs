@@ -13,6 +13,9 @@ pub(super) struct BudgetArgs {
     /// The most frontends of one Service: its addresses times its ports [default: 10000]
     #[arg(long, value_name = "N")]
     service_frontends: Option<NonZeroUsize>,
+    /// The most addresses of one Service: ClusterIPs, external IPs and load balancer IPs [default: 1000]
+    #[arg(long, value_name = "N")]
+    service_addresses: Option<NonZeroUsize>,
     /// The most endpoints of one Service [default: 25000]
     #[arg(long, value_name = "N")]
     service_endpoints: Option<NonZeroUsize>,
@@ -41,6 +44,7 @@ impl BudgetArgs {
             service,
             [
                 (Resource::Frontends, self.service_frontends),
+                (Resource::Addresses, self.service_addresses),
                 (Resource::Endpoints, self.service_endpoints),
                 (Resource::Memory, bytes(self.service_memory)),
             ],
@@ -59,7 +63,7 @@ impl BudgetArgs {
 }
 
 /// These amounts instead of the defaults, where they are given.
-fn given(defaults: Amount, given: [(Resource, Option<NonZeroUsize>); 3]) -> Amount {
+fn given<const N: usize>(defaults: Amount, given: [(Resource, Option<NonZeroUsize>); N]) -> Amount {
     given.into_iter().fold(defaults, |amount, (resource, given)| match given {
         Some(given) => amount.with(resource, given.get()),
         None => amount,
