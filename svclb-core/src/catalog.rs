@@ -21,7 +21,7 @@ use claims::{Claim, Claims, Rank};
 use retained::AllRetained;
 
 pub use claims::Conflict;
-pub(crate) use ports::Ports;
+pub(crate) use ports::{Extent, Ports};
 pub use retained::Retained;
 
 /// The objects.

@@ -209,3 +209,79 @@ fn a_large_object_that_is_rewritten_all_the_time_is_served_nevertheless() {
     }
     panic!("{} of {} ports followed", changed.len(), ports.ports);
 }
+
+#[test]
+fn a_small_change_waits_for_one_part_of_many_services_with_many_addresses() {
+    const MANY: u32 = 6;
+    let wide = Large { name: "wide", ports: 10, addresses: 80, endpoints: 10 };
+    let mut agent = wide.agent();
+    let network = |number: u32| u8::try_from(100 + number).unwrap();
+    let names: Vec<String> = (0..MANY).map(|number| format!("wide{number}")).collect();
+    for (number, name) in (0..).zip(&names) {
+        let Update::Service(object, Some(mut service)) = wide.service_of(name) else {
+            unreachable!("it is a Service");
+        };
+        let addresses = (0..80).map(|at| IpAddr::from([10, network(number), 0, at]));
+        service.cluster_ips = addresses.clone().take(1).collect();
+        service.external_ips = addresses.skip(1).collect();
+        agent.hear([Update::Service(object, Some(service)), wide.slice_of(name, 0)]);
+    }
+    agent.hear([service("small", &["10.96.0.1"], 9), slice("small", &["10.1.0.0"])]);
+    parts(&mut agent);
+    let mut turn = 0;
+    for number in 1..40 {
+        agent.hear(names.iter().map(|name| wide.slice_of(name, number)));
+        if number % 3 == 1 {
+            turn = number;
+            agent.hear([slice("small", &[&format!("10.1.0.{number}")])]);
+        }
+        next_part(&mut agent);
+        let is_there = agent.backends("10.96.0.1") == set(&[&format!("10.1.0.{turn}")]);
+        assert!(is_there || number == turn, "it waits for more than one part");
+    }
+}
+
+#[test]
+fn a_large_object_follows_though_another_takes_a_frontend_of_its_and_gives_it_back_all_the_time() {
+    const SHARED: [u8; 4] = [203, 0, 113, 7];
+    let [large, ..] = LARGE;
+    let mut agent = large.agent();
+    let Update::Service(object, Some(mut wide)) = large.service() else {
+        unreachable!("it is a Service");
+    };
+    (wide.created, wide.external_ips) = (Some(100), vec![IpAddr::from(SHARED)]);
+    let older = |takes: bool| {
+        let Update::Service(object, Some(mut small)) = service("small", &["10.96.0.1"], 9) else {
+            unreachable!("it is a Service");
+        };
+        small.ports[0].port = 1;
+        small.external_ips = takes.then_some(IpAddr::from(SHARED)).into_iter().collect();
+        Update::Service(object, Some(small))
+    };
+    agent.hear([Update::Service(object, Some(wide)), large.slice(0)]);
+    agent.hear([older(false), slice("small", &["10.1.0.0"])]);
+    parts(&mut agent);
+    agent.hear([large.slice(1)]);
+    let is_old = |agent: &Agent, port: u16| {
+        let key = svclb_common::layout::FrontendKey {
+            address: ip("10.97.0.0").into(),
+            port,
+            protocol: 6,
+            scope: 0,
+            _pad: 0,
+        };
+        let line = agent.table.inner.frontend(&key).unwrap().line;
+        let line = agent.table.inner.line(line).unwrap().read();
+        common::backends(&agent.table.inner, &line).contains("10.128.0.0")
+    };
+    for number in 1..400 {
+        if number % 2 == 0 {
+            agent.hear([older(number % 4 == 0)]);
+        }
+        next_part(&mut agent);
+        if (1..=large.ports).all(|port| !is_old(&agent, port)) {
+            return;
+        }
+    }
+    panic!("the large object never comes to its end");
+}

@@ -21,6 +21,13 @@ pub(crate) struct Ports<'a> {
     offers: Offers<'a>,
 }
 
+/// How much of an object there is to look at. Node ports are not among the frontends.
+pub(crate) struct Extent {
+    pub(crate) ports: usize,
+    pub(crate) frontends: usize,
+    pub(crate) endpoints: usize,
+}
+
 impl Catalog {
     /// The ports of an object.
     pub(crate) fn ports<'a>(&'a self, object: &'a ObjectName) -> Ports<'a> {
@@ -32,13 +39,13 @@ impl Catalog {
         Ports { catalog: self, object, service, retained, offers }
     }
 
-    /// How much of an object there is to look at: its ports, and its addresses and endpoints together.
-    pub(crate) fn extent(&self, object: &ObjectName) -> (usize, usize) {
+    /// How much of an object there is to look at.
+    pub(crate) fn extent(&self, object: &ObjectName) -> Extent {
         let service = self.services.get(object);
         let ports = service.map_or(0, |service| service.ports.len());
         let addresses = service.map_or(0, |service| service.address_count());
-        let endpoints: usize = self.slices_of(object).map(|slice| slice.endpoints.len()).sum();
-        (ports, addresses + endpoints)
+        let endpoints = self.slices_of(object).map(|slice| slice.endpoints.len()).sum();
+        Extent { ports, frontends: ports.saturating_mul(addresses), endpoints }
     }
 }
 

@@ -17,7 +17,7 @@ use super::looked::{Asked, Brought, Looked};
 use super::mirror::State;
 use super::outcome::{Failed, Pass, Rejected, Why, take};
 use super::turns::{Place, Turn};
-use crate::catalog::{Catalog, Ports};
+use crate::catalog::{Catalog, Extent, Ports};
 use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey};
 use crate::table::{Row, Table, TableError};
@@ -51,6 +51,9 @@ pub(super) struct Run<'a, T> {
 
 /// What looking at one service costs at least, beside its steps.
 const SERVICE: usize = 4;
+/// The steps for one line when an endpoint of its service goes: its set, that its generation has to move, the
+/// generation, and that it has.
+const PER_LINE: usize = 4;
 /// So many of a service's members, or of its frontends, cost as much as a step to compile and compare.
 const PER_STEP: usize = 8;
 /// So many steps of one service are taken at least when its turn comes: compiling it is not for nothing.
@@ -128,9 +131,11 @@ impl<'a, T: Table> Run<'a, T> {
 
     /// About how much looking at an object costs, as far as that is known beforehand.
     fn cost(&self, object: &ObjectName) -> usize {
-        let (ports, entries) = self.catalog.extent(object);
+        let Extent { ports, frontends, endpoints } = self.catalog.extent(object);
         let held = self.state.of_object.get(object).map_or(0, Vec::len);
-        ports.max(held).saturating_mul(2 * SERVICE).saturating_add(entries / PER_STEP).max(1)
+        let services = ports.max(held).saturating_mul(2 * SERVICE);
+        let lines = frontends.saturating_mul(PER_LINE);
+        services.saturating_add(lines).saturating_add(endpoints / PER_STEP).max(1)
     }
 
     /// What was done, the objects that were looked at to their end, and those that are to be looked at

@@ -75,8 +75,15 @@ impl Turns {
     }
 
     /// Lets an object go on from there, behind all others. If it has been added meanwhile, it begins anew
-    /// after that.
+    /// after that. One that waits to go on from another place keeps that, and begins anew after it: whoever
+    /// else looks at it first must not throw it back.
     pub(super) fn go_on(&mut self, object: ObjectName, turn: Turn) {
+        if let Some(waiting) = self.of.get_mut(&object)
+            && waiting.from != Turn::NEW.from
+        {
+            waiting.has_changed = true;
+            return;
+        }
         let is_added = self.of.contains_key(&object);
         let has_changed = turn.has_changed || is_added;
         if !is_added {
