@@ -322,7 +322,7 @@ impl<T: Table> Reconciler<T> {
                 () = growth.pause() => {}
                 _ = look.tick() => {
                     self.changes.tell();
-                    self.told.rejects.log_due();
+                    self.told.log_due();
                     self.record(&source);
                     ground.look_after()?;
                     if self.proving {

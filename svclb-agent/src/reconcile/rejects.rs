@@ -9,7 +9,7 @@ use crate::source::Reject;
 /// How many lines of one origin may be logged at once; after them one each second.
 const AT_ONCE: usize = 20;
 /// How many rejects of one origin wait to be logged. The others are counted.
-const WAITING: usize = 100;
+const WAITING: usize = 128;
 /// How many origins are told apart. The others share one.
 const ORIGINS: usize = 1_000;
 
@@ -17,14 +17,34 @@ const ORIGINS: usize = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct RejectLog(BTreeMap<String, Origin>);
 
-/// The rejects of one origin.
+/// How many lines may be logged: [`AT_ONCE`], and one more with each second.
 #[derive(Debug, Default)]
-struct Origin {
+pub(super) struct Rate {
     /// Lines that were logged and count against the next ones.
     used: usize,
     /// The time up to which `used` is computed.
     since: Option<Instant>,
-    waiting: VecDeque<Reject>,
+}
+
+impl Rate {
+    /// How many of so many lines may be logged now: these count against the next ones.
+    pub(super) fn take(&mut self, wanted: usize, now: Instant) -> usize {
+        let since = *self.since.get_or_insert(now);
+        let seconds = now.saturating_duration_since(since).as_secs();
+        self.used = self.used.saturating_sub(usize::try_from(seconds).unwrap_or(usize::MAX));
+        self.since = Some(since + Duration::from_secs(seconds));
+        let taken = AT_ONCE.saturating_sub(self.used).min(wanted);
+        self.used += taken;
+        taken
+    }
+}
+
+/// The rejects of one origin.
+#[derive(Debug, Default)]
+struct Origin {
+    rate: Rate,
+    /// With when they were reported.
+    waiting: VecDeque<(Instant, Reject)>,
     /// Rejects that did not fit into `waiting`.
     missed: usize,
 }
@@ -42,8 +62,10 @@ impl RejectLog {
     pub(super) fn log_due(&mut self) {
         let now = Instant::now();
         self.0.retain(|name, origin| {
-            origin.due(now).for_each(|reject| reject.log());
-            if origin.waiting.is_empty() && origin.missed > 0 {
+            for (reported, reject) in origin.due(now) {
+                reject.log(now.saturating_duration_since(reported));
+            }
+            if origin.missed > 0 {
                 tracing::warn!(
                     more = std::mem::take(&mut origin.missed),
                     origin = name,
@@ -60,9 +82,10 @@ impl RejectLog {
             name = "others".to_owned();
         }
         let origin = self.0.entry(name).or_default();
-        match origin.waiting.iter().position(|waiting| reject.replaces(waiting)) {
-            Some(place) => origin.waiting[place] = reject.clone(),
-            None if origin.waiting.len() < WAITING => origin.waiting.push_back(reject.clone()),
+        let entry = || (Instant::now(), reject.clone());
+        match origin.waiting.iter().position(|(_, waiting)| reject.replaces(waiting)) {
+            Some(place) => origin.waiting[place] = entry(),
+            None if origin.waiting.len() < WAITING => origin.waiting.push_back(entry()),
             None => origin.missed += 1,
         }
     }
@@ -70,19 +93,14 @@ impl RejectLog {
 
 impl Origin {
     /// Takes the rejects that may be logged now.
-    fn due(&mut self, now: Instant) -> impl Iterator<Item = Reject> {
-        let since = *self.since.get_or_insert(now);
-        let seconds = now.saturating_duration_since(since).as_secs();
-        self.used = self.used.saturating_sub(usize::try_from(seconds).unwrap_or(usize::MAX));
-        self.since = Some(since + Duration::from_secs(seconds));
-        let count = AT_ONCE.saturating_sub(self.used).min(self.waiting.len());
-        self.used += count;
+    fn due(&mut self, now: Instant) -> impl Iterator<Item = (Instant, Reject)> {
+        let count = self.rate.take(self.waiting.len(), now);
         self.waiting.drain(..count)
     }
 
     /// Whether nothing waits and nothing counts any more.
     fn is_idle(&self) -> bool {
-        self.used == 0 && self.waiting.is_empty()
+        self.rate.used == 0 && self.waiting.is_empty()
     }
 }
 
@@ -141,7 +159,8 @@ mod tests {
         for problem in ["first", "second"] {
             log.enqueue(&reject("shop", 1, problem));
         }
-        let waiting: Vec<_> = log.0.remove("shop").unwrap().waiting.into();
+        let waiting = log.0.remove("shop").unwrap().waiting.into_iter();
+        let waiting: Vec<Reject> = waiting.map(|(_, reject)| reject).collect();
         assert_eq!(waiting, [reject("shop", 1, "second")]);
     }
 

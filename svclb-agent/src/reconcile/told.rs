@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Instant;
 
 use svclb_common::layout::ServiceRow;
 use svclb_core::budget::Refusal;
@@ -10,7 +11,7 @@ use svclb_core::compile::service_of;
 use svclb_core::model::{ObjectName, ServiceKey};
 use svclb_core::plan::{Pass, Why};
 
-use super::rejects::RejectLog;
+use super::rejects::{Rate, RejectLog};
 use crate::source::convert::Skipped;
 
 /// How many steps that failed are told at once. The others are told at the next tries, so that a fault of
@@ -41,16 +42,45 @@ pub(super) struct Told {
     /// What an earlier agent wrote of them is retained.
     retained: BTreeSet<ServiceKey>,
     pub(super) rejects: RejectLog,
+    /// Of the lines about objects that come and go: they may do so all the time.
+    rate: Rate,
+    /// What may not be logged yet, as it was reported last.
+    unlogged: Unlogged,
     /// Who waits for whom.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
     no_rest: bool,
 }
 
+/// Reports that wait for the rate.
+#[derive(Debug, Default)]
+struct Unlogged {
+    skipped: Option<Skipped>,
+    refusals: Option<Vec<(ObjectName, Refusal)>>,
+    conflicts: Option<Vec<Conflict>>,
+}
+
 impl Told {
+    /// Logs what waits, as far as the rates allow.
+    pub(super) fn log_due(&mut self) {
+        self.rejects.log_due();
+        let Unlogged { skipped, refusals, conflicts } = std::mem::take(&mut self.unlogged);
+        skipped.into_iter().for_each(|skipped| self.skipped(skipped));
+        refusals.into_iter().for_each(|refusals| self.refused(refusals));
+        conflicts.into_iter().for_each(|conflicts| self.conflicts(&conflicts));
+    }
+
     /// What a source leaves out on purpose, where that changed.
     pub(super) fn skipped(&mut self, now: Skipped) {
         let before = self.skipped.counts();
+        self.unlogged.skipped = None;
+        if self.skipped == now {
+            return;
+        }
+        if self.rate.take(1, Instant::now()) == 0 {
+            self.unlogged.skipped = Some(now);
+            return;
+        }
         for ((what, count), (_, before)) in now.counts().into_iter().zip(before) {
             if count != before {
                 tracing::info!(count, before, "left out: {what}");
@@ -135,6 +165,11 @@ impl Told {
 
     /// Services that exceed a budget, and those that did and do not any more.
     pub(super) fn refused(&mut self, now: Vec<(ObjectName, Refusal)>) {
+        if self.rate.take(1, Instant::now()) == 0 {
+            self.unlogged.refusals = Some(now);
+            return;
+        }
+        self.unlogged.refusals = None;
         let now: BTreeMap<ObjectName, Refusal> = now.into_iter().collect();
         let is_new = |object: &ObjectName| !self.refused.contains_key(object);
         let mut named = 0;
@@ -149,7 +184,8 @@ impl Told {
         if new > named {
             tracing::error!(services = new - named, "more Services are refused by a budget");
         }
-        for object in self.refused.keys().filter(|object| !now.contains_key(object)) {
+        let fitting = self.refused.keys().filter(|object| !now.contains_key(object));
+        for object in fitting.take(TOLD_AT_ONCE) {
             tracing::info!(service = %object, "no longer refused by a budget");
         }
         self.refused = now;
@@ -163,7 +199,10 @@ impl Told {
     /// Services that ask for the same frontends: one line for two of them, however many those are.
     pub(super) fn conflicts(&mut self, now: &[Conflict]) {
         let pair = |conflict: &Conflict| (conflict.holder.clone(), conflict.waits.clone());
-        for conflict in now.iter().filter(|conflict| !self.conflicts.contains(&pair(conflict))) {
+        let is_new = |conflict: &&Conflict| !self.conflicts.contains(&pair(conflict));
+        let new: Vec<&Conflict> = now.iter().filter(is_new).collect();
+        let logged = self.rate.take(new.len(), Instant::now());
+        for conflict in &new[..logged] {
             tracing::warn!(
                 address = %conflict.frontend.address, port = conflict.frontend.port,
                 frontends = conflict.count,
@@ -172,7 +211,9 @@ impl Told {
                  balancer IP and an external IP, then the older Service goes first",
             );
         }
-        self.conflicts = now.iter().map(pair).collect();
+        self.unlogged.conflicts = (logged < new.len()).then(|| now.to_vec());
+        let waiting: BTreeSet<_> = new[logged..].iter().map(|conflict| pair(conflict)).collect();
+        self.conflicts = now.iter().map(pair).filter(|pair| !waiting.contains(pair)).collect();
     }
 
     /// Whether the kernel lets us wait for running programs.
@@ -219,6 +260,30 @@ mod tests {
         // What is well again is forgotten, and told anew should it come back.
         told.failed(&failed(0..1));
         assert_eq!(told.failed.len(), 1);
+    }
+
+    #[test]
+    fn changes_that_come_and_go_all_the_time_are_logged_at_a_rate_and_the_last_one_in_the_end() {
+        let refusal = Refusal {
+            scope: svclb_core::budget::Scope::Service,
+            resource: svclb_core::budget::Resource::Frontends,
+            needs: 2,
+            used: 0,
+            limit: 1,
+        };
+        let mut told = Told::default();
+        for turn in 0..3 * TOLD_AT_ONCE {
+            let refused = turn % 2 == 1;
+            told.refused(
+                refused.then(|| (ObjectName::new("shop", "web"), refusal)).into_iter().collect(),
+            );
+        }
+        assert!(told.unlogged.refusals.is_some(), "not all were logged");
+        // Seconds later.
+        told.rate = Rate::default();
+        told.log_due();
+        assert!(told.unlogged.refusals.is_none());
+        assert!(told.refused.contains_key(&ObjectName::new("shop", "web")));
     }
 
     #[test]

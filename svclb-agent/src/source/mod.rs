@@ -13,7 +13,7 @@ pub mod memory;
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use svclb_common::layout::{SOURCES, SourceKind, SourceRow};
 use svclb_core::model::{Unread, Update};
@@ -70,16 +70,19 @@ pub enum Reject {
 }
 
 impl Reject {
-    /// Logs it. Its words end with what happens meanwhile.
-    pub fn log(&self) {
+    /// Logs it, with how long ago it was reported, unless that is now. Its words end with what happens
+    /// meanwhile.
+    pub fn log(&self, age: Duration) {
+        let seconds_ago = Some(age.as_secs()).filter(|seconds| *seconds > 0);
         match self {
-            Self::File(reject) => tracing::warn!("{reject}"),
+            Self::File(reject) => tracing::warn!(seconds_ago, "{reject}"),
             Self::Object(invalid) => tracing::warn!(
+                seconds_ago,
                 "rejected {}{invalid}; until this is corrected, its previous state stays, and gives way \
                  to every other claimant of its frontends",
                 if invalid.object.is_some() { "" } else { "an object: " },
             ),
-            Self::Parts(object, ignored) => tracing::warn!("{object}: {ignored}"),
+            Self::Parts(object, ignored) => tracing::warn!(seconds_ago, "{object}: {ignored}"),
         }
     }
 
