@@ -7,7 +7,7 @@ mod common;
 use std::net::IpAddr;
 
 use common::{Agent, find, ip, meta, object, service, set, slice};
-use svclb_common::layout::Protocol;
+use svclb_common::layout::{FrontendKey, Protocol};
 use svclb_core::model::{Endpoint, Service, ServicePort, Slice, SlicePort, Update};
 use svclb_core::plan::{Pass, part};
 use svclb_core::size::sizes;
@@ -92,6 +92,20 @@ impl Large {
         };
         Update::Slice(object(name), Some(slice))
     }
+}
+
+/// Whether a port of the large object is given the first endpoint of its slice from 0 on.
+fn has_first_endpoint(agent: &Agent, port: u16) -> bool {
+    let key = FrontendKey {
+        address: ip("10.97.0.0").into(),
+        port,
+        protocol: Protocol::Tcp as u8,
+        scope: 0,
+        _pad: 0,
+    };
+    let number = agent.table.inner.frontend(&key).unwrap().line;
+    let line = agent.table.inner.line(number).unwrap().read();
+    common::backends(&agent.table.inner, &line).contains("10.128.0.0")
 }
 
 fn next_part(agent: &mut Agent) -> Pass {
@@ -187,22 +201,7 @@ fn a_large_object_that_is_rewritten_all_the_time_is_served_nevertheless() {
     for number in 1..60 {
         agent.hear([ports.slice(number)]);
         next_part(&mut agent);
-        let at = |port: u16| {
-            let key = svclb_common::layout::FrontendKey {
-                address: ip("10.97.0.0").into(),
-                port,
-                protocol: 6,
-                scope: 0,
-                _pad: 0,
-            };
-            agent.table.inner.frontend(&key).map(|row| row.line)
-        };
-        for port in 1..=ports.ports {
-            let line = agent.table.inner.line(at(port).unwrap()).unwrap().read();
-            if !common::backends(&agent.table.inner, &line).contains("10.128.0.0") {
-                changed.insert(port);
-            }
-        }
+        changed.extend((1..=ports.ports).filter(|port| !has_first_endpoint(&agent, *port)));
         if changed.len() == usize::from(ports.ports) {
             return;
         }
@@ -262,24 +261,12 @@ fn a_large_object_follows_though_another_takes_a_frontend_of_its_and_gives_it_ba
     agent.hear([older(false), slice("small", &["10.1.0.0"])]);
     parts(&mut agent);
     agent.hear([large.slice(1)]);
-    let is_old = |agent: &Agent, port: u16| {
-        let key = svclb_common::layout::FrontendKey {
-            address: ip("10.97.0.0").into(),
-            port,
-            protocol: 6,
-            scope: 0,
-            _pad: 0,
-        };
-        let line = agent.table.inner.frontend(&key).unwrap().line;
-        let line = agent.table.inner.line(line).unwrap().read();
-        common::backends(&agent.table.inner, &line).contains("10.128.0.0")
-    };
     for number in 1..400 {
         if number % 2 == 0 {
             agent.hear([older(number % 4 == 0)]);
         }
         next_part(&mut agent);
-        if (1..=large.ports).all(|port| !is_old(&agent, port)) {
+        if (1..=large.ports).all(|port| !has_first_endpoint(&agent, port)) {
             return;
         }
     }

@@ -1,5 +1,5 @@
-//! The agent's sources, as it wrote in svclb_meta when it last heard them, from where and what it rejects: for `svclb status`
-//! and `svclb check`.
+//! The agent's sources as svclb_meta has them, for `svclb status` and `svclb check`: when each was last heard,
+//! from where, and how many of its objects are rejected.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -98,7 +98,7 @@ impl Origin {
         self.waiting.drain(..count)
     }
 
-    /// Whether nothing waits and nothing counts any more.
+    /// True when nothing waits and no logged line counts against the next ones.
     fn is_idle(&self) -> bool {
         self.rate.used == 0 && self.waiting.is_empty()
     }

@@ -44,7 +44,7 @@ pub(super) struct Told {
     pub(super) rejects: RejectLog,
     /// Of the lines about objects that come and go: they may do so all the time.
     rate: Rate,
-    /// What may not be logged yet, as it was reported last.
+    /// The last reports that may not be logged yet.
     unlogged: Unlogged,
     /// Who waits for whom.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,

@@ -86,8 +86,8 @@ impl Reject {
         }
     }
 
-    /// Whether an earlier reject says nothing that still counts: an object of an API server has one at a
-    /// time, a file may have several of one object.
+    /// True when this one makes an earlier reject obsolete: an object of an API server has one at a time, a
+    /// file may have several of one object.
     pub fn replaces(&self, earlier: &Self) -> bool {
         match self {
             Self::File(_) => self == earlier,

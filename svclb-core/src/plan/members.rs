@@ -191,8 +191,8 @@ impl Pair {
         Some(BackendRow { sets, ..wanted }).filter(|row| self.held != Some(*row))
     }
 
-    /// What happens to a member that goes or leaves a set, once no slot of it names it: the row to put, or
-    /// none if it is to be removed.
+    /// The step for a member that goes or leaves a set, once no slot of that names it: the row to put, or none
+    /// to remove it.
     pub(super) fn go(&self) -> Option<Option<BackendRow>> {
         let sets = self.wanted.map_or(0, |wanted| wanted.sets);
         (self.held?.sets & !sets != 0 || self.wanted.is_none()).then_some(self.wanted)

@@ -41,7 +41,7 @@ const FEW: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turns {
     order: VecDeque<ObjectName>,
-    /// Those of them that need parts of their own, once that was found.
+    /// Objects that were found to need parts of their own.
     large: VecDeque<ObjectName>,
     of: HashMap<ObjectName, Turn>,
     /// The last part was a large object's.
@@ -75,8 +75,8 @@ impl Turns {
     }
 
     /// Lets an object go on from there, behind all others. If it has been added meanwhile, it begins anew
-    /// after that. One that waits to go on from another place keeps that, and begins anew after it: whoever
-    /// else looks at it first must not throw it back.
+    /// after that. One that waits to go on from another place keeps that, and begins anew after it, so
+    /// that looks at it on behalf of other objects do not throw it back.
     pub(super) fn go_on(&mut self, object: ObjectName, turn: Turn) {
         if let Some(waiting) = self.of.get_mut(&object)
             && waiting.from != Turn::NEW.from
@@ -103,7 +103,7 @@ impl Turns {
         self.large.iter().chain(&self.order)
     }
 
-    /// Whose turn comes next, of those that are not known to be large.
+    /// The next object that is not known to be large.
     pub(super) fn first(&self) -> Option<&ObjectName> {
         self.order.front()
     }
