@@ -128,6 +128,9 @@ pub enum Scope {
     Namespace,
     /// All Services of the cluster.
     Cluster,
+    /// All objects of a namespace, also those that are not served: what a source keeps of them
+    /// ([`crate::model::Omission`]).
+    Objects,
 }
 
 /// The budgets.
@@ -170,15 +173,6 @@ impl Budget {
         namespace: Amount::unlimited(),
         cluster: Amount::unlimited(),
     };
-
-    /// The budget of a scope.
-    pub const fn of(&self, scope: Scope) -> &Amount {
-        match scope {
-            Scope::Service => &self.service,
-            Scope::Namespace => &self.namespace,
-            Scope::Cluster => &self.cluster,
-        }
-    }
 }
 
 /// Why a Service is not served: it exceeds a budget.
@@ -209,7 +203,7 @@ impl Refusal {
             (Scope::Cluster, Resource::Addresses | Resource::Endpoints | Resource::Backends) => {
                 "--all-backends"
             }
-            (Scope::Cluster, Resource::Memory) => "--all-memory",
+            (Scope::Cluster, Resource::Memory) | (Scope::Objects, _) => "--all-memory",
         }
     }
 }
@@ -230,6 +224,11 @@ impl fmt::Display for Refusal {
             Scope::Cluster => write!(
                 f,
                 "it needs {needs} {resource}, older Services use {used}, and all together may use {limit}"
+            )?,
+            Scope::Objects => write!(
+                f,
+                "one of its objects needs {needs} {resource}, the objects of its namespace take {used}, and \
+                 may take {limit}, their share of what is free"
             )?,
         }
         write!(f, " ({})", self.flag())

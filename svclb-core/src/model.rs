@@ -3,6 +3,7 @@
 //! Sources build these from API objects (svclb-agent's `convert`); nothing here knows YAML or JSON.
 
 mod endpoints;
+mod omission;
 mod unread;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use endpoints::{Endpoint, Endpoints};
+pub use omission::Omission;
 pub use svclb_common::layout::{Protocol, Scope, ServiceNotes};
 pub use unread::Unread;
 
@@ -64,6 +66,11 @@ impl fmt::Display for ServiceKey {
     }
 }
 
+/// About how many bytes malloc and a table take beside an object and its name.
+const OBJECT: usize = 200;
+/// The same for a port, whose name is mostly shared.
+const PORT: usize = 32;
+
 /// A Service object that has frontends here (SEMANTICS.md, "Which objects": headless, ExternalName
 /// and other proxies' Services are no Service of the model; a source reports them as gone).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -88,12 +95,27 @@ pub struct Service {
     pub notes: u32,
     /// Its ports that svclb translates (TCP and UDP).
     pub ports: Vec<ServicePort>,
+    /// Its source kept nothing of it but its name and age.
+    pub omitted: Option<Omission>,
 }
 
 impl Service {
     /// How many addresses it names, of all kinds.
     pub const fn address_count(&self) -> usize {
         self.cluster_ips.len() + self.external_ips.len() + self.load_balancer_ips.len()
+    }
+
+    /// About how many bytes it takes.
+    pub const fn memory(&self) -> usize {
+        OBJECT
+            + self.ports.len() * (size_of::<ServicePort>() + PORT)
+            + self.address_count() * size_of::<IpAddr>()
+    }
+
+    /// The same without its contents, which its source does not keep.
+    #[must_use]
+    pub fn omit(&self, why: Omission) -> Self {
+        Self { created: self.created, omitted: Some(why), ..Self::default() }
     }
 }
 
@@ -174,13 +196,33 @@ pub struct Slice {
     /// `endpoints.kubernetes.io/last-change-trigger-time`). A slice that differs in this only is no
     /// change.
     pub triggered: Option<i64>,
+    /// Its source kept nothing of it but the names.
+    pub omitted: Option<Omission>,
 }
 
 impl Slice {
+    /// About how many bytes it takes.
+    pub const fn memory(&self) -> usize {
+        OBJECT + self.ports.len() * (size_of::<SlicePort>() + PORT) + self.endpoints.memory()
+    }
+
+    /// The same without its contents, which its source does not keep.
+    #[must_use]
+    pub fn omit(&self, why: Omission) -> Self {
+        Self {
+            service: self.service.clone(),
+            ports: Box::default(),
+            endpoints: Endpoints::default(),
+            notes: 0,
+            triggered: None,
+            omitted: Some(why),
+        }
+    }
+
     /// Whether it says the same as another, `triggered` apart.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        (&self.service, &self.ports, &self.endpoints, self.notes)
-            == (&other.service, &other.ports, &other.endpoints, other.notes)
+        (&self.service, &self.ports, &self.endpoints, self.notes, self.omitted)
+            == (&other.service, &other.ports, &other.endpoints, other.notes, other.omitted)
     }
 }
 

@@ -12,7 +12,7 @@ use svclb_core::budget::memory::most;
 use svclb_core::budget::{Amount, Budget, Resource};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{
-    Endpoint, Node, ObjectName, Service, ServicePort, Slice, SlicePort, Update,
+    Endpoint, Node, ObjectName, Omission, Service, ServicePort, Slice, SlicePort, Update,
 };
 use svclb_core::table::Table as _;
 
@@ -65,6 +65,7 @@ fn slice(object: &ObjectName, ports: u16, endpoints: u8) -> Update {
             .map(|number| (IpAddr::from([10, 244, 0, number]), Endpoint::default()))
             .collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     };
     Update::Slice(object.clone(), Some(slice))
@@ -299,4 +300,38 @@ fn the_memory_limit_of_the_manifest_is_what_the_budgets_allow() {
         _ => format!("{mebibytes}Mi"),
     };
     assert_eq!(limit.trim(), format!("memory: {quantity}"));
+}
+
+#[test]
+fn service_of_which_an_object_has_no_contents_is_refused_until_they_come() {
+    let mut agent = agent(budget(NO_LIMIT, (2, 4), (2, 4)));
+    let (web, other) = (name("shop", "web"), name("shop", "other"));
+    let whole = [service(&web, 1, 2, 1), slice(&web, 2, 2)];
+    let why = Omission { needs: 7, used: 5, limit: 10 };
+    let without = whole.clone().map(|update| match update {
+        Update::Service(name, service) => {
+            Update::Service(name, service.map(|service| service.omit(why)))
+        }
+        Update::Slice(name, slice) => Update::Slice(name, slice.map(|slice| slice.omit(why))),
+        other => other,
+    });
+    let told = "shop/web: one of its objects needs 7 bytes of memory, the objects of its namespace take \
+                5, and may take 10, their share of what is free (--all-memory)";
+    for omitted in without {
+        agent.hear(whole.clone());
+        assert_eq!(refused(&mut agent), [""; 0]);
+        assert!(is_served(&agent, 1));
+        // It leaves its budget to another.
+        agent.hear([omitted, service(&other, 2, 2, 2), slice(&other, 2, 2)]);
+        assert_eq!(refused(&mut agent), [told]);
+        assert!(!is_served(&agent, 1) && is_served(&agent, 2));
+        assert_eq!(agent.table.load().unwrap().services.len(), 2, "nothing is left of it");
+        agent.hear([Update::Service(other.clone(), None), Update::Slice(other.clone(), None)]);
+        agent.pass();
+    }
+    agent.hear(whole);
+    assert_eq!(refused(&mut agent), [""; 0]);
+    assert_eq!(agent.backends("10.96.0.1").unwrap().len(), 2);
+    agent.mark_all();
+    assert_eq!(agent.pass().steps, 0);
 }

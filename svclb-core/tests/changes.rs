@@ -61,6 +61,7 @@ fn slice(name: &str, ports: &[&str], endpoints: &[&str]) -> Update {
         ports: ports.iter().map(port).collect(),
         endpoints: endpoints.iter().map(endpoint).collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     };
     Update::Slice(object(name), Some(slice))
@@ -317,6 +318,7 @@ fn other(external: &str, created: i64) -> [Update; 2] {
         ports: [SlicePort { name: "x".into(), protocol: Protocol::Tcp, port: 9090 }].into(),
         endpoints: [(ip("10.0.0.2"), Endpoint::default())].into_iter().collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     };
     [Update::Service(object("other"), Some(service)), Update::Slice(object("other"), Some(slice))]

@@ -145,6 +145,7 @@ impl Said {
             ports: [SlicePort { name: port, protocol: Protocol::Tcp, port: 8080 }].into(),
             endpoints: (0..EACH).map(endpoint).collect(),
             triggered: Some(1),
+            omitted: None,
             notes: 0,
         };
         let slice_name = ObjectName {

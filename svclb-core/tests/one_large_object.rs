@@ -95,6 +95,7 @@ impl Shape {
             ports: (1..=(self.ports)(size)).map(port).collect(),
             endpoints: endpoints.iter().map(endpoint).collect(),
             triggered: None,
+            omitted: None,
             notes: 0,
         };
         Update::Slice(object("large"), Some(slice))

@@ -88,6 +88,7 @@ impl Large {
             ports: (1..=self.ports).map(port).collect(),
             endpoints: (first..first + self.endpoints).map(endpoint).collect(),
             triggered: None,
+            omitted: None,
             notes: 0,
         };
         Update::Slice(object(name), Some(slice))

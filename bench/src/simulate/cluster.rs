@@ -188,6 +188,7 @@ impl Cluster {
             ports: [port].into(),
             endpoints: self.slices[service][number].iter().map(endpoint).collect(),
             triggered: None,
+            omitted: None,
             notes: 0,
         };
         let name = format!("service-{service}-{number}").into();

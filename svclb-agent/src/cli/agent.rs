@@ -114,7 +114,8 @@ fn leave(pins: &Pins) -> Result<()> {
 
 async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     let node = args.source.node()?;
-    let mut source = args.source.open(&node).await?;
+    let budget = args.budget.budget();
+    let mut source = args.source.open(&node, budget).await?;
     let lock = Lock::take(pins)?;
     // What an agent left that was killed while it changed maps.
     pins.finish()?;
@@ -132,7 +133,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     let start = Start {
         row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
         catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() })
-            .with_budget(args.budget.budget()),
+            .with_budget(budget),
         sizing: args.sizing()?,
         pins,
         source: &mut source,

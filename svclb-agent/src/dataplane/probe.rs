@@ -51,6 +51,7 @@ pub fn appear() -> Vec<Update> {
         ports: [SlicePort { name: "".into(), protocol: Protocol::Udp, port: GIVEN.port() }].into(),
         endpoints: [(GIVEN.ip(), Endpoint::default())].into_iter().collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     };
     vec![Update::Service(name(), Some(service)), Update::Slice(name(), Some(slice))]

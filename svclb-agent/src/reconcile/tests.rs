@@ -153,6 +153,7 @@ fn endpoint(last: u8) -> Update {
         ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 80 }].into(),
         endpoints: [([10, 0, 0, last].into(), Endpoint::default())].into_iter().collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     };
     Update::Slice(object, Some(slice))

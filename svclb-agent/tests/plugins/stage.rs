@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use svclb_agent::source::kube::plugin::Limits;
 use svclb_agent::source::kube::{Kube, SILENCE, Settings};
+use svclb_core::budget::Budget;
 use tempfile::TempDir;
 
 /// Nothing takes so long unless it is broken.
@@ -83,6 +84,7 @@ impl Stage {
             api_servers: Vec::new(),
             plugins: self.limits.clone(),
             silence: SILENCE,
+            budget: Budget::of_agent(),
         };
         let writer = self.log.clone();
         let subscriber =

@@ -37,9 +37,15 @@ fn maps(frontends: u64, backends: u64, sizes: Sizes) -> u64 {
         + backends * BACKEND
 }
 
+/// The most bytes of objects that an agent keeps: half of it what all that are served may take, and half for
+/// those that are not. As long as no namespace takes more than is free, each may take half of all that is
+/// served, which is its share of that.
+pub const fn kept(cluster: &Amount) -> usize {
+    cluster.of(Resource::Memory).saturating_mul(2)
+}
+
 /// The most bytes that an agent and its maps take with so much in use, while larger maps take the place of
-/// others: both have their entries then, and the agent knows both. As much again as all objects take is
-/// left for those that are refused.
+/// others: both have their entries then, and the agent knows both.
 pub fn most(cluster: &Amount) -> u64 {
     let of = |resource| cluster.of(resource) as u64;
     let (frontends, backends) = (of(Resource::Frontends), of(Resource::Backends));
@@ -47,5 +53,5 @@ pub fn most(cluster: &Amount) -> u64 {
     let small = sizes(cluster.of(Resource::Frontends) / 2, cluster.of(Resource::Backends) / 2);
     let maps = maps(frontends, backends, large) + maps(frontends, backends, small);
     let known = 2 * (frontends * KNOWN_FRONTEND + backends * KNOWN_BACKEND);
-    FIXED + maps + known + 2 * of(Resource::Memory)
+    FIXED + maps + known + kept(cluster) as u64
 }

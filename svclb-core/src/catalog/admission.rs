@@ -5,17 +5,11 @@
 //! What is decided depends only on the objects that there are: an agent that starts anew decides the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::mem::size_of;
 use std::sync::Arc;
 
 use super::{Catalog, claims};
-use crate::budget::{Amount, Budget, Refusal, Scope};
-use crate::model::{Node, ObjectName, Service, ServicePort, Slice};
-
-/// About what malloc and a table take beside an object and its name.
-const BESIDE: usize = 200;
-/// The same for a port, whose name is mostly shared.
-const BESIDE_PORT: usize = 32;
+use crate::budget::{Amount, Budget, Refusal, Resource, Scope};
+use crate::model::{Node, ObjectName, Omission, Service, Slice};
 
 /// What is used, and who is refused.
 #[derive(Debug, Default)]
@@ -43,8 +37,14 @@ impl Admission {
     }
 
     /// Why a Service does not fit by itself.
-    fn too_large(&self, needs: &Amount) -> Option<Refusal> {
-        refusal(&self.budget, Scope::Service, &Amount::default(), needs)
+    fn too_large(&self, needs: &Needs) -> Option<Refusal> {
+        let Needs { amount, omitted } = needs;
+        let omitted = omitted.map(|Omission { needs, used, limit }| {
+            let (scope, resource) = (Scope::Objects, Resource::Memory);
+            Refusal { scope, resource, needs, used, limit }
+        });
+        omitted
+            .or_else(|| refusal(&self.budget.service, Scope::Service, &Amount::default(), amount))
     }
 
     /// Counts a Service, or counts it no more.
@@ -67,9 +67,16 @@ impl Admission {
     }
 }
 
+/// What a Service with its slices needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Needs {
+    amount: Amount,
+    /// The first of these objects of which the source kept no contents.
+    omitted: Option<Omission>,
+}
+
 /// Why what is needed does not fit beside what is used.
-fn refusal(budget: &Budget, scope: Scope, used: &Amount, needs: &Amount) -> Option<Refusal> {
-    let limit = budget.of(scope);
+fn refusal(limit: &Amount, scope: Scope, used: &Amount, needs: &Amount) -> Option<Refusal> {
     let resource = used.plus(*needs).above(limit)?;
     let of = |amount: &Amount| amount.of(resource);
     Some(Refusal { scope, resource, needs: of(needs), used: of(used), limit: of(limit) })
@@ -81,18 +88,12 @@ fn of_service(service: &Service, node: &Node) -> Amount {
     let node_ports = service.ports.iter().filter(|port| port.node_port.is_some()).count();
     // And loopback, of both families.
     let frontends = service.ports.len() * addresses + node_ports * (node.addresses.len() + 2);
-    let memory = BESIDE
-        + service.ports.len() * (size_of::<ServicePort>() + BESIDE_PORT)
-        + addresses * size_of::<std::net::IpAddr>();
-    Amount::new(frontends, addresses, 0, 0, memory)
+    Amount::new(frontends, addresses, 0, 0, service.memory())
 }
 
 fn of_slice(slice: &Slice) -> Amount {
     let (ports, endpoints) = (slice.ports.len(), slice.endpoints.len());
-    let memory = BESIDE
-        + ports * (size_of::<crate::model::SlicePort>() + BESIDE_PORT)
-        + slice.endpoints.memory();
-    Amount::new(0, 0, endpoints, ports * endpoints, memory)
+    Amount::new(0, 0, endpoints, ports * endpoints, slice.memory())
 }
 
 impl Catalog {
@@ -105,13 +106,15 @@ impl Catalog {
 
     /// The budget that a Service uses with its slices; none without a Service, and for the agent's own, which
     /// takes nothing from others: no namespace of a cluster has a dot in its name.
-    pub(super) fn needs(&self, object: &ObjectName) -> Option<Amount> {
+    pub(super) fn needs(&self, object: &ObjectName) -> Option<Needs> {
         if object.namespace.contains('.') {
             return None;
         }
         let service = self.services.get(object)?;
+        let omitted = self.slices_of(object).find_map(|slice| slice.omitted);
         let slices = self.slices_of(object).map(of_slice);
-        Some(slices.fold(of_service(service, &self.node), Amount::plus))
+        let amount = slices.fold(of_service(service, &self.node), Amount::plus);
+        Some(Needs { amount, omitted: service.omitted.or(omitted) })
     }
 
     /// Takes note that a Service changed, or a slice of it (`is_service` is false), which took so much
@@ -119,15 +122,18 @@ impl Catalog {
     pub(super) fn readmit(
         &mut self,
         object: &ObjectName,
-        before: Option<Amount>,
+        before: Option<Needs>,
         is_service: bool,
     ) -> bool {
         let after = self.needs(object);
         if before == after && !is_service {
             return false;
         }
-        let counts = |needs: &Amount| self.admission.too_large(needs).is_none();
-        let (counted, counts) = (before.filter(counts), after.filter(counts));
+        let counts = |needs: Option<Needs>| {
+            let fits = needs.filter(|needs| self.admission.too_large(needs).is_none());
+            fits.map(|needs| needs.amount)
+        };
+        let (counted, counts) = (counts(before), counts(after));
         let was_refused = self.admission.refuses(object);
         let exceeded = self.admission.exceeds(&object.namespace);
         self.admission.count(object, counted, counts);
@@ -153,7 +159,7 @@ impl Catalog {
             self.services.keys().filter_map(|it| Some((it.clone(), self.needs(it)?))).collect();
         for (object, needs) in all {
             if self.admission.too_large(&needs).is_none() {
-                self.admission.count(&object, None, Some(needs));
+                self.admission.count(&object, None, Some(needs.amount));
             }
         }
         self.admission.is_open = true;
@@ -171,7 +177,7 @@ impl Catalog {
             match self.admission.too_large(&needs) {
                 Some(refusal) => drop(refused.insert(object.clone(), refusal)),
                 None if self.admission.exceeds(&object.namespace) => {
-                    by_age.push((self.age(object), object, needs));
+                    by_age.push((self.age(object), object, needs.amount));
                 }
                 None => {}
             }
@@ -183,8 +189,8 @@ impl Catalog {
         for (_, object, needs) in by_age {
             let of_namespace = of_namespace.entry(&object.namespace).or_default();
             // The cluster's first: a namespace has a share of it, so more of it is more of both.
-            let why = refusal(&budget, Scope::Cluster, &all, &needs)
-                .or_else(|| refusal(&budget, Scope::Namespace, of_namespace, &needs));
+            let why = refusal(&budget.cluster, Scope::Cluster, &all, &needs)
+                .or_else(|| refusal(&budget.namespace, Scope::Namespace, of_namespace, &needs));
             match why {
                 Some(why) => drop(refused.insert(object.clone(), why)),
                 None => {

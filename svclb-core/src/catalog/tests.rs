@@ -42,6 +42,7 @@ fn slice_at(name: &str, of: &str, address: &str, triggered: Option<i64>) -> Upda
         ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
         endpoints: [(ip(address), Endpoint::default())].into_iter().collect(),
         triggered,
+        omitted: None,
         notes: 0,
     };
     Update::Slice(object(name), Some(slice))
@@ -264,6 +265,7 @@ fn what_no_service_asks_for_is_no_backend() {
             .map(|number| (IpAddr::from([10, 244, 0, number]), Endpoint::default()))
             .collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     };
     for (name, slice) in [("a-1", of("a", "")), ("a-2", of("a", "other")), ("b-1", of("b", ""))] {

@@ -29,6 +29,7 @@ fn slice(port: u16, endpoints: Vec<(IpAddr, Endpoint)>) -> Slice {
         ports: [port].into(),
         endpoints: endpoints.into_iter().collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     }
 }

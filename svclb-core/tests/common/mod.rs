@@ -57,6 +57,7 @@ pub fn slice(name: &str, addresses: &[&str]) -> Update {
         ports: [SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
         endpoints: addresses.iter().map(|text| (ip(text), Endpoint::default())).collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     };
     Update::Slice(object(name), Some(slice))

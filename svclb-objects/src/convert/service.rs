@@ -79,6 +79,7 @@ fn convert(service: &wire::Service, left_out: &mut LeftOut) -> Result<Service, I
         external_policy: field::policy("spec.externalTrafficPolicy", external)?,
         affinity_seconds: affinity(spec)?,
         notes,
+        omitted: None,
         ports,
     })
 }

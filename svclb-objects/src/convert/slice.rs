@@ -82,6 +82,7 @@ fn convert(
             .last_change_trigger_time
             .as_deref()
             .and_then(field::nanoseconds),
+        omitted: None,
     }))
 }
 

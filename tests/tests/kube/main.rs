@@ -6,6 +6,7 @@
     reason = "the set-up of a test: what fails in it fails the test"
 )]
 
+mod capacity;
 mod claims;
 mod connection;
 mod names;

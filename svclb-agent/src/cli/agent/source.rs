@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use http::Uri;
 use ipnet::IpNet;
+use svclb_core::budget::Budget;
 
 use crate::source::files::Files;
 use crate::source::interfaces::Interfaces;
@@ -44,8 +45,8 @@ impl SourceArgs {
         self.from.iter().chain(&self.kubeconfig).map(PathBuf::as_path)
     }
 
-    /// Starts to follow what the command line names, seen from this node.
-    pub(super) async fn open(&self, node: &str) -> Result<Source> {
+    /// Starts to follow what the command line names, seen from this node, within budgets.
+    pub(super) async fn open(&self, node: &str, budget: Budget) -> Result<Source> {
         let interfaces = match &self.node_port_addresses[..] {
             [] => None,
             wanted => Some(Interfaces::new(wanted.to_vec())?),
@@ -56,6 +57,7 @@ impl SourceArgs {
                 api_servers: self.api_servers.clone(),
                 plugins: Limits::default(),
                 silence: Duration::from_secs(self.silence),
+                budget,
             };
             Objects::Kube(Box::new(Kube::new(settings, node).await?))
         } else {

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use svclb_core::budget::Budget;
 use svclb_objects::text::short;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub plugins: Limits,
     /// How long a watch may be silent before all is listed; up to twice as long by chance.
     pub silence: Duration,
+    /// The memory of objects: of all, and of those of one namespace.
+    pub budget: Budget,
 }
 
 impl Settings {
@@ -243,6 +246,11 @@ impl Link {
     /// How long a watch may be silent.
     pub(super) fn silence(&self) -> Duration {
         self.settings.silence
+    }
+
+    /// The memory of objects.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.settings.budget
     }
 
     /// A client for one kind, which tells `health` of good answers and `encoding` what they are in.

@@ -20,7 +20,7 @@ use super::health::Health;
 use super::held::Held;
 use super::object::{Object, Read, Wire};
 use super::resources::Watched;
-use super::silence::Silence;
+use super::silence::{Silence, by_chance};
 use crate::source::convert::{Kind, wire};
 
 /// A list that is streamed and stands still for so long is no streamed list: servers that know nothing
@@ -61,6 +61,12 @@ pub(super) struct Feed {
     alive: Option<Instant>,
     stall: Alarm,
     silence: Silence,
+    /// Objects whose contents were left out are listed again that long after the last list, if there is
+    /// room for one of them.
+    revisits: Duration,
+    revisit: Alarm,
+    /// When the last list was at its end.
+    listed: Instant,
     well: Alarm,
     waits: ExponentialBackoff,
     wait: Option<Wait>,
@@ -103,14 +109,14 @@ impl fmt::Debug for Feed {
 
 impl Feed {
     /// Watches a kind; `node` is the name of the own node.
-    pub(super) fn new(watched: &'static Watched, link: &Link, node: &str) -> Self {
+    pub(super) fn new(watched: &'static Watched, held: Held, link: &Link, node: &str) -> Self {
         let health = Health::new(watched.resource);
         let encoding = Encoding::default();
         let client = link.client(&health, &encoding);
         let own = watched.own.then(|| node.to_owned());
         Self {
             watched,
-            held: Held::new(watched.kind),
+            held,
             seen: None,
             events: open(watched, client.clone(), own.as_deref(), true),
             own,
@@ -123,6 +129,9 @@ impl Feed {
             alive: None,
             stall: Alarm::new(),
             silence: Silence::new(link.silence()),
+            revisit: Alarm::new(),
+            revisits: by_chance(link.silence()),
+            listed: Instant::now(),
             well: Alarm::new(),
             waits: waits(),
             wait: None,
@@ -148,6 +157,7 @@ impl Feed {
                 }
                 Poll::Pending if self.recovers(cx) => self.well(),
                 Poll::Pending if self.is_silent(cx) => self.reopen(),
+                Poll::Pending if self.has_room(cx) => self.reopen(),
                 Poll::Pending => return,
             }
         }
@@ -196,6 +206,7 @@ impl Feed {
                 let first = !self.held.synced();
                 let listed = self.held.done();
                 self.silence.begin();
+                self.listed = Instant::now();
                 if listed.changed + listed.gone > 0 {
                     self.silence.end();
                 }
@@ -313,6 +324,21 @@ impl Feed {
             );
         }
         true
+    }
+
+    /// Whether objects whose contents were left out have to be listed again. As long as there is no room for
+    /// one of them, that is looked at as often.
+    fn has_room(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.listing || !self.held.omits() {
+            return false;
+        }
+        while self.revisit.due(self.listed + self.revisits, cx) {
+            if self.held.has_room() {
+                return true;
+            }
+            self.listed = Instant::now();
+        }
+        false
     }
 
     /// Whether it does well for long enough after something was wrong. (A good answer alone is not

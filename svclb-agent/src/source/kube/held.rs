@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use svclb_core::model::{ObjectName, Unread, Update};
 
+use super::capacity::Capacity;
 use super::object::Read;
 use crate::source::Reject;
 use crate::source::convert::{Accepted, Invalid, Kind, LeftOut, ObjectId, Skipped, Uid};
@@ -19,6 +20,10 @@ const NAMELESS: usize = 16;
 pub(super) struct Held {
     kind: Kind,
     known: HashMap<ObjectName, Known>,
+    /// The memory of objects, with those of other kinds.
+    capacity: Capacity,
+    /// Objects of which nothing but the name is kept, and the bytes that they need.
+    omitted: HashMap<ObjectName, usize>,
     /// Number of the list that is or was read.
     round: u32,
     /// What the list that is being read holds and was not known; `None` between lists.
@@ -60,6 +65,8 @@ struct Known {
     uid: Option<Uid>,
     /// The last list that it was in.
     round: u32,
+    /// Bytes that it counts with.
+    memory: usize,
 }
 
 /// What a list that came anew changed.
@@ -75,10 +82,12 @@ pub(super) struct Listed {
 
 impl Held {
     /// Nothing yet.
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(super) fn new(kind: Kind, capacity: Capacity) -> Self {
         Self {
             kind,
             known: HashMap::new(),
+            capacity,
+            omitted: HashMap::new(),
             round: 0,
             list: None,
             synced: false,
@@ -127,6 +136,17 @@ impl Held {
         all
     }
 
+    /// Whether there are objects of which nothing but the name is kept.
+    pub(super) fn omits(&self) -> bool {
+        !self.omitted.is_empty()
+    }
+
+    /// Whether there is room now for an object of which nothing but the name is kept.
+    pub(super) fn has_room(&self) -> bool {
+        let mut omitted = self.omitted.iter();
+        omitted.any(|(name, needs)| self.capacity.check(&name.namespace, 0, *needs).is_ok())
+    }
+
     /// Whether there is news.
     pub(super) fn has_news(&self) -> bool {
         let fresh = !self.fresh.is_empty() || self.fresh_nameless > 0;
@@ -152,17 +172,33 @@ impl Held {
     /// A list begins. One that was not read to its end never was.
     pub(super) fn begin(&mut self) {
         self.round = self.round.wrapping_add(1);
+        self.take_list();
         self.list = Some(Vec::new());
     }
 
-    /// An object of the list.
-    pub(super) fn listed(&mut self, read: Read) {
+    /// The objects of the list, which count no more beside those that are known.
+    fn take_list(&mut self) -> Vec<Read> {
+        let list = self.list.take().unwrap_or_default();
+        let accepted = list.iter().filter_map(|read| read.said.as_ref().ok());
+        accepted.for_each(|accepted| self.capacity.release(&accepted.update));
+        list
+    }
+
+    /// An object of the list. Until its end, what is new in it counts beside what is known.
+    pub(super) fn listed(&mut self, mut read: Read) {
         let round = self.round;
         let known = read.name.as_ref().and_then(|name| self.known.get_mut(name));
-        match known.filter(|known| known.hash == read.hash) {
+        let before = known.as_ref().map_or(0, |known| known.memory);
+        let is_omitted = read.name.as_ref().is_some_and(|name| self.omitted.contains_key(name));
+        match known.filter(|known| known.hash == read.hash && !is_omitted) {
             Some(known) => known.round = round,
             None => match &mut self.list {
-                Some(list) => list.push(read),
+                Some(list) => {
+                    if let Ok(accepted) = &mut read.said {
+                        self.capacity.reserve(&mut accepted.update, before);
+                    }
+                    list.push(read);
+                }
                 None => drop(self.apply(read)),
             },
         }
@@ -172,7 +208,7 @@ impl Held {
     pub(super) fn done(&mut self) -> Listed {
         self.synced = true;
         let mut listed = Listed::default();
-        let list = self.list.take().unwrap_or_default();
+        let list = self.take_list();
         let before = self.nameless.len();
         self.nameless.retain(|invalid| {
             list.iter().any(|read| read.name.is_none() && read.said.as_ref().err() == Some(invalid))
@@ -199,19 +235,36 @@ impl Held {
         let uid = read.uid();
         let Read { name, hash, said } = read;
         let Some(name) = name else { return said.is_err_and(|invalid| self.nameless(invalid)) };
-        let before = self.known.get(&name).copied();
-        if before.is_some_and(|before| before.hash == hash) {
-            self.known.insert(name, Known { hash, uid, round: self.round });
+        let round = self.round;
+        if let Some(known) = self.known.get_mut(&name).filter(|known| known.hash == hash)
+            && !self.omitted.contains_key(&name)
+        {
+            (known.uid, known.round) = (uid, round);
             return false;
         }
+        let mut before = self.known.get(&name).copied();
         if before.is_some_and(|before| Uid::differ(before.uid, uid)) {
             // It was deleted and made anew: what stood for the other of this name does not for this one.
             self.forget(name.clone());
+            before = None;
         }
         let uid = uid.or_else(|| before.and_then(|before| before.uid));
-        self.known.insert(name.clone(), Known { hash, uid, round: self.round });
+        let memory = before.map_or(0, |before| before.memory);
+        let known = self.known.entry(name.clone());
+        let known = known.insert_entry(Known { hash, uid, round, memory }).into_mut();
         match said {
             Ok(Accepted { update, left_out, .. }) => {
+                let mut update = update;
+                let was_omitted = match self.capacity.take(&mut update, &mut known.memory) {
+                    Some(needs) => self.omitted.insert(name.clone(), needs).is_some(),
+                    None => {
+                        self.omitted.remove(&name);
+                        false
+                    }
+                };
+                if was_omitted && before.is_some_and(|before| before.hash == hash) {
+                    return false;
+                }
                 self.cleared |= self.rejects.remove(&name).is_some();
                 let ignores = left_out.ignored.is_some();
                 let before = match left_out == LeftOut::default() {
@@ -228,6 +281,7 @@ impl Held {
                 if self.rejects.get(&name) != Some(&invalid) {
                     self.fresh.insert(name.clone());
                 }
+                self.omitted.remove(&name);
                 self.rejects.insert(name, invalid);
             }
         }
@@ -252,7 +306,10 @@ impl Held {
     }
 
     fn forget(&mut self, name: ObjectName) {
-        self.known.remove(&name);
+        if let Some(Known { memory, .. }) = self.known.remove(&name) {
+            self.capacity.count(&name.namespace, memory, 0);
+        }
+        self.omitted.remove(&name);
         self.left_out.remove(&name);
         self.fresh.remove(&name);
         self.cleared |= self.rejects.remove(&name).is_some();

@@ -4,7 +4,8 @@
 //!   what is served stays served: a list that comes anew is compared with what is known when it is at
 //!   its end, and only the differences are told.
 //! * A rejected object keeps its previous state, also through a list.
-//! * Memory is bounded by the objects: of what was not handed on yet, an object's latest state counts.
+//! * Memory is bounded: of what was not handed on yet, an object's latest state counts, and the objects of
+//!   a namespace may take a share of what all may.
 //!
 //! * `resources`: what is watched, with which rights.
 //! * `plugin`: exec plugins of a kubeconfig, run within limits.
@@ -17,7 +18,9 @@
 //! * `silence`: how long a watch may send nothing.
 //! * `object`: one object, read.
 //! * `held`: what is known of one kind's objects.
+//! * `capacity`: how much memory the objects of each namespace may take.
 
+mod capacity;
 mod client;
 mod dial;
 mod encoding;
@@ -43,9 +46,11 @@ use tokio::time::Instant;
 
 use super::Batch;
 use crate::source::convert::Skipped;
+use capacity::Capacity;
 use client::Link;
 pub use client::Settings;
 use feed::Feed;
+use held::Held;
 use resources::WATCHED;
 pub use silence::SILENCE;
 use ways::Ways;
@@ -74,7 +79,11 @@ impl Kube {
     }
 
     fn over(link: &Link, node: &str) -> Self {
-        let feeds = WATCHED.each_ref().map(|watched| Feed::new(watched, link, node));
+        let capacity = Capacity::new(link.budget());
+        let feeds = WATCHED.each_ref().map(|watched| {
+            let held = Held::new(watched.kind, capacity.clone());
+            Feed::new(watched, held, link, node)
+        });
         Self { feeds, ways: link.ways().clone(), started: false, unread: None }
     }
 

@@ -81,6 +81,11 @@ impl Silence {
     }
 }
 
+/// So long, or up to twice as long by chance: so that not all nodes of a cluster list at once.
+pub(super) fn by_chance(first: Duration) -> Duration {
+    limits(first).next().unwrap_or(first)
+}
+
 fn limits(first: Duration) -> ExponentialBackoff {
     let limits = ExponentialBuilder::new().with_min_delay(first).with_max_delay(LONGEST.max(first));
     limits.with_jitter().without_max_times().build()

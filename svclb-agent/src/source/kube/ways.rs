@@ -257,6 +257,7 @@ mod tests {
             ports: [SlicePort { name: "https".into(), protocol: Protocol::Tcp, port: 6443 }].into(),
             endpoints: endpoints.collect(),
             triggered: None,
+            omitted: None,
             notes: 0,
         };
         Update::Slice(ObjectName::new("default", name), Some(slice))

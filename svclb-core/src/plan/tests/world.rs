@@ -244,6 +244,7 @@ fn service(like: &Like) -> Service {
         external_policy: policy(like.external_local),
         affinity_seconds: Some(u32::from(like.affinity)).filter(|seconds| *seconds > 0),
         notes: if like.sctp { ServiceNotes::SCTP } else { 0 },
+        omitted: None,
         ports,
     }
 }
@@ -263,6 +264,7 @@ fn slice(name: u8, states: &[u8]) -> Slice {
         ports: PORTS.map(port).into(),
         endpoints: endpoints.collect(),
         triggered: None,
+        omitted: None,
         notes: 0,
     }
 }

@@ -1,9 +1,14 @@
 //! What is known of one kind, through lists, changes and rejects.
 
+use svclb_core::budget::{Amount, Budget, Resource};
 use svclb_core::model::Service;
 
 use super::*;
 use crate::source::convert::Ignored;
+
+fn held(kind: Kind) -> Held {
+    Held::new(kind, Capacity::new(&Budget::of_agent()))
+}
 
 fn accepted(update: Update, uid: Option<Uid>) -> Accepted {
     Accepted { update, uid, left_out: LeftOut::default() }
@@ -61,7 +66,7 @@ fn list(held: &mut Held, objects: Vec<Read>) -> Listed {
 
 #[test]
 fn a_list_is_told_when_it_is_at_its_end_and_not_before() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     held.begin();
     held.listed(read("a", 1));
     assert!(!held.has_news() && !held.synced());
@@ -72,7 +77,7 @@ fn a_list_is_told_when_it_is_at_its_end_and_not_before() {
 
 #[test]
 fn a_list_that_comes_anew_tells_what_changed_and_what_is_gone() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     list(&mut held, vec![read("stays", 1), read("changes", 2), read("goes", 3)]);
     told(&mut held);
     let listed = list(&mut held, vec![read("stays", 1), read("changes", 4), read("comes", 5)]);
@@ -85,7 +90,7 @@ fn a_list_that_comes_anew_tells_what_changed_and_what_is_gone() {
 
 #[test]
 fn a_list_that_broke_off_never_was() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1), read("b", 1)]);
     told(&mut held);
     held.begin();
@@ -98,7 +103,7 @@ fn a_list_that_broke_off_never_was() {
 
 #[test]
 fn of_what_was_not_handed_on_the_latest_state_counts() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1)]);
     for state in 2..100 {
         held.apply(read("a", state));
@@ -111,7 +116,7 @@ fn of_what_was_not_handed_on_the_latest_state_counts() {
 
 #[test]
 fn a_rejected_object_is_told_once_and_its_state_stays_also_through_a_list() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1)]);
     told(&mut held);
     held.apply(bad("a", 2));
@@ -130,7 +135,7 @@ fn a_rejected_object_is_told_once_and_its_state_stays_also_through_a_list() {
 
 #[test]
 fn a_rejected_object_that_goes_takes_its_state_along() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1)]);
     told(&mut held);
     held.apply(bad("a", 2));
@@ -142,7 +147,7 @@ fn a_rejected_object_that_goes_takes_its_state_along() {
 
 #[test]
 fn what_is_rejected_is_unread_until_it_is_well_or_gone() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     let unread = |held: &Held| {
         let mut unread = Unread::default();
         held.unread(&mut unread);
@@ -167,7 +172,7 @@ fn what_is_rejected_is_unread_until_it_is_well_or_gone() {
 
 #[test]
 fn a_rejected_slice_is_unread_for_the_service_that_it_names() {
-    let mut held = Held::new(Kind::EndpointSlice);
+    let mut held = held(Kind::EndpointSlice);
     let mut slice = bad("web-1", 1);
     if let Err(invalid) = &mut slice.said {
         invalid.object = Some(ObjectId { kind: Kind::EndpointSlice, name: name("web-1") });
@@ -193,7 +198,7 @@ fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
     // By a list that comes anew, and by a watch.
     for by_list in [true, false] {
         for kind in [Kind::Service, Kind::EndpointSlice] {
-            let mut held = Held::new(kind);
+            let mut held = held(kind);
             list(&mut held, vec![of("1", read("a", 1)), of("1", read("b", 1))]);
             held.take();
             if by_list {
@@ -215,7 +220,7 @@ fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
 
 #[test]
 fn an_object_of_another_uid_takes_the_place_of_a_rejected_one() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     list(&mut held, vec![of("1", read("a", 1))]);
     held.apply(of("1", bad("a", 2)));
     held.take();
@@ -226,7 +231,7 @@ fn an_object_of_another_uid_takes_the_place_of_a_rejected_one() {
 
 #[test]
 fn what_is_rejected_while_nothing_is_handed_on_is_kept_once_for_each_object() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1), read("b", 1)]);
     held.take();
     for state in 2..10_000 {
@@ -241,7 +246,7 @@ fn what_is_rejected_while_nothing_is_handed_on_is_kept_once_for_each_object() {
 
 #[test]
 fn parts_that_are_ignored_are_told_once_and_again_when_they_are_others() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     let parts = |state, field: &str| {
         let mut read = read("a", state);
         if let Ok(accepted) = &mut read.said {
@@ -260,7 +265,7 @@ fn parts_that_are_ignored_are_told_once_and_again_when_they_are_others() {
 
 #[test]
 fn an_object_that_nobody_can_name_is_told_once_and_goes_with_a_list_without_it() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     let rubbish = |state| Read { name: None, ..bad("x", state) };
     list(&mut held, vec![rubbish(1), rubbish(2)]);
     assert_eq!((held.take().rejects.len(), held.standing()), (2, 2));
@@ -281,7 +286,7 @@ fn an_object_that_nobody_can_name_is_told_once_and_goes_with_a_list_without_it()
 
 #[test]
 fn what_is_left_out_is_counted_while_its_object_is_there() {
-    let mut held = Held::new(Kind::Service);
+    let mut held = held(Kind::Service);
     let sctp = |state| {
         let mut read = read("a", state);
         if let Ok(accepted) = &mut read.said {
@@ -297,4 +302,79 @@ fn what_is_left_out_is_counted_while_its_object_is_there() {
     held.apply(sctp(4));
     held.delete(sctp(5));
     assert_eq!(held.skipped(), Skipped::default());
+}
+
+/// Many addresses in a state of this number.
+fn large(object: &str, state: u64, addresses: u8) -> Read {
+    let mut read = read(object, state);
+    if let Ok(Accepted { update: Update::Service(_, Some(service)), .. }) = &mut read.said {
+        service.external_ips = (0..addresses).map(|last| [10, 0, 0, last].into()).collect();
+    }
+    read
+}
+
+/// The objects that are told with their contents, and those without.
+fn contents(held: &mut Held) -> (Vec<String>, Vec<String>) {
+    let updates = held.take().updates.into_values();
+    let mut all: Vec<_> = updates
+        .filter_map(|update| match update {
+            Update::Service(name, Some(service)) => {
+                let is_omitted = service.omitted.is_some();
+                assert_eq!(is_omitted, service.external_ips.is_empty());
+                assert!(service.created.is_some());
+                Some((name.name.to_string(), is_omitted))
+            }
+            _ => None,
+        })
+        .collect();
+    all.sort();
+    let (omitted, whole): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, omitted)| *omitted);
+    [whole, omitted].map(|names| names.into_iter().map(|(name, _)| name).collect()).into()
+}
+
+#[test]
+fn objects_beyond_the_memory_of_their_namespace_are_told_without_their_contents() {
+    let memory = Amount::default().with(Resource::Memory, 15_000);
+    let budget = Budget { namespace: memory.percent(50), cluster: memory, ..Budget::UNLIMITED };
+    let capacity = Capacity::new(&budget);
+    let mut held = Held::new(Kind::Service, capacity.clone());
+    let names = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    // Each takes some 2 KB, and the namespace may have 10 KB.
+    list(&mut held, ["a", "b", "c", "d", "e", "f"].map(|name| large(name, 1, 100)).into());
+    assert_eq!(contents(&mut held), (names("a b c d e"), names("f")));
+    assert!(held.omits() && !held.has_room());
+    // What does not grow stays, and what grows loses its contents, and is counted no more.
+    held.apply(large("a", 2, 100));
+    held.apply(large("b", 2, 250));
+    assert_eq!(contents(&mut held), (names("a"), names("b")));
+    assert!(held.has_room(), "f has the room of b");
+    // The same list: what was omitted is looked at again, and nothing else.
+    list(
+        &mut held,
+        ["a", "b", "c", "d", "e", "f"]
+            .map(|name| match name {
+                "a" => large(name, 2, 100),
+                "b" => large(name, 2, 250),
+                _ => large(name, 1, 100),
+            })
+            .into(),
+    );
+    assert_eq!(contents(&mut held), (names("f"), names("")));
+    // A list that breaks off counts no more.
+    held.begin();
+    ["x", "y"].into_iter().for_each(|name| held.listed(large(name, 1, 10)));
+    held.listed(large("z", 1, 200));
+    held.begin();
+    assert_eq!(held.done().gone, 6);
+    list(&mut held, ["a", "b", "c", "d", "e", "f"].map(|name| large(name, 1, 100)).into());
+    assert_eq!(contents(&mut held), (names("a b c d e"), names("f")));
+    held.apply(bad("f", 3));
+    // Objects that go, are rejected or made anew under another uid leave nothing behind.
+    held.apply(bad("b", 3));
+    assert!(!held.omits());
+    held.apply(of("2", large("c", 3, 100)));
+    held.apply(of("3", large("c", 4, 100)));
+    ["a", "b", "c", "d", "e", "f"].into_iter().for_each(|name| held.delete(read(name, 9)));
+    assert_eq!(capacity.check("default", 0, 9_999), Ok(()));
+    assert!(capacity.check("default", 0, 10_001).is_err());
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use svclb_core::budget::Budget;
 use svclb_core::model::{ObjectName, Update};
 
 use super::plugin::Limits;
@@ -53,7 +54,8 @@ fn status(code: u16, reason: &str) -> Value {
 }
 
 fn settings(kubeconfig: Option<PathBuf>) -> Settings {
-    Settings { kubeconfig, api_servers: Vec::new(), plugins: Limits::default(), silence: SILENCE }
+    let (api_servers, plugins, budget) = (Vec::new(), Limits::default(), Budget::of_agent());
+    Settings { kubeconfig, api_servers, plugins, silence: SILENCE, budget }
 }
 
 async fn follow(server: &Server) -> Kube {

@@ -15,7 +15,7 @@ use tower::{BoxError, service_fn};
 use tracing::subscriber::DefaultGuard;
 
 use super::super::client::Link;
-use super::super::{Batch, Kube};
+use super::super::{Batch, Kube, Settings};
 use super::server::Request;
 use super::settings;
 
@@ -69,6 +69,14 @@ type Asked = Arc<Mutex<Vec<(Duration, String)>>>;
 impl Peer {
     /// One that answers as this says, which is told how late it is. Time must be paused.
     pub(super) fn new(answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static) -> Self {
+        Self::with(settings(None), answer)
+    }
+
+    /// The same with other settings.
+    pub(super) fn with(
+        settings: Settings,
+        answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static,
+    ) -> Self {
         let (log, subscriber) = Log::begin();
         let start = Instant::now();
         let asked = Asked::default();
@@ -116,7 +124,7 @@ impl Peer {
             }
         });
         let client = Client::new(service, "default");
-        let kube = Kube::over(&Link::over(client, settings(None), "peer".into()), "node-a");
+        let kube = Kube::over(&Link::over(client, settings, "peer".into()), "node-a");
         Self { kube, start, asked, log, _subscriber: subscriber }
     }
 

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use svclb_core::budget::{Amount, Budget, Resource};
+use svclb_core::model::Update;
+
 use super::peer::{Peer, Then, Told, at_once, watch};
 use super::server::Request;
-use super::{end, event, names, service};
+use super::{Settings, end, event, names, service, settings};
 
 /// What a watch is answered with.
 type Way = fn() -> Told;
@@ -102,4 +105,57 @@ async fn server_that_was_away_for_long_is_not_asked_to_list_when_it_is_back() {
         assert_eq!(lists(&peer, resource).len(), 1, "{resource}");
     }
     assert!(peer.log("not even bookmarks").is_empty());
+}
+
+/// A Service with so many external IPs.
+fn large(name: &str, addresses: u8) -> String {
+    let mut object = service(name, 1);
+    let addresses = (1..=addresses).map(|last| format!("192.0.2.{last}"));
+    object["spec"]["externalIPs"] = addresses.collect();
+    event("ADDED", &object)
+}
+
+/// Bookmarks come all the time: nothing but the room is a reason to list.
+#[tokio::test(start_paused = true)]
+async fn object_without_contents_is_listed_again_once_there_is_room_for_it() {
+    let memory = Amount::default().with(Resource::Memory, 9_000);
+    let budget = Budget { namespace: memory.percent(50), cluster: memory, ..Budget::UNLIMITED };
+    let settings = Settings { budget, ..settings(None) };
+    // Each of the large ones takes some 4 KB, and the namespace may have 6 KB.
+    let mut peer = Peer::with(settings, |late, request| {
+        if !request.is_for("services") {
+            return lively(request);
+        }
+        let lines = match (request.has("sendInitialEvents=true"), late < MINUTE) {
+            (true, true) => vec![large("a", 200), large("b", 200), end(1)],
+            (true, false) => vec![large("b", 200), end(3)],
+            (false, _) => vec![],
+        };
+        let is_first = late < MINUTE;
+        let mut lines = at_once(lines);
+        lines.extend(bookmarks(40));
+        if is_first {
+            lines.push((Duration::ZERO, event("DELETED", &service("a", 2))));
+        }
+        lines.extend(bookmarks(4));
+        Told::Lines(200, lines, Then::Ends)
+    });
+    let told = peer.until(120 * MINUTE).await;
+    let all: Vec<_> = told
+        .iter()
+        .flat_map(|batch| &batch.updates)
+        .filter_map(|update| match update {
+            Update::Service(name, service) => {
+                let addresses = service.as_ref().map(|service| service.external_ips.len());
+                Some((&*name.name, addresses))
+            }
+            _ => None,
+        })
+        .collect();
+    let (first, later) = all.split_at(2);
+    assert!(first.contains(&("a", Some(200))) && first.contains(&("b", Some(0))), "{all:?}");
+    assert_eq!(later, [("a", None), ("b", Some(200))]);
+    let lists = lists(&peer, "services");
+    assert_eq!(lists.len(), 2, "once there is room, and not before: {lists:?}");
+    assert!(is_within(lists[1], 40..50), "{lists:?}");
 }

@@ -1,0 +1,203 @@
+//! How much memory the objects of each namespace may take, also those that are not served.
+//!
+//! Which Services are served is decided where all objects are known (`svclb_core::budget`), and objects that
+//! are not served are kept until they are. Without a limit on them, one namespace could fill the memory of
+//! every node with Services that are refused, and with slices of no Service.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use svclb_core::budget::{Budget, Resource, memory};
+use svclb_core::model::{Omission, Service, Slice, Update};
+
+/// The memory that the objects of all kinds share.
+///
+/// A namespace may take its share (half, by default) of what all namespaces leave free. So none of them takes
+/// all: the first takes a third, and the next one a third of the rest.
+#[derive(Clone, Debug)]
+pub(super) struct Capacity(Arc<Mutex<Used>>);
+
+#[derive(Debug)]
+struct Used {
+    limit: usize,
+    /// The share of a namespace, as the budgets of one and of all.
+    share: (usize, usize),
+    all: usize,
+    of_namespace: HashMap<Arc<str>, usize>,
+}
+
+impl Capacity {
+    /// As much as these budgets allow.
+    pub(super) fn new(budget: &Budget) -> Self {
+        let limit = memory::kept(&budget.cluster);
+        let [one, all] =
+            [budget.namespace, budget.cluster].map(|amount| amount.of(Resource::Memory));
+        let used = Used { limit, share: (one, all), all: 0, of_namespace: HashMap::new() };
+        Self(Arc::new(Mutex::new(used)))
+    }
+
+    /// Counts an object that counted with `memory` bytes, which is changed. Where it would exceed what its
+    /// namespace may take, its contents are left out, and the bytes that they need are returned.
+    pub(super) fn take(&self, update: &mut Update, memory: &mut usize) -> Option<usize> {
+        let omitted = self.omit(update, *memory);
+        if let Some((namespace, bytes)) = counted(update) {
+            self.count(namespace, *memory, bytes);
+            *memory = bytes;
+        }
+        omitted
+    }
+
+    /// Counts a later state of an object beside the one that counts with `before` bytes. It too is without
+    /// contents where they exceed what its namespace may take.
+    pub(super) fn reserve(&self, update: &mut Update, before: usize) {
+        self.omit(update, before);
+        if let Some((namespace, bytes)) = counted(update) {
+            self.count(namespace, 0, bytes);
+        }
+    }
+
+    /// Counts a state that was [reserved](Self::reserve) no more.
+    pub(super) fn release(&self, update: &Update) {
+        if let Some((namespace, bytes)) = counted(update) {
+            self.count(namespace, bytes, 0);
+        }
+    }
+
+    /// Leaves the contents of an object out where they exceed what its namespace may take: then the bytes
+    /// that they need.
+    fn omit(&self, update: &mut Update, before: usize) -> Option<usize> {
+        let (namespace, bytes) = counted(update)?;
+        let checked = self.check(namespace, before, bytes);
+        match update {
+            Update::Service(_, Some(service)) => {
+                if let Err(why) = checked {
+                    *service = service.omit(why);
+                }
+                service.omitted.map(|why| why.needs)
+            }
+            Update::Slice(_, Some(slice)) => {
+                if let Err(why) = checked {
+                    *slice = slice.omit(why);
+                }
+                slice.omitted.map(|why| why.needs)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an object of a namespace may take `bytes` where it took `before`.
+    ///
+    /// # Errors
+    /// What it exceeds. An object that does not grow exceeds nothing.
+    pub(super) fn check(
+        &self,
+        namespace: &str,
+        before: usize,
+        bytes: usize,
+    ) -> Result<(), Omission> {
+        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = used.of_namespace.get(namespace).map_or(0, |used| used.saturating_sub(before));
+        let free = used.limit.saturating_sub(used.all.saturating_sub(before));
+        let limit = used.share_of(others.saturating_add(free));
+        if bytes <= before || others + bytes <= limit {
+            return Ok(());
+        }
+        Err(Omission { needs: bytes, used: others, limit })
+    }
+
+    /// Counts an object of a namespace with `bytes` where it had `before`.
+    pub(super) fn count(&self, namespace: &Arc<str>, before: usize, bytes: usize) {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let change = |used: usize| (used + bytes).saturating_sub(before);
+        used.all = change(used.all);
+        let of_namespace = used.of_namespace.entry(Arc::clone(namespace)).or_default();
+        *of_namespace = change(*of_namespace);
+        if *of_namespace == 0 {
+            used.of_namespace.remove(namespace);
+        }
+    }
+}
+
+/// The namespace that an object counts for, and its bytes: none without contents.
+fn counted(update: &Update) -> Option<(&Arc<str>, usize)> {
+    let (name, bytes) = match update {
+        Update::Service(name, service) => {
+            let kept = service.as_ref().filter(|service| service.omitted.is_none());
+            (name, kept.map_or(0, Service::memory))
+        }
+        Update::Slice(name, slice) => {
+            let kept = slice.as_ref().filter(|slice| slice.omitted.is_none());
+            (name, kept.map_or(0, Slice::memory))
+        }
+        Update::Node(_) | Update::Interfaces(_) => return None,
+    };
+    Some((&name.namespace, bytes))
+}
+
+impl Used {
+    /// The most that a namespace may take where it and what is free are so much together: then it takes its
+    /// share of what is free beside it.
+    fn share_of(&self, both: usize) -> usize {
+        let (one, all) = (self.share.0 as u128, self.share.1 as u128);
+        let share = (both as u128 * one).checked_div(one + all).unwrap_or_default();
+        usize::try_from(share).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use svclb_core::budget::Amount;
+
+    use super::*;
+
+    /// All that are served may take so much, and those of one namespace this percentage of it.
+    fn capacity(all: usize, percent: usize) -> Capacity {
+        let cluster = Amount::default().with(Resource::Memory, all);
+        let namespace = cluster.percent(percent);
+        Capacity::new(&Budget { namespace, cluster, ..Budget::UNLIMITED })
+    }
+
+    /// As much as a namespace may take, by objects of one byte.
+    fn fill(capacity: &Capacity, namespace: &Arc<str>) -> usize {
+        let mut taken = 0;
+        while capacity.check(namespace, 0, 1).is_ok() {
+            capacity.count(namespace, 0, 1);
+            taken += 1;
+        }
+        taken
+    }
+
+    #[test]
+    fn namespace_takes_a_third_of_what_is_free_and_the_next_finds_as_much_of_the_rest() {
+        let capacity = capacity(450, 50);
+        let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
+        assert_eq!((fill(&capacity, &a), fill(&capacity, &b)), (300, 200));
+        let omission = Omission { needs: 7, used: 300, limit: 233 };
+        assert_eq!(capacity.check(&a, 0, 7), Err(omission));
+        // What is there stays, and may become smaller.
+        assert_eq!((capacity.check(&a, 7, 7), capacity.check(&a, 7, 6)), (Ok(()), Ok(())));
+        capacity.count(&a, 300, 0);
+        capacity.count(&b, 200, 0);
+        assert_eq!(fill(&capacity, &b), 300);
+    }
+
+    #[test]
+    fn namespaces_that_are_served_as_far_as_the_budgets_go_are_kept_whole() {
+        let rows = [
+            (50, vec![200, 200]),
+            (50, vec![100; 4]),
+            (50, vec![200, 100, 100]),
+            (50, vec![1; 400]),
+            (100, vec![400]),
+            (25, vec![100; 4]),
+        ];
+        for (percent, shares) in rows {
+            let capacity = capacity(400, percent);
+            for (number, share) in shares.iter().enumerate() {
+                let namespace: Arc<str> = number.to_string().into();
+                assert_eq!(capacity.check(&namespace, 0, *share), Ok(()), "{shares:?} {number}");
+                capacity.count(&namespace, 0, *share);
+            }
+        }
+    }
+}
