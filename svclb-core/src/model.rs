@@ -96,7 +96,7 @@ pub struct Service {
     /// Its ports that svclb translates (TCP and UDP).
     pub ports: Vec<ServicePort>,
     /// Its source kept nothing of it but its name and age.
-    pub omitted: Option<Omission>,
+    pub omitted: Option<Box<Omission>>,
 }
 
 impl Service {
@@ -115,7 +115,7 @@ impl Service {
     /// The same without its contents, which its source does not keep.
     #[must_use]
     pub fn omit(&self, why: Omission) -> Self {
-        Self { created: self.created, omitted: Some(why), ..Self::default() }
+        Self { created: self.created, omitted: Some(Box::new(why)), ..Self::default() }
     }
 }
 
@@ -197,7 +197,7 @@ pub struct Slice {
     /// change.
     pub triggered: Option<i64>,
     /// Its source kept nothing of it but the names.
-    pub omitted: Option<Omission>,
+    pub omitted: Option<Box<Omission>>,
 }
 
 impl Slice {
@@ -215,14 +215,14 @@ impl Slice {
             endpoints: Endpoints::default(),
             notes: 0,
             triggered: None,
-            omitted: Some(why),
+            omitted: Some(Box::new(why)),
         }
     }
 
     /// Whether it says the same as another, `triggered` apart.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        (&self.service, &self.ports, &self.endpoints, self.notes, self.omitted)
-            == (&other.service, &other.ports, &other.endpoints, other.notes, other.omitted)
+        (&self.service, &self.ports, &self.endpoints, self.notes, &self.omitted)
+            == (&other.service, &other.ports, &other.endpoints, other.notes, &other.omitted)
     }
 }
 

@@ -111,10 +111,10 @@ impl Catalog {
             return None;
         }
         let service = self.services.get(object)?;
-        let omitted = self.slices_of(object).find_map(|slice| slice.omitted);
+        let omitted = self.slices_of(object).find_map(|slice| slice.omitted.as_deref());
         let slices = self.slices_of(object).map(of_slice);
         let amount = slices.fold(of_service(service, &self.node), Amount::plus);
-        Some(Needs { amount, omitted: service.omitted.or(omitted) })
+        Some(Needs { amount, omitted: service.omitted.as_deref().or(omitted).copied() })
     }
 
     /// Takes note that a Service changed, or a slice of it (`is_service` is false), which took so much

@@ -73,13 +73,13 @@ impl Capacity {
                 if let Err(why) = checked {
                     *service = service.omit(why);
                 }
-                service.omitted.map(|why| why.needs)
+                service.omitted.as_ref().map(|why| why.needs)
             }
             Update::Slice(_, Some(slice)) => {
                 if let Err(why) = checked {
                     *slice = slice.omit(why);
                 }
-                slice.omitted.map(|why| why.needs)
+                slice.omitted.as_ref().map(|why| why.needs)
             }
             _ => None,
         }
