@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use benches::datapath::{self, Part};
 use benches::{Effort, churn, memory, scale, sync};
 use run::Run;
-use svclb_agent::dataplane::probe;
+use svclb_dataplane::probe;
 
 #[derive(Parser)]
 #[command(about = "Measures what svclb costs, beside nothing and beside kube-proxy")]

@@ -18,3 +18,4 @@ pub mod ranges;
 pub mod select;
 pub mod size;
 pub mod table;
+pub mod text;

@@ -31,7 +31,7 @@ static KERN_SOCK_BIT: Global<u8> = Global::new(0);
 /// `sk_kern_sock` lies, in the places of the next two.
 #[unsafe(no_mangle)]
 static CAN_CAST: Global<u8> = Global::new(0);
-/// The number of a call, and the offset of a load, which nothing else has: svclb-agent/src/dataplane/object/
+/// The number of a call, and the offset of a load, which nothing else has: svclb-dataplane/src/programs/object/
 /// kernel.rs replaces them.
 const CAST: usize = 0x7fff_5c1b;
 const BYTE: usize = 0x7c1b;

@@ -16,7 +16,7 @@ use svclb_core::model::{ObjectName, Update};
 
 use crate::convert::{self, Accepted, Invalid, Kind, LeftOut, ObjectId, Uid, wire};
 use crate::protobuf::{self, Encoded};
-use crate::text::short;
+use svclb_core::text::short;
 
 /// What an object says, or what is wrong with it.
 pub type Said = Result<Accepted, Invalid>;

@@ -1,7 +1,6 @@
 //! Kubernetes objects to [`svclb_core::model::Update`]s, whoever gave them: all of it is untrusted, and
 //! none of it may do more than be rejected. No I/O, no tokio, no kube, so that it can be fuzzed alone.
 //!
-//! * [`text`]: what somebody else wrote, for logs and terminals: the one place that escapes.
 //! * [`convert`]: what an object means.
 //! * [`mod@file`]: the objects in a file of YAML or JSON.
 //! * [`api`]: one object as an API server tells it.
@@ -11,4 +10,3 @@ pub mod api;
 pub mod convert;
 pub mod file;
 pub mod protobuf;
-pub mod text;

@@ -5,7 +5,7 @@
 //! whose encoding is `BTF_INT_CHAR` (`is_str_array` of its btf_dumper.c; it also wants printable
 //! ASCII up to a NUL). So the integer named `i8` gets that encoding, in place: nothing moves.
 //!
-//! Also compiled into svclb-agent's build script, so it needs nothing but std. The format is
+//! Also compiled into svclb-dataplane's build script, so it needs nothing but std. The format is
 //! include/uapi/linux/btf.h.
 
 /// `struct btf_header` up to `str_len`.

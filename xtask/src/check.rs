@@ -12,7 +12,7 @@ const BLESS: &str = "SVCLB_BLESS";
 /// The tests that hold goldens and generated files have this in their names.
 const GOLDEN: &str = "golden";
 /// How cargo shows a warning of the inner build of svclb-ebpf.
-const INNER_WARNING: &str = "warning: svclb-agent@";
+const INNER_WARNING: &str = "warning: svclb-dataplane@";
 /// All crates that are built for the host.
 const HOST: [&str; 4] = ["--workspace", "--exclude", "svclb-ebpf", "--locked"];
 
@@ -55,7 +55,7 @@ fn format() -> anyhow::Result<()> {
     shell::show(shell::cargo(["fmt", "--all", "--check"]))
 }
 
-/// Lints of all targets, and warnings of the programs for the kernel: svclb-agent's build compiles
+/// Lints of all targets, and warnings of the programs for the kernel: svclb-dataplane's build compiles
 /// them, and cargo repeats what it said also if nothing was built anew.
 fn clippy() -> anyhow::Result<()> {
     let mut clippy = shell::cargo(["clippy", "--all-targets"]);

@@ -1,7 +1,7 @@
 //! `cargo xtask`: set-up, demonstration, tests and checks. The only script language of the project.
 
 mod bench;
-// A part of svclb-agent's build script, kept and tested here.
+// A part of svclb-dataplane's build script, kept and tested here.
 #[cfg(test)]
 mod btf;
 mod check;

@@ -13,8 +13,16 @@ use crate::shell;
 /// Where they are named.
 const PAGES: [&str; 2] = ["docs/reliability.md", "docs/security.md"];
 /// Folders of crates that have tests.
-const CRATES: [&str; 6] =
-    ["svclb-common", "svclb-core", "svclb-objects", "svclb-agent", "tests", "xtask"];
+const CRATES: [&str; 8] = [
+    "svclb-common",
+    "svclb-core",
+    "svclb-objects",
+    "svclb-sources",
+    "svclb-dataplane",
+    "svclb-agent",
+    "tests",
+    "xtask",
+];
 /// Folders of a crate with Rust in them.
 const FOLDERS: [&str; 2] = ["src", "tests"];
 

@@ -5,7 +5,7 @@
 //! source, registered with rustup as [`LINKED`]. Its bitcode is linked by bpf-linker, whose LLVM must
 //! not be older than the compiler's.
 //!
-//! Also compiled into svclb-agent's build script, so that both always agree: it needs nothing but std.
+//! Also compiled into svclb-dataplane's build script, so that both always agree: it needs nothing but std.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -11,7 +11,7 @@ use crate::counts::Counts;
 use crate::{cluster, environment, fuzz, image, run, setup, shell, vm};
 
 /// Crates whose tests use the kernel as root. They come last: what fails before is easier to read.
-const PRIVILEGED: [&str; 2] = ["svclb-agent", "svclb-tests"];
+const PRIVILEGED: [&str; 4] = ["svclb-sources", "svclb-dataplane", "svclb-agent", "svclb-tests"];
 /// Order of the other crates: what is built upon comes first.
 const ORDER: [&str; 4] = ["svclb-common", "svclb-core", "svclb-objects", "xtask"];
 /// All crates that are built for the host.

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use std::os::fd::OwnedFd;
 
-use svclb_agent::dataplane::hooks::HOOKS;
-use svclb_agent::dataplane::inspect::{self, Whose};
+use svclb_dataplane::bpf::inspect::{self, Whose};
+use svclb_dataplane::hooks::HOOKS;
 use svclb_tests::Stranger;
 
 /// The kernel counts as long as this is held, for the whole machine.

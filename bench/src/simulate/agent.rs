@@ -7,16 +7,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use svclb_agent::dataplane::installed::Installed;
-use svclb_agent::dataplane::lock::Lock;
-use svclb_agent::dataplane::object::Features;
-use svclb_agent::dataplane::pins::Pins;
 use svclb_agent::reconcile::{Reconciler, Sizing};
-use svclb_agent::source::memory::{Memory, Said};
-use svclb_agent::source::{Objects, Source};
 use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{Node, Update};
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::pins::lock::Lock;
+use svclb_dataplane::programs::installed::Installed;
+use svclb_dataplane::programs::object::Features;
+use svclb_sources::memory::{Memory, Said};
+use svclb_sources::{Objects, Source};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
@@ -154,7 +154,7 @@ fn serve(places: &Places, memory: Memory, tell: oneshot::Sender<Clock>) -> anyho
         let pins = Pins::new(&places.pins);
         let lock = Lock::take(&pins)?;
         let features = Features::of_kernel()?;
-        let mut ground = Installed::new(pins.clone(), lock, places.cgroup.clone(), features, None);
+        let mut ground = Installed::new(pins.clone(), lock, places.cgroup.clone(), features, false);
         let mut source = Source::new(Objects::Memory(memory), None);
         let first = source.next().await;
         let catalog = Catalog::new(Node { name: "node-0".into(), ..Node::default() });

@@ -17,15 +17,17 @@ use svclb_core::model::Node;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use crate::dataplane::installed::{Installed, Started};
-use crate::dataplane::lock::Lock;
-use crate::dataplane::maps::{self, Maps};
-use crate::dataplane::object::Features;
-use crate::dataplane::pins::{Found, Pins};
-use crate::dataplane::{environment, foreign, meta};
 use crate::memory;
 use crate::reconcile::{Reconciler, Sizing, random_seed};
-use crate::source::Source;
+use svclb_dataplane::maps::{self, Maps};
+use svclb_dataplane::node::environment;
+use svclb_dataplane::pins::lock::Lock;
+use svclb_dataplane::pins::meta;
+use svclb_dataplane::pins::{Found, Pins};
+use svclb_dataplane::programs::foreign;
+use svclb_dataplane::programs::installed::Installed;
+use svclb_dataplane::programs::object::Features;
+use svclb_sources::Source;
 
 use super::PinsArgs;
 
@@ -86,7 +88,7 @@ pub(super) fn run(args: AgentArgs) -> Result<()> {
 }
 
 async fn serve(args: AgentArgs) -> Result<()> {
-    crate::privilege::lower(args.source.files())?;
+    svclb_dataplane::node::privileges::lower(args.source.files())?;
     let cgroup = match &args.cgroup {
         Some(cgroup) => environment::cgroup2_at(cgroup)?,
         None => environment::cgroup2_root()?,
@@ -129,7 +131,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         meta::begin(&pins.current(), std::process::id(), now()?)?;
     }
     let mut ground =
-        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log());
+        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log.log_bpf);
     let start = Start {
         row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
         catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() })
@@ -234,11 +236,6 @@ impl AgentArgs {
             );
         }
         Ok(features)
-    }
-
-    /// What is done with the programs' own log.
-    fn log(&self) -> Option<Started> {
-        self.log.log_bpf.then_some(log::start_passing_on as Started)
     }
 
     fn sizing(&self) -> Result<Sizing> {

@@ -11,13 +11,13 @@ use svclb_common::layout::{
 use svclb_core::compile::name_of;
 use svclb_core::table::{Dump, Table as _};
 
-use crate::dataplane::attach;
-use crate::dataplane::hooks::HOOKS;
-use crate::dataplane::lock::Lock;
-use crate::dataplane::maps::Maps;
-use crate::dataplane::pins::Pins;
-use crate::dataplane::places::Places;
-use crate::dataplane::sockets::{Origins, SocketOrigin};
+use svclb_dataplane::hooks::HOOKS;
+use svclb_dataplane::maps::Maps;
+use svclb_dataplane::maps::sockets::{Origins, SocketOrigin};
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::pins::lock::Lock;
+use svclb_dataplane::pins::places::Places;
+use svclb_dataplane::programs::attach;
 
 use super::output::{self, BackendView, Format, HookView, ServiceView, SocketView, StatusView};
 use super::sources::SourceView;

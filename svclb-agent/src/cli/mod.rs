@@ -13,12 +13,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use svclb_objects::text;
+use svclb_core::text;
 
-use crate::dataplane::pins::Pins;
-use crate::dataplane::{probe, trial};
-use crate::source::kube::plugin::guard;
 use output::Format;
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::probe;
+use svclb_dataplane::probe::trial;
+use svclb_sources::kube::plugin::guard;
 
 /// Gives Kubernetes Services to the processes of this node at the socket.
 #[derive(Debug, Parser)]

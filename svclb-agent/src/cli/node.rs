@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::dataplane::bpffs;
-use crate::dataplane::pins::Pins;
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::pins::bpffs;
 
 use super::{PinsArgs, list, output};
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use svclb_objects::text;
+use svclb_core::text;
 
 use super::sources::SourceView;
 

@@ -4,9 +4,9 @@
 use anyhow::{Result, bail, ensure};
 use svclb_common::layout::Meta;
 
-use crate::dataplane::attach;
-use crate::dataplane::hooks::HOOKS;
-use crate::dataplane::pins::Pins;
+use svclb_dataplane::hooks::HOOKS;
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::programs::attach;
 
 use super::list::is_running;
 use super::output;

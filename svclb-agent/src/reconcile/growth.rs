@@ -11,10 +11,11 @@ use svclb_core::size::Sizes;
 use svclb_core::table::Table;
 use tokio::time::Duration;
 
+use super::Reconciler;
 use super::parts::EFFORT;
 use super::room::random_seed;
-use super::{Ground, Reconciler};
 use crate::memory;
+use svclb_dataplane::interface::Dataplane;
 
 /// After so long these maps are changed in parts of [`SLOW`] steps: they might be changed faster than others
 /// are filled.
@@ -66,21 +67,21 @@ impl<T: Table> Reconciler<T> {
 
     /// Begins to make maps of other sizes if they are wanted, and writes the next part of those that are
     /// being filled. When they cannot be made, these stay, and it is tried again later.
-    pub(super) fn grow(&mut self, ground: &mut impl Ground<Maps = T>) -> Progress {
+    pub(super) fn grow(&mut self, dataplane: &mut impl Dataplane<Maps = T>) -> Progress {
         if self.growth.is_none() {
-            self.begin_growth(ground);
+            self.begin_growth(dataplane);
         }
-        self.advance(ground, false)
+        self.advance(dataplane, false)
     }
 
     /// Lets maps of other sizes take the place of these if they are wanted, in one piece: for an agent that
     /// starts.
-    pub fn make_room(&mut self, ground: &mut impl Ground<Maps = T>) {
-        self.begin_growth(ground);
-        while self.advance(ground, true) != Progress::None {}
+    pub fn make_room(&mut self, dataplane: &mut impl Dataplane<Maps = T>) {
+        self.begin_growth(dataplane);
+        while self.advance(dataplane, true) != Progress::None {}
     }
 
-    fn begin_growth(&mut self, ground: &mut impl Ground<Maps = T>) {
+    fn begin_growth(&mut self, dataplane: &mut impl Dataplane<Maps = T>) {
         // New maps hold what the catalog says, and that is nothing yet.
         if !self.state.is_synced() {
             return;
@@ -88,24 +89,24 @@ impl<T: Table> Reconciler<T> {
         let now = Sizes::of(self.state.meta());
         let counts = || self.catalog.counts();
         let Some(sizes) = self.room.wanted(now, counts, self.state.lacking()) else { return };
-        if let Err(error) = self.try_begin(ground, sizes) {
-            self.give_up_growth(ground, &error);
+        if let Err(error) = self.try_begin(dataplane, sizes) {
+            self.give_up_growth(dataplane, &error);
         }
     }
 
-    fn try_begin(&mut self, ground: &mut impl Ground<Maps = T>, sizes: Sizes) -> Result<()> {
+    fn try_begin(&mut self, dataplane: &mut impl Dataplane<Maps = T>, sizes: Sizes) -> Result<()> {
         let began = Instant::now();
         let meta = Meta { seed: random_seed()?, ..sizes.meta() };
         let staging = Staging::begin(&mut self.state, &self.catalog, meta);
-        ground.begin(staging.meta(), true)?;
+        dataplane.begin(staging.meta(), true)?;
         self.growth = Some(Growth { staging, table: None, sizes, began });
         Ok(())
     }
 
-    fn advance(&mut self, ground: &mut impl Ground<Maps = T>, waits: bool) -> Progress {
+    fn advance(&mut self, dataplane: &mut impl Dataplane<Maps = T>, waits: bool) -> Progress {
         let Some(mut growth) = self.growth.take() else { return Progress::None };
-        let advanced = match self.fill(&mut growth, ground, waits) {
-            Ok(None) => self.switch_to(growth, ground).map(|()| Progress::None),
+        let advanced = match self.fill(&mut growth, dataplane, waits) {
+            Ok(None) => self.switch_to(growth, dataplane).map(|()| Progress::None),
             Ok(Some(progress)) => {
                 self.growth = Some(growth);
                 Ok(progress)
@@ -113,7 +114,7 @@ impl<T: Table> Reconciler<T> {
             Err(error) => Err(error),
         };
         advanced.unwrap_or_else(|error| {
-            self.give_up_growth(ground, &error);
+            self.give_up_growth(dataplane, &error);
             Progress::None
         })
     }
@@ -122,13 +123,13 @@ impl<T: Table> Reconciler<T> {
     fn fill(
         &mut self,
         growth: &mut Growth<T>,
-        ground: &mut impl Ground<Maps = T>,
+        dataplane: &mut impl Dataplane<Maps = T>,
         waits: bool,
     ) -> Result<Option<Progress>> {
         let Growth { staging, table, .. } = growth;
         let table = match table {
             Some(table) => table,
-            None => match ground.made(waits) {
+            None => match dataplane.made(waits) {
                 Some(made) => table.insert(made?),
                 None => return Ok(Some(Progress::Thread)),
             },
@@ -142,7 +143,7 @@ impl<T: Table> Reconciler<T> {
         let has_changed = !waits && self.catalog.has_changed();
         Ok(if has_changed || !staging.is_complete(&self.state) {
             Some(Progress::Part)
-        } else if !waits && !ground.can_switch() {
+        } else if !waits && !dataplane.can_switch() {
             Some(Progress::Thread)
         } else {
             None
@@ -150,14 +151,18 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Puts the maps into use.
-    fn switch_to(&mut self, growth: Growth<T>, ground: &mut impl Ground<Maps = T>) -> Result<()> {
+    fn switch_to(
+        &mut self,
+        growth: Growth<T>,
+        dataplane: &mut impl Dataplane<Maps = T>,
+    ) -> Result<()> {
         let Growth { staging, table, sizes, began } = growth;
         let mut table = table.context("no maps were made")?;
         let now = Sizes::of(self.state.meta());
         let steps = staging.steps();
         let finished = staging.finish(&mut table, &self.state, &mut self.catalog);
         let (state, rejected) = finished.context("cannot fill them")?;
-        ground.switch(&mut table)?;
+        dataplane.switch(&mut table)?;
         (self.state, self.table) = (state, table);
         // Lines and slots that rest are the old maps'.
         self.rests.forget();
@@ -177,8 +182,8 @@ impl<T: Table> Reconciler<T> {
         Ok(())
     }
 
-    fn give_up_growth(&mut self, ground: &mut impl Ground<Maps = T>, error: &Error) {
-        ground.abandon();
+    fn give_up_growth(&mut self, dataplane: &mut impl Dataplane<Maps = T>, error: &Error) {
+        dataplane.abandon();
         self.state.abandon_staging();
         if let Some(error) = self.room.failed(error) {
             tracing::error!(

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use svclb_common::layout::BackendKey;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::ground::Remembered;
+use svclb_dataplane::interface::Remembered;
 
 /// The part of a review that is under way elsewhere.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use svclb_core::size::Sizes;
 use svclb_core::table::Table;
 
 use super::Reconciler;
-use crate::source::{Batch, Source};
+use svclb_sources::{Batch, Source};
 
 /// How much one part does, in steps: some milliseconds.
 pub(super) const EFFORT: usize = 2_000;

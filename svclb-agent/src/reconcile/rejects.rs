@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::source::Reject;
+use svclb_sources::Reject;
 
 /// How many lines of one origin may be logged at once; after them one each second.
 const AT_ONCE: usize = 20;
@@ -109,7 +109,7 @@ mod tests {
     use svclb_core::model::ObjectName;
 
     use super::*;
-    use crate::source::convert::{Invalid, Kind, ObjectId};
+    use svclb_objects::convert::{Invalid, Kind, ObjectId};
 
     fn reject(namespace: &str, name: usize, problem: &str) -> Reject {
         let name = ObjectName::new(namespace, &name.to_string());

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::{RETRY, Retry};
-use crate::dataplane::grace::Grace;
+use svclb_dataplane::bpf::grace::Grace;
 
 /// So soon after one wait no other begins, unless somebody needs the room: each takes a thread and the
 /// kernel longer than a small change does.

@@ -7,6 +7,8 @@ use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, S
 use svclb_core::table::{Failing, Key, Memory};
 
 use super::parts::delay;
+use svclb_dataplane::interface::Remembered;
+
 use super::*;
 
 /// A reconciler over memory that has written one Service.
@@ -34,9 +36,9 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
     reconciler
 }
 
-/// A ground that makes maps in memory.
+/// A dataplane that makes maps in memory.
 #[derive(Default)]
-struct Ground {
+struct FakeDataplane {
     begun: Option<Meta>,
     made: usize,
     /// The threads that make maps and load programs are at work.
@@ -44,7 +46,7 @@ struct Ground {
     abandoned: usize,
 }
 
-impl super::Ground for Ground {
+impl Dataplane for FakeDataplane {
     type Maps = Failing<Memory>;
 
     fn shared_origins(&self) -> Result<Option<u32>> {
@@ -118,9 +120,9 @@ fn over_full_maps() -> Reconciler<Failing<Memory>> {
 async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_served() {
     let mut reconciler = over_full_maps();
     assert!(reconciler.state.lacking().count() > 0, "one does not fit");
-    let mut ground = Ground::default();
-    reconciler.make_room(&mut ground);
-    assert_eq!((ground.made, reconciler.state.lacking().count()), (1, 0));
+    let mut dataplane = FakeDataplane::default();
+    reconciler.make_room(&mut dataplane);
+    assert_eq!((dataplane.made, reconciler.state.lacking().count()), (1, 0));
     let hello = ObjectName::new("default", "hello");
     let retained = reconciler.catalog.retained().map(|it| it.object.clone());
     assert_eq!(retained.collect::<Vec<_>>(), std::slice::from_ref(&hello));
@@ -137,12 +139,12 @@ async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_s
 #[tokio::test]
 async fn an_agent_over_full_maps_places_its_probe_though_a_service_is_rejected() {
     let mut reconciler = over_full_maps();
-    let mut ground = Ground::default();
+    let mut dataplane = FakeDataplane::default();
     reconciler.proving = true;
     reconciler.update(probe::appear());
     reconciler.pass();
-    reconciler.make_room(&mut ground);
-    assert!(reconciler.prove(&mut ground).unwrap(), "it is ready");
+    reconciler.make_room(&mut dataplane);
+    assert!(reconciler.prove(&mut dataplane).unwrap(), "it is ready");
 }
 
 /// `default/hello` has one endpoint, at 10.0.0.`last`.
@@ -179,20 +181,20 @@ fn written(reconciler: &mut Reconciler<Failing<Memory>>) -> Vec<u8> {
 #[tokio::test]
 async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loaded() {
     let mut reconciler = reconciler();
-    let mut ground = Ground { is_slow: true, ..Ground::default() };
+    let mut dataplane = FakeDataplane { is_slow: true, ..FakeDataplane::default() };
     reconciler.hear(Batch::of(vec![large()]));
     reconciler.begin();
     for last in 2..6 {
-        assert_eq!(reconciler.grow(&mut ground), Progress::Thread, "the maps are being made");
+        assert_eq!(reconciler.grow(&mut dataplane), Progress::Thread, "the maps are being made");
         reconciler.hear(Batch::of(vec![endpoint(last)]));
         reconciler.begin();
         assert_eq!(written(&mut reconciler), [last]);
     }
-    ground.is_slow = false;
-    while reconciler.grow(&mut ground) != Progress::None {
-        ground.is_slow = !ground.is_slow;
+    dataplane.is_slow = false;
+    while reconciler.grow(&mut dataplane) != Progress::None {
+        dataplane.is_slow = !dataplane.is_slow;
     }
-    assert_eq!((ground.made, ground.abandoned), (1, 0));
+    assert_eq!((dataplane.made, dataplane.abandoned), (1, 0));
     assert_eq!(reconciler.state.lacking().count(), 0);
     assert_eq!(written(&mut reconciler), [5], "the new maps have the last change");
     assert_eq!(reconciler.table.load().unwrap().frontends.len(), 21);
@@ -201,34 +203,34 @@ async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loade
 #[tokio::test]
 async fn maps_do_not_switch_between_a_batch_and_the_part_that_writes_it() {
     let mut reconciler = reconciler();
-    let mut ground = Ground { is_slow: true, ..Ground::default() };
+    let mut dataplane = FakeDataplane { is_slow: true, ..FakeDataplane::default() };
     reconciler.hear(Batch::of(vec![large()]));
     reconciler.begin();
-    assert_eq!(reconciler.grow(&mut ground), Progress::Thread);
-    ground.is_slow = false;
+    assert_eq!(reconciler.grow(&mut dataplane), Progress::Thread);
+    dataplane.is_slow = false;
     // It took long to take in, and its first part is another step.
     reconciler.hear(Batch::of(vec![endpoint(2)]));
-    assert_eq!(reconciler.grow(&mut ground), Progress::Part, "the new maps do not know of it");
+    assert_eq!(reconciler.grow(&mut dataplane), Progress::Part, "the new maps do not know of it");
     reconciler.go_on();
-    assert_eq!(reconciler.grow(&mut ground), Progress::None);
+    assert_eq!(reconciler.grow(&mut dataplane), Progress::None);
     assert_eq!(written(&mut reconciler), [2]);
 }
 
 #[tokio::test]
 async fn larger_maps_that_cannot_be_filled_are_abandoned_and_made_again_later() {
     let mut reconciler = reconciler();
-    let mut ground = Ground { is_slow: true, ..Ground::default() };
+    let mut dataplane = FakeDataplane { is_slow: true, ..FakeDataplane::default() };
     reconciler.hear(Batch::of(vec![large()]));
     reconciler.begin();
-    assert_eq!(reconciler.grow(&mut ground), Progress::Thread);
+    assert_eq!(reconciler.grow(&mut dataplane), Progress::Thread);
     // The thread ends without maps.
-    (ground.is_slow, ground.begun) = (false, None);
-    assert_eq!(reconciler.grow(&mut ground), Progress::None);
-    assert_eq!((ground.made, ground.abandoned), (1, 1));
+    (dataplane.is_slow, dataplane.begun) = (false, None);
+    assert_eq!(reconciler.grow(&mut dataplane), Progress::None);
+    assert_eq!((dataplane.made, dataplane.abandoned), (1, 1));
     reconciler.hear(Batch::of(vec![endpoint(2)]));
     reconciler.begin();
     assert_eq!(written(&mut reconciler), [2]);
-    assert_eq!(reconciler.grow(&mut ground), Progress::None, "not at once");
+    assert_eq!(reconciler.grow(&mut dataplane), Progress::None, "not at once");
     assert!(reconciler.room.later().is_some());
 }
 

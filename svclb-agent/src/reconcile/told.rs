@@ -12,7 +12,7 @@ use svclb_core::model::{ObjectName, ServiceKey};
 use svclb_core::plan::{Pass, Why};
 
 use super::rejects::{Rate, RejectLog};
-use crate::source::convert::Skipped;
+use svclb_objects::convert::Skipped;
 
 /// How many steps that failed are told at once. The others are told at the next tries, so that a fault of
 /// the maps as a whole floods no log.

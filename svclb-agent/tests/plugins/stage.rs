@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use svclb_agent::source::kube::plugin::Limits;
-use svclb_agent::source::kube::{Kube, SILENCE, Settings};
 use svclb_core::budget::Budget;
+use svclb_sources::kube::plugin::Limits;
+use svclb_sources::kube::{Kube, SILENCE, Settings};
 use tempfile::TempDir;
 
 /// Nothing takes so long unless it is broken.

@@ -14,8 +14,8 @@ use serde_json::Value;
 use svclb_core::model::{ObjectName, Update};
 
 use crate::convert::{self, Accepted, Ignored, Invalid, Kind, ObjectId, Skipped, Uid};
-use crate::text::{line, short};
 use documents::Unreadable;
+use svclb_core::text::{line, short};
 
 /// How many rejects of a file are told one by one. A value that is no object takes two bytes of a file,
 /// and what is said of it hundreds.

@@ -128,7 +128,7 @@ fn object<T: Wire>(text: &str, node: &mut TestNode) -> bool {
         Ok(accepted) => accepted,
         Err(invalid) => {
             let told = invalid.to_string();
-            assert_eq!(svclb_objects::text::line(&told), told);
+            assert_eq!(svclb_core::text::line(&told), told);
             assert!(told.len() < 10_000);
             return false;
         }

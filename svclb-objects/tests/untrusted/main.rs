@@ -138,7 +138,7 @@ fn in_a_file(
     counts.rejected += held.standing as u64;
     for reject in &held.rejects {
         let told = reject.to_string();
-        assert_eq!(svclb_objects::text::line(&told), told);
+        assert_eq!(svclb_core::text::line(&told), told);
         assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
     }
     for (object, Object { update, document, .. }) in held.objects {
@@ -178,14 +178,14 @@ fn by_an_api_server(objects: &[(Kind, Value)], node: &mut TestNode) {
                 assert_eq!(read.name, of.map(|object| object.name));
                 if let Some(ignored) = left_out.ignored {
                     let told = ignored.to_string();
-                    assert_eq!(svclb_objects::text::line(&told), told);
+                    assert_eq!(svclb_core::text::line(&told), told);
                     assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
                 }
                 node.take(update, [object]);
             }
             Err(invalid) => {
                 let told = invalid.to_string();
-                assert_eq!(svclb_objects::text::line(&told), told);
+                assert_eq!(svclb_core::text::line(&told), told);
                 assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
             }
         }

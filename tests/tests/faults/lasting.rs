@@ -69,7 +69,7 @@ fn fail_for_a_while(name: &str, error: i32, rows: &[Lasting]) {
             stage.world.remove("default/goes");
             let waits = match error {
                 libc::E2BIG => stage.wait_for_waits(3, waits_for_larger_maps),
-                _ => stage.wait_for_waits(5, waits),
+                _ => stage.wait_for_waits(6, waits),
             };
             let changing = if changes { &new } else { &old };
             assert_eq!(stage.answers("10.96.0.11:80"), *changing, "{row}: one that changes");

@@ -12,7 +12,7 @@ use crate::{provider, shell};
 pub(super) const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
 /// What is between them.
 pub(super) const SEPARATOR: &str = "\x1f";
-/// Flags for the compiler of the programs for the kernel, read by svclb-agent's build script.
+/// Flags for the compiler of the programs for the kernel, read by svclb-dataplane's build script.
 pub(super) const KERNEL_FLAGS: &str = "SVCLB_BPF_RUSTFLAGS";
 
 /// Folders, and what stands for each. A later one may be in an earlier one.

@@ -54,8 +54,11 @@ const SKIPPED: [(&str, &str); 6] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),
     ("two_hundred_thousand_sockets_leave_nothing", "load"),
     ("programs_are_replaced_100_times_under_load", "load"),
-    ("source::kube", "of svclb-agent: about a protocol, not a kernel"),
-    ("every_map_type_lies_in_the_kernel", "of svclb-agent: about the object's file, not a kernel"),
+    ("kube::", "of svclb-sources: about a protocol, not a kernel"),
+    (
+        "every_map_type_lies_in_the_kernel",
+        "of svclb-dataplane: about the object's file, not a kernel",
+    ),
     ("histories", "of svclb-common: thousands of random histories, minutes in an emulator"),
 ];
 /// Those that run on an architecture that is emulated from another, where guests are the slowest.

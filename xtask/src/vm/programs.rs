@@ -52,8 +52,11 @@ impl Programs {
         let variables = if is_host { &[][..] } else { &variables };
         let mut arguments = vec!["--package", TESTS, "--package", "svclb-common", "--no-run"];
         match is_host {
-            // Its own tests on the kernel: rights, pins.
-            true => arguments.extend(["--package", "svclb-agent"]),
+            // Their own tests on the kernel: rights, pins, files, interfaces.
+            true => {
+                let crates = ["svclb-sources", "svclb-dataplane", "svclb-agent"];
+                arguments.extend(crates.into_iter().flat_map(|name| ["--package", name]));
+            }
             false => arguments.extend(["--target", target]),
         }
         shell::say(&format!("building the tests for guests ({})", arch.name()));

@@ -4,12 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 
-use aya::Ebpf;
-use aya_log::EbpfLogger;
 use clap::{Args, ValueEnum};
-use svclb_objects::text;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use svclb_core::text;
 use tracing::Dispatch;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
@@ -126,22 +122,6 @@ impl<W: Write> Write for Clean<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.stream.flush()
-    }
-}
-
-/// Passes the log of these hooks on from now, until the agent ends or others take their place.
-pub(super) fn start_passing_on(object: &mut Ebpf) -> anyhow::Result<()> {
-    tokio::spawn(pass_on(EbpfLogger::init(object)?));
-    Ok(())
-}
-
-async fn pass_on(logger: EbpfLogger<&'static dyn log::Log>) {
-    // SAFETY: the logger owns its ring buffer's descriptor and never gives another one.
-    let ring = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-    let Ok(mut ring) = ring else { return };
-    while let Ok(mut guard) = ring.readable_mut().await {
-        guard.get_inner_mut().flush();
-        guard.clear_ready();
     }
 }
 

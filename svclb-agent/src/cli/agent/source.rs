@@ -9,11 +9,11 @@ use http::Uri;
 use ipnet::IpNet;
 use svclb_core::budget::Budget;
 
-use crate::source::files::Files;
-use crate::source::interfaces::Interfaces;
-use crate::source::kube::plugin::Limits;
-use crate::source::kube::{Kube, SILENCE, Settings};
-use crate::source::{Objects, Source};
+use svclb_sources::files::Files;
+use svclb_sources::interfaces::Interfaces;
+use svclb_sources::kube::plugin::Limits;
+use svclb_sources::kube::{Kube, SILENCE, Settings};
+use svclb_sources::{Objects, Source};
 
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {

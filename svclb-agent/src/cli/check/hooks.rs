@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::dataplane::hooks::{HOOKS, Hook};
-use crate::dataplane::inspect::{self, Link, Whose};
-use crate::dataplane::pins::Pins;
-use crate::dataplane::programs::{self, Program};
-use crate::dataplane::{cgroups, foreign};
+use svclb_dataplane::bpf::inspect::{self, Link, Whose};
+use svclb_dataplane::hooks::{HOOKS, Hook};
+use svclb_dataplane::node::cgroups;
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::programs::foreign;
+use svclb_dataplane::programs::loaded::{self, Program};
 
 use super::Finding;
 
@@ -55,7 +56,7 @@ pub(super) fn findings(pins: &Pins, findings: &mut Vec<Finding>) -> Option<PathB
             Finding::error(check, text).advice("`svclb uninstall`, then start one `svclb agent`"),
         );
     }
-    let known = programs::all();
+    let known = loaded::all();
     findings.push(behind(pins, &links, &known));
     findings.push(match &one {
         Some(folder) => others(folder, &links, &known),

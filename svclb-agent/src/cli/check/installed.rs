@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use svclb_common::layout::Meta;
 
-use crate::dataplane::pins::Pins;
-use crate::dataplane::{environment, lock, own};
+use svclb_dataplane::node::environment;
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::pins::lock;
+use svclb_dataplane::pins::own;
 
 use super::super::list::is_running;
 use super::super::sources::SourceView;

@@ -6,9 +6,11 @@ use std::path::Path;
 
 use caps::{CapSet, Capability};
 
-use crate::dataplane::object::Features;
-use crate::dataplane::{cgroups, environment, kernel};
-use crate::privilege;
+use svclb_dataplane::node::cgroups;
+use svclb_dataplane::node::environment;
+use svclb_dataplane::node::kernel;
+use svclb_dataplane::node::privileges;
+use svclb_dataplane::programs::object::Features;
 
 use super::Finding;
 
@@ -27,17 +29,17 @@ pub(super) fn kernel() -> Finding {
 
 /// What this command may do: less than an agent is enough, and what it then cannot look at it says.
 pub(super) fn capabilities() -> Finding {
-    match (privilege::missing(privilege::has), caps::read(None, CapSet::Effective)) {
+    match (privileges::missing(privileges::has), caps::read(None, CapSet::Effective)) {
         (Ok(missing), Ok(held)) if missing.is_empty() => {
             let of_agent = |capability: &&Capability| {
                 **capability == Capability::CAP_SYS_ADMIN
-                    || privilege::NEEDS.iter().any(|need| need.capability == **capability)
+                    || privileges::NEEDS.iter().any(|need| need.capability == **capability)
             };
-            let names = privilege::names(held.iter().filter(of_agent));
+            let names = privileges::names(held.iter().filter(of_agent));
             Finding::ok("capabilities", format!("this command has {names}"))
         }
         (Ok(missing), Ok(_)) => {
-            let names = privilege::names(&missing);
+            let names = privileges::names(&missing);
             Finding::warning("capabilities", format!("this command lacks {names}"))
                 .advice("an agent cannot start so, and some of what follows is not looked at")
         }

@@ -8,9 +8,9 @@ use anyhow::Result;
 use svclb_common::layout::{LineFlags, Protocol, Scope};
 use svclb_core::table::{Dump, Table as _};
 
-use crate::dataplane::maps::Maps;
-use crate::dataplane::pins::Pins;
-use crate::dataplane::trial::{self, Trial};
+use svclb_dataplane::maps::Maps;
+use svclb_dataplane::pins::Pins;
+use svclb_dataplane::probe::trial::{self, Trial};
 
 use super::Finding;
 

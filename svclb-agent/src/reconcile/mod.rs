@@ -1,0 +1,440 @@
+//! One task that owns catalog, mirror and maps, and brings them together pass by pass.
+//!
+//! No lock and no shared state: a source says what changed, a pass writes it, what the pass freed rests
+//! beside, and an audit looks now and then whether somebody else changed the maps.
+
+mod changes;
+mod growth;
+mod marks;
+mod parts;
+mod rejects;
+mod rests;
+mod retry;
+mod room;
+mod told;
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, anyhow};
+use svclb_common::layout::{Meta, ServiceRow, SourceRow};
+use svclb_core::catalog::Catalog;
+use svclb_core::model::{ObjectName, Update};
+use svclb_core::plan::{self, Pass, Resting, State};
+use svclb_core::size::Sizes;
+use svclb_core::table::{Dump, Row, Table, TableError};
+
+use crate::memory;
+use changes::Changes;
+use growth::{Growth, Progress};
+use marks::Marks;
+use parts::UnderWay;
+use rests::Rests;
+use retry::{Retry, pause};
+use room::Room;
+pub use room::{Sizing, random_seed};
+use svclb_dataplane::interface::Dataplane;
+use svclb_dataplane::probe;
+use svclb_sources::{Batch, Source};
+use told::Told;
+
+/// How often hooks and pins are looked after: some twenty short system calls.
+const LOOK: Duration = Duration::from_secs(2);
+/// A batch that took so long to take in is written after the next one is taken in, if there is one.
+const LONG: Duration = Duration::from_millis(5);
+/// When a source was heard is written without another change once it is so many seconds out of date.
+const RECORD: u64 = 10;
+/// The first and the longest wait before a pass that failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Keeps maps in step with a catalog.
+#[derive(Debug)]
+pub struct Reconciler<T> {
+    catalog: Catalog,
+    state: State,
+    table: T,
+    rests: Rests,
+    marks: Marks,
+    told: Told,
+    changes: Changes,
+    retry: Option<Retry>,
+    /// What the parts of the pass did that is under way.
+    under_way: UnderWay,
+    /// The last audit could not put everything right: the next try is one.
+    unhealed: bool,
+    /// The catalog has the probe's service, and no connect to it was seen yet.
+    proving: bool,
+    room: Room,
+    growth: Option<Growth<T>>,
+    /// What happened before is nobody's delay.
+    started: SystemTime,
+}
+
+/// Takes what a source says into the catalog, and tells what was rejected or left out.
+fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
+    told.rejects.add(&batch.rejects);
+    told.skipped(batch.skipped);
+    if batch.whole {
+        catalog.replace(batch.updates);
+    } else {
+        for update in batch.updates {
+            catalog.apply(update);
+        }
+    }
+    if let Some(unread) = batch.unread {
+        catalog.set_unread(unread);
+    }
+}
+
+impl<T: Table> Reconciler<T> {
+    fn new(catalog: Catalog, state: State, table: T, sizing: Sizing) -> Result<Self> {
+        Ok(Self {
+            catalog,
+            state,
+            table,
+            rests: Rests::new()?,
+            marks: Marks::default(),
+            told: Told::default(),
+            changes: Changes::default(),
+            retry: None,
+            under_way: UnderWay::default(),
+            unhealed: false,
+            proving: false,
+            room: Room::new(sizing),
+            growth: None,
+            started: SystemTime::now(),
+        })
+    }
+
+    /// Takes over the maps of an earlier agent, and puts right what does not fit together. Until the
+    /// first batch is heard they stay as they are. `row` says who the agent is.
+    ///
+    /// # Errors
+    /// When the maps cannot be read or written.
+    pub fn over(catalog: Catalog, mut table: T, row: &Meta, sizing: Sizing) -> Result<Self> {
+        let dump = table.load().context("cannot read the maps")?;
+        let row = Meta { agent: row.agent, agent_started: row.agent_started, ..dump.meta };
+        let (mut state, heal) = plan::load(&dump, row);
+        state.set_synced(false);
+        let mut reconciler = Self::new(catalog, state, table, sizing)?;
+        // What an agent freed just before it died may still be in a running program's hands.
+        reconciler.rests.wait()?;
+        let (state, table) = (&mut reconciler.state, &mut reconciler.table);
+        table.put(&Row::Meta(*state.meta())).context("cannot write svclb_meta")?;
+        if !heal.is_empty() {
+            tracing::warn!(
+                steps = heal.len(),
+                "putting right what did not fit together in the maps"
+            );
+        }
+        if let Err(error) = state.heal(table, &heal) {
+            tracing::error!("cannot put the maps right; it is tried again: {error}");
+            reconciler.unhealed = true;
+            reconciler.back_off();
+        }
+        Ok(reconciler)
+    }
+
+    /// Fills new maps with what a source said first, and puts them into use: where there are none, or
+    /// only such as cannot be used. `ids` are the rows of services that those have, `row` says who the
+    /// agent is.
+    ///
+    /// # Errors
+    /// When they cannot be made or filled.
+    pub fn anew(
+        mut catalog: Catalog,
+        dataplane: &mut impl Dataplane<Maps = T>,
+        first: Batch,
+        row: &Meta,
+        ids: Option<&[(u32, ServiceRow)]>,
+        sizing: Sizing,
+    ) -> Result<Self> {
+        let mut told = Told::default();
+        hear(&mut catalog, &mut told, first);
+        told.lost(ids.unwrap_or_default(), &catalog);
+        let sizes = sizing.of(catalog.counts());
+        let origins = dataplane.shared_origins()?.unwrap_or(sizes.origins);
+        let sizes = Sizes { origins, ..sizes };
+        let row = Meta {
+            agent: row.agent,
+            agent_started: row.agent_started,
+            first_generation: row.first_generation,
+            seed: random_seed()?,
+            ..sizes.meta()
+        };
+        let state = State::renewed(ids.unwrap_or_default(), row);
+        dataplane.begin(state.meta(), ids.is_some())?;
+        let table = dataplane.made(true).context("no maps are being made")??;
+        let mut reconciler = Self { told, ..Self::new(catalog, state, table, sizing)? };
+        let done = reconciler.pass();
+        if let Err(error) = complete(&reconciler.state, &mut reconciler.table, done) {
+            dataplane.abandon();
+            return Err(error).context("cannot fill the maps");
+        }
+        reconciler.state.settle();
+        dataplane.switch(&mut reconciler.table)?;
+        Ok(reconciler)
+    }
+
+    /// Takes in what a source says.
+    pub fn hear(&mut self, batch: Batch) {
+        let is_whole = batch.whole;
+        hear(&mut self.catalog, &mut self.told, batch);
+        if is_whole {
+            // What the source cannot read is as an earlier agent wrote it.
+            let earlier = self.state.take_earlier(|service| self.catalog.misses(service));
+            self.catalog.retain(earlier);
+            // What the maps hold and the source does not have is gone.
+            self.state.set_synced(true);
+            self.catalog.mark(self.state.objects().cloned().collect::<Vec<_>>());
+            self.room.look_for_waste();
+        }
+        if self.proving {
+            self.update(probe::appear());
+        }
+    }
+
+    /// Takes changes in.
+    fn update(&mut self, updates: Vec<Update>) {
+        for update in updates {
+            self.catalog.apply(update);
+        }
+    }
+
+    /// Connects to the probe's service, if the maps have it, and says in them that this was translated.
+    /// Gives whether it did: without room, or where something cannot be written or attached yet, that has
+    /// to wait.
+    ///
+    /// # Errors
+    /// When the connect was not translated, or that cannot be written.
+    fn prove(&mut self, dataplane: &mut impl Dataplane<Maps = T>) -> Result<bool> {
+        let name = probe::name();
+        let is_due = self.catalog.is_marked(&name) || self.state.has_turn(&name);
+        let is_there = self.state.has(&name) && !is_due;
+        if !is_there || !dataplane.is_whole() {
+            return Ok(false);
+        }
+        dataplane.prove()?;
+        self.proving = false;
+        self.update(probe::vanish());
+        self.begin();
+        self.state.prove(&mut self.table).context("cannot write svclb_meta")?;
+        // All that the start did is told before it is ready.
+        self.changes.tell();
+        Ok(true)
+    }
+
+    /// Sets when what failed is tried again, each time later.
+    fn back_off(&mut self) {
+        self.retry = Some(Retry::after(self.retry, RETRY));
+    }
+
+    /// What has rested is free again: what did not fit may fit now, and is looked at again.
+    fn rested(&mut self, rested: io::Result<Vec<Resting>>) {
+        self.told.rest(&rested);
+        let Ok(resting) = rested else { return };
+        resting.into_iter().for_each(|resting| self.state.rested(resting));
+        let rejected: Vec<ObjectName> =
+            self.told.standing().map(|service| service.object.clone()).collect();
+        self.catalog.mark(rejected);
+        if self.catalog.is_dirty() {
+            self.begin();
+        }
+    }
+
+    /// Writes when the sources were heard, if what the maps say of it is too old.
+    fn record(&mut self, source: &Source) {
+        let sources = source.rows();
+        self.state.set_sources(sources);
+        let rows = self.state.meta().sources.into_iter().zip(sources);
+        if rows.into_iter().any(|(old, new)| is_out_of_date(&old, &new))
+            && let Err(error) = self.state.record_sources(&mut self.table)
+        {
+            tracing::error!("cannot write when the sources were heard; trying again: {error}");
+            self.state.count_failure();
+        }
+    }
+
+    /// Follows a source until it is dropped, on this dataplane. `audit` is how often the maps are compared
+    /// with what they should hold. `ready` is told when a connect was seen translated, and whether the
+    /// sources are known by then; once more when they are, if they were not.
+    ///
+    /// # Errors
+    /// When the maps are lost to this agent: it has to start again.
+    pub async fn run(
+        mut self,
+        mut source: Source,
+        mut dataplane: impl Dataplane<Maps = T>,
+        audit: Duration,
+        mut ready: impl FnMut(bool) -> Result<()>,
+    ) -> Result<()> {
+        self.proving = true;
+        self.update(probe::appear());
+        self.pass();
+        if !self.prove(&mut dataplane)? {
+            tracing::warn!(
+                "not ready: a connect of the agent's own cannot be tried yet; what the maps hold is \
+                 served, and it is tried again"
+            );
+        }
+        let mut audit = tokio::time::interval(audit);
+        audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        audit.reset();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        memory::give_back();
+        let mut announced = None;
+        loop {
+            let state = (!self.proving).then_some(self.state.is_synced());
+            if let Some(is_synced) = state.filter(|_| state != announced) {
+                announced = state;
+                ready(is_synced)?;
+            }
+            let growth = self.grow(&mut dataplane);
+            self.rests.start(self.state.waits_for_rest());
+            let has_more = self.has_more() || growth == Progress::Part;
+            tokio::select! {
+                batch = parts::next(&mut source, has_more) => match batch {
+                    Some(batch) => {
+                        self.state.set_sources(source.rows());
+                        let start = Instant::now();
+                        self.hear(batch);
+                        // The source's next batch must not wait for both, and joins the part.
+                        if start.elapsed() < LONG {
+                            self.begin();
+                        } else {
+                            self.catalog.recall();
+                        }
+                    }
+                    None if self.has_more() => self.go_on(),
+                    None => {}
+                },
+                rested = self.rests.ended() => self.rested(rested?),
+                () = pause(self.retry) => {
+                    if self.unhealed && self.growth.is_none() {
+                        self.audit();
+                    } else {
+                        self.begin();
+                    }
+                }
+                () = pause(self.room.later()) => {}
+                () = growth.pause() => {}
+                _ = look.tick() => {
+                    self.changes.tell();
+                    self.told.log_due();
+                    self.record(&source);
+                    dataplane.look_after()?;
+                    if self.proving {
+                        self.prove(&mut dataplane)?;
+                    }
+                }
+                remembered = self.marks.ended() => match remembered {
+                    Ok(remembered) => dataplane.finish_marks(&mut self.table, &remembered),
+                    Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
+                },
+                // What is half done would be taken for another program's doing.
+                _ = audit.tick(), if !has_more && growth == Progress::None => {
+                    self.audit();
+                    self.review_marks(&dataplane);
+                    dataplane.audit_shares();
+                }
+            }
+        }
+    }
+
+    /// Begins a review of the index's marks, where all is written that was to be: a backend may be given by
+    /// a line whose generation has not moved yet after its row was removed.
+    fn review_marks(&mut self, dataplane: &impl Dataplane<Maps = T>) {
+        let is_done = self.retry.is_none() && !self.unhealed && !self.catalog.is_dirty();
+        if !is_done || self.marks.are_reviewed() {
+            return;
+        }
+        match dataplane.begin_marks(&mut self.table) {
+            Ok(Some(remembered)) => self.marks.start(remembered),
+            Ok(None) => {}
+            Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
+        }
+    }
+
+    /// Every Service object that is wanted or written.
+    fn all(&self) -> Vec<ObjectName> {
+        self.catalog.objects().chain(self.state.objects()).cloned().collect()
+    }
+
+    /// What the maps hold; nothing, where they may be right and are.
+    fn differing(&mut self, may_be_right: bool) -> Result<Option<Dump>, TableError> {
+        if may_be_right && self.state.is_held_by(&mut self.table)? {
+            return Ok(None);
+        }
+        self.table.load().map(Some)
+    }
+
+    /// Compares the maps with what they should hold, and puts right what somebody else changed.
+    fn audit(&mut self) {
+        // What we have not yet done ourselves is nobody else's doing.
+        let is_done = self.retry.is_none() && !self.catalog.is_dirty() && !self.has_more();
+        let dump = match self.differing(is_done && !self.unhealed) {
+            Ok(Some(dump)) => dump,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the maps to compare them");
+                self.state.count_failure();
+                self.pass();
+                if self.unhealed {
+                    self.back_off();
+                }
+                return;
+            }
+        };
+        // That one row is written as a whole, and nobody else's business.
+        let is_ours = dump.meta == *self.state.meta();
+        let (state, heal) = self.state.reload(&dump);
+        self.state = state;
+        let row = Row::Meta(*self.state.meta());
+        let told = if is_ours { Ok(()) } else { self.table.put(&row) };
+        let healed = self.state.heal(&mut self.table, &heal).and(told);
+        self.unhealed = healed.is_err();
+        if let Err(error) = healed {
+            tracing::error!(%error, "cannot put the maps right; it is tried again");
+            self.state.count_failure();
+        }
+        // Until the sources are known, what the maps hold is not looked at.
+        let all = match self.state.is_synced() {
+            true => self.all(),
+            false => self.catalog.objects().cloned().collect(),
+        };
+        self.catalog.mark(all);
+        let done = self.pass();
+        if self.unhealed && done.failed.is_empty() {
+            self.back_off();
+        }
+        let steps = done.steps + heal.len() + usize::from(!is_ours);
+        if steps > 0 && is_done && !self.unhealed {
+            tracing::warn!(steps, "somebody else changed the maps; they are right again");
+        }
+        memory::give_back();
+    }
+}
+
+/// Whether what the maps say of a source is worth a write of its own: the time moves with every event.
+fn is_out_of_date(old: &SourceRow, new: &SourceRow) -> bool {
+    let SourceRow { heard, .. } = *old;
+    let is_same = *old == SourceRow { heard, ..*new };
+    !is_same || heard != new.heard && (heard == 0 || new.heard >= heard + RECORD)
+}
+
+/// Writes the rest of new maps. Gives the pass that filled them, if they can take the place of those that
+/// were: no step failed, and who was served there is here.
+fn complete(state: &State, table: &mut impl Table, mut done: Pass) -> Result<Pass> {
+    if let Some(failed) = done.failed.pop() {
+        return Err(failed.error.into());
+    }
+    table.flush()?;
+    match done.rejected.iter().find(|rejected| state.had(&rejected.service)) {
+        Some(lost) => Err(anyhow!("not all that is served fits: {}", lost.why)),
+        None => Ok(done),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! Many rows of a hash map, or values of an array, in one call: bpf(2)'s batches (5.6), for which aya 0.14
+//! has none.
+
+use std::io;
+use std::mem::zeroed;
+use std::os::fd::BorrowedFd;
+
+use aya_obj::generated::bpf_cmd;
+
+use crate::bpf::sys;
+use crate::bpf::value::MapValue;
+
+/// How many rows a call takes or gives.
+pub(crate) const ROWS: usize = 4096;
+
+/// Shows every row, in no order: so many at a time, or more where the kernel gives more together. One that
+/// changes meanwhile is shown as it was or as it is.
+pub(crate) fn read<K: MapValue, V: MapValue>(
+    room: usize,
+    map: BorrowedFd<'_>,
+    see: &mut dyn FnMut(&K, &V),
+) -> io::Result<()> {
+    let map = sys::fd(map)?;
+    // Where the next call goes on: a number that means something to the kernel only.
+    let (mut from, mut to) = (None::<u32>, 0_u32);
+    // SAFETY: any bit pattern is a value of either type.
+    let (mut keys, mut values): (Vec<K>, Vec<V>) =
+        unsafe { (vec![zeroed(); room], vec![zeroed(); room]) };
+    loop {
+        let mut attr = sys::empty();
+        // SAFETY: these are the fields of the command.
+        let batch = unsafe { &mut attr.batch };
+        batch.in_batch = from.as_ref().map_or(0, |from| std::ptr::from_ref(from) as u64);
+        batch.out_batch = (&raw mut to) as u64;
+        batch.keys = keys.as_mut_ptr() as u64;
+        batch.values = values.as_mut_ptr() as u64;
+        batch.count = u32::try_from(keys.len()).map_err(io::Error::other)?;
+        batch.map_fd = map;
+        // SAFETY: the buffers live through the call and hold as many as it says, of the map's sizes.
+        let done = unsafe { sys::bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        // SAFETY: the field that this command writes.
+        let count = unsafe { attr.batch.count } as usize;
+        let mut show =
+            || keys.iter().zip(&values).take(count).for_each(|(key, value)| see(key, value));
+        match done.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(_) => show(),
+            // These were the last.
+            Err((Some(libc::ENOENT), _)) => {
+                show();
+                return Ok(());
+            }
+            // Some rows are given together or not at all.
+            Err((Some(libc::ENOSPC), _)) => {
+                let more = keys.len() * 2;
+                // SAFETY: as above.
+                unsafe {
+                    keys.resize(more, zeroed());
+                    values.resize(more, zeroed());
+                }
+                continue;
+            }
+            Err((_, error)) => return Err(error),
+        }
+        from = Some(to);
+    }
+}
+
+/// Writes rows, as many keys as values. When one is refused, those before it are written.
+pub(crate) fn write<K: MapValue, V: MapValue>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    let mut attr = sys::empty();
+    // SAFETY: these are the fields of the command.
+    let batch = unsafe { &mut attr.batch };
+    batch.keys = keys.as_ptr() as u64;
+    batch.values = values.as_ptr() as u64;
+    batch.count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    batch.map_fd = sys::fd(map)?;
+    // SAFETY: the rows live through the call, are as many as it says, and have the map's sizes.
+    unsafe { sys::bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}

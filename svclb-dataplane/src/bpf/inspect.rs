@@ -1,0 +1,198 @@
+//! Questions about hooks to the kernel, which change nothing: what a pinned link holds, and whose
+//! programs run where.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya::maps::MapInfo;
+use aya_obj::generated::{
+    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info,
+};
+
+use crate::bpf::sys;
+use crate::hooks::Hook;
+use crate::pins::Pins;
+
+/// More programs than anybody has on one hook.
+const PROGRAMS: u32 = 64;
+
+/// What a link of a program to a cgroup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Id of the cgroup; 0 once it is detached.
+    pub cgroup: u64,
+    /// Id of the program behind it.
+    pub program: u32,
+    /// The hook's number, `enum bpf_attach_type`.
+    pub hook: u32,
+}
+
+/// Reads a hook's pinned link; none when there is no pin.
+///
+/// # Errors
+/// When the pin cannot be opened or read.
+pub fn link(pins: &Pins, hook: &Hook) -> io::Result<Option<Link>> {
+    link_at(&pins.link(hook.name))
+}
+
+/// Reads a pinned link; none when there is no pin.
+pub(crate) fn link_at(pin: &Path) -> io::Result<Option<Link>> {
+    match sys::open_pin(pin) {
+        Ok(link) => link_of(link.as_fd()).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads what a link is.
+///
+/// # Errors
+/// When it cannot be read, or is not one to a cgroup.
+pub(crate) fn link_of(link: BorrowedFd<'_>) -> io::Result<Link> {
+    // SAFETY: plain integers.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills a structure of this type for a link.
+    unsafe { read_info(link, &mut info) }?;
+    if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
+        let kind = info.type_;
+        return Err(io::Error::other(format!("it is a link of kind {kind}, not one to a cgroup")));
+    }
+    // SAFETY: the part of the union that a link to a cgroup has.
+    let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
+    Ok(Link { cgroup: cgroup.cgroup_id, program: info.prog_id, hook: cgroup.attach_type })
+}
+
+/// A program in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its name: 15 characters at most.
+    pub name: String,
+    /// Ids of the maps that it uses.
+    pub maps: Vec<u32>,
+    /// How often it ran while the kernel counted (bpf(2), BPF_ENABLE_STATS).
+    pub runs: u64,
+    /// How long all these runs took.
+    pub nanoseconds: u64,
+    /// Instructions, as the verifier left them; 0 when the kernel does not show them.
+    pub instructions: u32,
+}
+
+/// Looks at a program by its id, for which the kernel asks CAP_SYS_ADMIN.
+///
+/// # Errors
+/// When that is not granted, or the program is gone.
+pub fn program(id: u32) -> io::Result<Program> {
+    let mut attr = sys::empty();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    // SAFETY: nothing is pointed to.
+    let program = unsafe { sys::bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
+    let program: OwnedFd = sys::descriptor(program)?;
+    let mut maps = vec![0_u32; PROGRAMS as usize];
+    // SAFETY: plain integers.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    info.map_ids = maps.as_mut_ptr() as u64;
+    info.nr_map_ids = PROGRAMS;
+    // SAFETY: the kernel fills a structure of this type, and as many ids as it says there is room for.
+    unsafe { read_info(program.as_fd(), &mut info) }?;
+    maps.truncate(info.nr_map_ids as usize);
+    let name: Vec<u8> = info.name.iter().map(|byte| byte.to_ne_bytes()[0]).collect();
+    let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
+    Ok(Program {
+        name: name.to_string_lossy().into_owned(),
+        maps,
+        runs: info.run_cnt,
+        nanoseconds: info.run_time_ns,
+        // Of eight bytes each (RFC 9669).
+        instructions: info.xlated_prog_len / 8,
+    })
+}
+
+/// Fills `info` with what an object is.
+///
+/// # Safety
+/// `T` is the structure of this kind of object, and what it points to is as long as it says.
+unsafe fn read_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = sys::empty();
+    attr.info.bpf_fd = sys::fd(object)?;
+    attr.info.info_len = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    attr.info.info = std::ptr::from_mut(info) as u64;
+    // SAFETY: `info` lives through the call and is as long as said.
+    unsafe { sys::bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
+}
+
+/// Which programs are on a hook, by id and in the order in which they run. The kernel asks
+/// CAP_NET_ADMIN.
+///
+/// # Errors
+/// When that is not granted, or the cgroup is gone.
+pub fn programs(cgroup: &Path, hook: &Hook, whose: Whose) -> io::Result<Vec<u32>> {
+    let folder = File::open(cgroup)?;
+    let mut ids = vec![0_u32; PROGRAMS as usize];
+    let mut attr = sys::empty();
+    attr.query.__bindgen_anon_1.target_fd = sys::fd(folder.as_fd())?;
+    attr.query.attach_type = number(hook);
+    attr.query.query_flags = match whose {
+        Whose::Own => 0,
+        Whose::Effective => BPF_F_QUERY_EFFECTIVE,
+    };
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = PROGRAMS;
+    // SAFETY: the array lives through the call and is as long as said.
+    unsafe { sys::bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr) }?;
+    // SAFETY: the field that this command writes.
+    ids.truncate(unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize);
+    Ok(ids)
+}
+
+/// Which programs of a hook are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those attached to the cgroup itself.
+    Own,
+    /// Those that run for its sockets, with the ones of the cgroups above it.
+    Effective,
+}
+
+/// The number of a hook, `enum bpf_attach_type`; no hook's for a name that is none.
+pub fn number(hook: &Hook) -> u32 {
+    use bpf_attach_type::*;
+    let kind = match hook.name {
+        "connect4" => BPF_CGROUP_INET4_CONNECT,
+        "connect6" => BPF_CGROUP_INET6_CONNECT,
+        "sendmsg4" => BPF_CGROUP_UDP4_SENDMSG,
+        "sendmsg6" => BPF_CGROUP_UDP6_SENDMSG,
+        "recvmsg4" => BPF_CGROUP_UDP4_RECVMSG,
+        "recvmsg6" => BPF_CGROUP_UDP6_RECVMSG,
+        "getpeername4" => BPF_CGROUP_INET4_GETPEERNAME,
+        "getpeername6" => BPF_CGROUP_INET6_GETPEERNAME,
+        "sock_release" => BPF_CGROUP_INET_SOCK_RELEASE,
+        _ => __MAX_BPF_ATTACH_TYPE,
+    };
+    kind as u32
+}
+
+/// Id of a pinned map.
+///
+/// # Errors
+/// When the pin cannot be read.
+pub fn map_id(pin: &Path) -> io::Result<u32> {
+    MapInfo::from_pin(pin).map(|info| info.id()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::HOOKS;
+
+    #[test]
+    fn every_hook_has_a_number_of_its_own() {
+        let mut numbers: Vec<u32> = HOOKS.iter().map(number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), HOOKS.len());
+        assert!(!numbers.contains(&(bpf_attach_type::__MAX_BPF_ATTACH_TYPE as u32)));
+    }
+}

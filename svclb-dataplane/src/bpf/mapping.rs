@@ -1,0 +1,123 @@
+//! A mapped array: its values, or a window of them, as memory of this process.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::ptr::NonNull;
+
+use svclb_common::shared::Shared;
+
+use crate::bpf::value::MapValue;
+
+/// Values of an array map (BPF_F_MMAPABLE) in this process's memory.
+#[derive(Debug)]
+pub(crate) struct Mapping<T> {
+    /// Where the mapping begins, at a page.
+    base: NonNull<u8>,
+    /// How long it is, bytes.
+    bytes: usize,
+    /// Numbers of the values that are mapped.
+    numbers: Range<u32>,
+    /// Where the first of them lies behind `base`, bytes.
+    skip: usize,
+    values: PhantomData<T>,
+}
+
+// SAFETY: the memory is the map's, not a thread's; access is by whole words (`Shared`).
+unsafe impl<T> Send for Mapping<T> {}
+
+impl<T: MapValue> Mapping<T> {
+    /// Maps all `length` values of an array whose value size is `size_of::<T>()`, a multiple of 8.
+    ///
+    /// The descriptor must be open for reading and writing even when only read
+    /// (a descriptor that is read-only cannot be mapped).
+    pub(crate) fn new(map: BorrowedFd<'_>, length: u32, writable: bool) -> io::Result<Self> {
+        Self::part(map, 0..length, writable)
+    }
+
+    /// Maps the values with these numbers, and what else is on their pages.
+    fn part(map: BorrowedFd<'_>, numbers: Range<u32>, writable: bool) -> io::Result<Self> {
+        let first = numbers.start as usize * size_of::<T>();
+        let skip = first % page()?;
+        let bytes = skip + numbers.len() * size_of::<T>();
+        let offset = libc::off_t::try_from(first - skip).map_err(io::Error::other)?;
+        let protection =
+            if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let base = unsafe {
+            let anywhere = std::ptr::null_mut();
+            libc::mmap(anywhere, bytes, protection, libc::MAP_SHARED, map.as_raw_fd(), offset)
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
+        Ok(Self { base, bytes, numbers, skip, values: PhantomData })
+    }
+
+    /// How many values are mapped.
+    pub(crate) fn length(&self) -> u32 {
+        self.numbers.end - self.numbers.start
+    }
+
+    /// A value by its number in the array; none when it is not mapped.
+    pub(crate) fn get(&self, number: u32) -> Option<Shared<'_, T>> {
+        if !self.numbers.contains(&number) {
+            return None;
+        }
+        let at = self.skip + (number - self.numbers.start) as usize * size_of::<T>();
+        // SAFETY: inside the mapping, which lives as long as `self`, and aligned as the array's values
+        // are. A mapping that is not writable is only read, by the types that hand it out.
+        Some(unsafe { Shared::new(self.base.as_ptr().add(at).cast()) })
+    }
+}
+
+impl<T> Drop for Mapping<T> {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `part` made, and nobody holds a `Shared` longer than `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// How much of an array a [`Window`] shows, bytes.
+const SHOWN: usize = 1 << 20;
+
+/// An array map that is read in stretches. What is mapped counts as resident memory of this process, used
+/// or not, so only a window of a large array is.
+#[derive(Debug)]
+pub(crate) struct Window<'a, T> {
+    map: BorrowedFd<'a>,
+    length: u32,
+    open: Option<Mapping<T>>,
+}
+
+impl<'a, T: MapValue> Window<'a, T> {
+    /// Over an array of so many values, as in [`Mapping::new`]; nothing is mapped yet.
+    pub(crate) fn new(map: BorrowedFd<'a>, length: u32) -> Self {
+        Self { map, length, open: None }
+    }
+
+    /// A value by its number; none where the array has no such value.
+    pub(crate) fn get(&mut self, number: u32) -> io::Result<Option<Shared<'_, T>>> {
+        if number >= self.length {
+            return Ok(None);
+        }
+        let open = match self.open.take().filter(|open| open.numbers.contains(&number)) {
+            Some(open) => self.open.insert(open),
+            None => {
+                let shown = u32::try_from(SHOWN / size_of::<T>()).unwrap_or(u32::MAX);
+                let first = number - number % shown;
+                let end = first.saturating_add(shown).min(self.length);
+                self.open.insert(Mapping::part(self.map, first..end, false)?)
+            }
+        };
+        Ok(open.get(number))
+    }
+}
+
+fn page() -> io::Result<usize> {
+    // SAFETY: it takes and gives numbers.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
+}

@@ -1,0 +1,215 @@
+//! The bpf(2) commands that aya 0.14 has no call for, and a question to the kernel that std has none for.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::time::Duration;
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
+
+/// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
+        asked => asked,
+    }
+}
+
+/// The clock by which the hooks tell time: since boot, without time asleep.
+pub(crate) fn monotonic() -> io::Result<Duration> {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the value lives through the call.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let seconds = u64::try_from(now.tv_sec).map_err(io::Error::other)?;
+    Ok(Duration::new(seconds, u32::try_from(now.tv_nsec).map_err(io::Error::other)?))
+}
+
+/// The cookie of a socket.
+pub(crate) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    cookie(socket, libc::SO_COOKIE)
+}
+
+/// A cookie, which is an option of 64 bits of a socket.
+fn cookie(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut size = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    let (fd, at) = (socket.as_raw_fd(), (&raw mut cookie).cast());
+    // SAFETY: the value and its size live through the call.
+    let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, option, at, &raw mut size) };
+    if got == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// `attr` is what `command` expects, and what it points to lives through the call.
+pub(crate) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    let size = size_of::<bpf_attr>();
+    // SAFETY: by this function's contract; the kernel accepts any size whose excess is zero.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, attr, size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// All zero, as every command begins.
+pub(crate) fn empty() -> bpf_attr {
+    // SAFETY: every field of the union is plain integers; all zero is a value of each.
+    unsafe { std::mem::zeroed() }
+}
+
+/// A descriptor that a command made.
+pub(crate) fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the command just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a pinned object.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    // SAFETY: the path lives through the call.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?)
+}
+
+/// Pins an object.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = empty();
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = fd(object)?;
+    // SAFETY: the path lives through the call.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Attaches a program to a hook of a cgroup by a new link, which is attached as long as anything holds
+/// it.
+pub(crate) fn create_link(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let create = unsafe { &mut attr.link_create };
+    create.__bindgen_anon_1.prog_fd = fd(program)?;
+    create.__bindgen_anon_2.target_fd = fd(cgroup)?;
+    create.attach_type = hook;
+    // SAFETY: both descriptors are open.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
+}
+
+/// Puts another program behind a link. Every run of the hook runs either the old or the new one.
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let update = unsafe { &mut attr.link_update };
+    update.link_fd = fd(link)?;
+    update.__bindgen_anon_1.new_prog_fd = fd(program)?;
+    // SAFETY: both descriptors are open.
+    unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Detaches a link at once, whoever else still holds it.
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty();
+    attr.link_detach.link_fd = fd(link)?;
+    // SAFETY: the descriptor is open.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Loads a program that an iterator over the kernel's objects runs: `function` is the id of the kernel's
+/// `bpf_iter_KIND`.
+pub(crate) fn load_iterator(code: &[[u8; 8]], function: u32) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    load.attach_btf_id = function;
+    load.insns = code.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
+    // What it calls is for programs of this licence.
+    load.license = c"Dual MIT/GPL".as_ptr() as u64;
+    // SAFETY: code and licence live through the call, and the code is as long as said.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?)
+}
+
+/// Makes the link of an iterator's program, which is attached to nothing.
+pub(crate) fn create_iterator_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let create = unsafe { &mut attr.link_create };
+    create.__bindgen_anon_1.prog_fd = fd(program)?;
+    create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    // SAFETY: the descriptor is open.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
+}
+
+/// Makes an iterator of its link: reading it runs the program once for each object.
+pub(crate) fn create_iterator(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    attr.iter_create.link_fd = fd(link)?;
+    // SAFETY: the descriptor is open.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_ITER_CREATE, &mut attr) }?)
+}
+
+/// Makes an array of one element: of a 32-bit integer, or, with `inner`, of maps like that one.
+pub(crate) fn make_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = match inner {
+        None => bpf_map_type::BPF_MAP_TYPE_ARRAY,
+        Some(_) => bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS,
+    } as u32;
+    create.key_size = 4;
+    create.value_size = 4;
+    create.max_entries = 1;
+    if let Some(inner) = inner {
+        create.inner_map_fd = fd(inner)?;
+    }
+    // SAFETY: nothing is pointed to.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?)
+}
+
+/// Writes the first element of an array whose values are 32 bits.
+pub(crate) fn set_first(map: BorrowedFd<'_>, value: u32) -> io::Result<()> {
+    let key = 0_u32;
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = fd(map)?;
+    element.key = (&raw const key) as u64;
+    element.__bindgen_anon_1.value = (&raw const value) as u64;
+    // SAFETY: key and value live through the call and have the map's sizes.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Loads a program of the kind that most hooks have.
+#[cfg(test)]
+pub(crate) fn load_for_test(code: &[[u8; 8]], name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    let mut attr = empty();
+    // SAFETY: these are the fields of the command.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_CGROUP_INET4_CONNECT as u32;
+    for (to, from) in load.prog_name.iter_mut().zip(name.to_bytes()) {
+        *to = from.cast_signed();
+    }
+    load.insns = code.as_ptr() as u64;
+    load.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
+    load.license = c"Dual MIT/GPL".as_ptr() as u64;
+    // SAFETY: code and licence live through the call, and the code is as long as said.
+    descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?)
+}
+
+/// A descriptor as commands take it.
+pub(crate) fn fd(of: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(of.as_raw_fd()).map_err(io::Error::other)
+}

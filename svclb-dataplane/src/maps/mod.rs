@@ -1,0 +1,328 @@
+//! The real maps, as a [`Table`].
+//!
+//! The index is written through a mapping: the stores of a line are ordered as svclb-common's `index`
+//! promises its readers.
+//!
+//! * `rows`: hash maps, row by row or many in a call; `slots`: sets of backends.
+//! * [`sockets`]: what each live socket dialled and was given.
+//! * [`shares`], [`expiry`]: entries of clients in shared maps, counted and removed.
+
+pub mod expiry;
+mod rows;
+pub mod shares;
+mod slots;
+pub mod sockets;
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use svclb_common::index;
+use svclb_common::layout::{
+    BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Protocol, ServiceRow,
+    WayKind,
+};
+use svclb_common::shared::Shared;
+use svclb_core::compile::{is_api_server, service_of};
+use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
+
+use crate::bpf::mapping::Mapping;
+use crate::bpf::value::Plain;
+use crate::maps::rows::{Rows, failed_in_array, invalid};
+use crate::maps::slots::Slots;
+use crate::pins::Pins;
+use crate::pins::places::Places;
+use crate::shapes::{self, MapShape};
+
+/// The maps of one folder of pins.
+pub struct Maps {
+    index: Mapping<Line>,
+    slots: Slots,
+    frontends: Rows<FrontendKey, FrontendRow>,
+    services: Rows<u32, ServiceRow>,
+    backends: Rows<BackendKey, BackendRow>,
+    counters: PerCpuArray<MapData, Plain<Counters>>,
+    meta: Array<MapData, Plain<Meta>>,
+    /// The meta row as it was last read or written: how the index is hashed.
+    geometry: Meta,
+    /// While marks are being reviewed: those that are needed, a word for each line.
+    needed: Option<Vec<u64>>,
+    /// How many marks were left by the last review.
+    kept_marks: u64,
+}
+
+/// So many more marks than the last review left, for each line, make another worth its while. Of a line's 64
+/// marks each that is set in vain costs one of 64 direct connects a look at the origins.
+const MORE_MARKS: u64 = 2;
+
+impl Maps {
+    /// Opens the maps in use for reading.
+    ///
+    /// # Errors
+    /// When a map is not there or has another layout.
+    pub fn read(pins: &Pins) -> Result<Self> {
+        anyhow::ensure!(
+            pins.is_readable()?,
+            "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
+            pins.root().display(),
+        );
+        Self::open(&Places::current(pins), false)
+    }
+
+    /// Opens maps whose shape was looked at; `writable` only for the agent.
+    ///
+    /// # Errors
+    /// When a map is not there.
+    pub fn open(places: &Places, writable: bool) -> Result<Self> {
+        let open = |name: &str| places.open(name);
+        let (index, slots) = (open("svclb_index")?, open("svclb_slots")?);
+        let meta: Array<MapData, Plain<Meta>> =
+            Map::from_map_data(open("svclb_meta")?)?.try_into()?;
+        Ok(Self {
+            index: Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), writable)
+                .context("cannot map svclb_index")?,
+            slots: Slots::new(&slots).context("cannot open svclb_slots again")?,
+            frontends: Rows::new("svclb_frontends", open("svclb_frontends")?)?,
+            services: Rows::new("svclb_services", open("svclb_services")?)?,
+            backends: Rows::new("svclb_backends", open("svclb_backends")?)?,
+            counters: Map::from_map_data(open("svclb_counters")?)?.try_into()?,
+            geometry: meta.get(&0, 0).context("cannot read svclb_meta")?.0,
+            meta,
+            needed: None,
+            kept_marks: 0,
+        })
+    }
+
+    /// Lets rows be written many at a time until [`Table::flush`]: these maps are new, and nobody reads
+    /// them yet.
+    pub fn keep_back(&mut self) {
+        self.slots.keep_back();
+        self.frontends.keep_back();
+        self.services.keep_back();
+        self.backends.keep_back();
+    }
+
+    /// The meta row.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn meta(&self) -> Result<Meta> {
+        Ok(self.meta.get(&0, 0).context("cannot read svclb_meta")?.0)
+    }
+
+    /// The counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
+        for cpu in self.counters.get(&0, 0).context("cannot read svclb_counters")?.iter() {
+            sum.add(&cpu.0);
+        }
+        Ok(sum)
+    }
+
+    fn line(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
+        let capacity = self.index.length();
+        self.index.get(number).ok_or(TableError::Full { map: "svclb_index", capacity })
+    }
+
+    /// A line that holds a frontend.
+    fn held(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
+        let line = self.line(number)?;
+        if line.key_word() != 0 {
+            return Ok(line);
+        }
+        Err(invalid("svclb_index", format!("line {number} holds no frontend")))
+    }
+
+    /// Takes note of how the index is hashed, before the meta row says it.
+    pub const fn set_geometry(&mut self, meta: Meta) {
+        self.geometry = meta;
+    }
+
+    /// Leaves a backend's mark at its homes before anybody can be given it, and for those who were.
+    ///
+    /// # Errors
+    /// When the meta row tells of other maps.
+    pub fn mark(&mut self, key: &BackendKey) -> Result<(), TableError> {
+        let Meta { seed, index_lines, .. } = self.geometry;
+        if let Some(needed) = &mut self.needed {
+            index::need_marks(needed, key, seed);
+        }
+        let can = index_lines.is_power_of_two()
+            && index::mark(key, seed, index_lines, |number| self.index.get(number));
+        if can { Ok(()) } else { Err(invalid("svclb_meta", "it tells of other maps".to_owned())) }
+    }
+
+    /// Begins a review of the marks (docs/decisions/0007), if many were added since the last one: notes those
+    /// of all members. Gives whether it has begun. Until it is finished or begun again, the marks of each
+    /// new member are noted too.
+    ///
+    /// # Errors
+    /// When the members cannot be read.
+    pub fn begin_marks(&mut self) -> Result<bool, TableError> {
+        let lines = u64::from(self.geometry.index_lines);
+        if self.marks() < self.kept_marks + MORE_MARKS * lines {
+            return Ok(false);
+        }
+        let (seed, mut needed) = (self.geometry.seed, vec![0; self.geometry.index_lines as usize]);
+        self.backends.each(&mut |key, _| index::need_marks(&mut needed, key, seed))?;
+        self.needed = Some(needed);
+        Ok(true)
+    }
+
+    /// Finishes the review: takes every mark away but those that were noted, and those of the backends that
+    /// sockets remember, which were read after a grace period. Gives how many there were, and are.
+    pub fn finish_marks(&mut self, remembered: &[BackendKey]) -> Option<(u64, u64)> {
+        let (before, mut needed) = (self.marks(), self.needed.take()?);
+        for key in remembered {
+            index::need_marks(&mut needed, key, self.geometry.seed);
+        }
+        index::keep_marks(&needed, |number| self.index.get(number));
+        self.kept_marks = self.marks();
+        Some((before, self.kept_marks))
+    }
+
+    /// How many marks there are.
+    fn marks(&self) -> u64 {
+        let lines = (0..self.geometry.index_lines).map_while(|number| self.index.get(number));
+        lines.map(|line| u64::from(line.marks().count_ones())).sum()
+    }
+
+    fn put_line(&self, number: u32, line: &Line) -> Result<(), TableError> {
+        let place = self.line(number)?;
+        if place.key_word() != 0 {
+            return Err(invalid("svclb_index", format!("line {number} holds a frontend already")));
+        }
+        index::publish(place, line);
+        Ok(())
+    }
+
+    fn remove_line(&self, number: u32) -> Result<(), TableError> {
+        self.held(number).map(index::empty)
+    }
+}
+
+impl Table for Maps {
+    fn load(&mut self) -> Result<Dump, TableError> {
+        let mut backends = Vec::new();
+        let dump = self.scan(&mut |key, row| backends.push((*key, *row)))?;
+        Ok(Dump { backends, ..dump })
+    }
+
+    fn scan(&mut self, see: &mut dyn FnMut(&BackendKey, &BackendRow)) -> Result<Dump, TableError> {
+        self.flush()?;
+        let lines: Vec<(u32, Line)> = (0..self.index.length())
+            .filter_map(|number| Some((number, self.index.get(number)?.read())))
+            .filter(|(_, line)| *line != Line::default())
+            .collect();
+        let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array("svclb_meta", error))?.0;
+        let mut slots = self.slots.reader();
+        // A line that somebody else wrote may name any.
+        let ranges = ranges(&lines, |number| slots.slot(number));
+        slots.end()?;
+        self.backends.each(see)?;
+        Ok(Dump {
+            meta,
+            services: self.services.all()?,
+            backends: Vec::new(),
+            frontends: self.frontends.all()?,
+            ranges,
+            lines,
+        })
+    }
+
+    fn put(&mut self, row: &Row) -> Result<(), TableError> {
+        match row {
+            Row::Service(id, row) => self.services.put(id, row),
+            Row::Backend(key, row) => {
+                self.mark(key)?;
+                self.backends.put(key, row)
+            }
+            Row::Frontend(key, row) => self.frontends.put(key, row),
+            Row::Slots(first, slots) => self.slots.put(*first, slots),
+            Row::Line(number, line) => self.put_line(*number, line),
+            Row::Set(number, set) => self.held(*number).map(|line| line.set_set_word(set.word())),
+            Row::Heir(number, id) => self.held(*number).map(|line| line.set_heir(*id)),
+            Row::Owner(number, id) => self.held(*number).map(|line| line.set_service(*id)),
+            Row::Traits(number, flags, affinity) => self.held(*number).map(|line| {
+                line.set_flags(*flags);
+                line.set_affinity_seconds(*affinity);
+            }),
+            Row::Generation(number, generation) => {
+                self.line(*number).map(|line| line.set_generation(*generation))
+            }
+            Row::Reach(number, reach) => self.line(*number).map(|line| line.set_reach(*reach)),
+            Row::Spilled(number, count) => self.line(*number).map(|line| line.set_spilled(*count)),
+            Row::Meta(meta) => {
+                self.meta
+                    .set(0, Plain(*meta), 0)
+                    .map_err(|error| failed_in_array("svclb_meta", error))?;
+                self.geometry = *meta;
+                Ok(())
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), TableError> {
+        match key {
+            Key::Service(id) => self.services.remove(id),
+            Key::Backend(key) => self.backends.remove(key),
+            Key::Frontend(key) => self.frontends.remove(key),
+            Key::Line(number) => self.remove_line(*number),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), TableError> {
+        self.slots.flush()?;
+        self.frontends.flush()?;
+        self.services.flush()?;
+        self.backends.flush()
+    }
+}
+
+/// The rows of services that the maps here have, of this version or another; none where they cannot be
+/// read by us.
+///
+/// # Errors
+/// When a map is there and cannot be read.
+pub fn services(pins: &Pins) -> Result<Option<Vec<(u32, ServiceRow)>>> {
+    const SERVICES: &MapShape = shapes::named("svclb_services");
+    let Some(place) = pins.usable(SERVICES)? else { return Ok(None) };
+    let map = MapData::from_pin(&place).with_context(|| format!("cannot open {}", place.display()));
+    Ok(Some(Rows::new(SERVICES.name, map?)?.all()?))
+}
+
+/// The endpoints of the API server that the maps here name, of this version or another, as far as they can
+/// be read by us: those of `default/kubernetes`, and the one that an agent was connected to last.
+///
+/// # Errors
+/// When a map is there and cannot be read.
+pub fn api_servers(pins: &Pins) -> Result<Vec<SocketAddr>> {
+    const BACKENDS: &MapShape = shapes::named("svclb_backends");
+    let services = services(pins)?.unwrap_or_default().into_iter();
+    let own = services.filter(|(_, row)| {
+        service_of(row).is_some_and(|it| is_api_server(&it.object) && it.protocol == Protocol::Tcp)
+    });
+    let own: Vec<u32> = own.map(|(id, _)| id).collect();
+    let mut found = Vec::new();
+    if !own.is_empty()
+        && let Some(place) = pins.usable(BACKENDS)?
+    {
+        let map = MapData::from_pin(&place);
+        let map = map.with_context(|| format!("cannot open {}", place.display()))?;
+        Rows::<BackendKey, BackendRow>::new(BACKENDS.name, map)?.each(&mut |key, _| {
+            if own.contains(&key.service) {
+                found.push(SocketAddr::new(key.address.ip(), key.port));
+            }
+        })?;
+    }
+    if pins.usable(shapes::named("svclb_meta"))?.is_some() {
+        let row = pins.meta()?;
+        let endpoints = row.sources.iter().filter(|it| it.way == WayKind::Endpoint as u8);
+        found.extend(endpoints.map(|it| SocketAddr::new(it.address.ip(), it.port)));
+    }
+    Ok(found)
+}

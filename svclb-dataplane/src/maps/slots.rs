@@ -1,0 +1,273 @@
+//! `svclb_slots`: sets, each written by one call before any line names it, or many together while nobody
+//! reads the array. (To map a page of it takes longer than to write it.) It is read in stretches.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use anyhow::Result;
+use aya::maps::MapData;
+use svclb_common::layout::Slot;
+use svclb_core::table::TableError;
+
+use crate::bpf::batch;
+use crate::bpf::mapping::Window;
+
+const NAME: &str = "svclb_slots";
+
+/// The array of slots.
+pub(crate) struct Slots {
+    map: OwnedFd,
+    length: u32,
+    numbers: Vec<u32>,
+    values: Vec<Slot>,
+    /// Sets wait above until there are as many slots as a call takes.
+    keeps: bool,
+}
+
+impl Slots {
+    pub(crate) fn new(data: &MapData) -> Result<Self> {
+        let (map, length) = (data.fd().as_fd().try_clone_to_owned()?, data.info()?.max_entries());
+        Ok(Self { map, length, numbers: Vec::new(), values: Vec::new(), keeps: false })
+    }
+
+    /// Lets the sets of an array that nobody reads be written many at a time, until [`Self::flush`].
+    pub(crate) fn keep_back(&mut self) {
+        self.keeps = true;
+    }
+
+    /// Writes what was kept back, and each set at once from here on.
+    pub(crate) fn flush(&mut self) -> Result<(), TableError> {
+        let was_keeping = std::mem::take(&mut self.keeps);
+        self.write()?;
+        if was_keeping {
+            (self.numbers, self.values) = (Vec::new(), Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Writes a set from its first slot on.
+    pub(crate) fn put(&mut self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
+        let end = u32::try_from(slots.len()).ok().and_then(|count| first.checked_add(count));
+        let Some(end) = end.filter(|end| *end <= self.length) else {
+            return Err(TableError::Full { map: NAME, capacity: self.length });
+        };
+        self.numbers.extend(first..end);
+        self.values.extend_from_slice(slots);
+        if self.keeps && self.numbers.len() < batch::ROWS { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> Result<(), TableError> {
+        if self.numbers.is_empty() {
+            return Ok(());
+        }
+        let done = batch::write(self.map.as_fd(), &self.numbers, &self.values);
+        self.numbers.clear();
+        self.values.clear();
+        done.map_err(failed)
+    }
+
+    /// Reads what is written.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { window: Window::new(self.map.as_fd(), self.length), failed: None }
+    }
+}
+
+/// Reads slots, until one cannot be.
+pub(crate) struct Reader<'a> {
+    window: Window<'a, Slot>,
+    failed: Option<io::Error>,
+}
+
+impl Reader<'_> {
+    /// A slot by its number; none where there is no such slot, and from the first that cannot be read on.
+    pub(crate) fn slot(&mut self, number: u32) -> Option<Slot> {
+        if self.failed.is_some() {
+            return None;
+        }
+        match self.window.get(number) {
+            Ok(slot) => slot.map(|slot| slot.read()),
+            Err(error) => {
+                self.failed = Some(error);
+                None
+            }
+        }
+    }
+
+    /// Whether all could be read.
+    pub(crate) fn end(self) -> Result<(), TableError> {
+        self.failed.map_or(Ok(()), |error| Err(failed(error)))
+    }
+}
+
+fn failed(source: io::Error) -> TableError {
+    TableError::System { map: NAME, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+
+    /// As many slots as a window of 1 MiB shows.
+    const WINDOW: u32 = (1 << 20) / 32;
+
+    /// An array of the real kernel's, with so many slots.
+    fn slots(length: u32, flags: u32) -> Slots {
+        let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+        let size = u32::try_from(size_of::<Slot>()).unwrap();
+        let object = aya_obj::Map::new_from_params(kind, 4, size, length, flags);
+        let made = MapData::create(object, "svclb_test", None);
+        Slots::new(&made.expect("a map can be made: run this as root")).unwrap()
+    }
+
+    fn mapped(length: u32) -> Slots {
+        slots(length, aya_obj::generated::BPF_F_MMAPABLE)
+    }
+
+    /// A set whose slots say where they stand, and by whom they were written.
+    fn set(owner: u32, numbers: Range<u32>) -> Vec<Slot> {
+        numbers.map(|number| Slot { owner, alias: number, port: 80, ..Slot::default() }).collect()
+    }
+
+    fn put(slots: &mut Slots, owner: u32, numbers: Range<u32>) {
+        slots.put(numbers.start, &set(owner, numbers)).unwrap();
+    }
+
+    /// Every slot, in its order.
+    fn all(slots: &Slots) -> Vec<Slot> {
+        let mut reader = slots.reader();
+        let all = (0..slots.length).map(|number| reader.slot(number).unwrap()).collect();
+        reader.end().unwrap();
+        all
+    }
+
+    #[test]
+    fn a_set_stands_at_its_numbers_and_nothing_beside_it_changes() {
+        let mut slots = mapped(300);
+        let mut expected = vec![Slot::default(); 300];
+        for (row, owner, numbers) in [
+            ("the first", 1, 0..3),
+            ("beside it", 2, 3..4),
+            ("across a page", 3, 120..140),
+            ("none", 4, 50..50),
+            ("in another", 5, 130..133),
+            ("the last", 6, 290..300),
+            ("none behind it", 7, 300..300),
+        ] {
+            put(&mut slots, owner, numbers.clone());
+            expected[numbers.start as usize..numbers.end as usize]
+                .copy_from_slice(&set(owner, numbers));
+            assert_eq!(all(&slots), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn sets_that_are_kept_back_are_all_there_in_the_end() {
+        let mut slots = mapped(20_000);
+        let mut expected = vec![Slot::default(); 20_000];
+        slots.keep_back();
+        // Sets of three, then one that is longer than a call's rows.
+        for first in (0..10_000).step_by(3) {
+            put(&mut slots, 1, first..first + 3);
+        }
+        put(&mut slots, 2, 10_500..15_500);
+        put(&mut slots, 3, 16_000..16_003);
+        let written = all(&slots).iter().filter(|slot| slot.owner != 0).count();
+        assert!(written > batch::ROWS && written < 10_002 + 5_000 + 3, "{written} are written");
+        slots.flush().unwrap();
+        expected[..10_002].copy_from_slice(&set(1, 0..10_002));
+        expected[10_500..15_500].copy_from_slice(&set(2, 10_500..15_500));
+        expected[16_000..16_003].copy_from_slice(&set(3, 16_000..16_003));
+        assert!(all(&slots) == expected);
+        // From here on each is written at once.
+        put(&mut slots, 4, 7..9);
+        expected[7..9].copy_from_slice(&set(4, 7..9));
+        assert!(all(&slots) == expected);
+        slots.flush().unwrap();
+        assert!(all(&slots) == expected);
+    }
+
+    #[test]
+    fn of_two_sets_that_are_kept_back_at_one_place_the_last_counts() {
+        let mut slots = mapped(10);
+        slots.keep_back();
+        put(&mut slots, 1, 0..6);
+        put(&mut slots, 2, 4..8);
+        slots.flush().unwrap();
+        let none = vec![Slot::default(); 2];
+        assert_eq!(all(&slots), [set(1, 0..4), set(2, 4..8), none].concat());
+    }
+
+    #[test]
+    fn a_set_that_does_not_fit_is_told_of_at_once_and_writes_nothing() {
+        for keeps in [false, true] {
+            let mut slots = mapped(100);
+            if keeps {
+                slots.keep_back();
+            }
+            for (row, first, count) in [
+                ("its last slot", 98, 3),
+                ("all of it", 100, 1),
+                ("none of it, and it is beyond", 101, 0),
+                ("more than there are", 0, 101),
+                ("beyond all numbers", u32::MAX, 2),
+            ] {
+                let refused = slots.put(first, &set(1, 0..count));
+                let expected =
+                    matches!(refused, Err(TableError::Full { map: NAME, capacity: 100 }));
+                assert!(expected, "{row}: {refused:?}");
+            }
+            slots.flush().unwrap();
+            assert_eq!(all(&slots), vec![Slot::default(); 100]);
+            put(&mut slots, 1, 0..100);
+            assert_eq!(all(&slots), set(1, 0..100), "what just fits");
+        }
+    }
+
+    #[test]
+    fn a_number_beyond_the_array_is_no_slot_and_no_error() {
+        let mut slots = mapped(10);
+        put(&mut slots, 1, 0..10);
+        let mut reader = slots.reader();
+        for number in [10, 11, 127, 128, WINDOW, u32::MAX] {
+            assert_eq!(reader.slot(number), None, "{number}");
+        }
+        assert_eq!(reader.slot(9), set(1, 9..10).pop());
+        reader.end().unwrap();
+    }
+
+    #[test]
+    fn slots_of_several_windows_are_read_in_any_order() {
+        // The last window is not whole.
+        let length = 2 * WINDOW + 7;
+        let mut slots = mapped(length);
+        let around = [WINDOW, 2 * WINDOW].map(|at| at - 3..at + 3);
+        around.iter().for_each(|numbers| put(&mut slots, 1, numbers.clone()));
+        let found = all(&slots);
+        for number in 0..length {
+            let is_set = around.iter().any(|numbers| numbers.contains(&number));
+            let expected = if is_set { set(1, number..number + 1)[0] } else { Slot::default() };
+            assert_eq!(found[number as usize], expected, "{number}");
+        }
+        // To and fro: each is in another window than the one before.
+        let mut reader = slots.reader();
+        for step in 0..3 {
+            for number in [WINDOW + step, WINDOW - 1 - step, 2 * WINDOW + step, length - 1] {
+                assert_eq!(reader.slot(number), Some(found[number as usize]), "{number}");
+            }
+        }
+        reader.end().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_in_the_end() {
+        // This array cannot be mapped.
+        let mut slots = slots(10, 0);
+        put(&mut slots, 1, 0..10);
+        let mut reader = slots.reader();
+        assert_eq!([reader.slot(10), reader.slot(3), reader.slot(4)], [None; 3]);
+        let failed = reader.end();
+        assert!(matches!(failed, Err(TableError::System { map: NAME, .. })), "{failed:?}");
+    }
+}

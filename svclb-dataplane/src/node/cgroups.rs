@@ -1,0 +1,431 @@
+//! Where a cgroup is among the others of this node, and which processes are outside of it.
+//!
+//! What the hooks are attached to serves the cgroup and those below it. Only the root of the whole
+//! cgroup2 hierarchy is above everything. In a container's cgroup namespace another cgroup looks like
+//! the root: its folder's inode number, which is the cgroup's id, tells the two apart.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use svclb_core::text;
+
+/// Id of the root of the cgroup2 hierarchy (the first number that kernfs gives).
+pub const ROOT: u64 = 1;
+/// Inode number of the machine's first pid namespace (PROC_PID_INIT_INO of include/linux/proc_ns.h).
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
+/// The same of its first cgroup namespace.
+const FIRST_CGROUP_NAMESPACE: u64 = 0xefff_fffb;
+/// PF_KTHREAD of include/linux/sched.h.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+/// How many processes are named.
+const EXAMPLES: usize = 5;
+
+/// A cgroup's place as /proc shows it, seen from the root of the reader's cgroup namespace: so many
+/// steps up (`/..` each), and then down.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    up: usize,
+    down: Vec<String>,
+}
+
+impl Place {
+    /// Reads `/a/b` and `/../../a`.
+    pub fn parse(path: &str) -> Self {
+        let mut place = Self { up: 0, down: Vec::new() };
+        place.walk(path);
+        place
+    }
+
+    fn walk(&mut self, path: &str) {
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            if part != ".." {
+                self.down.push(part.to_owned());
+            } else if self.down.pop().is_none() {
+                self.up += 1;
+            }
+        }
+    }
+
+    /// Whether the other one is this cgroup or below it. The kernel goes up no further than it must, so
+    /// what has more steps up than needed is an ancestor of the namespace's root.
+    pub fn covers(&self, other: &Self) -> bool {
+        match self.up.cmp(&other.up) {
+            std::cmp::Ordering::Less => false,
+            std::cmp::Ordering::Equal => other.down.starts_with(&self.down),
+            std::cmp::Ordering::Greater => self.down.is_empty(),
+        }
+    }
+}
+
+/// A mounted cgroup2.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Mount {
+    /// Where.
+    pub(crate) point: PathBuf,
+    /// Which cgroup, as the reader's namespace shows it.
+    root: String,
+}
+
+/// Reads the cgroup2 mounts of a mountinfo.
+pub(crate) fn mounts_in(mountinfo: &str) -> Vec<Mount> {
+    mounts_of(mountinfo, "cgroup2")
+}
+
+/// Reads the mounts of one type of a mountinfo (proc(5): the fourth field is the mounted folder, here a
+/// cgroup, the fifth where it is mounted; the type follows a lone hyphen; blanks are written `\040`).
+pub(crate) fn mounts_of(mountinfo: &str, kind: &str) -> Vec<Mount> {
+    let of = |line: &str| {
+        let (mount, system) = line.split_once(" - ")?;
+        (system.split(' ').next()? == kind).then_some(())?;
+        let mut fields = mount.split(' ').skip(3).map(|field| field.replace("\\040", " "));
+        Some(Mount { root: fields.next()?, point: fields.next()?.into() })
+    };
+    mountinfo.lines().filter_map(of).collect()
+}
+
+/// The cgroup2 mounts that this process sees.
+///
+/// # Errors
+/// When they cannot be read.
+pub(crate) fn mounts() -> Result<Vec<Mount>> {
+    let path = "/proc/self/mountinfo";
+    Ok(mounts_in(&fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?))
+}
+
+/// Where a folder of a cgroup2 is in the hierarchy.
+fn place_of(folder: &Path, mounts: &[Mount]) -> Option<Place> {
+    let below = mounts.iter().filter_map(|mount| {
+        Some((mount, folder.strip_prefix(&mount.point).ok()?.to_str()?.to_owned()))
+    });
+    let (mount, rest) = below.max_by_key(|(mount, _)| mount.point.as_os_str().len())?;
+    let mut place = Place::parse(&mount.root);
+    place.walk(&rest);
+    Some(place)
+}
+
+/// The folder of the cgroup with this id; none when no cgroup2 that is mounted here shows it.
+///
+/// # Errors
+/// When mounts cannot be read.
+pub fn find(id: u64) -> Result<Option<PathBuf>> {
+    let is_it = |folder: &Path| fs::metadata(folder).is_ok_and(|data| data.ino() == id);
+    let mut folders: Vec<PathBuf> = mounts()?.into_iter().map(|mount| mount.point).collect();
+    folders.reverse();
+    while let Some(folder) = folders.pop() {
+        if is_it(&folder) {
+            return Ok(Some(folder));
+        }
+        folders.extend(below(&folder));
+    }
+    Ok(None)
+}
+
+/// Id of this process's own cgroup2; 0 where that is the root, which every process may be in, and where no
+/// cgroup2 that is mounted here shows it.
+pub(crate) fn own_id() -> u64 {
+    let id = own().and_then(|folder| Some(fs::metadata(folder).ok()?.ino()));
+    id.filter(|id| *id != ROOT).unwrap_or(0)
+}
+
+/// The folder of this process's own cgroup. In a cgroup namespace, with mounts made outside of it, /proc and
+/// the mounts do not say which it is: then each is looked into.
+fn own() -> Option<PathBuf> {
+    let us = std::process::id().to_string();
+    let has_us = |folder: &PathBuf| {
+        let processes = fs::read_to_string(folder.join("cgroup.procs"));
+        processes.is_ok_and(|processes| processes.lines().any(|process| process == us))
+    };
+    let mounts = mounts().ok()?;
+    let told = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let told = told.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let direct = mounts.iter().filter(|mount| mount.root == "/").map(|it| it.point.join(told));
+    let all = mounts.iter().flat_map(|mount| {
+        std::iter::once_with(|| mount.point.clone())
+            .chain(std::iter::once_with(|| descendants(&mount.point)).flatten())
+    });
+    direct.chain(all).find(has_us)
+}
+
+/// The cgroups right below one. What goes while it is looked at is not there.
+fn below(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|it| it.path())
+}
+
+/// All cgroups below one, each before those below it.
+pub fn descendants(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = below(folder).collect();
+    let mut next = 0;
+    while let Some(folder) = found.get(next) {
+        let more: Vec<PathBuf> = below(folder).collect();
+        found.extend(more);
+        next += 1;
+    }
+    found
+}
+
+/// A process outside of a cgroup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outside {
+    /// Its number, in this pid namespace.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+    /// Its cgroup, as /proc shows it.
+    pub cgroup: String,
+}
+
+/// Which of the node's processes are in a cgroup.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Coverage {
+    /// The cgroup is the root of the hierarchy: nothing is outside.
+    pub is_root: bool,
+    /// How many processes were looked at.
+    pub processes: usize,
+    /// How many of them are outside.
+    pub outside: usize,
+    /// A few of those.
+    pub examples: Vec<Outside>,
+    /// This process shows itself in the cgroup.
+    pub has_us: bool,
+    /// Why other processes of the machine were not seen; none when all of them were.
+    pub unseen: Option<&'static str>,
+}
+
+/// Looks which processes are in a cgroup and those below it.
+///
+/// # Errors
+/// When /proc cannot be read, or the cgroup's place not be told.
+pub fn coverage(cgroup: &Path) -> Result<Coverage> {
+    let cannot = || format!("cannot look at the cgroup {}", cgroup.display());
+    let folder = cgroup.canonicalize().with_context(cannot)?;
+    let is_root = fs::metadata(&folder).with_context(cannot)?.ino() == ROOT;
+    let own = place_of(&folder, &mounts()?).with_context(cannot)?;
+    let mut coverage = Coverage {
+        is_root,
+        processes: 0,
+        outside: 0,
+        examples: Vec::new(),
+        has_us: false,
+        unseen: unseen(),
+    };
+    let us = std::process::id();
+    for entry in fs::read_dir("/proc").context("cannot read /proc: is it mounted?")? {
+        let name = entry.context("cannot read /proc")?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that has ended meanwhile.
+        let Some(process) = process(pid) else { continue };
+        coverage.processes += 1;
+        let is_inside = own.covers(&Place::parse(&process.cgroup));
+        coverage.has_us |= is_inside && pid == us;
+        if !is_inside {
+            coverage.outside += 1;
+            if coverage.examples.len() < EXAMPLES {
+                coverage.examples.push(process);
+            }
+        }
+    }
+    Ok(coverage)
+}
+
+/// A process; none for the kernel's threads and for what has ended: they make no socket of their own.
+fn process(pid: u32) -> Option<Outside> {
+    // A name that the kernel cut need not be text.
+    let read = |name: &str| {
+        let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    // Where the first thread has ended, others may live on.
+    if is_without_sockets(&read("stat")?)? && !has_other_threads(pid) {
+        return None;
+    }
+    let cgroups = read("cgroup")?;
+    let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
+    Some(Outside { pid, name: read("comm")?.trim_end().to_owned(), cgroup })
+}
+
+/// Whether a process has threads beside its first: the kernel's have none, and of the dead all are gone.
+fn has_other_threads(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
+}
+
+/// Whether a `stat` is that of a thread of the kernel or of a process that has ended (proc_pid_stat(5):
+/// the state is the third field, the flags the ninth; the second may hold anything, up to the last `)`).
+fn is_without_sockets(stat: &str) -> Option<bool> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    Some(flags & KERNEL_THREAD != 0 || matches!(state, "Z" | "X"))
+}
+
+/// Why /proc does not show every process of the machine.
+fn unseen() -> Option<&'static str> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_hidden = |line: &str| {
+        line.contains(" /proc ") && line.contains("hidepid=") && !line.contains("hidepid=0")
+    };
+    if namespace("pid") != Some(FIRST_PID_NAMESPACE) {
+        Some("this pid namespace does not show the machine's other processes")
+    } else if mounts.lines().any(is_hidden) {
+        Some("/proc is mounted with hidepid, and shows only some processes")
+    } else {
+        None
+    }
+}
+
+/// Whether cgroup v1 is mounted too.
+pub fn is_hybrid() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| line.contains(" - cgroup "))
+}
+
+/// Whether this process is in a cgroup namespace of its own, which shows some cgroup as the root.
+pub fn in_namespace() -> bool {
+    namespace("cgroup") != Some(FIRST_CGROUP_NAMESPACE)
+}
+
+fn namespace(kind: &str) -> Option<u64> {
+    Some(fs::metadata(format!("/proc/self/ns/{kind}")).ok()?.ino())
+}
+
+/// What the agent's log says of processes that its cgroup does not serve; nothing when it serves all.
+///
+/// # Errors
+/// As [`coverage`].
+pub fn warning(cgroup: &Path) -> Result<Option<String>> {
+    let found = coverage(cgroup)?;
+    if found.is_root {
+        return Ok(None);
+    }
+    Ok(match (found.outside, found.unseen) {
+        (0, None) => None,
+        (0, Some(why)) => Some(format!("it is not the root of cgroup2, and {why}")),
+        (count, _) => Some(format!("{count} processes are outside, such as {}", found.examples())),
+    })
+}
+
+impl Coverage {
+    /// The examples, for people: names that processes and cgroups chose for themselves are shown, not
+    /// obeyed.
+    pub fn examples(&self) -> String {
+        let of = |it: &Outside| format!("{} {} in {}", it.pid, it.name, it.cgroup);
+        text::line(&self.examples.iter().map(of).collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_cgroup_covers_itself_and_what_is_below_it() {
+        let rows = [
+            ("/", "/", true),
+            ("/", "/a/b", true),
+            ("/a", "/a/b", true),
+            ("/a", "/ab", false),
+            ("/a/b", "/a", false),
+            // The reader is in a namespace: others are outside of its root.
+            ("/", "/../other", false),
+            ("/", "/..", false),
+            ("/..", "/", true),
+            ("/..", "/../other", true),
+            ("/../..", "/../other/x", true),
+            ("/../other", "/", false),
+            ("/../other", "/../other/x", true),
+            ("/../../other", "/../x", false),
+        ];
+        for (cgroup, process, expected) in rows {
+            let found = Place::parse(cgroup).covers(&Place::parse(process));
+            assert_eq!(found, expected, "{cgroup} covers {process}");
+        }
+    }
+
+    #[test]
+    fn a_folders_place_is_told_by_the_mount_that_it_is_on() {
+        let mounts = mounts_in(
+            "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+             41 31 0:38 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n\
+             42 31 0:38 /../.. /host/cgroup\\040two ro - cgroup2 cgroup2 rw\n\
+             43 31 0:38 /pod /sys/fs/cgroup/unified/deep rw - cgroup2 cgroup2 rw\n",
+        );
+        let rows = [
+            ("/sys/fs/cgroup/unified", Some("/")),
+            ("/sys/fs/cgroup/unified/a/b", Some("/a/b")),
+            ("/host/cgroup two", Some("/../..")),
+            ("/host/cgroup two/a", Some("/../../a")),
+            ("/sys/fs/cgroup/unified/deep/x", Some("/pod/x")),
+            ("/sys/fs/cgroup", None),
+        ];
+        for (folder, expected) in rows {
+            let found = place_of(Path::new(folder), &mounts);
+            assert_eq!(found, expected.map(Place::parse), "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_process_chose_cannot_write_to_a_terminal() {
+        let example = Outside { pid: 7, name: "a\u{1b}[2J\nb".into(), cgroup: "/x".into() };
+        let coverage = Coverage {
+            is_root: false,
+            processes: 1,
+            outside: 1,
+            examples: vec![example],
+            has_us: false,
+            unseen: None,
+        };
+        let said = coverage.examples();
+        assert!(!said.contains(char::is_control) && said.starts_with("7 a"), "{said:?}");
+    }
+
+    fn is_named(seen: &Option<Outside>) -> bool {
+        seen.as_ref().is_some_and(|it| it.name.starts_with("cut-"))
+    }
+
+    #[test]
+    fn a_process_is_seen_whatever_bytes_its_name_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join(std::ffi::OsStr::from_bytes(b"cut-\xf0\x9f"));
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("100").spawn().unwrap();
+        // The kernel names it a moment after it let the parent go on.
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut seen = process(child.id());
+        while Instant::now() < until && !is_named(&seen) {
+            std::thread::sleep(Duration::from_millis(10));
+            seen = process(child.id());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_named(&seen), "{seen:?}");
+    }
+
+    #[test]
+    fn threads_of_the_kernel_and_the_dead_are_no_processes() {
+        let rows = [
+            ("1 (init) S 0 1 1 0 -1 4194560 1", Some(false)),
+            ("2 (kthreadd) S 0 0 0 0 -1 2129984 0", Some(true)),
+            ("3 (a) b) Z 1 3 3 0 -1 4227084 0", Some(true)),
+            ("4 (name ) S 2) R 1 3 3 0 -1 4194560 0", Some(false)),
+            ("rubbish", None),
+        ];
+        for (stat, expected) in rows {
+            assert_eq!(is_without_sockets(stat), expected, "{stat}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_seen_in_the_root_that_it_sees() {
+        let root = mounts().unwrap().into_iter().next().expect("a cgroup2 is mounted");
+        let seen = coverage(&root.point).unwrap();
+        assert!(seen.processes > 0 && seen.has_us, "{seen:?}");
+        let id = fs::metadata(&root.point).unwrap().ino();
+        assert_eq!(find(id).unwrap(), Some(root.point));
+        assert_eq!(find(u64::MAX).unwrap(), None);
+    }
+}

@@ -1,0 +1,138 @@
+//! What the agent may do: the few capabilities that it needs, and the rest given up before it reads a
+//! file, hears a cluster or starts a thread (docs/privileges.md).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use caps::{CapSet, Capability, CapsHashSet};
+
+use crate::node::kernel;
+
+/// A capability that the agent needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Which.
+    pub capability: Capability,
+    /// What the kernel asks for it.
+    pub purpose: &'static str,
+}
+
+/// Every capability that the agent needs, on every kernel from 5.10 on. The manifests grant these and no
+/// other, and docs/privileges.md says how each was found: tests compare all three.
+pub const NEEDS: [Need; 3] = [
+    Need { capability: Capability::CAP_BPF, purpose: "making maps, loading programs" },
+    Need {
+        capability: Capability::CAP_NET_ADMIN,
+        purpose: "loading programs that run on a cgroup's sockets",
+    },
+    Need {
+        capability: Capability::CAP_PERFMON,
+        purpose: "programs in which the verifier sees a pointer of the kernel",
+    },
+];
+
+/// Which of the needed ones `has` denies. CAP_SYS_ADMIN stands for each of them, as in the kernel
+/// (`bpf_capable`, `perfmon_capable` and `bpf_net_capable` of include/linux).
+///
+/// # Errors
+/// What `has` fails with.
+pub fn missing(has: impl Fn(Capability) -> Result<bool>) -> Result<Vec<Capability>> {
+    let mut missing = Vec::new();
+    if has(Capability::CAP_SYS_ADMIN)? {
+        return Ok(missing);
+    }
+    for need in NEEDS {
+        if !has(need.capability)? {
+            missing.push(need.capability);
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether this thread has a capability in effect.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn has(capability: Capability) -> Result<bool> {
+    caps::has_cap(None, CapSet::Effective, capability)
+        .with_context(|| format!("cannot tell whether svclb has {capability}"))
+}
+
+/// Gives up, for good, whatever this process may do beyond what the agent needs, and every way to get
+/// it back. `read` are the files and folders that it was told to read.
+///
+/// Capabilities are a thread's: this comes before the first thread, and those to come inherit it.
+///
+/// # Errors
+/// When the kernel refuses what it refuses nobody.
+pub fn lower<'a>(read: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    if kernel::running()?.1 < kernel::MEMORY_OF_CGROUP {
+        raise_locked_memory();
+    }
+    let permitted = caps::read(None, CapSet::Permitted).context("cannot read capabilities")?;
+    let owner = fs::metadata("/proc/self").context("cannot look at /proc/self")?.uid();
+    let keep = kept(&permitted, read.into_iter().any(|path| is_of_other(path, owner)));
+    drop_bounding(&permitted)?;
+    let cannot = "cannot give up capabilities";
+    caps::clear(None, CapSet::Ambient).context(cannot)?;
+    caps::clear(None, CapSet::Inheritable).context(cannot)?;
+    // What is in effect must be permitted: the smaller set first, and the larger one later.
+    caps::set(None, CapSet::Effective, &keep).context(cannot)?;
+    caps::set(None, CapSet::Permitted, &keep).context(cannot)?;
+    nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
+    tracing::debug!(keeps = names(&keep), gave_up = permitted.len() - keep.len(), "capabilities");
+    Ok(())
+}
+
+/// Names in their order, with commas.
+pub fn names<'a>(capabilities: impl IntoIterator<Item = &'a Capability>) -> String {
+    let mut names: Vec<String> = capabilities.into_iter().map(ToString::to_string).collect();
+    names.sort_unstable();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// What to keep of what is permitted.
+fn kept(permitted: &CapsHashSet, reads_others: bool) -> CapsHashSet {
+    let mut wanted: Vec<Capability> = NEEDS.iter().map(|need| need.capability).collect();
+    if wanted.iter().any(|capability| !permitted.contains(capability)) {
+        // From a runtime that does not know the others by name.
+        wanted.push(Capability::CAP_SYS_ADMIN);
+    }
+    if reads_others {
+        // A user's kubeconfig, read by `sudo svclb`. It lets read, and write nothing.
+        wanted.push(Capability::CAP_DAC_READ_SEARCH);
+    }
+    wanted.into_iter().filter(|capability| permitted.contains(capability)).collect()
+}
+
+/// Whether a file is another user's, who may close it to everybody else.
+fn is_of_other(path: &Path, owner: u32) -> bool {
+    fs::metadata(path).is_ok_and(|data| data.uid() != owner)
+}
+
+/// Empties the bounding set, so that a program started from here (an exec credential plugin) gets
+/// nothing by being root's. Where CAP_SETPCAP was not given, the set is what the runtime made of it.
+fn drop_bounding(permitted: &CapsHashSet) -> Result<()> {
+    if !permitted.contains(&Capability::CAP_SETPCAP) {
+        return Ok(());
+    }
+    // It need not be in effect yet.
+    let mut effective = caps::read(None, CapSet::Effective).context("cannot read capabilities")?;
+    if effective.insert(Capability::CAP_SETPCAP) {
+        caps::set(None, CapSet::Effective, &effective).context("cannot use CAP_SETPCAP")?;
+    }
+    caps::clear(None, CapSet::Bounding).context("cannot empty the bounding set")
+}
+
+/// Maps that count as locked memory do not fit its limit, whose default is 64 KiB. A process that may raise it
+/// does; for another one its runtime must have.
+pub(crate) fn raise_locked_memory() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the value lives through the call. Refused, it changes nothing.
+    let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
+
+#[cfg(test)]
+mod tests;

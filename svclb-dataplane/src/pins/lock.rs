@@ -1,0 +1,246 @@
+//! One agent at a time over a folder of pins.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use thiserror::Error;
+
+use crate::pins::Pins;
+use crate::pins::own;
+
+/// Held while it lives. It is the kernel's (flock(2), on the folder itself), so that it ends with its
+/// holder, however that ends; a holder in another container counts too.
+#[derive(Debug)]
+pub struct Lock(File);
+
+/// Somebody else has the lock: an agent.
+#[derive(Debug, Error)]
+#[error(
+    "an agent runs with the pins {root} already{who}: end it first, or name other pins by --pins",
+    root = .root.display(),
+    who = .holder.map_or(String::new(), |pid| format!(" (process {pid})"))
+)]
+pub struct Held {
+    root: PathBuf,
+    /// Its process, where that can be told.
+    holder: Option<u32>,
+}
+
+/// How often a folder is looked for again that somebody put another in the place of meanwhile.
+const TRIES: u32 = 100;
+
+impl Lock {
+    /// Takes the lock of a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`Held`] when an agent has it; others when the folder cannot be made or locked, or is another
+    /// user's.
+    pub fn take(pins: &Pins) -> Result<Self> {
+        for _ in 0..TRIES {
+            pins.make_root()?;
+            if let Some(lock) = Self::of(pins)? {
+                return Ok(lock);
+            }
+        }
+        bail!("cannot lock {}: somebody goes on removing it", pins.root().display())
+    }
+
+    /// Whether it is still that of the folder: somebody may have removed that, and made another.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn is_of(&self, pins: &Pins) -> Result<bool> {
+        is_at(&self.0, pins.root())
+            .with_context(|| format!("cannot look at {}", pins.root().display()))
+    }
+
+    /// Takes the lock of a folder; none when there is no folder. What of it was open to others is closed.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn of(pins: &Pins) -> Result<Option<Self>> {
+        let root = pins.root();
+        let cannot = || format!("cannot lock {}", root.display());
+        for _ in 0..TRIES {
+            let folder = match own::open(root, 0) {
+                Ok(folder) => folder,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => {
+                    // Whose it is says more.
+                    own::close(root)?;
+                    return Err(error).with_context(cannot);
+                }
+            };
+            own::close_opened(&folder, root)?;
+            match lock_in_time(&folder) {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let holder = holder(pins, &folder);
+                    return Err(Held { root: root.to_owned(), holder }.into());
+                }
+                Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+            }
+            // Whoever held it before may have removed the folder, and there may be another.
+            if is_at(&folder, root).with_context(cannot)? {
+                pins.close_versions()?;
+                return Ok(Some(Self(folder)));
+            }
+        }
+        bail!("cannot lock {}: somebody goes on putting others in its place", root.display())
+    }
+}
+
+/// How long a child of a holder that was killed may take to come to its exec: until then it holds what
+/// that held.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes the lock, or finds that somebody has it and keeps it.
+fn lock_in_time(folder: &File) -> Result<(), TryLockError> {
+    let start = Instant::now();
+    loop {
+        match folder.try_lock() {
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether somebody has the lock of a folder. It is shared for a moment, which who takes it waits out.
+///
+/// # Errors
+/// When the folder cannot be opened.
+pub fn is_held(pins: &Pins) -> io::Result<bool> {
+    match File::open(pins.root())?.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The process that has the lock of a folder, as far as this pid namespace shows. The lock is not touched.
+pub fn seen_holder(pins: &Pins) -> Option<u32> {
+    let inode = fs::metadata(pins.root()).ok()?.ino();
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
+}
+
+/// Whether a folder is the one at a path.
+fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
+    let number = |data: fs::Metadata| (data.dev(), data.ino());
+    match fs::metadata(path) {
+        Ok(there) => Ok(number(there) == number(folder.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The process that has the lock, as far as this pid namespace shows; otherwise who wrote the maps last.
+fn holder(pins: &Pins, folder: &File) -> Option<u32> {
+    let inode = folder.metadata().ok()?.ino();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    holder_in(&locks, inode).or_else(|| Some(pins.meta().ok()?.agent).filter(|pid| *pid != 0))
+}
+
+/// Looks for a lock like `3: FLOCK  ADVISORY  WRITE 708 00:30:12 0 EOF` (proc(5)).
+fn holder_in(locks: &str, inode: u64) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let [kind, _, _, pid, file] = [(); 5].map(|()| words.next());
+        let of = file?.rsplit(':').next()?.parse() == Ok(inode);
+        let pid = pid?.parse().ok().filter(|pid| *pid != 0);
+        pid.filter(|_| of && kind == Some("FLOCK"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_by_its_file() {
+        let locks = "1: POSIX  ADVISORY  WRITE 11 00:19:77 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 12 00:19:78 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 13 00:19:77 0 EOF\n\
+                     3: -> FLOCK  ADVISORY  WRITE 14 00:19:77 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 0 00:19:79 0 EOF\n";
+        let rows = [(77, Some(13)), (78, Some(12)), (79, None), (80, None)];
+        for (inode, expected) in rows {
+            assert_eq!(holder_in(locks, inode), expected, "{inode}");
+        }
+        assert_eq!(holder_in("", 1), None);
+    }
+
+    /// Takes the lock, also when a child that another test forked has not come to its exec: until then
+    /// it holds what this process held.
+    fn given_back(pins: &Pins) -> Lock {
+        let start = Instant::now();
+        loop {
+            match Lock::take(pins) {
+                Err(_) if start.elapsed() < Duration::from_secs(10) => thread::yield_now(),
+                taken => return taken.unwrap(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_one_is_refused_until_the_first_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(&folder.path().join("pins"));
+        assert!(Lock::of(&pins).unwrap().is_none(), "there is no folder");
+        let first = Lock::take(&pins).unwrap();
+        let refused = Lock::take(&pins).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        let second = given_back(&pins);
+        // A folder that was made anew is another one.
+        assert!(second.is_of(&pins).unwrap());
+        fs::remove_dir(pins.root()).unwrap();
+        assert!(!second.is_of(&pins).unwrap(), "there is none");
+        let third = Lock::take(&pins).unwrap();
+        assert!(!second.is_of(&pins).unwrap() && third.is_of(&pins).unwrap());
+    }
+
+    #[test]
+    fn that_nothing_can_be_told_of_a_folder_does_not_mean_that_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let above = folder.path().join("above");
+        let pins = Pins::new(&above.join("pins"));
+        let lock = Lock::take(&pins).unwrap();
+        fs::rename(&above, folder.path().join("elsewhere")).unwrap();
+        fs::write(&above, "no folder").unwrap();
+        let said = lock.is_of(&pins).unwrap_err().to_string();
+        assert!(said.contains("cannot look at") && said.contains("above/pins"), "{said}");
+        let said = Lock::take(&pins).unwrap_err();
+        assert!(!said.is::<Held>(), "nobody has it: {said:#}");
+    }
+
+    #[test]
+    fn a_folder_that_was_replaced_while_its_lock_was_waited_for_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let pins = Pins::new(&folder.path().join("pins"));
+        let first = Lock::take(&pins).unwrap();
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| Lock::of(&pins));
+            // Both have it open.
+            let is_of = |link: io::Result<PathBuf>| link.is_ok_and(|path| path == pins.root());
+            let open = || {
+                let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+                open.filter(|entry| is_of(fs::read_link(entry.path()))).count()
+            };
+            while open() < 2 && !waits.is_finished() {
+                thread::yield_now();
+            }
+            fs::remove_dir(pins.root()).unwrap();
+            fs::create_dir(pins.root()).unwrap();
+            drop(first);
+            let lock = waits.join().unwrap().unwrap().expect("there is a folder");
+            assert!(lock.is_of(&pins).unwrap());
+        });
+    }
+}

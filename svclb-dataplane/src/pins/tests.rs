@@ -1,0 +1,153 @@
+//! Which folders are versions, and what is taken over from them wherever an agent died.
+
+use std::os::unix::fs::symlink;
+
+use svclb_core::size::sizes;
+
+use super::*;
+use crate::node::privileges;
+use crate::pins::bpffs;
+use crate::pins::places::Places;
+use crate::programs::object::{self, Features, Settings};
+use crate::shapes;
+
+#[test]
+fn only_folders_that_are_named_as_versions_are_versions() {
+    let folder = tempfile::tempdir().unwrap();
+    let pins = Pins::new(folder.path());
+    let current = format!("v{LAYOUT_VERSION}");
+    let folders = [
+        "v0",
+        "v4294967295",
+        &current,
+        "v4294967296",
+        "v",
+        "v01",
+        "v+1",
+        "v-1",
+        "v1x",
+        "xv1",
+        "V1",
+        "1",
+        "vethernet",
+        "cilium",
+        "tc",
+    ];
+    for name in folders {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("v7"), "a file").unwrap();
+    symlink("cilium", folder.path().join("v8")).unwrap();
+    // Somebody else counts that way too.
+    fs::create_dir_all(folder.path().join("v9/links")).unwrap();
+    fs::write(folder.path().join("v9/links/theirs"), "").unwrap();
+    let ours = ["v2/maps/svclb_index", "v3/links/connect4", "v4/next/maps/svclb_index"];
+    for pin in ours {
+        let path = folder.path().join(pin);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let names = |folders: Vec<Folder>| -> Vec<String> {
+        let name = |it: &Folder| it.path().file_name().unwrap().to_str().unwrap().to_owned();
+        folders.iter().map(name).collect()
+    };
+    let mut expected = ["v0", "v2", "v3", "v4", "v4294967295"].map(str::to_owned).to_vec();
+    assert_eq!(names(pins.others().unwrap()), expected);
+    expected.push(current);
+    expected.sort_unstable();
+    assert_eq!(names(pins.versions().unwrap()), expected);
+}
+
+/// Has something done with pins on a bpffs that nobody else sees, where all maps are in use, and with a
+/// folder for those of another version.
+fn with_maps(task: impl FnOnce(&Pins, &Folder, &Folder) + Send) {
+    let folder = tempfile::tempdir().unwrap();
+    let run = || {
+        bpffs::mount_apart(folder.path()).unwrap();
+        privileges::raise_locked_memory();
+        let pins = Pins::new(&folder.path().join("pins"));
+        pins.make().unwrap();
+        let features = Features::of_kernel().unwrap();
+        let settings = Settings { sizes: sizes(1, 1), seed: 1, features, cgroup: 1, log: false };
+        object::load(&Places::current(&pins), &settings).unwrap().finish().unwrap();
+        let old = Folder::new(pins.root().join("v0"));
+        task(&pins, &pins.current(), &old);
+    };
+    thread::scope(|scope| scope.spawn(run).join().unwrap());
+}
+
+#[test]
+fn a_shared_map_of_another_version_is_taken_over_wherever_a_crash_came() {
+    with_maps(|pins, current, old| {
+        current.label_all().unwrap();
+        let all = || MAPS.map(|it| MapInfo::from_pin(current.map(it.name)).unwrap().id());
+        let before = all();
+        // What the agent had come to: all that comes before this map is moved, and of it this much.
+        for (map, _) in MAPS.iter().enumerate().filter(|(_, shape)| shape.is_shared) {
+            for parts in [&[][..], &["layouts"], &["layouts", "maps"]] {
+                fs::rename(current.path(), old.path()).unwrap();
+                pins.make().unwrap();
+                pins.commit().make().unwrap();
+                for shape in MAPS.iter().filter(|shape| !shape.is_shared) {
+                    pins.commit().take_map(shape.name, old).unwrap();
+                }
+                for shape in MAPS[..map].iter().filter(|shape| shape.is_shared) {
+                    current.take_map(shape.name, old).unwrap();
+                }
+                for part in parts {
+                    let [from, to] =
+                        [old, current].map(|it| it.path().join(part).join(MAPS[map].name));
+                    fs::rename(from, to).unwrap();
+                }
+                pins.finish().unwrap();
+                let row = format!("{}, {parts:?} moved", MAPS[map].name);
+                for shape in &MAPS {
+                    assert_eq!(current.misfit(shape).unwrap(), None, "{row}");
+                }
+                assert_eq!(all(), before, "{row}: these are the same maps");
+                assert!(!pins.is_decided() && !old.path().exists(), "{row}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_map_without_a_label_is_not_taken_over() {
+    with_maps(|pins, current, old| {
+        fs::rename(current.path(), old.path()).unwrap();
+        pins.make().unwrap();
+        let origins = shapes::named("svclb_origins");
+        let takes = || current.lacks(origins, old).unwrap();
+        assert!(!takes(), "no label");
+        let labels = current.path().join("layouts");
+        symlink("another layout", labels.join(origins.name)).unwrap();
+        assert!(!takes(), "another layout's label");
+        fs::remove_file(labels.join(origins.name)).unwrap();
+        symlink(origins.layout(), labels.join(origins.name)).unwrap();
+        assert!(takes(), "its label");
+        symlink("another layout", old.path().join("layouts").join(origins.name)).unwrap();
+        assert!(!takes(), "its own label says otherwise");
+    });
+}
+
+#[test]
+fn maps_that_are_not_there_are_not_put_into_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let pins = Pins::new(&folder.path().join("pins"));
+    pins.make().unwrap();
+    let said = pins.decide().unwrap_err().to_string();
+    assert!(said.contains("next into use"), "{said}");
+    assert!(!pins.is_decided());
+    pins.next().make().unwrap();
+    pins.decide().unwrap();
+    assert!(pins.is_decided() && !pins.next().path().exists());
+}
+
+#[test]
+fn what_is_no_bpffs_is_not_uninstalled_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = folder.path().join("v0/links");
+    fs::create_dir_all(&ours).unwrap();
+    let said = Pins::new(folder.path()).uninstall().unwrap_err().to_string();
+    assert!(said.contains("is not on a bpffs") && ours.exists(), "{said}");
+}

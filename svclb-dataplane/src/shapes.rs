@@ -1,0 +1,232 @@
+//! What each map must be for these programs: its kind, sizes and flags, and the layout of what it holds.
+//!
+//! The kernel tells the first of any map. A map's types (its BTF) it shows to CAP_SYS_ADMIN only, which
+//! an agent has not, so whoever makes a map leaves a label beside its pin: a symbolic link whose target
+//! is the text of [`MapShape::layout`]. Where that differs, the map is another layout's
+//! (docs/decisions/0011-labels-beside-pins.md).
+
+use std::fmt::Write as _;
+use std::mem::offset_of;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapInfo, MapType};
+use svclb_common::layout::{
+    AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Counters, FrontendKey,
+    FrontendRow, Line, Meta, Origin, Overflow, Record, ServiceRow, Set, Slot, SourceRow,
+};
+
+/// A struct of the maps: its name, its size and where its fields lie, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Struct {
+    pub(crate) name: &'static str,
+    pub(crate) size: usize,
+    pub(crate) fields: &'static [(&'static str, usize)],
+}
+
+macro_rules! structs {
+    ($($constant:ident: $type:ident { $($field:ident),+ $(,)? })+) => {
+        $(const $constant: Struct = Struct {
+            name: stringify!($type),
+            size: size_of::<$type>(),
+            fields: &[$((stringify!($field), offset_of!($type, $field))),+],
+        };)+
+        /// Every struct of the maps. A test compares them with the object's BTF.
+        #[cfg(test)]
+        pub(crate) const STRUCTS: &[Struct] = &[$($constant),+];
+    };
+}
+
+structs! {
+    LINE: Line {
+        address, port, protocol, scope, service, set, generation, heir, flags, reach, _pad0, spilled,
+        affinity_seconds, _pad1, marks,
+    }
+    SET: Set { first, count }
+    SLOT: Slot { address, port, flags, owner, threshold, alias }
+    ORIGIN: Origin { cookie, count, spilled, record }
+    RECORD: Record {
+        dialled, given, dialled_port, given_port, protocol, flags, _pad, line, generation,
+    }
+    OVERFLOW: Overflow { dialled, given, next, client, records }
+    FRONTEND_KEY: FrontendKey { address, port, protocol, scope, _pad }
+    FRONTEND_ROW: FrontendRow { service, line }
+    SERVICE_ROW: ServiceRow {
+        namespace, name, port_name, protocol, internal_policy, external_policy, frontends,
+        internal_backends, external_backends, notes,
+    }
+    BACKEND_KEY: BackendKey { address, port, _pad, service }
+    BACKEND_ROW: BackendRow { sets, state, _pad, weight }
+    AFFINITY_KEY: AffinityKey { client, service, family }
+    AFFINITY_ROW: AffinityRow {
+        address, port, _pad, line, generation, seal, used, counted_for, _pad1,
+    }
+    CLIENT_ROW: ClientRow { overflow, affinity }
+    COUNTERS: Counters {
+        translated, not_service, refused, overflowed, unrecorded, redrawn, torn, kept, replies, names,
+        affine, over_share, affinity_unrecorded,
+    }
+    META: Meta {
+        layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced, agent,
+        agent_started, proved, first_generation, failures, short, refused, sources,
+    }
+    SOURCE_ROW: SourceRow { heard, address, port, kind, way, rejected }
+}
+
+/// What a map must be.
+#[derive(Debug)]
+pub struct MapShape {
+    /// Its name, which is its pin's too.
+    pub name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    flags: u32,
+    structs: &'static [Struct],
+    /// It outlives the maps that it was made with: sockets and clients are remembered in it, and what
+    /// they remember is good whichever index and slots are in use.
+    pub is_shared: bool,
+}
+
+/// Flags of include/uapi/linux/bpf.h: entries are allocated as they come; the values can be mapped.
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1 << 10;
+
+const fn shape<K, V>(
+    name: &'static str,
+    kind: MapType,
+    flags: u32,
+    structs: &'static [Struct],
+) -> MapShape {
+    let (key, value) = (size_of::<K>(), size_of::<V>());
+    MapShape { name, kind, key, value, flags, structs, is_shared: false }
+}
+
+const fn shared(shape: MapShape) -> MapShape {
+    MapShape { is_shared: true, ..shape }
+}
+
+/// Every map that is pinned.
+pub const MAPS: [MapShape; 11] = {
+    use MapType::{Array, Hash, PerCpuArray};
+    [
+        shape::<u32, Line>("svclb_index", Array, MMAPABLE, &[LINE, SET]),
+        shape::<u32, Slot>("svclb_slots", Array, MMAPABLE, &[SLOT]),
+        shared(shape::<u32, Origin>("svclb_origins", Array, MMAPABLE, &[ORIGIN, RECORD])),
+        shared(shape::<u64, Overflow>("svclb_overflow", Hash, NO_PREALLOC, &[OVERFLOW, RECORD])),
+        shape::<FrontendKey, FrontendRow>(
+            "svclb_frontends",
+            Hash,
+            NO_PREALLOC,
+            &[FRONTEND_KEY, FRONTEND_ROW],
+        ),
+        shape::<u32, ServiceRow>("svclb_services", Hash, NO_PREALLOC, &[SERVICE_ROW]),
+        shape::<BackendKey, BackendRow>(
+            "svclb_backends",
+            Hash,
+            NO_PREALLOC,
+            &[BACKEND_KEY, BACKEND_ROW],
+        ),
+        shared(shape::<AffinityKey, AffinityRow>(
+            "svclb_affinity",
+            Hash,
+            NO_PREALLOC,
+            &[AFFINITY_KEY, AFFINITY_ROW],
+        )),
+        shared(shape::<u32, ClientRow>("svclb_clients", Hash, NO_PREALLOC, &[CLIENT_ROW])),
+        shared(shape::<u32, Counters>("svclb_counters", PerCpuArray, 0, &[COUNTERS])),
+        shape::<u32, Meta>("svclb_meta", Array, 0, &[META, SOURCE_ROW]),
+    ]
+};
+
+/// The map of this name. Of a name that is none's no constant can be made.
+pub const fn named(name: &str) -> &'static MapShape {
+    const ALL: &[MapShape] = &MAPS;
+    let mut number = 0;
+    loop {
+        if is_same(ALL[number].name.as_bytes(), name.as_bytes()) {
+            return &ALL[number];
+        }
+        number += 1;
+    }
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    match (a, b) {
+        ([], []) => true,
+        ([first, a @ ..], [other, b @ ..]) => *first == *other && is_same(a, b),
+        _ => false,
+    }
+}
+
+impl MapShape {
+    /// How what the map holds is laid out, as text: each struct's name and size, and where its fields
+    /// lie, in bytes.
+    pub fn layout(&self) -> String {
+        let mut text = String::new();
+        for Struct { name, size, fields } in self.structs {
+            let separator = if text.is_empty() { "" } else { "; " };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{separator}{name} {size}:");
+            for (field, offset) in *fields {
+                let _ = write!(text, " {field} {offset}");
+            }
+        }
+        text
+    }
+
+    /// What the map pinned here is that it should not be; none when it is as it must be. `label` is
+    /// what its maker said of it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn misfit(&self, pin: &Path, label: Option<&str>) -> Result<Option<String>> {
+        let info = MapInfo::from_pin(pin)
+            .with_context(|| format!("cannot read the pinned map {}", pin.display()))?;
+        let found = (
+            info.map_type()?,
+            info.key_size() as usize,
+            info.value_size() as usize,
+            info.map_flags(),
+        );
+        let expected = (self.kind, self.key, self.value, self.flags);
+        if found != expected {
+            return Ok(Some(format!(
+                "{} has another type, key size, value size or flags ({found:?}, expected \
+                 {expected:?})",
+                pin.display(),
+            )));
+        }
+        let entries = info.max_entries();
+        // Places are found by a mask; the other maps are as large as svclb_meta says.
+        if self.name == "svclb_origins" && !entries.is_power_of_two() {
+            let pin = pin.display();
+            return Ok(Some(format!("{pin} has {entries} entries, expected a power of two")));
+        }
+        let expected = self.layout();
+        Ok(match label {
+            Some(found) if found == expected => None,
+            Some(found) => {
+                let pin = pin.display();
+                Some(format!("{pin} has another layout ({found:?}, expected {expected:?})"))
+            }
+            None => Some(format!("{} has no label that tells its layout", pin.display())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_layout_has_each_struct_and_field() {
+        const SLOTS: &MapShape = named("svclb_slots");
+        let expected = "Slot 32: address 0 port 16 flags 18 owner 20 threshold 24 alias 28";
+        assert_eq!(SLOTS.layout(), expected);
+        for shape in &MAPS {
+            let layout = shape.layout();
+            assert!(!layout.is_empty() && layout.len() < 4096, "a link's target: {layout}");
+        }
+    }
+}

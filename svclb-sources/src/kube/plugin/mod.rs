@@ -1,0 +1,231 @@
+//! Exec plugins of a kubeconfig: programs that give credentials
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>).
+//! kube's client would run one by itself, on a thread that a plugin which hangs keeps for ever. So the agent
+//! runs it, before the client sees the configuration, which then has a token or a certificate and no plugin.
+//!
+//! * One run at a time, as long as [`Limits`] allow; `guard` ends it with all processes that it started.
+//! * After each run the next one waits, and each time longer, until the API server takes what a run gave.
+//! * Credentials stay in use until they expire or are refused.
+//!
+//! `credential`: what a plugin is told and what it prints.
+
+mod credential;
+pub mod guard;
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use kube::config::AuthInfo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use svclb_core::text::short;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, timeout};
+
+use credential::Credential;
+pub(super) use credential::Plugin;
+
+/// What a plugin may print: certificates are some kilobytes.
+const OUTPUT: u64 = 1 << 20;
+/// How long processes that were killed may take to be gone: more only in an uninterruptible sleep.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// How plugins are run.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The program `svclb`, which guards them.
+    pub guard: PathBuf,
+    /// How long one may run.
+    pub deadline: Duration,
+    /// The shortest and the longest wait between the ends of two runs; each is up to twice as long by
+    /// chance, so that the nodes of a cluster do not all ask at once.
+    pub backoff: (Duration, Duration),
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Also after the program was replaced by another version.
+            guard: "/proc/self/exe".into(),
+            deadline: Duration::from_secs(30),
+            backoff: (Duration::from_secs(1), Duration::from_secs(300)),
+        }
+    }
+}
+
+/// No run now: the last one was not long ago.
+#[derive(Debug, thiserror::Error)]
+#[error("the exec plugin ran a moment ago")]
+pub(super) struct TooEarly;
+
+/// Runs plugins, and remembers what the last one gave.
+#[derive(Clone, Debug)]
+pub(super) struct Plugins(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    limits: Limits,
+    /// Of the plugin that ran last.
+    plugin: Option<Plugin>,
+    given: Option<Credential>,
+    waits: ExponentialBackoff,
+    /// No run before this time.
+    next: Instant,
+    /// A run whose processes could not be ended.
+    stuck: Option<Child>,
+}
+
+impl Plugins {
+    pub(super) fn new(limits: Limits) -> Self {
+        let waits = waits(&limits);
+        let next = Instant::now();
+        let state = State { limits, plugin: None, given: None, waits, next, stuck: None };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Puts credentials in the place of a configuration's plugin, if it has one: the ones that are there,
+    /// unless they are `refused` or expire soon, or else new ones. Returns when to ask for the next ones.
+    /// Must not be called again before the last call's end.
+    ///
+    /// # Errors
+    /// The plugin gives none; or [`TooEarly`].
+    pub(super) async fn resolve(
+        &self,
+        auth: &mut AuthInfo,
+        refused: bool,
+    ) -> Result<Option<Instant>> {
+        let Some(plugin) = Plugin::take(auth)? else { return Ok(None) };
+        if let Some(given) = self.state().before(&plugin, refused)? {
+            return Ok(given.give(auth));
+        }
+        let ran = self.run(&plugin).await;
+        let mut state = self.state();
+        let longest = state.limits.backoff.1;
+        state.next = Instant::now() + state.waits.next().unwrap_or(longest);
+        let given = ran?;
+        state.given = Some(given.clone());
+        Ok(given.give(auth))
+    }
+
+    /// Whether a certificate is in use. A server that does not take it ends the connection without a word
+    /// of HTTP, as if it were not there.
+    pub(super) fn gave_certificate(&self) -> bool {
+        self.state().given.as_ref().is_some_and(Credential::has_certificate)
+    }
+
+    /// The API server took credentials: where they are what the last run gave, all is well.
+    pub(super) fn taken(&self) {
+        let mut state = self.state();
+        if state.given.is_some() {
+            state.waits = waits(&state.limits);
+        }
+    }
+
+    async fn run(&self, plugin: &Plugin) -> Result<Credential> {
+        let limits = self.state().limits.clone();
+        let mut command = Command::new(&limits.guard);
+        command.arg0("svclb").arg(guard::NAME).arg(std::process::id().to_string());
+        plugin.fill(&mut command);
+        command.stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| {
+            format!("cannot start {}, which runs {plugin}", limits.guard.display())
+        })?;
+        match timeout(limits.deadline, outcome(&mut child)).await {
+            Ok(Ok(Outcome { status, output, errors })) => {
+                ensure!(status.success(), "{}", plugin.failed(status.code(), &short(&errors)));
+                plugin.read(&output)
+            }
+            Ok(Err(error)) => {
+                self.end(child).await;
+                Err(error).with_context(|| format!("{plugin} was ended"))
+            }
+            Err(_) => {
+                self.end(child).await;
+                let seconds = limits.deadline.as_secs_f32();
+                bail!(
+                    "{plugin} gave no credentials within {seconds} s and was ended, with all processes \
+                     that it started; run it by hand, as the agent's user, to see what it waits for"
+                )
+            }
+        }
+    }
+
+    /// Ends a run with all of its processes.
+    async fn end(&self, mut child: Child) {
+        // It was not waited for, so the number is still its own.
+        if let Some(process) = child.id() {
+            let _ = kill(Pid::from_raw(process.cast_signed()), Signal::SIGTERM);
+        }
+        if timeout(ENDING, child.wait()).await.is_err() {
+            self.state().stuck = Some(child);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What the last run of a plugin gave, if that does; none: it is to run now.
+    fn before(&mut self, plugin: &Plugin, refused: bool) -> Result<Option<Credential>> {
+        let now = Instant::now();
+        if self.plugin.as_ref() != Some(plugin) {
+            self.plugin = Some(plugin.clone());
+            (self.given, self.waits, self.next) = (None, waits(&self.limits), now);
+        }
+        if refused || self.given.as_ref().is_some_and(|given| given.is_due(now)) {
+            self.given = None;
+        }
+        if self.given.is_some() {
+            return Ok(self.given.clone());
+        }
+        if now < self.next {
+            return Err(TooEarly.into());
+        }
+        if let Some(stuck) = &mut self.stuck {
+            let is_gone = stuck.try_wait().map_or(true, |status| status.is_some());
+            ensure!(
+                is_gone,
+                "{plugin} is not run again before the processes of its last run are gone: they cannot be \
+                 killed, which the kernel allows while they wait for a disk or a file server"
+            );
+            self.stuck = None;
+        }
+        Ok(None)
+    }
+}
+
+fn waits(limits: &Limits) -> ExponentialBackoff {
+    let (first, longest) = limits.backoff;
+    let waits = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest);
+    waits.with_jitter().without_max_times().build()
+}
+
+/// A run that came to its end.
+struct Outcome {
+    status: ExitStatus,
+    output: Vec<u8>,
+    errors: String,
+}
+
+async fn outcome(child: &mut Child) -> Result<Outcome> {
+    let (output, errors) = (child.stdout.take(), child.stderr.take());
+    let (output, errors) = tokio::try_join!(all(output), all(errors))?;
+    let status = child.wait().await.context("cannot wait for it")?;
+    Ok(Outcome { status, output, errors: String::from_utf8_lossy(&errors).into_owned() })
+}
+
+async fn all(output: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let Some(output) = output else { return Ok(all) };
+    output.take(OUTPUT + 1).read_to_end(&mut all).await.context("cannot read what it printed")?;
+    let is_short = u64::try_from(all.len()).is_ok_and(|length| length <= OUTPUT);
+    ensure!(is_short, "it printed more than {OUTPUT} bytes, and is to print one ExecCredential");
+    Ok(all)
+}

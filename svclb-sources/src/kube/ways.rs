@@ -1,0 +1,328 @@
+//! The ways to the API server and what is known of each: which one worked last, and which ones failed.
+//!
+//! No way depends on what the agent wrote into the maps: sockets are left alone by the hooks (`dial`). The
+//! endpoints of `default/kubernetes` are what the cluster says, and nothing there is trusted but the
+//! certificate (docs/decisions/0017-the-way-to-the-api-server.md).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::Uri;
+pub(super) use svclb_common::layout::WayKind;
+use svclb_core::compile::is_api_server;
+use svclb_core::model::{ObjectName, Protocol, Slice, Update};
+use svclb_core::text::short;
+use tokio::time::Instant;
+
+/// How many endpoints are tried at most. Who may write slices in the namespace `default` may name any.
+const ENDPOINTS: usize = 8;
+/// How many peers are remembered.
+const PEERS: usize = 64;
+
+/// One way.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Way {
+    /// Where it is from.
+    pub(super) kind: WayKind,
+    /// Where it leads.
+    pub(super) url: Uri,
+}
+
+impl Way {
+    /// A way to this URL.
+    pub(super) const fn new(kind: WayKind, url: Uri) -> Self {
+        Self { kind, url }
+    }
+
+    /// Straight to an endpoint: never without TLS.
+    fn endpoint(at: SocketAddr) -> Option<Self> {
+        let url = format!("https://{at}/").parse().ok()?;
+        Some(Self::new(WayKind::Endpoint, url))
+    }
+
+    /// Whether both lead to the same place.
+    fn leads_to(&self, other: &Self) -> bool {
+        let place = |way: &Self| {
+            let url = &way.url;
+            let port = url.port_u16().or(match url.scheme_str() {
+                Some("http") => Some(80),
+                _ => Some(443),
+            });
+            (url.host().map(str::to_ascii_lowercase), port)
+        };
+        place(self) == place(other)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.url.to_string();
+        write!(f, "{} ({})", url.trim_end_matches('/'), self.kind.name())
+    }
+}
+
+/// A way that failed, and its error in words.
+pub(super) type Failed = (Way, String);
+
+/// What is known of the ways. Shared between the watches, which learn endpoints, and the client.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ways(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the slices of `default/kubernetes` say now.
+    slices: BTreeMap<ObjectName, Vec<SocketAddr>>,
+    /// The last endpoints known: an API server that ends takes its own away.
+    endpoints: Vec<SocketAddr>,
+    /// The way that worked last.
+    latest: Option<Way>,
+    /// When a way failed, of those that did not work since.
+    failed: HashMap<Way, Instant>,
+    /// The errors that were logged of a way since it worked.
+    logged: HashMap<Way, String>,
+    /// Which way led to whom.
+    peers: HashMap<SocketAddr, WayKind>,
+}
+
+impl Ways {
+    /// Adds endpoints that an earlier agent knew, unless the cluster has named some meanwhile.
+    pub(super) fn remember(&self, endpoints: Vec<SocketAddr>) {
+        let mut state = self.state();
+        if state.endpoints.is_empty() {
+            state.endpoints = few(endpoints);
+        }
+    }
+
+    /// Takes note of what changes of slices say about the API servers' endpoints.
+    pub(super) fn learn(&self, updates: &[Update]) {
+        let slices = updates.iter().filter_map(|update| match update {
+            Update::Slice(name, slice) => Some((name, slice.as_ref())),
+            _ => None,
+        });
+        for (name, slice) in slices {
+            let mut state = self.state();
+            let own = slice.filter(|slice| is_api_server(&slice.service));
+            let is_changed = match own {
+                Some(slice) => {
+                    let endpoints = endpoints_of(slice);
+                    state.slices.insert(name.clone(), endpoints.clone()) != Some(endpoints)
+                }
+                None => state.slices.remove(name).is_some(),
+            };
+            if is_changed {
+                // The slice that API servers maintain comes first.
+                let own = state.slices.iter().filter(|(name, _)| is_api_server(name));
+                let others = state.slices.iter().filter(|(name, _)| !is_api_server(name));
+                let all = own.chain(others).flat_map(|(_, endpoints)| endpoints);
+                let all: Vec<SocketAddr> = all.copied().collect();
+                if !all.is_empty() {
+                    state.endpoints = few(all);
+                }
+            }
+        }
+    }
+
+    /// The ways in the order in which they are tried: first the one that worked last, then those that did
+    /// not fail since, then the others, the one that failed longest ago first.
+    pub(super) fn order(&self, configured: &Way, given: &[Way], learned: bool) -> Vec<Way> {
+        let state = self.state();
+        let endpoints = state.endpoints.iter().filter(|_| learned);
+        let endpoints = endpoints.filter_map(|at| Way::endpoint(*at));
+        let mut ways: Vec<Way> = Vec::new();
+        let named: Vec<&Way> = std::iter::once(configured).chain(given).collect();
+        ways.extend(endpoints.filter(|way| !named.iter().any(|named| named.leads_to(way))));
+        for way in named {
+            if !ways.contains(way) {
+                ways.push(way.clone());
+            }
+        }
+        ways.sort_by_key(|way| {
+            let failed = state.failed.get(way).copied();
+            (failed.is_some() || state.latest.as_ref() != Some(way), failed)
+        });
+        ways
+    }
+
+    /// A way worked, and led to this peer, after these had failed.
+    pub(super) fn worked(&self, way: &Way, peer: Option<SocketAddr>, failed: Vec<Failed>) {
+        self.failed(&failed);
+        let mut state = self.state();
+        for (failed, error) in failed {
+            if state.logged.get(&failed) != Some(&error) {
+                let error = short(&error);
+                tracing::warn!(way = %failed, error, "cannot reach the API server this way");
+                state.logged.insert(failed, error);
+            }
+        }
+        state.failed.remove(way);
+        state.logged.remove(way);
+        if let Some(peer) = peer {
+            if state.peers.len() >= PEERS {
+                state.peers.clear();
+            }
+            state.peers.insert(peer, way.kind);
+        }
+        if state.latest.as_ref() != Some(way) {
+            tracing::info!(way = %way, "connected to the API server");
+            state.latest = Some(way.clone());
+        }
+    }
+
+    /// These ways failed just now.
+    pub(super) fn failed(&self, failed: &[Failed]) {
+        let mut state = self.state();
+        // Endpoints come and go: what none of them is any more is forgotten in time.
+        if state.failed.len() >= PEERS {
+            state.failed.clear();
+            state.logged.clear();
+        }
+        for (way, _) in failed {
+            state.failed.insert(way.clone(), Instant::now());
+        }
+    }
+
+    /// The way that worked last led to a connection on which a request was not answered.
+    pub(super) fn unanswered(&self) {
+        let mut state = self.state();
+        if let Some(way) = state.latest.clone() {
+            state.failed.insert(way, Instant::now());
+        }
+    }
+
+    /// Which kind of way led to a peer.
+    pub(super) fn kind_of(&self, peer: SocketAddr) -> WayKind {
+        self.state().peers.get(&peer).copied().unwrap_or(WayKind::Configuration)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What may be an API server of a slice's endpoints. `default/kubernetes` has one port.
+fn endpoints_of(slice: &Slice) -> Vec<SocketAddr> {
+    let ports = slice.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+    let ports: Vec<u16> = ports.map(|port| port.port).collect();
+    let live = slice.endpoints.iter().filter(|(_, endpoint)| endpoint.ready || endpoint.serving);
+    let all = live.flat_map(|(address, _)| ports.iter().map(move |port| (address, *port)));
+    all.take(ENDPOINTS).map(SocketAddr::from).collect()
+}
+
+/// Each once, as many as are tried, and beginning with any: agents that start at the same time must not all
+/// begin with the same API server.
+fn few(endpoints: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut each: Vec<SocketAddr> = Vec::new();
+    for endpoint in endpoints {
+        if each.len() < ENDPOINTS && !each.contains(&endpoint) {
+            each.push(endpoint);
+        }
+    }
+    let random = usize::try_from(RandomState::new().hash_one(()) >> 33).unwrap_or(0);
+    let first = random % each.len().max(1);
+    each.rotate_left(first);
+    each
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use svclb_core::model::{Endpoint, SlicePort};
+
+    use super::*;
+
+    fn way(kind: WayKind, url: &str) -> Way {
+        Way::new(kind, url.parse().unwrap())
+    }
+
+    fn configured() -> Way {
+        way(WayKind::Configuration, "https://10.96.0.1")
+    }
+
+    fn shown(ways: &Ways, given: &[Way], learned: bool) -> Vec<String> {
+        let ways = ways.order(&configured(), given, learned);
+        ways.iter().map(|way| way.url.authority().unwrap().to_string()).collect()
+    }
+
+    fn slice(name: &str, service: &str, addresses: &[&str]) -> Update {
+        let endpoints = addresses.iter().map(|address| {
+            let address: IpAddr = address.parse().unwrap();
+            (address, Endpoint::default())
+        });
+        let slice = Slice {
+            service: ObjectName::new("default", service),
+            ports: [SlicePort { name: "https".into(), protocol: Protocol::Tcp, port: 6443 }].into(),
+            endpoints: endpoints.collect(),
+            triggered: None,
+            omitted: None,
+            notes: 0,
+        };
+        Update::Slice(ObjectName::new("default", name), Some(slice))
+    }
+
+    fn gone(name: &str) -> Update {
+        Update::Slice(ObjectName::new("default", name), None)
+    }
+
+    #[test]
+    fn endpoints_come_first_then_the_configuration_then_what_was_given() {
+        let ways = Ways::default();
+        let given = [way(WayKind::ApiServer, "https://192.0.2.1:6443")];
+        assert_eq!(shown(&ways, &given, true), ["10.96.0.1", "192.0.2.1:6443"]);
+        ways.learn(&[slice("kubernetes", "kubernetes", &["10.0.0.1"])]);
+        assert_eq!(shown(&ways, &given, true), ["10.0.0.1:6443", "10.96.0.1", "192.0.2.1:6443"]);
+        assert_eq!(shown(&ways, &given, false), ["10.96.0.1", "192.0.2.1:6443"]);
+        // The same place twice is tried once.
+        let given = [way(WayKind::ApiServer, "https://10.0.0.1:6443/"), configured()];
+        assert_eq!(shown(&ways, &given[..1], true), ["10.96.0.1", "10.0.0.1:6443"]);
+        assert_eq!(shown(&ways, &given[1..], true), ["10.0.0.1:6443", "10.96.0.1"]);
+    }
+
+    #[test]
+    fn the_last_endpoints_known_are_kept_when_an_api_server_takes_its_own_away() {
+        let ways = Ways::default();
+        ways.remember(vec![SocketAddr::from(([10, 0, 0, 9], 6443))]);
+        assert_eq!(shown(&ways, &[], true), ["10.0.0.9:6443", "10.96.0.1"]);
+        ways.learn(&[slice("other-1", "other", &["10.0.0.7"])]);
+        assert_eq!(shown(&ways, &[], true), ["10.0.0.9:6443", "10.96.0.1"]);
+        ways.learn(&[slice("kubernetes", "kubernetes", &["10.0.0.1"])]);
+        ways.learn(&[slice("kubernetes", "kubernetes", &[])]);
+        ways.learn(&[gone("kubernetes")]);
+        assert_eq!(shown(&ways, &[], true), ["10.0.0.1:6443", "10.96.0.1"]);
+        ways.learn(&[slice("kubernetes", "kubernetes", &["10.0.0.2"])]);
+        assert_eq!(shown(&ways, &[], true), ["10.0.0.2:6443", "10.96.0.1"]);
+        ways.remember(vec![SocketAddr::from(([10, 0, 0, 9], 6443))]);
+        assert_eq!(shown(&ways, &[], true), ["10.0.0.2:6443", "10.96.0.1"]);
+    }
+
+    #[test]
+    fn many_endpoints_are_not_all_tried() {
+        let ways = Ways::default();
+        let many: Vec<String> = (0..200).map(|number| format!("10.1.0.{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        ways.learn(&[
+            slice("a-tenant's", "kubernetes", &many),
+            slice("kubernetes", "kubernetes", &["10.0.0.1"]),
+        ]);
+        let shown = shown(&ways, &[], true);
+        assert_eq!(shown.len(), ENDPOINTS + 1);
+        assert!(shown.contains(&"10.0.0.1:6443".to_owned()), "{shown:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_worked_comes_first_and_what_failed_last() {
+        let ways = Ways::default();
+        let given = [way(WayKind::ApiServer, "https://192.0.2.1:6443")];
+        let failed = |way: &Way| (way.clone(), "refused".to_owned());
+        ways.worked(&given[0], None, vec![failed(&configured())]);
+        assert_eq!(shown(&ways, &given, true), ["192.0.2.1:6443", "10.96.0.1"]);
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        ways.unanswered();
+        assert_eq!(shown(&ways, &given, true), ["10.96.0.1", "192.0.2.1:6443"]);
+        ways.learn(&[slice("kubernetes", "kubernetes", &["10.0.0.1"])]);
+        assert_eq!(shown(&ways, &given, true), ["10.0.0.1:6443", "10.96.0.1", "192.0.2.1:6443"]);
+    }
+}
