@@ -2,8 +2,8 @@
 //! system calls for BPF.
 //!
 //! Each module uses only those above it:
-//! * [`bpf`]: system calls, memory mapped maps, types of the kernel, and waiting for running programs.
 //! * [`hooks`], [`shapes`]: the hooks and maps that there are, as data.
+//! * [`bpf`]: system calls, memory mapped maps, types of the kernel, and waiting for running programs.
 //! * [`node`]: what the node must have: kernel, mounts, cgroups, privileges.
 //! * [`pins`]: where maps and links lie on a bpffs, and whose they are.
 //! * [`maps`]: the maps: the real [`svclb_core::table::Table`], and those that only hooks write.

@@ -7,7 +7,8 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::node::environment::BTF;
+/// Where the kernel shows its types.
+pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 /// Kinds of include/uapi/linux/btf.h.

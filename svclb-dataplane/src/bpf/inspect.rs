@@ -14,7 +14,6 @@ use aya_obj::generated::{
 
 use crate::bpf::sys;
 use crate::hooks::Hook;
-use crate::pins::Pins;
 
 /// More programs than anybody has on one hook.
 const PROGRAMS: u32 = 64;
@@ -28,14 +27,6 @@ pub struct Link {
     pub program: u32,
     /// The hook's number, `enum bpf_attach_type`.
     pub hook: u32,
-}
-
-/// Reads a hook's pinned link; none when there is no pin.
-///
-/// # Errors
-/// When the pin cannot be opened or read.
-pub fn link(pins: &Pins, hook: &Hook) -> io::Result<Option<Link>> {
-    link_at(&pins.link(hook.name))
 }
 
 /// Reads a pinned link; none when there is no pin.

@@ -9,7 +9,7 @@
 //! * [`grace`]: waiting until no program runs any more that ran before.
 
 pub(crate) mod batch;
-pub(crate) mod btf;
+pub mod btf;
 pub mod grace;
 pub mod inspect;
 pub(crate) mod mapping;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use caps::Capability;
 
+use crate::bpf::btf::BTF;
 use crate::node::cgroups::{self, Mount};
 use crate::node::kernel;
 use crate::node::privileges;
@@ -15,9 +16,6 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// The oldest kernel whose verifier and hooks this program was measured on.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
-
-/// Where the kernel shows its types.
-pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Checks everything that the agent needs before it makes a map.
 ///

@@ -25,6 +25,7 @@ pub mod own;
 pub mod places;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -112,6 +113,14 @@ impl Pins {
         }
         let others = self.others().unwrap_or_default().into_iter().map(|folder| folder.link(hook));
         others.into_iter().find(|link| link.exists()).unwrap_or(ours)
+    }
+
+    /// The link that is pinned for a hook; none when there is no pin.
+    ///
+    /// # Errors
+    /// When the pin cannot be opened or read.
+    pub fn pinned_link(&self, hook: &str) -> io::Result<Option<Link>> {
+        inspect::link_at(&self.link(hook))
     }
 
     /// Every link that is pinned here and attached, of all versions, with its pin.

@@ -32,7 +32,7 @@ pub struct Held {
 /// # Errors
 /// When the pin is there and cannot be read.
 pub fn is_attached(pins: &Pins, hook: &Hook) -> io::Result<bool> {
-    Ok(inspect::link(pins, hook)?.is_some_and(|link| link.cgroup != 0))
+    Ok(pins.pinned_link(hook.name)?.is_some_and(|link| link.cgroup != 0))
 }
 
 /// Looks which links are pinned and attached, and changes nothing.

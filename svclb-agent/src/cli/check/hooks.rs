@@ -34,7 +34,7 @@ pub(super) fn findings(pins: &Pins, findings: &mut Vec<Finding>) -> Option<PathB
         findings.extend(["programs", "others"].map(|check| Finding::not_looked_at(check, nothing)));
         return None;
     }
-    let links: Vec<_> = HOOKS.iter().map(|hook| (hook, inspect::link(pins, hook))).collect();
+    let links: Vec<_> = HOOKS.iter().map(|hook| (hook, pins.pinned_link(hook.name))).collect();
     let mut ids: Vec<u64> =
         links.iter().filter_map(|(_, link)| Some(link.as_ref().ok()?.as_ref()?.cgroup)).collect();
     ids.retain(|id| *id != 0);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use caps::{CapSet, Capability};
 
+use svclb_dataplane::bpf::btf::BTF;
 use svclb_dataplane::node::cgroups;
 use svclb_dataplane::node::environment;
 use svclb_dataplane::node::kernel;
@@ -18,7 +19,7 @@ use super::Finding;
 pub(super) fn kernel() -> Finding {
     let looked = kernel::running().and_then(|(release, _)| {
         environment::check_kernel(&release)?;
-        environment::check_btf(Path::new(environment::BTF))?;
+        environment::check_btf(Path::new(BTF))?;
         Ok(release)
     });
     match looked {
