@@ -1,38 +1,38 @@
-//! What a reconciler needs of the kernel.
+//! The kernel as a reconciler sees it: an interface that tests can implement without one.
 
 use anyhow::Result;
 use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::table::Table;
 
-/// Waits until no program runs any more that ran before, and then reads which backends sockets remember.
+/// Waits until every running program has ended, and then reads the backends that sockets remember.
 pub type Remembered = Box<dyn FnOnce() -> Result<Vec<BackendKey>> + Send>;
 
-/// Where maps come from, and who looks after what makes them matter.
+/// Makes maps, puts them into use, and keeps hooks and pins in place.
 pub trait Dataplane {
     /// The maps.
     type Maps: Table;
 
-    /// How many places the origins have that new maps will share; none when they get their own.
+    /// Number of places of the origins that new maps will share; none when they get their own.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// When that cannot be read.
     fn shared_origins(&self) -> Result<Option<u32>>;
 
-    /// Begins to make maps as this row says, empty, beside those in use. `keeps_ids` says that services will
-    /// have the ids there that they have here.
+    /// Begins to make empty staging maps of the sizes in this row. With `keeps_ids`, services will have the
+    /// same ids in them.
     ///
     /// # Errors
     /// When that cannot be done; nothing is left of it then.
     fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()>;
 
-    /// Gives the maps that [`Self::begin`] began to make, once; none while they are being made, unless this
+    /// Returns the maps that [`Self::begin`] began to make, once; none while they are being made, unless this
     /// `waits` for them.
     ///
     /// # Errors
     /// When they could not be made; nothing is left of them then.
     fn made(&mut self, waits: bool) -> Option<Result<Self::Maps>>;
 
-    /// Whether [`Self::switch`] has nothing to wait for.
+    /// Returns true if [`Self::switch`] has nothing to wait for.
     fn can_switch(&self) -> bool;
 
     /// Puts the maps that were made into use, once they are filled.
@@ -47,7 +47,7 @@ pub trait Dataplane {
     fn abandon(&mut self);
 
     /// Begins a review of the marks of backends in the index, if many were added (docs/decisions/0007).
-    /// Gives the rest of it that may take long, to be done elsewhere while these maps are written.
+    /// Returns the part of it that may take long, to be run on another thread while these maps are written.
     ///
     /// # Errors
     /// When the maps cannot be read.
@@ -56,11 +56,11 @@ pub trait Dataplane {
     /// Finishes the review with what [`Self::begin_marks`] gave.
     fn finish_marks(&self, maps: &mut Self::Maps, remembered: &[BackendKey]);
 
-    /// Corrects what is counted of each client's entries in shared maps, and removes what is over. Part of
-    /// an audit; what fails is tried again by the next one.
+    /// Corrects the counts of each client's entries in shared maps, and removes expired entries. This is a part
+    /// of an audit; the next one tries again what failed.
     fn audit_shares(&mut self);
 
-    /// Whether our programs are on every hook, over the maps in use, as far as is known.
+    /// Returns true if this agent's programs are on every hook, over the maps in use, as far as is known.
     fn is_whole(&self) -> bool;
 
     /// Connects to the probe's service, which the maps hold.
@@ -69,7 +69,7 @@ pub trait Dataplane {
     /// When the connect was not translated, or could not be tried.
     fn prove(&mut self) -> Result<()>;
 
-    /// Puts back what somebody took away, and tells.
+    /// Restores hooks and pins that another process removed, and logs it.
     ///
     /// # Errors
     /// When the maps are no longer ours.

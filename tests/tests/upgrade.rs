@@ -82,7 +82,7 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         (
             "other-size",
             |world| remake(world, "svclb_index", &[("entries", "8192")]),
-            &["tells of other maps"],
+            &["describes other maps"],
             &[],
         ),
         ("gone", |world| unpin(world, "svclb_slots"), &["svclb_slots is missing"], &[]),

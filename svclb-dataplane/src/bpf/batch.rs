@@ -10,7 +10,7 @@ use aya_obj::generated::bpf_cmd;
 use crate::bpf::sys;
 use crate::bpf::value::MapValue;
 
-/// How many rows a call takes or gives.
+/// Rows of one call.
 pub(crate) const ROWS: usize = 4096;
 
 /// Shows every row, in no order: so many at a time, or more where the kernel gives more together. One that
@@ -21,7 +21,7 @@ pub(crate) fn read<K: MapValue, V: MapValue>(
     see: &mut dyn FnMut(&K, &V),
 ) -> io::Result<()> {
     let map = sys::fd(map)?;
-    // Where the next call goes on: a number that means something to the kernel only.
+    // The cursor of the next call, which only the kernel can interpret.
     let (mut from, mut to) = (None::<u32>, 0_u32);
     // SAFETY: any bit pattern is a value of either type.
     let (mut keys, mut values): (Vec<K>, Vec<V>) =

@@ -1,5 +1,5 @@
-//! The kernel's types (BTF): where a field lies in a structure, and the id of a function. aya-obj reads
-//! them too, and does not show fields.
+//! The kernel's types (BTF): offsets of fields, and ids of functions. aya-obj reads them too, but does not
+//! show fields.
 //!
 //! The format is that of Documentation/bpf/btf.rst; numbers are in the machine's byte order.
 
@@ -7,7 +7,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Where the kernel shows its types.
+/// The file in which the kernel shows its types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
@@ -28,9 +28,9 @@ pub(crate) struct Bit {
 #[derive(Debug)]
 pub(crate) struct Types {
     bytes: Vec<u8>,
-    /// Where types begin and end.
+    /// Begin and end of the types in `bytes`.
     types: (usize, usize),
-    /// Where names begin.
+    /// Begin of the names in `bytes`.
     names: usize,
 }
 
@@ -44,7 +44,7 @@ struct Type<'a> {
     has_bit_fields: bool,
 }
 
-/// Where a field lies, in bits from the beginning of its structure.
+/// The position of a field, in bits from the beginning of its structure.
 struct Field {
     offset: u32,
     /// Bits of a bit field; 0 of any other field.
@@ -77,7 +77,7 @@ impl Types {
         Ok(Self { bytes, types: (types, end), names })
     }
 
-    /// Where a field of a structure lies, in bytes.
+    /// The offset of a field in its structure, in bytes.
     ///
     /// # Errors
     /// When this kernel has no such field, or one of single bits.
@@ -86,7 +86,7 @@ impl Types {
         Ok(self.field(structure, field, is_whole)?.offset / 8)
     }
 
-    /// Where a field of one bit lies in a structure.
+    /// The position of a field of one bit in its structure.
     ///
     /// # Errors
     /// When this kernel has no such field, or a wider one.

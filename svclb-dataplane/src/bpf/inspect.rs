@@ -1,5 +1,4 @@
-//! Questions about hooks to the kernel, which change nothing: what a pinned link holds, and whose
-//! programs run where.
+//! Reads links and programs from the kernel, and changes nothing.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -15,10 +14,10 @@ use aya_obj::generated::{
 use crate::bpf::sys;
 use crate::hooks::Hook;
 
-/// More programs than anybody has on one hook.
+/// The most programs that are read of one hook.
 const PROGRAMS: u32 = 64;
 
-/// What a link of a program to a cgroup is.
+/// A link of a program to a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Id of the cgroup; 0 once it is detached.
@@ -63,9 +62,9 @@ pub struct Program {
     pub name: String,
     /// Ids of the maps that it uses.
     pub maps: Vec<u32>,
-    /// How often it ran while the kernel counted (bpf(2), BPF_ENABLE_STATS).
+    /// Number of runs while the kernel counted them (bpf(2), BPF_ENABLE_STATS).
     pub runs: u64,
-    /// How long all these runs took.
+    /// Duration of all these runs together.
     pub nanoseconds: u64,
     /// Instructions, as the verifier left them; 0 when the kernel does not show them.
     pub instructions: u32,
@@ -96,7 +95,7 @@ pub fn program(id: u32) -> io::Result<Program> {
         maps,
         runs: info.run_cnt,
         nanoseconds: info.run_time_ns,
-        // Of eight bytes each (RFC 9669).
+        // An instruction has eight bytes (RFC 9669).
         instructions: info.xlated_prog_len / 8,
     })
 }
@@ -114,8 +113,7 @@ unsafe fn read_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
     unsafe { sys::bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
 }
 
-/// Which programs are on a hook, by id and in the order in which they run. The kernel asks
-/// CAP_NET_ADMIN.
+/// Returns the ids of the programs on a hook in the order in which they run. This needs CAP_NET_ADMIN.
 ///
 /// # Errors
 /// When that is not granted, or the cgroup is gone.
@@ -138,12 +136,12 @@ pub fn programs(cgroup: &Path, hook: &Hook, whose: Whose) -> io::Result<Vec<u32>
     Ok(ids)
 }
 
-/// Which programs of a hook are asked for.
+/// A choice among the programs of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
-    /// Those attached to the cgroup itself.
+    /// The programs that are attached to the cgroup itself.
     Own,
-    /// Those that run for its sockets, with the ones of the cgroups above it.
+    /// The programs that run for the cgroup's sockets, including those of the cgroups above it.
     Effective,
 }
 

@@ -13,13 +13,13 @@ use crate::bpf::value::MapValue;
 /// Values of an array map (BPF_F_MMAPABLE) in this process's memory.
 #[derive(Debug)]
 pub(crate) struct Mapping<T> {
-    /// Where the mapping begins, at a page.
+    /// Begin of the mapping, at a page.
     base: NonNull<u8>,
-    /// How long it is, bytes.
+    /// Length of the mapping, bytes.
     bytes: usize,
     /// Numbers of the values that are mapped.
     numbers: Range<u32>,
-    /// Where the first of them lies behind `base`, bytes.
+    /// Offset of the first of them from `base`, bytes.
     skip: usize,
     values: PhantomData<T>,
 }
@@ -56,7 +56,7 @@ impl<T: MapValue> Mapping<T> {
         Ok(Self { base, bytes, numbers, skip, values: PhantomData })
     }
 
-    /// How many values are mapped.
+    /// Number of mapped values.
     pub(crate) fn length(&self) -> u32 {
         self.numbers.end - self.numbers.start
     }
@@ -75,12 +75,12 @@ impl<T: MapValue> Mapping<T> {
 
 impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping that `part` made, and nobody holds a `Shared` longer than `self`.
+        // SAFETY: this is the mapping that `part` made, and no `Shared` outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
-/// How much of an array a [`Window`] shows, bytes.
+/// Bytes of an array that a [`Window`] shows at a time.
 const SHOWN: usize = 1 << 20;
 
 /// An array map that is read in stretches. What is mapped counts as resident memory of this process, used

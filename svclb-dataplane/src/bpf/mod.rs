@@ -1,12 +1,12 @@
-//! What the kernel offers for BPF and aya does not.
+//! System calls and formats of BPF that aya does not offer.
 //!
 //! * [`sys`]: system calls.
-//! * [`value`]: which types are values of maps.
+//! * [`value`]: the types that may be values of maps.
 //! * [`mapping`]: maps in this process's memory.
 //! * [`batch`]: many rows in a call.
 //! * [`btf`]: the kernel's own types.
-//! * [`inspect`]: questions about links and programs, which change nothing.
-//! * [`grace`]: waiting until no program runs any more that ran before.
+//! * [`inspect`]: reads links and programs.
+//! * [`grace`]: waits until every program that is running has ended.
 
 pub(crate) mod batch;
 pub mod btf;

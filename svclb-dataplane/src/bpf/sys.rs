@@ -115,7 +115,7 @@ pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
-/// Detaches a link at once, whoever else still holds it.
+/// Detaches a link at once, although other descriptors of it may be open.
 pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
     attr.link_detach.link_fd = fd(link)?;
@@ -134,7 +134,7 @@ pub(crate) fn load_iterator(code: &[[u8; 8]], function: u32) -> io::Result<Owned
     load.attach_btf_id = function;
     load.insns = code.as_ptr() as u64;
     load.insn_cnt = u32::try_from(code.len()).map_err(io::Error::other)?;
-    // What it calls is for programs of this licence.
+    // The helper that it calls is for programs of a GPL-compatible licence.
     load.license = c"Dual MIT/GPL".as_ptr() as u64;
     // SAFETY: code and licence live through the call, and the code is as long as said.
     descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?)

@@ -1,4 +1,4 @@
-//! Which types are values of maps.
+//! The types that may be values of maps.
 
 use aya::Pod;
 use svclb_common::layout::{

@@ -17,7 +17,7 @@ use crate::bpf::sys;
 use crate::maps::rows::Rows;
 use crate::pins::places::Places;
 
-/// How long a row stays whose service has no frontend with affinity: it is gone, most likely.
+/// Time that a row stays after its service has no frontend with affinity any more: most likely it is gone.
 const WITHOUT_A_SERVICE: Duration = Duration::from_secs(600);
 /// The most rows that one audit removes: each takes two system calls, and the reconciler waits.
 const AT_ONCE: usize = 16_384;

@@ -48,12 +48,12 @@ pub struct Maps {
     geometry: Meta,
     /// While marks are being reviewed: those that are needed, a word for each line.
     needed: Option<Vec<u64>>,
-    /// How many marks were left by the last review.
-    kept_marks: u64,
+    /// Number of marks that the last review left.
+    marks_of_review: u64,
 }
 
-/// So many more marks than the last review left, for each line, make another worth its while. Of a line's 64
-/// marks each that is set in vain costs one of 64 direct connects a look at the origins.
+/// A review begins when this many marks per line were added since the last one. Of a line's 64 marks, each
+/// that is set in vain makes one of 64 direct connects look at the origins.
 const MORE_MARKS: u64 = 2;
 
 impl Maps {
@@ -90,17 +90,17 @@ impl Maps {
             geometry: meta.get(&0, 0).context("cannot read svclb_meta")?.0,
             meta,
             needed: None,
-            kept_marks: 0,
+            marks_of_review: 0,
         })
     }
 
-    /// Lets rows be written many at a time until [`Table::flush`]: these maps are new, and nobody reads
-    /// them yet.
-    pub fn keep_back(&mut self) {
-        self.slots.keep_back();
-        self.frontends.keep_back();
-        self.services.keep_back();
-        self.backends.keep_back();
+    /// Buffers rows until [`Table::flush`], so that many are written in a call: these maps are new, and no
+    /// program reads them yet.
+    pub fn buffer_rows(&mut self) {
+        self.slots.buffer_sets();
+        self.frontends.buffer_rows();
+        self.services.buffer_rows();
+        self.backends.buffer_rows();
     }
 
     /// The meta row.
@@ -142,10 +142,10 @@ impl Maps {
         self.geometry = meta;
     }
 
-    /// Leaves a backend's mark at its homes before anybody can be given it, and for those who were.
+    /// Sets a backend's mark at its homes, before a client can be given it, and for clients that were.
     ///
     /// # Errors
-    /// When the meta row tells of other maps.
+    /// When the meta row describes other maps.
     pub fn mark(&mut self, key: &BackendKey) -> Result<(), TableError> {
         let Meta { seed, index_lines, .. } = self.geometry;
         if let Some(needed) = &mut self.needed {
@@ -153,7 +153,7 @@ impl Maps {
         }
         let can = index_lines.is_power_of_two()
             && index::mark(key, seed, index_lines, |number| self.index.get(number));
-        if can { Ok(()) } else { Err(invalid("svclb_meta", "it tells of other maps".to_owned())) }
+        if can { Ok(()) } else { Err(invalid("svclb_meta", "it describes other maps".to_owned())) }
     }
 
     /// Begins a review of the marks (docs/decisions/0007), if many were added since the last one: notes those
@@ -164,7 +164,7 @@ impl Maps {
     /// When the members cannot be read.
     pub fn begin_marks(&mut self) -> Result<bool, TableError> {
         let lines = u64::from(self.geometry.index_lines);
-        if self.marks() < self.kept_marks + MORE_MARKS * lines {
+        if self.marks() < self.marks_of_review + MORE_MARKS * lines {
             return Ok(false);
         }
         let (seed, mut needed) = (self.geometry.seed, vec![0; self.geometry.index_lines as usize]);
@@ -181,11 +181,11 @@ impl Maps {
             index::need_marks(&mut needed, key, self.geometry.seed);
         }
         index::keep_marks(&needed, |number| self.index.get(number));
-        self.kept_marks = self.marks();
-        Some((before, self.kept_marks))
+        self.marks_of_review = self.marks();
+        Some((before, self.marks_of_review))
     }
 
-    /// How many marks there are.
+    /// Number of marks.
     fn marks(&self) -> u64 {
         let lines = (0..self.geometry.index_lines).map_while(|number| self.index.get(number));
         lines.map(|line| u64::from(line.marks().count_ones())).sum()
@@ -220,7 +220,7 @@ impl Table for Maps {
             .collect();
         let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array("svclb_meta", error))?.0;
         let mut slots = self.slots.reader();
-        // A line that somebody else wrote may name any.
+        // A line that another program wrote may name any slot.
         let ranges = ranges(&lines, |number| slots.slot(number));
         slots.end()?;
         self.backends.each(see)?;

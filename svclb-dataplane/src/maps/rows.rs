@@ -17,18 +17,18 @@ pub(crate) struct Rows<K, V> {
     map: HashMap<MapData, Plain<K>, Plain<V>>,
     /// The same map: aya's type does not show its own.
     fd: OwnedFd,
-    kept: Option<Kept<K, V>>,
+    buffered: Option<Buffered<K, V>>,
 }
 
 /// Rows that are not written yet.
-struct Kept<K, V> {
+struct Buffered<K, V> {
     keys: Vec<K>,
     values: Vec<V>,
-    /// How many were before them.
+    /// Number of rows before them.
     written: usize,
 }
 
-impl<K, V> Default for Kept<K, V> {
+impl<K, V> Default for Buffered<K, V> {
     fn default() -> Self {
         Self { keys: Vec::new(), values: Vec::new(), written: 0 }
     }
@@ -38,18 +38,18 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
     pub(crate) fn new(name: &'static str, data: MapData) -> Result<Self> {
         let capacity = data.info()?.max_entries();
         let fd = data.fd().as_fd().try_clone_to_owned()?;
-        Ok(Self { name, capacity, map: Map::from_map_data(data)?.try_into()?, fd, kept: None })
+        Ok(Self { name, capacity, map: Map::from_map_data(data)?.try_into()?, fd, buffered: None })
     }
 
     /// Lets rows of a map that is empty be written many at a time, until [`Self::flush`].
-    pub(crate) fn keep_back(&mut self) {
-        self.kept = Some(Kept::default());
+    pub(crate) fn buffer_rows(&mut self) {
+        self.buffered = Some(Buffered::default());
     }
 
-    /// Writes what was kept back, and each row at once from here on.
+    /// Writes what was buffered, and each row at once from here on.
     pub(crate) fn flush(&mut self) -> Result<(), TableError> {
-        let kept = self.kept.take().filter(|kept| !kept.keys.is_empty());
-        let Some(Kept { keys, values, .. }) = kept else { return Ok(()) };
+        let buffered = self.buffered.take().filter(|buffered| !buffered.keys.is_empty());
+        let Some(Buffered { keys, values, .. }) = buffered else { return Ok(()) };
         batch::write(self.fd.as_fd(), &keys, &values)
             .map_err(|error| refused(self.name, self.capacity, error))
     }
@@ -68,20 +68,20 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
     }
 
     pub(crate) fn put(&mut self, key: &K, value: &V) -> Result<(), TableError> {
-        let Some(kept) = &mut self.kept else {
+        let Some(buffered) = &mut self.buffered else {
             let done = self.map.insert(Plain(*key), Plain(*value), 0);
             return done.map_err(|error| failed(self.name, self.capacity, error));
         };
-        kept.keys.push(*key);
-        kept.values.push(*value);
-        let all = kept.written + kept.keys.len();
+        buffered.keys.push(*key);
+        buffered.values.push(*value);
+        let all = buffered.written + buffered.keys.len();
         let has_room = all < self.capacity as usize;
-        if kept.keys.len() < batch::ROWS && has_room {
+        if buffered.keys.len() < batch::ROWS && has_room {
             return Ok(());
         }
         self.flush()?;
-        // Whoever comes to a map that is full is told so at once.
-        self.kept = has_room.then(|| Kept { written: all, ..Kept::default() });
+        // A map that is full refuses a row at once.
+        self.buffered = has_room.then(|| Buffered { written: all, ..Buffered::default() });
         Ok(())
     }
 
@@ -113,7 +113,7 @@ pub(crate) fn invalid(map: &'static str, what: String) -> TableError {
     TableError::Invalid { map, what }
 }
 
-/// What a failed call on a hash map of `capacity` entries means.
+/// Translates a failed call on a hash map of `capacity` entries.
 fn failed(map: &'static str, capacity: u32, error: MapError) -> TableError {
     match failed_in_array(map, error) {
         TableError::System { source, .. } => refused(map, capacity, source),
@@ -121,7 +121,7 @@ fn failed(map: &'static str, capacity: u32, error: MapError) -> TableError {
     }
 }
 
-/// What an error of the kernel means on a hash map of `capacity` entries.
+/// Translates an error of the kernel on a hash map of `capacity` entries.
 fn refused(map: &'static str, capacity: u32, source: io::Error) -> TableError {
     match source.raw_os_error() {
         Some(libc::E2BIG) => TableError::Full { map, capacity },
@@ -129,7 +129,7 @@ fn refused(map: &'static str, capacity: u32, source: io::Error) -> TableError {
     }
 }
 
-/// What a failed call on an array means. It has all of its entries from the start, and is never full.
+/// Translates a failed call on an array, which has all of its entries from the start and is never full.
 pub(crate) fn failed_in_array(map: &'static str, error: MapError) -> TableError {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => TableError::Missing { map },
@@ -161,10 +161,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_kept_back_are_all_there_in_the_end() {
+    fn rows_that_are_buffered_are_all_there_in_the_end() {
         let rows: Vec<(u32, u64)> = (0..10_000).map(|key| (key, u64::from(key) * 3)).collect();
         let mut map = map(20_000);
-        map.keep_back();
+        map.buffer_rows();
         rows.iter().for_each(|(key, value)| map.put(key, value).unwrap());
         let before = map.all().unwrap().len();
         assert!(before < rows.len() && before >= rows.len() - batch::ROWS, "{before} are written");
@@ -178,9 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_does_not_fit_is_told_of_at_once_also_where_rows_are_kept_back() {
+    fn a_row_that_does_not_fit_is_refused_at_once_also_where_rows_are_buffered() {
         let mut map = map(5_000);
-        map.keep_back();
+        map.buffer_rows();
         (0..5_000).for_each(|key| map.put(&key, &1).unwrap());
         let refused = map.put(&5_000, &1);
         assert!(matches!(refused, Err(TableError::Full { capacity: 5_000, .. })), "{refused:?}");
@@ -188,9 +188,9 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_goes_after_it_was_kept_back_is_gone() {
+    fn a_row_that_goes_after_it_was_buffered_is_gone() {
         let mut map = map(100);
-        map.keep_back();
+        map.buffer_rows();
         map.put(&1, &1).unwrap();
         map.put(&2, &2).unwrap();
         map.remove(&1).unwrap();

@@ -42,12 +42,12 @@ pub fn correct(maps: &Places) -> Result<usize> {
 }
 
 impl Shares {
-    /// What the map says.
+    /// Reads the counts in the map.
     fn counts(&self) -> Result<Counts> {
         Ok(self.clients.all()?.into_iter().collect())
     }
 
-    /// What it should say.
+    /// Counts the entries.
     fn count(&self) -> Result<Counts> {
         let mut counts = Counts::new();
         self.overflow.each(&mut |_, entry| {
@@ -86,7 +86,7 @@ impl Shares {
     }
 }
 
-/// What has to be added to each count; nothing for a client whose row can go.
+/// Returns what to add to each count; nothing for a client whose row can be removed.
 fn changes(before: &Counts, counted: &Counts, after: &Counts) -> Counts {
     let of = |counts: &Counts, client: &u32| counts.get(client).copied().unwrap_or_default();
     let clients = before.keys().chain(counted.keys()).chain(after.keys());
@@ -102,7 +102,7 @@ fn changes(before: &Counts, counted: &Counts, after: &Counts) -> Counts {
     clients.filter_map(change).collect()
 }
 
-/// How far what was counted lies outside of the counts before and after.
+/// Returns how far the counted number lies outside of the counts before and after.
 fn excess(before: i32, counted: i32, after: i32) -> i32 {
     let (low, high) = (before.min(after), before.max(after));
     counted.wrapping_sub(counted.clamp(low, high))

@@ -1,5 +1,5 @@
-//! `svclb_slots`: sets, each written by one call before any line names it, or many together while nobody
-//! reads the array. (To map a page of it takes longer than to write it.) It is read in stretches.
+//! `svclb_slots`: each set is written by one call before a line names it, or many together while no program
+//! reads the array. (Mapping a page of it takes longer than writing it.) It is read through windows.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -30,12 +30,12 @@ impl Slots {
         Ok(Self { map, length, numbers: Vec::new(), values: Vec::new(), keeps: false })
     }
 
-    /// Lets the sets of an array that nobody reads be written many at a time, until [`Self::flush`].
-    pub(crate) fn keep_back(&mut self) {
+    /// Buffers the sets of an array that no program reads until [`Self::flush`].
+    pub(crate) fn buffer_sets(&mut self) {
         self.keeps = true;
     }
 
-    /// Writes what was kept back, and each set at once from here on.
+    /// Writes what was buffered, and each set at once from here on.
     pub(crate) fn flush(&mut self) -> Result<(), TableError> {
         let was_keeping = std::mem::take(&mut self.keeps);
         self.write()?;
@@ -93,7 +93,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether all could be read.
+    /// Returns the error that ended the reading, if one did.
     pub(crate) fn end(self) -> Result<(), TableError> {
         self.failed.map_or(Ok(()), |error| Err(failed(error)))
     }
@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// As many slots as a window of 1 MiB shows.
+    /// Number of slots that a window of 1 MiB shows.
     const WINDOW: u32 = (1 << 20) / 32;
 
     /// An array of the real kernel's, with so many slots.
@@ -163,10 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn sets_that_are_kept_back_are_all_there_in_the_end() {
+    fn sets_that_are_buffered_are_all_there_in_the_end() {
         let mut slots = mapped(20_000);
         let mut expected = vec![Slot::default(); 20_000];
-        slots.keep_back();
+        slots.buffer_sets();
         // Sets of three, then one that is longer than a call's rows.
         for first in (0..10_000).step_by(3) {
             put(&mut slots, 1, first..first + 3);
@@ -189,9 +189,9 @@ mod tests {
     }
 
     #[test]
-    fn of_two_sets_that_are_kept_back_at_one_place_the_last_counts() {
+    fn of_two_sets_that_are_buffered_at_one_place_the_last_counts() {
         let mut slots = mapped(10);
-        slots.keep_back();
+        slots.buffer_sets();
         put(&mut slots, 1, 0..6);
         put(&mut slots, 2, 4..8);
         slots.flush().unwrap();
@@ -200,11 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_does_not_fit_is_told_of_at_once_and_writes_nothing() {
+    fn a_set_that_does_not_fit_is_refused_at_once_and_writes_nothing() {
         for keeps in [false, true] {
             let mut slots = mapped(100);
             if keeps {
-                slots.keep_back();
+                slots.buffer_sets();
             }
             for (row, first, count) in [
                 ("its last slot", 98, 3),

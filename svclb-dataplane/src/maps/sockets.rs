@@ -1,4 +1,5 @@
-//! What each live socket dialled and was given: the origins array and its overflow, read from outside.
+//! The origins of live sockets: the address that each dialled and the backend that it was given, read from
+//! the origins array and its overflow.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -16,7 +17,7 @@ use crate::pins::places::Places;
 pub struct SocketOrigin {
     /// The socket's cookie.
     pub cookie: u64,
-    /// What it dialled and was given.
+    /// The dialled address and the given backend.
     pub record: Record,
     /// Found in the overflow.
     pub overflow: bool,
@@ -42,7 +43,7 @@ impl Origins {
         })
     }
 
-    /// How many places there are.
+    /// Number of places in the origins array.
     pub fn places(&self) -> u32 {
         self.places.length()
     }
@@ -88,7 +89,7 @@ impl Origins {
         Ok(keys.collect())
     }
 
-    /// How many entries the overflow has, records or not.
+    /// Number of entries of the overflow, including those that are no record.
     ///
     /// # Errors
     /// When it cannot be read.

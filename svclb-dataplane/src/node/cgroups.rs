@@ -1,6 +1,6 @@
-//! Where a cgroup is among the others of this node, and which processes are outside of it.
+//! The position of a cgroup in this node's hierarchy, and the processes that are outside of it.
 //!
-//! What the hooks are attached to serves the cgroup and those below it. Only the root of the whole
+//! Hooks serve the cgroup that they are attached to, and the cgroups below it. Only the root of the whole
 //! cgroup2 hierarchy is above everything. In a container's cgroup namespace another cgroup looks like
 //! the root: its folder's inode number, which is the cgroup's id, tells the two apart.
 
@@ -19,7 +19,7 @@ const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 const FIRST_CGROUP_NAMESPACE: u64 = 0xefff_fffb;
 /// PF_KTHREAD of include/linux/sched.h.
 const KERNEL_THREAD: u64 = 0x0020_0000;
-/// How many processes are named.
+/// Number of processes that a message names.
 const EXAMPLES: usize = 5;
 
 /// A cgroup's place as /proc shows it, seen from the root of the reader's cgroup namespace: so many
@@ -48,8 +48,8 @@ impl Place {
         }
     }
 
-    /// Whether the other one is this cgroup or below it. The kernel goes up no further than it must, so
-    /// what has more steps up than needed is an ancestor of the namespace's root.
+    /// Returns true if the other one is this cgroup or below it. The kernel writes no more steps up than
+    /// needed, so a path with more of them is an ancestor of the namespace's root.
     pub fn covers(&self, other: &Self) -> bool {
         match self.up.cmp(&other.up) {
             std::cmp::Ordering::Less => false,
@@ -62,9 +62,9 @@ impl Place {
 /// A mounted cgroup2.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Mount {
-    /// Where.
+    /// The folder that it is mounted at.
     pub(crate) point: PathBuf,
-    /// Which cgroup, as the reader's namespace shows it.
+    /// The mounted cgroup, as the reader's namespace shows it.
     root: String,
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn mounts() -> Result<Vec<Mount>> {
     Ok(mounts_in(&fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?))
 }
 
-/// Where a folder of a cgroup2 is in the hierarchy.
+/// Returns the position of a cgroup2 folder in the hierarchy.
 fn place_of(folder: &Path, mounts: &[Mount]) -> Option<Place> {
     let below = mounts.iter().filter_map(|mount| {
         Some((mount, folder.strip_prefix(&mount.point).ok()?.to_str()?.to_owned()))
@@ -138,9 +138,9 @@ fn own() -> Option<PathBuf> {
         processes.is_ok_and(|processes| processes.lines().any(|process| process == us))
     };
     let mounts = mounts().ok()?;
-    let told = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let told = told.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let direct = mounts.iter().filter(|mount| mount.root == "/").map(|it| it.point.join(told));
+    let path = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = path.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let direct = mounts.iter().filter(|mount| mount.root == "/").map(|it| it.point.join(path));
     let all = mounts.iter().flat_map(|mount| {
         std::iter::once_with(|| mount.point.clone())
             .chain(std::iter::once_with(|| descendants(&mount.point)).flatten())
@@ -177,27 +177,27 @@ pub struct Outside {
     pub cgroup: String,
 }
 
-/// Which of the node's processes are in a cgroup.
+/// The processes of the node that a cgroup covers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Coverage {
     /// The cgroup is the root of the hierarchy: nothing is outside.
     pub is_root: bool,
-    /// How many processes were looked at.
+    /// Number of processes that were looked at.
     pub processes: usize,
-    /// How many of them are outside.
+    /// Number of them that are outside.
     pub outside: usize,
     /// A few of those.
     pub examples: Vec<Outside>,
     /// This process shows itself in the cgroup.
     pub has_us: bool,
-    /// Why other processes of the machine were not seen; none when all of them were.
+    /// The reason why not all processes of the machine were seen; none when all were.
     pub unseen: Option<&'static str>,
 }
 
 /// Looks which processes are in a cgroup and those below it.
 ///
 /// # Errors
-/// When /proc cannot be read, or the cgroup's place not be told.
+/// When /proc cannot be read, or the cgroup's position is unknown.
 pub fn coverage(cgroup: &Path) -> Result<Coverage> {
     let cannot = || format!("cannot look at the cgroup {}", cgroup.display());
     let folder = cgroup.canonicalize().with_context(cannot)?;
@@ -237,7 +237,7 @@ fn process(pid: u32) -> Option<Outside> {
         let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
-    // Where the first thread has ended, others may live on.
+    // Other threads may live on after the first has ended.
     if is_without_sockets(&read("stat")?)? && !has_other_threads(pid) {
         return None;
     }
@@ -246,12 +246,13 @@ fn process(pid: u32) -> Option<Outside> {
     Some(Outside { pid, name: read("comm")?.trim_end().to_owned(), cgroup })
 }
 
-/// Whether a process has threads beside its first: the kernel's have none, and of the dead all are gone.
+/// Returns true if a process has threads beside its first: kernel threads have none, and a zombie has lost
+/// them.
 fn has_other_threads(pid: u32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
-/// Whether a `stat` is that of a thread of the kernel or of a process that has ended (proc_pid_stat(5):
+/// Returns true if a `stat` is of a kernel thread or of a process that has ended (proc_pid_stat(5):
 /// the state is the third field, the flags the ninth; the second may hold anything, up to the last `)`).
 fn is_without_sockets(stat: &str) -> Option<bool> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -260,7 +261,7 @@ fn is_without_sockets(stat: &str) -> Option<bool> {
     Some(flags & KERNEL_THREAD != 0 || matches!(state, "Z" | "X"))
 }
 
-/// Why /proc does not show every process of the machine.
+/// Returns the reason why /proc does not show every process of the machine.
 fn unseen() -> Option<&'static str> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let is_hidden = |line: &str| {
@@ -275,13 +276,13 @@ fn unseen() -> Option<&'static str> {
     }
 }
 
-/// Whether cgroup v1 is mounted too.
+/// Returns true if cgroup v1 is mounted too.
 pub fn is_hybrid() -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts.lines().any(|line| line.contains(" - cgroup "))
 }
 
-/// Whether this process is in a cgroup namespace of its own, which shows some cgroup as the root.
+/// Returns true if this process is in a cgroup namespace of its own, which shows another cgroup as the root.
 pub fn in_namespace() -> bool {
     namespace("cgroup") != Some(FIRST_CGROUP_NAMESPACE)
 }
@@ -290,7 +291,7 @@ fn namespace(kind: &str) -> Option<u64> {
     Some(fs::metadata(format!("/proc/self/ns/{kind}")).ok()?.ino())
 }
 
-/// What the agent's log says of processes that its cgroup does not serve; nothing when it serves all.
+/// Returns the warning about processes that the agent's cgroup does not serve; none if it serves all.
 ///
 /// # Errors
 /// As [`coverage`].

@@ -1,4 +1,4 @@
-//! What the node must have, and one line for each thing that it lacks: what is wrong and what to do.
+//! Checks of what svclb needs of a node. Each error says what is wrong and what to do.
 
 use std::path::{Path, PathBuf};
 
@@ -31,8 +31,8 @@ pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
     check_bpffs(pins)
 }
 
-/// What the maps of a small cluster take, with room to grow once. Less, such as the kernel's own 64 KiB,
-/// is nobody's decision.
+/// Bytes that the maps of a small cluster take, with room to grow once. A smaller limit, such as the
+/// kernel's default of 64 KiB, was not set on purpose.
 const LEAST_LOCKED: u64 = 64 << 20;
 
 /// The limit of locked memory in bytes (getrlimit(2)).
@@ -66,7 +66,7 @@ fn check_rights(has: impl Fn(Capability) -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Whether it is one that svclb runs on.
+/// Checks that svclb runs on a kernel of this release.
 ///
 /// # Errors
 /// When it is too old.
@@ -81,7 +81,7 @@ pub fn check_kernel(release: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the kernel has its types, at this path.
+/// Checks that the kernel shows its types at this path.
 ///
 /// # Errors
 /// When it has not.
@@ -108,7 +108,7 @@ fn check_cgroup(cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the pins are, or would be, on a bpffs.
+/// Checks that the pins are, or would be, on a bpffs.
 ///
 /// # Errors
 /// When they are not.
@@ -122,7 +122,7 @@ pub fn check_bpffs(pins: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a path is on a bpffs.
+/// Returns true if a path is on a bpffs.
 ///
 /// # Errors
 /// When it cannot be looked at.
@@ -160,7 +160,7 @@ pub fn cgroup2_root() -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be looked at.
 pub fn cgroup2_at(named: &Path) -> Result<PathBuf> {
-    // What is not there at all is `check`'s to say.
+    // A folder that does not exist is reported by `check`.
     let Ok(folder) = named.canonicalize() else { return Ok(named.to_owned()) };
     if file_system(&folder)? == CGROUP2_SUPER_MAGIC {
         return Ok(folder);

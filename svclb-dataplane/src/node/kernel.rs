@@ -1,4 +1,4 @@
-//! Which kernel runs.
+//! The version of the running kernel.
 
 use std::fs;
 

@@ -1,9 +1,9 @@
-//! What the node must have.
+//! The node: what svclb needs of it, and what it may do there.
 //!
-//! * [`kernel`]: which kernel runs.
-//! * [`cgroups`]: where a cgroup is, and which processes are outside of it.
-//! * [`environment`]: mounts and kernel features, and one line for each that is missing.
-//! * [`privileges`]: the capabilities that the agent needs, and giving up the rest.
+//! * [`kernel`]: the version of the running kernel.
+//! * [`cgroups`]: positions of cgroups, and the processes outside of one.
+//! * [`environment`]: checks of mounts and kernel features.
+//! * [`privileges`]: the capabilities that the agent needs; it gives up the rest.
 
 pub mod cgroups;
 pub mod environment;

@@ -1,5 +1,5 @@
-//! What the agent may do: the few capabilities that it needs, and the rest given up before it reads a
-//! file, hears a cluster or starts a thread (docs/privileges.md).
+//! The few capabilities that the agent needs. It gives up the rest before it reads a file, connects to an
+//! API server or starts a thread (docs/privileges.md).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,9 +13,9 @@ use crate::node::kernel;
 /// A capability that the agent needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// Which.
+    /// The capability.
     pub capability: Capability,
-    /// What the kernel asks for it.
+    /// The operations for which the kernel checks it.
     pub purpose: &'static str,
 }
 
@@ -33,11 +33,11 @@ pub const NEEDS: [Need; 3] = [
     },
 ];
 
-/// Which of the needed ones `has` denies. CAP_SYS_ADMIN stands for each of them, as in the kernel
+/// Returns the needed capabilities that `has` denies. CAP_SYS_ADMIN stands for each of them, as in the kernel
 /// (`bpf_capable`, `perfmon_capable` and `bpf_net_capable` of include/linux).
 ///
 /// # Errors
-/// What `has` fails with.
+/// The error of `has`.
 pub fn missing(has: impl Fn(Capability) -> Result<bool>) -> Result<Vec<Capability>> {
     let mut missing = Vec::new();
     if has(Capability::CAP_SYS_ADMIN)? {
@@ -51,7 +51,7 @@ pub fn missing(has: impl Fn(Capability) -> Result<bool>) -> Result<Vec<Capabilit
     Ok(missing)
 }
 
-/// Whether this thread has a capability in effect.
+/// Returns true if this thread has a capability in effect.
 ///
 /// # Errors
 /// When the kernel does not say.
@@ -60,25 +60,25 @@ pub fn has(capability: Capability) -> Result<bool> {
         .with_context(|| format!("cannot tell whether svclb has {capability}"))
 }
 
-/// Gives up, for good, whatever this process may do beyond what the agent needs, and every way to get
-/// it back. `read` are the files and folders that it was told to read.
+/// Gives up for good every privilege that the agent does not need, and every way to get it back. `read` are
+/// the files and folders that it has to read.
 ///
 /// Capabilities are a thread's: this comes before the first thread, and those to come inherit it.
 ///
 /// # Errors
-/// When the kernel refuses what it refuses nobody.
+/// When the kernel refuses to take privileges away.
 pub fn lower<'a>(read: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     if kernel::running()?.1 < kernel::MEMORY_OF_CGROUP {
         raise_locked_memory();
     }
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read capabilities")?;
     let owner = fs::metadata("/proc/self").context("cannot look at /proc/self")?.uid();
-    let keep = kept(&permitted, read.into_iter().any(|path| is_of_other(path, owner)));
+    let keep = needed(&permitted, read.into_iter().any(|path| is_of_other(path, owner)));
     drop_bounding(&permitted)?;
     let cannot = "cannot give up capabilities";
     caps::clear(None, CapSet::Ambient).context(cannot)?;
     caps::clear(None, CapSet::Inheritable).context(cannot)?;
-    // What is in effect must be permitted: the smaller set first, and the larger one later.
+    // The effective set must be a part of the permitted one, so it shrinks first.
     caps::set(None, CapSet::Effective, &keep).context(cannot)?;
     caps::set(None, CapSet::Permitted, &keep).context(cannot)?;
     nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
@@ -93,8 +93,8 @@ pub fn names<'a>(capabilities: impl IntoIterator<Item = &'a Capability>) -> Stri
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// What to keep of what is permitted.
-fn kept(permitted: &CapsHashSet, reads_others: bool) -> CapsHashSet {
+/// Returns the capabilities to keep of those that are permitted.
+fn needed(permitted: &CapsHashSet, reads_others: bool) -> CapsHashSet {
     let mut wanted: Vec<Capability> = NEEDS.iter().map(|need| need.capability).collect();
     if wanted.iter().any(|capability| !permitted.contains(capability)) {
         // From a runtime that does not know the others by name.
@@ -107,7 +107,7 @@ fn kept(permitted: &CapsHashSet, reads_others: bool) -> CapsHashSet {
     wanted.into_iter().filter(|capability| permitted.contains(capability)).collect()
 }
 
-/// Whether a file is another user's, who may close it to everybody else.
+/// Returns true if a file belongs to another user, who may close it to all others.
 fn is_of_other(path: &Path, owner: u32) -> bool {
     fs::metadata(path).is_ok_and(|data| data.uid() != owner)
 }

@@ -1,4 +1,4 @@
-//! Where a bpffs is mounted, and mounting one, for nodes whose system has not done it.
+//! Finds mounts of bpffs, and mounts one on nodes whose system has not done it.
 
 use std::ffi::CString;
 use std::fs;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use crate::node::cgroups;
 use crate::node::environment;
 
-/// Where this mount namespace has a bpffs, or a folder of one.
+/// Returns the paths at which this mount namespace has a bpffs, or a folder of one.
 ///
 /// # Errors
 /// When that cannot be read.

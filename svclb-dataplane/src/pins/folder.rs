@@ -33,7 +33,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Where it is.
+    /// The folder's path.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -66,7 +66,7 @@ impl Folder {
         [MAPS_IN, LAYOUTS_IN, LINKS_IN].iter().try_for_each(|folder| make(&self.0.join(folder)))
     }
 
-    /// Whether any map is pinned here.
+    /// Returns true if any map is pinned here.
     pub fn has_maps(&self) -> bool {
         entries(&self.0.join(MAPS_IN)).is_ok_and(|found| !found.is_empty())
     }
@@ -87,13 +87,13 @@ impl Folder {
         })
     }
 
-    /// What the label of a map says.
+    /// Reads the label of a map.
     fn layout_of(&self, shape: &MapShape) -> Option<String> {
         let target = fs::read_link(self.label(shape.name)).ok()?;
         target.into_os_string().into_string().ok()
     }
 
-    /// Why this map cannot be used by these programs; none when it can.
+    /// Returns the reason why these programs cannot use this map; none if they can.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -105,8 +105,8 @@ impl Folder {
         shape.misfit(&pin, self.layout_of(shape).as_deref())
     }
 
-    /// Whether another folder has a map that these programs can use, and this folder none. Where a crash
-    /// came in the middle of [`Self::take_map`], its label is here already.
+    /// Returns true if another folder has a map that these programs can use, and this folder has none. After a
+    /// crash in the middle of [`Self::take_map`] its label is here already.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -180,7 +180,7 @@ fn remove_all(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<()> {
     remove_folder(folder)
 }
 
-/// What is in a folder, in order; nothing, when it is not there.
+/// Returns the sorted paths in a folder; none if it does not exist.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let cannot = || format!("cannot read {}", folder.display());
     let found = match fs::read_dir(folder) {
@@ -194,13 +194,13 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether it is a folder, and nothing that leads to one.
+/// Returns true for a folder, but not for a symbolic link to one.
 pub(crate) fn is_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|data| data.is_dir())
 }
 
-/// Closes a folder and all that are in it to everybody but their owner, which must be this user. One
-/// that is not there is closed.
+/// Closes a folder and all folders in it to all but their owner, which must be this user. A folder that does
+/// not exist counts as closed.
 ///
 /// # Errors
 /// As [`own::close`].
@@ -241,7 +241,8 @@ pub(crate) fn remove_unused(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether anything below a folder has the name of a map or a hook of ours, where we pin those.
+/// Returns true if something below a folder has the name of a map or hook of svclb, at a place where svclb
+/// pins those.
 pub fn has_ours(path: &Path) -> bool {
     let is_ours = |it: &Path| {
         let name = it.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -254,7 +255,7 @@ pub fn has_ours(path: &Path) -> bool {
     })
 }
 
-/// Whether anything but folders is below a folder, or that cannot be told.
+/// Returns true if something other than folders is below a folder, or if that cannot be read.
 pub fn has_files(path: &Path) -> bool {
     entries(path).map_or(true, |all| all.iter().any(|it| !is_folder(it) || has_files(it)))
 }

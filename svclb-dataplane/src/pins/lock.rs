@@ -13,32 +13,32 @@ use thiserror::Error;
 use crate::pins::Pins;
 use crate::pins::own;
 
-/// Held while it lives. It is the kernel's (flock(2), on the folder itself), so that it ends with its
+/// The lock, held while this lives. It is the kernel's (flock(2), on the folder itself), so that it ends with its
 /// holder, however that ends; a holder in another container counts too.
 #[derive(Debug)]
 pub struct Lock(File);
 
-/// Somebody else has the lock: an agent.
+/// Another agent has the lock.
 #[derive(Debug, Error)]
 #[error(
     "an agent runs with the pins {root} already{who}: end it first, or name other pins by --pins",
     root = .root.display(),
     who = .holder.map_or(String::new(), |pid| format!(" (process {pid})"))
 )]
-pub struct Held {
+pub struct AlreadyLocked {
     root: PathBuf,
-    /// Its process, where that can be told.
+    /// Its process, where that is known.
     holder: Option<u32>,
 }
 
-/// How often a folder is looked for again that somebody put another in the place of meanwhile.
+/// The most attempts while another process goes on replacing the folder.
 const TRIES: u32 = 100;
 
 impl Lock {
     /// Takes the lock of a folder, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Held`] when an agent has it; others when the folder cannot be made or locked, or is another
+    /// [`AlreadyLocked`] when an agent has it; others when the folder cannot be made or locked, or is another
     /// user's.
     pub fn take(pins: &Pins) -> Result<Self> {
         for _ in 0..TRIES {
@@ -47,13 +47,13 @@ impl Lock {
                 return Ok(lock);
             }
         }
-        bail!("cannot lock {}: somebody goes on removing it", pins.root().display())
+        bail!("cannot lock {}: another process goes on removing it", pins.root().display())
     }
 
-    /// Whether it is still that of the folder: somebody may have removed that, and made another.
+    /// Returns true if the folder at the path is still the locked one: it may have been removed and made again.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// When that cannot be read.
     pub fn is_of(&self, pins: &Pins) -> Result<bool> {
         is_at(&self.0, pins.root())
             .with_context(|| format!("cannot look at {}", pins.root().display()))
@@ -71,7 +71,7 @@ impl Lock {
                 Ok(folder) => folder,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => {
-                    // Whose it is says more.
+                    // The folder's owner explains more than this error.
                     own::close(root)?;
                     return Err(error).with_context(cannot);
                 }
@@ -81,25 +81,24 @@ impl Lock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let holder = holder(pins, &folder);
-                    return Err(Held { root: root.to_owned(), holder }.into());
+                    return Err(AlreadyLocked { root: root.to_owned(), holder }.into());
                 }
                 Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
             }
-            // Whoever held it before may have removed the folder, and there may be another.
+            // The agent that had the lock before may have removed the folder, and another may be there.
             if is_at(&folder, root).with_context(cannot)? {
                 pins.close_versions()?;
                 return Ok(Some(Self(folder)));
             }
         }
-        bail!("cannot lock {}: somebody goes on putting others in its place", root.display())
+        bail!("cannot lock {}: another process goes on replacing it", root.display())
     }
 }
 
-/// How long a child of a holder that was killed may take to come to its exec: until then it holds what
-/// that held.
+/// The most time that a child of a killed agent takes to reach its exec: until then it holds the lock.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Takes the lock, or finds that somebody has it and keeps it.
+/// Takes the lock, or finds that another process has and keeps it.
 fn lock_in_time(folder: &File) -> Result<(), TryLockError> {
     let start = Instant::now();
     loop {
@@ -112,7 +111,8 @@ fn lock_in_time(folder: &File) -> Result<(), TryLockError> {
     }
 }
 
-/// Whether somebody has the lock of a folder. It is shared for a moment, which who takes it waits out.
+/// Returns true if the lock of a folder is taken. This takes a shared lock for a moment, which an agent that
+/// starts waits out.
 ///
 /// # Errors
 /// When the folder cannot be opened.
@@ -130,7 +130,7 @@ pub fn seen_holder(pins: &Pins) -> Option<u32> {
     holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
 }
 
-/// Whether a folder is the one at a path.
+/// Returns true if a folder is the one at a path.
 fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
     let number = |data: fs::Metadata| (data.dev(), data.ino());
     match fs::metadata(path) {
@@ -217,7 +217,7 @@ mod tests {
         let said = lock.is_of(&pins).unwrap_err().to_string();
         assert!(said.contains("cannot look at") && said.contains("above/pins"), "{said}");
         let said = Lock::take(&pins).unwrap_err();
-        assert!(!said.is::<Held>(), "nobody has it: {said:#}");
+        assert!(!said.is::<AlreadyLocked>(), "the lock is free: {said:#}");
     }
 
     #[test]

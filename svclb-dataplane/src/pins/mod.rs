@@ -1,4 +1,4 @@
-//! Where maps and links lie on bpffs, and what is there.
+//! The pins of maps and links on a bpffs.
 //!
 //! ```text
 //! PINS/v1/             the maps and links in use (`folder`); v1 is the layout's version
@@ -8,10 +8,10 @@
 //! ```
 //!
 //! * [`folder`]: one such folder; [`places`]: the paths of its maps; [`meta`]: its row of svclb_meta.
-//! * [`own`]: who may own them; [`lock`]: one agent at a time.
-//! * [`bpffs`]: where one is mounted, and mounting one.
+//! * [`own`]: the owner and mode of folders; [`lock`]: one agent at a time.
+//! * [`bpffs`]: finds and makes mounts.
 //!
-//! What else lies in PINS is somebody else's, and is left alone: it may be a folder that others use too.
+//! Other files in PINS are left alone: others may use the folder too.
 //!
 //! The rename of `next` to `commit` is the one moment at which the maps in use change: before it a crash
 //! leaves the old ones, after it every start moves on to the new ones ([`Pins::finish`]). The programs
@@ -46,7 +46,7 @@ pub struct Pins {
     root: PathBuf,
 }
 
-/// What is in a folder of pins.
+/// The maps in a folder of pins.
 #[derive(Debug)]
 pub enum Found {
     /// No maps.
@@ -55,7 +55,7 @@ pub enum Found {
     Ours,
     /// Maps that these programs cannot use, and why. New ones have to take their place.
     Others {
-        /// What does not fit.
+        /// The first difference that makes them unusable.
         why: String,
     },
 }
@@ -131,7 +131,7 @@ impl Pins {
         let mut found = Vec::new();
         for version in self.versions()? {
             for pin in folder::entries(&version.links())? {
-                // What else is pinned there is no link to a cgroup.
+                // Other pins there are no links to a cgroup.
                 let link = inspect::link_at(&pin).ok().flatten();
                 found.extend(link.filter(|link| link.cgroup != 0).map(|link| (pin, link)));
             }
@@ -170,8 +170,8 @@ impl Pins {
         meta::read(&current)
     }
 
-    /// Closes the versions' folders to everybody but their owner, which must be this user. What others
-    /// have beside them stays as it is.
+    /// Closes the versions' folders to all but their owner, which must be this user. Other files beside them
+    /// stay as they are.
     ///
     /// # Errors
     /// When one is another user's.
@@ -181,10 +181,11 @@ impl Pins {
         self.others()?.iter().try_for_each(|version| folder::close_all(version.path()))
     }
 
-    /// Whether the maps of a running or ended svclb of this layout are there; for those who only read.
+    /// Returns true if the maps of a running or ended svclb of this layout are there; for commands that only
+    /// read.
     ///
     /// # Errors
-    /// When there are others, with what does not fit.
+    /// When the maps have another layout: names the difference.
     pub fn is_readable(&self) -> Result<bool> {
         let mut tries = 0..SWITCHING.1;
         loop {
@@ -205,7 +206,7 @@ impl Pins {
         }
     }
 
-    /// What is there. Each map counts as ours by its type, its sizes, its flags and its label.
+    /// Looks at the maps. A map is usable by its type, its sizes, its flags and its label.
     ///
     /// # Errors
     /// When a map is there and cannot be read.
@@ -229,13 +230,13 @@ impl Pins {
             }
         }
         let row = meta::read(&current)?;
-        let told = [row.index_lines.wrapping_add(row.spill_lines), row.slots, row.origins];
+        let described = [row.index_lines.wrapping_add(row.spill_lines), row.slots, row.origins];
         let sizes = self.capacity()?;
         let are_powers = row.index_lines.is_power_of_two() && row.origins.is_power_of_two();
         let why = match row.layout {
-            LAYOUT_VERSION if told == sizes && are_powers => return Ok(Found::Ours),
+            LAYOUT_VERSION if described == sizes && are_powers => return Ok(Found::Ours),
             LAYOUT_VERSION => format!(
-                "svclb_meta in {} tells of other maps (lines, slots, origins {told:?}) than are there \
+                "svclb_meta in {} describes other maps (lines, slots, origins {described:?}) than are there \
                  ({sizes:?})",
                 current.path().display()
             ),
@@ -247,7 +248,7 @@ impl Pins {
         Ok(Found::Others { why })
     }
 
-    /// Where a map is pinned that these programs can use, be it among others that they cannot.
+    /// Returns the pin of a map that these programs can use, also if they cannot use the maps beside it.
     ///
     /// # Errors
     /// When it is there and cannot be read.
@@ -259,7 +260,7 @@ impl Pins {
         Ok(folder.misfit(shape)?.is_none().then(|| folder.map(shape.name)))
     }
 
-    /// How many lines, slots and places of origins the pinned maps really have.
+    /// Reads the numbers of lines, slots and places of origins of the pinned maps from the kernel.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -281,7 +282,7 @@ impl Pins {
         self.next().remove().map(drop)
     }
 
-    /// Says that the next maps are filled: from here on they are in use as soon as anybody looks.
+    /// Commits the next maps: from here on every reader counts them as those in use.
     ///
     /// # Errors
     /// When the folder cannot be renamed, or is not there: then the old ones stay in use.
@@ -291,7 +292,7 @@ impl Pins {
             .with_context(|| format!("cannot put the maps in {} into use", next.path().display()))
     }
 
-    /// Whether there are maps that are filled and have not taken their place yet.
+    /// Returns true if maps are committed and have not been moved yet.
     fn is_decided(&self) -> bool {
         self.commit().path().exists()
     }
@@ -318,7 +319,7 @@ impl Pins {
             return Ok(());
         }
         current.make()?;
-        // What is missing here and there was good enough to be shared.
+        // A map that is missing here and was usable there was shared.
         for other in self.others()? {
             for shape in MAPS.iter().filter(|shape| !commit.map(shape.name).exists()) {
                 if current.lacks(shape, &other)? {
@@ -366,8 +367,8 @@ impl Pins {
     }
 }
 
-/// Whether a path is the folder of a version: `v` and a number, as we write it, with pins of ours or with
-/// none at all.
+/// Returns true if a path is the folder of a version: `v` and a number as svclb writes it, with pins of svclb
+/// or with none.
 fn is_version(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
@@ -376,7 +377,7 @@ fn is_version(path: &Path) -> bool {
     is_named && is_folder() && (folder::has_ours(path) || !folder::has_files(path))
 }
 
-/// How many entries a pinned map has.
+/// Reads the number of entries of a pinned map from the kernel.
 ///
 /// # Errors
 /// When it cannot be read.

@@ -1,5 +1,5 @@
-//! Whose a folder of pins is: this user's alone. A bpffs that is mounted without a mode is open to
-//! everybody (01777), so that anybody could make the folder first, keep its lock, and move what is in it.
+//! The owner and mode of a folder of pins: it belongs to this user alone. A bpffs that is mounted without a
+//! mode is open to all (01777), so any user could make the folder first, keep its lock, and move its pins.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -10,15 +10,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::geteuid;
 
-/// What group and others may.
+/// The permission bits of group and others.
 pub const OTHERS: u32 = 0o077;
-/// What lets group and others change a folder.
+/// The bits with which group and others may change a folder.
 const WRITE: u32 = 0o022;
-/// What the owner may, of a folder.
+/// The permission bits of the owner of a folder.
 const OWNER: u32 = 0o700;
 
-/// Looks whether a folder is this user's, and closes it to everybody else. The log says so, unless the
-/// folder is empty and no other user could write to it, as one that the kubelet has just made.
+/// Checks that a folder is this user's, and closes it to all others. This is logged unless the folder is empty
+/// and no other user could write to it, like one that the kubelet has just made.
 ///
 /// # Errors
 /// When it is another user's, no folder, or cannot be looked at or closed.
@@ -66,7 +66,7 @@ pub fn close_opened(opened: &File, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What may be done with a folder of this owner, and by whom.
+/// Returns the mode of an opened folder, after checking its owner.
 fn judge(opened: &File, folder: &Path, owner: u32) -> Result<u32> {
     let data = opened.metadata().with_context(|| format!("cannot look at {}", folder.display()))?;
     ensure!(

@@ -1,4 +1,4 @@
-//! Which pin each map of a set of programs has.
+//! The pin of each map of a set of programs.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ const AFFINITY: &str = "svclb_affinity";
 pub struct Places(Vec<(&'static str, PathBuf)>);
 
 impl Places {
-    /// Those in use.
+    /// The maps in use.
     pub fn current(pins: &Pins) -> Self {
         Self::within(&pins.current())
     }
@@ -46,7 +46,7 @@ impl Places {
         Ok((Self(places), lost))
     }
 
-    /// Where a map is pinned.
+    /// The pin of a map.
     pub fn of(&self, name: &str) -> &Path {
         let found = self.0.iter().find(|(other, _)| *other == name);
         found.map_or(Path::new(""), |(_, place)| place)

@@ -1,4 +1,4 @@
-//! Which folders are versions, and what is taken over from them wherever an agent died.
+//! Folders of versions, and their adoption after an agent died at any point.
 
 use std::os::unix::fs::symlink;
 
@@ -38,7 +38,7 @@ fn only_folders_that_are_named_as_versions_are_versions() {
     }
     fs::write(folder.path().join("v7"), "a file").unwrap();
     symlink("cilium", folder.path().join("v8")).unwrap();
-    // Somebody else counts that way too.
+    // Another program may number its folders like this too.
     fs::create_dir_all(folder.path().join("v9/links")).unwrap();
     fs::write(folder.path().join("v9/links/theirs"), "").unwrap();
     let ours = ["v2/maps/svclb_index", "v3/links/connect4", "v4/next/maps/svclb_index"];
@@ -58,8 +58,8 @@ fn only_folders_that_are_named_as_versions_are_versions() {
     assert_eq!(names(pins.versions().unwrap()), expected);
 }
 
-/// Has something done with pins on a bpffs that nobody else sees, where all maps are in use, and with a
-/// folder for those of another version.
+/// Runs a task with pins on a private bpffs, where all maps are in use, and with a folder for those of
+/// another version.
 fn with_maps(task: impl FnOnce(&Pins, &Folder, &Folder) + Send) {
     let folder = tempfile::tempdir().unwrap();
     let run = || {
@@ -82,7 +82,7 @@ fn a_shared_map_of_another_version_is_taken_over_wherever_a_crash_came() {
         current.label_all().unwrap();
         let all = || MAPS.map(|it| MapInfo::from_pin(current.map(it.name)).unwrap().id());
         let before = all();
-        // What the agent had come to: all that comes before this map is moved, and of it this much.
+        // The agent died here: all maps before this one are moved, and this one in part.
         for (map, _) in MAPS.iter().enumerate().filter(|(_, shape)| shape.is_shared) {
             for parts in [&[][..], &["layouts"], &["layouts", "maps"]] {
                 fs::rename(current.path(), old.path()).unwrap();

@@ -1,4 +1,4 @@
-//! A connect of our own that proves translation before the agent says that it is ready.
+//! The probe: a connect of the agent's own that proves translation before the agent is ready.
 //!
 //! For its time the maps hold a service of the agent's: `192.0.2.1:9/UDP` (TEST-NET-1, RFC 5737, and
 //! the discard port, RFC 863) with the backend `127.0.0.1:9`. This process, or else a child in the
@@ -46,7 +46,7 @@ pub fn appear() -> Vec<Update> {
             port: DIALLED.port(),
             node_port: None,
         }],
-        // Before all others: whoever asks for the same waits for the moment that it takes.
+        // The oldest of all: another claimant of its address waits for the moment that the probe takes.
         created: Some(i64::MIN),
         ..Service::default()
     };
@@ -100,7 +100,7 @@ fn connect(cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a child in the cgroup says.
+/// Connects from a child in the cgroup, and returns what it prints.
 fn ask_inside(cgroup: &Path) -> Result<String> {
     // A cgroup of its own: one with controllers below it may hold no process itself.
     let home = Home::make(cgroup)?;
@@ -116,7 +116,7 @@ fn ask_inside(cgroup: &Path) -> Result<String> {
     Ok(said)
 }
 
-/// What the child does: prints the local address of its connect, or the error.
+/// The child's part: prints the local address of its connect, or the error.
 pub fn client() -> String {
     let local = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
         socket.connect(DIALLED)?;

@@ -16,12 +16,12 @@ use crate::pins::Pins;
 use crate::pins::places::Places;
 use crate::probe;
 
-/// What came of it.
+/// The outcome of a trial connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trial {
     /// The socket was given this backend.
     Given(SocketAddr),
-    /// No hook recorded anything; what the connect said.
+    /// No hook recorded it; the result of the connect.
     LeftAlone(String),
 }
 
@@ -31,8 +31,8 @@ struct Dialled {
     /// Held: its record goes with it.
     _socket: UdpSocket,
     cookie: u64,
-    /// What the connect said. No route to the backend is none of the hooks' business.
-    said: String,
+    /// Result of the connect. That no route leads to the backend is not a fault of the hooks.
+    result: String,
 }
 
 /// Dials from inside the cgroup: by this process where it is in there, and otherwise by a child.
@@ -43,32 +43,33 @@ pub fn run(pins: &Pins, cgroup: &Path, dialled: SocketAddr) -> Result<Trial> {
     let origins = Origins::open(&Places::current(pins))?;
     if cgroups::coverage(cgroup)?.has_us {
         let socket = dial(dialled)?;
-        return given(&origins, socket.cookie, socket.said);
+        return given(&origins, socket.cookie, socket.result);
     }
     let home = probe::Home::make(cgroup)?;
     let mut command = home.command();
     command.arg(dialled.to_string()).stdin(Stdio::piped());
     let mut child = command.spawn().context("cannot start a child in the cgroup")?;
-    let mut said = String::new();
+    let mut result = String::new();
     let output = child.stdout.take().context("a child has an output")?;
-    let read = BufReader::new(output).read_line(&mut said);
+    let read = BufReader::new(output).read_line(&mut result);
     // It holds its socket until its input ends.
-    let trial = read.context("cannot read what the child said").and_then(|_| {
-        let (cookie, said) = said.trim().split_once(' ').context("the child said nothing")?;
-        given(&origins, cookie.parse().context("the child said no cookie")?, said.to_owned())
+    let trial = read.context("cannot read the output of the child").and_then(|_| {
+        let (cookie, result) =
+            result.trim().split_once(' ').context("the child printed nothing")?;
+        given(&origins, cookie.parse().context("the child printed no cookie")?, result.to_owned())
     });
     drop(child.stdin.take());
     child.wait().context("cannot wait for the child")?;
     trial
 }
 
-/// What the child does: dials, says `COOKIE WHAT THE CONNECT SAID`, and waits for the end of its input.
+/// The child's part: dials, prints `COOKIE RESULT`, and waits for the end of its input.
 ///
 /// # Errors
 /// When it has no socket.
 pub fn client(dialled: SocketAddr, say: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     let socket = dial(dialled)?;
-    say(&format!("{} {}", socket.cookie, socket.said))?;
+    say(&format!("{} {}", socket.cookie, socket.result))?;
     std::io::stdin().read_to_end(&mut Vec::new()).context("cannot wait")?;
     Ok(())
 }
@@ -79,21 +80,21 @@ fn dial(to: SocketAddr) -> Result<Dialled> {
         SocketAddr::V6(_) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
     };
     let socket = UdpSocket::bind(any).context("cannot make a socket")?;
-    let said = match socket.connect(to) {
+    let result = match socket.connect(to) {
         Ok(()) => "connected".to_owned(),
         Err(error) => error.to_string(),
     };
     let cookie = sys::socket_cookie(socket.as_fd()).context("cannot tell the socket's cookie")?;
-    Ok(Dialled { _socket: socket, cookie, said })
+    Ok(Dialled { _socket: socket, cookie, result })
 }
 
-fn given(origins: &Origins, cookie: u64, said: String) -> Result<Trial> {
+fn given(origins: &Origins, cookie: u64, result: String) -> Result<Trial> {
     let found = origins.read()?.into_iter().find(|origin| origin.cookie == cookie);
     Ok(match found {
         Some(origin) => {
             let record = origin.record;
             Trial::Given(SocketAddr::new(record.given.ip(), record.given_port))
         }
-        None => Trial::LeftAlone(said),
+        None => Trial::LeftAlone(result),
     })
 }

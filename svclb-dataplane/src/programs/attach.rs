@@ -18,16 +18,16 @@ use crate::pins::folder;
 
 /// A hook and its link: held, so that it stays attached when its pin is removed.
 #[derive(Debug)]
-pub struct Held {
+pub struct AttachedHook {
     /// The hook.
     pub hook: &'static Hook,
     /// None, where the hook is not attached.
     pub link: Option<OwnedFd>,
-    /// Its pin is that of this link, unless somebody took it away.
+    /// The pin holds this link, unless another process removed it.
     pub is_pinned: bool,
 }
 
-/// Whether a hook's link is pinned and attached.
+/// Returns true if a hook's link is pinned and attached.
 ///
 /// # Errors
 /// When the pin is there and cannot be read.
@@ -39,11 +39,11 @@ pub fn is_attached(pins: &Pins, hook: &Hook) -> io::Result<bool> {
 ///
 /// # Errors
 /// When one cannot be read, or is to another cgroup or hook, with what to do.
-pub fn find(cgroup: &Path, pins: &Pins) -> Result<Vec<Held>> {
+pub fn find(cgroup: &Path, pins: &Pins) -> Result<Vec<AttachedHook>> {
     let id = open(cgroup)?.metadata()?.ino();
     let find = |hook| {
         let link = pinned(hook, cgroup, id, pins)?;
-        Ok(Held { hook, is_pinned: link.is_some(), link })
+        Ok(AttachedHook { hook, is_pinned: link.is_some(), link })
     };
     HOOKS.iter().map(find).collect()
 }
@@ -58,7 +58,7 @@ fn pinned(hook: &Hook, cgroup: &Path, id: u64, pins: &Pins) -> Result<Option<Own
     let found = inspect::link_of(link.as_fd())
         .with_context(|| format!("cannot read the link {}", path.display()))?;
     if found.cgroup == 0 {
-        // Someone detached it, or its cgroup is gone.
+        // It was detached, or its cgroup is gone.
         return Ok(None);
     }
     ensure!(
@@ -80,7 +80,7 @@ fn pinned(hook: &Hook, cgroup: &Path, id: u64, pins: &Pins) -> Result<Option<Own
 
 /// Puts the object's programs behind the links that are attached, up to the first that fails. Gives
 /// behind how many.
-pub fn replace(links: &mut [Held], object: &Ebpf) -> (usize, Result<()>) {
+pub fn replace(links: &mut [AttachedHook], object: &Ebpf) -> (usize, Result<()>) {
     let mut replaced = 0;
     for held in links {
         match held.replace(object) {
@@ -96,7 +96,12 @@ pub fn replace(links: &mut [Held], object: &Ebpf) -> (usize, Result<()>) {
 ///
 /// # Errors
 /// When a hook cannot be attached, with what is in the way, or not be pinned.
-pub fn complete(links: &mut [Held], object: &Ebpf, cgroup: &Path, pins: &Pins) -> Result<()> {
+pub fn complete(
+    links: &mut [AttachedHook],
+    object: &Ebpf,
+    cgroup: &Path,
+    pins: &Pins,
+) -> Result<()> {
     let mut made = Vec::new();
     for held in links.iter_mut().filter(|held| held.link.is_none()) {
         let link = attach(object, held.hook, cgroup)?;
@@ -123,7 +128,7 @@ pub fn complete(links: &mut [Held], object: &Ebpf, cgroup: &Path, pins: &Pins) -
     Ok(())
 }
 
-impl Held {
+impl AttachedHook {
     /// Puts the hook's program behind its link; false when it is not attached.
     ///
     /// # Errors

@@ -22,17 +22,17 @@ use crate::pins::lock::{self, Lock};
 use crate::programs::attach;
 use crate::programs::loaded::{self, Program};
 
-/// What the name of each of svclb's programs begins with.
+/// Begin of the name of each of svclb's programs.
 const PREFIX: &str = "svclb_";
 /// The map that each of them uses.
 const MAP: &str = "svclb_origins";
-/// How long links of a process that has ended may stay attached: until the kernel has closed all of its
+/// The most time that links of a process that has ended stay attached: until the kernel has closed all of its
 /// descriptors, which on 5.10 takes some 50 ms.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many folders of a bpffs are searched for pins.
+/// The most folders of a bpffs that are searched for pins.
 const MOST_FOLDERS: usize = 10_000;
 
-/// Whether a program is svclb's. A name alone is not enough: programs of others may have the same.
+/// Returns true if a program is svclb's. Its name alone is not enough: other programs may have the same.
 pub fn is_svclb(program: &Program) -> bool {
     program.name.starts_with(PREFIX) && program.maps.iter().any(|(_, name)| name == MAP)
 }
@@ -148,7 +148,7 @@ fn judge(cgroup: &Path, owners: Vec<Pins>, unpinned: &[u32], replaces: bool) -> 
     let (cgroup, with) = (cgroup.display(), "the hooks of the cgroup");
     for owner in &owners {
         let root = owner.root().display();
-        // Whether that cannot be told matters to `--replace` only, which takes the lock.
+        // An error here matters to `--replace` only, which takes the lock itself.
         if lock::is_held(owner).unwrap_or(false) {
             let who = lock::seen_holder(owner);
             let who = who.map_or(String::new(), |pid| format!(" (process {pid})"));

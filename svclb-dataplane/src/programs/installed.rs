@@ -1,8 +1,7 @@
-//! What an agent has installed in the kernel: programs over maps, their links, their pins.
+//! The programs, links and pins that an agent has installed in the kernel.
 //!
-//! Maps of an earlier agent are adopted, or new ones are filled beside them and take their place while
-//! every connect is translated by the one or the other. What somebody else takes away meanwhile is put
-//! back: hooks are attached again, and pins are there again.
+//! Maps of an earlier agent are adopted, or staging maps take their place while every connect is translated
+//! by the one or the other. Hooks that are detached and pins that are removed by another process are restored.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -24,7 +23,7 @@ use crate::pins::lock::{self, Lock};
 use crate::pins::places::Places;
 use crate::pins::{self, Pins};
 use crate::probe;
-use crate::programs::attach::{self, Held};
+use crate::programs::attach::{self, AttachedHook};
 use crate::programs::log;
 use crate::programs::object::{self, Features, Loading, Settings};
 use crate::shapes::{self, MAPS, MapShape};
@@ -54,11 +53,11 @@ pub struct Installed {
     /// Over maps that are being filled, or that were just adopted.
     next: Option<Next>,
     /// Every hook's, once programs are on them.
-    links: Vec<Held>,
+    links: Vec<AttachedHook>,
     /// Maps were put into use, and the pins are not yet in order.
     is_switching: bool,
-    /// What the operator was told that cannot be put back.
-    told: Option<String>,
+    /// The last logged error of restoring hooks and pins.
+    reported: Option<String>,
 }
 
 impl Installed {
@@ -74,7 +73,7 @@ impl Installed {
             next: None,
             links: Vec::new(),
             is_switching: false,
-            told: None,
+            reported: None,
         }
     }
 
@@ -109,7 +108,7 @@ impl Installed {
         attach::replace(&mut links, &object).1?;
         attach::complete(&mut links, &object, &self.cgroup, &self.pins)?;
         (self.object, self.links) = (Some(object), links);
-        // What is left of others does no harm.
+        // Remains of other versions do no harm.
         if let Err(error) = self.pins.supersede() {
             tracing::warn!("{error:#}");
         }
@@ -146,7 +145,7 @@ impl Installed {
         if let Some(next) = &self.next {
             maps.set_geometry(next.row);
         }
-        maps.keep_back();
+        maps.buffer_rows();
         Ok(maps)
     }
 
@@ -174,7 +173,7 @@ impl Installed {
         }
     }
 
-    /// Whether programs of ours are on the hooks.
+    /// Returns true if programs of this agent are on the hooks.
     const fn is_running(&self) -> bool {
         !self.links.is_empty()
     }
@@ -199,20 +198,20 @@ impl Installed {
         Ok(())
     }
 
-    /// Puts back what somebody took away. Says what that was, by one line each, and the first thing that
-    /// cannot be put back; the rest is.
+    /// Restores hooks and pins that another process removed. Returns a line for each, and the first error; the
+    /// others are restored nevertheless.
     ///
     /// # Errors
     /// When another agent has taken this one's place: then nothing is done.
-    fn put_back(&mut self) -> Result<(Vec<String>, Result<()>)> {
-        let (mut told, mut done) = (Vec::new(), Ok(()));
+    fn restore(&mut self) -> Result<(Vec<String>, Result<()>)> {
+        let (mut restored, mut done) = (Vec::new(), Ok(()));
         let mut note = |result: Result<Option<String>>| match result {
-            Ok(line) => told.extend(line),
+            Ok(line) => restored.extend(line),
             Err(error) if done.is_ok() => done = Err(error),
             Err(_) => {}
         };
         let locked = self.renew_lock();
-        if locked.as_ref().is_err_and(|error| error.is::<lock::Held>()) {
+        if locked.as_ref().is_err_and(|error| error.is::<lock::AlreadyLocked>()) {
             return locked.map(|_| (Vec::new(), Ok(())));
         }
         let is_ours = locked.is_ok();
@@ -234,7 +233,7 @@ impl Installed {
             }
             note(self.pins.current().label_all().map(|()| None));
         }
-        Ok((told, done))
+        Ok((restored, done))
     }
 
     /// Puts the pins in order behind a switch.
@@ -249,13 +248,13 @@ impl Installed {
     /// The lock is the folder's, and goes with it.
     ///
     /// # Errors
-    /// [`lock::Held`] when another agent has it; others when the folder cannot be made.
+    /// [`lock::AlreadyLocked`] when another agent has it; others when the folder cannot be made.
     fn renew_lock(&mut self) -> Result<Option<String>> {
         if self.lock.is_of(&self.pins)? {
             return Ok(None);
         }
         let root = self.pins.root();
-        // Beneath a bpffs that somebody unmounted nothing can be pinned.
+        // After the bpffs was unmounted nothing can be pinned below its mount point.
         environment::check_bpffs(root)?;
         let taken = Lock::take(&self.pins);
         self.lock = taken.with_context(|| format!("the folder {} was gone", root.display()))?;
@@ -280,7 +279,7 @@ impl Dataplane for Installed {
 
     fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()> {
         if self.is_running() {
-            // What is shared is found by its pins, and a switch that is not finished comes first.
+            // Shared maps are found by their pins, so a switch that is not finished comes first.
             self.look_after()?;
             ensure!(!self.is_switching, "the pins are not in order since the last change of maps");
         }
@@ -397,7 +396,7 @@ impl Dataplane for Installed {
 
     fn is_whole(&self) -> bool {
         !self.is_switching
-            && self.told.is_none()
+            && self.reported.is_none()
             && self.links.iter().all(|held| held.link.is_some())
     }
 
@@ -406,15 +405,15 @@ impl Dataplane for Installed {
     }
 
     fn look_after(&mut self) -> Result<()> {
-        let (lines, done) = self.put_back()?;
+        let (lines, done) = self.restore()?;
         for line in lines {
-            tracing::warn!("{line}: somebody else took it away, and it is there again");
+            tracing::warn!("{line}: removed by another process, and restored");
         }
         let wrong = done.err().map(|error| format!("{error:#}"));
-        if let Some(error) = wrong.as_ref().filter(|_| wrong != self.told) {
-            tracing::error!(error, "cannot put back what somebody else took away; trying again");
+        if let Some(error) = wrong.as_ref().filter(|_| wrong != self.reported) {
+            tracing::error!(error, "cannot restore what another process removed; trying again");
         }
-        self.told = wrong;
+        self.reported = wrong;
         Ok(())
     }
 }

@@ -21,15 +21,15 @@ pub struct Program {
     pub maps: Vec<(u32, String)>,
 }
 
-/// How many maps of a program are read: more than svclb has.
+/// The most maps that are read of a program: more than svclb has.
 const MAPS: usize = 16;
 /// Bytes of a name in the kernel (BPF_OBJ_NAME_LEN).
 const NAME: usize = 16;
-/// What is read of a map: its id and its name.
+/// Bytes that are read of a map: its id and its name.
 const MAP: usize = 4 + NAME;
-/// Where a program's first map is in its record, after id, count of maps, and name.
+/// Offset of a program's first map in its record, after id, number of maps, and name.
 const FIRST_MAP: usize = 8 + NAME;
-/// What is read of a program.
+/// Bytes that are read of a program.
 const RECORD: usize = FIRST_MAP + MAPS * MAP;
 
 /// Reads every program, by its id.
@@ -79,7 +79,7 @@ const PROBE_READ_KERNEL: i32 = 113;
 const SEQ_WRITE: i32 = 127;
 /// The top of the stack.
 const STACK: u8 = 10;
-/// Where on the stack a pointer is put to be followed, and where the record is.
+/// Offsets on the stack: of a pointer that is followed, and of the record.
 const POINTER: i16 = -8;
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "of 512 bytes")]
 const RECORD_AT: i16 = POINTER - RECORD as i16;

@@ -1,5 +1,5 @@
-//! What is given up, on threads of a test's own: capabilities are a thread's. Each needed one is taken
-//! away to see that the kernel asks for it.
+//! Privileges that are given up, on threads of a test's own: capabilities belong to a thread. Each needed
+//! one is taken away to see that the kernel checks it.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -50,7 +50,7 @@ fn what_is_kept_is_what_is_needed_and_was_given() {
         ("a user", vec![], false, vec![]),
     ];
     for (row, permitted, reads_others, expected) in rows {
-        let kept = kept(&permitted.into_iter().collect(), reads_others);
+        let kept = super::needed(&permitted.into_iter().collect(), reads_others);
         assert_eq!(kept, expected.into_iter().collect(), "{row}");
     }
 }

@@ -18,8 +18,8 @@ const LOAD_BYTE: u8 = 0x71;
 /// As the source of a call: its number is the BTF id of a kernel function (BPF_PSEUDO_KFUNC_CALL).
 const KERNEL_FUNCTION: u8 = 2 << 4;
 
-/// Where a socket says that it is one of the kernel's own (`sk_kern_sock` of `struct sock`), and how that is
-/// read.
+/// The position of the bit that marks the kernel's own sockets (`sk_kern_sock` of `struct sock`), and the way
+/// to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernSock {
     pub(super) bit: Bit,

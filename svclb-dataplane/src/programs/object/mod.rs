@@ -22,7 +22,7 @@ pub use kernel::KernSock;
 /// The object, as built by this crate's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/svclb"));
 
-/// What the running kernel can do beyond the oldest one (5.10).
+/// Features of the running kernel that the oldest one (5.10) lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// A program can say which error a refused call gets (5.18).
@@ -47,14 +47,14 @@ impl Features {
     }
 }
 
-/// What to load.
+/// The constants and sizes of the object to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// How large the maps are: their real size when they are adopted.
     pub sizes: Sizes,
     /// Seed of the index's hash.
     pub seed: u64,
-    /// Which kernel features to use.
+    /// The kernel features to use.
     pub features: Features,
     /// Id of the cgroup that the programs will be attached to.
     pub cgroup: u64,
@@ -72,8 +72,8 @@ pub struct Loading {
 }
 
 impl Loading {
-    /// Whether the maps are made and pinned; none while they are being made. It says so once. If they are
-    /// not, [`Self::finish`] says why.
+    /// Returns once whether the maps are made and pinned; none while they are being made. If they are not,
+    /// [`Self::finish`] returns the error.
     pub fn are_maps_made(&self) -> Option<bool> {
         match self.made.try_recv() {
             Ok(()) => Some(true),
@@ -87,7 +87,7 @@ impl Loading {
         self.made.recv().is_ok()
     }
 
-    /// Whether [`Self::finish`] has nothing to wait for.
+    /// Returns true if [`Self::finish`] has nothing to wait for.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
@@ -172,7 +172,7 @@ fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64)
     loader.load(&object).context("cannot make the maps")
 }
 
-/// How many entries a map has or will have: one that is pinned already keeps its size.
+/// Returns the number of entries that a map will have: a pinned one keeps its size.
 fn capacity(places: &Places, name: &str, new: impl Fn(&str) -> u32) -> Result<u32> {
     let pin = places.of(name);
     if pin.exists() { pins::entries_of(pin) } else { Ok(new(name)) }

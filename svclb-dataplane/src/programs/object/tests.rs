@@ -81,7 +81,8 @@ fn the_object_has_places_for_what_programs_need_to_know_of_the_kernel() {
     let there = put(Some(7));
     let changed = there.iter().zip(OBJECT).filter(|(one, other)| one != other).count();
     assert_eq!(there.len(), OBJECT.len());
-    // Of each call the registers and the number, of each load the offset; in four programs at least.
+    // Changed are the registers and the number of each call, and the offset of each load, in at least four
+    // programs.
     assert!(changed >= 4 * (1 + 4 + 2), "{changed} bytes");
     assert!(KernSock { bit, cast: Some(7) }.put_into(&[0; 64]).is_err(), "no place for it");
 }
