@@ -14,7 +14,8 @@ use std::net::IpAddr;
 
 use svclb_common::layout::FrontendKey;
 
-use crate::compile::{Desired, Offers, frontends};
+use crate::compile::{Desired, Offers};
+use crate::frontends::frontends;
 use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Unread, Update};
 use admission::Admission;
 use claims::{Claim, Claims, Rank};
@@ -22,7 +23,6 @@ use retained::AllRetained;
 
 pub use claims::Conflict;
 pub(crate) use ports::{Extent, Ports};
-pub use retained::Retained;
 
 /// The objects.
 #[derive(Debug, Default)]

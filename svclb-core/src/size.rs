@@ -2,7 +2,7 @@
 
 use svclb_common::layout::Meta;
 
-use crate::plan::Why;
+use crate::plan::Unplaced;
 
 /// Sizes of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,13 +63,15 @@ impl Sizes {
 
     /// Maps in which what did not fit into these fits: as large as `wanted`, and twice as large where
     /// there was too little room. None when more room helps nobody, or there is no more to be had.
-    pub fn larger(self, wanted: Self, lacking: impl IntoIterator<Item = Why>) -> Option<Self> {
+    pub fn larger(self, wanted: Self, lacking: impl IntoIterator<Item = Unplaced>) -> Option<Self> {
         let mut grown = self;
         for why in lacking {
             let (index, slots) = match why {
-                Why::NoLine | Why::MapFull("svclb_frontends" | "svclb_services") => (true, false),
-                Why::NoSlots | Why::MapFull("svclb_backends") => (false, true),
-                Why::WaitsForRest | Why::MapFull(_) | Why::NoIds => (false, false),
+                Unplaced::NoLine | Unplaced::MapFull("svclb_frontends" | "svclb_services") => {
+                    (true, false)
+                }
+                Unplaced::NoSlots | Unplaced::MapFull("svclb_backends") => (false, true),
+                Unplaced::Quarantined | Unplaced::MapFull(_) | Unplaced::NoIds => (false, false),
             };
             if index {
                 let lines = doubled(self.index_lines).max(wanted.index_lines);
@@ -132,7 +134,7 @@ mod tests {
     }
 
     /// Its name, the sizes now and by need, what lacks, and what is made.
-    type Row = (&'static str, Sizes, Sizes, &'static [Why], Option<Sizes>);
+    type Row = (&'static str, Sizes, Sizes, &'static [Unplaced], Option<Sizes>);
 
     #[test]
     fn maps_grow_where_room_lacks_and_no_further_than_they_can() {
@@ -143,26 +145,26 @@ mod tests {
         let most = Sizes { slots: MOST, ..small };
         let rows: [Row; 9] = [
             ("nothing lacks", small, large, &[], None),
-            ("it only waits", small, large, &[Why::WaitsForRest], None),
-            ("ids are no room", small, large, &[Why::NoIds], None),
-            ("lines", small, small, &[Why::NoLine], Some(double_index)),
+            ("it only waits", small, large, &[Unplaced::Quarantined], None),
+            ("ids are no room", small, large, &[Unplaced::NoIds], None),
+            ("lines", small, small, &[Unplaced::NoLine], Some(double_index)),
             (
                 "rows of services",
                 small,
                 small,
-                &[Why::MapFull("svclb_services")],
+                &[Unplaced::MapFull("svclb_services")],
                 Some(double_index),
             ),
-            ("slots", small, small, &[Why::NoSlots, Why::NoSlots], Some(double_slots)),
+            ("slots", small, small, &[Unplaced::NoSlots, Unplaced::NoSlots], Some(double_slots)),
             (
                 "rows of backends",
                 small,
                 small,
-                &[Why::MapFull("svclb_backends")],
+                &[Unplaced::MapFull("svclb_backends")],
                 Some(double_slots),
             ),
-            ("both, much", small, large, &[Why::NoSlots, Why::NoLine], Some(large)),
-            ("there is no more", most, small, &[Why::NoSlots], None),
+            ("both, much", small, large, &[Unplaced::NoSlots, Unplaced::NoLine], Some(large)),
+            ("there is no more", most, small, &[Unplaced::NoSlots], None),
         ];
         for (row, now, wanted, lacking, expected) in rows {
             assert_eq!(now.larger(wanted, lacking.iter().copied()), expected, "{row}");

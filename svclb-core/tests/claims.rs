@@ -66,13 +66,13 @@ fn in_full_maps_a_cluster_ip_that_does_not_fit_is_served_by_nobody_else() {
     agent.hear(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]));
     agent.hear(owner(&["10.0.0.1", "10.0.0.3"]));
-    assert_eq!(agent.pass().rejected.len(), 1);
+    assert_eq!(agent.pass().unplaced.len(), 1);
     assert_eq!(agent.backends(SHARED), None, "it is left alone");
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.2"]));
     // The older Service does not fit any more either.
     let three = ["10.0.0.2", "10.0.0.4", "10.0.0.5"];
     agent.hear([slice("older", &three)]);
-    assert_eq!(agent.pass().rejected.len(), 1);
+    assert_eq!(agent.pass().unplaced.len(), 1);
     assert_eq!(agent.backends(SHARED), None);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.2"]), "it keeps what is its own");
     // Once it fits, the owner has its address.
@@ -89,7 +89,7 @@ fn an_external_ip_that_does_not_fit_keeps_no_cluster_ip_of_another_service() {
     // In one pass it outgrows the maps and the owner comes, which does not fit beside it either.
     agent.hear([slice("older", &["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"])]);
     agent.hear(owner(&["10.0.0.1", "10.0.0.3", "10.0.0.8", "10.0.0.9"]));
-    assert_eq!(agent.pass().rejected.len(), 2);
+    assert_eq!(agent.pass().unplaced.len(), 2);
     assert_eq!(agent.backends(SHARED), None);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.2"]));
 }

@@ -101,7 +101,7 @@ fn a_frontend_that_waits_for_a_service_without_room_does_not_go_to_the_dead() {
         service("b", &["10.96.0.1"], 0),
         slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4"]),
     ]);
-    assert_eq!(agent.pass().rejected.len(), 1);
+    assert_eq!(agent.pass().unplaced.len(), 1);
     agent.hear([gone("a"), slice("a", &[])]);
     for _ in 0..3 {
         agent.pass();
@@ -124,7 +124,7 @@ fn two_sets_may_lie_apart() {
     agent.pass();
     let dual = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "fd00::1", "fd00::2", "fd00::3"];
     agent.hear([service("z", &["10.96.0.7", "fd00:96::7"], 1), slice("z", &dual)]);
-    assert_eq!(agent.pass().rejected, [], "3 and 3 of 6 free slots");
+    assert_eq!(agent.pass().unplaced, [], "3 and 3 of 6 free slots");
 }
 
 #[test]

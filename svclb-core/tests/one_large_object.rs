@@ -11,9 +11,9 @@ use nix::time::ClockId;
 use svclb_common::layout::Protocol;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{Endpoint, Node, Service, ServicePort, Slice, SlicePort, Update};
-use svclb_core::plan::{Rejected, State, Why, load, pass};
+use svclb_core::plan::{Planner, Unplaced, UnplacedService, load, pass};
 use svclb_core::size::sizes;
-use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 
 /// Two sizes. What grows as they do takes 8 times as long, what grows as their square 64 times.
 const FEW: u16 = 300;
@@ -138,12 +138,12 @@ impl Shape {
 /// An agent over maps whose own time does not count: these check what no kernel does.
 struct Agent {
     catalog: Catalog,
-    state: State,
+    state: Planner,
     table: Apart,
 }
 
 struct Apart {
-    maps: Memory,
+    maps: MemoryTable,
     taken: f64,
 }
 
@@ -152,8 +152,8 @@ impl Agent {
         let meta = meta(index_lines, spill_lines, slots);
         Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
-            state: State::new(meta),
-            table: Apart { maps: Memory::new(meta), taken: 0.0 },
+            state: Planner::new(meta),
+            table: Apart { maps: MemoryTable::new(meta), taken: 0.0 },
         }
     }
 
@@ -165,10 +165,10 @@ impl Agent {
     fn passes(&mut self) {
         while self.catalog.is_dirty() {
             let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
-            let waits = |rejected: &Rejected| rejected.why == Why::WaitsForRest;
-            assert!(done.failed.is_empty() && done.rejected.iter().all(waits), "{done:?}");
-            let resting = self.state.take_resting();
-            self.state.rested(resting);
+            let waits = |rejected: &UnplacedService| rejected.why == Unplaced::Quarantined;
+            assert!(done.failed.is_empty() && done.unplaced.iter().all(waits), "{done:?}");
+            let freed = self.state.take_freed();
+            self.state.release(freed);
         }
     }
 
@@ -188,7 +188,7 @@ impl Agent {
 }
 
 impl Apart {
-    fn apart<R>(&mut self, what: impl FnOnce(&mut Memory) -> R) -> R {
+    fn apart<R>(&mut self, what: impl FnOnce(&mut MemoryTable) -> R) -> R {
         let begin = now();
         let done = what(&mut self.maps);
         self.taken += now() - begin;
@@ -198,7 +198,7 @@ impl Apart {
 
 impl Table for Apart {
     fn load(&mut self) -> Result<Dump, TableError> {
-        self.apart(Memory::load)
+        self.apart(MemoryTable::load)
     }
 
     fn put(&mut self, row: &Row) -> Result<(), TableError> {

@@ -111,9 +111,9 @@ fn has_first_endpoint(agent: &Agent, port: u16) -> bool {
 
 fn next_part(agent: &mut Agent) -> Pass {
     let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, EFFORT);
-    let resting = agent.state.take_resting();
-    agent.state.rested(resting);
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    let freed = agent.state.take_freed();
+    agent.state.release(freed);
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     done
 }
 

@@ -10,8 +10,8 @@ use common::*;
 use svclb_common::layout::{Meta, ServiceNotes};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{Node, Protocol, Service, ServicePort, Unread, Update};
-use svclb_core::plan::State;
-use svclb_core::table::{Memory, Table as _};
+use svclb_core::plan::Planner;
+use svclb_core::table::{MemoryTable, Table as _};
 
 const OLD: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 
@@ -32,7 +32,7 @@ fn restarted() -> Agent {
 fn begin(agent: &mut Agent, unread: Unread, updates: impl IntoIterator<Item = Update>) {
     agent.hear(updates);
     agent.catalog.set_unread(unread);
-    let earlier = agent.state.take_earlier(|service| agent.catalog.misses(service));
+    let earlier = agent.state.take_previous(|service| agent.catalog.misses(service));
     agent.catalog.retain(earlier);
     agent.mark_all();
     agent.pass();
@@ -49,9 +49,7 @@ fn slices(names: &[&str]) -> Unread {
 /// What an audit does: loads the maps anew, and looks at all.
 fn audit(agent: &mut Agent) {
     let dump = agent.table.load().unwrap();
-    let (state, heal) = agent.state.reload(&dump);
-    assert_eq!(heal, []);
-    agent.state = state;
+    assert_eq!(agent.state.reload(&dump), []);
     agent.mark_all();
     assert_eq!(agent.pass().steps, 0, "nothing is left to do");
 }
@@ -268,12 +266,12 @@ fn a_rejected_service_keeps_no_node_port_that_the_api_server_gave_to_another() {
 fn retained_state_moves_into_new_maps_like_everything_else() {
     let mut agent = restarted();
     begin(&mut agent, slices(&["a"]), [service("a", &["10.96.0.1"], 1)]);
-    let larger = agent.state.beside(Meta { seed: 8, ..meta(256, 16, 256) });
-    agent.table = svclb_core::table::Failing::new(Memory::new(*larger.meta()));
+    let larger = agent.state.staging(Meta { seed: 8, ..meta(256, 16, 256) });
+    agent.table = svclb_core::table::FailingTable::new(MemoryTable::new(*larger.meta()));
     agent.state = larger;
     agent.mark_all();
-    assert!(agent.pass().rejected.is_empty());
-    agent.state.settle();
+    assert!(agent.pass().unplaced.is_empty());
+    agent.state.forget_inherited_ids();
     assert_eq!(agent.backends("10.96.0.1"), set(&OLD));
     audit(&mut agent);
 }
@@ -312,7 +310,7 @@ fn an_agent_that_dies_while_something_is_retained_is_continued_by_one_that_knows
         let mut agent = restarted();
         agent.hear([service("b", &["10.96.0.2"], 1)]);
         agent.catalog.set_unread(Unread::everything());
-        let earlier = agent.state.take_earlier(|service| agent.catalog.misses(service));
+        let earlier = agent.state.take_previous(|service| agent.catalog.misses(service));
         agent.catalog.retain(earlier);
         agent.mark_all();
         agent.cut(cut);
@@ -321,7 +319,7 @@ fn an_agent_that_dies_while_something_is_retained_is_continued_by_one_that_knows
         agent.restart();
         begin(&mut agent, Unread::everything(), [service("b", &["10.96.0.2"], 1)]);
         assert_eq!(agent.backends("10.96.0.1"), set(&OLD), "cut after {cut} steps");
-        let found: State = agent.state.clone();
+        let found: Planner = agent.state.clone();
         let mut fresh = restarted();
         begin(&mut fresh, Unread::everything(), [service("b", &["10.96.0.2"], 1)]);
         assert_eq!(found.services(), fresh.state.services());

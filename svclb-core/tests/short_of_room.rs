@@ -6,8 +6,9 @@ mod common;
 
 use common::*;
 use svclb_core::model::Update;
-use svclb_core::plan::{Pass, Why, pass};
-use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+use svclb_core::number::ServiceId;
+use svclb_core::plan::{Pass, Unplaced, pass};
+use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 
 /// A pass that frees nothing for the next one.
 fn without_rest(agent: &mut Agent) -> Pass {
@@ -15,8 +16,8 @@ fn without_rest(agent: &mut Agent) -> Pass {
 }
 
 fn rest(agent: &mut Agent) {
-    let resting = agent.state.take_resting();
-    agent.state.rested(resting);
+    let freed = agent.state.take_freed();
+    agent.state.release(freed);
 }
 
 fn names(agent: &mut Agent) -> Vec<String> {
@@ -72,7 +73,7 @@ fn one_that_waits_for_the_frontend_of_the_dead() -> Agent {
     without_rest(&mut agent);
     agent.hear([gone("a"), slice("a", &[])]);
     let done = without_rest(&mut agent);
-    assert!(done.rejected.iter().all(|it| it.why == Why::WaitsForRest), "{:?}", done.rejected);
+    assert!(done.unplaced.iter().all(|it| it.why == Unplaced::Quarantined), "{:?}", done.unplaced);
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "until it is taken over");
     agent
 }
@@ -120,7 +121,7 @@ fn one_that_has_what_an_older_one_without_room_asks_for() -> Agent {
     agent.hear([external("a", "10.96.0.1", SHARED, 5), slice("a", &["10.0.0.1"])]);
     agent.pass();
     agent.hear([external("b", "10.96.0.2", SHARED, 1), slice("b", &MANY)]);
-    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    assert_eq!(agent.pass().unplaced[0].why, Unplaced::NoSlots);
     agent
 }
 
@@ -162,7 +163,7 @@ fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
     assert_eq!(agent.backends(SHARED), set(&MANY[..2]));
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
     agent.hear([slice("b", &MANY)]);
-    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    assert_eq!(agent.pass().unplaced[0].why, Unplaced::NoSlots);
     assert_eq!(agent.backends(SHARED), set(&MANY[..2]));
     agent.mark_all();
     assert_eq!(agent.pass().steps, 0, "nothing is left to do");
@@ -187,16 +188,16 @@ fn one_that_fits_once_the_dead_have_gone_waits_for_that() {
     agent.hear([service("x", &["10.96.0.8"], 0), slice("x", &["10.0.0.4", "10.0.0.5"])]);
     agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
-    assert!(!agent.state.waits_for_rest());
+    assert!(!agent.state.waits_for_release());
     agent.hear([gone("x"), gone("a"), service("b", &["10.96.0.1"], 2)]);
     agent.hear([slice("b", &["10.0.1.1", "10.0.1.2"])]);
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
-    assert!(agent.state.waits_for_rest() && agent.state.lacking().next().is_none());
+    assert_eq!(without_rest(&mut agent).unplaced[0].why, Unplaced::Quarantined);
+    assert!(agent.state.waits_for_release() && agent.state.lacking().next().is_none());
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "served meanwhile");
     assert!(agent.catalog.is_dirty());
     rest(&mut agent);
-    assert_eq!(agent.pass().rejected, []);
-    assert!(!agent.state.waits_for_rest());
+    assert_eq!(agent.pass().unplaced, []);
+    assert!(!agent.state.waits_for_release());
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2"]));
     assert_eq!(names(&mut agent), ["b"]);
 }
@@ -211,13 +212,13 @@ fn the_dead_make_room_for_the_one_that_waits_for_theirs() {
     without_rest(&mut agent);
     rest(&mut agent);
     agent.catalog.mark([object("b")]);
-    assert_eq!(agent.pass().rejected, []);
+    assert_eq!(agent.pass().unplaced, []);
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2"]));
 }
 
 /// A table that refuses some rows.
 struct Stubborn<'a> {
-    inner: &'a mut Memory,
+    inner: &'a mut MemoryTable,
     refuse: fn(&Row) -> Option<TableError>,
 }
 
@@ -322,8 +323,8 @@ fn services_whose_rows_fail_for_ever_starve_nobody() {
     let mut ids = None;
     for round in 0..5 {
         let done = refused(&mut agent, REFUSED);
-        let resting = agent.state.take_resting();
-        agent.state.rested(resting);
+        let freed = agent.state.take_freed();
+        agent.state.release(freed);
         assert_eq!(done.failed.len(), names_of_all.len() + 4, "round {round}: {:?}", done.failed);
         for (name, address) in all() {
             let expected = set(&["10.0.0.2", "10.0.0.3"]);
@@ -336,7 +337,7 @@ fn services_whose_rows_fail_for_ever_starve_nobody() {
         assert_eq!(*ids.get_or_insert(next), next, "round {round}");
     }
     let done = agent.pass();
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     let mut fresh = Agent::new(meta(64, 8, 64));
     std::mem::swap(&mut fresh.catalog, &mut agent.catalog);
     fresh.mark_all();
@@ -362,14 +363,14 @@ fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
         }
         _ => None,
     });
-    assert_eq!(done.rejected[0].why, Why::MapFull("svclb_frontends"));
+    assert_eq!(done.unplaced[0].why, Unplaced::MapFull("svclb_frontends"));
     assert_eq!(
         agent.find("10.96.0.1"),
         Some(before),
         "its owner and its generation are as they were"
     );
     agent.mark_all();
-    assert!(agent.pass().rejected.is_empty());
+    assert!(agent.pass().unplaced.is_empty());
     let (_, now) = agent.find("10.96.0.1").unwrap();
     assert_eq!((now.heir, now.generation), (0, before.1.generation + 1));
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1"]));
@@ -381,7 +382,7 @@ fn with_a_line_of_nobody(lines: u32) -> Agent {
     agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.pass();
     let dump = agent.table.load().unwrap();
-    agent.table.inner.remove(&Key::Service(dump.services[0].0)).unwrap();
+    agent.table.inner.remove(&Key::Service(ServiceId(dump.services[0].0))).unwrap();
     agent.catalog = Agent::new(meta(lines, 0, 4)).catalog;
     agent.restart();
     assert_eq!(agent.backends("10.96.0.1"), None, "healed");
@@ -393,9 +394,9 @@ fn a_line_that_was_healed_away_rests_before_it_is_used_again() {
     // One line only: whoever comes next needs just that.
     let mut agent = with_a_line_of_nobody(1);
     agent.hear([service("b", &["10.96.0.1"], 1), slice("b", &["10.0.1.1"])]);
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
+    assert_eq!(without_rest(&mut agent).unplaced[0].why, Unplaced::Quarantined);
     rest(&mut agent);
-    assert_eq!(without_rest(&mut agent).rejected, []);
+    assert_eq!(without_rest(&mut agent).unplaced, []);
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1"]));
 }
 
@@ -404,9 +405,9 @@ fn slots_that_were_healed_away_rest_before_they_are_used_again() {
     let mut agent = with_a_line_of_nobody(64);
     agent
         .hear([service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3"])]);
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
+    assert_eq!(without_rest(&mut agent).unplaced[0].why, Unplaced::Quarantined);
     rest(&mut agent);
-    assert_eq!(without_rest(&mut agent).rejected, []);
+    assert_eq!(without_rest(&mut agent).unplaced, []);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.1.1", "10.0.1.2", "10.0.1.3"]));
 }
 
@@ -416,23 +417,21 @@ fn a_line_that_could_not_be_healed_away_is_not_used() {
     agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     let dump = agent.table.load().unwrap();
-    agent.table.inner.remove(&Key::Service(dump.services[0].0)).unwrap();
+    agent.table.inner.remove(&Key::Service(ServiceId(dump.services[0].0))).unwrap();
     let dump = agent.table.load().unwrap();
-    let (state, heal) = agent.state.reload(&dump);
-    agent.state = state;
+    let heal = agent.state.reload(&dump);
     agent.table.fail(0, usize::MAX);
-    assert!(agent.state.heal(&mut agent.table, &heal).is_err());
+    assert!(agent.state.repair(&mut agent.table, &heal).is_err());
     agent.table.fail(0, 0);
     agent.mark_all();
     let done = agent.pass();
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     // The next load finds what is left to do, and the one after it nothing.
     for left in [true, false] {
         let dump = agent.table.load().unwrap();
-        let (state, heal) = agent.state.reload(&dump);
-        agent.state = state;
+        let heal = agent.state.reload(&dump);
         assert_eq!(!heal.is_empty(), left, "{heal:?}");
-        agent.state.heal(&mut agent.table, &heal).unwrap();
+        agent.state.repair(&mut agent.table, &heal).unwrap();
         agent.mark_all();
         agent.pass();
         assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
@@ -446,14 +445,12 @@ fn what_rests_goes_on_resting_when_the_maps_are_loaded_again() {
     agent.pass();
     agent.hear([gone("a"), service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1"])]);
     without_rest(&mut agent);
-    let resting = agent.state.take_resting();
+    let freed = agent.state.take_freed();
     let dump = agent.table.load().unwrap();
-    let (state, heal) = agent.state.reload(&dump);
-    assert_eq!(heal, []);
-    agent.state = state;
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
-    agent.state.rested(resting);
-    assert_eq!(without_rest(&mut agent).rejected, []);
+    assert_eq!(agent.state.reload(&dump), []);
+    assert_eq!(without_rest(&mut agent).unplaced[0].why, Unplaced::Quarantined);
+    agent.state.release(freed);
+    assert_eq!(without_rest(&mut agent).unplaced, []);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.1.1"]));
 }
 
@@ -465,7 +462,7 @@ fn a_service_that_needs_more_slots_than_there_are_leaves_the_other_maps_to_other
     agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &many)]);
     agent.hear([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.0.1"])]);
     let done = agent.pass();
-    assert!(done.rejected.iter().any(|it| it.why == Why::NoSlots), "{:?}", done.rejected);
+    assert!(done.unplaced.iter().any(|it| it.why == Unplaced::NoSlots), "{:?}", done.unplaced);
     // A member of it would take a place of `svclb_backends`, which holds as many as there are slots.
     let members: Vec<String> =
         rows(&mut agent).into_iter().filter(|it| it.contains("10.0.")).collect();

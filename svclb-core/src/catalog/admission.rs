@@ -235,6 +235,11 @@ impl Catalog {
         &self.admission.refused
     }
 
+    /// How many Services are refused, as the meta row has it.
+    pub(crate) fn refused(&self) -> u32 {
+        u32::try_from(self.admission.refused.len()).unwrap_or(u32::MAX)
+    }
+
     /// How much the Services use that fit by themselves.
     pub const fn used(&self) -> Amount {
         self.admission.all

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use svclb_common::layout::FrontendKey;
 
-use crate::compile::FrontendKind;
+use crate::frontends::FrontendKind;
 use crate::model::{ObjectName, ServiceKey};
 
 /// Sort key among the claimants of one frontend: retained state last, then by kind, then older Services

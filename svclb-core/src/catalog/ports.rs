@@ -6,9 +6,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use svclb_common::layout::{FrontendKey, Protocol, ServiceNotes};
 
-use super::{Catalog, Retained};
-use crate::compile::{Desired, Offers, compile, frontends};
+use super::Catalog;
+use crate::compile::{Desired, Offers, compile};
+use crate::frontends::frontends;
 use crate::model::{ObjectName, Service, ServiceKey, ServicePort};
+use crate::retained::Retained;
 
 /// The ports of a Service object, in the order of the object; those of what is retained of it, where there
 /// is no object. None when it is gone or refused.

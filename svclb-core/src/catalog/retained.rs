@@ -8,33 +8,21 @@
 
 use std::collections::BTreeMap;
 
-use svclb_common::layout::{Address, BackendRow, FrontendKey};
+use svclb_common::layout::FrontendKey;
 
 use super::Catalog;
 use super::claims::{Claim, Rank};
-use crate::compile::{FrontendKind, compile, frontends};
+use crate::compile::compile;
+use crate::frontends::frontends;
 use crate::model::{ObjectName, Service, ServiceKey, Unread};
+use crate::retained::Retained;
 
-/// What an earlier agent wrote of one service.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Retained {
-    /// Which service.
-    pub key: ServiceKey,
-    /// Its policies, affinity and notes, with its one port, whose number is not known.
-    pub service: Service,
-    /// Its frontends, while the Service object cannot be read.
-    pub frontends: Vec<(FrontendKey, FrontendKind)>,
-    /// Its members, while they are the last that is known of its backends.
-    pub members: Vec<(Address, u16, BackendRow)>,
-}
-
-impl Retained {
-    fn claims(&self) -> impl Iterator<Item = (FrontendKey, Claim)> {
-        self.frontends.iter().map(|(key, kind)| {
-            let rank = Rank { is_retained: true, kind: *kind, created: i64::MAX };
-            (*key, (rank, self.key.clone()))
-        })
-    }
+/// The claims of retained frontends.
+fn claims_of(retained: &Retained) -> impl Iterator<Item = (FrontendKey, Claim)> {
+    retained.frontends.iter().map(|(key, kind)| {
+        let rank = Rank { is_retained: true, kind: *kind, created: i64::MAX };
+        (*key, (rank, retained.key.clone()))
+    })
 }
 
 /// Retained services by object.
@@ -103,7 +91,7 @@ impl Catalog {
             if self.services.contains_key(&object) {
                 retained.frontends.clear();
             }
-            for (key, claim) in retained.claims() {
+            for (key, claim) in claims_of(&retained) {
                 let holder = self.claims.claim(&key, claim);
                 self.dirty.extend(holder.map(|holder| holder.object));
             }
@@ -126,7 +114,7 @@ impl Catalog {
             let mut after = Vec::new();
             for mut retained in before {
                 if !misses.0 {
-                    for (key, claim) in retained.claims() {
+                    for (key, claim) in claims_of(&retained) {
                         let holder = self.claims.disclaim(&key, &claim);
                         self.dirty.extend(holder.map(|holder| holder.object));
                     }

@@ -3,7 +3,7 @@
 use svclb_common::layout::Scope;
 
 use super::*;
-use crate::compile::FrontendKind;
+use crate::frontends::FrontendKind;
 use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
 
 fn object(name: &str) -> ObjectName {

@@ -11,20 +11,21 @@ use crate::model::ServiceKey;
 impl Agent {
     /// Fills maps like these and lets them take the place of those in use.
     fn move_to(&mut self, meta: Meta) {
-        let state = self.state.beside(meta);
-        let mut table = Watched::new(Memory::new(*state.meta()));
+        let state = self.state.staging(meta);
+        let mut table = Watched::new(MemoryTable::new(*state.meta()));
         // Nobody reads them before they are whole.
         table.is_roomy = false;
         (self.state, self.table) = (state, table);
         self.mark_all();
         let done = self.pass();
         assert!(done.failed.is_empty(), "{:?}", done.failed);
-        self.state.settle();
+        self.state.forget_inherited_ids();
         self.table.is_roomy = true;
     }
 
     pub(super) fn ids(&self) -> BTreeMap<ServiceKey, u32> {
-        self.state.services.iter().map(|(id, held)| (held.key.clone(), *id)).collect()
+        let services = self.state.mirror.services().iter();
+        services.map(|(id, service)| (service.key().clone(), id.0)).collect()
     }
 }
 
@@ -43,7 +44,7 @@ proptest! {
             agent.settle();
         }
         let (ids, next) = (agent.ids(), agent.state.meta().next_service);
-        let highest = agent.state.generations.values().copied().max().unwrap_or(0);
+        let highest = agent.state.mirror.highest_generation().0;
         agent.move_to(Meta { seed: 8, ..roomy() });
         let found = agent.ids();
         for (service, id) in &ids {
@@ -54,7 +55,7 @@ proptest! {
         for (service, id) in new {
             prop_assert!(*id >= next, "{} has an id that another had", service);
         }
-        let lowest = agent.state.lines.values().map(|line| line.generation).min();
+        let lowest = agent.state.mirror.lines().lowest_generation(true);
         prop_assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
         prop_assert!(agent.state.lacking().next().is_none());
         agent.assert_settled();
@@ -66,7 +67,7 @@ proptest! {
             prop_assert!(agent.pass().failed.is_empty());
         }
         agent.assert_settled();
-        let lowest = agent.state.generations.values().copied().min();
+        let lowest = agent.state.mirror.lines().lowest_generation(false);
         prop_assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
     }
 
@@ -81,17 +82,17 @@ proptest! {
         }
         let (ids, rows) = (agent.ids(), agent.table.load().unwrap().services);
         let row = Meta { first_generation: 1000, next_service: 0, ..roomy() };
-        let state = State::renewed(&rows, row);
-        agent.table = Watched::new(Memory::new(*state.meta()));
+        let state = Planner::renewed(&rows, row);
+        agent.table = Watched::new(MemoryTable::new(*state.meta()));
         agent.table.is_roomy = false;
         agent.state = state;
         agent.mark_all();
         prop_assert!(agent.pass().failed.is_empty());
-        agent.state.settle();
+        agent.state.forget_inherited_ids();
         agent.table.is_roomy = true;
         prop_assert_eq!(agent.ids(), ids);
         agent.assert_settled();
-        prop_assert!(agent.state.lines.values().all(|line| line.generation > 1000));
+        prop_assert!(agent.state.mirror.lines().lowest_generation(true).is_none_or(|it| it > 1000));
     }
 }
 

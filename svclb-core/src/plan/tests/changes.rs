@@ -26,7 +26,7 @@ pub(super) fn before(change: &Change, meta: Meta) -> (World, Agent) {
     for deed in &change.before {
         agent.hear(&mut world, deed);
         let done = agent.pass();
-        assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+        assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     }
     agent.table.looks = true;
     (world, agent)
@@ -39,7 +39,7 @@ pub(super) fn operations(change: &Change, meta: Meta) -> (usize, BTreeSet<&'stat
     change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
     let first = agent.table.table.operations;
     let done = agent.pass();
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     (agent.table.table.operations - first, agent.table.kinds)
 }
 

@@ -20,14 +20,14 @@ fn begins_anew(agent: &mut Agent, world: &World, operations: usize) -> usize {
     let dump = agent.table.load().unwrap();
     let (state, heal) = load(&dump, dump.meta);
     agent.state = state;
-    let healed = agent.state.heal(&mut agent.table, &heal);
+    let healed = agent.state.repair(&mut agent.table, &heal);
     agent.mark_all();
     let done = pass(&mut agent.state, &mut agent.table, &mut agent.catalog);
     agent.table.table.fail(0, 0);
     let taken = agent.table.table.operations - first;
     let is_whole = healed.is_ok() && done.failed.is_empty();
     assert_eq!(is_whole, taken <= operations, "{done:?}");
-    assert_eq!(done.rejected, []);
+    assert_eq!(done.unplaced, []);
     agent.table.assert_old_or_new();
     taken
 }
@@ -128,7 +128,7 @@ fn nobody_keeps_a_backend_that_left_before_the_agent_died_though_the_next_one_kn
                 let (state, heal) = load(&dump, dump.meta);
                 agent.state = state;
                 agent.table.table.fail(failing, 1);
-                let healed = agent.state.heal(&mut agent.table, &heal);
+                let healed = agent.state.repair(&mut agent.table, &heal);
                 agent.table.table.fail(0, 0);
                 assert_eq!(healed.is_err(), failing < heal.len());
                 agent.restart();

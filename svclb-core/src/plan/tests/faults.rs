@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 use super::world::deed;
 use super::*;
-use crate::table::Refusal;
+use crate::number::{LineNumber, ServiceId};
+use crate::table::Failure;
 
-fn refusal() -> impl Strategy<Value = Refusal> {
-    proptest::sample::select(&Refusal::ALL[..])
+fn refusal() -> impl Strategy<Value = Failure> {
+    proptest::sample::select(&Failure::ALL[..])
 }
 
 proptest! {
@@ -22,7 +23,7 @@ proptest! {
             agent.hear(&mut world, deed);
             agent.table.table.refuse(*skip, *count, *refusal);
             // Who is told that there is no room is passed over for whoever else asks (decisions/0010).
-            agent.table.is_roomy = *refusal != Refusal::NoRoom;
+            agent.table.is_roomy = *refusal != Failure::NoRoom;
             let failures = agent.table.table.failures;
             // Each step of each try is looked at. A try that fails writes less than what fails.
             for _ in 0..=*count {
@@ -40,7 +41,7 @@ proptest! {
             agent.mark_all();
             let done = agent.pass();
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
-            prop_assert_eq!(&done.rejected, &[]);
+            prop_assert_eq!(&done.unplaced, &[]);
             agent.assert_settled();
         }
     }
@@ -122,12 +123,12 @@ fn rows_that_somebody_made_or_removed_by_hand_are_put_right() {
     memory.remove(&Key::Backend(dump.backends[0].0)).unwrap();
     let member = BackendKey { port: 9, ..dump.backends[1].0 };
     memory.put(&Row::Backend(member, BackendRow { sets: 1, ..dump.backends[1].1 })).unwrap();
-    let held: Vec<u32> =
-        dump.lines.iter().filter(|(_, line)| line.protocol != 0).map(|(at, _)| *at).collect();
+    let filled = dump.lines.iter().filter(|(_, line)| line.protocol != 0);
+    let held: Vec<LineNumber> = filled.map(|(number, _)| LineNumber(*number)).collect();
     memory.remove(&Key::Line(held[0])).unwrap();
     memory.put(&Row::Reach(held[1], 7)).unwrap();
     memory.put(&Row::Spilled(held[1], 7)).unwrap();
-    memory.put(&Row::Heir(held[1], 77)).unwrap();
+    memory.put(&Row::Heir(held[1], ServiceId(77))).unwrap();
     agent.table.expect(&agent.catalog);
     agent.restart();
     assert!(agent.pass().failed.is_empty());

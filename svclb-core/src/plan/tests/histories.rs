@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use super::world::{Heard, deed};
 use super::*;
 use crate::model::{ObjectName, Slice, Update};
-use crate::table::{Key, Row};
+use crate::number::{LineNumber, ServiceId};
+use crate::plan::change;
+use crate::table::{Key, Row, Step};
 
 proptest! {
     #[test]
@@ -19,7 +21,7 @@ proptest! {
             }
             let done = agent.pass();
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
-            prop_assert_eq!(&done.rejected, &[]);
+            prop_assert_eq!(&done.unplaced, &[]);
             agent.assert_settled();
         }
     }
@@ -68,8 +70,8 @@ proptest! {
         agent.settle();
         prop_assert_eq!(agent.table.routes().len(), 0);
         prop_assert_eq!(agent.table.rows().len(), 0);
-        prop_assert_eq!(agent.state.room.both().0.free_slots(), 8);
-        prop_assert_eq!(agent.state.index.spilled(0), 0);
+        prop_assert_eq!(agent.state.mirror.slots().free().free_slots(), 8);
+        prop_assert_eq!(agent.state.mirror.lines().index().spilled(LineNumber(0)), 0);
     }
 }
 
@@ -93,7 +95,7 @@ fn a_change_of_one_service_takes_steps_for_that_service_only() {
 fn what_was_freed_is_not_used_before_it_has_rested() {
     let maps = meta(64, 4, 4);
     let (mut world, mut catalog) = (World::default(), catalog());
-    let (mut state, mut table) = (State::new(maps), Memory::new(maps));
+    let (mut state, mut table) = (Planner::new(maps), MemoryTable::new(maps));
     let mut hear = |catalog: &mut Catalog, deed: Deed| {
         world.change(&deed).tell(catalog);
     };
@@ -101,21 +103,21 @@ fn what_was_freed_is_not_used_before_it_has_rested() {
         |name, ip| Deed::Service(Like { name, ips: vec![ip], ports: vec![0], ..Like::default() });
     hear(&mut catalog, service(0, 0));
     hear(&mut catalog, Deed::Endpoints { name: 0, states: vec![1, 0, 1, 0, 1] });
-    assert_eq!(pass(&mut state, &mut table, &mut catalog).rejected, []);
+    assert_eq!(pass(&mut state, &mut table, &mut catalog).unplaced, []);
     // Three of four slots are used; two others do not fit, and would not after a rest either.
     hear(&mut catalog, service(1, 2));
     hear(&mut catalog, Deed::Endpoints { name: 1, states: vec![1, 0, 1] });
     let done = pass(&mut state, &mut table, &mut catalog);
-    assert_eq!(done.rejected[0].why, Why::NoSlots);
+    assert_eq!(done.unplaced[0].why, Unplaced::NoSlots);
     assert!(!catalog.is_dirty());
     // The first goes: there is room, but not yet.
     hear(&mut catalog, Deed::Gone(0));
     hear(&mut catalog, Deed::Endpoints { name: 1, states: vec![1, 0, 1, 0, 1] });
-    assert_eq!(pass(&mut state, &mut table, &mut catalog).rejected[0].why, Why::WaitsForRest);
+    assert_eq!(pass(&mut state, &mut table, &mut catalog).unplaced[0].why, Unplaced::Quarantined);
     assert!(catalog.is_dirty(), "it is tried again without being asked for");
-    let resting = state.take_resting();
-    state.rested(resting);
-    assert_eq!(pass(&mut state, &mut table, &mut catalog).rejected, []);
+    let freed = state.take_freed();
+    state.release(freed);
+    assert_eq!(pass(&mut state, &mut table, &mut catalog).unplaced, []);
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn short(step: &Step) -> String {
         Step::Remove(Key::Backend(key)) => format!("{} out", key.address),
         Step::Put(Row::Slots(_, slots)) => format!("{} slots", slots.len()),
         Step::Put(Row::Set(..)) => "flip".to_owned(),
-        Step::Put(Row::Heir(_, 0)) => "announced no more".to_owned(),
+        Step::Put(Row::Heir(_, ServiceId::NONE)) => "announced no more".to_owned(),
         Step::Put(Row::Heir(..)) => "announced".to_owned(),
         Step::Put(Row::Generation(..)) => "generation".to_owned(),
         Step::Put(Row::Service(..)) => "row".to_owned(),
@@ -205,7 +207,7 @@ fn a_backend_joins_a_set_before_its_slots_and_leaves_it_after_them() {
     for (deed, expected) in rows {
         agent.hear(&mut world, &deed);
         let desired = agent.catalog.desired(&ObjectName::new("default", "s0"));
-        let steps = agent.state.bring(&desired[0], usize::MAX).unwrap().steps;
+        let steps = change::install(&agent.state.mirror, &desired[0], usize::MAX).unwrap().steps;
         assert_eq!(steps.iter().map(short).collect::<Vec<_>>(), expected, "{deed:?}");
         agent.pass();
         agent.assert_settled();

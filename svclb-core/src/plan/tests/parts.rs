@@ -26,10 +26,10 @@ impl Agent {
     fn settle_in_parts(&mut self, effort: usize) {
         for _ in 0..1_000 {
             self.in_parts(effort);
-            let resting = self.state.take_resting();
-            if !resting.is_empty() {
-                self.state.rested(resting);
-                self.catalog.mark(self.state.short.keys().map(|short| short.object.clone()));
+            let freed = self.state.take_freed();
+            if !freed.is_empty() {
+                self.state.release(freed);
+                self.catalog.mark(self.state.unplaced.services().map(|short| short.object.clone()));
             }
             if !self.catalog.is_dirty() {
                 return;

@@ -82,12 +82,12 @@ fn whatever_somebody_else_does_to_a_row_is_seen() {
                 let _row = Row(format!("{what}, {}, in maps with {name}", change.name));
                 let mut spoilt = dump.clone();
                 if spoil(&mut spoilt) {
-                    assert!(!agent.state.is_held_by(&mut ReadOnly(spoilt)).unwrap());
+                    assert!(!agent.state.is_in(&mut ReadOnly(spoilt)).unwrap());
                     *seen += 1;
                 }
             }
             let _row = Row(format!("{}, in maps with {name}", change.name));
-            assert!(agent.state.is_held_by(&mut ReadOnly(dump)).unwrap(), "nothing else is");
+            assert!(agent.state.is_in(&mut ReadOnly(dump)).unwrap(), "nothing else is");
         }
         for ((what, _), seen) in SPOILS.iter().zip(seen) {
             assert!(seen > 20, "{what}: {seen} times, in maps with {name}");

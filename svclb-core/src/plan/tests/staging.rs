@@ -20,7 +20,7 @@ impl Filling {
     fn begin(agent: &mut Agent) -> Self {
         let meta = Meta { seed: 8, ..roomy() };
         let staging = Staging::begin(&mut agent.state, &agent.catalog, meta);
-        let mut table = Watched::new(Memory::new(*staging.meta()));
+        let mut table = Watched::new(MemoryTable::new(*staging.meta()));
         // No program reads them before they are whole.
         table.looks = false;
         Self { staging, table, ids: agent.ids() }
@@ -55,8 +55,8 @@ impl Filling {
         agent.table.expect(&agent.catalog);
         let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, current);
         assert!(done.failed.is_empty(), "{:?}", done.failed);
-        let resting = agent.state.take_resting();
-        agent.state.rested(resting);
+        let freed = agent.state.take_freed();
+        agent.state.release(freed);
         let Self { staging, table, .. } = self;
         let done = staging.part(table, &mut agent.state, &agent.catalog, effort);
         assert!(done.failed.is_empty(), "{:?}", done.failed);
@@ -74,7 +74,7 @@ impl Filling {
         let before = agent.table.routes();
         let Self { staging, mut table, ids } = self;
         let done = staging.finish(&mut table, &agent.state, &mut agent.catalog);
-        let (current, highest) = (agent.ids(), agent.state.highest_generation());
+        let (current, highest) = (agent.ids(), agent.state.mirror.highest_generation().0);
         let (state, rejected) = done.unwrap();
         assert_eq!(rejected, []);
         table.looks = true;
@@ -85,7 +85,7 @@ impl Filling {
                 assert!(found.get(&service).is_none_or(|it| *it == id), "{service} has another id");
             }
         }
-        let lowest = agent.state.generations.values().copied().min();
+        let lowest = agent.state.mirror.lines().lowest_generation(false);
         assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
         // What was served is, unless the catalog has it no more.
         let after = agent.table.routes();

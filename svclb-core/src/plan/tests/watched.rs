@@ -11,10 +11,10 @@ use crate::catalog::Catalog;
 use crate::compile::service_of;
 use crate::index::wanted;
 use crate::model::ServiceKey;
-use crate::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
+use crate::table::{Dump, FailingTable, Key, MemoryTable, Row, Table, TableError};
 
 pub(super) struct Watched {
-    pub(super) table: Failing<Memory>,
+    pub(super) table: FailingTable<MemoryTable>,
     /// Before the pass, and as it should be after it.
     old: Routes,
     new: Routes,
@@ -41,10 +41,10 @@ pub(super) struct Remembered {
 }
 
 impl Watched {
-    pub(super) fn new(memory: Memory) -> Self {
+    pub(super) fn new(memory: MemoryTable) -> Self {
         let (old, new, claimed) = (Routes::new(), Routes::new(), Routes::new());
         Self {
-            table: Failing::new(memory),
+            table: FailingTable::new(memory),
             old,
             new,
             claimed,

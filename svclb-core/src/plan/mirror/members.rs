@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 
 use svclb_common::layout::{Address, BackendKey, BackendRow};
 
+use crate::number::ServiceId;
+
 /// A backend and its row: 24 bytes, 12 of an IPv4 one.
 #[derive(Clone, Copy, Debug)]
 struct Member<A> {
@@ -114,7 +116,7 @@ fn find<A: Ord + Copy>(members: &[Member<A>], address: A, port: u16) -> Result<u
 
 /// By address and port; IPv4 apart.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Members {
+pub(crate) struct Members {
     v4: Sorted<[u8; 4]>,
     v6: Sorted<[u8; 16]>,
 }
@@ -126,33 +128,36 @@ fn v4(address: Address) -> Option<[u8; 4]> {
 }
 
 impl Members {
-    pub(super) fn get(&self, address: Address, port: u16) -> Option<BackendRow> {
+    pub(crate) fn get(&self, address: Address, port: u16) -> Option<BackendRow> {
         match v4(address) {
             Some(v4) => self.v4.get(v4, port),
             None => self.v6.get(address.bytes, port),
         }
     }
 
-    pub(super) fn put(&mut self, address: Address, port: u16, row: &BackendRow) {
+    pub(crate) fn put(&mut self, address: Address, port: u16, row: &BackendRow) {
         match v4(address) {
             Some(v4) => self.v4.put(v4, port, row),
             None => self.v6.put(address.bytes, port, row),
         }
     }
 
-    pub(super) fn remove(&mut self, address: Address, port: u16) {
+    pub(crate) fn remove(&mut self, address: Address, port: u16) {
         match v4(address) {
             Some(v4) => self.v4.remove(v4, port),
             None => self.v6.remove(address.bytes, port),
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 
     /// Each with its key, of this service.
-    pub(super) fn of(&self, service: u32) -> impl Iterator<Item = (BackendKey, BackendRow)> {
+    pub(crate) fn of(
+        &self,
+        ServiceId(service): ServiceId,
+    ) -> impl Iterator<Item = (BackendKey, BackendRow)> {
         let key = move |address, port| BackendKey { address, port, _pad: 0, service };
         let v4 = self
             .v4
@@ -166,7 +171,7 @@ impl Members {
     }
 
     /// Gives up room that growing left.
-    pub(super) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         self.v4.shrink();
         self.v6.shrink();
     }
@@ -177,15 +182,15 @@ type Wanted = (Address, u16, BackendRow);
 
 /// A member as it should be and as the mirror has it: one of both at least.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pair {
-    pub(super) key: BackendKey,
+pub(crate) struct Pair {
+    pub(crate) key: BackendKey,
     wanted: Option<BackendRow>,
     held: Option<BackendRow>,
 }
 
 impl Pair {
     /// The row to put before any slot names the member. One that leaves a set stays in it here.
-    pub(super) fn come(&self) -> Option<BackendRow> {
+    pub(crate) fn addition(&self) -> Option<BackendRow> {
         let wanted = self.wanted?;
         let sets = wanted.sets | self.held.map_or(0, |held| held.sets);
         Some(BackendRow { sets, ..wanted }).filter(|row| self.held != Some(*row))
@@ -193,7 +198,7 @@ impl Pair {
 
     /// The step for a member that goes or leaves a set, once no slot of that names it: the row to put, or none
     /// to remove it.
-    pub(super) fn go(&self) -> Option<Option<BackendRow>> {
+    pub(crate) fn removal(&self) -> Option<Option<BackendRow>> {
         let sets = self.wanted.map_or(0, |wanted| wanted.sets);
         (self.held?.sets & !sets != 0 || self.wanted.is_none()).then_some(self.wanted)
     }
@@ -201,8 +206,8 @@ impl Pair {
 
 /// The members of one service as they should be beside those that the mirror has, in the order of
 /// [`Members::of`]. `wanted` is sorted.
-pub(super) fn pairs<'a>(
-    service: u32,
+pub(crate) fn pairs<'a>(
+    service: ServiceId,
     wanted: &'a [Wanted],
     held: Option<&'a Members>,
 ) -> impl Iterator<Item = Pair> + 'a {
@@ -222,7 +227,7 @@ pub(super) fn pairs<'a>(
         let key = match (wanted, held) {
             (_, Some((key, _))) => key,
             (Some((address, port, _)), None) => {
-                BackendKey { address: *address, port: *port, _pad: 0, service }
+                BackendKey { address: *address, port: *port, _pad: 0, service: service.0 }
             }
             (None, None) => return None,
         };
@@ -284,10 +289,10 @@ mod tests {
             before.iter().for_each(|((address, port), sets)| held.put(*address, *port, &row(*sets)));
             let wanted: Vec<Wanted> =
                 after.iter().map(|((address, port), sets)| (*address, *port, row(*sets))).collect();
-            let pairs: Vec<Pair> = pairs(7, &wanted, Some(&held)).collect();
+            let pairs: Vec<Pair> = pairs(ServiceId(7), &wanted, Some(&held)).collect();
             let mut model = before.clone();
             for pair in &pairs {
-                if let Some(row) = pair.come() {
+                if let Some(row) = pair.addition() {
                     let old = model.insert((pair.key.address, pair.key.port), row.sets);
                     prop_assert_ne!(old, Some(row.sets), "a row is written that is there");
                 }
@@ -298,7 +303,7 @@ mod tests {
             }
             for pair in &pairs {
                 let key = (pair.key.address, pair.key.port);
-                match pair.go() {
+                match pair.removal() {
                     Some(Some(row)) => drop(model.insert(key, row.sets)),
                     Some(None) => prop_assert!(model.remove(&key).is_some()),
                     None => {}
@@ -326,9 +331,9 @@ mod tests {
             }
             members.shrink();
             let found: BTreeMap<_, _> =
-                members.of(7).map(|(key, row)| ((key.address, key.port), row)).collect();
+                members.of(ServiceId(7)).map(|(key, row)| ((key.address, key.port), row)).collect();
             prop_assert_eq!(found, model);
-            prop_assert!(members.of(7).all(|(key, _)| key.service == 7));
+            prop_assert!(members.of(ServiceId(7)).all(|(key, _)| key.service == 7));
         }
     }
 }
