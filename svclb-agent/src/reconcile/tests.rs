@@ -125,13 +125,13 @@ async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_s
     let hello = ObjectName::new("default", "hello");
     let retained = reconciler.catalog.retained().map(|it| it.object.clone());
     assert_eq!(retained.collect::<Vec<_>>(), std::slice::from_ref(&hello));
-    assert!(reconciler.state.has(&hello), "it is in the new maps");
+    assert!(reconciler.state.is_installed(&hello), "it is in the new maps");
     let dump = reconciler.table.load().unwrap();
     assert_eq!((dump.frontends.len(), dump.backends.len()), (21, 1));
     // What was rejected is gone.
     reconciler.hear(Batch { unread: Some(Unread::default()), ..Batch::of(Vec::new()) });
     reconciler.pass();
-    assert!(!reconciler.state.has(&hello), "no source has it");
+    assert!(!reconciler.state.is_installed(&hello), "no source has it");
     assert_eq!(reconciler.table.load().unwrap().frontends.len(), 20);
 }
 
@@ -280,7 +280,7 @@ async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_t
     reconciler.audit();
     assert!(reconciler.retry.is_none() && !reconciler.unhealed);
     let dump = reconciler.table.load().unwrap();
-    assert_eq!(reconciler.state.reload(&dump).1, [], "nothing is left to put right");
+    assert_eq!(reconciler.state.reload(&dump), [], "nothing is left to put right");
     let held: Vec<_> = dump.lines.iter().filter(|(_, line)| line.protocol != 0).collect();
     assert_eq!(held.len(), 1);
     assert_eq!(held[0].1.port, 80);

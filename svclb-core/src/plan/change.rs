@@ -53,9 +53,9 @@ pub(super) fn install(
     desired: &Desired,
     most: usize,
 ) -> Result<ServiceSteps, Unplaced> {
-    let known = mirror.services().id_of(&desired.key);
-    let spent = known.or_else(|| mirror.spent_id(&desired.key));
-    let meta = mirror.meta();
+    let known = mirror.services.id_of(&desired.key);
+    let spent = known.or_else(|| mirror.ids.spent(&desired.key));
+    let meta = &mirror.meta;
     let id = spent.unwrap_or(ServiceId(meta.next_service.max(1)));
     let mut builder = Builder::new(mirror, id, most);
     if spent.is_none() {
@@ -66,7 +66,7 @@ pub(super) fn install(
     if known.is_none() {
         builder.put(Row::Service(id, desired.row));
     }
-    builder.install(desired, mirror.services().get(id))?;
+    builder.install(desired, mirror.services.get(id))?;
     Ok(builder.finish())
 }
 
@@ -81,7 +81,7 @@ pub(super) fn retire(
     is_awaited: impl Fn(&FrontendKey) -> bool,
 ) -> (ServiceSteps, bool) {
     let mut builder = Builder::new(mirror, id, most);
-    let Some(service) = mirror.services().get(id) else { return Default::default() };
+    let Some(service) = mirror.services.get(id) else { return Default::default() };
     let is_own = |key: &FrontendKey| keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok());
     let mut waits = false;
     // The last first, of members too: that is cheap in the mirror.
@@ -154,7 +154,7 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         // The new ones first: only their rows can find a map full, and then no frontend was taken over.
-        let is_known = |it: &&DesiredFrontend| self.mirror.services().frontend(&it.key).is_some();
+        let is_known = |it: &&DesiredFrontend| self.mirror.services.frontend(&it.key).is_some();
         let (known, new): (Vec<&DesiredFrontend>, Vec<_>) =
             desired.frontends.iter().partition(is_known);
         for frontend in new.into_iter().chain(known) {
@@ -227,9 +227,9 @@ impl<'a> Builder<'a> {
             if self.is_full() {
                 return;
             }
-            let Some((_, number)) = self.mirror.services().frontend(key) else { continue };
+            let Some((_, number)) = self.mirror.services.frontend(key) else { continue };
             // A line that another service is taking over has a successor already, and needs that one.
-            match self.mirror.lines().holding(number, key).map(|line| ServiceId(line.heir)) {
+            match self.mirror.lines.holding(number, key).map(|line| ServiceId(line.heir)) {
                 Some(ServiceId::NONE) if self.moved.insert(number) => {
                     self.put(Row::Heir(number, self.id));
                 }
@@ -252,7 +252,7 @@ impl<'a> Builder<'a> {
     }
 
     fn move_generation(&mut self, number: LineNumber) {
-        self.put(Row::Generation(number, self.mirror.lines().next_generation(number)));
+        self.put(Row::Generation(number, self.mirror.lines.next_generation(number)));
     }
 
     /// For each set its range, and whether that is still to be written: the one that a line of this service
@@ -265,7 +265,7 @@ impl<'a> Builder<'a> {
         let written: Vec<Option<Set>> = desired.sets.iter().enumerate().map(written).collect();
         let fresh = written.iter().zip(&desired.sets).filter(|(set, _)| set.is_none());
         let counts: Vec<u32> = fresh.map(|(_, slots)| count_of(slots)).collect();
-        let mut firsts = self.mirror.slots().find(&counts)?.into_iter();
+        let mut firsts = self.mirror.slots.find(&counts)?.into_iter();
         let set = |(written, slots): (Option<Set>, &Vec<Slot>)| {
             let fresh = || Some(SlotRange { first: firsts.next()?, count: count_of(slots) }.into());
             (written.or_else(fresh).unwrap_or(Set::REFUSE), written.is_none())
@@ -283,17 +283,17 @@ impl<'a> Builder<'a> {
         let wanted = Digest::of_slots(self.owned(slots));
         let mut frontends = desired.frontends.iter().filter(|frontend| frontend.set == at);
         frontends.find_map(|frontend| {
-            let (_, number) = self.mirror.services().frontend(&frontend.key)?;
-            let set = self.mirror.lines().get(number)?.set;
-            self.mirror.slots().holds(set, count_of(slots), wanted).then_some(set)
+            let (_, number) = self.mirror.services.frontend(&frontend.key)?;
+            let set = self.mirror.lines.get(number)?.set;
+            self.mirror.slots.holds(set, count_of(slots), wanted).then_some(set)
         })
     }
 
     /// Creates a frontend, flips its line to a set, or takes it over.
     fn frontend(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Unplaced> {
-        let found = self.mirror.services().frontend(&frontend.key);
+        let found = self.mirror.services.frontend(&frontend.key);
         // Another frontend may be there meanwhile, if the step that should have filled this line failed.
-        let line = found.and_then(|(_, number)| self.mirror.lines().holding(number, &frontend.key));
+        let line = found.and_then(|(_, number)| self.mirror.lines.holding(number, &frontend.key));
         let (Some((owner, number)), Some(line)) = (found, line) else {
             return self.create(frontend, set);
         };
@@ -329,7 +329,7 @@ impl<'a> Builder<'a> {
     /// The service whose slots a line's set has.
     fn owner_of_slots(&self, line: &Line) -> ServiceId {
         let is_heirs = line.heir != 0
-            && self.mirror.slots().owner(line.set).is_some_and(|owner| owner.0 == line.heir);
+            && self.mirror.slots.owner(line.set).is_some_and(|owner| owner.0 == line.heir);
         ServiceId(if is_heirs { line.heir } else { line.service })
     }
 
@@ -338,7 +338,7 @@ impl<'a> Builder<'a> {
     }
 
     fn create(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Unplaced> {
-        let (key, lines) = (frontend.key, self.mirror.lines());
+        let (key, lines) = (frontend.key, &self.mirror.lines);
         let Place { line: number, home, spilled } = lines.place(&key, &mut self.planned)?;
         let line = Line {
             address: key.address,
@@ -368,7 +368,7 @@ impl<'a> Builder<'a> {
     /// The reach of a home after the steps so far.
     fn reach(&self, home: LineNumber) -> u8 {
         let planned = self.reaches.get(&home).copied();
-        planned.unwrap_or_else(|| self.mirror.lines().line(home).reach)
+        planned.unwrap_or_else(|| self.mirror.lines.line(home).reach)
     }
 
     fn put_reach(&mut self, home: LineNumber, reach: u8) {
@@ -384,8 +384,8 @@ impl<'a> Builder<'a> {
     }
 
     fn remove_frontend(&mut self, key: &FrontendKey) {
-        let lines = self.mirror.lines();
-        let Some((_, number)) = self.mirror.services().frontend(key) else { return };
+        let lines = &self.mirror.lines;
+        let Some((_, number)) = self.mirror.services.frontend(key) else { return };
         if lines.holding(number, key).is_none() {
             // The step that should have filled the line failed.
             self.remove(Key::Frontend(*key));

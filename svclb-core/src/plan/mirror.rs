@@ -2,8 +2,8 @@
 //! succeeds.
 //!
 //! Each part has an owner with private fields: [`Services`], [`Lines`], [`Slots`], [`Ids`] and, here, the
-//! meta row. Only [`Mirror::apply`] and the reading of a dump ([`load`]) change what the maps are known to
-//! hold, and both take rows in by the same code.
+//! meta row. What changes them is visible to this module only: [`Mirror::apply`] takes in a step, [`load`] a
+//! dump, both by the same code.
 
 mod audit;
 mod ids;
@@ -16,8 +16,8 @@ mod slots;
 
 use svclb_common::layout::{Meta, ServiceRow};
 
-use crate::model::{ObjectName, ServiceKey};
-use crate::number::{Generation, ServiceId};
+use crate::model::ObjectName;
+
 use crate::table::{Key, Row, Step, Written};
 use ids::Ids;
 pub(super) use lines::Lines;
@@ -33,11 +33,11 @@ const AHEAD: u32 = 1 << 16;
 /// The mirror of the maps.
 #[derive(Clone, Debug)]
 pub(super) struct Mirror {
-    meta: Meta,
-    ids: Ids,
-    services: Services,
-    lines: Lines,
-    slots: Slots,
+    pub(super) meta: Meta,
+    pub(super) ids: Ids,
+    pub(super) services: Services,
+    pub(super) lines: Lines,
+    pub(super) slots: Slots,
 }
 
 impl Mirror {
@@ -67,7 +67,7 @@ impl Mirror {
             spill_lines: meta.spill_lines,
             slots: meta.slots,
             seed: meta.seed,
-            first_generation: self.highest_generation().0.wrapping_add(AHEAD),
+            first_generation: self.lines.highest_generation().0.wrapping_add(AHEAD),
             next_service: self.meta.next_service.saturating_add(AHEAD),
             ..self.meta
         };
@@ -76,35 +76,6 @@ impl Mirror {
             staging.ids.inherit(service.key().clone(), id);
         }
         staging
-    }
-
-    pub(super) const fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    pub(super) const fn services(&self) -> &Services {
-        &self.services
-    }
-
-    pub(super) const fn lines(&self) -> &Lines {
-        &self.lines
-    }
-
-    pub(super) const fn lines_mut(&mut self) -> &mut Lines {
-        &mut self.lines
-    }
-
-    pub(super) const fn slots(&self) -> &Slots {
-        &self.slots
-    }
-
-    pub(super) fn highest_generation(&self) -> Generation {
-        self.lines.highest_generation()
-    }
-
-    /// The id for a service without a row that is spent already; none when it needs a fresh one.
-    pub(super) fn spent_id(&self, service: &ServiceKey) -> Option<ServiceId> {
-        self.ids.spent(service)
     }
 
     /// Lets an object's services have the ids here that they have in other maps.
@@ -116,19 +87,6 @@ impl Mirror {
         }
     }
 
-    pub(super) fn has_inherited_id(&self, service: &ServiceKey) -> bool {
-        self.ids.has_inherited(service)
-    }
-
-    pub(super) fn forget_inherited_ids(&mut self) {
-        self.ids.forget_inherited();
-    }
-
-    /// Gives back the capacity that a change of a service left unused.
-    pub(super) fn shrink(&mut self, service: &ServiceKey) {
-        self.services.shrink(service);
-    }
-
     pub(super) fn take_freed(&mut self) -> Freed {
         Freed { lines: self.lines.take_freed(), ranges: self.slots.take_freed() }
     }
@@ -136,10 +94,6 @@ impl Mirror {
     pub(super) fn release(&mut self, freed: Freed) {
         freed.lines.into_iter().for_each(|line| self.lines.release(line));
         freed.ranges.into_iter().for_each(|range| self.slots.release(range));
-    }
-
-    pub(super) fn drop_unreferenced(&mut self) {
-        self.slots.drop_unreferenced();
     }
 
     /// Takes in a step that succeeded.

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::outcome::Pass;
-use super::phase_one::PhaseOne;
-use super::phase_two;
 use super::planner::Planner;
 use super::runner::Runner;
 use super::work::{Done, Work};
@@ -51,10 +49,10 @@ pub(super) fn run(
     catalog: &Catalog,
     effort: usize,
 ) -> Done {
-    planner.mirror.drop_unreferenced();
+    planner.mirror.slots.drop_unreferenced();
     let mut work = Work::new(planner, Runner::new(table), catalog, effort);
-    PhaseOne::new(&mut work).run();
-    phase_two::run(&mut work);
+    work.phase_one();
+    work.phase_two();
     work.settle_homes();
     work.finish()
 }

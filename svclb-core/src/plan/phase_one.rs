@@ -2,7 +2,7 @@
 //! claim one frontend in the same way the older owns it, unless it does not fit; then it keeps what it has,
 //! and the younger has the frontend.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::change;
 use super::turns::{Place, Turn};
@@ -29,28 +29,18 @@ const PER_STEP: usize = 8;
 /// So many services of an object that are gone are visited together, whatever effort they take.
 const SMALL: usize = if cfg!(test) { 1 } else { 64 };
 
-/// Phase one.
-pub(super) struct PhaseOne<'w, 'a> {
-    work: &'w mut Work<'a>,
-    /// See [`MOST_VISITS`].
-    repeats: BTreeMap<ObjectName, u8>,
-}
-
-impl<'w, 'a> PhaseOne<'w, 'a> {
-    pub(super) const fn new(work: &'w mut Work<'a>) -> Self {
-        Self { work, repeats: BTreeMap::new() }
-    }
-
-    pub(super) fn run(&mut self) {
+impl Work<'_> {
+    /// Takes turns and installs their objects, as far as there is effort left.
+    pub(super) fn phase_one(&mut self) {
         self.postpone_large();
-        match self.work.planner.turns.next_large_if_due() {
+        match self.planner.turns.next_large_if_due() {
             Some((object, turn)) => self.take_turn(object, turn),
             None => self.take_turns(),
         }
-        self.work.pass.objects = self.work.turns.len();
-        self.work.settle_homes();
-        while self.work.effort > 0
-            && let Some((.., object)) = self.work.queue.pop_first()
+        self.pass.objects = self.turns.len();
+        self.settle_homes();
+        while self.effort > 0
+            && let Some((.., object)) = self.queue.pop_first()
         {
             self.visit(&object);
         }
@@ -60,38 +50,38 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
     /// Takes the turns of small objects, as many as fit into this part; of a large one, where there are none.
     fn take_turns(&mut self) {
         let mut expected = 0_usize;
-        while let Some(object) = self.work.planner.turns.first() {
-            let effort = self.effort(object);
-            if effort > self.work.most {
-                self.work.planner.turns.set_aside();
+        while let Some(object) = self.planner.turns.first() {
+            let effort = self.expected_effort(object);
+            if effort > self.most {
+                self.planner.turns.set_aside();
                 continue;
             }
             expected = expected.saturating_add(effort);
-            if expected > self.work.most {
+            if expected > self.most {
                 break;
             }
-            let Some((object, turn)) = self.work.planner.turns.next() else { break };
+            let Some((object, turn)) = self.planner.turns.next() else { break };
             self.take_turn(object, turn);
         }
         self.postpone_large();
-        if self.work.turns.is_empty()
-            && let Some((object, turn)) = self.work.planner.turns.next_large()
+        if self.turns.is_empty()
+            && let Some((object, turn)) = self.planner.turns.next_large()
         {
             self.take_turn(object, turn);
         }
     }
 
     fn take_turn(&mut self, object: ObjectName, turn: Turn) {
-        let age = self.work.catalog.age(&object);
-        self.work.queue.insert((!turn.is_put_off, age, object.clone()));
-        self.work.turns.insert(object, turn);
+        let age = self.catalog.age(&object);
+        self.queue.insert((!turn.is_put_off, age, object.clone()));
+        self.turns.insert(object, turn);
     }
 
     /// Lets large objects wait until staging maps are in use, if such are filled.
     fn postpone_large(&mut self) {
-        let planner = &mut *self.work.planner;
+        let planner = &mut *self.planner;
         if let Some(followed) = &mut planner.followed
-            && !planner.status.is_staged()
+            && !planner.status.is_staged
         {
             while let Some((object, turn)) = planner.turns.next_large() {
                 followed.postpone(object, turn);
@@ -100,8 +90,8 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
     }
 
     /// About how much effort an object takes, as far as that is known beforehand.
-    fn effort(&self, object: &ObjectName) -> usize {
-        let Extent { ports, frontends, endpoints } = self.work.catalog.extent(object);
+    fn expected_effort(&self, object: &ObjectName) -> usize {
+        let Extent { ports, frontends, endpoints } = self.catalog.extent(object);
         let installed = self.ids_of(object).len();
         let services = ports.max(installed).saturating_mul(2 * SERVICE);
         let lines = frontends.saturating_mul(PER_LINE);
@@ -109,31 +99,31 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
     }
 
     fn ids_of(&self, object: &ObjectName) -> &[ServiceId] {
-        self.work.planner.mirror.services().ids_of(object)
+        self.planner.mirror.services.ids_of(object)
     }
 
     /// Objects that are not visited in this part have their turn in the next one. Others, which only have to
     /// do with visited ones, wait for the end of the pass: two of them might require visits of each other for
     /// ever.
     fn put_off(&mut self) {
-        for (.., object) in std::mem::take(&mut self.work.queue).into_iter().rev() {
-            match self.work.turns.remove(&object) {
-                Some(turn) => self.work.planner.turns.put_off(object, turn),
-                None => drop(self.work.again.insert(object)),
+        for (.., object) in std::mem::take(&mut self.queue).into_iter().rev() {
+            match self.turns.remove(&object) {
+                Some(turn) => self.planner.turns.put_off(object, turn),
+                None => drop(self.again.insert(object)),
             }
         }
     }
 
     /// Visits one object, or the part of it that comes next.
     fn visit(&mut self, object: &ObjectName) {
-        let mut turn = self.work.turns.remove(object).unwrap_or(Turn::NEW);
-        if let Some(followed) = &mut self.work.planner.followed {
+        let mut turn = self.turns.remove(object).unwrap_or(Turn::NEW);
+        if let Some(followed) = &mut self.planner.followed {
             followed.visit(object.clone());
         }
-        let catalog = self.work.catalog;
+        let catalog = self.catalog;
         let ports = catalog.ports(object);
         // Staging maps are not notified when a Service has other ports, which have other numbers.
-        let digest = if self.work.planner.status.is_staged() { ports.digest() } else { 0 };
+        let digest = if self.planner.status.is_staged { ports.digest() } else { 0 };
         if turn.ports != digest {
             turn = Turn { from: Turn::NEW.from, ports: digest, ..turn };
         }
@@ -149,12 +139,12 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
         while port < ports.len() && !is_cut {
             let Some(visited) = self.visit_port(object, &ports, port) else { break };
             if visited.installed == Installed::Unfinished {
-                self.work.effort = 0;
+                self.effort = 0;
             } else {
                 port += 1;
             }
             services.push(visited);
-            is_cut = self.work.effort == 0;
+            is_cut = self.effort == 0;
         }
         services.sort_by(|one, other| one.service.cmp(&other.service));
         let mut visit = Visit { services, ..Visit::default() };
@@ -163,7 +153,7 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
         if first == 0 && port == ports.len() && is_small {
             place = Place::Gone(0);
         } else {
-            let installed = self.work.planner.mirror.services();
+            let installed = &self.planner.mirror.services;
             let ids = visit.services.iter().filter_map(|visited| installed.id_of(&visited.service));
             let mut ids: Vec<ServiceId> = ids.collect();
             if port == ports.len() {
@@ -173,14 +163,14 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
         }
         self.visit_successors(object, &visit);
         if place != Place::Gone(0) {
-            self.work.planner.turns.go_on(object.clone(), Turn { from: place, ..turn });
+            self.planner.turns.go_on(object.clone(), Turn { from: place, ..turn });
         } else {
             visit.is_at_end = !turn.has_changed;
             if turn.has_changed {
-                self.work.planner.turns.add(object.clone());
+                self.planner.turns.add(object.clone());
             }
         }
-        self.work.visits.insert(object.clone(), visit);
+        self.visits.insert(object.clone(), visit);
     }
 
     /// Adds services of an object that are none of its ports to these, the last first, as far as there is
@@ -192,14 +182,14 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
         from: Place,
         gone: &mut Vec<ServiceId>,
     ) -> usize {
-        let services = self.work.planner.mirror.services();
+        let services = &self.planner.mirror.services;
         let ids = services.ids_of(object);
         let mut left = match from {
             Place::Gone(left) => left.min(ids.len()),
             Place::Port(_) => ids.len(),
         };
         let names = ports.names();
-        while self.work.effort > 0
+        while self.effort > 0
             && let Some(last) = left.checked_sub(1)
         {
             left = last;
@@ -207,7 +197,7 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
             let key = service.key();
             if !names.contains(&(key.port_name.as_ref(), key.protocol)) {
                 let steps = SERVICE * service.frontends().len() + service.members().len();
-                self.work.effort = self.work.effort.saturating_sub(SERVICE + steps);
+                self.effort = self.effort.saturating_sub(SERVICE + steps);
                 gone.push(ids[last]);
             }
         }
@@ -216,7 +206,7 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
 
     /// Forgets services that do not fit and are none of their object's ports any more.
     fn forget_unplaced(&mut self, object: &ObjectName, ports: &Ports<'_>) {
-        let unplaced = &mut self.work.planner.unplaced;
+        let unplaced = &mut self.planner.unplaced;
         let services: Vec<ServiceKey> = unplaced.of_object(object).cloned().collect();
         if services.is_empty() {
             return;
@@ -233,17 +223,17 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
         ports: &Ports<'_>,
         port: usize,
     ) -> Option<VisitedService> {
-        let desired = self.work.desired(object, ports, port)?;
+        let desired = self.desired(object, ports, port)?;
         let size = desired.members.len() + desired.frontends.len();
-        self.work.effort = self.work.effort.saturating_sub(SERVICE + size / PER_STEP);
+        self.effort = self.effort.saturating_sub(SERVICE + size / PER_STEP);
         let owners = self.other_owners(&desired);
         let installed = self.install(&desired, &owners);
-        let planner = &mut *self.work.planner;
+        let planner = &mut *self.planner;
         let was_unplaced = planner.unplaced.has(&desired.key);
         match installed {
             Installed::Whole => {
                 planner.unplaced.remove(&desired.key);
-                planner.mirror.shrink(&desired.key);
+                planner.mirror.services.shrink(&desired.key);
             }
             Installed::Unplaced(why) => planner.unplaced.add(desired.key.clone(), why),
             Installed::Failed | Installed::Unfinished => {}
@@ -258,7 +248,7 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
 
     /// The objects of other services that have frontends which this one should have.
     fn other_owners(&self, desired: &Desired) -> Vec<ObjectName> {
-        let services = self.work.planner.mirror.services();
+        let services = &self.planner.mirror.services;
         let owners = desired.frontends.iter().filter_map(|it| services.owner(&it.key));
         let others = owners.filter(|owner| **owner != desired.key);
         others.map(|owner| owner.object.clone()).collect()
@@ -266,20 +256,20 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
 
     /// Phase one for one service; `owners` have frontends that it should have.
     fn install(&mut self, desired: &Desired, owners: &[ObjectName]) -> Installed {
-        let most = self.work.effort.max(STEPS);
-        let part = match change::install(&self.work.planner.mirror, desired, most) {
+        let most = self.effort.max(STEPS);
+        let part = match change::install(&self.planner.mirror, desired, most) {
             Ok(part) => part,
             Err(why) => return Installed::Unplaced(why),
         };
-        match self.work.run(&part.steps) {
+        match self.run(&part.steps) {
             Ok(()) if part.is_cut => Installed::Unfinished,
             Ok(()) => Installed::Whole,
             // Members that were written meanwhile are in no slot.
             Err(TableError::Full { map, .. }) => Installed::Unplaced(Unplaced::MapFull(map)),
             Err(error) => {
                 // Some frontends may have been taken over.
-                self.work.again.extend(owners.iter().cloned());
-                self.work.fail(Some(&desired.key.object), error);
+                self.again.extend(owners.iter().cloned());
+                self.fail(Some(&desired.key.object), error);
                 Installed::Failed
             }
         }
@@ -287,16 +277,16 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
 
     /// Lets an object be visited in this pass, unless it was.
     fn enqueue(&mut self, object: &ObjectName) {
-        if !self.work.visits.contains_key(object) {
-            let is_new = self.work.turns.get(object).is_none_or(|turn| !turn.is_put_off);
-            self.work.queue.insert((is_new, self.work.catalog.age(object), object.clone()));
+        if !self.visits.contains_key(object) {
+            let is_new = self.turns.get(object).is_none_or(|turn| !turn.is_put_off);
+            self.queue.insert((is_new, self.catalog.age(object), object.clone()));
         }
     }
 
     /// Visits the later claimants of a service's frontends: they own them, or do so no longer, because this
     /// one does not fit, or fits again. It is not visited because of them, so that this comes to an end.
     fn visit_later_claimants(&mut self, first: &Desired) {
-        let catalog = self.work.catalog;
+        let catalog = self.catalog;
         let order = |object: &ObjectName| (catalog.age(object), object.clone());
         let own = order(&first.key.object);
         let mut later = BTreeSet::new();
@@ -310,19 +300,19 @@ impl<'w, 'a> PhaseOne<'w, 'a> {
             if (age, &object) < (own.0, &own.1) {
                 let visits = self.repeats.entry(object.clone()).or_default();
                 if *visits == MOST_VISITS {
-                    self.work.again.insert(object);
+                    self.again.insert(object);
                     continue;
                 }
                 *visits += 1;
             }
-            self.work.visits.remove(&object);
+            self.visits.remove(&object);
             self.enqueue(&object);
         }
     }
 
     /// Visits the claimants of frontends that an object has and should not have, as far as it was visited.
     fn visit_successors(&mut self, object: &ObjectName, visit: &Visit) {
-        let (catalog, services) = (self.work.catalog, self.work.planner.mirror.services());
+        let (catalog, services) = (self.catalog, &self.planner.mirror.services);
         let installed = visit.ids(services, object).iter().filter_map(|id| services.get(*id));
         let given_up = installed.flat_map(|service| {
             let own = visit.service(service.key());

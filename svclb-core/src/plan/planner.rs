@@ -46,7 +46,7 @@ impl Planner {
             unplaced: UnplacedServices::default(),
             turns: Turns::default(),
             followed: None,
-            status: Status::new(mirror.meta()),
+            status: Status::new(&mirror.meta),
             previous: Vec::new(),
             mirror,
         }
@@ -63,18 +63,20 @@ impl Planner {
     /// which session affinity knows them, and generations begin above those of these maps, so that no record
     /// of a socket matches lines of both. `meta` has the sizes of the new maps and the seed of their index.
     pub fn staging(&self, meta: Meta) -> Self {
-        let staging = Self::over(self.mirror.staging(meta));
-        Self { status: self.status.renewed(staging.meta()), ..staging }
+        let mut staging = Self::over(self.mirror.staging(meta));
+        staging.status.uncounted = self.status.uncounted;
+        staging.status.is_synced = self.status.is_synced;
+        staging
     }
 
     /// Whether a service had an id in the maps whose place these are to take.
     pub fn has_inherited_id(&self, service: &ServiceKey) -> bool {
-        self.mirror.has_inherited_id(service)
+        self.mirror.ids.has_inherited(service)
     }
 
     /// Forgets the ids of services that are not in these maps, which are filled now.
     pub fn forget_inherited_ids(&mut self) {
-        self.mirror.forget_inherited_ids();
+        self.mirror.ids.forget_inherited();
     }
 
     /// Reads a later dump of the same maps. Returns the repairs.
@@ -105,7 +107,7 @@ impl Planner {
 
     /// The meta row.
     pub const fn meta(&self) -> &Meta {
-        self.mirror.meta()
+        &self.mirror.meta
     }
 
     fn put_meta(&mut self, table: &mut impl Table, meta: Meta) -> Result<(), TableError> {
@@ -122,17 +124,17 @@ impl Planner {
 
     /// Sets whether the sources are known. Until they are, no pass writes that the maps hold their state.
     pub const fn set_synced(&mut self, is_synced: bool) {
-        self.status.set_synced(is_synced);
+        self.status.is_synced = is_synced;
     }
 
     /// Whether the sources are known.
     pub const fn is_synced(&self) -> bool {
-        self.status.is_synced()
+        self.status.is_synced
     }
 
     /// Sets the state of the sources, which is written with the next change of the maps.
     pub const fn set_sources(&mut self, sources: [SourceRow; SOURCES]) {
-        self.status.set_sources(sources);
+        self.status.sources = sources;
     }
 
     /// Writes the state of the sources without a change of the maps.
@@ -140,12 +142,12 @@ impl Planner {
     /// # Errors
     /// When the row cannot be written.
     pub fn record_sources(&mut self, table: &mut impl Table) -> Result<(), TableError> {
-        self.put_meta(table, Meta { sources: self.status.sources(), ..*self.meta() })
+        self.put_meta(table, Meta { sources: self.status.sources, ..*self.meta() })
     }
 
     /// Counts an operation that failed outside of a pass; the next pass writes the count.
     pub const fn count_failure(&mut self) {
-        self.status.count_failure();
+        self.status.uncounted += 1;
     }
 
     /// Sets whether larger maps are made where a service does not fit. Then frontends that such a service
@@ -181,17 +183,17 @@ impl Planner {
 
     /// The Service objects that have rows.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectName> {
-        self.mirror.services().objects()
+        self.mirror.services.objects()
     }
 
     /// How many services have rows.
     pub fn services(&self) -> usize {
-        self.mirror.services().len()
+        self.mirror.services.len()
     }
 
     /// Whether an object has rows and all its services fit, as of the last pass over it.
     pub fn is_installed(&self, object: &ObjectName) -> bool {
-        let has_rows = !self.mirror.services().ids_of(object).is_empty();
+        let has_rows = !self.mirror.services.ids_of(object).is_empty();
         has_rows && self.unplaced.of_object(object).next().is_none()
     }
 

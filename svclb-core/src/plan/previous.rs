@@ -17,7 +17,7 @@ impl Planner {
         let rows = std::mem::take(&mut self.previous);
         let retained = rows.iter().filter_map(|(id, row)| {
             let id = ServiceId(*id);
-            let service = self.mirror.services().get(id).filter(|it| is_wanted(it.key()))?;
+            let service = self.mirror.services.get(id).filter(|it| is_wanted(it.key()))?;
             Some(self.retained(id, service, row))
         });
         retained.collect()
@@ -26,8 +26,8 @@ impl Planner {
     fn retained(&self, id: ServiceId, installed: &InstalledService, row: &ServiceRow) -> Retained {
         let (mut frontends, mut affinity_seconds) = (Vec::new(), 0);
         for key in installed.frontends() {
-            let number = self.mirror.services().frontend(key).map(|(_, number)| number);
-            let line = number.and_then(|number| self.mirror.lines().holding(number, key));
+            let number = self.mirror.services.frontend(key).map(|(_, number)| number);
+            let line = number.and_then(|number| self.mirror.lines.holding(number, key));
             let Some(line) = line else { continue };
             let is_external = line.flags & LineFlags::EXTERNAL != 0;
             let kind = if is_external { FrontendKind::ExternalIp } else { FrontendKind::ClusterIp };

@@ -16,6 +16,7 @@ use super::outcome::Pass;
 use super::pass;
 use super::planner::Planner;
 use super::runner::Runner;
+use super::status::Status;
 use super::unplaced::UnplacedService;
 use super::work::Done;
 use crate::catalog::Catalog;
@@ -53,7 +54,7 @@ impl Staging {
     /// Begins to fill maps of the sizes of `meta` with all objects of the catalog, the older ones first.
     pub fn begin(current: &mut Planner, catalog: &Catalog, meta: Meta) -> Self {
         let mut planner = current.staging(meta);
-        planner.status.set_staged();
+        planner.status.is_staged = true;
         current.followed = Some(Followed::default());
         let objects: BTreeSet<&ObjectName> = catalog.objects().chain(current.objects()).collect();
         let mut objects: Vec<_> = objects.into_iter().map(|it| (catalog.age(it), it)).collect();
@@ -122,34 +123,31 @@ impl Staging {
     ) -> Result<(Planner, Vec<UnplacedService>), StagingError> {
         let Self { mut planner, waiting, first_id, .. } = self;
         let is_installed =
-            |it: &UnplacedService| current.mirror.services().id_of(&it.service).is_some();
+            |it: &UnplacedService| current.mirror.services.id_of(&it.service).is_some();
         if let Some(lost) = planner.unplaced.iter().find(is_installed) {
             return Err(StagingError::Lost(lost));
         }
         let (meta, now) = (*planner.meta(), *current.meta());
         if now.next_service >= first_id
-            || current.mirror.highest_generation().0 >= meta.first_generation
+            || current.mirror.lines.highest_generation().0 >= meta.first_generation
         {
             return Err(StagingError::Overtaken);
         }
         let meta = Meta {
             layout: LAYOUT_VERSION,
             passes: now.passes + 1,
+            failures: now.failures,
+            synced: now.synced,
+            proved: now.proved,
             short: planner.unplaced.count(),
             refused: catalog.refused(),
-            next_service: meta.next_service,
-            index_lines: meta.index_lines,
-            spill_lines: meta.spill_lines,
-            slots: meta.slots,
-            seed: meta.seed,
-            first_generation: meta.first_generation,
-            sources: current.status.sources(),
-            ..now
+            sources: current.status.sources,
+            ..meta
         };
         Runner::new(table).run(&mut planner.mirror, &[Step::Put(Row::Meta(meta))])?;
         table.flush()?;
         planner.forget_inherited_ids();
-        planner.status.replace(&current.status);
+        planner.status = Status { is_staged: false, ..current.status.clone() };
         let postponed = current.followed.iter().flat_map(Followed::postponed);
         let objects = current.turns.objects().chain(postponed);
         objects.for_each(|object| planner.turns.add(object.clone()));

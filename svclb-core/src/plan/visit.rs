@@ -55,6 +55,10 @@ impl Visit {
 }
 
 impl VisitedService {
+    pub(super) const fn lacks_capacity(&self) -> bool {
+        matches!(self.installed, Installed::Unplaced(Unplaced::NoSlots | Unplaced::NoLine))
+    }
+
     pub(super) fn has(&self, key: &FrontendKey) -> bool {
         self.frontends.binary_search(key).is_ok()
     }

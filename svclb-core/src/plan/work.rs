@@ -37,6 +37,8 @@ pub(super) struct Work<'a> {
     pub(super) visits: BTreeMap<ObjectName, Visit>,
     /// Objects that the next pass has to visit.
     pub(super) again: BTreeSet<ObjectName>,
+    /// How often phase one visited an object again because of a younger one.
+    pub(super) repeats: BTreeMap<ObjectName, u8>,
 }
 
 /// The end of a part.
@@ -66,6 +68,7 @@ impl<'a> Work<'a> {
             turns: BTreeMap::new(),
             visits: BTreeMap::new(),
             again: BTreeSet::new(),
+            repeats: BTreeMap::new(),
         }
     }
 
@@ -81,7 +84,7 @@ impl<'a> Work<'a> {
     pub(super) fn fail(&mut self, object: Option<&ObjectName>, error: TableError) {
         self.again.extend(object.cloned());
         self.pass.failed.push(Failed { object: object.cloned(), error });
-        self.planner.status.count_failure();
+        self.planner.status.uncounted += 1;
     }
 
     /// What the maps should hold of a port of an object, as long as others do not fit.
@@ -95,17 +98,17 @@ impl<'a> Work<'a> {
         let is_passed_over = |service: &ServiceKey, key: &FrontendKey| {
             service.object != *object
                 && unplaced.has(service)
-                && mirror.services().owner(key) != Some(service)
+                && mirror.services.owner(key) != Some(service)
         };
         ports.compile(port, is_passed_over)
     }
 
     /// Corrects what the homes of frontends say of them where a step failed between both.
     pub(super) fn settle_homes(&mut self) {
-        for home in self.planner.mirror.lines().unsettled().clone() {
-            let steps = self.planner.mirror.lines().settle(home);
+        for home in self.planner.mirror.lines.unsettled().clone() {
+            let steps = self.planner.mirror.lines.settle(home);
             match self.run(&steps) {
-                Ok(()) => self.planner.mirror.lines_mut().set_settled(home),
+                Ok(()) => self.planner.mirror.lines.set_settled(home),
                 Err(error) => self.fail(None, error),
             }
         }
@@ -134,14 +137,14 @@ impl<'a> Work<'a> {
 
     fn write_status(&mut self) {
         let Planner { mirror, unplaced, status, .. } = &*self.planner;
-        if status.is_staged() {
+        if status.is_staged {
             return;
         }
         let refused = self.catalog.refused();
-        let row = status.row(mirror.meta(), unplaced.count(), refused, self.pass.steps);
+        let row = status.row(&mirror.meta, unplaced.count(), refused, self.pass.steps);
         let Some(row) = row else { return };
         match self.runner.run(&mut self.planner.mirror, &[Step::Put(Row::Meta(row))]) {
-            Ok(()) => self.planner.status.reset_failures(),
+            Ok(()) => self.planner.status.uncounted = 0,
             Err(error) => self.fail(None, error),
         }
     }

@@ -12,7 +12,7 @@ use crate::number::ServiceId;
 
 /// The ids to give before fresh ones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ids {
+pub(crate) struct Ids {
     /// Ids that services had in the maps whose place these are to take.
     inherited: HashMap<ServiceKey, ServiceId>,
     /// An id that the meta row counts as spent and no service has, since a step failed in between.
@@ -32,20 +32,20 @@ impl Ids {
         (ids, highest.saturating_add(1))
     }
 
-    pub(super) fn inherit(&mut self, service: ServiceKey, id: ServiceId) {
+    pub(crate) fn inherit(&mut self, service: ServiceKey, id: ServiceId) {
         self.inherited.insert(service, id);
     }
 
-    pub(super) fn has_inherited(&self, service: &ServiceKey) -> bool {
+    pub(crate) fn has_inherited(&self, service: &ServiceKey) -> bool {
         self.inherited.contains_key(service)
     }
 
-    pub(super) fn forget_inherited(&mut self) {
+    pub(crate) fn forget_inherited(&mut self) {
         self.inherited = HashMap::new();
     }
 
     /// The id for a service without a row that is spent already; none when it needs a fresh one.
-    pub(super) fn spent(&self, service: &ServiceKey) -> Option<ServiceId> {
+    pub(crate) fn spent(&self, service: &ServiceKey) -> Option<ServiceId> {
         self.inherited.get(service).copied().or(self.spare)
     }
 

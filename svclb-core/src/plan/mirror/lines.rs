@@ -112,7 +112,7 @@ impl Lines {
     }
 
     /// The highest generation that a line has or begins with.
-    pub(super) fn highest_generation(&self) -> Generation {
+    pub(crate) fn highest_generation(&self) -> Generation {
         Generation(self.generations().fold(self.first_generation, u32::max))
     }
 

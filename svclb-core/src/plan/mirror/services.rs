@@ -189,7 +189,7 @@ impl Services {
     }
 
     /// Gives back the capacity that a change of a service left unused.
-    pub(super) fn shrink(&mut self, key: &ServiceKey) {
+    pub(crate) fn shrink(&mut self, key: &ServiceKey) {
         if let Some(service) = self.id_of(key).and_then(|id| self.by_id.get_mut(&id)) {
             service.members.shrink();
         }

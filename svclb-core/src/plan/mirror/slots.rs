@@ -164,7 +164,7 @@ impl Slots {
 
     /// Frees ranges that were written for lines that do not refer to them, because a step failed. No program
     /// has met them.
-    pub(super) fn drop_unreferenced(&mut self) {
+    pub(crate) fn drop_unreferenced(&mut self) {
         for first in std::mem::take(&mut self.unreferenced) {
             if let Some(range) = self.written.remove(&first) {
                 let range = SlotRange { first, count: range.count };

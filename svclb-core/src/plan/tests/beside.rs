@@ -24,7 +24,7 @@ impl Agent {
     }
 
     pub(super) fn ids(&self) -> BTreeMap<ServiceKey, u32> {
-        let services = self.state.mirror.services().iter();
+        let services = self.state.mirror.services.iter();
         services.map(|(id, service)| (service.key().clone(), id.0)).collect()
     }
 }
@@ -44,7 +44,7 @@ proptest! {
             agent.settle();
         }
         let (ids, next) = (agent.ids(), agent.state.meta().next_service);
-        let highest = agent.state.mirror.highest_generation().0;
+        let highest = agent.state.mirror.lines.highest_generation().0;
         agent.move_to(Meta { seed: 8, ..roomy() });
         let found = agent.ids();
         for (service, id) in &ids {
@@ -55,7 +55,7 @@ proptest! {
         for (service, id) in new {
             prop_assert!(*id >= next, "{} has an id that another had", service);
         }
-        let lowest = agent.state.mirror.lines().lowest_generation(true);
+        let lowest = agent.state.mirror.lines.lowest_generation(true);
         prop_assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
         prop_assert!(agent.state.lacking().next().is_none());
         agent.assert_settled();
@@ -67,7 +67,7 @@ proptest! {
             prop_assert!(agent.pass().failed.is_empty());
         }
         agent.assert_settled();
-        let lowest = agent.state.mirror.lines().lowest_generation(false);
+        let lowest = agent.state.mirror.lines.lowest_generation(false);
         prop_assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
     }
 
@@ -92,7 +92,7 @@ proptest! {
         agent.table.is_roomy = true;
         prop_assert_eq!(agent.ids(), ids);
         agent.assert_settled();
-        prop_assert!(agent.state.mirror.lines().lowest_generation(true).is_none_or(|it| it > 1000));
+        prop_assert!(agent.state.mirror.lines.lowest_generation(true).is_none_or(|it| it > 1000));
     }
 }
 

@@ -70,8 +70,8 @@ proptest! {
         agent.settle();
         prop_assert_eq!(agent.table.routes().len(), 0);
         prop_assert_eq!(agent.table.rows().len(), 0);
-        prop_assert_eq!(agent.state.mirror.slots().free().free_slots(), 8);
-        prop_assert_eq!(agent.state.mirror.lines().index().spilled(LineNumber(0)), 0);
+        prop_assert_eq!(agent.state.mirror.slots.free().free_slots(), 8);
+        prop_assert_eq!(agent.state.mirror.lines.index().spilled(LineNumber(0)), 0);
     }
 }
 

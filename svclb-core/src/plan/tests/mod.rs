@@ -81,7 +81,7 @@ impl Agent {
 
     /// What will be free is what is free and what rests.
     fn assert_room(&self) {
-        self.state.mirror.slots().assert_quarantine();
+        self.state.mirror.slots.assert_quarantine();
     }
 
     /// Rests and passes, as the reconciler does, until nothing is left to do.
@@ -105,7 +105,7 @@ impl Agent {
     fn assert_fair(&mut self) {
         let routes = self.table.routes();
         let mut claims = world::claims(&self.catalog);
-        let services = self.state.mirror.services();
+        let services = &self.state.mirror.services;
         for (_, service) in services.iter() {
             let name = service.key();
             let wanted = claims.remove(name).unwrap_or_else(|| panic!("{name} is gone"));

@@ -74,7 +74,7 @@ impl Filling {
         let before = agent.table.routes();
         let Self { staging, mut table, ids } = self;
         let done = staging.finish(&mut table, &agent.state, &mut agent.catalog);
-        let (current, highest) = (agent.ids(), agent.state.mirror.highest_generation().0);
+        let (current, highest) = (agent.ids(), agent.state.mirror.lines.highest_generation().0);
         let (state, rejected) = done.unwrap();
         assert_eq!(rejected, []);
         table.looks = true;
@@ -85,7 +85,7 @@ impl Filling {
                 assert!(found.get(&service).is_none_or(|it| *it == id), "{service} has another id");
             }
         }
-        let lowest = agent.state.mirror.lines().lowest_generation(false);
+        let lowest = agent.state.mirror.lines.lowest_generation(false);
         assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
         // What was served is, unless the catalog has it no more.
         let after = agent.table.routes();
