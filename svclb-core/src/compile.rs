@@ -1,4 +1,4 @@
-//! From a Service and its slices to what the maps should hold of it.
+//! Compiles a Service and its slices into the desired rows of its services.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -18,15 +18,15 @@ use crate::select::{Candidate, List, select};
 /// The Service of the API server itself, which API servers maintain.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
-/// Whether this is the Service of the API server itself.
+/// Returns whether this is the Service of the API server itself.
 pub fn is_api_server(object: &ObjectName) -> bool {
     (&*object.namespace, &*object.name) == API_SERVER
 }
 
-/// What the maps should hold of one service. Ids, lines and ranges are the planner's.
+/// The desired rows of one service. Ids, lines and ranges are chosen by the planner.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Desired {
-    /// Who it is.
+    /// The service.
     pub key: ServiceKey,
     /// Its row.
     pub row: ServiceRow,
@@ -41,17 +41,17 @@ pub struct Desired {
 /// A frontend as it should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesiredFrontend {
-    /// What is dialled.
+    /// The address and port that clients dial.
     pub key: FrontendKey,
     /// [`LineFlags`].
     pub flags: u16,
     /// Session affinity, 0 for none.
     pub affinity_seconds: u32,
-    /// Which of the service's sets it uses.
+    /// Its set, a number in [`Desired::sets`].
     pub set: usize,
 }
 
-/// Why a service has fewer frontends than its object names, as far as the object itself tells.
+/// Notes on why a service has fewer frontends than its object names, as far as they depend on the object.
 fn notes(service: &Service) -> u32 {
     let families = Families::of(&service.cluster_ips);
     let is_left_alone =
@@ -63,19 +63,19 @@ fn notes(service: &Service) -> u32 {
     notes
 }
 
-/// What the slices of a Service offer, by name and protocol of a port: found without a walk over all
+/// The endpoints in the slices of a Service, by name and protocol of a port: found without a walk over all
 /// ports, of which an object may have thousands.
 #[derive(Debug)]
 pub struct Offers<'a> {
     by_port: HashMap<(&'a str, Protocol), Vec<(u16, &'a Endpoints)>>,
     /// Notes on the slices.
     notes: u32,
-    /// What counts while the slices offer nothing.
+    /// Retained state, used for a port while the slices have no endpoint for it.
     retained: &'a [Retained],
 }
 
 impl<'a> Offers<'a> {
-    /// Those of these slices.
+    /// The offers of these slices.
     pub fn of(slices: impl IntoIterator<Item = &'a Slice>) -> Self {
         let (mut by_port, mut notes): (HashMap<_, Vec<_>>, _) = (HashMap::new(), 0);
         for slice in slices {
@@ -88,46 +88,47 @@ impl<'a> Offers<'a> {
         Self { by_port, notes, retained: &[] }
     }
 
-    /// The same where what an earlier agent wrote counts for a port of which the slices offer nothing.
+    /// The same with retained state for ports without an endpoint in the slices.
     #[must_use]
     pub fn or(self, retained: &'a [Retained]) -> Self {
         Self { retained, ..self }
     }
 
-    /// The members of a port that an earlier agent wrote.
+    /// The retained members of a port.
     fn retained(&self, port: &ServicePort) -> &'a [(Address, u16, BackendRow)] {
         let retained = self.retained.iter().find(|retained| retained.key.is_port(port));
         retained.map_or(&[], |retained| &retained.members)
     }
 
-    /// How many backends a port has, of both families.
+    /// The number of a port's backends of both families.
     pub fn count(&self, port: &ServicePort) -> usize {
         self.at(port).iter().map(|(_, endpoints)| endpoints.len()).sum()
     }
 
-    /// Numbers of a port, and who has it.
+    /// The backend ports of a Service port, each with the endpoints that have it.
     fn at<'s>(&'s self, port: &'s ServicePort) -> &'s [(u16, &'a Endpoints)] {
         self.by_port.get(&(&*port.name, port.protocol)).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Compiles one port of a Service, which claims the frontends `asked`. `holds` says which of them it owns.
+/// Compiles one port of a Service, which claims the frontends `claimed` and owns those for which `is_owned` is
+/// true.
 pub fn compile(
     object: &ObjectName,
     service: &Service,
     port: &ServicePort,
-    asked: Vec<(FrontendKey, FrontendKind)>,
+    claimed: Vec<(FrontendKey, FrontendKind)>,
     offers: &Offers<'_>,
     node: &Node,
-    holds: impl Fn(&FrontendKey) -> bool,
+    is_owned: impl Fn(&FrontendKey) -> bool,
 ) -> Desired {
     let uses: BTreeSet<(Policy, bool)> =
-        asked.iter().map(|(key, kind)| (kind.policy(), key.address.is_v4())).collect();
+        claimed.iter().map(|(key, kind)| (kind.policy(), key.address.is_v4())).collect();
     let mut notes = notes(service) | offers.notes;
-    let mut held = asked;
-    let asked = held.len();
-    held.retain(|(key, _)| holds(key));
-    if held.len() < asked {
+    let count = claimed.len();
+    let mut owned = claimed;
+    owned.retain(|(key, _)| is_owned(key));
+    if owned.len() < count {
         notes |= ServiceNotes::CONFLICT;
     }
     let mut compiled = Sets { port, offers, node, found: BTreeMap::new() };
@@ -159,7 +160,7 @@ pub fn compile(
     let mut sets = Vec::new();
     let mut chosen = Vec::new();
     let own_flags = if is_api_server(object) { LineFlags::API_SERVER } else { 0 };
-    for (key, kind) in held {
+    for (key, kind) in owned {
         let policy = kind.policy();
         let list = (List::of(policy, service), key.address.is_v4());
         let set = *numbers.entry(list).or_insert_with(|| {
@@ -273,7 +274,7 @@ fn slots(backends: &[Backend]) -> Vec<Slot> {
 pub fn alias(weights: &[u32]) -> Vec<(u32, u32)> {
     let count = weights.len() as u64;
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-    // A place holds `total` units; a backend has `weight * count` of them in all.
+    // A place is_owned `total` units; a backend has `weight * count` of them in all.
     let mut left: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
     let mut drawn: Vec<(u32, u32)> = (0..).take(weights.len()).map(|at| (u32::MAX, at)).collect();
     let mut small: Vec<usize> = (0..weights.len()).filter(|at| left[*at] < total).collect();
@@ -321,7 +322,7 @@ fn row(
     }
 }
 
-/// A name as a map holds it. Kubernetes' names are shorter than the field; a longer one is cut.
+/// A name as a map is_owned it. Kubernetes' names are shorter than the field; a longer one is cut.
 pub fn text<const N: usize>(name: &str) -> Text<N> {
     let mut text = [0; N];
     for (at, byte) in name.bytes().take(N - 1).enumerate() {
@@ -330,7 +331,7 @@ pub fn text<const N: usize>(name: &str) -> Text<N> {
     text
 }
 
-/// The name that a map holds.
+/// The name that a map is_owned.
 pub fn name_of(text: &[i8]) -> String {
     let bytes: Vec<u8> =
         text.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned()).collect();

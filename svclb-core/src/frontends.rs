@@ -7,8 +7,8 @@ use svclb_common::layout::{FrontendKey, Policy, Scope};
 
 use crate::model::{Families, Node, Service, ServicePort};
 
-/// How a Service names a frontend. Of several claimants of one frontend the first in this order owns it:
-/// the API server gives out ClusterIPs and node ports, and each only once, while anybody may write an
+/// The field in which a Service names a frontend. Of several claimants of one frontend the first in this order owns it:
+/// the API server gives out ClusterIPs and node ports, and each only once, while every tenant may write an
 /// external IP.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum FrontendKind {
@@ -40,7 +40,7 @@ impl FrontendKind {
 ///   ClusterIP.
 /// * For its node port each address of the node, and loopback for clients in the host's network
 ///   namespace, in those families too.
-/// * Addresses on loopback make no frontend otherwise: what is dialled there is looked up with
+/// * Addresses on loopback make no frontend otherwise: connects to them are looked up with
 ///   [`Scope::Host`] only.
 ///
 /// Source of the rules: SEMANTICS.md "Frontends"; kube-proxy's serviceport.go and

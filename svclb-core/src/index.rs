@@ -1,7 +1,7 @@
-//! The writer's side of the index: which line holds what, and where a new frontend goes.
+//! The writer's side of the index: the place of each frontend, and of a new one.
 //!
 //! It keeps the rules that `svclb_common::index` promises its reader, and knows no map: the planner
-//! turns what is said here into rows.
+//! makes rows of it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,7 +15,7 @@ const EMPTY: u32 = u32::MAX;
 /// A line in quarantine: a running program may still read the frontend that it held.
 const QUARANTINED: u32 = u32::MAX - 1;
 
-/// Where a frontend goes.
+/// The line for a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// Its line.
@@ -43,7 +43,7 @@ pub struct Planned {
     spill_end: u32,
 }
 
-/// Which line holds what.
+/// The content of all lines.
 #[derive(Clone, Debug)]
 pub struct Index {
     seed: u64,
@@ -53,7 +53,7 @@ pub struct Index {
     /// Free lines behind the hashed ones.
     spill: BTreeSet<u32>,
     spill_quarantined: u32,
-    /// Homes with frontends behind the hashed lines, and how many.
+    /// By home, the number of its frontends behind the hashed lines.
     spilled: HashMap<u32, u32>,
 }
 
@@ -118,17 +118,17 @@ impl Index {
         Err(NoPlace::Full)
     }
 
-    /// Whether a line is one behind the hashed ones.
+    /// Returns whether a line is one behind the hashed ones.
     pub fn is_spill(&self, line: LineNumber) -> bool {
         line.0 >= self.lines
     }
 
-    /// Whether a frontend can be put into this line.
+    /// Returns whether a frontend can be put into this line.
     pub fn is_free(&self, line: LineNumber) -> bool {
         self.homes.get(line.0 as usize) == Some(&EMPTY)
     }
 
-    /// Whether a frontend would be found in this line.
+    /// Returns whether a frontend would be found in this line.
     pub fn is_near(&self, key: &FrontendKey, line: LineNumber) -> bool {
         self.is_spill(line) || self.step(self.home(key), line).is_some()
     }
@@ -180,19 +180,19 @@ impl Index {
         }
     }
 
-    /// How far the frontends of a home reach when the lines `without` are empty.
+    /// Returns the reach of a home when the lines `without` are empty.
     pub fn reach_without(&self, home: LineNumber, without: &BTreeSet<LineNumber>) -> u8 {
         let of_home =
             |(_, line): &(u8, LineNumber)| self.content(*line) == home.0 && !without.contains(line);
         self.neighbourhood(home).filter(of_home).map(|(step, _)| step).max().unwrap_or(0)
     }
 
-    /// How far a line is from a home; none for a line behind the hashed ones.
+    /// The distance of a line from a home; none for a line behind the hashed ones.
     pub fn step(&self, home: LineNumber, line: LineNumber) -> Option<u8> {
         self.neighbourhood(home).find(|(_, near)| *near == line).map(|(step, _)| step)
     }
 
-    /// How many frontends of a home lie behind the hashed lines.
+    /// The number of a home's frontends behind the hashed lines.
     pub fn spilled(&self, home: LineNumber) -> u32 {
         self.spilled.get(&home.0).copied().unwrap_or(0)
     }

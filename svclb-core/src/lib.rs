@@ -1,8 +1,8 @@
-//! The pure part of svclb: from what the cluster says to the ordered steps that the maps need.
+//! The pure part of svclb: from the objects of a cluster to the ordered steps that the maps need.
 //!
 //! ```text
 //! Update → Catalog → select → compile → Desired ┐
-//!                           Table::load → State ┴→ plan → steps → Table::put, Table::remove
+//!                         Table::load → Planner ┴→ plan → steps → Table::put, Table::remove
 //! ```
 //!
 //! No socket, no task, no map: Cargo.toml cannot name one.

@@ -30,7 +30,7 @@ pub struct SlotNumber(pub u32);
 pub struct SlotRange {
     /// The first slot.
     pub first: SlotNumber,
-    /// How many slots.
+    /// The number of slots.
     pub count: u32,
 }
 

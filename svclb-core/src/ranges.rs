@@ -1,4 +1,4 @@
-//! Which slots are free: an allocator of ranges, best fit, neighbours joined again.
+//! The allocator of slots: best fit, with neighbours joined again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,7 +50,7 @@ impl Ranges {
             };
             return Some(counts.iter().map(next).collect());
         }
-        // The rests of free ranges that the counts so far use, and the ranges themselves.
+        // The remainders of free ranges that the counts so far use, and the ranges themselves.
         let (mut pieces, mut used) = (BTreeSet::new(), BTreeSet::new());
         let mut firsts = vec![SlotNumber(0); counts.len()];
         let mut by_size: Vec<(usize, u32)> = counts.iter().copied().enumerate().collect();
@@ -78,7 +78,7 @@ impl Ranges {
         fits.then_some((start, length))
     }
 
-    /// Whether a range can be taken.
+    /// Returns whether a range can be taken.
     pub fn is_free(&self, range: SlotRange) -> bool {
         self.around(range).is_some()
     }
@@ -126,7 +126,7 @@ impl Ranges {
         self.add(first, end - first);
     }
 
-    /// How many slots are free.
+    /// The number of free slots.
     pub fn free_slots(&self) -> u64 {
         self.free.values().map(|length| u64::from(*length)).sum()
     }

@@ -1,4 +1,4 @@
-//! How large the maps are made, and when others take their place.
+//! The sizes of the maps, and when others take their place.
 
 use svclb_common::layout::Meta;
 
@@ -13,21 +13,21 @@ pub struct Sizes {
     pub spill_lines: u32,
     /// Slots.
     pub slots: u32,
-    /// Places of the origins: a power of two. They hold what live sockets remember, so that no other
-    /// take their place.
+    /// Places of the origins: a power of two. They hold the origins of live sockets, so that they are kept when
+    /// other maps are replaced.
     pub origins: u32,
 }
 
-/// Room for four times what is there now, and not less than a small cluster needs.
+/// Sizes for four times as many entries as there are now, and for a small cluster at least.
 pub fn sizes(frontends: usize, backends: usize) -> Sizes {
-    let room = |count: usize, least: u32| {
+    let capacity = |count: usize, least: u32| {
         let wanted = u32::try_from(count.saturating_mul(4)).unwrap_or(MOST);
         wanted.clamp(least, MOST).next_power_of_two()
     };
     Sizes {
-        slots: room(backends, 65_536),
+        slots: capacity(backends, 65_536),
         origins: 65_536,
-        ..Sizes::of_index(room(frontends, 4096))
+        ..Sizes::of_index(capacity(frontends, 4096))
     }
 }
 
@@ -40,7 +40,7 @@ impl Sizes {
         Self { index_lines, spill_lines: index_lines / 16, slots: 0, origins: 0 }
     }
 
-    /// Those that a meta row tells of.
+    /// The sizes in a meta row.
     pub const fn of(meta: &Meta) -> Self {
         Self {
             index_lines: meta.index_lines,
@@ -50,7 +50,7 @@ impl Sizes {
         }
     }
 
-    /// A meta row that tells of these.
+    /// A meta row with these sizes.
     pub fn meta(&self) -> Meta {
         Meta {
             index_lines: self.index_lines,
@@ -61,8 +61,8 @@ impl Sizes {
         }
     }
 
-    /// Maps in which what did not fit into these fits: as large as `wanted`, and twice as large where
-    /// there was too little room. None when more room helps nobody, or there is no more to be had.
+    /// Maps for services that did not fit into these: as large as `wanted`, and twice as large where capacity was
+    /// lacking. None when larger maps do not help, or cannot be made.
     pub fn larger(self, wanted: Self, lacking: impl IntoIterator<Item = Unplaced>) -> Option<Self> {
         let mut grown = self;
         for why in lacking {
@@ -84,13 +84,12 @@ impl Sizes {
         (grown != self).then_some(grown)
     }
 
-    /// Whether maps may become larger than these.
+    /// Returns whether maps may become larger than these.
     pub const fn may_grow(&self) -> bool {
         self.index_lines < MOST || self.slots < MOST
     }
 
-    /// Smaller maps, where these are more than four times as large as `wanted`: memory that nobody will
-    /// miss soon. None when they are not.
+    /// Smaller maps, where these are more than four times as large as `wanted`. None when they are not.
     pub fn smaller(self, wanted: Self) -> Option<Self> {
         let is_wasted = |now: u32, wanted: u32| now / 4 > wanted;
         let mut shrunk = self;

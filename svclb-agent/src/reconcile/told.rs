@@ -198,7 +198,7 @@ impl Told {
 
     /// Services that ask for the same frontends: one line for two of them, however many those are.
     pub(super) fn conflicts(&mut self, now: &[Conflict]) {
-        let pair = |conflict: &Conflict| (conflict.holder.clone(), conflict.waits.clone());
+        let pair = |conflict: &Conflict| (conflict.owner.clone(), conflict.claimant.clone());
         let is_new = |conflict: &&Conflict| !self.conflicts.contains(&pair(conflict));
         let new: Vec<&Conflict> = now.iter().filter(is_new).collect();
         let logged = self.rate.take(new.len(), Instant::now());
@@ -206,7 +206,7 @@ impl Told {
             tracing::warn!(
                 address = %conflict.frontend.address, port = conflict.frontend.port,
                 frontends = conflict.count,
-                holder = %conflict.holder, waits = %conflict.waits,
+                holder = %conflict.owner, waits = %conflict.claimant,
                 "conflict: two Services claim one frontend; a ClusterIP goes before a node port, a load \
                  balancer IP and an external IP, then the older Service goes first",
             );

@@ -1,4 +1,4 @@
-//! What passes over the maps in use note while staging maps are filled.
+//! Notes of passes over the maps in use while staging maps are filled.
 //!
 //! Invariant: a large object waits here, or has a turn in the maps in use, never both.
 

@@ -16,9 +16,9 @@ pub struct Failed {
 /// The outcome of a pass, or of a part of one.
 #[derive(Debug, Default)]
 pub struct Pass {
-    /// How many steps were taken.
+    /// The number of steps.
     pub steps: usize,
-    /// How many Service objects were dirty.
+    /// The number of Service objects that were dirty.
     pub objects: usize,
     /// Services that keep the state that they had.
     pub unplaced: Vec<UnplacedService>,

@@ -15,11 +15,11 @@ use crate::model::{ObjectName, ServiceKey};
 use crate::number::ServiceId;
 use crate::table::TableError;
 
-/// How often a pass visits one object again because a younger one, whose claim goes before its own, does not
-/// fit or fits again. Two Services may each claim the other's ClusterIP as an external IP, so this would not
+/// The limit of repeated visits to one object because a younger one, whose claim goes before its own, does not
+/// fit or fits again in a pass. Two Services may each claim the other's ClusterIP as an external IP, so this would not
 /// have to come to an end by itself.
 const MOST_VISITS: u8 = 4;
-/// The least effort that a visit of one service takes, beside its steps.
+/// The least effort that a visit of one service takes, apart from its steps.
 const SERVICE: usize = 4;
 /// The steps for one line when an endpoint of its service is removed: its set, its mark, its generation, and
 /// the mark again.

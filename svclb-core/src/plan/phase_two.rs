@@ -85,7 +85,7 @@ impl Work<'_> {
         waits
     }
 
-    /// Whether a claimant will have its frontends soon, without a change of any object. One whose steps failed
+    /// Returns whether a claimant will have its frontends soon, without a change of any object. One whose steps failed
     /// is tried again soon.
     fn may_be_placed(&self, service: &ServiceKey) -> bool {
         let visit = self.visits.get(&service.object);

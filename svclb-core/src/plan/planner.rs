@@ -1,4 +1,4 @@
-//! What a plan starts from: the mirror of the maps, and what the passes before left to do.
+//! The planner: the mirror of the maps, and the work that earlier passes left.
 
 use svclb_common::layout::{Meta, SOURCES, ServiceRow, SourceRow};
 
@@ -69,7 +69,7 @@ impl Planner {
         staging
     }
 
-    /// Whether a service had an id in the maps whose place these are to take.
+    /// Returns whether a service had an id in the maps whose place these are to take.
     pub fn has_inherited_id(&self, service: &ServiceKey) -> bool {
         self.mirror.ids.has_inherited(service)
     }
@@ -97,7 +97,7 @@ impl Planner {
         runs.fold(Ok(()), Result::and)
     }
 
-    /// Whether a table holds just what the steps so far have written, and none of them was half of a change.
+    /// Returns whether a table holds just what the steps so far have written, and none of them was half of a change.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -127,7 +127,7 @@ impl Planner {
         self.status.is_synced = is_synced;
     }
 
-    /// Whether the sources are known.
+    /// Returns whether the sources are known.
     pub const fn is_synced(&self) -> bool {
         self.status.is_synced
     }
@@ -161,12 +161,12 @@ impl Planner {
         self.unplaced.reasons().filter(|why| *why != Unplaced::Quarantined)
     }
 
-    /// Whether a service keeps an earlier state because it does not fit.
+    /// Returns whether a service keeps an earlier state because it does not fit.
     pub fn is_unplaced(&self, service: &ServiceKey) -> bool {
         self.unplaced.has(service)
     }
 
-    /// Whether a service waits for the end of a quarantine.
+    /// Returns whether a service waits for the end of a quarantine.
     pub fn waits_for_release(&self) -> bool {
         self.unplaced.reasons().any(|why| why == Unplaced::Quarantined)
     }
@@ -191,18 +191,18 @@ impl Planner {
         self.mirror.services.len()
     }
 
-    /// Whether an object has rows and all its services fit, as of the last pass over it.
+    /// Returns whether an object has rows and all its services fit, as of the last pass over it.
     pub fn is_installed(&self, object: &ObjectName) -> bool {
         let has_rows = !self.mirror.services.ids_of(object).is_empty();
         has_rows && self.unplaced.of_object(object).next().is_none()
     }
 
-    /// Whether a pass is under way whose next [`part`](super::part) has something to do.
+    /// Returns whether a pass is under way whose next [`part`](super::part) has something to do.
     pub fn is_under_way(&self) -> bool {
         !self.turns.is_empty()
     }
 
-    /// Whether the next [`part`](super::part) has something to do for this object.
+    /// Returns whether the next [`part`](super::part) has something to do for this object.
     pub fn has_turn(&self, object: &ObjectName) -> bool {
         let followed = self.followed.as_ref();
         self.turns.has(object) || followed.is_some_and(|followed| followed.has_postponed(object))

@@ -15,7 +15,7 @@ impl<'a> Runner<'a> {
         Self { table, steps: 0 }
     }
 
-    /// How many steps succeeded.
+    /// The number of steps that succeeded.
     pub(super) const fn steps(&self) -> usize {
         self.steps
     }

@@ -69,7 +69,7 @@ impl Staging {
         self.planner.meta()
     }
 
-    /// How many steps were taken.
+    /// The number of steps so far.
     pub const fn steps(&self) -> usize {
         self.steps
     }
@@ -104,7 +104,7 @@ impl Staging {
         pass
     }
 
-    /// Whether the maps hold all that those in use do, and nothing is left to be done.
+    /// Returns whether the maps hold all that those in use do, and nothing is left to be done.
     pub fn is_complete(&self, current: &Planner) -> bool {
         let is_level = current.followed.as_ref().is_none_or(Followed::is_taken);
         self.planner.turns.is_empty() && is_level

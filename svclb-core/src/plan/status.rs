@@ -1,4 +1,4 @@
-//! What the meta row is to say of the agent's work, beside what the maps hold.
+//! The part of the meta row that reports on the agent's work.
 
 use svclb_common::layout::{LAYOUT_VERSION, Meta, SOURCES, SourceRow};
 

@@ -87,7 +87,7 @@ impl UnplacedServices {
         self.reasons.keys()
     }
 
-    /// Those of one object.
+    /// The services of one object that do not fit.
     pub(super) fn of_object(&self, object: &ObjectName) -> impl Iterator<Item = &ServiceKey> {
         // Mostly there is none at all.
         let first = (!self.reasons.is_empty()).then(|| ServiceKey::first_of(object));
@@ -95,7 +95,7 @@ impl UnplacedServices {
         from_first.map(|(service, _)| service).take_while(|service| service.object == *object)
     }
 
-    /// Whether a service that claims a frontend will have it without a change of any object.
+    /// Returns whether a service that claims a frontend will have it without a change of any object.
     pub(super) fn may_be_placed(&self, service: &ServiceKey) -> bool {
         match self.reasons.get(service) {
             None | Some(Unplaced::Quarantined) => true,

@@ -1,4 +1,4 @@
-//! What a pass found out about an object that it visited.
+//! The visit of an object by a pass.
 
 use svclb_common::layout::FrontendKey;
 
@@ -32,7 +32,7 @@ pub(super) struct VisitedService {
 pub(super) struct Visit {
     /// In order.
     pub(super) services: Vec<VisitedService>,
-    /// Those of them that have rows, and services that are gone; none where these are all that have rows.
+    /// Ids of visited services that have rows, and of services that are gone; none where these are all.
     pub(super) ids: Option<Box<[ServiceId]>>,
     /// The whole object was visited, and it has not changed meanwhile.
     pub(super) is_at_end: bool,

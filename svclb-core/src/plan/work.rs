@@ -25,9 +25,9 @@ pub(super) struct Work<'a> {
     runner: Runner<'a>,
     pub(super) catalog: &'a Catalog,
     pub(super) pass: Pass,
-    /// How much effort a phase of this part may take.
+    /// The effort that a phase of this part may take.
     pub(super) most: usize,
-    /// How much of that is left to the phase. Without any, objects that are not visited yet wait for the next
+    /// The effort that is left to the phase. Without any, objects that are not visited yet wait for the next
     /// part.
     pub(super) effort: usize,
     /// Objects that are still to be visited, by age; those that were put off come first.
@@ -37,7 +37,7 @@ pub(super) struct Work<'a> {
     pub(super) visits: BTreeMap<ObjectName, Visit>,
     /// Objects that the next pass has to visit.
     pub(super) again: BTreeSet<ObjectName>,
-    /// How often phase one visited an object again because of a younger one.
+    /// By object, the visits that were repeated because of a younger one.
     pub(super) repeats: BTreeMap<ObjectName, u8>,
 }
 
@@ -87,7 +87,7 @@ impl<'a> Work<'a> {
         self.planner.status.uncounted += 1;
     }
 
-    /// What the maps should hold of a port of an object, as long as others do not fit.
+    /// Returns the desired rows of a port of an object, as long as others do not fit.
     pub(super) fn desired(
         &self,
         object: &ObjectName,

@@ -35,9 +35,9 @@ impl Failure {
 pub struct FailingTable<T> {
     /// The table underneath.
     pub inner: T,
-    /// How many writes and removals were asked for so far.
+    /// The number of writes and removals so far, with those that failed.
     pub operations: usize,
-    /// How many of them failed on request.
+    /// The number of those that failed on request.
     pub failures: usize,
     fails_from: usize,
     fails_until: usize,

@@ -53,9 +53,9 @@ pub enum Row {
     Traits(LineNumber, u16, u32),
     /// The generation of a line.
     Generation(LineNumber, Generation),
-    /// How far a home line's frontends reach.
+    /// The reach of a home line.
     Reach(LineNumber, u8),
-    /// How many frontends of a home line spilled.
+    /// The spill count of a home line.
     Spilled(LineNumber, u32),
     /// The value of `svclb_meta`.
     Meta(Meta),
@@ -107,7 +107,7 @@ impl Dump {
 pub struct Written {
     /// First slot.
     pub first: u32,
-    /// How many slots.
+    /// The number of slots.
     pub count: u32,
     /// Id of the service that owns the first of them.
     pub owner: u32,
@@ -148,12 +148,12 @@ pub fn ranges(lines: &[(u32, Line)], mut slot: impl FnMut(u32) -> Option<Slot>) 
 /// Why a row could not be loaded, written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// A map has no room: E2BIG, or a number beyond a mapped array's end.
+    /// A map is full: E2BIG, or a number beyond a mapped array's end.
     #[error("{map} is full: it holds {capacity} entries")]
     Full {
         /// Name of the map.
         map: &'static str,
-        /// How many entries it was made for.
+        /// The number of its entries.
         capacity: u32,
     },
     /// A row that was to be removed is not there (ENOENT).
@@ -167,7 +167,7 @@ pub enum TableError {
     Invalid {
         /// Name of the map.
         map: &'static str,
-        /// What was expected and found.
+        /// The expected and the found state.
         what: String,
     },
     /// The kernel, or a test, refused the operation.

@@ -107,8 +107,8 @@ impl TestNode {
             if let Some(failed) = done.failed.first() {
                 return Err(format!("a step failed: {}", failed.error));
             }
-            let resting = self.state.take_resting();
-            self.state.rested(resting);
+            let freed = self.state.take_freed();
+            self.state.release(freed);
         }
         self.check()
     }

@@ -1,11 +1,11 @@
-//! Whether the maps hold just what the mirror says, which an audit nearly always finds. Rows are compared as
-//! they are read, so that an agent that looks after a large cluster needs no memory for it.
+//! Compares the maps with the mirror, which nearly always match. Rows are compared as they are read, so that an
+//! audit of a large cluster needs no memory.
 
 use super::Mirror;
 use crate::table::{Table, TableError};
 
 impl Mirror {
-    /// Whether a table holds just these rows, and no step that belongs to another one failed.
+    /// Returns whether a table holds just these rows, and no step that belongs to another one failed.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -26,7 +26,7 @@ impl Mirror {
             && self.slots.are(&dump.ranges))
     }
 
-    /// Whether no step that belongs to another one failed. A line whose row is gone, and a row without its
+    /// Returns whether no step that belongs to another one failed. A line whose row is gone, and a row without its
     /// line, are of a frontend that came or went in part.
     fn is_settled(&self) -> bool {
         self.lines.is_settled()

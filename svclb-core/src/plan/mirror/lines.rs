@@ -16,15 +16,15 @@ use crate::number::{Generation, LineNumber};
 use crate::plan::unplaced::Unplaced;
 use crate::table::{Row, Step};
 
-/// What an empty line may hold: much less than a line.
+/// The content of an empty line: much less than a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Rest {
+struct Remainder {
     generation: u32,
     spilled: u32,
     reach: u8,
 }
 
-impl Rest {
+impl Remainder {
     const fn of(line: &Line) -> Self {
         Self { generation: line.generation, spilled: line.spilled, reach: line.reach }
     }
@@ -42,7 +42,7 @@ pub(crate) struct Lines {
     /// The generation of lines that were never used.
     first_generation: u32,
     filled: HashMap<LineNumber, Line>,
-    empty: HashMap<LineNumber, Rest>,
+    empty: HashMap<LineNumber, Remainder>,
     /// Homes whose reach and spill count may be wrong: a frontend of theirs came or went since they were
     /// compared.
     unsettled: BTreeSet<LineNumber>,
@@ -99,8 +99,8 @@ impl Lines {
 
     /// A line as the map holds it, without its marks.
     pub(crate) fn line(&self, number: LineNumber) -> Line {
-        let rest = || self.empty.get(&number).copied().unwrap_or_default().line();
-        self.get(number).copied().unwrap_or_else(rest)
+        let empty = || self.empty.get(&number).copied().unwrap_or_default().line();
+        self.get(number).copied().unwrap_or_else(empty)
     }
 
     pub(crate) fn next_generation(&self, number: LineNumber) -> Generation {
@@ -118,7 +118,7 @@ impl Lines {
 
     fn generations(&self) -> impl Iterator<Item = u32> {
         let filled = self.filled.values().map(|line| line.generation);
-        filled.chain(self.empty.values().map(|rest| rest.generation))
+        filled.chain(self.empty.values().map(|it| it.generation))
     }
 
     /// Changes a line that holds a frontend, or what an empty one may hold.
@@ -129,7 +129,7 @@ impl Lines {
         }
         let mut line = self.line(number);
         change(&mut line);
-        self.keep_rest(number, &line);
+        self.keep_remainder(number, &line);
     }
 
     /// The same for what belongs to a line as the home of frontends.
@@ -138,12 +138,12 @@ impl Lines {
         self.unsettled.insert(home);
     }
 
-    fn keep_rest(&mut self, number: LineNumber, line: &Line) {
-        let rest = Rest::of(line);
-        if rest == Rest::default() {
+    fn keep_remainder(&mut self, number: LineNumber, line: &Line) {
+        let left = Remainder::of(line);
+        if left == Remainder::default() {
             self.empty.remove(&number);
         } else {
-            self.empty.insert(number, rest);
+            self.empty.insert(number, left);
         }
     }
 
@@ -153,7 +153,7 @@ impl Lines {
         if !self.index.occupy(number, &key) {
             return false;
         }
-        let Rest { reach, spilled, .. } = self.empty.remove(&number).unwrap_or_default();
+        let Remainder { reach, spilled, .. } = self.empty.remove(&number).unwrap_or_default();
         self.filled.insert(number, Line { reach, spilled, marks: 0, ..*line });
         self.unsettled.insert(self.index.home(&key));
         true
@@ -163,7 +163,7 @@ impl Lines {
     pub(super) fn empty(&mut self, number: LineNumber) -> Option<Line> {
         let line = self.filled.remove(&number);
         if let Some(line) = &line {
-            self.keep_rest(number, line);
+            self.keep_remainder(number, line);
             self.index.quarantine(number);
             self.unsettled.insert(self.index.home(&line.frontend()));
         } else if !self.unrecognized.remove(&number) {
@@ -217,7 +217,7 @@ impl Lines {
         steps
     }
 
-    /// Whether no step that belongs to another one failed.
+    /// Returns whether no step that belongs to another one failed.
     pub(super) fn is_settled(&self) -> bool {
         self.unsettled.is_empty() && self.unrecognized.is_empty()
     }
@@ -226,7 +226,7 @@ impl Lines {
         self.filled.len()
     }
 
-    /// Whether a dump has just these lines. Marks are not compared: nothing takes them away.
+    /// Returns whether a dump has just these lines. Marks are not compared: nothing takes them away.
     pub(super) fn are(&self, dump: &[(u32, Line)]) -> bool {
         let found = dump.iter().map(|(number, line)| (LineNumber(*number), compared(line)));
         let mut found = found.filter(|(_, line)| *line != Line::default());
@@ -246,5 +246,5 @@ impl Lines {
 
 /// A line of a dump without its marks, and an empty one without what an agent left that died emptying it.
 fn compared(line: &Line) -> Line {
-    if line.protocol == 0 { Rest::of(line).line() } else { Line { marks: 0, ..*line } }
+    if line.protocol == 0 { Remainder::of(line).line() } else { Line { marks: 0, ..*line } }
 }

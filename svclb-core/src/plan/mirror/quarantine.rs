@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::number::{LineNumber, SlotRange};
 
-/// What steps freed since the batch before was taken. It stays in quarantine until
+/// Lines and ranges that steps freed since the batch before was taken. They stay in quarantine until
 /// [`Planner::release`](crate::plan::Planner::release).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[must_use = "what is in quarantine is lost unless it is released"]
@@ -16,13 +16,13 @@ pub struct Freed {
 }
 
 impl Freed {
-    /// Whether nothing was freed.
+    /// Returns whether nothing was freed.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty() && self.ranges.is_empty()
     }
 }
 
-/// What is in quarantine of one kind.
+/// The quarantine of one kind of items.
 #[derive(Clone, Debug)]
 pub(super) struct Quarantine<T> {
     /// Freed since it was last taken.

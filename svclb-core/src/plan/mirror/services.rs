@@ -59,7 +59,7 @@ impl InstalledService {
     }
 }
 
-/// How many entries to reserve before one is added. Most services have one frontend or two, most objects one
+/// The number of entries to reserve before one is added. Most services have one frontend or two, most objects one
 /// service.
 const fn growth(len: usize, capacity: usize) -> usize {
     if len == capacity { 1 + len / 8 } else { 0 }
@@ -101,7 +101,7 @@ impl Services {
         Some(ids[self.find(ids, key).ok()?])
     }
 
-    /// Where a service is among those of its object, or would be.
+    /// The place of a service among those of its object, or for it.
     fn find(&self, ids: &[ServiceId], key: &ServiceKey) -> Result<usize, usize> {
         ids.binary_search_by(|id| self.get(*id).map(InstalledService::key).cmp(&Some(key)))
     }
@@ -211,7 +211,7 @@ impl Services {
         self.by_id.values().map(|service| service.members.len()).sum()
     }
 
-    /// Whether a dump has just these rows of `svclb_services` and `svclb_frontends`.
+    /// Returns whether a dump has just these rows of `svclb_services` and `svclb_frontends`.
     pub(super) fn is_in(&self, dump: &Dump) -> bool {
         let has_service =
             |id: &u32, row| self.get(ServiceId(*id)).is_some_and(|service| service.has_row(row));

@@ -23,7 +23,7 @@ struct Range {
     count: u32,
     contents: Digest,
     owner: ServiceId,
-    /// How many lines refer to it.
+    /// The number of lines that refer to it.
     lines: u32,
 }
 
@@ -72,7 +72,7 @@ impl Slots {
         })
     }
 
-    /// Whether a set's range is written and holds just these slots.
+    /// Returns whether a set's range is written and holds just these slots.
     pub(crate) fn holds(&self, set: Set, count: u32, contents: Digest) -> bool {
         self.get(set).is_some_and(|range| range.count == count && range.contents == contents)
     }
@@ -86,7 +86,7 @@ impl Slots {
         self.written.get(&SlotRange::of(set)?.first)
     }
 
-    /// Whether a set can be that of a line: its range is written with this length, or can be.
+    /// Returns whether a set can be that of a line: its range is written with this length, or can be.
     pub(super) fn accepts(&self, set: Set, found: Option<&Written>) -> bool {
         let Some(range) = SlotRange::of(set) else { return true };
         match self.get(set) {
@@ -178,7 +178,7 @@ impl Slots {
         self.unreferenced.is_empty()
     }
 
-    /// Whether a dump has just these ranges.
+    /// Returns whether a dump has just these ranges.
     pub(super) fn are(&self, dump: &[Written]) -> bool {
         let is_known = |found: &Written| {
             self.written.get(&SlotNumber(found.first)).is_some_and(|range| {
@@ -194,7 +194,7 @@ impl Slots {
         &self.free
     }
 
-    /// What is free, and is in quarantine, are together what will be free.
+    /// Free slots and those in quarantine are together `free_later`.
     #[cfg(test)]
     pub(crate) fn assert_quarantine(&self) {
         let mut sum = self.free.clone();

@@ -6,6 +6,7 @@ mod deaths;
 mod faults;
 mod histories;
 mod parts;
+mod recording;
 mod refusals;
 mod same;
 mod staging;
