@@ -54,7 +54,7 @@ struct Cost {
 
 struct Cluster {
     catalog: Catalog,
-    state: Planner,
+    planner: Planner,
     table: Counted,
 }
 
@@ -80,7 +80,7 @@ impl Cluster {
         let meta = meta(wanted.index_lines, wanted.spill_lines, wanted.slots);
         let mut cluster = Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
-            state: Planner::new(meta),
+            planner: Planner::new(meta),
             table: Counted { maps: MemoryTable::new(meta), calls: 0 },
         };
         for number in 0..services {
@@ -96,11 +96,11 @@ impl Cluster {
     fn change<const N: usize>(&mut self, updates: [Update; N]) -> Cost {
         let (before, calls) = (allocations(), self.table.calls);
         updates.into_iter().for_each(|update| self.catalog.apply(update));
-        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
         let allocations = allocations() - before;
         assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
-        let freed = self.state.take_freed();
-        self.state.release(freed);
+        let freed = self.planner.take_freed();
+        self.planner.release(freed);
         let calls = self.table.calls - calls;
         Cost { allocations, calls, steps: done.steps, objects: done.objects }
     }

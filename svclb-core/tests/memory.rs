@@ -220,10 +220,10 @@ fn measure(family: Family) -> Measured {
     PEAK.store(before, Ordering::Relaxed);
     let dump = table.load().unwrap();
     assert_eq!(dump.backends.len(), (SERVICES * EACH) as usize, "each is a member");
-    let (mut state, heal) = load(&dump, dump.meta);
+    let (mut state, repairs) = load(&dump, dump.meta);
     drop(dump);
     let restart = PEAK.load(Ordering::Relaxed) - before;
-    assert_eq!(heal, [], "what was written fits together");
+    assert_eq!(repairs, [], "what was written fits together");
     catalog.mark(state.objects().cloned().collect::<Vec<_>>());
     assert_eq!(pass(&mut state, &mut table, &mut catalog).steps, 0, "a restart writes nothing");
     Measured { stays, pass: peak, restart }

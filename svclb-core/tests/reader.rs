@@ -146,7 +146,7 @@ proptest! {
             for (number, exists) in burst {
                 let (name, address) = (name(number), address(number));
                 let update = if exists { service(&name, &[&address], 1) } else { gone(&name) };
-                agent.hear([update]);
+                agent.ingest([update]);
                 plain.insert(number, exists);
             }
             // Once for what goes, once for what fits then.

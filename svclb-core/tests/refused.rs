@@ -12,32 +12,32 @@ type Change = fn(&mut Agent);
 /// Changes of `a` and its neighbours; `z` is not concerned by any.
 const CHANGES: [(&str, Change); 7] = [
     ("a new Service", |agent| {
-        agent.hear([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.1.1", "10.0.1.2"])]);
+        agent.ingest([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.1.1", "10.0.1.2"])]);
     }),
     ("a Service is deleted", |agent| {
-        agent.hear([gone("a"), slice("a", &[])]);
+        agent.ingest([gone("a"), slice("a", &[])]);
     }),
     ("backends are replaced", |agent| {
-        agent.hear([slice("a", &["10.0.0.3", "10.0.0.4"])]);
+        agent.ingest([slice("a", &["10.0.0.3", "10.0.0.4"])]);
     }),
     ("the last backend goes", |agent| {
-        agent.hear([slice("a", &[])]);
+        agent.ingest([slice("a", &[])]);
     }),
     ("an address more, and one less", |agent| {
-        agent.hear([service("a", &["fd00:96::1"], 1)]);
+        agent.ingest([service("a", &["fd00:96::1"], 1)]);
     }),
     ("a ClusterIP passes to another Service", |agent| {
-        agent.hear([gone("a"), service("b", &["10.96.0.1"], 2), slice("b", &["10.0.1.1"])]);
+        agent.ingest([gone("a"), service("b", &["10.96.0.1"], 2), slice("b", &["10.0.1.1"])]);
     }),
     ("an older Service asks for the address", |agent| {
-        agent.hear([service("b", &["10.96.0.1"], 0), slice("b", &["10.0.1.1"])]);
+        agent.ingest([service("b", &["10.96.0.1"], 0), slice("b", &["10.0.1.1"])]);
     }),
 ];
 
 fn start() -> Agent {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
-    agent.hear([service("z", &["10.96.0.26"], 1), slice("z", &["10.0.9.1"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.ingest([service("z", &["10.96.0.26"], 1), slice("z", &["10.0.9.1"])]);
     let done = agent.pass();
     assert!(done.failed.is_empty() && done.unplaced.is_empty());
     agent

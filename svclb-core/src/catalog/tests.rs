@@ -143,7 +143,7 @@ fn the_first_state_of_a_source_replaces_all_kinds_at_once() {
 }
 
 #[test]
-fn the_nodes_addresses_move_node_ports_and_make_nobody_else_dirty() {
+fn node_addresses_move_node_ports_and_mark_no_other_object() {
     let mut catalog = catalog([
         service("a", with_node_port("10.96.0.1", 30080)),
         service("b", with_ip("10.96.0.2", 0)),

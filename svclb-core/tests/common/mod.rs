@@ -65,7 +65,7 @@ pub fn slice(name: &str, addresses: &[&str]) -> Update {
 
 pub struct Agent {
     pub catalog: Catalog,
-    pub state: Planner,
+    pub planner: Planner,
     pub table: FailingTable<MemoryTable>,
 }
 
@@ -73,21 +73,21 @@ impl Agent {
     pub fn new(meta: Meta) -> Self {
         Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
-            state: Planner::new(meta),
+            planner: Planner::new(meta),
             table: FailingTable::new(MemoryTable::new(meta)),
         }
     }
 
-    pub fn hear(&mut self, updates: impl IntoIterator<Item = Update>) -> &mut Self {
+    pub fn ingest(&mut self, updates: impl IntoIterator<Item = Update>) -> &mut Self {
         updates.into_iter().for_each(|update| self.catalog.apply(update));
         self
     }
 
     /// A pass; what it freed has rested at once.
     pub fn pass(&mut self) -> Pass {
-        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
-        let freed = self.state.take_freed();
-        self.state.release(freed);
+        let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
+        let freed = self.planner.take_freed();
+        self.planner.release(freed);
         done
     }
 
@@ -102,14 +102,14 @@ impl Agent {
     /// A new process over the same maps and the same catalog.
     pub fn restart(&mut self) {
         let dump = self.table.load().unwrap();
-        let (state, heal) = load(&dump, dump.meta);
-        self.state = state;
-        self.state.repair(&mut self.table, &heal).unwrap();
+        let (state, repairs) = load(&dump, dump.meta);
+        self.planner = state;
+        self.planner.repair(&mut self.table, &repairs).unwrap();
         self.mark_all();
     }
 
     pub fn mark_all(&mut self) {
-        let all: Vec<_> = self.catalog.objects().chain(self.state.objects()).cloned().collect();
+        let all: Vec<_> = self.catalog.objects().chain(self.planner.objects()).cloned().collect();
         self.catalog.mark(all);
     }
 

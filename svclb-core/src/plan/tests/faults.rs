@@ -18,9 +18,9 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         // There is room: who is told that there is none waits for it, and so does who gives way.
-        agent.state.set_growing(true);
+        agent.planner.set_growing(true);
         for (deed, skip, count, refusal) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.table.table.refuse(*skip, *count, *refusal);
             // Who is told that there is no room is passed over for whoever else asks (decisions/0010).
             agent.table.is_roomy = *refusal != Failure::NoRoom;
@@ -52,7 +52,7 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for (deed, skip, count) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.table.table.fail(*skip, *count);
             let done = agent.pass();
             // What was served stays served: the table looked after every step.
@@ -69,7 +69,7 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for (deed, skip) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.table.table.fail(*skip, usize::MAX);
             agent.pass();
             agent.table.table.fail(0, 0);
@@ -86,7 +86,7 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for (deed, skip, dies) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             if *dies {
                 agent.table.table.fail(*skip, usize::MAX);
                 agent.pass();
@@ -104,14 +104,14 @@ proptest! {
 }
 
 #[test]
-fn rows_that_somebody_made_or_removed_by_hand_are_put_right() {
+fn rows_written_or_removed_by_another_program_are_repaired() {
     use crate::table::{Key, Row};
     use svclb_common::layout::{BackendKey, BackendRow, FrontendKey, FrontendRow};
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
     for name in 0..3 {
         let service = Like { name, ips: vec![name], ports: vec![0, 2], ..Like::default() };
-        agent.hear(&mut world, &Deed::Service(service));
-        agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 6] });
+        agent.ingest(&mut world, &Deed::Service(service));
+        agent.ingest(&mut world, &Deed::Endpoints { name, states: vec![1; 6] });
     }
     agent.pass();
     agent.assert_settled();

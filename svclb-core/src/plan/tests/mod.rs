@@ -1,14 +1,14 @@
 //! The promises of a plan, over random histories.
 
-mod beside;
+mod audit;
 mod changes;
-mod deaths;
+mod crashes;
 mod faults;
 mod histories;
 mod parts;
 mod recording;
 mod refusals;
-mod same;
+mod replaced;
 mod staging;
 mod watched;
 mod world;
@@ -46,7 +46,7 @@ fn catalog() -> Catalog {
 /// A catalog, its mirror and the maps.
 struct Agent {
     catalog: Catalog,
-    state: Planner,
+    planner: Planner,
     table: Watched,
 }
 
@@ -54,44 +54,45 @@ impl Agent {
     fn new(meta: Meta) -> Self {
         Self {
             catalog: catalog(),
-            state: Planner::new(meta),
+            planner: Planner::new(meta),
             table: Watched::new(MemoryTable::new(meta)),
         }
     }
 
     /// Takes a deed in, without a pass.
-    fn hear(&mut self, world: &mut World, deed: &Deed) {
+    fn ingest(&mut self, world: &mut World, deed: &Deed) {
         world.change(deed).tell(&mut self.catalog);
     }
 
     /// A pass whose every step is watched; nothing rests longer than that.
     fn pass(&mut self) -> Pass {
         let done = self.pass_only();
-        let freed = self.state.take_freed();
-        self.state.release(freed);
+        let freed = self.planner.take_freed();
+        self.planner.release(freed);
         done
     }
 
     /// The same when what it frees goes on resting.
     fn pass_only(&mut self) -> Pass {
         self.table.expect(&self.catalog);
-        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
-        self.assert_room();
+        let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
+        self.assert_quarantine();
         done
     }
 
     /// What will be free is what is free and what rests.
-    fn assert_room(&self) {
-        self.state.mirror.slots.assert_quarantine();
+    fn assert_quarantine(&self) {
+        self.planner.mirror.slots.assert_quarantine();
     }
 
     /// Rests and passes, as the reconciler does, until nothing is left to do.
     fn settle(&mut self) {
         for _ in 0..10 {
-            let freed = self.state.take_freed();
+            let freed = self.planner.take_freed();
             if !freed.is_empty() {
-                self.state.release(freed);
-                self.catalog.mark(self.state.unplaced.services().map(|short| short.object.clone()));
+                self.planner.release(freed);
+                self.catalog
+                    .mark(self.planner.unplaced.services().map(|short| short.object.clone()));
             }
             if !self.catalog.is_dirty() {
                 return;
@@ -106,11 +107,11 @@ impl Agent {
     fn assert_fair(&mut self) {
         let routes = self.table.routes();
         let mut claims = world::claims(&self.catalog);
-        let services = &self.state.mirror.services;
+        let services = &self.planner.mirror.services;
         for (_, service) in services.iter() {
             let name = service.key();
             let wanted = claims.remove(name).unwrap_or_else(|| panic!("{name} is gone"));
-            if self.state.unplaced.has(name) {
+            if self.planner.unplaced.has(name) {
                 continue;
             }
             for key in service.frontends() {
@@ -128,22 +129,22 @@ impl Agent {
             }
         }
         for service in claims.keys() {
-            assert!(self.state.unplaced.has(service), "{service} has no row");
+            assert!(self.planner.unplaced.has(service), "{service} has no row");
         }
     }
 
     /// What a new process finds and does first.
     fn restart(&mut self) {
         let dump = self.table.load().unwrap();
-        let (mut state, heal) = load(&dump, dump.meta);
-        state.set_growing(self.state.unplaced.grows());
-        self.state = state;
-        self.state.repair(&mut self.table, &heal).unwrap();
+        let (mut state, repairs) = load(&dump, dump.meta);
+        state.set_growing(self.planner.unplaced.grows());
+        self.planner = state;
+        self.planner.repair(&mut self.table, &repairs).unwrap();
         self.mark_all();
     }
 
     fn mark_all(&mut self) {
-        let all: Vec<_> = self.catalog.objects().chain(self.state.objects()).cloned().collect();
+        let all: Vec<_> = self.catalog.objects().chain(self.planner.objects()).cloned().collect();
         self.catalog.mark(all);
     }
 
@@ -153,12 +154,12 @@ impl Agent {
         assert_eq!(self.table.rows(), world::rows(&self.catalog));
         self.mark_all();
         assert_eq!(self.pass().steps, 0, "a second plan is empty");
-        assert!(self.state.is_in(&mut self.table).unwrap(), "an audit finds nothing");
+        assert!(self.planner.is_in(&mut self.table).unwrap(), "an audit finds nothing");
         self.restart();
         let dump = self.table.load().unwrap();
-        assert_eq!(load(&dump, dump.meta).1, [], "nothing to heal");
+        assert_eq!(load(&dump, dump.meta).1, [], "nothing to repair");
         assert_eq!(self.pass().steps, 0, "a restart writes nothing");
-        let is_held = self.state.is_in(&mut self.table).unwrap();
+        let is_held = self.planner.is_in(&mut self.table).unwrap();
         assert!(is_held, "nor does an audit find anything then");
     }
 }

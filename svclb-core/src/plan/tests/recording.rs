@@ -10,7 +10,7 @@ fn a_dry_run_records_the_steps_of_a_pass_and_touches_no_map() {
         for change in changes::all() {
             let _row = Row(format!("{}, in maps with {name}", change.name));
             let (mut world, mut agent) = before(&change, meta);
-            change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+            change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
             let dump = agent.table.load().unwrap();
             let mut recording = RecordingTable::new(dump.clone());
             let (mut planner, repairs) = load(&recording.load().unwrap(), dump.meta);

@@ -15,7 +15,7 @@ const COUNTS: [usize; 2] = [1, 20];
 fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, Failure)) -> Agent {
     let (mut world, mut agent) = before(change, meta);
     let failures = agent.table.load().unwrap().meta.failures;
-    change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+    change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
     agent.table.is_roomy = refusal != Failure::NoRoom;
     agent.table.table.refuse(skip, count, refusal);
     let mut failed = 0;
@@ -28,7 +28,8 @@ fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, F
             break;
         }
         // Nothing that was refused is taken for done, and what is known to be refused is tried again.
-        let is_tried_again = done.failed.is_empty() || agent.catalog.is_dirty() || is_told(&done);
+        let is_tried_again =
+            done.failed.is_empty() || agent.catalog.is_dirty() || only_status_failed(&done);
         assert!(
             is_tried_again && !(done.failed.is_empty() && done.unplaced.is_empty()),
             "{done:?}"
@@ -48,7 +49,7 @@ fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, F
 }
 
 /// All that failed was the row that tells of the pass: nothing is left to do but that.
-fn is_told(done: &Pass) -> bool {
+fn only_status_failed(done: &Pass) -> bool {
     done.failed.iter().all(|failed| failed.object.is_none())
 }
 
@@ -59,10 +60,10 @@ fn assert_whole(done: &Pass) {
 /// As the reconciler does each minute.
 fn audit(agent: &mut Agent) {
     agent.table.looks = false;
-    if !agent.state.is_in(&mut agent.table).unwrap() {
+    if !agent.planner.is_in(&mut agent.table).unwrap() {
         let dump = agent.table.load().unwrap();
-        let heal = agent.state.reload(&dump);
-        agent.state.repair(&mut agent.table, &heal).unwrap();
+        let repairs = agent.planner.reload(&dump);
+        agent.planner.repair(&mut agent.table, &repairs).unwrap();
     }
     agent.mark_all();
     assert_whole(&agent.pass());
@@ -70,8 +71,7 @@ fn audit(agent: &mut Agent) {
 }
 
 #[test]
-fn whatever_operation_is_refused_once_or_for_a_while_what_was_served_stays_and_the_end_is_the_same()
-{
+fn any_refused_operation_keeps_services_served_and_the_end_is_the_same() {
     let mut kinds = BTreeSet::new();
     for ((name, meta), counts) in maps().into_iter().zip([&COUNTS[..], &COUNTS[..1]]) {
         for change in changes::all() {
