@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use svclb_core::catalog::Catalog;
-use svclb_core::plan::{self, Failed, Pass, Planner};
+use svclb_core::plan::{self, FailedStep, Pass, Planner};
 use svclb_core::size::Sizes;
 use svclb_core::table::Table;
 
@@ -24,7 +24,7 @@ pub(super) struct UnderWay {
 
 impl UnderWay {
     pub(super) fn add(&mut self, done: &Pass) {
-        let shown = |failed: &Failed| match &failed.object {
+        let shown = |failed: &FailedStep| match &failed.object {
             Some(object) => format!("{object}: {}", failed.error),
             None => failed.error.to_string(),
         };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use svclb_common::layout::{FrontendKey, FrontendRow, Line, LineFlags, Meta, Set, Slot};
 
-use super::mirror::{InstalledService, Mirror, Pair, pairs};
+use super::mirror::{InstalledService, MemberPair, Mirror, pairs};
 use super::unplaced::Unplaced;
 use crate::compile::{Desired, DesiredFrontend};
 use crate::digest::Digest;
@@ -26,7 +26,7 @@ pub(super) struct ServiceSteps {
 }
 
 /// Steps in the making.
-struct Builder<'a> {
+struct StepBuilder<'a> {
     mirror: &'a Mirror,
     id: ServiceId,
     steps: Vec<Step>,
@@ -57,7 +57,7 @@ pub(super) fn install(
     let spent = known.or_else(|| mirror.ids.spent(&desired.key));
     let meta = &mirror.meta;
     let id = spent.unwrap_or(ServiceId(meta.next_service.max(1)));
-    let mut builder = Builder::new(mirror, id, most);
+    let mut builder = StepBuilder::new(mirror, id, most);
     if spent.is_none() {
         let next_service = id.0.checked_add(1).ok_or(Unplaced::NoIds)?;
         // The id is spent before it is used: never twice, whatever happens next.
@@ -80,7 +80,7 @@ pub(super) fn retire(
     most: usize,
     is_awaited: impl Fn(&FrontendKey) -> bool,
 ) -> (ServiceSteps, bool) {
-    let mut builder = Builder::new(mirror, id, most);
+    let mut builder = StepBuilder::new(mirror, id, most);
     let Some(service) = mirror.services.get(id) else { return Default::default() };
     let is_own = |key: &FrontendKey| keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok());
     let mut waits = false;
@@ -110,7 +110,7 @@ pub(super) fn retire(
     (ServiceSteps { steps: builder.steps, is_cut: false }, waits)
 }
 
-impl<'a> Builder<'a> {
+impl<'a> StepBuilder<'a> {
     fn new(mirror: &'a Mirror, id: ServiceId, most: usize) -> Self {
         Self {
             mirror,
@@ -189,7 +189,7 @@ impl<'a> Builder<'a> {
         &self,
         desired: &'p Desired,
         installed: Option<&'p InstalledService>,
-    ) -> impl Iterator<Item = Pair> + use<'p> {
+    ) -> impl Iterator<Item = MemberPair> + use<'p> {
         pairs(self.id, &desired.members, installed.map(InstalledService::members))
     }
 
@@ -206,7 +206,7 @@ impl<'a> Builder<'a> {
 
     /// Members that left, after every line was flipped.
     fn remove_members(&mut self, desired: &Desired, installed: Option<&InstalledService>) {
-        let removal = |pair: Pair| Some((pair.key, pair.removal()?));
+        let removal = |pair: MemberPair| Some((pair.key, pair.removal()?));
         let mut members: Vec<_> = self.pairs(desired, installed).filter_map(removal).collect();
         members.reverse();
         for (key, row) in members {

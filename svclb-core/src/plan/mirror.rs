@@ -1,9 +1,9 @@
 //! The mirror of the maps: what they hold as far as this process knows, kept up to date by each step that
 //! succeeds.
 //!
-//! Each part has an owner with private fields: [`Services`], [`Lines`], [`Slots`], [`Ids`] and, here, the
-//! meta row. What changes them is visible to this module only: [`Mirror::apply`] takes in a step, [`load`] a
-//! dump, both by the same code.
+//! Each part has an owner with private fields: [`Services`], [`IndexLines`], [`SlotRanges`], [`Ids`] and, here,
+//! the meta row. What changes them is visible to this module only: [`Mirror::apply`] takes in a step, [`load`]
+//! a dump, both by the same code.
 
 mod audit;
 mod ids;
@@ -20,11 +20,11 @@ use crate::model::ObjectName;
 
 use crate::table::{Key, Row, Step, Written};
 use ids::Ids;
-pub(super) use lines::Lines;
-pub(super) use members::{Pair, pairs};
+pub(super) use lines::IndexLines;
+pub(super) use members::{MemberPair, pairs};
 pub use quarantine::Freed;
 pub(super) use services::{InstalledService, Services};
-pub(super) use slots::Slots;
+pub(super) use slots::SlotRanges;
 
 /// So many ids of services, and generations of a line, are left to the maps in use while staging maps are
 /// filled: those of the staging maps begin behind them.
@@ -36,8 +36,8 @@ pub(super) struct Mirror {
     pub(super) meta: Meta,
     pub(super) ids: Ids,
     pub(super) services: Services,
-    pub(super) lines: Lines,
-    pub(super) slots: Slots,
+    pub(super) lines: IndexLines,
+    pub(super) slots: SlotRanges,
 }
 
 impl Mirror {
@@ -47,8 +47,8 @@ impl Mirror {
             meta,
             ids: Ids::default(),
             services: Services::default(),
-            lines: Lines::new(&meta),
-            slots: Slots::new(meta.slots),
+            lines: IndexLines::new(&meta),
+            slots: SlotRanges::new(meta.slots),
         }
     }
 

@@ -35,7 +35,7 @@ mod visit;
 mod work;
 
 pub use mirror::Freed;
-pub use outcome::{Failed, Pass};
+pub use outcome::{FailedStep, Pass};
 pub use pass::{part, pass};
 pub use planner::{Planner, load};
 pub use staging::{Staging, StagingError};

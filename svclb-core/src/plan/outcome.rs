@@ -6,7 +6,7 @@ use crate::table::TableError;
 
 /// A step that failed.
 #[derive(Debug)]
-pub struct Failed {
+pub struct FailedStep {
     /// The Service object that it was for; none when it was for the maps as a whole.
     pub object: Option<ObjectName>,
     /// The table's error.
@@ -28,5 +28,5 @@ pub struct Pass {
     pub triggered: Vec<(ObjectName, Vec<i64>)>,
     /// Steps that failed. The steps after them for the same service were not tried, and the object is dirty
     /// again.
-    pub failed: Vec<Failed>,
+    pub failed: Vec<FailedStep>,
 }

@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 
 use super::change;
-use super::turns::{Place, Turn};
+use super::turns::{Position, Turn};
 use super::unplaced::Unplaced;
-use super::visit::{Installed, Visit, VisitedService};
+use super::visit::{Placement, Visit, VisitedService};
 use super::work::{STEPS, Work};
 use crate::catalog::{Extent, Ports};
 use crate::compile::Desired;
@@ -129,8 +129,8 @@ impl Work<'_> {
         }
         let mut services = Vec::new();
         let mut port = match turn.from {
-            Place::Port(port) => port.min(ports.len()),
-            Place::Gone(_) => ports.len(),
+            Position::Port(port) => port.min(ports.len()),
+            Position::Gone(_) => ports.len(),
         };
         if turn.from == Turn::NEW.from {
             self.forget_unplaced(object, &ports);
@@ -138,7 +138,7 @@ impl Work<'_> {
         let (first, mut is_cut) = (port, false);
         while port < ports.len() && !is_cut {
             let Some(visited) = self.visit_port(object, &ports, port) else { break };
-            if visited.installed == Installed::Unfinished {
+            if visited.placement == Placement::Unfinished {
                 self.effort = 0;
             } else {
                 port += 1;
@@ -149,20 +149,20 @@ impl Work<'_> {
         services.sort_by(|one, other| one.service.cmp(&other.service));
         let mut visit = Visit { services, ..Visit::default() };
         let is_small = self.ids_of(object).len() <= visit.services.len() + SMALL;
-        let mut place = Place::Port(port);
+        let mut place = Position::Port(port);
         if first == 0 && port == ports.len() && is_small {
-            place = Place::Gone(0);
+            place = Position::Gone(0);
         } else {
             let installed = &self.planner.mirror.services;
             let ids = visit.services.iter().filter_map(|visited| installed.id_of(&visited.service));
             let mut ids: Vec<ServiceId> = ids.collect();
             if port == ports.len() {
-                place = Place::Gone(self.find_gone(object, &ports, turn.from, &mut ids));
+                place = Position::Gone(self.find_gone(object, &ports, turn.from, &mut ids));
             }
             visit.ids = Some(ids.into());
         }
         self.visit_successors(object, &visit);
-        if place != Place::Gone(0) {
+        if place != Position::Gone(0) {
             self.planner.turns.go_on(object.clone(), Turn { from: place, ..turn });
         } else {
             visit.is_at_end = !turn.has_changed;
@@ -179,14 +179,14 @@ impl Work<'_> {
         &mut self,
         object: &ObjectName,
         ports: &Ports<'_>,
-        from: Place,
+        from: Position,
         gone: &mut Vec<ServiceId>,
     ) -> usize {
         let services = &self.planner.mirror.services;
         let ids = services.ids_of(object);
         let mut left = match from {
-            Place::Gone(left) => left.min(ids.len()),
-            Place::Port(_) => ids.len(),
+            Position::Gone(left) => left.min(ids.len()),
+            Position::Port(_) => ids.len(),
         };
         let names = ports.names();
         while self.effort > 0
@@ -227,23 +227,23 @@ impl Work<'_> {
         let size = desired.members.len() + desired.frontends.len();
         self.effort = self.effort.saturating_sub(SERVICE + size / PER_STEP);
         let owners = self.other_owners(&desired);
-        let installed = self.install(&desired, &owners);
+        let placement = self.install(&desired, &owners);
         let planner = &mut *self.planner;
         let was_unplaced = planner.unplaced.has(&desired.key);
-        match installed {
-            Installed::Whole => {
+        match placement {
+            Placement::Whole => {
                 planner.unplaced.remove(&desired.key);
                 planner.mirror.services.shrink(&desired.key);
             }
-            Installed::Unplaced(why) => planner.unplaced.add(desired.key.clone(), why),
-            Installed::Failed | Installed::Unfinished => {}
+            Placement::Unplaced(why) => planner.unplaced.add(desired.key.clone(), why),
+            Placement::Failed | Placement::Unfinished => {}
         }
         if was_unplaced != planner.unplaced.has(&desired.key) {
             self.visit_later_claimants(&desired);
         }
         owners.iter().filter(|owner| *owner != object).for_each(|owner| self.enqueue(owner));
         let frontends = desired.frontends.iter().map(|it| it.key).collect();
-        Some(VisitedService { service: desired.key, port, frontends, installed })
+        Some(VisitedService { service: desired.key, port, frontends, placement })
     }
 
     /// The objects of other services that have frontends which this one should have.
@@ -255,22 +255,22 @@ impl Work<'_> {
     }
 
     /// Phase one for one service; `owners` have frontends that it should have.
-    fn install(&mut self, desired: &Desired, owners: &[ObjectName]) -> Installed {
+    fn install(&mut self, desired: &Desired, owners: &[ObjectName]) -> Placement {
         let most = self.effort.max(STEPS);
         let part = match change::install(&self.planner.mirror, desired, most) {
             Ok(part) => part,
-            Err(why) => return Installed::Unplaced(why),
+            Err(why) => return Placement::Unplaced(why),
         };
         match self.run(&part.steps) {
-            Ok(()) if part.is_cut => Installed::Unfinished,
-            Ok(()) => Installed::Whole,
+            Ok(()) if part.is_cut => Placement::Unfinished,
+            Ok(()) => Placement::Whole,
             // Members that were written meanwhile are in no slot.
-            Err(TableError::Full { map, .. }) => Installed::Unplaced(Unplaced::MapFull(map)),
+            Err(TableError::Full { map, .. }) => Placement::Unplaced(Unplaced::MapFull(map)),
             Err(error) => {
                 // Some frontends may have been taken over.
                 self.again.extend(owners.iter().cloned());
                 self.fail(Some(&desired.key.object), error);
-                Installed::Failed
+                Placement::Failed
             }
         }
     }

@@ -3,7 +3,7 @@
 use svclb_common::layout::FrontendKey;
 
 use super::change;
-use super::visit::Installed;
+use super::visit::Placement;
 use super::work::{STEPS, Work};
 use crate::model::{ObjectName, ServiceKey};
 use crate::number::ServiceId;
@@ -58,12 +58,12 @@ impl Work<'_> {
         let Some(service) = mirror.services.get(id) else { return false };
         let visited = self.visits.get(object).and_then(|visit| visit.service(service.key()));
         let retained: Vec<FrontendKey>;
-        let keeps = match visited.map(|visited| visited.installed) {
+        let keeps = match visited.map(|visited| visited.placement) {
             None => None,
-            Some(Installed::Whole) => visited.map(|visited| &visited.frontends[..]),
-            Some(Installed::Failed | Installed::Unfinished) => return false,
+            Some(Placement::Whole) => visited.map(|visited| &visited.frontends[..]),
+            Some(Placement::Failed | Placement::Unfinished) => return false,
             // It keeps what it has, except for frontends to which a better claim exists.
-            Some(Installed::Unplaced(_)) => {
+            Some(Placement::Unplaced(_)) => {
                 let may_keep = |key: &&FrontendKey| catalog.may_keep(key, service.key());
                 retained = service.frontends().iter().filter(may_keep).copied().collect();
                 Some(&retained[..])
@@ -90,7 +90,7 @@ impl Work<'_> {
     fn may_be_placed(&self, service: &ServiceKey) -> bool {
         let visit = self.visits.get(&service.object);
         let visited = visit.and_then(|visit| visit.service(service));
-        visited.is_some_and(|visited| visited.installed == Installed::Failed)
+        visited.is_some_and(|visited| visited.placement == Placement::Failed)
             || self.planner.unplaced.may_be_placed(service)
     }
 
@@ -117,7 +117,7 @@ impl Work<'_> {
                 if let Some(desired) = self.desired(object, &ports, visited.port)
                     && let Err(why) = change::install(&self.planner.mirror, &desired, usize::MAX)
                 {
-                    visited.installed = Installed::Unplaced(why);
+                    visited.placement = Placement::Unplaced(why);
                     self.planner.unplaced.add(desired.key, why);
                 }
             }

@@ -5,7 +5,7 @@ use svclb_common::layout::{Meta, SOURCES, ServiceRow, SourceRow};
 use super::followed::Followed;
 use super::mirror::{Freed, Mirror};
 use super::runner::Runner;
-use super::status::Status;
+use super::status::MetaStatus;
 use super::turns::Turns;
 use super::unplaced::{Unplaced, UnplacedServices};
 use crate::model::{ObjectName, ServiceKey};
@@ -20,7 +20,7 @@ pub struct Planner {
     pub(super) turns: Turns,
     /// Notes for staging maps, while such are filled.
     pub(super) followed: Option<Followed>,
-    pub(super) status: Status,
+    pub(super) status: MetaStatus,
     /// Rows of services as a previous agent wrote them, until [`Self::take_previous`].
     pub(super) previous: Vec<(u32, ServiceRow)>,
 }
@@ -46,7 +46,7 @@ impl Planner {
             unplaced: UnplacedServices::default(),
             turns: Turns::default(),
             followed: None,
-            status: Status::new(&mirror.meta),
+            status: MetaStatus::new(&mirror.meta),
             previous: Vec::new(),
             mirror,
         }

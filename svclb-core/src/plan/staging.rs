@@ -16,7 +16,7 @@ use super::outcome::Pass;
 use super::pass;
 use super::planner::Planner;
 use super::runner::Runner;
-use super::status::Status;
+use super::status::MetaStatus;
 use super::unplaced::UnplacedService;
 use super::work::Done;
 use crate::catalog::Catalog;
@@ -147,7 +147,7 @@ impl Staging {
         Runner::new(table).run(&mut planner.mirror, &[Step::Put(Row::Meta(meta))])?;
         table.flush()?;
         planner.forget_inherited_ids();
-        planner.status = Status { is_staged: false, ..current.status.clone() };
+        planner.status = MetaStatus { is_staged: false, ..current.status.clone() };
         let postponed = current.followed.iter().flat_map(Followed::postponed);
         let objects = current.turns.objects().chain(postponed);
         objects.for_each(|object| planner.turns.add(object.clone()));

@@ -4,7 +4,7 @@ use svclb_common::layout::{LAYOUT_VERSION, Meta, SOURCES, SourceRow};
 
 /// The status of the maps. No field depends on another.
 #[derive(Clone, Debug)]
-pub(super) struct Status {
+pub(super) struct MetaStatus {
     /// Operations that failed and are not yet counted in the meta row.
     pub(super) uncounted: u64,
     /// The sources are known: passes write all that they hold.
@@ -15,7 +15,7 @@ pub(super) struct Status {
     pub(super) is_staged: bool,
 }
 
-impl Status {
+impl MetaStatus {
     pub(super) const fn new(meta: &Meta) -> Self {
         Self { uncounted: 0, is_synced: true, sources: meta.sources, is_staged: false }
     }

@@ -11,7 +11,7 @@ use crate::model::ObjectName;
 
 /// The beginning of the next part of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum Position {
     /// At this port of its Service, counted from 0.
     Port(usize),
     /// Behind all its ports. So many of its services, in the order of their keys, are still to be checked for
@@ -22,7 +22,7 @@ pub(super) enum Place {
 /// An object's turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Turn {
-    pub(super) from: Place,
+    pub(super) from: Position,
     /// The object changed after its first part: once it is at its end it begins again.
     pub(super) has_changed: bool,
     /// It had its turn already, and no effort was left: it comes before all others.
@@ -33,7 +33,7 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) const NEW: Self =
-        Self { from: Place::Port(0), has_changed: false, is_put_off: false, ports: 0 };
+        Self { from: Position::Port(0), has_changed: false, is_put_off: false, ports: 0 };
 }
 
 /// The capacity for so many objects is kept when none is left.
@@ -176,7 +176,7 @@ mod tests {
         let taken =
             |turn: Option<(ObjectName, Turn)>| turn.map(|(object, _)| object.name.to_string());
         assert_eq!(taken(turns.next_large_if_due()).unwrap(), "l");
-        turns.go_on(name("l"), Turn { from: Place::Port(1), ..Turn::NEW });
+        turns.go_on(name("l"), Turn { from: Position::Port(1), ..Turn::NEW });
         assert_eq!(taken(turns.next_large_if_due()), None);
         assert_eq!(taken(turns.next()).unwrap(), "a");
         assert_eq!(taken(turns.next_large_if_due()).unwrap(), "m");
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_large_object_goes_on_where_it_was_and_begins_again_if_it_changed() {
         let mut turns = Turns::default();
-        let part = |has_changed| Turn { from: Place::Port(7), has_changed, ..Turn::NEW };
+        let part = |has_changed| Turn { from: Position::Port(7), has_changed, ..Turn::NEW };
         turns.go_on(name("a"), part(false));
         turns.add(name("b"));
         assert_eq!(rest(turns.clone())[0], ("a".to_owned(), part(false)));

@@ -9,7 +9,7 @@ use crate::number::ServiceId;
 
 /// The outcome of phase one for a service.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Installed {
+pub(super) enum Placement {
     Whole,
     Unplaced(Unplaced),
     Failed,
@@ -24,7 +24,7 @@ pub(super) struct VisitedService {
     pub(super) port: usize,
     /// The frontends that it should have, in order.
     pub(super) frontends: Box<[FrontendKey]>,
-    pub(super) installed: Installed,
+    pub(super) placement: Placement,
 }
 
 /// The visit of an object.
@@ -56,7 +56,7 @@ impl Visit {
 
 impl VisitedService {
     pub(super) const fn lacks_capacity(&self) -> bool {
-        matches!(self.installed, Installed::Unplaced(Unplaced::NoSlots | Unplaced::NoLine))
+        matches!(self.placement, Placement::Unplaced(Unplaced::NoSlots | Unplaced::NoLine))
     }
 
     pub(super) fn has(&self, key: &FrontendKey) -> bool {

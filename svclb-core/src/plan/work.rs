@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use svclb_common::layout::FrontendKey;
 
-use super::outcome::{Failed, Pass};
+use super::outcome::{FailedStep, Pass};
 use super::planner::Planner;
 use super::runner::Runner;
 use super::turns::Turn;
 use super::unplaced::{Unplaced, UnplacedService};
-use super::visit::{Installed, Visit};
+use super::visit::{Placement, Visit};
 use crate::catalog::{Catalog, Ports};
 use crate::compile::Desired;
 use crate::model::{ObjectName, ServiceKey};
@@ -83,7 +83,7 @@ impl<'a> Work<'a> {
     /// Notes a step that failed, of an object or of the maps as a whole.
     pub(super) fn fail(&mut self, object: Option<&ObjectName>, error: TableError) {
         self.again.extend(object.cloned());
-        self.pass.failed.push(Failed { object: object.cloned(), error });
+        self.pass.failed.push(FailedStep { object: object.cloned(), error });
         self.planner.status.uncounted += 1;
     }
 
@@ -121,7 +121,7 @@ impl<'a> Work<'a> {
         let mut ended = Vec::new();
         for (object, visit) in self.visits {
             for visited in visit.services {
-                if let Installed::Unplaced(why) = visited.installed {
+                if let Placement::Unplaced(why) = visited.placement {
                     if why == Unplaced::Quarantined {
                         self.again.insert(object.clone());
                     }

@@ -37,7 +37,7 @@ impl Remainder {
 
 /// All lines.
 #[derive(Clone, Debug)]
-pub(crate) struct Lines {
+pub(crate) struct IndexLines {
     index: Index,
     /// The generation of lines that were never used.
     first_generation: u32,
@@ -51,7 +51,7 @@ pub(crate) struct Lines {
     quarantine: Quarantine<LineNumber>,
 }
 
-impl Lines {
+impl IndexLines {
     pub(super) fn new(meta: &Meta) -> Self {
         Self {
             index: Index::new(meta.seed, meta.index_lines, meta.spill_lines),

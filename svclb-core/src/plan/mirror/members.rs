@@ -183,13 +183,13 @@ type Wanted = (Address, u16, BackendRow);
 
 /// A member that is desired, in the mirror, or both.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pair {
+pub(crate) struct MemberPair {
     pub(crate) key: BackendKey,
     wanted: Option<BackendRow>,
     installed: Option<BackendRow>,
 }
 
-impl Pair {
+impl MemberPair {
     /// The row to put before any slot names the member. A member that leaves a set stays in it here.
     pub(crate) fn addition(&self) -> Option<BackendRow> {
         let wanted = self.wanted?;
@@ -211,7 +211,7 @@ pub(crate) fn pairs<'a>(
     service: ServiceId,
     wanted: &'a [Wanted],
     installed: Option<&'a Members>,
-) -> impl Iterator<Item = Pair> + 'a {
+) -> impl Iterator<Item = MemberPair> + 'a {
     let mut installed =
         installed.into_iter().flat_map(move |installed| installed.of(service)).peekable();
     let mut wanted = in_order(wanted).peekable();
@@ -233,7 +233,7 @@ pub(crate) fn pairs<'a>(
             }
             (None, None) => return None,
         };
-        Some(Pair { key, wanted: wanted.map(|it| it.2), installed: installed.map(|it| it.1) })
+        Some(MemberPair { key, wanted: wanted.map(|it| it.2), installed: installed.map(|it| it.1) })
     })
 }
 
@@ -291,7 +291,7 @@ mod tests {
             before.iter().for_each(|((address, port), sets)| held.put(*address, *port, &row(*sets)));
             let wanted: Vec<Wanted> =
                 after.iter().map(|((address, port), sets)| (*address, *port, row(*sets))).collect();
-            let pairs: Vec<Pair> = pairs(ServiceId(7), &wanted, Some(&held)).collect();
+            let pairs: Vec<MemberPair> = pairs(ServiceId(7), &wanted, Some(&held)).collect();
             let mut model = before.clone();
             for pair in &pairs {
                 if let Some(row) = pair.addition() {

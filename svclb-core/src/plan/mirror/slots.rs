@@ -29,7 +29,7 @@ struct Range {
 
 /// All slots.
 #[derive(Clone, Debug)]
-pub(crate) struct Slots {
+pub(crate) struct SlotRanges {
     free: Ranges,
     free_later: Ranges,
     written: HashMap<SlotNumber, Range>,
@@ -40,7 +40,7 @@ pub(crate) struct Slots {
     quarantine: Quarantine<SlotRange>,
 }
 
-impl Slots {
+impl SlotRanges {
     pub(super) fn new(slots: u32) -> Self {
         Self {
             free: Ranges::new(slots),
