@@ -11,13 +11,13 @@ use crate::model::{ObjectName, ServiceKey};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unplaced {
     /// The slots or the line that it needs are in quarantine.
-    #[error("waits for slots or a line that were just freed")]
+    #[error("waits for slots or a line in quarantine")]
     Quarantined,
     /// No free range of slots is large enough.
-    #[error("svclb_slots has no room for its backends")]
+    #[error("svclb_slots has no capacity for its backends")]
     NoSlots,
     /// Neither a line near the home of a frontend nor one behind the hashed lines is free.
-    #[error("svclb_index has no room for its frontends")]
+    #[error("svclb_index has no capacity for its frontends")]
     NoLine,
     /// A hash map is full.
     #[error("{0} is full")]
