@@ -1,4 +1,4 @@
-//! How much of every node the objects of a cluster may take: one place for all limits of that kind.
+//! Budgets: the part of every node that the objects of a cluster may take. All limits of that kind are here.
 //!
 //! * One Service with its slices: what one pass can look at in good time (docs/decisions/0023).
 //! * All Services of a namespace, and all of the cluster: what the maps and the agent may take of a node's
@@ -18,7 +18,7 @@ pub const OBJECT_FRONTENDS: usize = 65_536;
 /// API documents 1,000 endpoints and 100 ports as the most of a slice.
 pub const SLICE_BACKENDS: usize = 100_000;
 
-/// What is counted.
+/// A counted resource.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Resource {
     /// Pairs of an address and a port that clients dial.
@@ -34,7 +34,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// All, in the order in which they are looked at.
+    /// All, in the order in which they are compared.
     pub const ALL: [Self; COUNT] =
         [Self::Frontends, Self::Addresses, Self::Endpoints, Self::Backends, Self::Memory];
 
@@ -50,7 +50,7 @@ impl Resource {
     }
 }
 
-/// How many resources there are.
+/// The number of resources.
 const COUNT: usize = 5;
 
 /// So much of each resource.
@@ -95,7 +95,7 @@ impl Amount {
         self
     }
 
-    /// What is left of it without the other.
+    /// The difference of both.
     #[must_use]
     pub fn minus(mut self, other: Self) -> Self {
         for (amount, other) in self.0.iter_mut().zip(other.0) {
@@ -119,7 +119,7 @@ impl Amount {
     }
 }
 
-/// Whose budget it is.
+/// The objects that share a budget.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Scope {
     /// One Service object with its slices.
@@ -161,7 +161,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// The budgets of an agent that is told no others.
+    /// The default budgets of an agent.
     pub fn of_agent() -> Self {
         let namespace = CLUSTER.percent(NAMESPACE_PERCENT);
         Self { service: SERVICE, namespace, cluster: CLUSTER }
@@ -178,15 +178,15 @@ impl Budget {
 /// Why a Service is not served: it exceeds a budget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refusal {
-    /// Whose budget.
+    /// The objects that share the budget.
     pub scope: Scope,
-    /// Of what.
+    /// The resource that is used up.
     pub resource: Resource,
-    /// How much of it the Service with its slices needs.
+    /// The needs of the Service with its slices.
     pub needs: usize,
-    /// How much of it the others in that scope use that come before it.
+    /// The use of older Services in that scope.
     pub used: usize,
-    /// How much there is.
+    /// The budget.
     pub limit: usize,
 }
 

@@ -1,6 +1,6 @@
-//! What the source has said so far, and which Service objects it changes.
+//! The objects of the sources, and the Service objects that their changes concern.
 //!
-//! Nothing here walks all objects for one update.
+//! No update walks all objects.
 
 mod admission;
 mod claims;
@@ -14,7 +14,8 @@ use std::net::IpAddr;
 
 use svclb_common::layout::FrontendKey;
 
-use crate::compile::{Desired, Offers, frontends};
+use crate::compile::{Desired, Offers};
+use crate::frontends::frontends;
 use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Unread, Update};
 use admission::Admission;
 use claims::{Claim, Claims, Rank};
@@ -22,7 +23,6 @@ use retained::AllRetained;
 
 pub use claims::Conflict;
 pub(crate) use ports::{Extent, Ports};
-pub use retained::Retained;
 
 /// The objects.
 #[derive(Debug, Default)]
@@ -35,10 +35,10 @@ pub struct Catalog {
     claims: Claims,
     /// Rejected objects.
     unread: Unread,
-    /// What an earlier agent wrote and the source cannot read.
+    /// State that a previous agent wrote of objects that the source cannot read.
     retained: AllRetained,
     admission: Admission,
-    /// The own node as its object says.
+    /// The own node as in its object.
     own: Node,
     /// The addresses that count instead of its own.
     interfaces: Option<Vec<IpAddr>>,
@@ -49,17 +49,17 @@ pub struct Catalog {
     waiting: BTreeSet<ObjectName>,
     /// Objects that claim or own other frontends since they were last taken.
     reclaimed: BTreeSet<ObjectName>,
-    /// When what the dirty objects' slices tell of happened.
+    /// When the changes happened that the dirty objects' slices report.
     triggered: BTreeMap<ObjectName, Vec<i64>>,
 }
 
 impl Catalog {
-    /// Nothing, seen from this node.
+    /// An empty catalog for this node.
     pub fn new(node: Node) -> Self {
         Self { own: node.clone(), node, ..Self::default() }
     }
 
-    /// Takes a change in.
+    /// Applies a change.
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::Service(name, service) => self.service(name, service),
@@ -77,13 +77,13 @@ impl Catalog {
         }
     }
 
-    /// Takes all objects of a source in at once: what is not among them is gone.
+    /// Replaces all objects: those that are not among the updates are gone.
     pub fn replace(&mut self, updates: Vec<Update>) {
         self.swap(&[ObjectKind::Service, ObjectKind::Slice, ObjectKind::Node], updates);
     }
 
-    /// Takes all objects of one kind in at once: those that are not among them are gone, and those
-    /// that are as they were change nothing.
+    /// Replaces all objects of one kind: those that are not among the updates are gone, and equal ones change
+    /// nothing.
     pub fn replace_kind(&mut self, kind: ObjectKind, updates: Vec<Update>) {
         self.swap(&[kind], updates);
     }
@@ -121,8 +121,8 @@ impl Catalog {
         }
     }
 
-    /// Takes in what the own node is now: all Services may use other backends, and those with node
-    /// ports may have other frontends.
+    /// Applies a change of the own node: all Services may use other backends, and those with node ports may have
+    /// other frontends.
     fn see_from(&mut self) {
         let mut node = self.own.clone();
         if let Some(addresses) = &self.interfaces {
@@ -173,16 +173,16 @@ impl Catalog {
         self.dirty.insert(name);
     }
 
-    /// Takes claims back and others in. A new holder means that the old one has to do without.
+    /// Replaces claims. Objects that lose or win a frontend are dirty.
     fn reclaim(
         &mut self,
         before: &BTreeSet<(FrontendKey, Claim)>,
         after: &BTreeSet<(FrontendKey, Claim)>,
     ) {
-        let mut reclaim = |claim: &Claim, holder: Option<ServiceKey>| {
-            let holder = holder.map(|holder| holder.object);
-            self.reclaimed.extend(holder.iter().chain([&claim.1.object]).cloned());
-            self.dirty.extend(holder);
+        let mut reclaim = |claim: &Claim, owner: Option<ServiceKey>| {
+            let owner = owner.map(|owner| owner.object);
+            self.reclaimed.extend(owner.iter().chain([&claim.1.object]).cloned());
+            self.dirty.extend(owner);
         };
         for (key, claim) in before.difference(after) {
             reclaim(claim, self.claims.disclaim(key, claim));
@@ -195,7 +195,7 @@ impl Catalog {
     fn slice(&mut self, name: ObjectName, slice: Option<Slice>) {
         let old = self.slices.get(&name);
         let is_same = match (old, &slice) {
-            (Some(old), Some(slice)) => old.says_the_same(slice),
+            (Some(old), Some(slice)) => old.is_same(slice),
             (None, None) => true,
             _ => false,
         };
@@ -212,7 +212,7 @@ impl Catalog {
         });
         if let Some(old) = self.slices.remove(&name) {
             if slice.is_none() {
-                // What its time would be measured to is the last change, not this one.
+                // Its time belongs to the last change, not to this one.
                 self.triggered.remove(&old.service);
             }
             if slice.as_ref().is_none_or(|slice| slice.service != old.service) {
@@ -250,7 +250,7 @@ impl Catalog {
         }
     }
 
-    /// The objects whose services may have to change, with those that wait, which are clean after this.
+    /// Takes the dirty objects, with those that wait; all are clean after this.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
         self.recall();
         self.take_changed()
@@ -263,12 +263,12 @@ impl Catalog {
         std::mem::take(&mut self.dirty)
     }
 
-    /// The objects that claim or own other frontends since this was last asked.
+    /// Takes the objects that claim or own other frontends since the last call.
     pub(crate) fn take_reclaimed(&mut self) -> BTreeSet<ObjectName> {
         std::mem::take(&mut self.reclaimed)
     }
 
-    /// Marks the objects that wait: they are looked at again in the next pass.
+    /// Marks the objects that wait: the next pass visits them again.
     pub fn recall(&mut self) {
         self.dirty.append(&mut self.waiting);
     }
@@ -284,22 +284,22 @@ impl Catalog {
         self.triggered.remove(object)
     }
 
-    /// Whether an object may have to change.
+    /// Returns whether an object may have to change.
     pub fn is_dirty(&self) -> bool {
         self.has_changed() || !self.waiting.is_empty()
     }
 
-    /// Whether an object changed since the changed ones were last taken.
+    /// Returns whether an object changed since the changed ones were last taken.
     pub fn has_changed(&self) -> bool {
         !self.dirty.is_empty() || self.admission.is_open()
     }
 
-    /// Whether this object may have to change.
+    /// Returns whether this object may have to change.
     pub fn is_marked(&self, object: &ObjectName) -> bool {
         self.dirty.contains(object) || self.waiting.contains(object)
     }
 
-    /// Says that these objects have to be looked at again.
+    /// Marks objects: the next pass visits them.
     pub fn mark(&mut self, objects: impl IntoIterator<Item = ObjectName>) {
         self.dirty.extend(objects);
     }
@@ -310,20 +310,19 @@ impl Catalog {
         self.services.keys().chain(retained)
     }
 
-    /// Whether a Service object is one of the model.
+    /// Returns whether a Service object is one of the model.
     pub fn serves(&self, object: &ObjectName) -> bool {
         self.services.contains_key(object)
     }
 
-    /// What the maps should hold of a Service object: a service for each of its ports, none when it is
-    /// gone.
+    /// Compiles a Service object: a service for each of its ports, none when it is gone.
     pub fn desired(&self, object: &ObjectName) -> Vec<Desired> {
-        self.desired_beside(object, |_, _| false)
+        self.desired_without(object, |_, _| false)
     }
 
     /// The same when some services are passed over for frontends that they claim: the next claimant by
     /// age owns those then, if there is one of the same kind.
-    pub(crate) fn desired_beside(
+    pub(crate) fn desired_without(
         &self,
         object: &ObjectName,
         is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
@@ -333,7 +332,7 @@ impl Catalog {
     }
 
     /// The owner of a frontend when some claimants are passed over.
-    fn owner_beside(
+    fn owner_without(
         &self,
         key: &FrontendKey,
         is_passed_over: impl Fn(&ServiceKey, &FrontendKey) -> bool,
@@ -344,8 +343,8 @@ impl Catalog {
         equals.find(|(_, claimant)| !is_passed_over(claimant, key)).map(|(_, owner)| owner)
     }
 
-    /// Whether a service may keep a frontend that it has, should neither it nor its other claimants fit the
-    /// maps: nobody claims it, or the service does and no claim of another kind goes before its own.
+    /// Returns whether a service may keep a frontend that it has, should neither it nor its other claimants fit the
+    /// maps: it has no claim, or the service claims it and no claim of another kind goes before that.
     pub(crate) fn may_keep(&self, key: &FrontendKey, service: &ServiceKey) -> bool {
         let mut claims = self.claims.of(key);
         let Some((first, owner)) = claims.next() else { return true };
@@ -359,13 +358,13 @@ impl Catalog {
         let Some(service) = self.services.get(object) else { return Vec::new() };
         let (offers, node) = (self.offers(object), &self.node);
         let compiled = service.ports.iter().map(|port| {
-            let asked = frontends(service, port, node);
-            crate::compile::compile(object, service, port, asked, &offers, node, |_| true)
+            let claimed = frontends(service, port, node);
+            crate::compile::compile(object, service, port, claimed, &offers, node, |_| true)
         });
         compiled.collect()
     }
 
-    /// What the slices of an object offer.
+    /// The offers of an object's slices.
     fn offers(&self, object: &ObjectName) -> Offers<'_> {
         Offers::of(self.slices_of(object))
     }
@@ -375,29 +374,27 @@ impl Catalog {
         names.filter_map(|name| self.slices.get(name).map(AsRef::as_ref))
     }
 
-    /// Who has a frontend.
-    pub fn holder(&self, key: &FrontendKey) -> Option<&ServiceKey> {
-        self.claims.holder(key)
+    /// The owner of a frontend.
+    pub fn owner(&self, key: &FrontendKey) -> Option<&ServiceKey> {
+        self.claims.owner(key)
     }
 
-    /// Everybody who asks for a frontend: the oldest first, who has it.
+    /// The claimants of a frontend in the order of their claims; the first owns it.
     pub(crate) fn claimants(&self, key: &FrontendKey) -> impl Iterator<Item = &ServiceKey> {
         self.claims.claimants(key)
     }
 
-    /// What an object comes after others by that ask for the same: the older its Service, the less. One
-    /// that is gone comes last.
+    /// Sort key among claimants of one frontend: older Services first, deleted ones last.
     pub(crate) fn age(&self, object: &ObjectName) -> i64 {
         self.services.get(object).and_then(|service| service.created).unwrap_or(i64::MAX)
     }
 
-    /// Services that ask for the same frontends, by name; none when that is as it was when this was last
-    /// asked.
+    /// Services that claim the same frontends, by name; none when they did not change since the last call.
     pub fn take_conflicts(&mut self) -> Option<Vec<Conflict>> {
-        self.claims.take_news().then(|| self.claims.conflicts())
+        self.claims.take_changed().then(|| self.claims.conflicts())
     }
 
-    /// How many frontends and backends there are, for the sizes of the maps. Slices that no Service has,
+    /// The numbers of frontends and backends, for the sizes of the maps. Slices that no Service has,
     /// and ports that it does not, make no backend.
     pub fn counts(&self) -> (usize, usize) {
         let served = self.services.iter().filter(|(object, _)| !self.admission.refuses(object));

@@ -1,31 +1,32 @@
-//! From a Service and its slices to what the maps should hold of it.
+//! Compiles a Service and its slices into the desired rows of its services.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use svclb_common::layout::{
-    Address, BackendRow, BackendState, FrontendKey, LineFlags, Policy, Protocol, Scope,
-    ServiceNotes, ServiceRow, Slot, Text,
+    Address, BackendRow, BackendState, FrontendKey, LineFlags, Policy, Protocol, ServiceNotes,
+    ServiceRow, Slot, Text,
 };
 
-use crate::catalog::Retained;
+use crate::frontends::FrontendKind;
 use crate::model::{
     Endpoints, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice,
 };
+use crate::retained::Retained;
 use crate::select::{Candidate, List, select};
 
 /// The Service of the API server itself, which API servers maintain.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
-/// Whether this is the Service of the API server itself.
+/// Returns whether this is the Service of the API server itself.
 pub fn is_api_server(object: &ObjectName) -> bool {
     (&*object.namespace, &*object.name) == API_SERVER
 }
 
-/// What the maps should hold of one service. Ids, lines and ranges are the planner's.
+/// The desired rows of one service. Ids, lines and ranges are chosen by the planner.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Desired {
-    /// Who it is.
+    /// The service.
     pub key: ServiceKey,
     /// Its row.
     pub row: ServiceRow,
@@ -37,102 +38,20 @@ pub struct Desired {
     pub frontends: Vec<DesiredFrontend>,
 }
 
-/// How a Service names a frontend. Of several claimants of one frontend the first in this order owns it:
-/// the API server gives out ClusterIPs and node ports, and each only once, while anybody may write an
-/// external IP.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum FrontendKind {
-    /// `clusterIPs`.
-    ClusterIp,
-    /// `ports[].nodePort` at an address of the node.
-    NodePort,
-    /// `status.loadBalancer.ingress[].ip`.
-    LoadBalancerIp,
-    /// `externalIPs`.
-    ExternalIp,
-}
-
-impl FrontendKind {
-    /// The policy that frontends of this kind are under.
-    pub const fn policy(self) -> Policy {
-        match self {
-            Self::ClusterIp => Policy::Internal,
-            Self::NodePort | Self::LoadBalancerIp | Self::ExternalIp => Policy::External,
-        }
-    }
-}
-
 /// A frontend as it should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DesiredFrontend {
-    /// What is dialled.
+    /// The address and port that clients dial.
     pub key: FrontendKey,
     /// [`LineFlags`].
     pub flags: u16,
     /// Session affinity, 0 for none.
     pub affinity_seconds: u32,
-    /// Which of the service's sets it uses.
+    /// Its set, a number in [`Desired::sets`].
     pub set: usize,
 }
 
-/// Every frontend that a port of a Service claims, with how it names it, by key. Those that another
-/// claimant owns are taken out by the catalog.
-///
-/// * Each ClusterIP; and of the families that it has ClusterIPs of, each external IP and each load
-///   balancer IP that no source ranges restrict: kube-proxy knows no Service in a family without
-///   ClusterIP.
-/// * For its node port each address of the node, and loopback for clients in the host's network
-///   namespace, in those families too.
-/// * Addresses on loopback make no frontend otherwise: what is dialled there is looked up with
-///   [`Scope::Host`] only.
-///
-/// Source of the rules: SEMANTICS.md "Frontends"; kube-proxy's serviceport.go and
-/// servicechangetracker.go.
-pub fn frontends(
-    service: &Service,
-    port: &ServicePort,
-    node: &Node,
-) -> Vec<(FrontendKey, FrontendKind)> {
-    let families = Families::of(&service.cluster_ips);
-    let key = |address: IpAddr, port_number: u16, scope: Scope| FrontendKey {
-        address: address.into(),
-        port: port_number,
-        protocol: port.protocol as u8,
-        scope: scope as u8,
-        _pad: 0,
-    };
-    // An address that is named twice is one frontend, of the first kind.
-    let mut found = BTreeMap::new();
-    let mut take = |address: &IpAddr, number: u16, kind: FrontendKind| {
-        if families.have(address) && !address.is_loopback() {
-            found.entry(key(*address, number, Scope::Any)).or_insert(kind);
-        }
-    };
-    for address in &service.cluster_ips {
-        take(address, port.port, FrontendKind::ClusterIp);
-    }
-    if let Some(number) = port.node_port {
-        for address in &node.addresses {
-            take(address, number, FrontendKind::NodePort);
-        }
-    }
-    let balancers = service.load_balancer_ips.iter();
-    for address in balancers.filter(|address| !service.source_ranges.have(address)) {
-        take(address, port.port, FrontendKind::LoadBalancerIp);
-    }
-    for address in &service.external_ips {
-        take(address, port.port, FrontendKind::ExternalIp);
-    }
-    if let Some(number) = port.node_port {
-        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        for address in loopback.into_iter().filter(|address| families.have(address)) {
-            found.entry(key(address, number, Scope::Host)).or_insert(FrontendKind::NodePort);
-        }
-    }
-    found.into_iter().collect()
-}
-
-/// Why a service has fewer frontends than its object names, as far as the object itself tells.
+/// Notes on why a service has fewer frontends than its object names, as far as they depend on the object.
 fn notes(service: &Service) -> u32 {
     let families = Families::of(&service.cluster_ips);
     let is_left_alone =
@@ -144,19 +63,19 @@ fn notes(service: &Service) -> u32 {
     notes
 }
 
-/// What the slices of a Service offer, by name and protocol of a port: found without a walk over all
+/// The endpoints in the slices of a Service, by name and protocol of a port: found without a walk over all
 /// ports, of which an object may have thousands.
 #[derive(Debug)]
 pub struct Offers<'a> {
     by_port: HashMap<(&'a str, Protocol), Vec<(u16, &'a Endpoints)>>,
     /// Notes on the slices.
     notes: u32,
-    /// What counts while the slices offer nothing.
+    /// Retained state, used for a port while the slices have no endpoint for it.
     retained: &'a [Retained],
 }
 
 impl<'a> Offers<'a> {
-    /// Those of these slices.
+    /// The offers of these slices.
     pub fn of(slices: impl IntoIterator<Item = &'a Slice>) -> Self {
         let (mut by_port, mut notes): (HashMap<_, Vec<_>>, _) = (HashMap::new(), 0);
         for slice in slices {
@@ -169,46 +88,47 @@ impl<'a> Offers<'a> {
         Self { by_port, notes, retained: &[] }
     }
 
-    /// The same where what an earlier agent wrote counts for a port of which the slices offer nothing.
+    /// The same with retained state for ports without an endpoint in the slices.
     #[must_use]
     pub fn or(self, retained: &'a [Retained]) -> Self {
         Self { retained, ..self }
     }
 
-    /// The members of a port that an earlier agent wrote.
+    /// The retained members of a port.
     fn retained(&self, port: &ServicePort) -> &'a [(Address, u16, BackendRow)] {
         let retained = self.retained.iter().find(|retained| retained.key.is_port(port));
         retained.map_or(&[], |retained| &retained.members)
     }
 
-    /// How many backends a port has, of both families.
+    /// The number of a port's backends of both families.
     pub fn count(&self, port: &ServicePort) -> usize {
         self.at(port).iter().map(|(_, endpoints)| endpoints.len()).sum()
     }
 
-    /// Numbers of a port, and who has it.
+    /// The backend ports of a Service port, each with the endpoints that have it.
     fn at<'s>(&'s self, port: &'s ServicePort) -> &'s [(u16, &'a Endpoints)] {
         self.by_port.get(&(&*port.name, port.protocol)).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Compiles one port of a Service, which claims the frontends `asked`. `holds` says which of them it owns.
+/// Compiles one port of a Service, which claims the frontends `claimed` and owns those for which `is_owned` is
+/// true.
 pub fn compile(
     object: &ObjectName,
     service: &Service,
     port: &ServicePort,
-    asked: Vec<(FrontendKey, FrontendKind)>,
+    claimed: Vec<(FrontendKey, FrontendKind)>,
     offers: &Offers<'_>,
     node: &Node,
-    holds: impl Fn(&FrontendKey) -> bool,
+    is_owned: impl Fn(&FrontendKey) -> bool,
 ) -> Desired {
     let uses: BTreeSet<(Policy, bool)> =
-        asked.iter().map(|(key, kind)| (kind.policy(), key.address.is_v4())).collect();
+        claimed.iter().map(|(key, kind)| (kind.policy(), key.address.is_v4())).collect();
     let mut notes = notes(service) | offers.notes;
-    let mut held = asked;
-    let asked = held.len();
-    held.retain(|(key, _)| holds(key));
-    if held.len() < asked {
+    let count = claimed.len();
+    let mut owned = claimed;
+    owned.retain(|(key, _)| is_owned(key));
+    if owned.len() < count {
         notes |= ServiceNotes::CONFLICT;
     }
     let mut compiled = Sets { port, offers, node, found: BTreeMap::new() };
@@ -240,7 +160,7 @@ pub fn compile(
     let mut sets = Vec::new();
     let mut chosen = Vec::new();
     let own_flags = if is_api_server(object) { LineFlags::API_SERVER } else { 0 };
-    for (key, kind) in held {
+    for (key, kind) in owned {
         let policy = kind.policy();
         let list = (List::of(policy, service), key.address.is_v4());
         let set = *numbers.entry(list).or_insert_with(|| {
@@ -354,7 +274,7 @@ fn slots(backends: &[Backend]) -> Vec<Slot> {
 pub fn alias(weights: &[u32]) -> Vec<(u32, u32)> {
     let count = weights.len() as u64;
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-    // A place holds `total` units; a backend has `weight * count` of them in all.
+    // A place is_owned `total` units; a backend has `weight * count` of them in all.
     let mut left: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
     let mut drawn: Vec<(u32, u32)> = (0..).take(weights.len()).map(|at| (u32::MAX, at)).collect();
     let mut small: Vec<usize> = (0..weights.len()).filter(|at| left[*at] < total).collect();
@@ -402,7 +322,7 @@ fn row(
     }
 }
 
-/// A name as a map holds it. Kubernetes' names are shorter than the field; a longer one is cut.
+/// A name as a map is_owned it. Kubernetes' names are shorter than the field; a longer one is cut.
 pub fn text<const N: usize>(name: &str) -> Text<N> {
     let mut text = [0; N];
     for (at, byte) in name.bytes().take(N - 1).enumerate() {
@@ -411,7 +331,7 @@ pub fn text<const N: usize>(name: &str) -> Text<N> {
     text
 }
 
-/// The name that a map holds.
+/// The name that a map is_owned.
 pub fn name_of(text: &[i8]) -> String {
     let bytes: Vec<u8> =
         text.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned()).collect();

@@ -1,21 +1,20 @@
-//! What is written, told apart by 8 bytes: the mirror of a large cluster does not keep all its slots
-//! just to see that they are still the same.
+//! Digests of rows: the mirror of a large cluster does not keep all slots just to compare them.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
 use std::sync::LazyLock;
 
 use svclb_common::layout::{ServiceRow, Slot};
 
-/// Of this process: nobody can make two things that have one digest. By chance that happens once in
-/// 2^64 comparisons, and then a change waits for the next.
+/// Random in each process, so that rows with one digest cannot be made on purpose. By chance two rows have
+/// one digest once in 2^64 comparisons, and then a change is written with the next one.
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// Says whether two things are the same; means nothing to another process.
+/// Equal for equal rows; not valid in another process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Digest(u64);
 
 impl Digest {
-    /// Of slots in their order.
+    /// The digest of slots in their order.
     pub fn of_slots(slots: impl IntoIterator<Item = Slot>) -> Self {
         let mut hasher = KEY.build_hasher();
         for Slot { address, port, flags, owner, threshold, alias } in slots {
@@ -26,7 +25,7 @@ impl Digest {
         Self(hasher.finish())
     }
 
-    /// Of a service's row.
+    /// The digest of a service's row.
     pub fn of_row(row: &ServiceRow) -> Self {
         let ServiceRow {
             namespace,

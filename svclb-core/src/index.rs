@@ -1,25 +1,27 @@
-//! The writer's side of the index: which line holds what, and where a new frontend goes.
+//! The writer's side of the index: the place of each frontend, and of a new one.
 //!
 //! It keeps the rules that `svclb_common::index` promises its reader, and knows no map: the planner
-//! turns what is said here into rows.
+//! makes rows of it.
 
 use std::collections::{BTreeSet, HashMap};
 
 use svclb_common::index::{NEIGHBOURHOOD, Wanted};
 use svclb_common::layout::{FrontendKey, Line};
 
+use crate::number::LineNumber;
+
 /// A line that holds nothing.
 const EMPTY: u32 = u32::MAX;
-/// A line that was emptied and that a running program may still hold.
-const RESTING: u32 = u32::MAX - 1;
+/// A line in quarantine: a running program may still read the frontend that it held.
+const QUARANTINED: u32 = u32::MAX - 1;
 
-/// Where a frontend goes.
+/// The line for a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// Its line.
-    pub line: u32,
+    pub line: LineNumber,
     /// Its home line.
-    pub home: u32,
+    pub home: LineNumber,
     /// Behind the hashed lines: only `svclb_frontends` knows it.
     pub spilled: bool,
 }
@@ -27,35 +29,35 @@ pub struct Place {
 /// Why a frontend has no place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoPlace {
-    /// There will be one when what rests has rested.
-    Resting,
+    /// There will be one once lines leave quarantine.
+    Quarantined,
     /// There is none.
     Full,
 }
 
-/// Lines that a plan uses already, which the index does not know yet.
+/// Lines that planned steps fill.
 #[derive(Clone, Default, Debug)]
 pub struct Planned {
     hashed: BTreeSet<u32>,
-    /// Of those behind the hashed ones, all below this.
+    /// All free lines behind the hashed ones below this number.
     spill_end: u32,
 }
 
-/// Which line holds what.
+/// The content of all lines.
 #[derive(Clone, Debug)]
 pub struct Index {
     seed: u64,
     lines: u32,
-    /// By line: the home of the frontend in it, or EMPTY, or RESTING.
+    /// By line: the home of the frontend in it, or EMPTY, or QUARANTINED.
     homes: Vec<u32>,
     /// Free lines behind the hashed ones.
     spill: BTreeSet<u32>,
-    spill_resting: u32,
-    /// Homes with frontends behind the hashed lines, and how many.
+    spill_quarantined: u32,
+    /// By home, the number of its frontends behind the hashed lines.
     spilled: HashMap<u32, u32>,
 }
 
-/// What `Wanted` is to a frontend.
+/// The key by which a reader searches a frontend.
 pub fn wanted(key: &FrontendKey) -> Wanted {
     Wanted { address: key.address.words(), key: Line::key_word(key.port, key.protocol, key.scope) }
 }
@@ -71,80 +73,91 @@ impl Index {
             lines,
             homes: vec![EMPTY; end as usize],
             spill: (lines..end).collect(),
-            spill_resting: 0,
+            spill_quarantined: 0,
             spilled: HashMap::new(),
         }
     }
 
     /// A frontend's home.
-    pub fn home(&self, key: &FrontendKey) -> u32 {
-        wanted(key).home(self.seed, self.lines)
+    pub fn home(&self, key: &FrontendKey) -> LineNumber {
+        LineNumber(wanted(key).home(self.seed, self.lines))
     }
 
-    fn neighbourhood(&self, home: u32) -> impl Iterator<Item = (u8, u32)> + use<> {
-        let lines = self.lines;
-        (0_u8..).zip(0..NEIGHBOURHOOD).map(move |(step, far)| (step, (home + far) & (lines - 1)))
+    /// The lines in which frontends of a home may lie, each with its distance.
+    fn neighbourhood(&self, home: LineNumber) -> impl Iterator<Item = (u8, LineNumber)> + use<> {
+        let mask = self.lines - 1;
+        (0_u8..)
+            .zip(0..NEIGHBOURHOOD)
+            .map(move |(step, far)| (step, LineNumber((home.0 + far) & mask)))
     }
 
-    /// A place for a frontend that has none, apart from the lines that its plan uses already. It is one
-    /// of those then.
+    fn content(&self, line: LineNumber) -> u32 {
+        self.homes[line.0 as usize]
+    }
+
+    /// A line for a frontend that has none, which is added to `planned`.
     ///
     /// # Errors
     /// When there is none, or none yet.
     pub fn place(&self, key: &FrontendKey, planned: &mut Planned) -> Result<Place, NoPlace> {
         let home = self.home(key);
         let is_free =
-            |line: &u32| self.homes[*line as usize] == EMPTY && !planned.hashed.contains(line);
-        if let Some((_, line)) = self.neighbourhood(home).find(|(_, line)| is_free(line)) {
-            planned.hashed.insert(line);
+            |line: LineNumber| self.content(line) == EMPTY && !planned.hashed.contains(&line.0);
+        if let Some((_, line)) = self.neighbourhood(home).find(|(_, line)| is_free(*line)) {
+            planned.hashed.insert(line.0);
             return Ok(Place { line, home, spilled: false });
         }
         if let Some(line) = self.spill.range(planned.spill_end..).next().copied() {
             planned.spill_end = line + 1;
-            return Ok(Place { line, home, spilled: true });
+            return Ok(Place { line: LineNumber(line), home, spilled: true });
         }
-        let rests = |(_, line): (u8, u32)| self.homes[line as usize] == RESTING;
-        if self.spill_resting > 0 || self.neighbourhood(home).any(rests) {
-            return Err(NoPlace::Resting);
+        let is_quarantined = |(_, line): (u8, LineNumber)| self.content(line) == QUARANTINED;
+        if self.spill_quarantined > 0 || self.neighbourhood(home).any(is_quarantined) {
+            return Err(NoPlace::Quarantined);
         }
         Err(NoPlace::Full)
     }
 
-    /// Whether a line is one behind the hashed ones.
-    pub fn is_spill(&self, line: u32) -> bool {
-        line >= self.lines
+    /// Returns whether a line is one behind the hashed ones.
+    pub fn is_spill(&self, line: LineNumber) -> bool {
+        line.0 >= self.lines
     }
 
-    /// Whether a frontend would be found in this line.
-    pub fn is_near(&self, key: &FrontendKey, line: u32) -> bool {
-        let home = self.home(key);
-        self.is_spill(line) || self.neighbourhood(home).any(|(_, near)| near == line)
+    /// Returns whether a frontend can be put into this line.
+    pub fn is_free(&self, line: LineNumber) -> bool {
+        self.homes.get(line.0 as usize) == Some(&EMPTY)
     }
 
-    /// Notes that a frontend lies in a line; false when something is there, or the line is not.
-    pub fn occupy(&mut self, line: u32, key: &FrontendKey) -> bool {
-        let home = self.home(key);
-        match self.homes.get_mut(line as usize) {
+    /// Returns whether a frontend would be found in this line.
+    pub fn is_near(&self, key: &FrontendKey, line: LineNumber) -> bool {
+        self.is_spill(line) || self.step(self.home(key), line).is_some()
+    }
+
+    /// Notes that a frontend lies in a line. Returns false when the line does not exist or is not free.
+    pub fn occupy(&mut self, line: LineNumber, key: &FrontendKey) -> bool {
+        let home = self.home(key).0;
+        match self.homes.get_mut(line.0 as usize) {
             Some(found) if *found == EMPTY => *found = home,
             _ => return false,
         }
         if self.is_spill(line) {
-            self.spill.remove(&line);
+            self.spill.remove(&line.0);
             *self.spilled.entry(home).or_default() += 1;
         }
         true
     }
 
-    /// Notes that a line was emptied, or has to be. It rests.
-    pub fn empty(&mut self, line: u32) {
-        let Some(found) = self.homes.get_mut(line as usize) else { return };
-        let home = std::mem::replace(found, RESTING);
-        if home == RESTING || line < self.lines {
+    /// Puts a line into quarantine: it was emptied, or has to be.
+    pub fn quarantine(&mut self, line: LineNumber) {
+        let is_spill = self.is_spill(line);
+        let Some(found) = self.homes.get_mut(line.0 as usize) else { return };
+        let home = std::mem::replace(found, QUARANTINED);
+        if home == QUARANTINED || !is_spill {
             return;
         }
-        self.spill_resting += 1;
+        self.spill_quarantined += 1;
         if home == EMPTY {
-            self.spill.remove(&line);
+            self.spill.remove(&line.0);
         } else if let Some(count) = self.spilled.get_mut(&home) {
             *count -= 1;
             if *count == 0 {
@@ -153,33 +166,34 @@ impl Index {
         }
     }
 
-    /// Notes that a line has rested.
-    pub fn rested(&mut self, line: u32) {
-        if let Some(found) = self.homes.get_mut(line as usize)
-            && *found == RESTING
+    /// Frees a line that was in quarantine.
+    pub fn release(&mut self, line: LineNumber) {
+        let is_spill = self.is_spill(line);
+        if let Some(found) = self.homes.get_mut(line.0 as usize)
+            && *found == QUARANTINED
         {
             *found = EMPTY;
-            if line >= self.lines {
-                self.spill_resting -= 1;
-                self.spill.insert(line);
+            if is_spill {
+                self.spill_quarantined -= 1;
+                self.spill.insert(line.0);
             }
         }
     }
 
-    /// How far the frontends of a home reach when the lines `without` are empty.
-    pub fn reach_without(&self, home: u32, without: &BTreeSet<u32>) -> u8 {
+    /// Returns the reach of a home when the lines `without` are empty.
+    pub fn reach_without(&self, home: LineNumber, without: &BTreeSet<LineNumber>) -> u8 {
         let of_home =
-            |(_, line): &(u8, u32)| self.homes[*line as usize] == home && !without.contains(line);
+            |(_, line): &(u8, LineNumber)| self.content(*line) == home.0 && !without.contains(line);
         self.neighbourhood(home).filter(of_home).map(|(step, _)| step).max().unwrap_or(0)
     }
 
-    /// How far a line is from a home; none for a line behind the hashed ones.
-    pub fn step(&self, home: u32, line: u32) -> Option<u8> {
+    /// The distance of a line from a home; none for a line behind the hashed ones.
+    pub fn step(&self, home: LineNumber, line: LineNumber) -> Option<u8> {
         self.neighbourhood(home).find(|(_, near)| *near == line).map(|(step, _)| step)
     }
 
-    /// How many frontends of a home lie behind the hashed lines.
-    pub fn spilled(&self, home: u32) -> u32 {
-        self.spilled.get(&home).copied().unwrap_or(0)
+    /// The number of a home's frontends behind the hashed lines.
+    pub fn spilled(&self, home: LineNumber) -> u32 {
+        self.spilled.get(&home.0).copied().unwrap_or(0)
     }
 }

@@ -1,4 +1,4 @@
-//! What the cluster says, reduced to what decides where a connection goes.
+//! The objects of a cluster, reduced to the fields that decide where a connection goes.
 //!
 //! Sources build these from API objects (svclb-agent's `convert`); nothing here knows YAML or JSON.
 
@@ -49,12 +49,12 @@ pub struct ServiceKey {
 }
 
 impl ServiceKey {
-    /// Whether this is its port, of the object that this names.
+    /// Returns whether this is its port, of the object that this names.
     pub(crate) fn is_port(&self, port: &ServicePort) -> bool {
         (&self.port_name, self.protocol) == (&port.name, port.protocol)
     }
 
-    /// What no service of an object comes before.
+    /// A key that is not behind any service of an object.
     pub(crate) fn first_of(object: &ObjectName) -> Self {
         Self { object: object.clone(), port_name: "".into(), protocol: Protocol::Tcp }
     }
@@ -75,7 +75,7 @@ const PORT: usize = 32;
 /// and other proxies' Services are no Service of the model; a source reports them as gone).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Service {
-    /// When it was created, seconds since the epoch; decides who holds a frontend that two claim.
+    /// When it was created, seconds since the epoch; decides which of two claimants owns a frontend.
     pub created: Option<i64>,
     /// ClusterIPs, at most one of each family.
     pub cluster_ips: Vec<IpAddr>,
@@ -100,7 +100,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// How many addresses it names, of all kinds.
+    /// The number of its addresses of all kinds.
     pub const fn address_count(&self) -> usize {
         self.cluster_ips.len() + self.external_ips.len() + self.load_balancer_ips.len()
     }
@@ -137,7 +137,7 @@ impl Families {
         }
     }
 
-    /// Whether this address is of one of them.
+    /// Returns whether this address is of one of them.
     pub const fn have(self, address: &IpAddr) -> bool {
         if address.is_ipv4() { self.v4 } else { self.v6 }
     }
@@ -192,7 +192,7 @@ pub struct Slice {
     pub endpoints: Endpoints,
     /// Notes on it for its Service (`ServiceNotes`): what of it is left out of this.
     pub notes: u32,
-    /// When what it tells of happened, nanoseconds since the epoch (annotation
+    /// When the change happened that it reports, nanoseconds since the epoch (annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`). A slice that differs in this only is no
     /// change.
     pub triggered: Option<i64>,
@@ -219,8 +219,8 @@ impl Slice {
         }
     }
 
-    /// Whether it says the same as another, `triggered` apart.
-    pub fn says_the_same(&self, other: &Self) -> bool {
+    /// Returns whether it equals another, `triggered` apart.
+    pub fn is_same(&self, other: &Self) -> bool {
         (&self.service, &self.ports, &self.endpoints, self.notes, &self.omitted)
             == (&other.service, &other.ports, &other.endpoints, other.notes, &other.omitted)
     }
@@ -237,7 +237,7 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// What must be known of the node that the clients are on.
+/// The node that the clients are on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Node {
     /// Its name.

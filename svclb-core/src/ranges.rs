@@ -1,6 +1,8 @@
-//! Which slots are free: an allocator of ranges, best fit, neighbours joined again.
+//! The allocator of slots: best fit, with neighbours joined again.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use crate::number::{SlotNumber, SlotRange};
 
 /// The free ranges of a map of slots.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -32,25 +34,25 @@ impl Ranges {
     }
 
     /// The first slot of the smallest free range that holds `count` slots; nothing is taken yet.
-    pub fn find(&self, count: u32) -> Option<u32> {
-        self.by_length.range((count, 0)..).next().map(|(_, first)| *first)
+    pub fn find(&self, count: u32) -> Option<SlotNumber> {
+        self.by_length.range((count, 0)..).next().map(|(_, first)| SlotNumber(*first))
     }
 
     /// First slots for several ranges at once; nothing is taken yet. In one piece where there is one,
     /// else the largest first, each where it fits best.
-    pub fn find_all(&self, counts: &[u32]) -> Option<Vec<u32>> {
+    pub fn find_all(&self, counts: &[u32]) -> Option<Vec<SlotNumber>> {
         let all = counts.iter().try_fold(0_u32, |sum, count| sum.checked_add(*count))?;
-        if let Some(mut first) = self.find(all) {
+        if let Some(SlotNumber(mut first)) = self.find(all) {
             let next = |count: &u32| {
-                let own = first;
+                let own = SlotNumber(first);
                 first += count;
                 own
             };
             return Some(counts.iter().map(next).collect());
         }
-        // What is left of ranges that are used up to here, and which these are.
+        // The remainders of free ranges that the counts so far use, and the ranges themselves.
         let (mut pieces, mut used) = (BTreeSet::new(), BTreeSet::new());
-        let mut firsts = vec![0; counts.len()];
+        let mut firsts = vec![SlotNumber(0); counts.len()];
         let mut by_size: Vec<(usize, u32)> = counts.iter().copied().enumerate().collect();
         by_size.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         for (at, count) in by_size {
@@ -63,53 +65,54 @@ impl Ranges {
             if length > count {
                 pieces.insert((length - count, first + count));
             }
-            firsts[at] = first;
+            firsts[at] = SlotNumber(first);
         }
         Some(firsts)
     }
 
-    /// The free range that holds this one whole: its first slot and length.
-    fn around(&self, first: u32, count: u32) -> Option<(u32, u32)> {
+    /// The free range that contains this one: its first slot and length.
+    fn around(&self, range: SlotRange) -> Option<(u32, u32)> {
+        let SlotRange { first: SlotNumber(first), count } = range;
         let (&start, &length) = self.free.range(..=first).next_back()?;
         let fits = count > 0 && first.checked_add(count)? <= start + length;
         fits.then_some((start, length))
     }
 
-    /// Whether a range can be taken.
-    pub fn is_free(&self, first: u32, count: u32) -> bool {
-        self.around(first, count).is_some()
+    /// Returns whether a range can be taken.
+    pub fn is_free(&self, range: SlotRange) -> bool {
+        self.around(range).is_some()
     }
 
-    /// Takes a range: false when a part of it is taken already.
-    pub fn take(&mut self, first: u32, count: u32) -> bool {
-        let Some((start, length)) = self.around(first, count) else { return false };
+    /// Takes a range. Returns false when a part of it is taken already.
+    pub fn take(&mut self, range: SlotRange) -> bool {
+        let Some((start, length)) = self.around(range) else { return false };
         self.take_out(start, length);
-        self.add(start, first - start);
-        self.add(first + count, start + length - (first + count));
+        self.add(start, range.first.0 - start);
+        self.add(range.end(), start + length - range.end());
         true
     }
 
-    /// Takes what is free of a range: the pieces, each with its first slot and length.
-    pub fn take_free(&mut self, first: u32, count: u32) -> Vec<(u32, u32)> {
-        let end = first.saturating_add(count);
+    /// Takes the free parts of a range and returns them.
+    pub fn take_free(&mut self, range: SlotRange) -> Vec<SlotRange> {
+        let (first, end) = (range.first.0, range.end());
         let overlapping = self.free.range(..end).rev();
         let overlapping = overlapping.take_while(|(start, length)| *start + *length > first);
-        let mut pieces: Vec<(u32, u32)> = overlapping
+        let mut pieces: Vec<SlotRange> = overlapping
             .map(|(start, length)| {
                 let from = first.max(*start);
-                (from, end.min(*start + *length) - from)
+                SlotRange::new(from, end.min(*start + *length) - from)
             })
             .collect();
-        pieces.retain(|(_, count)| *count > 0);
-        for (first, count) in &pieces {
-            self.take(*first, *count);
+        pieces.retain(|piece| piece.count > 0);
+        for piece in &pieces {
+            self.take(*piece);
         }
         pieces
     }
 
     /// Gives a range back that was taken.
-    pub fn give(&mut self, first: u32, count: u32) {
-        let (mut first, mut end) = (first, first.saturating_add(count));
+    pub fn give(&mut self, range: SlotRange) {
+        let (mut first, mut end) = (range.first.0, range.end());
         if let Some((&start, &length)) = self.free.range(..first).next_back()
             && start + length == first
         {
@@ -123,7 +126,7 @@ impl Ranges {
         self.add(first, end - first);
     }
 
-    /// How many slots are free.
+    /// The number of free slots.
     pub fn free_slots(&self) -> u64 {
         self.free.values().map(|length| u64::from(*length)).sum()
     }
@@ -143,8 +146,8 @@ mod tests {
             let mut held: Vec<(u32, u32)> = Vec::new();
             for (takes, number) in deeds {
                 if takes {
-                    if let Some(first) = ranges.find(number) {
-                        prop_assert!(ranges.take(first, number));
+                    if let Some(SlotNumber(first)) = ranges.find(number) {
+                        prop_assert!(ranges.take(SlotRange::new(first, number)));
                         for (other, count) in &held {
                             prop_assert!(first + number <= *other || other + count <= first);
                         }
@@ -153,23 +156,23 @@ mod tests {
                     }
                 } else if !held.is_empty() {
                     let (first, count) = held.swap_remove(number as usize % held.len());
-                    prop_assert!(!ranges.take(first, count));
-                    ranges.give(first, count);
+                    prop_assert!(!ranges.take(SlotRange::new(first, count)));
+                    ranges.give(SlotRange::new(first, count));
                 }
                 let taken: u64 = held.iter().map(|(_, count)| u64::from(*count)).sum();
                 prop_assert_eq!(ranges.free_slots() + taken, 256);
             }
             for (first, count) in held {
-                ranges.give(first, count);
+                ranges.give(SlotRange::new(first, count));
             }
-            prop_assert_eq!(ranges.find(256), Some(0));
+            prop_assert_eq!(ranges.find(256), Some(SlotNumber(0)));
         }
     }
 
     /// Ranges of which just these pieces are free.
     fn free(pieces: &[(u32, u32)]) -> Ranges {
         let mut ranges = Ranges::default();
-        pieces.iter().for_each(|(first, count)| ranges.give(*first, *count));
+        pieces.iter().for_each(|(first, count)| ranges.give(SlotRange::new(*first, *count)));
         ranges
     }
 
@@ -191,7 +194,10 @@ mod tests {
             ("more than a number can say", &[(0, 9)], &[u32::MAX, 2], None),
         ];
         for (name, pieces, counts, expected) in rows {
-            assert_eq!(free(pieces).find_all(counts).as_deref(), expected, "{name}");
+            let found = free(pieces).find_all(counts);
+            let found: Option<Vec<u32>> =
+                found.map(|firsts| firsts.iter().map(|first| first.0).collect());
+            assert_eq!(found.as_deref(), expected, "{name}");
         }
     }
 
@@ -207,7 +213,9 @@ mod tests {
         ];
         for (name, first, count, expected) in rows {
             let mut ranges = free(&[(0, 4), (6, 2), (10, 4)]);
-            assert_eq!(ranges.take_free(first, count), expected, "{name}");
+            let taken = ranges.take_free(SlotRange::new(first, count));
+            let taken: Vec<(u32, u32)> = taken.iter().map(|it| (it.first.0, it.count)).collect();
+            assert_eq!(taken, expected, "{name}");
             let taken: u64 = expected.iter().map(|(_, count)| u64::from(*count)).sum();
             assert_eq!(ranges.free_slots(), 10 - taken, "{name}");
         }
@@ -216,13 +224,13 @@ mod tests {
     #[test]
     fn what_is_taken_or_beyond_the_end_cannot_be_taken() {
         let mut ranges = Ranges::new(10);
-        assert!(ranges.take(4, 2));
+        assert!(ranges.take(SlotRange::new(4, 2)));
         for (first, count) in
             [(4, 2), (5, 1), (3, 2), (0, 10), (9, 2), (10, 1), (u32::MAX, 2), (0, 0)]
         {
-            assert!(!ranges.take(first, count), "{first} {count}");
+            assert!(!ranges.take(SlotRange::new(first, count)), "{first} {count}");
         }
-        assert!(ranges.take(6, 4));
+        assert!(ranges.take(SlotRange::new(6, 4)));
         assert_eq!(ranges.find(5), None);
     }
 }

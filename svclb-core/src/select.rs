@@ -1,4 +1,4 @@
-//! Which backends the clients of this node may use now: one pure function.
+//! Selects the backends that clients of this node may use now: one pure function.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use svclb_common::layout::{BackendState, Policy};
 
 use crate::model::{Endpoint, Node, Service, TrafficPolicy};
 
-/// Which list of backends a frontend uses (SEMANTICS: "Which backends").
+/// A list of backends that a frontend uses (SEMANTICS: "Which backends").
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum List {
     /// Endpoints anywhere, as topology hints say.
@@ -38,7 +38,7 @@ pub struct Candidate<'a> {
     pub address: IpAddr,
     /// The backend port.
     pub port: u16,
-    /// What is said of it.
+    /// Its conditions, node and hints.
     pub endpoint: &'a Endpoint,
 }
 
@@ -53,7 +53,7 @@ pub struct Candidate<'a> {
 ///    serve while they terminate. When that is none: none. Hints never matter, and what is ready
 ///    elsewhere does not either.
 /// 3. A candidate that serves but is neither ready nor terminating is never used, nor is one that
-///    terminates without serving. One that is ready is, whatever else is said of it.
+///    terminates without serving. A ready one is always used.
 ///
 /// The topology mode is decided over the ready candidates, those of other nodes too:
 ///

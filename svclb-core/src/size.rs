@@ -1,8 +1,8 @@
-//! How large the maps are made, and when others take their place.
+//! The sizes of the maps, and when others take their place.
 
 use svclb_common::layout::Meta;
 
-use crate::plan::Why;
+use crate::plan::Unplaced;
 
 /// Sizes of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,21 +13,21 @@ pub struct Sizes {
     pub spill_lines: u32,
     /// Slots.
     pub slots: u32,
-    /// Places of the origins: a power of two. They hold what live sockets remember, so that no other
-    /// take their place.
+    /// Places of the origins: a power of two. They hold the origins of live sockets, so that they are kept when
+    /// other maps are replaced.
     pub origins: u32,
 }
 
-/// Room for four times what is there now, and not less than a small cluster needs.
+/// Sizes for four times as many entries as there are now, and for a small cluster at least.
 pub fn sizes(frontends: usize, backends: usize) -> Sizes {
-    let room = |count: usize, least: u32| {
+    let capacity = |count: usize, least: u32| {
         let wanted = u32::try_from(count.saturating_mul(4)).unwrap_or(MOST);
         wanted.clamp(least, MOST).next_power_of_two()
     };
     Sizes {
-        slots: room(backends, 65_536),
+        slots: capacity(backends, 65_536),
         origins: 65_536,
-        ..Sizes::of_index(room(frontends, 4096))
+        ..Sizes::of_index(capacity(frontends, 4096))
     }
 }
 
@@ -40,7 +40,7 @@ impl Sizes {
         Self { index_lines, spill_lines: index_lines / 16, slots: 0, origins: 0 }
     }
 
-    /// Those that a meta row tells of.
+    /// The sizes in a meta row.
     pub const fn of(meta: &Meta) -> Self {
         Self {
             index_lines: meta.index_lines,
@@ -50,7 +50,7 @@ impl Sizes {
         }
     }
 
-    /// A meta row that tells of these.
+    /// A meta row with these sizes.
     pub fn meta(&self) -> Meta {
         Meta {
             index_lines: self.index_lines,
@@ -61,15 +61,17 @@ impl Sizes {
         }
     }
 
-    /// Maps in which what did not fit into these fits: as large as `wanted`, and twice as large where
-    /// there was too little room. None when more room helps nobody, or there is no more to be had.
-    pub fn larger(self, wanted: Self, lacking: impl IntoIterator<Item = Why>) -> Option<Self> {
+    /// Maps for services that did not fit into these: as large as `wanted`, and twice as large where capacity was
+    /// lacking. None when larger maps do not help, or cannot be made.
+    pub fn larger(self, wanted: Self, lacking: impl IntoIterator<Item = Unplaced>) -> Option<Self> {
         let mut grown = self;
         for why in lacking {
             let (index, slots) = match why {
-                Why::NoLine | Why::MapFull("svclb_frontends" | "svclb_services") => (true, false),
-                Why::NoSlots | Why::MapFull("svclb_backends") => (false, true),
-                Why::WaitsForRest | Why::MapFull(_) | Why::NoIds => (false, false),
+                Unplaced::NoLine | Unplaced::MapFull("svclb_frontends" | "svclb_services") => {
+                    (true, false)
+                }
+                Unplaced::NoSlots | Unplaced::MapFull("svclb_backends") => (false, true),
+                Unplaced::Quarantined | Unplaced::MapFull(_) | Unplaced::NoIds => (false, false),
             };
             if index {
                 let lines = doubled(self.index_lines).max(wanted.index_lines);
@@ -82,13 +84,12 @@ impl Sizes {
         (grown != self).then_some(grown)
     }
 
-    /// Whether maps may become larger than these.
+    /// Returns whether maps may become larger than these.
     pub const fn may_grow(&self) -> bool {
         self.index_lines < MOST || self.slots < MOST
     }
 
-    /// Smaller maps, where these are more than four times as large as `wanted`: memory that nobody will
-    /// miss soon. None when they are not.
+    /// Smaller maps, where these are more than four times as large as `wanted`. None when they are not.
     pub fn smaller(self, wanted: Self) -> Option<Self> {
         let is_wasted = |now: u32, wanted: u32| now / 4 > wanted;
         let mut shrunk = self;
@@ -132,7 +133,7 @@ mod tests {
     }
 
     /// Its name, the sizes now and by need, what lacks, and what is made.
-    type Row = (&'static str, Sizes, Sizes, &'static [Why], Option<Sizes>);
+    type Row = (&'static str, Sizes, Sizes, &'static [Unplaced], Option<Sizes>);
 
     #[test]
     fn maps_grow_where_room_lacks_and_no_further_than_they_can() {
@@ -143,26 +144,26 @@ mod tests {
         let most = Sizes { slots: MOST, ..small };
         let rows: [Row; 9] = [
             ("nothing lacks", small, large, &[], None),
-            ("it only waits", small, large, &[Why::WaitsForRest], None),
-            ("ids are no room", small, large, &[Why::NoIds], None),
-            ("lines", small, small, &[Why::NoLine], Some(double_index)),
+            ("it only waits", small, large, &[Unplaced::Quarantined], None),
+            ("ids are no room", small, large, &[Unplaced::NoIds], None),
+            ("lines", small, small, &[Unplaced::NoLine], Some(double_index)),
             (
                 "rows of services",
                 small,
                 small,
-                &[Why::MapFull("svclb_services")],
+                &[Unplaced::MapFull("svclb_services")],
                 Some(double_index),
             ),
-            ("slots", small, small, &[Why::NoSlots, Why::NoSlots], Some(double_slots)),
+            ("slots", small, small, &[Unplaced::NoSlots, Unplaced::NoSlots], Some(double_slots)),
             (
                 "rows of backends",
                 small,
                 small,
-                &[Why::MapFull("svclb_backends")],
+                &[Unplaced::MapFull("svclb_backends")],
                 Some(double_slots),
             ),
-            ("both, much", small, large, &[Why::NoSlots, Why::NoLine], Some(large)),
-            ("there is no more", most, small, &[Why::NoSlots], None),
+            ("both, much", small, large, &[Unplaced::NoSlots, Unplaced::NoLine], Some(large)),
+            ("there is no more", most, small, &[Unplaced::NoSlots], None),
         ];
         for (row, now, wanted, lacking, expected) in rows {
             assert_eq!(now.larger(wanted, lacking.iter().copied()), expected, "{row}");

@@ -10,16 +10,16 @@ use allocations::allocations;
 use common::*;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{Node, Update};
-use svclb_core::plan::{State, pass};
+use svclb_core::plan::{Planner, pass};
 use svclb_core::size::sizes;
-use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 
 /// Endpoints of each Service.
 const EACH: u32 = 50;
 
 /// Maps that count what would be a system call: all but the lines, which are mapped.
 struct Counted {
-    maps: Memory,
+    maps: MemoryTable,
     calls: usize,
 }
 
@@ -54,7 +54,7 @@ struct Cost {
 
 struct Cluster {
     catalog: Catalog,
-    state: State,
+    planner: Planner,
     table: Counted,
 }
 
@@ -80,8 +80,8 @@ impl Cluster {
         let meta = meta(wanted.index_lines, wanted.spill_lines, wanted.slots);
         let mut cluster = Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
-            state: State::new(meta),
-            table: Counted { maps: Memory::new(meta), calls: 0 },
+            planner: Planner::new(meta),
+            table: Counted { maps: MemoryTable::new(meta), calls: 0 },
         };
         for number in 0..services {
             let name = format!("s{number}");
@@ -96,11 +96,11 @@ impl Cluster {
     fn change<const N: usize>(&mut self, updates: [Update; N]) -> Cost {
         let (before, calls) = (allocations(), self.table.calls);
         updates.into_iter().for_each(|update| self.catalog.apply(update));
-        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
+        let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
         let allocations = allocations() - before;
-        assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
-        let resting = self.state.take_resting();
-        self.state.rested(resting);
+        assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
+        let freed = self.planner.take_freed();
+        self.planner.release(freed);
         let calls = self.table.calls - calls;
         Cost { allocations, calls, steps: done.steps, objects: done.objects }
     }

@@ -85,17 +85,17 @@ fn is_served(agent: &Agent, number: u8) -> bool {
 fn a_service_that_is_too_large_is_left_to_others_as_a_whole_and_served_once_it_is_small_enough() {
     let mut agent = agent(budget(3, (NO_LIMIT, NO_LIMIT), (NO_LIMIT, NO_LIMIT)));
     let (large, other) = (name("shop", "large"), name("shop", "other"));
-    agent.hear([service(&large, 1, 3, 1), slice(&large, 3, 2), service(&other, 2, 1, 2)]);
+    agent.ingest([service(&large, 1, 3, 1), slice(&large, 3, 2), service(&other, 2, 1, 2)]);
     assert_eq!(refused(&mut agent), [""; 0]);
     assert!(is_served(&agent, 1) && is_served(&agent, 2));
-    agent.hear([service(&large, 1, 4, 1)]);
+    agent.ingest([service(&large, 1, 4, 1)]);
     let why = "shop/large: it has 4 frontends, and one Service may have 3 (--service-frontends)";
     assert_eq!(refused(&mut agent), [why]);
     assert!(!is_served(&agent, 1) && is_served(&agent, 2));
     assert_eq!(agent.table.load().unwrap().services.len(), 1, "nothing is left of it");
     // Its slices go on being followed.
-    agent.hear([slice(&large, 3, 1)]);
-    agent.hear([service(&large, 1, 2, 1)]);
+    agent.ingest([slice(&large, 3, 1)]);
+    agent.ingest([service(&large, 1, 2, 1)]);
     assert_eq!(refused(&mut agent), [""; 0]);
     assert_eq!(agent.backends("10.96.0.1").unwrap().len(), 1);
 }
@@ -105,31 +105,31 @@ fn the_younger_of_a_namespace_give_way_and_others_do_not() {
     let mut agent = agent(budget(NO_LIMIT, (NO_LIMIT, 10), (NO_LIMIT, 15)));
     let (old, wide, small) = (name("a", "old"), name("a", "wide"), name("a", "small"));
     let (other, late) = (name("b", "other"), name("c", "late"));
-    agent.hear([service(&wide, 2, 2, 2), slice(&wide, 2, 4)]);
-    agent.hear([service(&small, 3, 1, 3), slice(&small, 1, 2), service(&other, 4, 1, 9)]);
-    agent.hear([slice(&other, 1, 5)]);
+    agent.ingest([service(&wide, 2, 2, 2), slice(&wide, 2, 4)]);
+    agent.ingest([service(&small, 3, 1, 3), slice(&small, 1, 2), service(&other, 4, 1, 9)]);
+    agent.ingest([slice(&other, 1, 5)]);
     assert_eq!(refused(&mut agent), [""; 0]);
     // An older one comes: the one behind it has no room, the smaller one has.
-    agent.hear([service(&old, 1, 1, 1), slice(&old, 1, 5)]);
+    agent.ingest([service(&old, 1, 1, 1), slice(&old, 1, 5)]);
     let why = "a/wide: it needs 8 backends, older Services of its namespace use 5, and all of a \
                namespace may use 10 (--namespace-share)";
     assert_eq!(refused(&mut agent), [why]);
     assert_eq!([1, 2, 3, 4].map(|number| is_served(&agent, number)), [true, false, true, true]);
     // All together.
-    agent.hear([service(&late, 5, 1, 10), slice(&late, 1, 4)]);
+    agent.ingest([service(&late, 5, 1, 10), slice(&late, 1, 4)]);
     let late_why = "c/late: it needs 4 backends, older Services use 12, and all together may use 15 \
                     (--all-backends)";
     assert_eq!(refused(&mut agent), [why, late_why]);
     assert!(!is_served(&agent, 5));
     // Room comes.
-    agent.hear([Update::Service(old, None)]);
+    agent.ingest([Update::Service(old, None)]);
     assert_eq!(
         refused(&mut agent),
         ["c/late: it needs 4 backends, older Services use 15, and all \
                together may use 15 (--all-backends)"]
     );
     assert_eq!([1, 2, 3, 4].map(|number| is_served(&agent, number)), [false, true, true, true]);
-    agent.hear([Update::Service(other, None)]);
+    agent.ingest([Update::Service(other, None)]);
     assert_eq!(refused(&mut agent), [""; 0]);
     assert!(is_served(&agent, 5));
     agent.mark_all();
@@ -140,14 +140,14 @@ fn the_younger_of_a_namespace_give_way_and_others_do_not() {
 fn a_frontend_of_a_refused_service_goes_to_the_next_that_claims_it() {
     let mut agent = agent(budget(2, (NO_LIMIT, NO_LIMIT), (NO_LIMIT, NO_LIMIT)));
     let (first, next) = (name("a", "first"), name("b", "next"));
-    agent.hear([service(&first, 1, 2, 1), slice(&first, 2, 1)]);
-    agent.hear([service(&next, 1, 1, 2), slice(&next, 1, 3)]);
+    agent.ingest([service(&first, 1, 2, 1), slice(&first, 2, 1)]);
+    agent.ingest([service(&next, 1, 1, 2), slice(&next, 1, 3)]);
     agent.pass();
     assert_eq!(agent.backends("10.96.0.1").unwrap().len(), 1);
-    agent.hear([service(&first, 1, 3, 1)]);
+    agent.ingest([service(&first, 1, 3, 1)]);
     agent.pass();
     assert_eq!(agent.backends("10.96.0.1").unwrap().len(), 3);
-    agent.hear([service(&first, 1, 1, 1)]);
+    agent.ingest([service(&first, 1, 1, 1)]);
     agent.pass();
     assert_eq!(agent.backends("10.96.0.1").unwrap().len(), 1);
 }
@@ -196,7 +196,7 @@ proptest! {
         let (mut followed, mut at_once) = (agent(budget), agent(budget));
         let mut last = std::collections::BTreeMap::new();
         for deed in deeds {
-            followed.hear([update(deed)]);
+            followed.ingest([update(deed)]);
             followed.pass();
             let key = match deed {
                 Deed::Service { number, .. } | Deed::Gone(number) => (false, number),
@@ -204,7 +204,7 @@ proptest! {
             };
             last.insert(key, deed);
         }
-        at_once.hear(last.into_values().map(update));
+        at_once.ingest(last.into_values().map(update));
         at_once.pass();
         // Once a decision is due it is made of all there is.
         prop_assert_eq!(followed.catalog.refusals(), at_once.catalog.refusals());
@@ -224,11 +224,11 @@ fn the_agents_own_service_takes_nothing_from_others() {
     let mut agent = agent(budget(1, (2, NO_LIMIT), (3, NO_LIMIT)));
     let all = [("a", "old"), ("a", "young"), ("b", "other")];
     for ((namespace, object), number) in all.into_iter().zip(1..) {
-        agent.hear([service(&name(namespace, object), number, 1, i64::from(number))]);
+        agent.ingest([service(&name(namespace, object), number, 1, i64::from(number))]);
     }
     assert_eq!(refused(&mut agent), [""; 0]);
     let probe = name("svclb.probe", "probe");
-    agent.hear([service(&probe, 9, 2, i64::MIN), slice(&probe, 2, 1)]);
+    agent.ingest([service(&probe, 9, 2, i64::MIN), slice(&probe, 2, 1)]);
     assert_eq!(refused(&mut agent), [""; 0]);
     assert!((1..=3).all(|number| is_served(&agent, number)) && is_served(&agent, 9));
     let Update::Service(_, Some(mut node_ports)) = service(&name("a", "old"), 1, 1, 1) else {
@@ -236,7 +236,7 @@ fn the_agents_own_service_takes_nothing_from_others() {
     };
     node_ports.ports[0].node_port = Some(30_080);
     // Too many of its own; and the probe goes on being served.
-    agent.hear([Update::Service(name("a", "old"), Some(node_ports))]);
+    agent.ingest([Update::Service(name("a", "old"), Some(node_ports))]);
     assert_eq!(refused(&mut agent).len(), 1);
     assert!(is_served(&agent, 9));
 }
@@ -256,9 +256,9 @@ fn a_service_with_too_many_addresses_is_refused_by_its_default_budget() {
         wide.external_ips = (1..count).map(external).collect();
         Update::Service(object, Some(wide))
     };
-    agent.hear([with_addresses(1_000), slice(&object, 1, 1)]);
+    agent.ingest([with_addresses(1_000), slice(&object, 1, 1)]);
     assert_eq!(refused(&mut agent), [""; 0]);
-    agent.hear([with_addresses(1_001)]);
+    agent.ingest([with_addresses(1_001)]);
     let found = refused(&mut agent);
     assert!(found.len() == 1 && found[0].contains("--service-addresses"), "{found:?}");
 }
@@ -281,9 +281,9 @@ fn names_of_endpoints_count_for_the_memory_of_a_service() {
             .collect();
         Update::Slice(slice_name, Some(Slice { endpoints, ..slice }))
     };
-    agent.hear([service(&object, 1, 1, 1), with_node(63)]);
+    agent.ingest([service(&object, 1, 1, 1), with_node(63)]);
     assert_eq!(refused(&mut agent), [""; 0]);
-    agent.hear([with_node(2_000)]);
+    agent.ingest([with_node(2_000)]);
     let found = refused(&mut agent);
     assert!(found.len() == 1 && found[0].contains("--service-memory"), "{found:?}");
 }
@@ -318,18 +318,18 @@ fn service_of_which_an_object_has_no_contents_is_refused_until_they_come() {
     let told = "shop/web: one of its objects needs 7 bytes of memory, the objects of its namespace take \
                 5, and may take 10, their share of what is free (--all-memory)";
     for omitted in without {
-        agent.hear(whole.clone());
+        agent.ingest(whole.clone());
         assert_eq!(refused(&mut agent), [""; 0]);
         assert!(is_served(&agent, 1));
         // It leaves its budget to another.
-        agent.hear([omitted, service(&other, 2, 2, 2), slice(&other, 2, 2)]);
+        agent.ingest([omitted, service(&other, 2, 2, 2), slice(&other, 2, 2)]);
         assert_eq!(refused(&mut agent), [told]);
         assert!(!is_served(&agent, 1) && is_served(&agent, 2));
         assert_eq!(agent.table.load().unwrap().services.len(), 2, "nothing is left of it");
-        agent.hear([Update::Service(other.clone(), None), Update::Slice(other.clone(), None)]);
+        agent.ingest([Update::Service(other.clone(), None), Update::Slice(other.clone(), None)]);
         agent.pass();
     }
-    agent.hear(whole);
+    agent.ingest(whole);
     assert_eq!(refused(&mut agent), [""; 0]);
     assert_eq!(agent.backends("10.96.0.1").unwrap().len(), 2);
     agent.mark_all();

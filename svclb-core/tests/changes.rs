@@ -94,7 +94,7 @@ fn expected(lines: &[&str]) -> Served {
 
 struct Row {
     name: &'static str,
-    /// Heard before, served then; heard after that, served then.
+    /// Report before, served then; heard after that, served then.
     before: Vec<Update>,
     then: &'static [&'static str],
     after: Vec<Update>,
@@ -424,12 +424,12 @@ fn after_each_change_just_what_is_asked_for_is_served() {
             Node { name: "here".into(), addresses: vec![ip("192.0.2.5")], ..Node::default() };
         for restarts in [false, true] {
             let mut agent = Agent::new(meta(256, 16, 1024));
-            agent.hear([Update::Node(Some(node.clone()))]).hear(before.clone()).pass();
+            agent.ingest([Update::Node(Some(node.clone()))]).ingest(before.clone()).pass();
             assert_eq!(served(&mut agent), expected(then), "{name}: before");
             if restarts {
                 agent.restart();
             }
-            agent.hear(after.clone());
+            agent.ingest(after.clone());
             assert!(agent.pass().failed.is_empty(), "{name}");
             assert_eq!(served(&mut agent), expected(at_last), "{name}: after");
         }
@@ -447,12 +447,12 @@ fn whoever_settled_on_a_backend_asks_again_once_the_frontend_is_under_another_po
         assert_eq!(line.heir, 0);
         line.generation
     };
-    agent.hear([slices(), web(&["10.96.0.1"], &["http=80/TCP"])]).pass();
+    agent.ingest([slices(), web(&["10.96.0.1"], &["http=80/TCP"])]).pass();
     let before = generation(&mut agent);
     let Update::Service(name, Some(mut service)) = web(&["10.96.0.2"], &["http=80/TCP"]) else {
         panic!("a Service")
     };
     service.external_ips = vec![ip("10.96.0.1")];
-    agent.hear([Update::Service(name, Some(service))]).pass();
+    agent.ingest([Update::Service(name, Some(service))]).pass();
     assert_eq!(generation(&mut agent), before + 1);
 }

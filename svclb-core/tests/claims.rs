@@ -27,17 +27,17 @@ fn owner(backends: &[&str]) -> [Update; 2] {
 fn a_cluster_ip_is_taken_over_in_place_from_an_older_external_ip() {
     let steps = {
         let mut agent = Agent::new(meta(64, 8, 64));
-        agent.hear(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
-        agent.hear(owner(&["10.0.0.1"]));
+        agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
+        agent.ingest(owner(&["10.0.0.1"]));
         let before = agent.table.operations;
         agent.pass();
         agent.table.operations - before
     };
     for cut in 0..=steps {
         let mut agent = Agent::new(meta(64, 8, 64));
-        agent.hear(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
+        agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
         assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]));
-        agent.hear(owner(&["10.0.0.1"]));
+        agent.ingest(owner(&["10.0.0.1"]));
         agent.cut(cut);
         let meanwhile = agent.backends(SHARED);
         let is_served = meanwhile == set(&["10.0.0.1"]) || meanwhile == set(&["10.0.0.2"]);
@@ -52,31 +52,31 @@ fn a_cluster_ip_is_taken_over_in_place_from_an_older_external_ip() {
 #[test]
 fn in_one_pass_the_cluster_ip_wins_whatever_its_age() {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear(external("older", "10.96.0.2", 1, "10.0.0.2")).hear(owner(&["10.0.0.1"])).pass();
+    agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).ingest(owner(&["10.0.0.1"])).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]));
     // It goes, and the next claimant has the address.
-    agent.hear([gone("owner")]).pass();
+    agent.ingest([gone("owner")]).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]));
 }
 
 #[test]
-fn in_full_maps_a_cluster_ip_that_does_not_fit_is_served_by_nobody_else() {
+fn cluster_ip_that_does_not_fit_goes_to_no_other_claimant() {
     // Two slots, both used: the owner does not fit.
     let mut agent = Agent::new(meta(64, 8, 2));
-    agent.hear(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
+    agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]));
-    agent.hear(owner(&["10.0.0.1", "10.0.0.3"]));
-    assert_eq!(agent.pass().rejected.len(), 1);
+    agent.ingest(owner(&["10.0.0.1", "10.0.0.3"]));
+    assert_eq!(agent.pass().unplaced.len(), 1);
     assert_eq!(agent.backends(SHARED), None, "it is left alone");
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.2"]));
     // The older Service does not fit any more either.
     let three = ["10.0.0.2", "10.0.0.4", "10.0.0.5"];
-    agent.hear([slice("older", &three)]);
-    assert_eq!(agent.pass().rejected.len(), 1);
+    agent.ingest([slice("older", &three)]);
+    assert_eq!(agent.pass().unplaced.len(), 1);
     assert_eq!(agent.backends(SHARED), None);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.2"]), "it keeps what is its own");
     // Once it fits, the owner has its address.
-    agent.hear([gone("older")]).pass();
+    agent.ingest([gone("older")]).pass();
     agent.mark_all();
     agent.pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.1", "10.0.0.3"]));
@@ -85,11 +85,11 @@ fn in_full_maps_a_cluster_ip_that_does_not_fit_is_served_by_nobody_else() {
 #[test]
 fn an_external_ip_that_does_not_fit_keeps_no_cluster_ip_of_another_service() {
     let mut agent = Agent::new(meta(64, 8, 4));
-    agent.hear(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
+    agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
     // In one pass it outgrows the maps and the owner comes, which does not fit beside it either.
-    agent.hear([slice("older", &["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"])]);
-    agent.hear(owner(&["10.0.0.1", "10.0.0.3", "10.0.0.8", "10.0.0.9"]));
-    assert_eq!(agent.pass().rejected.len(), 2);
+    agent.ingest([slice("older", &["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"])]);
+    agent.ingest(owner(&["10.0.0.1", "10.0.0.3", "10.0.0.8", "10.0.0.9"]));
+    assert_eq!(agent.pass().unplaced.len(), 2);
     assert_eq!(agent.backends(SHARED), None);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.0.2"]));
 }
@@ -105,8 +105,8 @@ fn two_services_that_claim_each_others_cluster_ips_come_to_an_end_in_full_maps()
     };
     for slots in 1..6 {
         let mut agent = Agent::new(meta(64, 8, slots));
-        agent.hear(each_other("a", "10.96.0.1", "10.96.0.2", &["10.0.0.1", "10.0.0.2"]));
-        agent.hear(each_other("b", "10.96.0.2", "10.96.0.1", &["10.0.1.1", "10.0.1.2"]));
+        agent.ingest(each_other("a", "10.96.0.1", "10.96.0.2", &["10.0.0.1", "10.0.0.2"]));
+        agent.ingest(each_other("b", "10.96.0.2", "10.96.0.1", &["10.0.1.1", "10.0.1.2"]));
         for _ in 0..4 {
             agent.pass();
             agent.mark_all();

@@ -9,7 +9,7 @@ use svclb_core::table::{Key, Table as _};
 /// Maps with one service on 10.96.0.1 and two backends.
 fn one() -> Agent {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     assert!(agent.pass().failed.is_empty());
     agent
 }
@@ -46,11 +46,11 @@ fn every_cut(change: &dyn Fn(&mut Agent), restarts: bool) {
 }
 
 fn backend_leaves(agent: &mut Agent) {
-    agent.hear([slice("a", &["10.0.0.1"])]);
+    agent.ingest([slice("a", &["10.0.0.1"])]);
 }
 
 fn another_takes_over(agent: &mut Agent) {
-    agent.hear([service("b", &["10.96.0.1"], 0), slice("b", &["10.0.0.3"])]);
+    agent.ingest([service("b", &["10.96.0.1"], 0), slice("b", &["10.0.0.3"])]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_third_service_takes_over_from_a_take_over_that_was_cut_off() {
             let mut agent = one();
             another_takes_over(&mut agent);
             agent.cut(cut);
-            agent.hear([service("c", &["10.96.0.1"], -1), slice("c", &["10.0.0.4"])]);
+            agent.ingest([service("c", &["10.96.0.1"], -1), slice("c", &["10.0.0.4"])]);
             if restarts {
                 agent.restart();
             }
@@ -92,17 +92,17 @@ fn a_third_service_takes_over_from_a_take_over_that_was_cut_off() {
 }
 
 #[test]
-fn a_frontend_that_waits_for_a_service_without_room_does_not_go_to_the_dead() {
+fn frontend_of_an_unplaced_service_does_not_keep_stale_backends() {
     // Slots for three backends; the older b needs four.
     let mut agent = Agent::new(meta(64, 8, 3));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
-    agent.hear([
+    agent.ingest([
         service("b", &["10.96.0.1"], 0),
         slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4"]),
     ]);
-    assert_eq!(agent.pass().rejected.len(), 1);
-    agent.hear([gone("a"), slice("a", &[])]);
+    assert_eq!(agent.pass().unplaced.len(), 1);
+    agent.ingest([gone("a"), slice("a", &[])]);
     for _ in 0..3 {
         agent.pass();
         agent.mark_all();
@@ -115,29 +115,31 @@ fn a_frontend_that_waits_for_a_service_without_room_does_not_go_to_the_dead() {
 fn two_sets_may_lie_apart() {
     // A range of 2, kept between two free ones of 3.
     let mut agent = Agent::new(meta(64, 8, 8));
-    agent
-        .hear([service("x", &["10.96.0.8"], 1), slice("x", &["10.0.0.1", "10.0.0.2", "10.0.0.3"])]);
+    agent.ingest([
+        service("x", &["10.96.0.8"], 1),
+        slice("x", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
+    ]);
     agent.pass();
-    agent.hear([service("y", &["10.96.0.9"], 1), slice("y", &["10.0.0.4", "10.0.0.5"])]);
+    agent.ingest([service("y", &["10.96.0.9"], 1), slice("y", &["10.0.0.4", "10.0.0.5"])]);
     agent.pass();
-    agent.hear([gone("x")]);
+    agent.ingest([gone("x")]);
     agent.pass();
     let dual = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "fd00::1", "fd00::2", "fd00::3"];
-    agent.hear([service("z", &["10.96.0.7", "fd00:96::7"], 1), slice("z", &dual)]);
-    assert_eq!(agent.pass().rejected, [], "3 and 3 of 6 free slots");
+    agent.ingest([service("z", &["10.96.0.7", "fd00:96::7"], 1), slice("z", &dual)]);
+    assert_eq!(agent.pass().unplaced, [], "3 and 3 of 6 free slots");
 }
 
 #[test]
-fn a_row_that_somebody_removed_stops_nobody() {
+fn row_removed_by_another_program_does_not_stop_a_pass() {
     let mut agent = one();
-    agent.hear([service("b", &["10.96.0.2"], 1), slice("b", &["10.0.0.9"])]);
+    agent.ingest([service("b", &["10.96.0.2"], 1), slice("b", &["10.0.0.9"])]);
     agent.pass();
     let dump = agent.table.load().unwrap();
     let (key, _) =
         dump.backends.iter().find(|(key, _)| key.address.to_string() == "10.0.0.2").unwrap();
     agent.table.inner.remove(&Key::Backend(*key)).unwrap();
     backend_leaves(&mut agent);
-    agent.hear([slice("b", &["10.0.0.8"])]);
+    agent.ingest([slice("b", &["10.0.0.8"])]);
     for _ in 0..5 {
         agent.pass();
     }

@@ -14,7 +14,7 @@ use svclb_core::catalog::Catalog;
 use svclb_core::model::{
     Endpoint, Node, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort, Update,
 };
-use svclb_core::plan::{State, load, pass};
+use svclb_core::plan::{Planner, load, pass};
 use svclb_core::size::sizes;
 use svclb_core::table::{Dump, Key, Row, Table, TableError, Written};
 
@@ -74,14 +74,14 @@ impl Table for Kept {
         let Self(dump, reaches) = self;
         match row {
             Row::Meta(meta) => dump.meta = *meta,
-            Row::Service(id, row) => dump.services.push((*id, *row)),
+            Row::Service(id, row) => dump.services.push((id.0, *row)),
             Row::Backend(key, row) => dump.backends.push((*key, *row)),
             Row::Frontend(key, row) => dump.frontends.push((*key, *row)),
-            Row::Line(number, line) => dump.lines.push((*number, *line)),
+            Row::Line(number, line) => dump.lines.push((number.0, *line)),
             Row::Slots(first, slots) => {
-                dump.ranges.push(Written::of(*first, slots.iter().copied()));
+                dump.ranges.push(Written::of(first.0, slots.iter().copied()));
             }
-            Row::Reach(home, reach) => reaches.push((*home, *reach)),
+            Row::Reach(home, reach) => reaches.push((home.0, *reach)),
             other => panic!("{other:?} is no step of a first pass here"),
         }
         Ok(())
@@ -207,10 +207,10 @@ fn measure(family: Family) -> Measured {
     for number in 0..SERVICES {
         said.service(number, family).into_iter().for_each(|update| catalog.apply(update));
     }
-    let mut state = State::new(meta);
+    let mut state = Planner::new(meta);
     PEAK.store(now(), Ordering::Relaxed);
     let done = pass(&mut state, &mut table, &mut catalog);
-    assert!(done.failed.is_empty() && done.rejected.is_empty());
+    assert!(done.failed.is_empty() && done.unplaced.is_empty());
     assert_eq!(state.services(), SERVICES as usize);
     drop(done);
     let (stays, peak) = (now() - before, PEAK.load(Ordering::Relaxed) - now());
@@ -220,10 +220,10 @@ fn measure(family: Family) -> Measured {
     PEAK.store(before, Ordering::Relaxed);
     let dump = table.load().unwrap();
     assert_eq!(dump.backends.len(), (SERVICES * EACH) as usize, "each is a member");
-    let (mut state, heal) = load(&dump, dump.meta);
+    let (mut state, repairs) = load(&dump, dump.meta);
     drop(dump);
     let restart = PEAK.load(Ordering::Relaxed) - before;
-    assert_eq!(heal, [], "what was written fits together");
+    assert_eq!(repairs, [], "what was written fits together");
     catalog.mark(state.objects().cloned().collect::<Vec<_>>());
     assert_eq!(pass(&mut state, &mut table, &mut catalog).steps, 0, "a restart writes nothing");
     Measured { stays, pass: peak, restart }

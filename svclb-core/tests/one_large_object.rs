@@ -11,9 +11,9 @@ use nix::time::ClockId;
 use svclb_common::layout::Protocol;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{Endpoint, Node, Service, ServicePort, Slice, SlicePort, Update};
-use svclb_core::plan::{Rejected, State, Why, load, pass};
+use svclb_core::plan::{Planner, Unplaced, UnplacedService, load, pass};
 use svclb_core::size::sizes;
-use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 
 /// Two sizes. What grows as they do takes 8 times as long, what grows as their square 64 times.
 const FEW: u16 = 300;
@@ -104,9 +104,9 @@ impl Shape {
     /// How long each of these takes, seconds of the processor.
     fn takes(self, size: u16) -> Vec<(&'static str, f64)> {
         let mut agent = Agent::new((self.room)(size.into()));
-        agent.hear([self.service(size, "p"), self.slice(size, "p", &ENDPOINTS[..2])]);
+        agent.ingest([self.service(size, "p"), self.slice(size, "p", &ENDPOINTS[..2])]);
         let mut all = vec![("comes", agent.takes(Agent::passes))];
-        agent.hear([self.slice(size, "p", &ENDPOINTS[1..])]);
+        agent.ingest([self.slice(size, "p", &ENDPOINTS[1..])]);
         all.push(("an endpoint changes", agent.takes(Agent::passes)));
         all.push((
             "restart",
@@ -116,9 +116,9 @@ impl Shape {
             }),
         ));
         // Each port is another service then, which takes over the frontends of the one before.
-        agent.hear([self.service(size, "q"), self.slice(size, "q", &ENDPOINTS[1..])]);
+        agent.ingest([self.service(size, "q"), self.slice(size, "q", &ENDPOINTS[1..])]);
         all.push(("ports are renamed", agent.takes(Agent::passes)));
-        agent.hear([gone("large")]);
+        agent.ingest([gone("large")]);
         all.push(("goes", agent.takes(Agent::passes)));
         assert_eq!(find(&agent.table.maps, ip("10.96.0.0")), None);
         all
@@ -138,12 +138,12 @@ impl Shape {
 /// An agent over maps whose own time does not count: these check what no kernel does.
 struct Agent {
     catalog: Catalog,
-    state: State,
+    planner: Planner,
     table: Apart,
 }
 
 struct Apart {
-    maps: Memory,
+    maps: MemoryTable,
     taken: f64,
 }
 
@@ -152,31 +152,31 @@ impl Agent {
         let meta = meta(index_lines, spill_lines, slots);
         Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
-            state: State::new(meta),
-            table: Apart { maps: Memory::new(meta), taken: 0.0 },
+            planner: Planner::new(meta),
+            table: Apart { maps: MemoryTable::new(meta), taken: 0.0 },
         }
     }
 
-    fn hear<const N: usize>(&mut self, updates: [Update; N]) {
+    fn ingest<const N: usize>(&mut self, updates: [Update; N]) {
         updates.into_iter().for_each(|update| self.catalog.apply(update));
     }
 
     /// As many as it takes until nothing waits for room.
     fn passes(&mut self) {
         while self.catalog.is_dirty() {
-            let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
-            let waits = |rejected: &Rejected| rejected.why == Why::WaitsForRest;
-            assert!(done.failed.is_empty() && done.rejected.iter().all(waits), "{done:?}");
-            let resting = self.state.take_resting();
-            self.state.rested(resting);
+            let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
+            let waits = |rejected: &UnplacedService| rejected.why == Unplaced::Quarantined;
+            assert!(done.failed.is_empty() && done.unplaced.iter().all(waits), "{done:?}");
+            let freed = self.planner.take_freed();
+            self.planner.release(freed);
         }
     }
 
     fn restart(&mut self) {
         let dump = self.table.load().unwrap();
-        let (state, heal) = load(&dump, dump.meta);
-        assert!(heal.is_empty(), "{heal:?}");
-        self.state = state;
+        let (state, repairs) = load(&dump, dump.meta);
+        assert!(repairs.is_empty(), "{repairs:?}");
+        self.planner = state;
         self.catalog.mark([object("large")]);
     }
 
@@ -188,7 +188,7 @@ impl Agent {
 }
 
 impl Apart {
-    fn apart<R>(&mut self, what: impl FnOnce(&mut Memory) -> R) -> R {
+    fn apart<R>(&mut self, what: impl FnOnce(&mut MemoryTable) -> R) -> R {
         let begin = now();
         let done = what(&mut self.maps);
         self.taken += now() - begin;
@@ -198,7 +198,7 @@ impl Apart {
 
 impl Table for Apart {
     fn load(&mut self) -> Result<Dump, TableError> {
-        self.apart(Memory::load)
+        self.apart(MemoryTable::load)
     }
 
     fn put(&mut self, row: &Row) -> Result<(), TableError> {

@@ -110,10 +110,10 @@ fn has_first_endpoint(agent: &Agent, port: u16) -> bool {
 }
 
 fn next_part(agent: &mut Agent) -> Pass {
-    let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, EFFORT);
-    let resting = agent.state.take_resting();
-    agent.state.rested(resting);
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    let done = part(&mut agent.planner, &mut agent.table, &mut agent.catalog, EFFORT);
+    let freed = agent.planner.take_freed();
+    agent.planner.release(freed);
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     done
 }
 
@@ -124,11 +124,11 @@ fn parts(agent: &mut Agent) -> (usize, usize) {
     loop {
         most = most.max(next_part(agent).steps);
         parts += 1;
-        if !agent.state.is_under_way() && !agent.catalog.is_dirty() {
+        if !agent.planner.is_under_way() && !agent.catalog.is_dirty() {
             return (parts, most);
         }
         assert!(parts < 10_000, "it does not come to an end");
-        if !agent.state.is_under_way() {
+        if !agent.planner.is_under_way() {
             agent.catalog.recall();
         }
     }
@@ -151,7 +151,7 @@ fn a_part_of_a_pass_is_bounded_whatever_the_size_of_an_object() {
     for large in LARGE {
         let mut agent = large.agent();
         for (what, updates) in life(large) {
-            agent.hear(updates);
+            agent.ingest(updates);
             let (parts, most) = parts(&mut agent);
             println!("{}, {what}: {parts} parts, at most {most} steps", large.name);
             assert!(most <= MOST, "{}, {what}: {most} steps in one part", large.name);
@@ -165,17 +165,17 @@ fn a_part_of_a_pass_is_bounded_whatever_the_size_of_an_object() {
 fn a_small_change_waits_for_one_part_of_large_objects_that_are_rewritten_all_the_time() {
     for large in LARGE {
         let mut agent = large.agent();
-        agent.hear([service("small", &["10.96.0.1"], 9), slice("small", &["10.1.0.0"])]);
-        agent.hear([large.service(), large.slice(0)]);
-        agent.hear([large.service_of("other"), large.slice_of("other", 0)]);
+        agent.ingest([service("small", &["10.96.0.1"], 9), slice("small", &["10.1.0.0"])]);
+        agent.ingest([large.service(), large.slice(0)]);
+        agent.ingest([large.service_of("other"), large.slice_of("other", 0)]);
         parts(&mut agent);
         let mut turn = 1;
         for number in 1..60 {
             // The large ones change before each part, the small one before each third.
-            agent.hear([large.slice(number), large.slice_of("other", number)]);
+            agent.ingest([large.slice(number), large.slice_of("other", number)]);
             if number % 3 == 1 {
                 turn = number;
-                agent.hear([slice("small", &[&format!("10.1.0.{number}")])]);
+                agent.ingest([slice("small", &[&format!("10.1.0.{number}")])]);
             }
             next_part(&mut agent);
             let found = agent.backends("10.96.0.1");
@@ -196,11 +196,11 @@ fn a_small_change_waits_for_one_part_of_large_objects_that_are_rewritten_all_the
 fn a_large_object_that_is_rewritten_all_the_time_is_served_nevertheless() {
     let [ports, ..] = LARGE;
     let mut agent = ports.agent();
-    agent.hear([ports.service(), ports.slice(0)]);
+    agent.ingest([ports.service(), ports.slice(0)]);
     parts(&mut agent);
     let mut changed = std::collections::BTreeSet::new();
     for number in 1..60 {
-        agent.hear([ports.slice(number)]);
+        agent.ingest([ports.slice(number)]);
         next_part(&mut agent);
         changed.extend((1..=ports.ports).filter(|port| !has_first_endpoint(&agent, *port)));
         if changed.len() == usize::from(ports.ports) {
@@ -224,16 +224,16 @@ fn a_small_change_waits_for_one_part_of_many_services_with_many_addresses() {
         let addresses = (0..80).map(|at| IpAddr::from([10, network(number), 0, at]));
         service.cluster_ips = addresses.clone().take(1).collect();
         service.external_ips = addresses.skip(1).collect();
-        agent.hear([Update::Service(object, Some(service)), wide.slice_of(name, 0)]);
+        agent.ingest([Update::Service(object, Some(service)), wide.slice_of(name, 0)]);
     }
-    agent.hear([service("small", &["10.96.0.1"], 9), slice("small", &["10.1.0.0"])]);
+    agent.ingest([service("small", &["10.96.0.1"], 9), slice("small", &["10.1.0.0"])]);
     parts(&mut agent);
     let mut turn = 0;
     for number in 1..40 {
-        agent.hear(names.iter().map(|name| wide.slice_of(name, number)));
+        agent.ingest(names.iter().map(|name| wide.slice_of(name, number)));
         if number % 3 == 1 {
             turn = number;
-            agent.hear([slice("small", &[&format!("10.1.0.{number}")])]);
+            agent.ingest([slice("small", &[&format!("10.1.0.{number}")])]);
         }
         next_part(&mut agent);
         let is_there = agent.backends("10.96.0.1") == set(&[&format!("10.1.0.{turn}")]);
@@ -258,13 +258,13 @@ fn a_large_object_follows_though_another_takes_a_frontend_of_its_and_gives_it_ba
         small.external_ips = takes.then_some(IpAddr::from(SHARED)).into_iter().collect();
         Update::Service(object, Some(small))
     };
-    agent.hear([Update::Service(object, Some(wide)), large.slice(0)]);
-    agent.hear([older(false), slice("small", &["10.1.0.0"])]);
+    agent.ingest([Update::Service(object, Some(wide)), large.slice(0)]);
+    agent.ingest([older(false), slice("small", &["10.1.0.0"])]);
     parts(&mut agent);
-    agent.hear([large.slice(1)]);
+    agent.ingest([large.slice(1)]);
     for number in 1..400 {
         if number % 2 == 0 {
-            agent.hear([older(number % 4 == 0)]);
+            agent.ingest([older(number % 4 == 0)]);
         }
         next_part(&mut agent);
         if (1..=large.ports).all(|port| !has_first_endpoint(&agent, port)) {

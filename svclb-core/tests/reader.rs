@@ -12,8 +12,8 @@ use svclb_common::index::{self, Found, Wanted};
 use svclb_common::layout::{FrontendKey, Meta, Protocol, Scope};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::Node;
-use svclb_core::plan::{State, pass};
-use svclb_core::table::{Key, Memory, Row, Table as _};
+use svclb_core::plan::{Planner, pass};
+use svclb_core::table::{Key, MemoryTable, Row, Table as _};
 
 const NAMES: u8 = 24;
 
@@ -36,7 +36,7 @@ fn bursts() -> impl Strategy<Value = Vec<Vec<Deed>>> {
     prop::collection::vec(prop::collection::vec((0..NAMES, any::<bool>()), 1..8), 1..8)
 }
 
-fn take(memory: &mut Memory, step: &Result<Row, Key>) {
+fn take(memory: &mut MemoryTable, step: &Result<Row, Key>) {
     match step {
         Ok(row) => memory.put(row).unwrap(),
         Err(key) => memory.remove(key).unwrap(),
@@ -45,7 +45,7 @@ fn take(memory: &mut Memory, step: &Result<Row, Key>) {
 
 /// Maps that a reader and a writer use in turns, on one thread.
 struct Turns<'a> {
-    memory: UnsafeCell<Memory>,
+    memory: UnsafeCell<MemoryTable>,
     steps: &'a [Result<Row, Key>],
     next: Cell<usize>,
     pace: usize,
@@ -97,8 +97,8 @@ proptest! {
     ) {
         let meta = Meta { seed, ..meta(lines, 32, 256) };
         let mut catalog = Catalog::new(Node { name: "here".into(), ..Node::default() });
-        let mut state = State::new(meta);
-        let mut table = Recorder { inner: Memory::new(meta), rows: Vec::new() };
+        let mut state = Planner::new(meta);
+        let mut table = Recorder { inner: MemoryTable::new(meta), rows: Vec::new() };
         let mut there = [false; NAMES as usize];
         for burst in bursts {
             let (start, before) = (table.rows.len(), there);
@@ -109,9 +109,9 @@ proptest! {
             }
             let done = pass(&mut state, &mut table, &mut catalog);
             prop_assert!(done.failed.is_empty());
-            prop_assert_eq!(&done.rejected, &[]);
-            let resting = state.take_resting();
-            state.rested(resting);
+            prop_assert_eq!(&done.unplaced, &[]);
+            let freed = state.take_freed();
+            state.release(freed);
             let (old, new) = table.rows.split_at(start);
             for number in 0..NAMES {
                 let (was, is) = (before[number as usize], there[number as usize]);
@@ -120,7 +120,7 @@ proptest! {
                 }
                 for skip in 0..=new.len().min(24) {
                     for pace in [1, 2, 5] {
-                        let mut memory = Memory::new(meta);
+                        let mut memory = MemoryTable::new(meta);
                         old.iter().chain(&new[..skip]).for_each(|step| take(&mut memory, step));
                         let turns = Turns {
                             memory: UnsafeCell::new(memory),
@@ -146,7 +146,7 @@ proptest! {
             for (number, exists) in burst {
                 let (name, address) = (name(number), address(number));
                 let update = if exists { service(&name, &[&address], 1) } else { gone(&name) };
-                agent.hear([update]);
+                agent.ingest([update]);
                 plain.insert(number, exists);
             }
             // Once for what goes, once for what fits then.
@@ -157,7 +157,7 @@ proptest! {
             agent.mark_all();
             let rejected: Vec<String> = agent
                 .pass()
-                .rejected
+                .unplaced
                 .into_iter()
                 .map(|it| it.service.object.name.to_string())
                 .collect();

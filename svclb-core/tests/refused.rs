@@ -5,41 +5,41 @@
 mod common;
 
 use common::*;
-use svclb_core::table::{Refusal, Table as _};
+use svclb_core::table::{Failure, Table as _};
 
 type Change = fn(&mut Agent);
 
 /// Changes of `a` and its neighbours; `z` is not concerned by any.
 const CHANGES: [(&str, Change); 7] = [
     ("a new Service", |agent| {
-        agent.hear([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.1.1", "10.0.1.2"])]);
+        agent.ingest([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.1.1", "10.0.1.2"])]);
     }),
     ("a Service is deleted", |agent| {
-        agent.hear([gone("a"), slice("a", &[])]);
+        agent.ingest([gone("a"), slice("a", &[])]);
     }),
     ("backends are replaced", |agent| {
-        agent.hear([slice("a", &["10.0.0.3", "10.0.0.4"])]);
+        agent.ingest([slice("a", &["10.0.0.3", "10.0.0.4"])]);
     }),
     ("the last backend goes", |agent| {
-        agent.hear([slice("a", &[])]);
+        agent.ingest([slice("a", &[])]);
     }),
     ("an address more, and one less", |agent| {
-        agent.hear([service("a", &["fd00:96::1"], 1)]);
+        agent.ingest([service("a", &["fd00:96::1"], 1)]);
     }),
     ("a ClusterIP passes to another Service", |agent| {
-        agent.hear([gone("a"), service("b", &["10.96.0.1"], 2), slice("b", &["10.0.1.1"])]);
+        agent.ingest([gone("a"), service("b", &["10.96.0.1"], 2), slice("b", &["10.0.1.1"])]);
     }),
     ("an older Service asks for the address", |agent| {
-        agent.hear([service("b", &["10.96.0.1"], 0), slice("b", &["10.0.1.1"])]);
+        agent.ingest([service("b", &["10.96.0.1"], 0), slice("b", &["10.0.1.1"])]);
     }),
 ];
 
 fn start() -> Agent {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
-    agent.hear([service("z", &["10.96.0.26"], 1), slice("z", &["10.0.9.1"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.ingest([service("z", &["10.96.0.26"], 1), slice("z", &["10.0.9.1"])]);
     let done = agent.pass();
-    assert!(done.failed.is_empty() && done.rejected.is_empty());
+    assert!(done.failed.is_empty() && done.unplaced.is_empty());
     agent
 }
 
@@ -78,11 +78,11 @@ fn each_operation_refused_once_ends_where_none_does() {
         let before = expected.table.operations;
         change(&mut expected);
         let done = expected.pass();
-        assert!(done.failed.is_empty() && done.rejected.is_empty(), "{name}");
+        assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{name}");
         let operations = expected.table.operations - before;
         assert!(operations > 2, "{name}: {operations} operations");
         for (refusal, at) in
-            Refusal::ALL.into_iter().flat_map(|it| (0..operations).map(move |at| (it, at)))
+            Failure::ALL.into_iter().flat_map(|it| (0..operations).map(move |at| (it, at)))
         {
             let row = format!("{name}: {refusal:?} of operation {at}");
             let mut agent = start();
@@ -92,16 +92,16 @@ fn each_operation_refused_once_ends_where_none_does() {
             assert_eq!(agent.table.failures, 1, "{row}");
             assert_eq!(agent.backends("10.96.0.26"), set(&["10.0.9.1"]), "{row}: another's");
             // It is known to be undone: failed and dirty, or told as one that has no room.
-            let is_known = !done.failed.is_empty() || !done.rejected.is_empty();
+            let is_known = !done.failed.is_empty() || !done.unplaced.is_empty();
             assert!(is_known, "{row}");
             assert!(done.failed.is_empty() || agent.catalog.is_dirty() || at + 1 == operations);
-            if !done.rejected.is_empty() {
+            if !done.unplaced.is_empty() {
                 // As an audit does, or larger maps.
                 agent.mark_all();
             }
             for _ in 0..2 {
                 let done = agent.pass();
-                assert!(done.failed.is_empty() && done.rejected.is_empty(), "{row}: {done:?}");
+                assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{row}: {done:?}");
             }
             assert_eq!(routes(&agent), routes(&expected), "{row}");
             assert_eq!(readable(&mut agent), readable(&mut expected), "{row}");
@@ -117,7 +117,7 @@ fn however_many_operations_are_refused_the_end_is_the_same() {
         let mut expected = start();
         change(&mut expected);
         expected.pass();
-        for refusal in Refusal::ALL {
+        for refusal in Failure::ALL {
             for (skip, count) in (0..8).flat_map(|skip| [2, 3, 7, 30].map(|count| (skip, count))) {
                 let row = format!("{name}: {refusal:?} of {count} operations after {skip}");
                 let mut agent = start();

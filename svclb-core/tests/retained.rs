@@ -10,8 +10,8 @@ use common::*;
 use svclb_common::layout::{Meta, ServiceNotes};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{Node, Protocol, Service, ServicePort, Unread, Update};
-use svclb_core::plan::State;
-use svclb_core::table::{Memory, Table as _};
+use svclb_core::plan::Planner;
+use svclb_core::table::{MemoryTable, Table as _};
 
 const OLD: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 
@@ -22,7 +22,7 @@ fn catalog() -> Catalog {
 /// Maps in which an earlier agent wrote `a` at 10.96.0.1, and a new agent that knows nothing yet.
 fn restarted() -> Agent {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &OLD)]).pass();
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &OLD)]).pass();
     agent.catalog = catalog();
     agent.restart();
     agent
@@ -30,9 +30,9 @@ fn restarted() -> Agent {
 
 /// What the source says first.
 fn begin(agent: &mut Agent, unread: Unread, updates: impl IntoIterator<Item = Update>) {
-    agent.hear(updates);
+    agent.ingest(updates);
     agent.catalog.set_unread(unread);
-    let earlier = agent.state.take_earlier(|service| agent.catalog.misses(service));
+    let earlier = agent.planner.take_previous(|service| agent.catalog.misses(service));
     agent.catalog.retain(earlier);
     agent.mark_all();
     agent.pass();
@@ -49,9 +49,7 @@ fn slices(names: &[&str]) -> Unread {
 /// What an audit does: loads the maps anew, and looks at all.
 fn audit(agent: &mut Agent) {
     let dump = agent.table.load().unwrap();
-    let (state, heal) = agent.state.reload(&dump);
-    assert_eq!(heal, []);
-    agent.state = state;
+    assert_eq!(agent.planner.reload(&dump), []);
     agent.mark_all();
     assert_eq!(agent.pass().steps, 0, "nothing is left to do");
 }
@@ -109,7 +107,7 @@ fn each_half_of_a_service_that_cannot_be_read_is_as_an_earlier_agent_wrote_it() 
             assert_eq!(retained, usize::from(is_retained), "{row}: {round}");
             let is_noted = notes(&mut agent, "a") & ServiceNotes::RETAINED != 0;
             assert_eq!(is_noted, is_retained, "{row}: {round}");
-            assert_eq!(agent.state.meta().short, 0, "{row}: {round}: it fits");
+            assert_eq!(agent.planner.meta().short, 0, "{row}: {round}: it fits");
             if round == "begins" {
                 agent.mark_all();
                 agent.pass();
@@ -137,7 +135,7 @@ fn what_was_retained_is_as_the_source_says_once_that_can_be_read() {
         let mut agent = restarted();
         begin(&mut agent, Unread::everything(), []);
         assert_eq!(agent.backends("10.96.0.1"), set(&OLD), "{row}");
-        agent.hear(updates.clone());
+        agent.ingest(updates.clone());
         agent.catalog.set_unread(Unread::default());
         agent.pass();
         assert_eq!(agent.backends("10.96.0.1"), *expected, "{row}");
@@ -152,9 +150,9 @@ fn what_this_agent_wrote_is_not_retained_for_what_is_rejected_later() {
     let mut agent = restarted();
     begin(&mut agent, Unread::default(), [service("a", &["10.96.0.1"], 1), slice("a", &OLD)]);
     agent.catalog.set_unread(Unread::everything());
-    agent.hear([slice("a", &[])]).pass();
+    agent.ingest([slice("a", &[])]).pass();
     assert_eq!(agent.backends("10.96.0.1"), set(&[]), "its endpoints are known to be gone");
-    agent.hear([gone("a")]).pass();
+    agent.ingest([gone("a")]).pass();
     assert_eq!(agent.backends("10.96.0.1"), None, "it is known to be gone");
 }
 
@@ -162,10 +160,10 @@ fn what_this_agent_wrote_is_not_retained_for_what_is_rejected_later() {
 fn live_endpoints_once_known_end_what_was_retained() {
     let mut agent = restarted();
     begin(&mut agent, slices(&["a"]), [service("a", &["10.96.0.1"], 1)]);
-    agent.hear([slice("a", &["10.0.0.3"])]).pass();
+    agent.ingest([slice("a", &["10.0.0.3"])]).pass();
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.3"]));
     // From here on it is as always.
-    agent.hear([slice("a", &[])]).pass();
+    agent.ingest([slice("a", &[])]).pass();
     assert_eq!(agent.backends("10.96.0.1"), set(&[]));
 }
 
@@ -195,14 +193,14 @@ fn retained_state_gives_its_frontends_to_every_readable_claimant() {
             if comes_later {
                 begin(&mut agent, Unread::everything(), []);
                 assert_eq!(agent.backends("10.96.0.1"), set(&OLD));
-                agent.hear(other).pass();
+                agent.ingest(other).pass();
             } else {
                 begin(&mut agent, services(&["a"]), other);
             }
             assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.9"]));
             audit(&mut agent);
             // It goes: what is retained is the next claimant.
-            agent.hear([gone("b")]).pass();
+            agent.ingest([gone("b")]).pass();
             let expected = if comes_later { set(&OLD) } else { set(&[]) };
             assert_eq!(agent.backends("10.96.0.1"), expected);
             audit(&mut agent);
@@ -235,7 +233,7 @@ fn a_rejected_service_keeps_no_node_port_that_the_api_server_gave_to_another() {
         addresses: vec![ip("192.0.2.5")],
         ..Node::default()
     });
-    agent.hear([with_node_port("old", "10.96.0.1", 30080, 1), slice("old", &["10.0.0.1"])]);
+    agent.ingest([with_node_port("old", "10.96.0.1", 30080, 1), slice("old", &["10.0.0.1"])]);
     agent.pass();
     let at_node_port = |agent: &mut Agent| {
         let dump = agent.table.load().unwrap();
@@ -252,7 +250,7 @@ fn a_rejected_service_keeps_no_node_port_that_the_api_server_gave_to_another() {
     agent.pass();
     assert_eq!(at_node_port(&mut agent), "old", "nobody else claims it");
     assert_eq!(notes(&mut agent, "old"), ServiceNotes::RETAINED);
-    agent.hear([with_node_port("victim", "10.96.0.2", 30080, 9), slice("victim", &["10.0.0.2"])]);
+    agent.ingest([with_node_port("victim", "10.96.0.2", 30080, 9), slice("victim", &["10.0.0.2"])]);
     agent.pass();
     assert_eq!(at_node_port(&mut agent), "victim");
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "the rest is served");
@@ -268,12 +266,12 @@ fn a_rejected_service_keeps_no_node_port_that_the_api_server_gave_to_another() {
 fn retained_state_moves_into_new_maps_like_everything_else() {
     let mut agent = restarted();
     begin(&mut agent, slices(&["a"]), [service("a", &["10.96.0.1"], 1)]);
-    let larger = agent.state.beside(Meta { seed: 8, ..meta(256, 16, 256) });
-    agent.table = svclb_core::table::Failing::new(Memory::new(*larger.meta()));
-    agent.state = larger;
+    let larger = agent.planner.staging(Meta { seed: 8, ..meta(256, 16, 256) });
+    agent.table = svclb_core::table::FailingTable::new(MemoryTable::new(*larger.meta()));
+    agent.planner = larger;
     agent.mark_all();
-    assert!(agent.pass().rejected.is_empty());
-    agent.state.settle();
+    assert!(agent.pass().unplaced.is_empty());
+    agent.planner.forget_inherited_ids();
     assert_eq!(agent.backends("10.96.0.1"), set(&OLD));
     audit(&mut agent);
 }
@@ -281,7 +279,7 @@ fn retained_state_moves_into_new_maps_like_everything_else() {
 #[test]
 fn thousands_of_new_services_beside_a_rejected_one_are_served_after_a_restart() {
     let mut agent = Agent::new(meta(16_384, 1024, 16_384));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &OLD)]).pass();
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &OLD)]).pass();
     agent.catalog = catalog();
     agent.restart();
     let address = |number: u32| {
@@ -293,7 +291,7 @@ fn thousands_of_new_services_beside_a_rejected_one_are_served_after_a_restart() 
         [service(&name, &[&address(number)], 2), slice(&name, &["10.0.1.1"])]
     });
     begin(&mut agent, services(&["a"]), new.chain([slice("a", &OLD)]));
-    assert_eq!(agent.state.lacking().count(), 0);
+    assert_eq!(agent.planner.lacking().count(), 0);
     for number in 0..6_000 {
         assert_eq!(agent.backends(&address(number)), set(&["10.0.1.1"]));
     }
@@ -310,9 +308,9 @@ fn an_agent_that_dies_while_something_is_retained_is_continued_by_one_that_knows
     };
     for cut in 0..=steps {
         let mut agent = restarted();
-        agent.hear([service("b", &["10.96.0.2"], 1)]);
+        agent.ingest([service("b", &["10.96.0.2"], 1)]);
         agent.catalog.set_unread(Unread::everything());
-        let earlier = agent.state.take_earlier(|service| agent.catalog.misses(service));
+        let earlier = agent.planner.take_previous(|service| agent.catalog.misses(service));
         agent.catalog.retain(earlier);
         agent.mark_all();
         agent.cut(cut);
@@ -321,10 +319,10 @@ fn an_agent_that_dies_while_something_is_retained_is_continued_by_one_that_knows
         agent.restart();
         begin(&mut agent, Unread::everything(), [service("b", &["10.96.0.2"], 1)]);
         assert_eq!(agent.backends("10.96.0.1"), set(&OLD), "cut after {cut} steps");
-        let found: State = agent.state.clone();
+        let found: Planner = agent.planner.clone();
         let mut fresh = restarted();
         begin(&mut fresh, Unread::everything(), [service("b", &["10.96.0.2"], 1)]);
-        assert_eq!(found.services(), fresh.state.services());
+        assert_eq!(found.services(), fresh.planner.services());
         audit(&mut agent);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The last column names a test as `place::name`. The place is the end of the path of its file, as modules
 //! are written: `kube::start` is tests/tests/kube/start.rs, `plan::tests::deaths` is
-//! svclb-core/src/plan/tests/deaths.rs; a module `tests` inside of a file counts too.
+//! svclb-core/src/plan/tests/crashes.rs; a module `tests` inside of a file counts too.
 
 use std::path::Path;
 

@@ -161,7 +161,7 @@ impl<T: Table> Reconciler<T> {
         let now = Sizes::of(self.state.meta());
         let steps = staging.steps();
         let finished = staging.finish(&mut table, &self.state, &mut self.catalog);
-        let (state, rejected) = finished.context("cannot fill them")?;
+        let (state, unplaced) = finished.context("cannot fill them")?;
         dataplane.switch(&mut table)?;
         (self.state, self.table) = (state, table);
         // Lines and slots that rest are the old maps'.
@@ -170,8 +170,8 @@ impl<T: Table> Reconciler<T> {
         self.retry = None;
         self.unhealed = false;
         self.room.done();
-        let done = Pass { rejected, ..Pass::default() };
-        self.told.rejected(&done, true, |service| self.state.is_short(service));
+        let done = Pass { unplaced, ..Pass::default() };
+        self.told.rejected(&done, true, |service| self.state.is_unplaced(service));
         tracing::info!(
             lines = sizes.index_lines, lines_before = now.index_lines,
             slots = sizes.slots, slots_before = now.slots,

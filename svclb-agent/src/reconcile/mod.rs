@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, anyhow};
 use svclb_common::layout::{Meta, ServiceRow, SourceRow};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, Update};
-use svclb_core::plan::{self, Pass, Resting, State};
+use svclb_core::plan::{self, Freed, Pass, Planner};
 use svclb_core::size::Sizes;
 use svclb_core::table::{Dump, Row, Table, TableError};
 
@@ -51,7 +51,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 #[derive(Debug)]
 pub struct Reconciler<T> {
     catalog: Catalog,
-    state: State,
+    state: Planner,
     table: T,
     rests: Rests,
     marks: Marks,
@@ -87,7 +87,7 @@ fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
 }
 
 impl<T: Table> Reconciler<T> {
-    fn new(catalog: Catalog, state: State, table: T, sizing: Sizing) -> Result<Self> {
+    fn new(catalog: Catalog, state: Planner, table: T, sizing: Sizing) -> Result<Self> {
         Ok(Self {
             catalog,
             state,
@@ -127,7 +127,7 @@ impl<T: Table> Reconciler<T> {
                 "putting right what did not fit together in the maps"
             );
         }
-        if let Err(error) = state.heal(table, &heal) {
+        if let Err(error) = state.repair(table, &heal) {
             tracing::error!("cannot put the maps right; it is tried again: {error}");
             reconciler.unhealed = true;
             reconciler.back_off();
@@ -162,7 +162,7 @@ impl<T: Table> Reconciler<T> {
             seed: random_seed()?,
             ..sizes.meta()
         };
-        let state = State::renewed(ids.unwrap_or_default(), row);
+        let state = Planner::renewed(ids.unwrap_or_default(), row);
         dataplane.begin(state.meta(), ids.is_some())?;
         let table = dataplane.made(true).context("no maps are being made")??;
         let mut reconciler = Self { told, ..Self::new(catalog, state, table, sizing)? };
@@ -171,7 +171,7 @@ impl<T: Table> Reconciler<T> {
             dataplane.abandon();
             return Err(error).context("cannot fill the maps");
         }
-        reconciler.state.settle();
+        reconciler.state.forget_inherited_ids();
         dataplane.switch(&mut reconciler.table)?;
         Ok(reconciler)
     }
@@ -182,7 +182,7 @@ impl<T: Table> Reconciler<T> {
         hear(&mut self.catalog, &mut self.told, batch);
         if is_whole {
             // What the source cannot read is as an earlier agent wrote it.
-            let earlier = self.state.take_earlier(|service| self.catalog.misses(service));
+            let earlier = self.state.take_previous(|service| self.catalog.misses(service));
             self.catalog.retain(earlier);
             // What the maps hold and the source does not have is gone.
             self.state.set_synced(true);
@@ -210,7 +210,7 @@ impl<T: Table> Reconciler<T> {
     fn prove(&mut self, dataplane: &mut impl Dataplane<Maps = T>) -> Result<bool> {
         let name = probe::name();
         let is_due = self.catalog.is_marked(&name) || self.state.has_turn(&name);
-        let is_there = self.state.has(&name) && !is_due;
+        let is_there = self.state.is_installed(&name) && !is_due;
         if !is_there || !dataplane.is_whole() {
             return Ok(false);
         }
@@ -218,7 +218,7 @@ impl<T: Table> Reconciler<T> {
         self.proving = false;
         self.update(probe::vanish());
         self.begin();
-        self.state.prove(&mut self.table).context("cannot write svclb_meta")?;
+        self.state.record_proof(&mut self.table).context("cannot write svclb_meta")?;
         // All that the start did is told before it is ready.
         self.changes.tell();
         Ok(true)
@@ -230,10 +230,10 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// What has rested is free again: what did not fit may fit now, and is looked at again.
-    fn rested(&mut self, rested: io::Result<Vec<Resting>>) {
+    fn rested(&mut self, rested: io::Result<Vec<Freed>>) {
         self.told.rest(&rested);
         let Ok(resting) = rested else { return };
-        resting.into_iter().for_each(|resting| self.state.rested(resting));
+        resting.into_iter().for_each(|resting| self.state.release(resting));
         let rejected: Vec<ObjectName> =
             self.told.standing().map(|service| service.object.clone()).collect();
         self.catalog.mark(rejected);
@@ -291,7 +291,7 @@ impl<T: Table> Reconciler<T> {
                 ready(is_synced)?;
             }
             let growth = self.grow(&mut dataplane);
-            self.rests.start(self.state.waits_for_rest());
+            self.rests.start(self.state.waits_for_release());
             let has_more = self.has_more() || growth == Progress::Part;
             tokio::select! {
                 batch = parts::next(&mut source, has_more) => match batch {
@@ -363,7 +363,7 @@ impl<T: Table> Reconciler<T> {
 
     /// What the maps hold; nothing, where they may be right and are.
     fn differing(&mut self, may_be_right: bool) -> Result<Option<Dump>, TableError> {
-        if may_be_right && self.state.is_held_by(&mut self.table)? {
+        if may_be_right && self.state.is_in(&mut self.table)? {
             return Ok(None);
         }
         self.table.load().map(Some)
@@ -388,11 +388,10 @@ impl<T: Table> Reconciler<T> {
         };
         // That one row is written as a whole, and nobody else's business.
         let is_ours = dump.meta == *self.state.meta();
-        let (state, heal) = self.state.reload(&dump);
-        self.state = state;
+        let heal = self.state.reload(&dump);
         let row = Row::Meta(*self.state.meta());
         let told = if is_ours { Ok(()) } else { self.table.put(&row) };
-        let healed = self.state.heal(&mut self.table, &heal).and(told);
+        let healed = self.state.repair(&mut self.table, &heal).and(told);
         self.unhealed = healed.is_err();
         if let Err(error) = healed {
             tracing::error!(%error, "cannot put the maps right; it is tried again");
@@ -425,12 +424,12 @@ fn is_out_of_date(old: &SourceRow, new: &SourceRow) -> bool {
 
 /// Writes the rest of new maps. Gives the pass that filled them, if they can take the place of those that
 /// were: no step failed, and who was served there is here.
-fn complete(state: &State, table: &mut impl Table, mut done: Pass) -> Result<Pass> {
+fn complete(state: &Planner, table: &mut impl Table, mut done: Pass) -> Result<Pass> {
     if let Some(failed) = done.failed.pop() {
         return Err(failed.error.into());
     }
     table.flush()?;
-    match done.rejected.iter().find(|rejected| state.had(&rejected.service)) {
+    match done.unplaced.iter().find(|rejected| state.has_inherited_id(&rejected.service)) {
         Some(lost) => Err(anyhow!("not all that is served fits: {}", lost.why)),
         None => Ok(done),
     }

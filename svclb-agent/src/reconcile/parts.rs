@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use svclb_core::catalog::Catalog;
-use svclb_core::plan::{self, Failed, Pass, State};
+use svclb_core::plan::{self, FailedStep, Pass, Planner};
 use svclb_core::size::Sizes;
 use svclb_core::table::Table;
 
@@ -24,7 +24,7 @@ pub(super) struct UnderWay {
 
 impl UnderWay {
     pub(super) fn add(&mut self, done: &Pass) {
-        let shown = |failed: &Failed| match &failed.object {
+        let shown = |failed: &FailedStep| match &failed.object {
             Some(object) => format!("{object}: {}", failed.error),
             None => failed.error.to_string(),
         };
@@ -65,7 +65,7 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// A pass, or the part of one that `plan` makes.
-    fn part_by(&mut self, plan: impl FnOnce(&mut State, &mut T, &mut Catalog) -> Pass) -> Pass {
+    fn part_by(&mut self, plan: impl FnOnce(&mut Planner, &mut T, &mut Catalog) -> Pass) -> Pass {
         let start = Instant::now();
         let now = Sizes::of(self.state.meta());
         self.state.set_growing(self.state.is_synced() && self.room.may_grow(now));
@@ -92,7 +92,7 @@ impl<T: Table> Reconciler<T> {
         let grows = self.state.is_synced()
             && self.room.grows(now, || self.catalog.counts(), self.state.lacking());
         if !grows {
-            self.told.rejected(&done, is_at_end, |service| self.state.is_short(service));
+            self.told.rejected(&done, is_at_end, |service| self.state.is_unplaced(service));
         }
         if let Some(refusals) = self.catalog.take_refusals() {
             self.told.refused(refusals);
@@ -100,7 +100,7 @@ impl<T: Table> Reconciler<T> {
         if let Some(conflicts) = self.catalog.take_conflicts() {
             self.told.conflicts(&conflicts);
         }
-        self.rests.add(self.state.take_resting());
+        self.rests.add(self.state.take_freed());
         done
     }
 

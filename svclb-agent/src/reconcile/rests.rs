@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use svclb_core::plan::Resting;
+use svclb_core::plan::Freed;
 use tokio::task::JoinHandle;
 use tokio::time;
 
@@ -21,11 +21,11 @@ const APART: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Rests {
     grace: Arc<Grace>,
-    under_way: Option<JoinHandle<(Vec<Resting>, io::Result<()>)>>,
+    under_way: Option<JoinHandle<(Vec<Freed>, io::Result<()>)>>,
     /// When the latest wait began.
     began: Option<Instant>,
     /// Freed, while a rest is under way, soon after one, or after one failed.
-    pub(super) waits: Vec<Resting>,
+    pub(super) waits: Vec<Freed>,
     /// When the next one begins, since the kernel did not let the last one rest.
     later: Option<Retry>,
 }
@@ -55,7 +55,7 @@ impl Rests {
     }
 
     /// Takes what a pass freed.
-    pub(super) fn add(&mut self, resting: Resting) {
+    pub(super) fn add(&mut self, resting: Freed) {
         if !resting.is_empty() {
             self.waits.push(resting);
         }
@@ -88,7 +88,7 @@ impl Rests {
     ///
     /// # Errors
     /// When the thread that waits died.
-    pub(super) async fn ended(&mut self) -> Result<io::Result<Vec<Resting>>> {
+    pub(super) async fn ended(&mut self) -> Result<io::Result<Vec<Freed>>> {
         let Some(under_way) = &mut self.under_way else { return std::future::pending().await };
         let ended = under_way.await;
         self.under_way = None;

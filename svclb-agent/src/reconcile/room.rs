@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::{Error, Result, ensure};
-use svclb_core::plan::Why;
+use svclb_core::plan::Unplaced;
 use svclb_core::size::{Sizes, sizes};
 use tokio::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ pub(super) struct Room {
     /// Since all is known it was not looked whether most of the maps is wasted.
     waste_is_unknown: bool,
     later: Option<Retry>,
-    /// Why the last ones could not be made, as the operator was told.
+    /// Unplaced the last ones could not be made, as the operator was told.
     told: Option<String>,
 }
 
@@ -63,7 +63,7 @@ impl Room {
         &mut self,
         now: Sizes,
         counts: impl FnOnce() -> (usize, usize),
-        lacking: impl Iterator<Item = Why>,
+        lacking: impl Iterator<Item = Unplaced>,
     ) -> Option<Sizes> {
         let mut lacking = lacking.peekable();
         if lacking.peek().is_some() {
@@ -96,7 +96,7 @@ impl Room {
         &self,
         now: Sizes,
         counts: impl FnOnce() -> (usize, usize),
-        lacking: impl Iterator<Item = Why>,
+        lacking: impl Iterator<Item = Unplaced>,
     ) -> bool {
         self.larger(now, counts, lacking).is_some()
     }
@@ -105,7 +105,7 @@ impl Room {
         &self,
         now: Sizes,
         counts: impl FnOnce() -> (usize, usize),
-        lacking: impl Iterator<Item = Why>,
+        lacking: impl Iterator<Item = Unplaced>,
     ) -> Option<Sizes> {
         let mut lacking = lacking.peekable();
         if self.waits() || lacking.peek().is_none() {

@@ -4,7 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use svclb_common::layout::BackendKey;
 use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort, Unread};
-use svclb_core::table::{Failing, Key, Memory};
+use svclb_core::number::{LineNumber, ServiceId};
+use svclb_core::table::{FailingTable, Key, MemoryTable};
 
 use super::parts::delay;
 use svclb_dataplane::interface::Remembered;
@@ -12,7 +13,7 @@ use svclb_dataplane::interface::Remembered;
 use super::*;
 
 /// A reconciler over memory that has written one Service.
-fn reconciler() -> Reconciler<Failing<Memory>> {
+fn reconciler() -> Reconciler<FailingTable<MemoryTable>> {
     let meta = Meta { index_lines: 4, spill_lines: 2, slots: 8, seed: 7, ..Meta::default() };
     let object = ObjectName::new("default", "hello");
     let service = Service {
@@ -27,7 +28,7 @@ fn reconciler() -> Reconciler<Failing<Memory>> {
     };
     let updates = vec![Update::Service(object, Some(service)), endpoint(1)];
     let first = Batch { whole: true, unread: Some(Unread::default()), ..Batch::of(updates) };
-    let table = Failing::new(Memory::new(meta));
+    let table = FailingTable::new(MemoryTable::new(meta));
     let catalog = Catalog::new(Node::default());
     let mut reconciler = Reconciler::over(catalog, table, &meta, Sizing::default())
         .expect("a map can be made: run the tests as root, or with CAP_BPF");
@@ -47,7 +48,7 @@ struct FakeDataplane {
 }
 
 impl Dataplane for FakeDataplane {
-    type Maps = Failing<Memory>;
+    type Maps = FailingTable<MemoryTable>;
 
     fn shared_origins(&self) -> Result<Option<u32>> {
         Ok(None)
@@ -64,7 +65,7 @@ impl Dataplane for FakeDataplane {
         }
         self.made += 1;
         let row = self.begun.take().context("they cannot be made");
-        Some(row.map(|row| Failing::new(Memory::new(row))))
+        Some(row.map(|row| FailingTable::new(MemoryTable::new(row))))
     }
 
     fn can_switch(&self) -> bool {
@@ -101,7 +102,7 @@ impl Dataplane for FakeDataplane {
 }
 
 /// An agent that starts over full maps, of which the source cannot read the one Service.
-fn over_full_maps() -> Reconciler<Failing<Memory>> {
+fn over_full_maps() -> Reconciler<FailingTable<MemoryTable>> {
     let Reconciler { table, state, .. } = reconciler();
     let catalog = Catalog::new(Node::default());
     let mut reconciler = Reconciler::over(catalog, table, state.meta(), Sizing::default()).unwrap();
@@ -126,13 +127,13 @@ async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_s
     let hello = ObjectName::new("default", "hello");
     let retained = reconciler.catalog.retained().map(|it| it.object.clone());
     assert_eq!(retained.collect::<Vec<_>>(), std::slice::from_ref(&hello));
-    assert!(reconciler.state.has(&hello), "it is in the new maps");
+    assert!(reconciler.state.is_installed(&hello), "it is in the new maps");
     let dump = reconciler.table.load().unwrap();
     assert_eq!((dump.frontends.len(), dump.backends.len()), (21, 1));
     // What was rejected is gone.
     reconciler.hear(Batch { unread: Some(Unread::default()), ..Batch::of(Vec::new()) });
     reconciler.pass();
-    assert!(!reconciler.state.has(&hello), "no source has it");
+    assert!(!reconciler.state.is_installed(&hello), "no source has it");
     assert_eq!(reconciler.table.load().unwrap().frontends.len(), 20);
 }
 
@@ -172,7 +173,7 @@ fn large() -> Update {
 }
 
 /// The backends that are written, by the last byte of their address.
-fn written(reconciler: &mut Reconciler<Failing<Memory>>) -> Vec<u8> {
+fn written(reconciler: &mut Reconciler<FailingTable<MemoryTable>>) -> Vec<u8> {
     let backends = reconciler.table.load().unwrap().backends;
     let last = |ip: std::net::IpAddr| ip.to_string().rsplit('.').next().map(str::to_owned);
     backends.iter().map(|(key, _)| last(key.address.ip()).unwrap().parse().unwrap()).collect()
@@ -235,14 +236,16 @@ async fn larger_maps_that_cannot_be_filled_are_abandoned_and_made_again_later() 
 }
 
 /// A line that holds what is no Service's, as somebody else may have written it.
-fn spoil(reconciler: &mut Reconciler<Failing<Memory>>) {
+fn spoil(reconciler: &mut Reconciler<FailingTable<MemoryTable>>) {
     let memory = &mut reconciler.table.inner;
     let held = memory.load().unwrap().lines.into_iter().find(|(_, line)| line.protocol != 0);
     let (number, line) = held.unwrap();
-    memory.remove(&Key::Line(number)).unwrap();
-    memory.put(&Row::Line(number, svclb_common::layout::Line { port: 9, ..line })).unwrap();
-    memory.put(&Row::Heir(number, 9)).unwrap();
-    memory.put(&Row::Owner(number, line.service)).unwrap();
+    memory.remove(&Key::Line(LineNumber(number))).unwrap();
+    memory
+        .put(&Row::Line(LineNumber(number), svclb_common::layout::Line { port: 9, ..line }))
+        .unwrap();
+    memory.put(&Row::Heir(LineNumber(number), ServiceId(9))).unwrap();
+    memory.put(&Row::Owner(LineNumber(number), ServiceId(line.service))).unwrap();
 }
 
 #[tokio::test]
@@ -279,14 +282,14 @@ async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_t
     reconciler.audit();
     assert!(reconciler.retry.is_none() && !reconciler.unhealed);
     let dump = reconciler.table.load().unwrap();
-    assert_eq!(reconciler.state.reload(&dump).1, [], "nothing is left to put right");
+    assert_eq!(reconciler.state.reload(&dump), [], "nothing is left to put right");
     let held: Vec<_> = dump.lines.iter().filter(|(_, line)| line.protocol != 0).collect();
     assert_eq!(held.len(), 1);
     assert_eq!(held[0].1.port, 80);
 }
 
 /// What a pass freed.
-pub(super) fn freed() -> Resting {
+pub(super) fn freed() -> Freed {
     let mut reconciler = reconciler();
     spoil(&mut reconciler);
     reconciler.audit();

@@ -9,7 +9,7 @@ use svclb_core::budget::Refusal;
 use svclb_core::catalog::{Catalog, Conflict};
 use svclb_core::compile::service_of;
 use svclb_core::model::{ObjectName, ServiceKey};
-use svclb_core::plan::{Pass, Why};
+use svclb_core::plan::{Pass, Unplaced};
 
 use super::rejects::{Rate, RejectLog};
 use svclb_objects::convert::Skipped;
@@ -117,9 +117,9 @@ impl Told {
         is_short: impl Fn(&ServiceKey) -> bool,
     ) {
         let mut now = BTreeSet::new();
-        for rejected in &done.rejected {
+        for rejected in &done.unplaced {
             match rejected.why {
-                Why::WaitsForRest => {}
+                Unplaced::Quarantined => {}
                 _ => drop(now.insert((rejected.service.clone(), rejected.why.to_string()))),
             }
         }
@@ -198,7 +198,7 @@ impl Told {
 
     /// Services that ask for the same frontends: one line for two of them, however many those are.
     pub(super) fn conflicts(&mut self, now: &[Conflict]) {
-        let pair = |conflict: &Conflict| (conflict.holder.clone(), conflict.waits.clone());
+        let pair = |conflict: &Conflict| (conflict.owner.clone(), conflict.claimant.clone());
         let is_new = |conflict: &&Conflict| !self.conflicts.contains(&pair(conflict));
         let new: Vec<&Conflict> = now.iter().filter(is_new).collect();
         let logged = self.rate.take(new.len(), Instant::now());
@@ -206,7 +206,7 @@ impl Told {
             tracing::warn!(
                 address = %conflict.frontend.address, port = conflict.frontend.port,
                 frontends = conflict.count,
-                holder = %conflict.holder, waits = %conflict.waits,
+                holder = %conflict.owner, waits = %conflict.claimant,
                 "conflict: two Services claim one frontend; a ClusterIP goes before a node port, a load \
                  balancer IP and an external IP, then the older Service goes first",
             );
@@ -233,7 +233,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use svclb_core::model::{ObjectName, Protocol};
-    use svclb_core::plan::Rejected;
+    use svclb_core::plan::UnplacedService;
 
     use super::*;
 
@@ -295,10 +295,10 @@ mod tests {
 
     #[test]
     fn a_service_that_does_not_fit_stands_until_it_was_looked_at_and_fits() {
-        let pass = |rejected: &[(&str, Why)]| Pass {
-            rejected: rejected
+        let pass = |rejected: &[(&str, Unplaced)]| Pass {
+            unplaced: rejected
                 .iter()
-                .map(|(name, why)| Rejected { service: key(name), why: *why })
+                .map(|(name, why)| UnplacedService { service: key(name), why: *why })
                 .collect(),
             ..Pass::default()
         };
@@ -306,18 +306,18 @@ mod tests {
             told.standing().map(|service| service.object.name.to_string()).collect::<Vec<_>>()
         };
         let mut told = Told::default();
-        let mut hear = |rejected: &[(&str, Why)], is_at_end, short: &[&str]| {
+        let mut hear = |rejected: &[(&str, Unplaced)], is_at_end, short: &[&str]| {
             told.rejected(&pass(rejected), is_at_end, |it| short.contains(&&*it.object.name));
             standing(&told)
         };
         assert_eq!(
-            hear(&[("a", Why::NoSlots), ("b", Why::NoSlots)], true, &["a", "b"]),
+            hear(&[("a", Unplaced::NoSlots), ("b", Unplaced::NoSlots)], true, &["a", "b"]),
             ["a", "b"]
         );
         // Others were looked at.
-        assert_eq!(hear(&[("c", Why::WaitsForRest)], true, &["a", "b", "c"]), ["a", "b"]);
+        assert_eq!(hear(&[("c", Unplaced::Quarantined)], true, &["a", "b", "c"]), ["a", "b"]);
         // b is about to fit, and was told of already; a fits, which counts at the end of the pass.
-        assert_eq!(hear(&[("b", Why::WaitsForRest)], false, &["b"]), ["a", "b"]);
+        assert_eq!(hear(&[("b", Unplaced::Quarantined)], false, &["b"]), ["a", "b"]);
         assert_eq!(hear(&[], true, &["b"]), ["b"]);
         assert!(hear(&[], true, &[]).is_empty());
     }

@@ -14,13 +14,13 @@ const BUCKET: u64 = 16;
 const FRONTEND: u64 = 96;
 const SERVICE: u64 = 512;
 const BACKEND: u64 = 96;
-/// What does not follow the size of a cluster: origins, overflow and affinity, the programs, and the
+/// Memory that does not depend on the size of a cluster: origins, overflow and affinity, the programs, and the
 /// agent's own program, runtime and buffers.
 const FIXED: u64 = 128 << 20;
-/// What the agent knows of a service with one frontend: its claim, its mirror, and what a pass over all of
-/// them keeps meanwhile.
+/// The agent's memory for a service with one frontend: its claim, its mirror, and its part in a pass over all
+/// services.
 const KNOWN_FRONTEND: u64 = 2_048;
-/// What it knows of a backend, apart from its object.
+/// The agent's memory for a backend, apart from its object.
 const KNOWN_BACKEND: u64 = 32;
 
 /// Bytes of the maps that hold so much: `svclb_index`, `svclb_slots`, and the three hash maps with as many

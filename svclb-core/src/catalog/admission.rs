@@ -1,8 +1,8 @@
-//! Which Services are served: those that the budgets hold, the older ones first. A Service with its slices
+//! Admission: Services are served as far as the budgets allow, the older ones first. A Service with its slices
 //! is served or refused as one; what it had goes with it, so that no client is given a backend that left
 //! meanwhile, and the address is left to whatever else serves it, such as kube-proxy.
 //!
-//! What is decided depends only on the objects that there are: an agent that starts anew decides the same.
+//! Decisions depend only on the objects that exist: an agent that restarts decides the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{Catalog, claims};
 use crate::budget::{Amount, Budget, Refusal, Resource, Scope};
 use crate::model::{Node, ObjectName, Omission, Service, Slice};
 
-/// What is used, and who is refused.
+/// The used budgets, and the refused Services.
 #[derive(Debug, Default)]
 pub(super) struct Admission {
     budget: Budget,
@@ -19,14 +19,14 @@ pub(super) struct Admission {
     all: Amount,
     of_namespace: HashMap<Arc<str>, Amount>,
     refused: BTreeMap<ObjectName, Refusal>,
-    /// Who fits has to be decided anew.
+    /// Admission has to be decided again.
     is_open: bool,
-    /// Refusals are others than when this was last asked.
-    is_news: bool,
+    /// Refusals changed since they were last taken.
+    has_changed: bool,
 }
 
 impl Admission {
-    /// Whether a Service is not served.
+    /// Returns whether a Service is not served.
     pub(super) fn refuses(&self, object: &ObjectName) -> bool {
         // Mostly none is.
         !self.refused.is_empty() && self.refused.contains_key(object)
@@ -36,7 +36,7 @@ impl Admission {
         self.is_open
     }
 
-    /// Why a Service does not fit by itself.
+    /// Returns why a Service does not fit by itself.
     fn too_large(&self, needs: &Needs) -> Option<Refusal> {
         let Needs { amount, omitted } = needs;
         let omitted = omitted.map(|Omission { needs, used, limit }| {
@@ -59,7 +59,7 @@ impl Admission {
         }
     }
 
-    /// Whether the Services of a namespace exceed its budget, or all of them theirs.
+    /// Returns whether the Services of a namespace exceed its budget, or all of them theirs.
     fn exceeds(&self, namespace: &Arc<str>) -> bool {
         let used = self.of_namespace.get(namespace).copied().unwrap_or_default();
         used.above(&self.budget.namespace).is_some()
@@ -67,7 +67,7 @@ impl Admission {
     }
 }
 
-/// What a Service with its slices needs.
+/// The needs of a Service with its slices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Needs {
     amount: Amount,
@@ -75,14 +75,14 @@ pub(super) struct Needs {
     omitted: Option<Omission>,
 }
 
-/// Why what is needed does not fit beside what is used.
+/// Returns why needs do not fit together with what is used.
 fn refusal(limit: &Amount, scope: Scope, used: &Amount, needs: &Amount) -> Option<Refusal> {
     let resource = used.plus(*needs).above(limit)?;
     let of = |amount: &Amount| amount.of(resource);
     Some(Refusal { scope, resource, needs: of(needs), used: of(used), limit: of(limit) })
 }
 
-/// What a Service takes by itself. Frontends are counted as if no two were the same.
+/// The needs of a Service without slices. Frontends are counted as if no two were the same.
 fn of_service(service: &Service, node: &Node) -> Amount {
     let addresses = service.address_count();
     let node_ports = service.ports.iter().filter(|port| port.node_port.is_some()).count();
@@ -223,10 +223,10 @@ impl Catalog {
         self.dirty.insert(object.clone());
     }
 
-    /// Services that are refused, by name, and why; none when that is as it was when this was last asked.
+    /// Refused Services by name, and why; none when they did not change since the last call.
     pub fn take_refusals(&mut self) -> Option<Vec<(ObjectName, Refusal)>> {
         let refused = &self.admission.refused;
-        std::mem::take(&mut self.admission.is_news)
+        std::mem::take(&mut self.admission.has_changed)
             .then(|| refused.iter().map(|(object, why)| (object.clone(), *why)).collect())
     }
 
@@ -235,7 +235,12 @@ impl Catalog {
         &self.admission.refused
     }
 
-    /// How much the Services use that fit by themselves.
+    /// The number of refused Services as the meta row has it.
+    pub(crate) fn refused(&self) -> u32 {
+        u32::try_from(self.admission.refused.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The amounts that the Services use that fit by themselves.
     pub const fn used(&self) -> Amount {
         self.admission.all
     }
@@ -248,6 +253,6 @@ impl Admission {
             None if self.refused.is_empty() => None,
             None => self.refused.remove(object),
         };
-        self.is_news |= before != why;
+        self.has_changed |= before != why;
     }
 }

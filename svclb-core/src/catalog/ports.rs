@@ -6,9 +6,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use svclb_common::layout::{FrontendKey, Protocol, ServiceNotes};
 
-use super::{Catalog, Retained};
-use crate::compile::{Desired, Offers, compile, frontends};
+use super::Catalog;
+use crate::compile::{Desired, Offers, compile};
+use crate::frontends::frontends;
 use crate::model::{ObjectName, Service, ServiceKey, ServicePort};
+use crate::retained::Retained;
 
 /// The ports of a Service object, in the order of the object; those of what is retained of it, where there
 /// is no object. None when it is gone or refused.
@@ -16,12 +18,12 @@ pub(crate) struct Ports<'a> {
     catalog: &'a Catalog,
     object: &'a ObjectName,
     service: Option<&'a Service>,
-    /// Of each port that an earlier agent wrote and the source cannot read.
+    /// State of each port that a previous agent wrote and the source cannot read.
     retained: &'a [Retained],
     offers: Offers<'a>,
 }
 
-/// How much of an object there is to look at. Node ports are not among the frontends.
+/// The size of an object. Node ports are not among the frontends.
 pub(crate) struct Extent {
     pub(crate) ports: usize,
     pub(crate) frontends: usize,
@@ -39,7 +41,7 @@ impl Catalog {
         Ports { catalog: self, object, service, retained, offers }
     }
 
-    /// How much of an object there is to look at.
+    /// The size of an object.
     pub(crate) fn extent(&self, object: &ObjectName) -> Extent {
         let service = self.services.get(object);
         let ports = service.map_or(0, |service| service.ports.len());
@@ -50,7 +52,6 @@ impl Catalog {
 }
 
 impl<'a> Ports<'a> {
-    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.service.map_or(self.retained.len(), |service| service.ports.len())
     }
@@ -78,8 +79,8 @@ impl<'a> Ports<'a> {
         hasher.finish()
     }
 
-    /// What the maps should hold of a port, when some services are passed over for frontends that they
-    /// claim, as if they did not.
+    /// Returns the desired rows of a port, when some services are passed over for frontends that they claim, as
+    /// if they did not.
     pub(crate) fn compile(
         &self,
         number: usize,
@@ -87,15 +88,15 @@ impl<'a> Ports<'a> {
     ) -> Option<Desired> {
         let Self { catalog, object, offers, .. } = self;
         let (service, port) = self.get(number)?;
-        let asked = match self.service {
+        let claimed = match self.service {
             Some(service) => frontends(service, port, &catalog.node),
             None => self.retained.get(number)?.frontends.clone(),
         };
         let holds = |key: &FrontendKey| {
-            let owner = catalog.owner_beside(key, &is_passed_over);
+            let owner = catalog.owner_without(key, &is_passed_over);
             owner.is_some_and(|owner| owner.object == **object && owner.is_port(port))
         };
-        let mut desired = compile(object, service, port, asked, offers, &catalog.node, holds);
+        let mut desired = compile(object, service, port, claimed, offers, &catalog.node, holds);
         if self.service.is_none() || catalog.is_unread(object) {
             desired.row.notes |= ServiceNotes::RETAINED;
         }

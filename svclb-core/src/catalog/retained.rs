@@ -1,6 +1,6 @@
-//! Retained state: what an earlier agent wrote of services of which the source cannot read a part
-//! (docs/decisions/0019). It is read back from the maps once, when the sources are known, and from then on
-//! is the last claimant of its frontends. The planner treats it like every other service.
+//! Retained state: rows that a previous agent wrote of services of which the source cannot read a part
+//! (docs/decisions/0019). They are read back from the maps once, when the sources are known, and from then on
+//! are the last claimant of their frontends. The planner treats it like every other service.
 //!
 //! A service has two halves, its Service object and its EndpointSlices, and each is retained by itself:
 //! while the Service object cannot be read, the frontends are; while no live endpoint is known and a slice
@@ -8,40 +8,28 @@
 
 use std::collections::BTreeMap;
 
-use svclb_common::layout::{Address, BackendRow, FrontendKey};
+use svclb_common::layout::FrontendKey;
 
 use super::Catalog;
 use super::claims::{Claim, Rank};
-use crate::compile::{FrontendKind, compile, frontends};
+use crate::compile::compile;
+use crate::frontends::frontends;
 use crate::model::{ObjectName, Service, ServiceKey, Unread};
+use crate::retained::Retained;
 
-/// What an earlier agent wrote of one service.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Retained {
-    /// Which service.
-    pub key: ServiceKey,
-    /// Its policies, affinity and notes, with its one port, whose number is not known.
-    pub service: Service,
-    /// Its frontends, while the Service object cannot be read.
-    pub frontends: Vec<(FrontendKey, FrontendKind)>,
-    /// Its members, while they are the last that is known of its backends.
-    pub members: Vec<(Address, u16, BackendRow)>,
-}
-
-impl Retained {
-    fn claims(&self) -> impl Iterator<Item = (FrontendKey, Claim)> {
-        self.frontends.iter().map(|(key, kind)| {
-            let rank = Rank { is_retained: true, kind: *kind, created: i64::MAX };
-            (*key, (rank, self.key.clone()))
-        })
-    }
+/// The claims of retained frontends.
+fn claims_of(retained: &Retained) -> impl Iterator<Item = (FrontendKey, Claim)> {
+    retained.frontends.iter().map(|(key, kind)| {
+        let rank = Rank { is_retained: true, kind: *kind, created: i64::MAX };
+        (*key, (rank, retained.key.clone()))
+    })
 }
 
 /// Retained services by object.
 pub(super) type AllRetained = BTreeMap<ObjectName, Vec<Retained>>;
 
 impl Catalog {
-    /// Says which objects the source holds and cannot read. The last state of such a Service stands in for
+    /// Sets which objects the source holds and cannot read. The last state of such a Service stands in for
     /// it, and claims its frontends after all others.
     pub fn set_unread(&mut self, unread: Unread) {
         if self.unread == unread {
@@ -70,12 +58,12 @@ impl Catalog {
         self.dirty.extend(self.retained.keys().cloned());
     }
 
-    /// Whether the source cannot read this Service object now.
+    /// Returns whether the source cannot read this Service object now.
     pub(super) fn is_unread(&self, object: &ObjectName) -> bool {
         self.unread.services.contains(object)
     }
 
-    /// Whether a part of this service, as an earlier agent may have written it, cannot be read.
+    /// Returns whether a part of this service, as a previous agent may have written it, cannot be read.
     pub fn misses(&self, service: &ServiceKey) -> bool {
         match self.services.get(&service.object) {
             None => self.misses_service(&service.object),
@@ -87,13 +75,13 @@ impl Catalog {
         !self.services.contains_key(object) && (self.unread.unknown || self.is_unread(object))
     }
 
-    /// What is rejected and has no name is taken for a slice of another Service where one of this is known.
+    /// A rejected object without a name counts as a slice of another Service where a slice of this one is known.
     fn misses_slices(&self, object: &ObjectName) -> bool {
         self.unread.slices.contains(object)
             || self.unread.unknown && !self.slices_of.contains_key(object)
     }
 
-    /// Takes in what an earlier agent wrote, as far as the source cannot read it.
+    /// Retains what a previous agent wrote of objects that the source cannot read.
     pub fn retain(&mut self, written: impl IntoIterator<Item = Retained>) {
         for mut retained in written {
             if !self.misses(&retained.key) {
@@ -103,21 +91,21 @@ impl Catalog {
             if self.services.contains_key(&object) {
                 retained.frontends.clear();
             }
-            for (key, claim) in retained.claims() {
-                let holder = self.claims.claim(&key, claim);
-                self.dirty.extend(holder.map(|holder| holder.object));
+            for (key, claim) in claims_of(&retained) {
+                let owner = self.claims.claim(&key, claim);
+                self.dirty.extend(owner.map(|owner| owner.object));
             }
             self.dirty.insert(object.clone());
             self.retained.entry(object).or_default().push(retained);
         }
     }
 
-    /// The services of which something is retained that an earlier agent wrote.
+    /// The services with retained state of a previous agent.
     pub fn retained(&self) -> impl Iterator<Item = &ServiceKey> {
         self.retained.values().flatten().map(|retained| &retained.key)
     }
 
-    /// Gives up what is retained of dirty objects and is known now, or known to be gone.
+    /// Drops retained state of dirty objects that are known now, or known to be gone.
     pub(super) fn release(&mut self) {
         let dirty = self.retained.keys().filter(|object| self.dirty.contains(*object));
         for object in dirty.cloned().collect::<Vec<_>>() {
@@ -126,9 +114,9 @@ impl Catalog {
             let mut after = Vec::new();
             for mut retained in before {
                 if !misses.0 {
-                    for (key, claim) in retained.claims() {
-                        let holder = self.claims.disclaim(&key, &claim);
-                        self.dirty.extend(holder.map(|holder| holder.object));
+                    for (key, claim) in claims_of(&retained) {
+                        let owner = self.claims.disclaim(&key, &claim);
+                        self.dirty.extend(owner.map(|owner| owner.object));
                     }
                     retained.frontends.clear();
                 }
@@ -147,7 +135,7 @@ impl Catalog {
         }
     }
 
-    /// Whether a backend of this service is known that may be used.
+    /// Returns whether a backend of this service is known that may be used.
     fn is_live(&self, retained: &Retained) -> bool {
         let object = &retained.key.object;
         let known = self.services.get(object);
@@ -155,12 +143,12 @@ impl Catalog {
         let Some(port) = service.ports.iter().find(|port| retained.key.is_port(port)) else {
             return false;
         };
-        let asked = match known {
+        let claimed = match known {
             Some(service) => frontends(service, port, &self.node),
             None => retained.frontends.clone(),
         };
         let offers = self.offers(object);
-        !compile(object, service, port, asked, &offers, &self.node, |_| true).members.is_empty()
+        !compile(object, service, port, claimed, &offers, &self.node, |_| true).members.is_empty()
     }
 }
 

@@ -3,7 +3,7 @@
 use svclb_common::layout::Scope;
 
 use super::*;
-use crate::compile::FrontendKind;
+use crate::frontends::FrontendKind;
 use crate::model::{Endpoint, Protocol, ServicePort, SlicePort};
 
 fn object(name: &str) -> ObjectName {
@@ -143,7 +143,7 @@ fn the_first_state_of_a_source_replaces_all_kinds_at_once() {
 }
 
 #[test]
-fn the_nodes_addresses_move_node_ports_and_make_nobody_else_dirty() {
+fn node_addresses_move_node_ports_and_mark_no_other_object() {
     let mut catalog = catalog([
         service("a", with_node_port("10.96.0.1", 30080)),
         service("b", with_ip("10.96.0.2", 0)),
@@ -191,7 +191,7 @@ fn the_oldest_of_several_services_holds_a_frontend_and_the_next_takes_it_over() 
         let conflicts = catalog.take_conflicts().expect("news of conflicts");
         assert!(catalog.take_conflicts().is_none(), "told once");
         let shown = conflicts.iter().map(|it| {
-            let Conflict { holder, waits, frontend, count } = it;
+            let Conflict { owner: holder, claimant: waits, frontend, count } = it;
             format!("{holder} {waits} {count} {}:{}", frontend.address, frontend.port)
         });
         shown.collect()
@@ -311,7 +311,7 @@ fn a_frontend_belongs_to_its_first_claimant_by_kind_then_age() {
                 [service("a", claim(*second, of_second)), service("b", claim(first, of_first))];
             for updates in [pair.clone(), [pair[1].clone(), pair[0].clone()]] {
                 let catalog = catalog(updates);
-                let holder = catalog.holder(&key).map(|holder| &*holder.object.name);
+                let holder = catalog.owner(&key).map(|holder| &*holder.object.name);
                 assert_eq!(holder, Some("b"), "{first:?} and {second:?}");
             }
         }
@@ -329,7 +329,7 @@ fn a_claimant_that_is_passed_over_leaves_its_frontend_to_claims_of_the_same_kind
     ]);
     let held_beside = |catalog: &Catalog, name: &str, passed: &str| {
         let desired =
-            catalog.desired_beside(&object(name), |claimant, _| *claimant.object.name == *passed);
+            catalog.desired_without(&object(name), |claimant, _| *claimant.object.name == *passed);
         desired[0].frontends.iter().map(|it| it.key.address.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(held_beside(&catalog, "c", ""), ["10.96.0.1"]);

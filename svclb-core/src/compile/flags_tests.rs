@@ -1,6 +1,7 @@
 //! The flags of lines.
 
 use super::*;
+use crate::frontends::frontends;
 
 #[test]
 fn frontends_of_the_api_servers_own_service_are_flagged_and_no_others() {

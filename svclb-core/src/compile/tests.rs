@@ -1,6 +1,7 @@
 //! What a Service and its slices compile to.
 
 use super::*;
+use crate::frontends::frontends as claimed;
 use crate::model::{Endpoint, Protocol, SlicePort, TrafficPolicy};
 use proptest::prelude::*;
 
@@ -53,7 +54,7 @@ fn of_port(
     node: &Node,
     holds: bool,
 ) -> Desired {
-    let (object, asked) = (ObjectName::new("default", "web"), frontends(service, port, node));
+    let (object, asked) = (ObjectName::new("default", "web"), claimed(service, port, node));
     compile(&object, service, port, asked, &offers(slices), node, |_| holds)
 }
 

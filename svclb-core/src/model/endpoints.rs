@@ -1,12 +1,12 @@
-//! The endpoints of a slice, kept small: a cluster has many of them, and most say the same.
+//! The endpoints of a slice, kept small: a cluster has many of them, and most have the same fields.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use svclb_common::layout::Address;
 
-/// What is said of an endpoint besides its address. Endpoints of one node mostly say the same, so a
-/// source that keeps what it has made shares it between them.
+/// An endpoint without its address. Endpoints of one node are mostly the same, so that a source can share one
+/// value between them.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Endpoint {
     /// Condition; absent means true.
@@ -24,7 +24,7 @@ pub struct Endpoint {
 }
 
 impl Default for Endpoint {
-    /// An endpoint of which nothing is said: it is ready.
+    /// An endpoint without any field set is ready.
     fn default() -> Self {
         Self {
             ready: true,
@@ -49,11 +49,11 @@ impl Endpoint {
     }
 }
 
-/// The endpoints of a slice: of each `addresses[0]` and what is said of it, in their order.
+/// The endpoints of a slice in their order, each by its `addresses[0]`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Endpoints {
     addresses: Addresses,
-    said: Box<[Arc<Endpoint>]>,
+    endpoints: Box<[Arc<Endpoint>]>,
     /// See [`Self::memory`].
     memory: usize,
 }
@@ -81,38 +81,38 @@ impl Addresses {
 }
 
 impl Endpoints {
-    /// How many there are.
+    /// The number of endpoints.
     pub fn len(&self) -> usize {
-        self.said.len()
+        self.endpoints.len()
     }
 
-    /// About how many bytes all of it takes if no two endpoints share what is said of them: how much is
-    /// shared depends on other objects.
+    /// About how many bytes all of it takes if no two endpoints share a value: sharing depends on other
+    /// objects.
     pub const fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.said.is_empty()
+        self.endpoints.is_empty()
     }
 
     /// Each with its address.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Arc<Endpoint>)> {
-        let addressed = self.said.iter().enumerate();
-        addressed.filter_map(|(at, said)| Some((self.addresses.get(at)?, said)))
+        let addressed = self.endpoints.iter().enumerate();
+        addressed.filter_map(|(at, endpoint)| Some((self.addresses.get(at)?, endpoint)))
     }
 }
 
 impl FromIterator<(IpAddr, Arc<Endpoint>)> for Endpoints {
     fn from_iter<I: IntoIterator<Item = (IpAddr, Arc<Endpoint>)>>(endpoints: I) -> Self {
-        let (addresses, said): (Vec<IpAddr>, Vec<Arc<Endpoint>>) = endpoints.into_iter().unzip();
+        let (addresses, all): (Vec<IpAddr>, Vec<Arc<Endpoint>>) = endpoints.into_iter().unzip();
         let addresses = match all_v4(&addresses) {
             Some(addresses) => Addresses::V4(addresses),
             None => Addresses::Any(addresses.into_iter().map(Address::from).collect()),
         };
-        let memory = said.iter().map(|said| size_of::<[usize; 3]>() + said.memory()).sum();
-        Self { addresses, said: said.into_boxed_slice(), memory }
+        let memory = all.iter().map(|it| size_of::<[usize; 3]>() + it.memory()).sum();
+        Self { addresses, endpoints: all.into_boxed_slice(), memory }
     }
 }
 
@@ -128,7 +128,7 @@ fn all_v4(addresses: &[IpAddr]) -> Option<Box<[Ipv4Addr]>> {
 
 impl FromIterator<(IpAddr, Endpoint)> for Endpoints {
     fn from_iter<I: IntoIterator<Item = (IpAddr, Endpoint)>>(endpoints: I) -> Self {
-        endpoints.into_iter().map(|(address, said)| (address, Arc::new(said))).collect()
+        endpoints.into_iter().map(|(address, endpoint)| (address, Arc::new(endpoint))).collect()
     }
 }
 

@@ -4,10 +4,10 @@
 /// memory than they may. All in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Omission {
-    /// How much the object needs.
+    /// The needs of the object.
     pub needs: usize,
-    /// How much the other objects of its namespace take.
+    /// The memory of the other objects of its namespace.
     pub used: usize,
-    /// How much all of its namespace may take.
+    /// The limit of its namespace.
     pub limit: usize,
 }

@@ -1,4 +1,4 @@
-//! What a source holds and cannot read.
+//! Objects that a source holds and cannot read.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub struct Unread {
 }
 
 impl Unread {
-    /// Nothing can be read: before a source has said anything.
+    /// No object can be read: the state before the first list of a source.
     pub const fn everything() -> Self {
         Self { services: BTreeSet::new(), slices: BTreeSet::new(), unknown: true }
     }

@@ -1,187 +1,136 @@
-//! The steps for one Service object, as a pure function of the mirror.
+//! The steps for one service, as pure functions of the mirror.
 //!
-//! Phase one brings everything that is new: rows, members, slots, then the flip of each line, then what
-//! has gone leaves. Frontends that another service holds are taken over in place. Phase two removes
-//! frontends that nobody asks for any more, and services.
+//! Phase one installs: the service's row, its members, slots, then the flip of each line, and after these the
+//! members that left are removed. Frontends of other services are taken over in place. Phase two retires:
+//! frontends without a claimant are removed, and services that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use svclb_common::layout::{FrontendKey, FrontendRow, Line, LineFlags, Meta, Set, Slot};
 
-use super::Step;
-use super::members::{Pair, pairs};
-use super::mirror::{Held, State, count_of};
-use super::outcome::Why;
+use super::mirror::{InstalledService, MemberPair, Mirror, pairs};
+use super::unplaced::Unplaced;
 use crate::compile::{Desired, DesiredFrontend};
 use crate::digest::Digest;
-use crate::index::{NoPlace, Place, Planned};
-use crate::table::{Key, Row};
+use crate::index::{Place, Planned};
+use crate::number::{LineNumber, ServiceId, SlotRange};
+use crate::table::{Key, Row, Step};
 
-/// Steps for one service, as many as were asked for. Where they are cut off it is as if the next one had
-/// failed: the next plan goes on from there.
+/// The first steps for one service. Where they are cut off it is as if the next step had failed: the next plan
+/// goes on from there.
 #[derive(Debug, Default)]
-pub(super) struct Part {
+pub(super) struct ServiceSteps {
     pub(super) steps: Vec<Step>,
-    /// There would be more.
+    /// More steps follow.
     pub(super) is_cut: bool,
 }
 
-/// Phase two for one service.
-#[derive(Debug, Default)]
-pub(super) struct Leave {
-    pub(super) part: Part,
-    /// A frontend stays only because somebody else is to take it over: whoever keeps it has to be looked
-    /// at again.
-    pub(super) waits: bool,
-}
-
 /// Steps in the making.
-pub(super) struct Steps<'a> {
-    state: &'a State,
-    id: u32,
+struct StepBuilder<'a> {
+    mirror: &'a Mirror,
+    id: ServiceId,
     steps: Vec<Step>,
     /// No more are made once there are so many.
     most: usize,
-    /// Lines that these steps put frontends into.
+    /// Lines that these steps fill.
     planned: Planned,
-    /// Lines that they take them out of.
-    left: BTreeSet<u32>,
-    /// By home, how far they say that it reaches.
-    reaches: BTreeMap<u32, u8>,
-    /// By home, how many of its frontends they bring behind the hashed lines, or take away from there.
-    spilled: BTreeMap<u32, u32>,
-    /// Lines whose generation has to move; their heir says so.
-    moved: BTreeSet<u32>,
+    /// Hashed lines that they empty.
+    emptied: BTreeSet<LineNumber>,
+    /// By home, its reach after these steps.
+    reaches: BTreeMap<LineNumber, u8>,
+    /// By home, how many of its frontends they put into lines behind the hashed ones, or remove from there.
+    spilled: BTreeMap<LineNumber, u32>,
+    /// Lines whose generation has to move; their successor (`heir`) marks them.
+    moved: BTreeSet<LineNumber>,
 }
 
-impl<'a> Steps<'a> {
-    fn new(state: &'a State, id: u32, most: usize) -> Self {
+/// Phase one for one service: its first steps, `most` or a few more.
+///
+/// # Errors
+/// When it does not fit; no step is made then.
+pub(super) fn install(
+    mirror: &Mirror,
+    desired: &Desired,
+    most: usize,
+) -> Result<ServiceSteps, Unplaced> {
+    let known = mirror.services.id_of(&desired.key);
+    let spent = known.or_else(|| mirror.ids.spent(&desired.key));
+    let meta = &mirror.meta;
+    let id = spent.unwrap_or(ServiceId(meta.next_service.max(1)));
+    let mut builder = StepBuilder::new(mirror, id, most);
+    if spent.is_none() {
+        let next_service = id.0.checked_add(1).ok_or(Unplaced::NoIds)?;
+        // The id is spent before it is used: never twice, whatever happens next.
+        builder.put(Row::Meta(Meta { next_service, ..*meta }));
+    }
+    if known.is_none() {
+        builder.put(Row::Service(id, desired.row));
+    }
+    builder.install(desired, mirror.services.get(id))?;
+    Ok(builder.finish())
+}
+
+/// Phase two for one service, of which the frontends in `keeps` stay; none when it is gone. Returns its first
+/// steps, `most` or a few more, and whether a frontend stays only because `is_awaited` says that a claimant
+/// will take it over: that one has to be visited again.
+pub(super) fn retire(
+    mirror: &Mirror,
+    id: ServiceId,
+    keeps: Option<&[FrontendKey]>,
+    most: usize,
+    is_awaited: impl Fn(&FrontendKey) -> bool,
+) -> (ServiceSteps, bool) {
+    let mut builder = StepBuilder::new(mirror, id, most);
+    let Some(service) = mirror.services.get(id) else { return Default::default() };
+    let is_own = |key: &FrontendKey| keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok());
+    let mut waits = false;
+    // The last first, of members too: that is cheap in the mirror.
+    for key in service.frontends().iter().rev().filter(|key| !is_own(key)) {
+        // Also of a service that is gone: until the frontend is taken over, the old backends serve.
+        if is_awaited(key) {
+            waits = true;
+        } else {
+            builder.remove_frontend(key);
+        }
+        if builder.is_full() {
+            return (builder.finish(), waits);
+        }
+    }
+    if keeps.is_none() && !waits {
+        let mut members: Vec<_> = service.members().of(id).map(|(key, _)| key).collect();
+        members.reverse();
+        for key in members {
+            builder.remove(Key::Backend(key));
+            if builder.is_full() {
+                return (builder.finish(), waits);
+            }
+        }
+        builder.remove(Key::Service(id));
+    }
+    (ServiceSteps { steps: builder.steps, is_cut: false }, waits)
+}
+
+impl<'a> StepBuilder<'a> {
+    fn new(mirror: &'a Mirror, id: ServiceId, most: usize) -> Self {
         Self {
-            state,
+            mirror,
             id,
             steps: Vec::new(),
             most,
             planned: Planned::default(),
-            left: BTreeSet::new(),
+            emptied: BTreeSet::new(),
             reaches: BTreeMap::new(),
             spilled: BTreeMap::new(),
             moved: BTreeSet::new(),
         }
     }
-}
 
-impl State {
-    /// Phase one for one service: its first steps, so many or a few more.
-    ///
-    /// # Errors
-    /// When it does not fit; no step is made then.
-    pub(super) fn bring(&self, desired: &Desired, most: usize) -> Result<Part, Why> {
-        let known = self.id_of(&desired.key);
-        let given = known.or_else(|| self.kept_ids.get(&desired.key).copied()).or(self.spare_id);
-        let id = given.unwrap_or(self.meta.next_service.max(1));
-        let mut steps = Steps::new(self, id, most);
-        if given.is_none() {
-            let next = id.checked_add(1).ok_or(Why::NoIds)?;
-            // The id is spent before it is used: never twice, whatever happens next.
-            steps.put(Row::Meta(Meta { next_service: next, ..self.meta }));
-        }
-        if known.is_none() {
-            steps.put(Row::Service(id, desired.row));
-        }
-        let held = self.services.get(&id).map(AsRef::as_ref);
-        steps.bring(desired, held)?;
-        Ok(steps.part())
-    }
-
-    /// Phase two for one service: the frontends that it does not have any more and that nobody else
-    /// is waiting for; all of it, when it is gone. Its first steps, so many or a few more.
-    pub(super) fn leave(
-        &self,
-        id: u32,
-        keeps: Option<&[FrontendKey]>,
-        most: usize,
-        is_waited_for: impl Fn(&FrontendKey) -> bool,
-    ) -> Leave {
-        let mut steps = Steps::new(self, id, most);
-        let Some(held) = self.services.get(&id) else { return Leave::default() };
-        let is_own =
-            |key: &FrontendKey| keeps.is_some_and(|keeps| keeps.binary_search(key).is_ok());
-        let mut waits = false;
-        // The last first, of members too: that is no work in the mirror.
-        for key in held.frontends.iter().rev().filter(|key| !is_own(key)) {
-            // Also of a service that is gone: until it is taken over, the old backends serve.
-            if is_waited_for(key) {
-                waits = true;
-            } else {
-                steps.remove_frontend(key);
-            }
-            if steps.is_full() {
-                return Leave { part: steps.part(), waits };
-            }
-        }
-        if keeps.is_none() && !waits {
-            let mut members: Vec<_> = held.members.of(id).map(|(key, _)| key).collect();
-            members.reverse();
-            for key in members {
-                steps.remove(Key::Backend(key));
-                if steps.is_full() {
-                    return Leave { part: steps.part(), waits };
-                }
-            }
-            steps.remove(Key::Service(id));
-        }
-        Leave { part: Part { steps: steps.steps, is_cut: false }, waits }
-    }
-}
-
-impl Steps<'_> {
-    /// The steps as far as they go.
-    fn part(self) -> Part {
-        Part { is_cut: self.is_full(), steps: self.steps }
+    fn finish(self) -> ServiceSteps {
+        ServiceSteps { is_cut: self.is_full(), steps: self.steps }
     }
 
     const fn is_full(&self) -> bool {
         self.steps.len() >= self.most
-    }
-
-    /// All that brings a service to what it should have, in the order of phase one.
-    fn bring(&mut self, desired: &Desired, held: Option<&Held>) -> Result<(), Why> {
-        // Before any member is written: those of a service that does not fit would fill svclb_backends, which
-        // others need.
-        let (sets, mut fresh): (Vec<Set>, Vec<bool>) = self.sets(desired)?;
-        self.members_come(desired, held);
-        if self.is_full() {
-            return Ok(());
-        }
-        // The new ones first: only their rows can find a map full, and then nothing has changed hands.
-        let is_known = |it: &&DesiredFrontend| self.state.frontends.contains_key(&it.key);
-        let (known, new): (Vec<&DesiredFrontend>, Vec<_>) =
-            desired.frontends.iter().partition(is_known);
-        for frontend in new.into_iter().chain(known) {
-            let before = self.steps.len();
-            let is_fresh: &mut bool = &mut fresh[frontend.set];
-            // Just before the first line that refers to them: without any they would be free again.
-            if std::mem::take(is_fresh) {
-                let first = sets[frontend.set].first;
-                let slots = self.owned(&desired.sets[frontend.set]).collect();
-                self.put(Row::Slots(first, slots));
-            }
-            self.frontend(frontend, sets[frontend.set])?;
-            if self.steps.len() > before && self.is_full() {
-                return Ok(());
-            }
-        }
-        if let Some(held) = held
-            && self.pairs(desired, Some(held)).any(|pair| pair.go().is_some())
-        {
-            self.announce(held);
-        }
-        self.members_go(desired, held);
-        self.generations();
-        if !self.is_full() && held.is_some_and(|held| held.row != Digest::of_row(&desired.row)) {
-            self.put(Row::Service(self.id, desired.row));
-        }
-        Ok(())
     }
 
     fn put(&mut self, row: Row) {
@@ -192,18 +141,62 @@ impl Steps<'_> {
         self.steps.push(Step::Remove(key));
     }
 
+    /// All steps of phase one, in order.
+    fn install(
+        &mut self,
+        desired: &Desired,
+        installed: Option<&InstalledService>,
+    ) -> Result<(), Unplaced> {
+        // Before any member is written: members of a service that does not fit would fill svclb_backends.
+        let mut sets = self.sets(desired)?;
+        self.add_members(desired, installed);
+        if self.is_full() {
+            return Ok(());
+        }
+        // The new ones first: only their rows can find a map full, and then no frontend was taken over.
+        let is_known = |it: &&DesiredFrontend| self.mirror.services.frontend(&it.key).is_some();
+        let (known, new): (Vec<&DesiredFrontend>, Vec<_>) =
+            desired.frontends.iter().partition(is_known);
+        for frontend in new.into_iter().chain(known) {
+            let before = self.steps.len();
+            let (set, is_fresh) = &mut sets[frontend.set];
+            // Just before the first line that refers to them: they are free again without one.
+            if std::mem::take(is_fresh)
+                && let Some(SlotRange { first, .. }) = SlotRange::of(*set)
+            {
+                let slots = self.owned(&desired.sets[frontend.set]).collect();
+                self.put(Row::Slots(first, slots));
+            }
+            self.frontend(frontend, *set)?;
+            if self.steps.len() > before && self.is_full() {
+                return Ok(());
+            }
+        }
+        if let Some(installed) = installed
+            && self.pairs(desired, Some(installed)).any(|pair| pair.removal().is_some())
+        {
+            self.announce(installed);
+        }
+        self.remove_members(desired, installed);
+        self.move_generations();
+        if !self.is_full() && installed.is_some_and(|it| !it.has_row(&desired.row)) {
+            self.put(Row::Service(self.id, desired.row));
+        }
+        Ok(())
+    }
+
     fn pairs<'p>(
         &self,
         desired: &'p Desired,
-        held: Option<&'p Held>,
-    ) -> impl Iterator<Item = Pair> + 'p {
-        pairs(self.id, &desired.members, held.map(|held| &held.members))
+        installed: Option<&'p InstalledService>,
+    ) -> impl Iterator<Item = MemberPair> + use<'p> {
+        pairs(self.id, &desired.members, installed.map(InstalledService::members))
     }
 
     /// New members, before any slot names them.
-    fn members_come(&mut self, desired: &Desired, held: Option<&Held>) {
-        for pair in self.pairs(desired, held) {
-            let Some(row) = pair.come() else { continue };
+    fn add_members(&mut self, desired: &Desired, installed: Option<&InstalledService>) {
+        for pair in self.pairs(desired, installed) {
+            let Some(row) = pair.addition() else { continue };
             self.put(Row::Backend(pair.key, row));
             if self.is_full() {
                 return;
@@ -211,10 +204,10 @@ impl Steps<'_> {
         }
     }
 
-    /// Members that leave, after every line was flipped.
-    fn members_go(&mut self, desired: &Desired, held: Option<&Held>) {
-        let leave = |pair: Pair| Some((pair.key, pair.go()?));
-        let mut members: Vec<_> = self.pairs(desired, held).filter_map(leave).collect();
+    /// Members that left, after every line was flipped.
+    fn remove_members(&mut self, desired: &Desired, installed: Option<&InstalledService>) {
+        let removal = |pair: MemberPair| Some((pair.key, pair.removal()?));
+        let mut members: Vec<_> = self.pairs(desired, installed).filter_map(removal).collect();
         members.reverse();
         for (key, row) in members {
             if self.is_full() {
@@ -227,20 +220,20 @@ impl Steps<'_> {
         }
     }
 
-    /// Says in each line of the service that its generation has to move, before the first member
-    /// leaves: whoever finds it so, should this agent die in between, moves it.
-    fn announce(&mut self, held: &Held) {
-        for key in &held.frontends {
+    /// Marks each line of the service before the first member is removed: its generation has to move. If
+    /// this agent dies in between, the next one moves it.
+    fn announce(&mut self, installed: &InstalledService) {
+        for key in installed.frontends() {
             if self.is_full() {
                 return;
             }
-            let Some((_, number)) = self.state.frontends.get(key).copied() else { continue };
-            // One that another service is taking over has an heir already, and needs that one.
-            let line = self.state.lines.get(&number).filter(|line| line.frontend() == *key);
-            let heir = line.map(|line| line.heir);
-            match heir {
-                Some(0) if self.moved.insert(number) => self.put(Row::Heir(number, self.id)),
-                // Said already.
+            let Some((_, number)) = self.mirror.services.frontend(key) else { continue };
+            // A line that another service is taking over has a successor already, and needs that one.
+            match self.mirror.lines.holding(number, key).map(|line| ServiceId(line.heir)) {
+                Some(ServiceId::NONE) if self.moved.insert(number) => {
+                    self.put(Row::Heir(number, self.id));
+                }
+                // Marked already.
                 Some(heir) if heir == self.id => drop(self.moved.insert(number)),
                 _ => {}
             }
@@ -248,83 +241,71 @@ impl Steps<'_> {
     }
 
     /// Moves the generations that have to, after all else.
-    fn generations(&mut self) {
+    fn move_generations(&mut self) {
         for number in std::mem::take(&mut self.moved) {
             if self.is_full() {
                 return;
             }
-            self.generation(number);
-            self.put(Row::Heir(number, 0));
+            self.move_generation(number);
+            self.put(Row::Heir(number, ServiceId::NONE));
         }
     }
 
-    fn generation(&mut self, number: u32) {
-        self.put(Row::Generation(number, self.state.next_generation(number)));
+    fn move_generation(&mut self, number: LineNumber) {
+        self.put(Row::Generation(number, self.mirror.lines.next_generation(number)));
     }
 
-    /// A range for each set, and whether it is yet to be written: the one that a line of this service has,
-    /// if its slots are the same, or a fresh one.
-    fn sets(&self, desired: &Desired) -> Result<(Vec<Set>, Vec<bool>), Why> {
-        let kept: Vec<Option<Set>> =
-            desired
-                .sets
-                .iter()
-                .enumerate()
-                .map(|(at, slots)| {
-                    if slots.is_empty() { Some(Set::REFUSE) } else { self.kept(desired, at, slots) }
-                })
-                .collect();
-        let fresh = kept.iter().zip(&desired.sets).filter(|(set, _)| set.is_none());
-        let needed: Vec<u32> = fresh.map(|(_, slots)| count_of(slots)).collect();
-        let mut firsts = self.state.room.find(&needed)?.into_iter();
-        let set = |(kept, slots): (&Option<Set>, &Vec<Slot>)| {
-            let fresh = || Some(Set { first: firsts.next()?, count: count_of(slots) });
-            kept.or_else(fresh).unwrap_or(Set::REFUSE)
+    /// For each set its range, and whether that is still to be written: the one that a line of this service
+    /// has, if its slots are the same, or a free one.
+    fn sets(&self, desired: &Desired) -> Result<Vec<(Set, bool)>, Unplaced> {
+        let written = |(at, slots): (usize, &Vec<Slot>)| match slots.is_empty() {
+            true => Some(Set::REFUSE),
+            false => self.written(desired, at, slots),
         };
-        let sets = kept.iter().zip(&desired.sets).map(set).collect();
-        Ok((sets, kept.iter().map(Option::is_none).collect()))
+        let written: Vec<Option<Set>> = desired.sets.iter().enumerate().map(written).collect();
+        let fresh = written.iter().zip(&desired.sets).filter(|(set, _)| set.is_none());
+        let counts: Vec<u32> = fresh.map(|(_, slots)| count_of(slots)).collect();
+        let mut firsts = self.mirror.slots.find(&counts)?.into_iter();
+        let set = |(written, slots): (Option<Set>, &Vec<Slot>)| {
+            let fresh = || Some(SlotRange { first: firsts.next()?, count: count_of(slots) }.into());
+            (written.or_else(fresh).unwrap_or(Set::REFUSE), written.is_none())
+        };
+        Ok(written.into_iter().zip(&desired.sets).map(set).collect())
     }
 
     /// These slots as this service's.
     fn owned(&self, slots: &[Slot]) -> impl Iterator<Item = Slot> {
-        slots.iter().map(|slot| Slot { owner: self.id, ..*slot })
+        slots.iter().map(|slot| Slot { owner: self.id.0, ..*slot })
     }
 
-    /// The range that a frontend of this set already uses, if it holds just these slots.
-    fn kept(&self, desired: &Desired, at: usize, slots: &[Slot]) -> Option<Set> {
+    /// The range of a frontend with this set, if it holds just these slots.
+    fn written(&self, desired: &Desired, at: usize, slots: &[Slot]) -> Option<Set> {
         let wanted = Digest::of_slots(self.owned(slots));
-        let frontends = desired.frontends.iter().filter(|frontend| frontend.set == at);
-        frontends
-            .filter_map(|frontend| {
-                let (_, number) = self.state.frontends.get(&frontend.key)?;
-                let set = self.state.lines.get(number)?.set;
-                let range = self.state.ranges.get(&set.first)?;
-                let is_same =
-                    set.count != 0 && range.count == count_of(slots) && range.slots == wanted;
-                is_same.then_some(set)
-            })
-            .next()
+        let mut frontends = desired.frontends.iter().filter(|frontend| frontend.set == at);
+        frontends.find_map(|frontend| {
+            let (_, number) = self.mirror.services.frontend(&frontend.key)?;
+            let set = self.mirror.lines.get(number)?.set;
+            self.mirror.slots.holds(set, count_of(slots), wanted).then_some(set)
+        })
     }
 
-    /// Brings one frontend to its set: made, flipped, or taken over.
-    fn frontend(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Why> {
-        let found = self.state.frontends.get(&frontend.key).copied();
-        // Another frontend may be there meanwhile, if the step that should have made this line failed.
-        let line = found
-            .and_then(|(_, number)| self.state.lines.get(&number))
-            .filter(|line| line.frontend() == frontend.key);
+    /// Creates a frontend, flips its line to a set, or takes it over.
+    fn frontend(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Unplaced> {
+        let found = self.mirror.services.frontend(&frontend.key);
+        // Another frontend may be there meanwhile, if the step that should have filled this line failed.
+        let line = found.and_then(|(_, number)| self.mirror.lines.holding(number, &frontend.key));
         let (Some((owner, number)), Some(line)) = (found, line) else {
-            return self.make(frontend, set);
+            return self.create(frontend, set);
         };
-        // A take-over that was cut off between set and owner: it has to be finished before the next,
-        // or no draw would accept the slots.
-        let holder = self.state.holder_of(line);
-        if holder != line.service {
-            self.put(Row::Owner(number, holder));
+        // A take-over that was cut off between set and owner has to be finished before the next one, or no
+        // draw would accept the slots.
+        let owner_of_slots = self.owner_of_slots(line);
+        if owner_of_slots.0 != line.service {
+            self.put(Row::Owner(number, owner_of_slots));
         }
-        let takes_over = owner != self.id || holder != self.id;
-        // With another policy a member of the set that was may be none of the set that is: whoever
-        // settled on one has to ask again.
+        let takes_over = owner != self.id || owner_of_slots != self.id;
+        // With another policy a member of the old set may not be in the new one: clients that remember a
+        // backend have to ask again.
         let is_another_set = (line.flags ^ frontend.flags) & LineFlags::EXTERNAL != 0;
         if takes_over || (is_another_set && line.heir == 0) {
             self.put(Row::Heir(number, self.id));
@@ -340,101 +321,97 @@ impl Steps<'_> {
         }
         if takes_over {
             self.put(Row::Owner(number, self.id));
-            self.put(Row::Frontend(frontend.key, FrontendRow { service: self.id, line: number }));
+            self.put_frontend(&frontend.key, number);
         }
         Ok(())
     }
 
-    fn make(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Why> {
-        let index = &self.state.index;
-        let place = index.place(&frontend.key, &mut self.planned);
-        let Place { line: number, home, spilled } = place.map_err(|why| match why {
-            NoPlace::Resting => Why::WaitsForRest,
-            NoPlace::Full => Why::NoLine,
-        })?;
-        let key = frontend.key;
+    /// The service whose slots a line's set has.
+    fn owner_of_slots(&self, line: &Line) -> ServiceId {
+        let is_heirs = line.heir != 0
+            && self.mirror.slots.owner(line.set).is_some_and(|owner| owner.0 == line.heir);
+        ServiceId(if is_heirs { line.heir } else { line.service })
+    }
+
+    fn put_frontend(&mut self, key: &FrontendKey, number: LineNumber) {
+        self.put(Row::Frontend(*key, FrontendRow { service: self.id.0, line: number.0 }));
+    }
+
+    fn create(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Unplaced> {
+        let (key, lines) = (frontend.key, &self.mirror.lines);
+        let Place { line: number, home, spilled } = lines.place(&key, &mut self.planned)?;
         let line = Line {
             address: key.address,
             port: key.port,
             protocol: key.protocol,
             scope: key.scope,
-            service: self.id,
+            service: self.id.0,
             set,
-            generation: self.state.next_generation(number),
+            generation: lines.next_generation(number).0,
             flags: frontend.flags,
             affinity_seconds: frontend.affinity_seconds,
             ..Line::default()
         };
-        self.put(Row::Frontend(key, FrontendRow { service: self.id, line: number }));
+        self.put_frontend(&key, number);
         self.put(Row::Line(number, line));
         if spilled {
-            let count = index.spilled(home) + self.one_more_spilled(home);
+            let count = lines.index().spilled(home) + self.count_spilled(home);
             self.put(Row::Spilled(home, count));
-        } else if let Some(step) = index.step(home, number)
-            && step > self.planned_reach(home)
+        } else if let Some(step) = lines.index().step(home, number)
+            && step > self.reach(home)
         {
-            self.reach(home, step);
+            self.put_reach(home, step);
         }
         Ok(())
     }
 
     /// The reach of a home after the steps so far.
-    fn planned_reach(&self, home: u32) -> u8 {
-        let found = self.reaches.get(&home).or_else(|| self.state.reaches.get(&home));
-        found.copied().unwrap_or(0)
+    fn reach(&self, home: LineNumber) -> u8 {
+        let planned = self.reaches.get(&home).copied();
+        planned.unwrap_or_else(|| self.mirror.lines.line(home).reach)
     }
 
-    fn reach(&mut self, home: u32, reach: u8) {
+    fn put_reach(&mut self, home: LineNumber, reach: u8) {
         self.reaches.insert(home, reach);
         self.put(Row::Reach(home, reach));
     }
 
-    /// How many frontends of a home come behind the hashed lines, or go from there, with this one.
-    fn one_more_spilled(&mut self, home: u32) -> u32 {
+    /// Counts one more frontend of a home that these steps put behind the hashed lines, or remove from there.
+    fn count_spilled(&mut self, home: LineNumber) -> u32 {
         let count = self.spilled.entry(home).or_default();
         *count += 1;
         *count
     }
 
     fn remove_frontend(&mut self, key: &FrontendKey) {
-        let Some((_, number)) = self.state.frontends.get(key).copied() else { return };
-        let index = &self.state.index;
-        let home = index.home(key);
-        let is_there = |line: &Line| line.frontend() == *key;
-        if !self.state.lines.get(&number).is_some_and(is_there) {
-            // The step that should have made the line failed.
+        let lines = &self.mirror.lines;
+        let Some((_, number)) = self.mirror.services.frontend(key) else { return };
+        if lines.holding(number, key).is_none() {
+            // The step that should have filled the line failed.
             self.remove(Key::Frontend(*key));
             return;
         }
-        if index.is_spill(number) {
-            // Row, count, line: the reader asks in the other order.
+        let home = lines.index().home(key);
+        if lines.index().is_spill(number) {
+            // Row, count, line: a reader looks at them in the other order.
             self.remove(Key::Frontend(*key));
-            let left = index.spilled(home).saturating_sub(self.one_more_spilled(home));
+            let left = lines.index().spilled(home).saturating_sub(self.count_spilled(home));
             self.put(Row::Spilled(home, left));
             self.remove(Key::Line(number));
         } else {
             self.remove(Key::Line(number));
-            self.left.insert(number);
-            let reach = index.reach_without(home, &self.left);
-            if reach != self.planned_reach(home) {
-                self.reach(home, reach);
+            self.emptied.insert(number);
+            let reach = lines.index().reach_without(home, &self.emptied);
+            if reach != self.reach(home) {
+                self.put_reach(home, reach);
             }
             self.remove(Key::Frontend(*key));
         }
-        // The next frontend in this line is another one to whoever remembers this one.
-        self.generation(number);
+        // A socket that remembers this frontend does not match the next one in this line.
+        self.move_generation(number);
     }
 }
 
-impl State {
-    /// Whose slots a line's set is made of.
-    fn holder_of(&self, line: &Line) -> u32 {
-        let range = self.ranges.get(&line.set.first).filter(|_| line.set.count != 0);
-        let owner = range.map(|range| range.owner);
-        if line.heir != 0 && owner == Some(line.heir) { line.heir } else { line.service }
-    }
-
-    pub(super) fn next_generation(&self, number: u32) -> u32 {
-        self.generations.get(&number).copied().unwrap_or(self.meta.first_generation).wrapping_add(1)
-    }
+fn count_of(slots: &[Slot]) -> u32 {
+    u32::try_from(slots.len()).unwrap_or(u32::MAX)
 }

@@ -1,70 +1,70 @@
-//! One pass over the dirty objects, on a table, whole or in parts. Which steps, and in what order, is
-//! `run`'s.
+//! One pass over the dirty objects, on a table, whole or in parts.
 
 use std::collections::BTreeSet;
 
-use super::mirror::State;
 use super::outcome::Pass;
-use super::run::Run;
-use super::staging::Followed;
+use super::planner::Planner;
+use super::runner::Runner;
+use super::work::{Done, Work};
 use crate::catalog::Catalog;
 use crate::model::ObjectName;
 use crate::table::Table;
 
-/// Brings the maps to what the catalog says of its dirty objects.
+/// Changes the maps to what the catalog has of its dirty objects.
 ///
-/// An object whose step fails is dirty again, and the next pass goes on from what was taken. So is one
-/// that waits for rest, or that keeps a frontend until another takes it over.
-pub fn pass(state: &mut State, table: &mut impl Table, catalog: &mut Catalog) -> Pass {
+/// An object whose step fails is dirty again, and the next pass goes on from the steps that succeeded. So is
+/// one that waits for the end of a quarantine, or that keeps a frontend until another takes it over.
+pub fn pass(planner: &mut Planner, table: &mut impl Table, catalog: &mut Catalog) -> Pass {
     catalog.recall();
-    state.turns.restart();
-    part(state, table, catalog, usize::MAX)
+    planner.turns.restart();
+    part(planner, table, catalog, usize::MAX)
 }
 
-/// A part of a pass: about so many steps, and as much again of removals. Objects take turns, a large one
-/// part by part. What is left is the state's ([`State::is_under_way`]) and goes on with the next part;
-/// what changes meanwhile joins it.
+/// A part of a pass: about `effort` steps, and as many again of removals. Objects take turns, a large one
+/// part by part. The planner keeps what is left to do ([`Planner::is_under_way`]) for the next part, and
+/// changes that come meanwhile join it.
 ///
 /// Objects that wait have a turn once the catalog [recalls](Catalog::recall) them.
 pub fn part(
-    state: &mut State,
+    planner: &mut Planner,
     table: &mut impl Table,
     catalog: &mut Catalog,
     effort: usize,
 ) -> Pass {
-    catalog.take_changed().into_iter().for_each(|object| state.turns.add(object));
-    match &mut state.followed {
-        Some(followed) => followed.looked.append(&mut catalog.take_reclaimed()),
+    catalog.take_changed().into_iter().for_each(|object| planner.turns.add(object));
+    match &mut planner.followed {
+        Some(followed) => followed.visit_all(catalog.take_reclaimed()),
         None => drop(catalog.take_reclaimed()),
     }
-    state.drop_unreferenced();
-    let (mut pass, ended, again) = Run::new(state, table, catalog, effort).run();
+    let Done { mut pass, ended, again } = run(planner, table, catalog, effort);
     report_triggered(&mut pass, catalog, &ended);
     catalog.wait(again);
     pass
 }
 
-impl State {
-    /// Whether a pass is at work whose next [`part`] has something to do.
-    pub fn is_under_way(&self) -> bool {
-        !self.turns.is_empty()
-    }
-
-    /// Whether the next [`part`] has something to do for this object.
-    pub fn has_turn(&self, object: &ObjectName) -> bool {
-        let is_held = |followed: &Followed| followed.held.contains_key(object);
-        self.turns.has(object) || self.followed.as_ref().is_some_and(is_held)
-    }
+/// Runs both phases over the objects whose turn it is.
+pub(super) fn run(
+    planner: &mut Planner,
+    table: &mut dyn Table,
+    catalog: &Catalog,
+    effort: usize,
+) -> Done {
+    planner.mirror.slots.drop_unreferenced();
+    let mut work = Work::new(planner, Runner::new(table), catalog, effort);
+    work.phase_one();
+    work.phase_two();
+    work.settle_homes();
+    work.finish()
 }
 
-/// Reports of these objects, which are as they should be, when what changed them happened.
+/// Adds to the report when the changes of these objects happened, which are written now.
 fn report_triggered(pass: &mut Pass, catalog: &mut Catalog, ended: &[ObjectName]) {
-    let rejected: BTreeSet<&ObjectName> =
-        pass.rejected.iter().map(|it| &it.service.object).collect();
+    let unplaced: BTreeSet<&ObjectName> =
+        pass.unplaced.iter().map(|it| &it.service.object).collect();
     for object in ended {
         let Some(times) = catalog.take_triggered(object) else { continue };
-        // Slices may be of what is no Service here.
-        if catalog.serves(object) && !rejected.contains(object) {
+        // Slices may be of a Service that is not served here.
+        if catalog.serves(object) && !unplaced.contains(object) {
             pass.triggered.push((object.clone(), times));
         }
     }

@@ -1,29 +1,31 @@
-//! Which object is looked at next, and how far a large one has come. Objects take turns: one that was
-//! looked at goes behind all others. A large object, of which one part after the other is done, takes turns
-//! with the others of its kind, and every second part is for the small ones: however many large objects
-//! change all the time, a small one waits for one part of theirs.
+//! The order in which objects are visited, and the progress of large ones. Objects take turns: one that was
+//! visited goes behind all others. A large object is visited part by part and takes turns with the other large
+//! ones, and every second part is for the small ones: however many large objects change all the time, a small
+//! one waits for one part of theirs.
+//!
+//! Invariant: each object with a turn is in `order` or in `large`, once.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::model::ObjectName;
 
-/// Where the next part of an object begins.
+/// The beginning of the next part of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum Position {
     /// At this port of its Service, counted from 0.
     Port(usize),
-    /// All its ports were looked at. So many of its services, in the order of their keys, were not yet
-    /// looked at for whether they are gone; the last are looked at first.
+    /// Behind all its ports. So many of its services, in the order of their keys, are still to be checked for
+    /// ports that are gone, the last ones first.
     Gone(usize),
 }
 
 /// An object's turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Turn {
-    pub(super) from: Place,
+    pub(super) from: Position,
     /// The object changed after its first part: once it is at its end it begins again.
     pub(super) has_changed: bool,
-    /// It had its turn already, and there was no time left: it comes before all others.
+    /// It had its turn already, and no effort was left: it comes before all others.
     pub(super) is_put_off: bool,
     /// Digest of the ports of its Service when its first part was done, where [`Place`] depends on it.
     pub(super) ports: u64,
@@ -31,20 +33,20 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) const NEW: Self =
-        Self { from: Place::Port(0), has_changed: false, is_put_off: false, ports: 0 };
+        Self { from: Position::Port(0), has_changed: false, is_put_off: false, ports: 0 };
 }
 
-/// What is kept for so many objects is not given back when none is left.
+/// The capacity for so many objects is kept when none is left.
 const FEW: usize = 64;
 
-/// All whose turn comes, each once.
+/// All objects with a turn.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Turns {
     order: VecDeque<ObjectName>,
     /// Objects that were found to need parts of their own.
     large: VecDeque<ObjectName>,
     of: HashMap<ObjectName, Turn>,
-    /// The last part was a large object's.
+    /// The last part was one of a large object.
     was_large: bool,
 }
 
@@ -76,7 +78,7 @@ impl Turns {
 
     /// Lets an object go on from there, behind all others. If it has been added meanwhile, it begins anew
     /// after that. One that waits to go on from another place keeps that, and begins anew after it, so
-    /// that looks at it on behalf of other objects do not throw it back.
+    /// that visits because of other objects do not delay it.
     pub(super) fn go_on(&mut self, object: ObjectName, turn: Turn) {
         if let Some(waiting) = self.of.get_mut(&object)
             && waiting.from != Turn::NEW.from
@@ -98,7 +100,7 @@ impl Turns {
         self.of.insert(object, Turn { is_put_off: true, ..turn });
     }
 
-    /// All whose turn comes, in order.
+    /// All objects with a turn, in order.
     pub(super) fn objects(&self) -> impl Iterator<Item = &ObjectName> {
         self.large.iter().chain(&self.order)
     }
@@ -174,7 +176,7 @@ mod tests {
         let taken =
             |turn: Option<(ObjectName, Turn)>| turn.map(|(object, _)| object.name.to_string());
         assert_eq!(taken(turns.next_large_if_due()).unwrap(), "l");
-        turns.go_on(name("l"), Turn { from: Place::Port(1), ..Turn::NEW });
+        turns.go_on(name("l"), Turn { from: Position::Port(1), ..Turn::NEW });
         assert_eq!(taken(turns.next_large_if_due()), None);
         assert_eq!(taken(turns.next()).unwrap(), "a");
         assert_eq!(taken(turns.next_large_if_due()).unwrap(), "m");
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn a_large_object_goes_on_where_it_was_and_begins_again_if_it_changed() {
         let mut turns = Turns::default();
-        let part = |has_changed| Turn { from: Place::Port(7), has_changed, ..Turn::NEW };
+        let part = |has_changed| Turn { from: Position::Port(7), has_changed, ..Turn::NEW };
         turns.go_on(name("a"), part(false));
         turns.add(name("b"));
         assert_eq!(rest(turns.clone())[0], ("a".to_owned(), part(false)));

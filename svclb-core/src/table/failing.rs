@@ -4,19 +4,19 @@ use std::io;
 
 use super::{Dump, Key, Row, Table, TableError};
 
-/// What an operation that fails is told.
+/// The error of an operation that fails on request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Refusal {
+pub enum Failure {
     /// ENOMEM.
     #[default]
     NoMemory,
     /// EPERM.
     NotPermitted,
-    /// E2BIG, which says that the map has no room.
+    /// E2BIG: the map is full.
     NoRoom,
 }
 
-impl Refusal {
+impl Failure {
     /// Each of them.
     pub const ALL: [Self; 3] = [Self::NoMemory, Self::NotPermitted, Self::NoRoom];
 
@@ -32,19 +32,19 @@ impl Refusal {
 
 /// Wraps a table and fails a window of its operations, without doing them.
 #[derive(Debug)]
-pub struct Failing<T> {
+pub struct FailingTable<T> {
     /// The table underneath.
     pub inner: T,
-    /// How many writes and removals were asked for so far.
+    /// The number of writes and removals so far, with those that failed.
     pub operations: usize,
-    /// How many of them failed on request.
+    /// The number of those that failed on request.
     pub failures: usize,
     fails_from: usize,
     fails_until: usize,
-    refusal: Refusal,
+    failure: Failure,
 }
 
-impl<T> Failing<T> {
+impl<T> FailingTable<T> {
     /// Fails nothing yet.
     pub fn new(inner: T) -> Self {
         Self {
@@ -53,20 +53,20 @@ impl<T> Failing<T> {
             failures: 0,
             fails_from: usize::MAX,
             fails_until: usize::MAX,
-            refusal: Refusal::default(),
+            failure: Failure::default(),
         }
     }
 
     /// Fails the next operation after `skip` of them, and `count` in all, for lack of memory.
     pub fn fail(&mut self, skip: usize, count: usize) {
-        self.refuse(skip, count, Refusal::default());
+        self.refuse(skip, count, Failure::default());
     }
 
     /// The same with another answer.
-    pub fn refuse(&mut self, skip: usize, count: usize, refusal: Refusal) {
+    pub fn refuse(&mut self, skip: usize, count: usize, failure: Failure) {
         self.fails_from = self.operations.saturating_add(skip);
         self.fails_until = self.fails_from.saturating_add(count);
-        self.refusal = refusal;
+        self.failure = failure;
     }
 
     fn counted(&mut self) -> Result<(), TableError> {
@@ -74,13 +74,13 @@ impl<T> Failing<T> {
         self.operations += 1;
         if (self.fails_from..self.fails_until).contains(&number) {
             self.failures += 1;
-            return Err(self.refusal.error("a failing table"));
+            return Err(self.failure.error("a failing table"));
         }
         Ok(())
     }
 }
 
-impl<T: Table> Table for Failing<T> {
+impl<T: Table> Table for FailingTable<T> {
     fn load(&mut self) -> Result<Dump, TableError> {
         self.inner.load()
     }

@@ -1,4 +1,4 @@
-//! The maps in memory. It refuses what the kernel would refuse, and what no planner may ask for.
+//! Maps in memory, which refuse what the kernel would refuse, and what no plan may contain.
 
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
@@ -11,10 +11,11 @@ use svclb_common::layout::{
 use svclb_common::shared::Shared;
 
 use super::{Dump, Key, Row, Table, TableError};
+use crate::number::{LineNumber, ServiceId, SlotNumber};
 
 /// Maps in memory, as large as their meta row says.
 #[derive(Debug)]
-pub struct Memory {
+pub struct MemoryTable {
     meta: Meta,
     lines: Vec<UnsafeCell<Line>>,
     slots: Vec<UnsafeCell<Slot>>,
@@ -28,11 +29,11 @@ fn cells<T: Default>(count: u32) -> Vec<UnsafeCell<T>> {
 }
 
 fn shared<T>(cells: &[UnsafeCell<T>], number: u32) -> Option<Shared<'_, T>> {
-    // SAFETY: the cell lives as long as the borrow, and everyone accesses it by `Shared`.
+    // SAFETY: the cell lives as long as the borrow, and all accesses to it are made by `Shared`.
     cells.get(number as usize).map(|cell| unsafe { Shared::new(cell.get()) })
 }
 
-impl Memory {
+impl MemoryTable {
     /// Empty maps of the sizes that `meta` says.
     pub fn new(meta: Meta) -> Self {
         Self {
@@ -70,13 +71,13 @@ impl Memory {
         self.meta
     }
 
-    fn place(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
+    fn place(&self, LineNumber(number): LineNumber) -> Result<Shared<'_, Line>, TableError> {
         let capacity = self.meta.index_lines + self.meta.spill_lines;
         self.line(number).ok_or(TableError::Full { map: "svclb_index", capacity })
     }
 
-    fn held(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
-        let line = self.place(number)?;
+    fn filled(&self, LineNumber(number): LineNumber) -> Result<Shared<'_, Line>, TableError> {
+        let line = self.place(LineNumber(number))?;
         if line.key_word() == 0 {
             return Err(invalid("svclb_index", format!("line {number} holds no frontend")));
         }
@@ -119,10 +120,10 @@ impl Memory {
         Ok(())
     }
 
-    fn put_line(&self, number: u32, line: &Line) -> Result<(), TableError> {
+    fn put_line(&self, number: LineNumber, line: &Line) -> Result<(), TableError> {
         let place = self.place(number)?;
         if place.key_word() != 0 {
-            return Err(invalid("svclb_index", format!("line {number} holds a frontend")));
+            return Err(invalid("svclb_index", format!("line {} holds a frontend", number.0)));
         }
         self.check_set(line.set, [line.service, line.heir])?;
         index::publish(place, line);
@@ -156,7 +157,7 @@ fn take<K: Eq + Hash, V>(
     rows.remove(key).map(drop).ok_or(TableError::Missing { map })
 }
 
-impl Table for Memory {
+impl Table for MemoryTable {
     fn load(&mut self) -> Result<Dump, TableError> {
         let lines: Vec<(u32, Line)> = (0..)
             .map_while(|number| Some((number, self.line(number)?.read())))
@@ -175,7 +176,9 @@ impl Table for Memory {
     fn put(&mut self, row: &Row) -> Result<(), TableError> {
         let lines = self.meta.index_lines + self.meta.spill_lines;
         match row {
-            Row::Service(id, row) => insert(&mut self.services, "svclb_services", lines, *id, *row),
+            Row::Service(ServiceId(id), row) => {
+                insert(&mut self.services, "svclb_services", lines, *id, *row)
+            }
             Row::Backend(key, row) => {
                 if row.sets == 0 || !self.services.contains_key(&key.service) {
                     return Err(invalid("svclb_backends", "of no set or no service".to_owned()));
@@ -187,32 +190,32 @@ impl Table for Memory {
             Row::Frontend(key, row) => {
                 insert(&mut self.frontends, "svclb_frontends", lines, *key, *row)
             }
-            Row::Slots(first, slots) => self.put_slots(*first, slots),
+            Row::Slots(SlotNumber(first), slots) => self.put_slots(*first, slots),
             Row::Line(number, line) => self.put_line(*number, line),
             Row::Set(number, set) => {
-                let line = self.held(*number)?;
+                let line = self.filled(*number)?;
                 self.check_set(*set, [line.service(), line.heir()])?;
                 line.set_set_word(set.word());
                 Ok(())
             }
-            Row::Heir(number, id) => {
-                let line = self.held(*number)?;
+            Row::Heir(number, ServiceId(id)) => {
+                let line = self.filled(*number)?;
                 self.check_set(line.set(), [line.service(), *id])?;
                 line.set_heir(*id);
                 Ok(())
             }
-            Row::Owner(number, id) => {
-                let line = self.held(*number)?;
+            Row::Owner(number, ServiceId(id)) => {
+                let line = self.filled(*number)?;
                 self.check_set(line.set(), [*id, line.heir()])?;
                 line.set_service(*id);
                 Ok(())
             }
-            Row::Traits(number, flags, affinity) => self.held(*number).map(|line| {
+            Row::Traits(number, flags, affinity) => self.filled(*number).map(|line| {
                 line.set_flags(*flags);
                 line.set_affinity_seconds(*affinity);
             }),
             Row::Generation(number, generation) => {
-                self.place(*number).map(|line| line.set_generation(*generation))
+                self.place(*number).map(|line| line.set_generation(generation.0))
             }
             Row::Reach(number, reach) => self.place(*number).map(|line| line.set_reach(*reach)),
             Row::Spilled(number, count) => self.place(*number).map(|line| line.set_spilled(*count)),
@@ -225,11 +228,11 @@ impl Table for Memory {
 
     fn remove(&mut self, key: &Key) -> Result<(), TableError> {
         match key {
-            Key::Service(id) => take(&mut self.services, "svclb_services", id),
+            Key::Service(ServiceId(id)) => take(&mut self.services, "svclb_services", id),
             Key::Backend(key) => take(&mut self.backends, "svclb_backends", key),
             Key::Frontend(key) => take(&mut self.frontends, "svclb_frontends", key),
             Key::Line(number) => {
-                index::empty(self.held(*number)?);
+                index::empty(self.filled(*number)?);
                 Ok(())
             }
         }

@@ -1,49 +1,62 @@
 //! The maps as `plan` sees them: rows that are loaded, put and removed.
 //!
-//! Three implementations: the real maps (svclb-agent), [`Memory`], which refuses what the kernel would
-//! refuse, and [`Failing`], which fails on request.
+//! Implementations: the real maps (svclb-agent); [`MemoryTable`], which refuses what the kernel would refuse;
+//! [`FailingTable`], which fails on request; and [`RecordingTable`], which keeps the steps of a dry run.
 //!
-//! Every row is written whole and its effect on a concurrent reader is that of one step, so the order
-//! of steps is all that a plan has to think about.
+//! Every row is written whole and a concurrent reader sees it as one step, so a plan has to think about the
+//! order of steps only.
 
 mod failing;
 mod memory;
+mod recording;
 
 use crate::digest::Digest;
-pub use failing::{Failing, Refusal};
-pub use memory::Memory;
+use crate::number::{Generation, LineNumber, ServiceId, SlotNumber};
+pub use failing::{FailingTable, Failure};
+pub use memory::MemoryTable;
+pub use recording::RecordingTable;
 use svclb_common::layout::{
     BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Set, Slot,
 };
 
+/// One operation on a table.
+#[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "steps live for one service's change only")]
+pub enum Step {
+    /// Write a row.
+    Put(Row),
+    /// Remove a row.
+    Remove(Key),
+}
+
 /// Something to write.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Row {
-    /// A value of `svclb_services`, by id.
-    Service(u32, ServiceRow),
+    /// A value of `svclb_services`.
+    Service(ServiceId, ServiceRow),
     /// A value of `svclb_backends`.
     Backend(BackendKey, BackendRow),
     /// A value of `svclb_frontends`.
     Frontend(FrontendKey, FrontendRow),
     /// A range of `svclb_slots` that no line refers to, from its first slot.
-    Slots(u32, Vec<Slot>),
+    Slots(SlotNumber, Vec<Slot>),
     /// A frontend into an empty line, published by its key word last. Leaves the line's `reach` and
     /// `spilled`, which belong to the place, alone.
-    Line(u32, Line),
+    Line(LineNumber, Line),
     /// The set of a line that holds a frontend: the flip.
-    Set(u32, Set),
-    /// The service that takes a line's frontend over, 0 for none.
-    Heir(u32, u32),
+    Set(LineNumber, Set),
+    /// The successor of a line's service, [`ServiceId::NONE`] for none.
+    Heir(LineNumber, ServiceId),
     /// The service of a line that holds a frontend.
-    Owner(u32, u32),
+    Owner(LineNumber, ServiceId),
     /// The flags and affinity seconds of a line that holds a frontend.
-    Traits(u32, u16, u32),
+    Traits(LineNumber, u16, u32),
     /// The generation of a line.
-    Generation(u32, u32),
-    /// How far a home line's frontends reach.
-    Reach(u32, u8),
-    /// How many frontends of a home line spilled.
-    Spilled(u32, u32),
+    Generation(LineNumber, Generation),
+    /// The reach of a home line.
+    Reach(LineNumber, u8),
+    /// The spill count of a home line.
+    Spilled(LineNumber, u32),
     /// The value of `svclb_meta`.
     Meta(Meta),
 }
@@ -51,15 +64,15 @@ pub enum Row {
 /// Something to remove.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Key {
-    /// A value of `svclb_services`, by id.
-    Service(u32),
+    /// A value of `svclb_services`.
+    Service(ServiceId),
     /// A value of `svclb_backends`.
     Backend(BackendKey),
     /// A value of `svclb_frontends`.
     Frontend(FrontendKey),
     /// The frontend of a line: its key word goes to 0, then service, set, heir, flags and affinity do.
     /// `generation`, `reach` and `spilled` stay.
-    Line(u32),
+    Line(LineNumber),
 }
 
 /// Everything the maps hold, as it was loaded. Lines and slots by number; empty lines are left out.
@@ -94,11 +107,11 @@ impl Dump {
 pub struct Written {
     /// First slot.
     pub first: u32,
-    /// How many slots.
+    /// The number of slots.
     pub count: u32,
-    /// Whose the first of them is.
+    /// Id of the service that owns the first of them.
     pub owner: u32,
-    /// What they hold.
+    /// Digest of their contents.
     pub slots: Digest,
 }
 
@@ -135,12 +148,12 @@ pub fn ranges(lines: &[(u32, Line)], mut slot: impl FnMut(u32) -> Option<Slot>) 
 /// Why a row could not be loaded, written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    /// A map has no room: E2BIG, or a number beyond a mapped array's end.
+    /// A map is full: E2BIG, or a number beyond a mapped array's end.
     #[error("{map} is full: it holds {capacity} entries")]
     Full {
         /// Name of the map.
         map: &'static str,
-        /// How many entries it was made for.
+        /// The number of its entries.
         capacity: u32,
     },
     /// A row that was to be removed is not there (ENOENT).
@@ -154,20 +167,20 @@ pub enum TableError {
     Invalid {
         /// Name of the map.
         map: &'static str,
-        /// What was expected and found.
+        /// The expected and the found state.
         what: String,
     },
-    /// The kernel, or a test, said no.
+    /// The kernel, or a test, refused the operation.
     #[error("{map}: {source}")]
     System {
         /// Name of the map.
         map: &'static str,
-        /// What it said.
+        /// The kernel's answer.
         source: std::io::Error,
     },
 }
 
-/// A place where rows are kept: the maps.
+/// The maps, or what stands in for them.
 pub trait Table {
     /// Reads everything.
     ///
@@ -175,8 +188,8 @@ pub trait Table {
     /// When a map cannot be read.
     fn load(&mut self) -> Result<Dump, TableError>;
 
-    /// Reads everything, but shows each row of `svclb_backends` instead of keeping it, so that the dump
-    /// has none: they are nearly all that a large cluster has.
+    /// Reads everything, but passes each row of `svclb_backends` to `see` instead of keeping it, so that the
+    /// dump has none: they are nearly all that a large cluster has.
     ///
     /// # Errors
     /// As of [`Self::load`].
@@ -199,7 +212,7 @@ pub trait Table {
     /// When it is not there or the kernel refuses.
     fn remove(&mut self, key: &Key) -> Result<(), TableError>;
 
-    /// Writes what [`Self::put`] kept back, if it does so: only maps that nobody reads yet may.
+    /// Writes the rows that [`Self::put`] buffered: only maps that no program reads yet may buffer.
     ///
     /// # Errors
     /// As of [`Self::put`].

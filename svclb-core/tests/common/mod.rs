@@ -11,8 +11,8 @@ use svclb_core::catalog::Catalog;
 use svclb_core::model::{
     Endpoint, Node, ObjectName, Service, ServicePort, Slice, SlicePort, Update,
 };
-use svclb_core::plan::{Pass, State, load, pass};
-use svclb_core::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
+use svclb_core::plan::{Pass, Planner, load, pass};
+use svclb_core::table::{Dump, FailingTable, Key, MemoryTable, Row, Table, TableError};
 
 pub fn meta(index_lines: u32, spill_lines: u32, slots: u32) -> Meta {
     Meta {
@@ -65,29 +65,29 @@ pub fn slice(name: &str, addresses: &[&str]) -> Update {
 
 pub struct Agent {
     pub catalog: Catalog,
-    pub state: State,
-    pub table: Failing<Memory>,
+    pub planner: Planner,
+    pub table: FailingTable<MemoryTable>,
 }
 
 impl Agent {
     pub fn new(meta: Meta) -> Self {
         Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
-            state: State::new(meta),
-            table: Failing::new(Memory::new(meta)),
+            planner: Planner::new(meta),
+            table: FailingTable::new(MemoryTable::new(meta)),
         }
     }
 
-    pub fn hear(&mut self, updates: impl IntoIterator<Item = Update>) -> &mut Self {
+    pub fn ingest(&mut self, updates: impl IntoIterator<Item = Update>) -> &mut Self {
         updates.into_iter().for_each(|update| self.catalog.apply(update));
         self
     }
 
     /// A pass; what it freed has rested at once.
     pub fn pass(&mut self) -> Pass {
-        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
-        let resting = self.state.take_resting();
-        self.state.rested(resting);
+        let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
+        let freed = self.planner.take_freed();
+        self.planner.release(freed);
         done
     }
 
@@ -102,14 +102,14 @@ impl Agent {
     /// A new process over the same maps and the same catalog.
     pub fn restart(&mut self) {
         let dump = self.table.load().unwrap();
-        let (state, heal) = load(&dump, dump.meta);
-        self.state = state;
-        self.state.heal(&mut self.table, &heal).unwrap();
+        let (state, repairs) = load(&dump, dump.meta);
+        self.planner = state;
+        self.planner.repair(&mut self.table, &repairs).unwrap();
         self.mark_all();
     }
 
     pub fn mark_all(&mut self) {
-        let all: Vec<_> = self.catalog.objects().chain(self.state.objects()).cloned().collect();
+        let all: Vec<_> = self.catalog.objects().chain(self.planner.objects()).cloned().collect();
         self.catalog.mark(all);
     }
 
@@ -124,7 +124,7 @@ impl Agent {
 }
 
 /// As the datapath finds the frontend with this address, TCP, port 80.
-pub fn find(memory: &Memory, address: IpAddr) -> Option<(u32, Line)> {
+pub fn find(memory: &MemoryTable, address: IpAddr) -> Option<(u32, Line)> {
     let key = FrontendKey { address: address.into(), port: 80, protocol: 6, scope: 0, _pad: 0 };
     let wanted = Wanted::new(key.address.words(), 80, Protocol::Tcp, Scope::Any);
     let meta = memory.meta();
@@ -140,7 +140,7 @@ pub fn find(memory: &Memory, address: IpAddr) -> Option<(u32, Line)> {
 }
 
 /// What a draw of this line can give. A slot that its reader would not accept is "torn".
-pub fn backends(memory: &Memory, line: &Line) -> BTreeSet<String> {
+pub fn backends(memory: &MemoryTable, line: &Line) -> BTreeSet<String> {
     (line.set.first..line.set.first.saturating_add(line.set.count))
         .map(|number| {
             let slot = memory.slot(number).unwrap().read();

@@ -25,6 +25,7 @@ use svclb_common::layout::{
 };
 use svclb_common::shared::Shared;
 use svclb_core::compile::{is_api_server, service_of};
+use svclb_core::number::{Generation, LineNumber, ServiceId, SlotNumber};
 use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
 
 use crate::bpf::mapping::Mapping;
@@ -236,26 +237,36 @@ impl Table for Maps {
 
     fn put(&mut self, row: &Row) -> Result<(), TableError> {
         match row {
-            Row::Service(id, row) => self.services.put(id, row),
+            Row::Service(ServiceId(id), row) => self.services.put(id, row),
             Row::Backend(key, row) => {
                 self.mark(key)?;
                 self.backends.put(key, row)
             }
             Row::Frontend(key, row) => self.frontends.put(key, row),
-            Row::Slots(first, slots) => self.slots.put(*first, slots),
-            Row::Line(number, line) => self.put_line(*number, line),
-            Row::Set(number, set) => self.held(*number).map(|line| line.set_set_word(set.word())),
-            Row::Heir(number, id) => self.held(*number).map(|line| line.set_heir(*id)),
-            Row::Owner(number, id) => self.held(*number).map(|line| line.set_service(*id)),
-            Row::Traits(number, flags, affinity) => self.held(*number).map(|line| {
+            Row::Slots(SlotNumber(first), slots) => self.slots.put(*first, slots),
+            Row::Line(LineNumber(number), line) => self.put_line(*number, line),
+            Row::Set(LineNumber(number), set) => {
+                self.held(*number).map(|line| line.set_set_word(set.word()))
+            }
+            Row::Heir(LineNumber(number), ServiceId(id)) => {
+                self.held(*number).map(|line| line.set_heir(*id))
+            }
+            Row::Owner(LineNumber(number), ServiceId(id)) => {
+                self.held(*number).map(|line| line.set_service(*id))
+            }
+            Row::Traits(LineNumber(number), flags, affinity) => self.held(*number).map(|line| {
                 line.set_flags(*flags);
                 line.set_affinity_seconds(*affinity);
             }),
-            Row::Generation(number, generation) => {
+            Row::Generation(LineNumber(number), Generation(generation)) => {
                 self.line(*number).map(|line| line.set_generation(*generation))
             }
-            Row::Reach(number, reach) => self.line(*number).map(|line| line.set_reach(*reach)),
-            Row::Spilled(number, count) => self.line(*number).map(|line| line.set_spilled(*count)),
+            Row::Reach(LineNumber(number), reach) => {
+                self.line(*number).map(|line| line.set_reach(*reach))
+            }
+            Row::Spilled(LineNumber(number), count) => {
+                self.line(*number).map(|line| line.set_spilled(*count))
+            }
             Row::Meta(meta) => {
                 self.meta
                     .set(0, Plain(*meta), 0)
@@ -268,10 +279,10 @@ impl Table for Maps {
 
     fn remove(&mut self, key: &Key) -> Result<(), TableError> {
         match key {
-            Key::Service(id) => self.services.remove(id),
+            Key::Service(ServiceId(id)) => self.services.remove(id),
             Key::Backend(key) => self.backends.remove(key),
             Key::Frontend(key) => self.frontends.remove(key),
-            Key::Line(number) => self.remove_line(*number),
+            Key::Line(LineNumber(number)) => self.remove_line(*number),
         }
     }
 

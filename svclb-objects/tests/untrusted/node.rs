@@ -8,10 +8,11 @@ use serde_json::Value;
 use svclb_common::layout::{FrontendKey, Meta, Scope, Slot};
 use svclb_common::shared::Shared;
 use svclb_core::catalog::Catalog;
-use svclb_core::compile::{FrontendKind, frontends, service_of};
+use svclb_core::compile::service_of;
+use svclb_core::frontends::{FrontendKind, frontends};
 use svclb_core::model::{Node, ObjectName, Service, ServiceKey, Update};
-use svclb_core::plan::{State, pass};
-use svclb_core::table::{Memory, Table as _};
+use svclb_core::plan::{Planner, pass};
+use svclb_core::table::{MemoryTable, Table as _};
 
 use super::claims::{Claims, Endpoints, is, is_usable};
 
@@ -20,8 +21,8 @@ const PASSES: usize = 8;
 
 pub struct TestNode {
     catalog: Catalog,
-    state: State,
-    table: Memory,
+    state: Planner,
+    table: MemoryTable,
     node: Node,
     services: BTreeMap<ObjectName, (Service, Claims)>,
     slices: BTreeMap<ObjectName, Endpoints>,
@@ -56,8 +57,8 @@ impl TestNode {
         };
         Self {
             catalog: Catalog::new(node.clone()),
-            state: State::new(meta),
-            table: Memory::new(meta),
+            state: Planner::new(meta),
+            table: MemoryTable::new(meta),
             node,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -106,8 +107,8 @@ impl TestNode {
             if let Some(failed) = done.failed.first() {
                 return Err(format!("a step failed: {}", failed.error));
             }
-            let resting = self.state.take_resting();
-            self.state.rested(resting);
+            let freed = self.state.take_freed();
+            self.state.release(freed);
         }
         self.check()
     }

@@ -1,6 +1,7 @@
 //! The frontends that a Service's addresses and ports make.
 
 use super::*;
+use crate::model::Scope;
 
 /// Frontends in short: `+` before those that are under the external policy, `host` after those that
 /// only the host's clients have.
@@ -10,7 +11,7 @@ fn asked(service: &Service, port: &ServicePort, node: &Node) -> String {
         let host = if key.scope == Scope::Host as u8 { " host" } else { "" };
         format!("{external}{} {}{host}", key.address, key.port)
     };
-    frontends(service, port, node).iter().map(shown).collect::<Vec<_>>().join(", ")
+    claimed(service, port, node).iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 #[test]

@@ -24,9 +24,9 @@ pub(super) fn before(change: &Change, meta: Meta) -> (World, Agent) {
     // Others look at how it came to this.
     agent.table.looks = false;
     for deed in &change.before {
-        agent.hear(&mut world, deed);
+        agent.ingest(&mut world, deed);
         let done = agent.pass();
-        assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+        assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     }
     agent.table.looks = true;
     (world, agent)
@@ -36,10 +36,10 @@ pub(super) fn before(change: &Change, meta: Meta) -> (World, Agent) {
 pub(super) fn operations(change: &Change, meta: Meta) -> (usize, BTreeSet<&'static str>) {
     let (mut world, mut agent) = before(change, meta);
     agent.table.kinds.clear();
-    change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+    change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
     let first = agent.table.table.operations;
     let done = agent.pass();
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     (agent.table.table.operations - first, agent.table.kinds)
 }
 

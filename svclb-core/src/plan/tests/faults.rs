@@ -4,10 +4,11 @@ use proptest::prelude::*;
 
 use super::world::deed;
 use super::*;
-use crate::table::Refusal;
+use crate::number::{LineNumber, ServiceId};
+use crate::table::Failure;
 
-fn refusal() -> impl Strategy<Value = Refusal> {
-    proptest::sample::select(&Refusal::ALL[..])
+fn refusal() -> impl Strategy<Value = Failure> {
+    proptest::sample::select(&Failure::ALL[..])
 }
 
 proptest! {
@@ -17,12 +18,12 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         // There is room: who is told that there is none waits for it, and so does who gives way.
-        agent.state.set_growing(true);
+        agent.planner.set_growing(true);
         for (deed, skip, count, refusal) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.table.table.refuse(*skip, *count, *refusal);
             // Who is told that there is no room is passed over for whoever else asks (decisions/0010).
-            agent.table.is_roomy = *refusal != Refusal::NoRoom;
+            agent.table.is_roomy = *refusal != Failure::NoRoom;
             let failures = agent.table.table.failures;
             // Each step of each try is looked at. A try that fails writes less than what fails.
             for _ in 0..=*count {
@@ -40,7 +41,7 @@ proptest! {
             agent.mark_all();
             let done = agent.pass();
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
-            prop_assert_eq!(&done.rejected, &[]);
+            prop_assert_eq!(&done.unplaced, &[]);
             agent.assert_settled();
         }
     }
@@ -51,7 +52,7 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for (deed, skip, count) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.table.table.fail(*skip, *count);
             let done = agent.pass();
             // What was served stays served: the table looked after every step.
@@ -68,7 +69,7 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for (deed, skip) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.table.table.fail(*skip, usize::MAX);
             agent.pass();
             agent.table.table.fail(0, 0);
@@ -85,7 +86,7 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for (deed, skip, dies) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             if *dies {
                 agent.table.table.fail(*skip, usize::MAX);
                 agent.pass();
@@ -103,14 +104,14 @@ proptest! {
 }
 
 #[test]
-fn rows_that_somebody_made_or_removed_by_hand_are_put_right() {
+fn rows_written_or_removed_by_another_program_are_repaired() {
     use crate::table::{Key, Row};
     use svclb_common::layout::{BackendKey, BackendRow, FrontendKey, FrontendRow};
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
     for name in 0..3 {
         let service = Like { name, ips: vec![name], ports: vec![0, 2], ..Like::default() };
-        agent.hear(&mut world, &Deed::Service(service));
-        agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 6] });
+        agent.ingest(&mut world, &Deed::Service(service));
+        agent.ingest(&mut world, &Deed::Endpoints { name, states: vec![1; 6] });
     }
     agent.pass();
     agent.assert_settled();
@@ -122,12 +123,12 @@ fn rows_that_somebody_made_or_removed_by_hand_are_put_right() {
     memory.remove(&Key::Backend(dump.backends[0].0)).unwrap();
     let member = BackendKey { port: 9, ..dump.backends[1].0 };
     memory.put(&Row::Backend(member, BackendRow { sets: 1, ..dump.backends[1].1 })).unwrap();
-    let held: Vec<u32> =
-        dump.lines.iter().filter(|(_, line)| line.protocol != 0).map(|(at, _)| *at).collect();
+    let filled = dump.lines.iter().filter(|(_, line)| line.protocol != 0);
+    let held: Vec<LineNumber> = filled.map(|(number, _)| LineNumber(*number)).collect();
     memory.remove(&Key::Line(held[0])).unwrap();
     memory.put(&Row::Reach(held[1], 7)).unwrap();
     memory.put(&Row::Spilled(held[1], 7)).unwrap();
-    memory.put(&Row::Heir(held[1], 77)).unwrap();
+    memory.put(&Row::Heir(held[1], ServiceId(77))).unwrap();
     agent.table.expect(&agent.catalog);
     agent.restart();
     assert!(agent.pass().failed.is_empty());

@@ -2,10 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::world::{Heard, deed};
+use super::world::{Report, deed};
 use super::*;
 use crate::model::{ObjectName, Slice, Update};
-use crate::table::{Key, Row};
+use crate::number::{LineNumber, ServiceId};
+use crate::plan::change;
+use crate::table::{Key, Row, Step};
 
 proptest! {
     #[test]
@@ -15,11 +17,11 @@ proptest! {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for burst in &deeds {
             for deed in burst {
-                agent.hear(&mut world, deed);
+                agent.ingest(&mut world, deed);
             }
             let done = agent.pass();
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
-            prop_assert_eq!(&done.rejected, &[]);
+            prop_assert_eq!(&done.unplaced, &[]);
             agent.assert_settled();
         }
     }
@@ -30,9 +32,9 @@ proptest! {
     ) {
         let (mut world, mut agent, mut late) = (World::default(), Agent::new(roomy()), Agent::new(roomy()));
         for deed in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.pass();
-            late.hear(&mut world, deed);
+            late.ingest(&mut world, deed);
         }
         late.pass();
         // And one that knows only what there is in the end.
@@ -46,14 +48,14 @@ proptest! {
     }
 
     #[test]
-    fn in_maps_that_are_too_small_what_does_not_fit_keeps_what_it_has(
+    fn unplaced_services_keep_their_state_in_maps_that_are_too_small(
         deeds in proptest::collection::vec((deed(), any::<bool>()), 1..40),
     ) {
         // Eight lines and two behind them for up to 24 frontends, eight slots.
         let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 2, 8)));
         agent.table.is_roomy = false;
         for (deed, rests) in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             let done = agent.pass_only();
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
             if *rests {
@@ -63,13 +65,13 @@ proptest! {
         }
         // All of it goes: nothing is left, and nothing of the maps is lost.
         for name in 0..4 {
-            agent.hear(&mut world, &Deed::Gone(name));
+            agent.ingest(&mut world, &Deed::Gone(name));
         }
         agent.settle();
         prop_assert_eq!(agent.table.routes().len(), 0);
         prop_assert_eq!(agent.table.rows().len(), 0);
-        prop_assert_eq!(agent.state.room.both().0.free_slots(), 8);
-        prop_assert_eq!(agent.state.index.spilled(0), 0);
+        prop_assert_eq!(agent.planner.mirror.slots.free().free_slots(), 8);
+        prop_assert_eq!(agent.planner.mirror.lines.index().spilled(LineNumber(0)), 0);
     }
 }
 
@@ -78,11 +80,11 @@ fn a_change_of_one_service_takes_steps_for_that_service_only() {
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
     for name in 0..4 {
         let service = Like { name, ips: vec![name], ports: vec![0], ..Like::default() };
-        agent.hear(&mut world, &Deed::Service(service));
-        agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 6] });
+        agent.ingest(&mut world, &Deed::Service(service));
+        agent.ingest(&mut world, &Deed::Endpoints { name, states: vec![1; 6] });
     }
     agent.pass();
-    agent.hear(&mut world, &Deed::Endpoints { name: 2, states: vec![1, 1, 1, 1, 0, 1] });
+    agent.ingest(&mut world, &Deed::Endpoints { name: 2, states: vec![1, 1, 1, 1, 0, 1] });
     let done = agent.pass();
     assert_eq!(done.objects, 1);
     // Slots, flip, heir, member out, generation, heir, service row.
@@ -90,39 +92,39 @@ fn a_change_of_one_service_takes_steps_for_that_service_only() {
 }
 
 #[test]
-fn what_was_freed_is_not_used_before_it_has_rested() {
+fn freed_slots_are_not_used_before_the_end_of_their_quarantine() {
     let maps = meta(64, 4, 4);
     let (mut world, mut catalog) = (World::default(), catalog());
-    let (mut state, mut table) = (State::new(maps), Memory::new(maps));
-    let mut hear = |catalog: &mut Catalog, deed: Deed| {
+    let (mut state, mut table) = (Planner::new(maps), MemoryTable::new(maps));
+    let mut ingest = |catalog: &mut Catalog, deed: Deed| {
         world.change(&deed).tell(catalog);
     };
     let service =
         |name, ip| Deed::Service(Like { name, ips: vec![ip], ports: vec![0], ..Like::default() });
-    hear(&mut catalog, service(0, 0));
-    hear(&mut catalog, Deed::Endpoints { name: 0, states: vec![1, 0, 1, 0, 1] });
-    assert_eq!(pass(&mut state, &mut table, &mut catalog).rejected, []);
+    ingest(&mut catalog, service(0, 0));
+    ingest(&mut catalog, Deed::Endpoints { name: 0, states: vec![1, 0, 1, 0, 1] });
+    assert_eq!(pass(&mut state, &mut table, &mut catalog).unplaced, []);
     // Three of four slots are used; two others do not fit, and would not after a rest either.
-    hear(&mut catalog, service(1, 2));
-    hear(&mut catalog, Deed::Endpoints { name: 1, states: vec![1, 0, 1] });
+    ingest(&mut catalog, service(1, 2));
+    ingest(&mut catalog, Deed::Endpoints { name: 1, states: vec![1, 0, 1] });
     let done = pass(&mut state, &mut table, &mut catalog);
-    assert_eq!(done.rejected[0].why, Why::NoSlots);
+    assert_eq!(done.unplaced[0].why, Unplaced::NoSlots);
     assert!(!catalog.is_dirty());
     // The first goes: there is room, but not yet.
-    hear(&mut catalog, Deed::Gone(0));
-    hear(&mut catalog, Deed::Endpoints { name: 1, states: vec![1, 0, 1, 0, 1] });
-    assert_eq!(pass(&mut state, &mut table, &mut catalog).rejected[0].why, Why::WaitsForRest);
+    ingest(&mut catalog, Deed::Gone(0));
+    ingest(&mut catalog, Deed::Endpoints { name: 1, states: vec![1, 0, 1, 0, 1] });
+    assert_eq!(pass(&mut state, &mut table, &mut catalog).unplaced[0].why, Unplaced::Quarantined);
     assert!(catalog.is_dirty(), "it is tried again without being asked for");
-    let resting = state.take_resting();
-    state.rested(resting);
-    assert_eq!(pass(&mut state, &mut table, &mut catalog).rejected, []);
+    let freed = state.take_freed();
+    state.release(freed);
+    assert_eq!(pass(&mut state, &mut table, &mut catalog).unplaced, []);
 }
 
 #[test]
 fn a_pass_tells_when_what_it_wrote_was_triggered_once_it_is_written() {
     let triggered = |world: &mut World, states: Vec<u8>, time: i64| {
         let deed = Deed::Endpoints { name: 0, states };
-        let Heard::Change(Update::Slice(name, Some(slice))) = world.change(&deed) else {
+        let Report::Change(Update::Slice(name, Some(slice))) = world.change(&deed) else {
             panic!("{deed:?} is a slice");
         };
         Update::Slice(name, Some(Slice { triggered: Some(time), ..slice }))
@@ -133,7 +135,7 @@ fn a_pass_tells_when_what_it_wrote_was_triggered_once_it_is_written() {
     agent.catalog.apply(update);
     assert_eq!(agent.pass().triggered, [], "of no Service");
     let service = Like { name: 0, ips: vec![0], ports: vec![0], ..Like::default() };
-    agent.hear(&mut world, &Deed::Service(service));
+    agent.ingest(&mut world, &Deed::Service(service));
     assert_eq!(agent.pass().triggered, [], "a Service is not measured");
     for time in [2, 3] {
         let states = if time == 2 { vec![1, 0, 1] } else { vec![0, 0, 1] };
@@ -153,11 +155,11 @@ fn a_pass_tells_when_what_it_wrote_was_triggered_once_it_is_written() {
 fn a_change_of_affinity_is_one_step_and_moves_no_set() {
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
     let service = Like { name: 0, ips: vec![0], ports: vec![0], ..Like::default() };
-    agent.hear(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 6] });
-    agent.hear(&mut world, &Deed::Service(service.clone()));
+    agent.ingest(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 6] });
+    agent.ingest(&mut world, &Deed::Service(service.clone()));
     agent.pass();
     for affinity in [5, 7, 0] {
-        agent.hear(&mut world, &Deed::Service(Like { affinity, ..service.clone() }));
+        agent.ingest(&mut world, &Deed::Service(Like { affinity, ..service.clone() }));
         // The traits of its one line.
         assert_eq!(agent.pass().steps, 1);
         agent.assert_settled();
@@ -171,7 +173,7 @@ fn short(step: &Step) -> String {
         Step::Remove(Key::Backend(key)) => format!("{} out", key.address),
         Step::Put(Row::Slots(_, slots)) => format!("{} slots", slots.len()),
         Step::Put(Row::Set(..)) => "flip".to_owned(),
-        Step::Put(Row::Heir(_, 0)) => "announced no more".to_owned(),
+        Step::Put(Row::Heir(_, ServiceId::NONE)) => "announced no more".to_owned(),
         Step::Put(Row::Heir(..)) => "announced".to_owned(),
         Step::Put(Row::Generation(..)) => "generation".to_owned(),
         Step::Put(Row::Service(..)) => "row".to_owned(),
@@ -183,8 +185,8 @@ fn short(step: &Step) -> String {
 fn a_backend_joins_a_set_before_its_slots_and_leaves_it_after_them() {
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
     let like = Like { ips: vec![0], external: Some(2), ports: vec![0], ..Like::default() };
-    agent.hear(&mut world, &Deed::Endpoints { name: 0, states: vec![1, 0, 1, 0, 1] });
-    agent.hear(&mut world, &Deed::Service(like.clone()));
+    agent.ingest(&mut world, &Deed::Endpoints { name: 0, states: vec![1, 0, 1, 0, 1] });
+    agent.ingest(&mut world, &Deed::Service(like.clone()));
     agent.pass();
     // 10.244.0.4 runs elsewhere: it leaves the internal set and stays in the external one; then it
     // comes back; then 10.244.0.2 leaves both. Affinity and sockets ask for this membership.
@@ -203,9 +205,9 @@ fn a_backend_joins_a_set_before_its_slots_and_leaves_it_after_them() {
         (gone, leaves(&["2 slots", "flip", "flip"], "10.244.0.2 out")),
     ];
     for (deed, expected) in rows {
-        agent.hear(&mut world, &deed);
+        agent.ingest(&mut world, &deed);
         let desired = agent.catalog.desired(&ObjectName::new("default", "s0"));
-        let steps = agent.state.bring(&desired[0], usize::MAX).unwrap().steps;
+        let steps = change::install(&agent.planner.mirror, &desired[0], usize::MAX).unwrap().steps;
         assert_eq!(steps.iter().map(short).collect::<Vec<_>>(), expected, "{deed:?}");
         agent.pass();
         agent.assert_settled();

@@ -1,13 +1,14 @@
 //! The promises of a plan, over random histories.
 
-mod beside;
+mod audit;
 mod changes;
-mod deaths;
+mod crashes;
 mod faults;
 mod histories;
 mod parts;
+mod recording;
 mod refusals;
-mod same;
+mod replaced;
 mod staging;
 mod watched;
 mod world;
@@ -17,7 +18,7 @@ use svclb_common::layout::Meta;
 use super::*;
 use crate::catalog::Catalog;
 use crate::model::Node;
-use crate::table::{Memory, Table};
+use crate::table::{MemoryTable, Table};
 use watched::Watched;
 use world::{Deed, Like, World};
 
@@ -45,53 +46,53 @@ fn catalog() -> Catalog {
 /// A catalog, its mirror and the maps.
 struct Agent {
     catalog: Catalog,
-    state: State,
+    planner: Planner,
     table: Watched,
 }
 
 impl Agent {
     fn new(meta: Meta) -> Self {
-        Self { catalog: catalog(), state: State::new(meta), table: Watched::new(Memory::new(meta)) }
+        Self {
+            catalog: catalog(),
+            planner: Planner::new(meta),
+            table: Watched::new(MemoryTable::new(meta)),
+        }
     }
 
     /// Takes a deed in, without a pass.
-    fn hear(&mut self, world: &mut World, deed: &Deed) {
+    fn ingest(&mut self, world: &mut World, deed: &Deed) {
         world.change(deed).tell(&mut self.catalog);
     }
 
     /// A pass whose every step is watched; nothing rests longer than that.
     fn pass(&mut self) -> Pass {
         let done = self.pass_only();
-        let resting = self.state.take_resting();
-        self.state.rested(resting);
+        let freed = self.planner.take_freed();
+        self.planner.release(freed);
         done
     }
 
     /// The same when what it frees goes on resting.
     fn pass_only(&mut self) -> Pass {
         self.table.expect(&self.catalog);
-        let done = pass(&mut self.state, &mut self.table, &mut self.catalog);
-        self.assert_room();
+        let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
+        self.assert_quarantine();
         done
     }
 
     /// What will be free is what is free and what rests.
-    fn assert_room(&self) {
-        let (free, later) = self.state.room.both();
-        let mut sum = free.clone();
-        for (first, count) in self.state.resting.ranges.iter().chain(&self.state.rests.ranges) {
-            sum.give(*first, *count);
-        }
-        assert_eq!(&sum, later);
+    fn assert_quarantine(&self) {
+        self.planner.mirror.slots.assert_quarantine();
     }
 
     /// Rests and passes, as the reconciler does, until nothing is left to do.
     fn settle(&mut self) {
         for _ in 0..10 {
-            let resting = self.state.take_resting();
-            if !resting.is_empty() {
-                self.state.rested(resting);
-                self.catalog.mark(self.state.short.keys().map(|short| short.object.clone()));
+            let freed = self.planner.take_freed();
+            if !freed.is_empty() {
+                self.planner.release(freed);
+                self.catalog
+                    .mark(self.planner.unplaced.services().map(|short| short.object.clone()));
             }
             if !self.catalog.is_dirty() {
                 return;
@@ -106,44 +107,44 @@ impl Agent {
     fn assert_fair(&mut self) {
         let routes = self.table.routes();
         let mut claims = world::claims(&self.catalog);
-        for held in self.state.services.values() {
-            let wanted = claims.remove(&held.key).unwrap_or_else(|| panic!("{} is gone", held.key));
-            if self.state.short.contains_key(&held.key) {
+        let services = &self.planner.mirror.services;
+        for (_, service) in services.iter() {
+            let name = service.key();
+            let wanted = claims.remove(name).unwrap_or_else(|| panic!("{name} is gone"));
+            if self.planner.unplaced.has(name) {
                 continue;
             }
-            for key in &held.frontends {
-                assert_eq!(routes.get(key), wanted.get(key), "{} {key:?}", held.key);
+            for key in service.frontends() {
+                assert_eq!(routes.get(key), wanted.get(key), "{name} {key:?}");
             }
-            for key in wanted.keys().filter(|key| !held.frontends.contains(key)) {
-                let owner = self.state.frontends.get(key);
-                let Some((owner, _)) = owner else {
-                    let is_outranked = !self.catalog.may_keep(key, &held.key);
-                    assert!(is_outranked, "{key:?} is kept from {} for nobody", held.key);
+            for key in wanted.keys().filter(|key| !service.frontends().contains(key)) {
+                let Some(owner) = services.owner(key) else {
+                    let is_outranked = !self.catalog.may_keep(key, name);
+                    assert!(is_outranked, "{key:?} is kept from {name} without an owner");
                     continue;
                 };
-                let owner = &self.state.services[owner].key;
                 let mut claimants = self.catalog.claimants(key);
-                let first = claimants.find(|it| *it == owner || **it == held.key);
-                assert_eq!(first, Some(owner), "{key:?} is kept from {}", held.key);
+                let first = claimants.find(|it| *it == owner || *it == name);
+                assert_eq!(first, Some(owner), "{key:?} is kept from {name}");
             }
         }
         for service in claims.keys() {
-            assert!(self.state.short.contains_key(service), "{service} has no row");
+            assert!(self.planner.unplaced.has(service), "{service} has no row");
         }
     }
 
     /// What a new process finds and does first.
     fn restart(&mut self) {
         let dump = self.table.load().unwrap();
-        let (mut state, heal) = load(&dump, dump.meta);
-        state.set_growing(self.state.grows);
-        self.state = state;
-        self.state.heal(&mut self.table, &heal).unwrap();
+        let (mut state, repairs) = load(&dump, dump.meta);
+        state.set_growing(self.planner.unplaced.grows());
+        self.planner = state;
+        self.planner.repair(&mut self.table, &repairs).unwrap();
         self.mark_all();
     }
 
     fn mark_all(&mut self) {
-        let all: Vec<_> = self.catalog.objects().chain(self.state.objects()).cloned().collect();
+        let all: Vec<_> = self.catalog.objects().chain(self.planner.objects()).cloned().collect();
         self.catalog.mark(all);
     }
 
@@ -153,12 +154,12 @@ impl Agent {
         assert_eq!(self.table.rows(), world::rows(&self.catalog));
         self.mark_all();
         assert_eq!(self.pass().steps, 0, "a second plan is empty");
-        assert!(self.state.is_held_by(&mut self.table).unwrap(), "an audit finds nothing");
+        assert!(self.planner.is_in(&mut self.table).unwrap(), "an audit finds nothing");
         self.restart();
         let dump = self.table.load().unwrap();
-        assert_eq!(load(&dump, dump.meta).1, [], "nothing to heal");
+        assert_eq!(load(&dump, dump.meta).1, [], "nothing to repair");
         assert_eq!(self.pass().steps, 0, "a restart writes nothing");
-        let is_held = self.state.is_held_by(&mut self.table).unwrap();
+        let is_held = self.planner.is_in(&mut self.table).unwrap();
         assert!(is_held, "nor does an audit find anything then");
     }
 }

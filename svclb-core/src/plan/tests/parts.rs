@@ -12,10 +12,10 @@ impl Agent {
         self.catalog.recall();
         for _ in 0..10_000 {
             self.table.expect(&self.catalog);
-            let done = part(&mut self.state, &mut self.table, &mut self.catalog, effort);
-            self.assert_room();
+            let done = part(&mut self.planner, &mut self.table, &mut self.catalog, effort);
+            self.assert_quarantine();
             assert!(done.failed.is_empty(), "{:?}", done.failed);
-            if !self.state.is_under_way() {
+            if !self.planner.is_under_way() {
                 return;
             }
         }
@@ -26,10 +26,11 @@ impl Agent {
     fn settle_in_parts(&mut self, effort: usize) {
         for _ in 0..1_000 {
             self.in_parts(effort);
-            let resting = self.state.take_resting();
-            if !resting.is_empty() {
-                self.state.rested(resting);
-                self.catalog.mark(self.state.short.keys().map(|short| short.object.clone()));
+            let freed = self.planner.take_freed();
+            if !freed.is_empty() {
+                self.planner.release(freed);
+                self.catalog
+                    .mark(self.planner.unplaced.services().map(|short| short.object.clone()));
             }
             if !self.catalog.is_dirty() {
                 return;
@@ -46,7 +47,7 @@ fn a_change_in_parts_of_any_size_ends_as_one_in_one_piece() {
             for effort in [1, 2, 3, 7] {
                 let _row = Row(format!("{}, in maps with {name}, {effort} a part", change.name));
                 let (mut world, mut agent) = before(&change, meta);
-                change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+                change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
                 agent.settle_in_parts(effort);
                 agent.assert_settled();
             }
@@ -64,9 +65,9 @@ proptest! {
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for deed in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.table.expect(&agent.catalog);
-            let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, effort);
+            let done = part(&mut agent.planner, &mut agent.table, &mut agent.catalog, effort);
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
         }
         agent.settle_in_parts(effort);

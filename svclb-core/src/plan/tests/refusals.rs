@@ -5,18 +5,18 @@ use std::collections::BTreeSet;
 use super::changes::{self, Change, Row, before, maps, operations};
 use super::watched::KINDS;
 use super::*;
-use crate::table::Refusal;
+use crate::table::Failure;
 
 /// How many operations in a row are refused: one; those of several passes.
 const COUNTS: [usize; 2] = [1, 20];
 
 /// Passes as the reconciler makes them, again and again while something fails; every step is watched.
 /// Gives the agent when nothing fails any more.
-fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, Refusal)) -> Agent {
+fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, Failure)) -> Agent {
     let (mut world, mut agent) = before(change, meta);
     let failures = agent.table.load().unwrap().meta.failures;
-    change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
-    agent.table.is_roomy = refusal != Refusal::NoRoom;
+    change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
+    agent.table.is_roomy = refusal != Failure::NoRoom;
     agent.table.table.refuse(skip, count, refusal);
     let mut failed = 0;
     for turn in 0.. {
@@ -28,9 +28,10 @@ fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, R
             break;
         }
         // Nothing that was refused is taken for done, and what is known to be refused is tried again.
-        let is_tried_again = done.failed.is_empty() || agent.catalog.is_dirty() || is_told(&done);
+        let is_tried_again =
+            done.failed.is_empty() || agent.catalog.is_dirty() || only_status_failed(&done);
         assert!(
-            is_tried_again && !(done.failed.is_empty() && done.rejected.is_empty()),
+            is_tried_again && !(done.failed.is_empty() && done.unplaced.is_empty()),
             "{done:?}"
         );
         if agent.table.is_roomy {
@@ -48,22 +49,21 @@ fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, R
 }
 
 /// All that failed was the row that tells of the pass: nothing is left to do but that.
-fn is_told(done: &Pass) -> bool {
+fn only_status_failed(done: &Pass) -> bool {
     done.failed.iter().all(|failed| failed.object.is_none())
 }
 
 fn assert_whole(done: &Pass) {
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
 }
 
 /// As the reconciler does each minute.
 fn audit(agent: &mut Agent) {
     agent.table.looks = false;
-    if !agent.state.is_held_by(&mut agent.table).unwrap() {
+    if !agent.planner.is_in(&mut agent.table).unwrap() {
         let dump = agent.table.load().unwrap();
-        let (state, heal) = agent.state.reload(&dump);
-        agent.state = state;
-        agent.state.heal(&mut agent.table, &heal).unwrap();
+        let repairs = agent.planner.reload(&dump);
+        agent.planner.repair(&mut agent.table, &repairs).unwrap();
     }
     agent.mark_all();
     assert_whole(&agent.pass());
@@ -71,8 +71,7 @@ fn audit(agent: &mut Agent) {
 }
 
 #[test]
-fn whatever_operation_is_refused_once_or_for_a_while_what_was_served_stays_and_the_end_is_the_same()
-{
+fn any_refused_operation_keeps_services_served_and_the_end_is_the_same() {
     let mut kinds = BTreeSet::new();
     for ((name, meta), counts) in maps().into_iter().zip([&COUNTS[..], &COUNTS[..1]]) {
         for change in changes::all() {
@@ -81,7 +80,7 @@ fn whatever_operation_is_refused_once_or_for_a_while_what_was_served_stays_and_t
             let all =
                 (0..operations).flat_map(|skip| counts.iter().map(move |count| (skip, *count)));
             for (skip, count) in all {
-                for refusal in Refusal::ALL {
+                for refusal in Failure::ALL {
                     let _row = Row(format!(
                         "{}, in maps with {name}: {refusal:?} for {count} after {skip}",
                         change.name

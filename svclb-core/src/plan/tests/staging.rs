@@ -19,8 +19,8 @@ struct Filling {
 impl Filling {
     fn begin(agent: &mut Agent) -> Self {
         let meta = Meta { seed: 8, ..roomy() };
-        let staging = Staging::begin(&mut agent.state, &agent.catalog, meta);
-        let mut table = Watched::new(Memory::new(*staging.meta()));
+        let staging = Staging::begin(&mut agent.planner, &agent.catalog, meta);
+        let mut table = Watched::new(MemoryTable::new(*staging.meta()));
         // No program reads them before they are whole.
         table.looks = false;
         Self { staging, table, ids: agent.ids() }
@@ -34,12 +34,12 @@ impl Filling {
         during: &[(Deed, usize)],
     ) -> Self {
         for deed in before {
-            agent.hear(world, deed);
+            agent.ingest(world, deed);
             agent.pass();
         }
         let mut filling = Self::begin(agent);
         for (deed, effort) in during {
-            agent.hear(world, deed);
+            agent.ingest(world, deed);
             filling.part(agent, *effort);
         }
         filling
@@ -53,12 +53,12 @@ impl Filling {
     /// A part for each of both: of the maps in use with an effort of `current`.
     fn parts(&mut self, agent: &mut Agent, current: usize, effort: usize) {
         agent.table.expect(&agent.catalog);
-        let done = part(&mut agent.state, &mut agent.table, &mut agent.catalog, current);
+        let done = part(&mut agent.planner, &mut agent.table, &mut agent.catalog, current);
         assert!(done.failed.is_empty(), "{:?}", done.failed);
-        let resting = agent.state.take_resting();
-        agent.state.rested(resting);
+        let freed = agent.planner.take_freed();
+        agent.planner.release(freed);
         let Self { staging, table, .. } = self;
-        let done = staging.part(table, &mut agent.state, &agent.catalog, effort);
+        let done = staging.part(table, &mut agent.planner, &agent.catalog, effort);
         assert!(done.failed.is_empty(), "{:?}", done.failed);
     }
 
@@ -66,26 +66,26 @@ impl Filling {
     fn end(mut self, agent: &mut Agent, effort: usize) {
         for round in 0.. {
             assert!(round < 10_000, "it does not come to an end");
-            if self.staging.is_complete(&agent.state) {
+            if self.staging.is_complete(&agent.planner) {
                 break;
             }
             self.part(agent, effort);
         }
         let before = agent.table.routes();
         let Self { staging, mut table, ids } = self;
-        let done = staging.finish(&mut table, &agent.state, &mut agent.catalog);
-        let (current, highest) = (agent.ids(), agent.state.highest_generation());
+        let done = staging.finish(&mut table, &agent.planner, &mut agent.catalog);
+        let (current, highest) = (agent.ids(), agent.planner.mirror.lines.highest_generation().0);
         let (state, rejected) = done.unwrap();
         assert_eq!(rejected, []);
         table.looks = true;
-        (agent.state, agent.table) = (state, table);
+        (agent.planner, agent.table) = (state, table);
         let found = agent.ids();
         for (service, id) in ids {
             if current.get(&service) == Some(&id) {
                 assert!(found.get(&service).is_none_or(|it| *it == id), "{service} has another id");
             }
         }
-        let lowest = agent.state.generations.values().copied().min();
+        let lowest = agent.planner.mirror.lines.lowest_generation(false);
         assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
         // What was served is, unless the catalog has it no more.
         let after = agent.table.routes();
@@ -116,7 +116,7 @@ proptest! {
         filling.end(&mut agent, 20);
         settle(&mut agent);
         for deed in &after {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             prop_assert!(agent.pass().failed.is_empty());
         }
         settle(&mut agent);
@@ -130,7 +130,7 @@ proptest! {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         let filling = Filling::between(&mut agent, &mut world, &before, &during);
         drop(filling);
-        agent.state.abandon_staging();
+        agent.planner.abandon_staging();
         settle(&mut agent);
     }
 
@@ -152,21 +152,21 @@ fn a_large_object_that_changes_all_the_time_keeps_no_maps_from_being_filled() {
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
     let service = |name| Like { name, ips: vec![name], ports: vec![0, 1, 2], ..Like::default() };
     for name in 0..3 {
-        agent.hear(&mut world, &Deed::Service(service(name)));
-        agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 3] });
+        agent.ingest(&mut world, &Deed::Service(service(name)));
+        agent.ingest(&mut world, &Deed::Endpoints { name, states: vec![1; 3] });
     }
     agent.pass();
     // Three ports cost more than such a part, and there is a change before each part.
     let effort = 6;
-    agent.hear(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 2] });
+    agent.ingest(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 2] });
     agent.table.expect(&agent.catalog);
-    part(&mut agent.state, &mut agent.table, &mut agent.catalog, effort);
-    assert!(agent.state.is_under_way(), "it is in the middle of a change when it begins");
+    part(&mut agent.planner, &mut agent.table, &mut agent.catalog, effort);
+    assert!(agent.planner.is_under_way(), "it is in the middle of a change when it begins");
     let mut filling = Filling::begin(&mut agent);
     let mut rounds = 0;
-    while !filling.staging.is_complete(&agent.state) {
+    while !filling.staging.is_complete(&agent.planner) {
         let states = vec![1; 1 + rounds % 3];
-        agent.hear(&mut world, &Deed::Endpoints { name: 0, states });
+        agent.ingest(&mut world, &Deed::Endpoints { name: 0, states });
         filling.part(&mut agent, effort);
         rounds += 1;
         assert!(rounds < 1_000, "it does not come to an end");
@@ -181,17 +181,17 @@ fn objects_that_all_change_all_the_time_keep_no_maps_from_being_filled() {
     let names = 0..6;
     for name in names.clone() {
         let ips = vec![name];
-        agent.hear(&mut world, &Deed::Service(Like { name, ips, ..Like::default() }));
-        agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 3] });
+        agent.ingest(&mut world, &Deed::Service(Like { name, ips, ..Like::default() }));
+        agent.ingest(&mut world, &Deed::Endpoints { name, states: vec![1; 3] });
     }
     agent.pass();
     let mut filling = Filling::begin(&mut agent);
     // A part of the maps in use is less than all that changes before it, and a quarter of the others'.
     let (current, effort) = (8, 32);
     let mut rounds = 0;
-    while !filling.staging.is_complete(&agent.state) {
+    while !filling.staging.is_complete(&agent.planner) {
         for name in names.clone() {
-            agent.hear(&mut world, &Deed::Endpoints { name, states: vec![1; 1 + rounds % 3] });
+            agent.ingest(&mut world, &Deed::Endpoints { name, states: vec![1; 1 + rounds % 3] });
         }
         filling.parts(&mut agent, current, effort);
         rounds += 1;

@@ -11,10 +11,10 @@ use crate::catalog::Catalog;
 use crate::compile::service_of;
 use crate::index::wanted;
 use crate::model::ServiceKey;
-use crate::table::{Dump, Failing, Key, Memory, Row, Table, TableError};
+use crate::table::{Dump, FailingTable, Key, MemoryTable, Row, Table, TableError};
 
 pub(super) struct Watched {
-    pub(super) table: Failing<Memory>,
+    pub(super) table: FailingTable<MemoryTable>,
     /// Before the pass, and as it should be after it.
     old: Routes,
     new: Routes,
@@ -41,10 +41,10 @@ pub(super) struct Remembered {
 }
 
 impl Watched {
-    pub(super) fn new(memory: Memory) -> Self {
+    pub(super) fn new(memory: MemoryTable) -> Self {
         let (old, new, claimed) = (Routes::new(), Routes::new(), Routes::new());
         Self {
-            table: Failing::new(memory),
+            table: FailingTable::new(memory),
             old,
             new,
             claimed,
@@ -127,7 +127,7 @@ impl Watched {
     }
 
     /// Nobody who remembers this takes a backend for current that has left.
-    pub(super) fn assert_nobody_stays(&self, remembered: &[Remembered]) {
+    pub(super) fn assert_no_client_stays(&self, remembered: &[Remembered]) {
         for Remembered { frontend, line, generation, backends } in remembered {
             let Some((number, found)) = self.find(frontend) else { continue };
             if (number, found.generation()) == (*line, *generation) {
@@ -142,7 +142,7 @@ impl Watched {
 
     /// Nobody who remembers this takes one for current that is no backend of the service any more, and that
     /// nobody else would be given either.
-    pub(super) fn assert_nobody_keeps_the_gone(&mut self, remembered: &[Remembered]) {
+    pub(super) fn assert_no_client_keeps_a_stale_backend(&mut self, remembered: &[Remembered]) {
         let rows = self.table.load().unwrap().backends.into_iter();
         let members: BTreeSet<(u32, String)> =
             rows.map(|(key, _)| (key.service, format!("{}:{}", key.address, key.port))).collect();

@@ -115,13 +115,13 @@ pub(super) fn deed() -> impl Strategy<Value = Deed> {
 }
 
 /// What a source says of a deed.
-pub(super) enum Heard {
+pub(super) enum Report {
     Change(Update),
     /// All objects of a kind.
     All(ObjectKind, Vec<Update>),
 }
 
-impl Heard {
+impl Report {
     pub(super) fn tell(self, catalog: &mut Catalog) {
         match self {
             Self::Change(update) => catalog.apply(update),
@@ -158,7 +158,7 @@ const PORTS: [(&str, Protocol, u16); 3] =
 const ZONES: [&str; 2] = ["a", "b"];
 
 impl World {
-    pub(super) fn change(&mut self, deed: &Deed) -> Heard {
+    pub(super) fn change(&mut self, deed: &Deed) -> Report {
         let update = match deed {
             Deed::Gone(name) => {
                 self.services.remove(name);
@@ -199,10 +199,10 @@ impl World {
                     ObjectKind::Node if *without == 0 => self.node = None,
                     ObjectKind::Node => {}
                 }
-                return Heard::All(*kind, self.all(*kind));
+                return Report::All(*kind, self.all(*kind));
             }
         };
-        Heard::Change(update)
+        Report::Change(update)
     }
 
     fn all(&self, kind: ObjectKind) -> Vec<Update> {

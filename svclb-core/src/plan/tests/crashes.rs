@@ -11,49 +11,49 @@ use super::*;
 
 /// A pass of a new process that knows all of this world, of which only the first operations are done.
 /// Gives the number of operations that it wanted.
-fn begins_anew(agent: &mut Agent, world: &World, operations: usize) -> usize {
+fn restarts_over(agent: &mut Agent, world: &World, operations: usize) -> usize {
     agent.catalog = catalog();
     world.tell(&mut agent.catalog);
     agent.table.expect(&agent.catalog);
     let first = agent.table.table.operations;
     agent.table.table.fail(operations, usize::MAX);
     let dump = agent.table.load().unwrap();
-    let (state, heal) = load(&dump, dump.meta);
-    agent.state = state;
-    let healed = agent.state.heal(&mut agent.table, &heal);
+    let (state, repairs) = load(&dump, dump.meta);
+    agent.planner = state;
+    let repaired = agent.planner.repair(&mut agent.table, &repairs);
     agent.mark_all();
-    let done = pass(&mut agent.state, &mut agent.table, &mut agent.catalog);
+    let done = pass(&mut agent.planner, &mut agent.table, &mut agent.catalog);
     agent.table.table.fail(0, 0);
     let taken = agent.table.table.operations - first;
-    let is_whole = healed.is_ok() && done.failed.is_empty();
+    let is_whole = repaired.is_ok() && done.failed.is_empty();
     assert_eq!(is_whole, taken <= operations, "{done:?}");
-    assert_eq!(done.rejected, []);
+    assert_eq!(done.unplaced, []);
     agent.table.assert_old_or_new();
     taken
 }
 
 /// A new process comes to the same as one that begins with empty maps, and has nothing left to do.
 fn converges(agent: &mut Agent, world: &World, remembered: &[Remembered]) {
-    begins_anew(agent, world, usize::MAX);
-    let mut fresh = Agent::new(*agent.state.meta());
+    restarts_over(agent, world, usize::MAX);
+    let mut fresh = Agent::new(*agent.planner.meta());
     fresh.table.looks = false;
     world.tell(&mut fresh.catalog);
     fresh.pass();
     assert_eq!(agent.table.routes(), fresh.table.routes());
     assert_eq!(agent.table.rows(), fresh.table.rows());
-    agent.table.assert_nobody_stays(remembered);
+    agent.table.assert_no_client_stays(remembered);
     let first = agent.table.table.operations;
     agent.mark_all();
     agent.pass();
     assert_eq!(agent.table.table.operations, first, "one more pass writes nothing");
-    assert_eq!(begins_anew(agent, world, usize::MAX), 0, "one more start writes nothing");
+    assert_eq!(restarts_over(agent, world, usize::MAX), 0, "one more start writes nothing");
 }
 
 /// The agent dies after so many operations of this change.
 fn dies(change: &Change, meta: Meta, operations: usize) -> (World, Agent, Vec<Remembered>) {
     let (mut world, mut agent) = before(change, meta);
     let mut remembered = agent.table.remembered();
-    change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+    change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
     agent.table.table.fail(operations, usize::MAX);
     agent.pass();
     agent.table.table.fail(0, 0);
@@ -64,7 +64,7 @@ fn dies(change: &Change, meta: Meta, operations: usize) -> (World, Agent, Vec<Re
 }
 
 #[test]
-fn whenever_the_agent_dies_nobody_is_misled_and_the_next_one_ends_where_a_fresh_one_does() {
+fn agent_that_dies_after_any_step_misleads_no_client_and_the_next_one_converges() {
     let mut kinds = BTreeSet::new();
     for (name, meta) in maps() {
         for change in changes::all() {
@@ -81,17 +81,17 @@ fn whenever_the_agent_dies_nobody_is_misled_and_the_next_one_ends_where_a_fresh_
 }
 
 #[test]
-fn an_agent_that_dies_while_it_makes_good_for_one_that_died_is_continued_like_any() {
+fn agent_that_dies_during_recovery_is_recovered_from_too() {
     let meta = meta(2, 32, 64);
     for change in changes::all() {
         for at in 0..=operations(&change, meta).0 {
             let (world, mut agent, _) = dies(&change, meta, at);
-            let more = begins_anew(&mut agent, &world, usize::MAX);
+            let more = restarts_over(&mut agent, &world, usize::MAX);
             // Each third, and over the first deaths each of them.
             for second in (at % 3..more).step_by(3) {
                 let _row = Row(format!("{}: dies after {at} and {second}", change.name));
                 let (world, mut agent, mut remembered) = dies(&change, meta, at);
-                begins_anew(&mut agent, &world, second);
+                restarts_over(&mut agent, &world, second);
                 remembered.extend(agent.table.remembered());
                 converges(&mut agent, &world, &remembered);
             }
@@ -100,7 +100,7 @@ fn an_agent_that_dies_while_it_makes_good_for_one_that_died_is_continued_like_an
 }
 
 #[test]
-fn a_change_that_is_taken_back_while_no_agent_runs_leaves_nothing_of_it() {
+fn change_reverted_while_no_agent_runs_leaves_no_row() {
     for change in changes::all() {
         for at in 0..=operations(&change, meta(64, 16, 64)).0 {
             let _row = Row(format!("{}: dies after {at}", change.name));
@@ -112,7 +112,7 @@ fn a_change_that_is_taken_back_while_no_agent_runs_leaves_nothing_of_it() {
 }
 
 #[test]
-fn nobody_keeps_a_backend_that_left_before_the_agent_died_though_the_next_one_knows_no_source() {
+fn no_client_keeps_a_backend_removed_before_a_crash_even_while_sources_are_unknown() {
     let (_, meta) = maps()[0];
     for change in changes::all() {
         let (operations, _) = operations(&change, meta);
@@ -120,19 +120,19 @@ fn nobody_keeps_a_backend_that_left_before_the_agent_died_though_the_next_one_kn
             let _row = Row(format!("{}: dies after {at}", change.name));
             let (_, mut agent, remembered) = dies(&change, meta, at);
             agent.restart();
-            agent.table.assert_nobody_keeps_the_gone(&remembered);
+            agent.table.assert_no_client_keeps_a_stale_backend(&remembered);
             for failing in 0..4 {
                 let _row = Row(format!("{}: dies after {at}, {failing} fails", change.name));
                 let (_, mut agent, remembered) = dies(&change, meta, at);
                 let dump = agent.table.load().unwrap();
-                let (state, heal) = load(&dump, dump.meta);
-                agent.state = state;
+                let (state, repairs) = load(&dump, dump.meta);
+                agent.planner = state;
                 agent.table.table.fail(failing, 1);
-                let healed = agent.state.heal(&mut agent.table, &heal);
+                let repaired = agent.planner.repair(&mut agent.table, &repairs);
                 agent.table.table.fail(0, 0);
-                assert_eq!(healed.is_err(), failing < heal.len());
+                assert_eq!(repaired.is_err(), failing < repairs.len());
                 agent.restart();
-                agent.table.assert_nobody_keeps_the_gone(&remembered);
+                agent.table.assert_no_client_keeps_a_stale_backend(&remembered);
             }
         }
     }

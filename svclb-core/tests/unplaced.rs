@@ -6,17 +6,18 @@ mod common;
 
 use common::*;
 use svclb_core::model::Update;
-use svclb_core::plan::{Pass, Why, pass};
-use svclb_core::table::{Dump, Key, Memory, Row, Table, TableError};
+use svclb_core::number::ServiceId;
+use svclb_core::plan::{Pass, Unplaced, pass};
+use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 
 /// A pass that frees nothing for the next one.
-fn without_rest(agent: &mut Agent) -> Pass {
-    pass(&mut agent.state, &mut agent.table, &mut agent.catalog)
+fn pass_without_release(agent: &mut Agent) -> Pass {
+    pass(&mut agent.planner, &mut agent.table, &mut agent.catalog)
 }
 
-fn rest(agent: &mut Agent) {
-    let resting = agent.state.take_resting();
-    agent.state.rested(resting);
+fn release(agent: &mut Agent) {
+    let freed = agent.planner.take_freed();
+    agent.planner.release(freed);
 }
 
 fn names(agent: &mut Agent) -> Vec<String> {
@@ -60,19 +61,19 @@ fn external(name: &str, own: &str, external: &str, created: i64) -> Update {
 /// `a` has 10.96.0.1 and goes; `b` is next and waits for slots that `x` freed.
 fn one_that_waits_for_the_frontend_of_the_dead() -> Agent {
     let mut agent = Agent::new(meta(64, 8, 5));
-    agent.hear([
+    agent.ingest([
         service("a", &["10.96.0.1"], 1),
         slice("a", &["10.0.0.1"]),
         service("x", &["10.96.0.8"], 0),
         slice("x", &["10.0.0.4", "10.0.0.5", "10.0.0.6"]),
     ]);
     agent.pass();
-    agent.hear([gone("x"), external("b", "10.96.0.2", "10.96.0.1", 2)]);
-    agent.hear([slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3"])]);
-    without_rest(&mut agent);
-    agent.hear([gone("a"), slice("a", &[])]);
-    let done = without_rest(&mut agent);
-    assert!(done.rejected.iter().all(|it| it.why == Why::WaitsForRest), "{:?}", done.rejected);
+    agent.ingest([gone("x"), external("b", "10.96.0.2", "10.96.0.1", 2)]);
+    agent.ingest([slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3"])]);
+    pass_without_release(&mut agent);
+    agent.ingest([gone("a"), slice("a", &[])]);
+    let done = pass_without_release(&mut agent);
+    assert!(done.unplaced.iter().all(|it| it.why == Unplaced::Quarantined), "{:?}", done.unplaced);
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "until it is taken over");
     agent
 }
@@ -81,9 +82,9 @@ fn one_that_waits_for_the_frontend_of_the_dead() -> Agent {
 fn what_the_dead_keep_for_one_that_waits_goes_with_it() {
     for heir in [gone("b"), service("b", &["10.96.0.2"], 2)] {
         let mut agent = one_that_waits_for_the_frontend_of_the_dead();
-        agent.hear([heir]);
+        agent.ingest([heir]);
         agent.pass();
-        rest(&mut agent);
+        release(&mut agent);
         agent.pass();
         assert_eq!(agent.backends("10.96.0.1"), None);
         assert!(!names(&mut agent).contains(&"a".to_owned()));
@@ -94,12 +95,12 @@ fn what_the_dead_keep_for_one_that_waits_goes_with_it() {
 fn the_rows_of_the_dead_go_though_a_step_fails_after_their_frontend_was_taken_over() {
     let steps = {
         let mut agent = one_that_waits_for_the_frontend_of_the_dead();
-        rest(&mut agent);
+        release(&mut agent);
         agent.pass().steps
     };
     for cut in 0..=steps {
         let mut agent = one_that_waits_for_the_frontend_of_the_dead();
-        rest(&mut agent);
+        release(&mut agent);
         agent.cut(cut);
         for _ in 0..3 {
             agent.pass();
@@ -115,20 +116,20 @@ const SHARED: &str = "192.0.2.1";
 const MANY: [&str; 5] = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
 
 /// `a` has [`SHARED`]; `b` is older, and its [`MANY`] backends do not fit.
-fn one_that_has_what_an_older_one_without_room_asks_for() -> Agent {
+fn younger_owner_beside_an_unplaced_older_claimant() -> Agent {
     let mut agent = Agent::new(meta(64, 8, 4));
-    agent.hear([external("a", "10.96.0.1", SHARED, 5), slice("a", &["10.0.0.1"])]);
+    agent.ingest([external("a", "10.96.0.1", SHARED, 5), slice("a", &["10.0.0.1"])]);
     agent.pass();
-    agent.hear([external("b", "10.96.0.2", SHARED, 1), slice("b", &MANY)]);
-    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    agent.ingest([external("b", "10.96.0.2", SHARED, 1), slice("b", &MANY)]);
+    assert_eq!(agent.pass().unplaced[0].why, Unplaced::NoSlots);
     agent
 }
 
 #[test]
-fn one_that_fits_again_and_fails_for_once_is_waited_for() {
-    let mut agent = one_that_has_what_an_older_one_without_room_asks_for();
+fn claimant_that_fits_again_and_fails_once_is_awaited() {
+    let mut agent = younger_owner_beside_an_unplaced_older_claimant();
     // Its first step is refused, in the pass in which the one that has the frontend goes.
-    agent.hear([gone("a"), slice("a", &[]), slice("b", &MANY[..2])]);
+    agent.ingest([gone("a"), slice("a", &[]), slice("b", &MANY[..2])]);
     agent.table.fail(0, 1);
     assert_eq!(agent.pass().failed.len(), 1);
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]), "until it is taken over");
@@ -139,7 +140,7 @@ fn one_that_fits_again_and_fails_for_once_is_waited_for() {
 
 #[test]
 fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
-    let mut agent = one_that_has_what_an_older_one_without_room_asks_for();
+    let mut agent = younger_owner_beside_an_unplaced_older_claimant();
     for restarts in [false, true] {
         if restarts {
             agent.restart();
@@ -148,76 +149,76 @@ fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
         assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]), "restarts {restarts}");
         assert_eq!(agent.backends("10.96.0.2"), None);
         // It is a's wholly: its changes reach it.
-        agent.hear([slice("a", &["10.0.0.2"])]);
+        agent.ingest([slice("a", &["10.0.0.2"])]);
         agent.pass();
         assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]), "restarts {restarts}");
         agent.mark_all();
         assert_eq!(agent.pass().steps, 0, "nothing is left to do");
-        agent.hear([slice("a", &["10.0.0.1"])]);
+        agent.ingest([slice("a", &["10.0.0.1"])]);
         agent.pass();
     }
     // Now it fits, and is the older; then it does not again, and keeps what it has.
-    agent.hear([slice("b", &MANY[..2])]);
+    agent.ingest([slice("b", &MANY[..2])]);
     agent.pass();
     assert_eq!(agent.backends(SHARED), set(&MANY[..2]));
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
-    agent.hear([slice("b", &MANY)]);
-    assert_eq!(agent.pass().rejected[0].why, Why::NoSlots);
+    agent.ingest([slice("b", &MANY)]);
+    assert_eq!(agent.pass().unplaced[0].why, Unplaced::NoSlots);
     assert_eq!(agent.backends(SHARED), set(&MANY[..2]));
     agent.mark_all();
     assert_eq!(agent.pass().steps, 0, "nothing is left to do");
 }
 
 #[test]
-fn of_two_heirs_the_one_that_fits_takes_over() {
+fn of_two_successors_the_one_that_fits_takes_over() {
     let mut agent = Agent::new(meta(64, 8, 4));
-    agent.hear([external("a", "10.96.0.1", SHARED, 1), slice("a", &["10.0.0.1"])]);
-    agent.hear([external("b", "10.96.0.2", SHARED, 2), slice("b", &MANY)]);
-    agent.hear([external("c", "10.96.0.3", SHARED, 3), slice("c", &["10.0.2.1"])]);
+    agent.ingest([external("a", "10.96.0.1", SHARED, 1), slice("a", &["10.0.0.1"])]);
+    agent.ingest([external("b", "10.96.0.2", SHARED, 2), slice("b", &MANY)]);
+    agent.ingest([external("c", "10.96.0.3", SHARED, 3), slice("c", &["10.0.2.1"])]);
     agent.pass();
-    agent.hear([gone("a")]);
+    agent.ingest([gone("a")]);
     agent.pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.2.1"]));
     assert_eq!(names(&mut agent), ["c"]);
 }
 
 #[test]
-fn one_that_fits_once_the_dead_have_gone_waits_for_that() {
+fn service_that_fits_after_a_removal_waits_for_it() {
     let mut agent = Agent::new(meta(64, 8, 4));
-    agent.hear([service("x", &["10.96.0.8"], 0), slice("x", &["10.0.0.4", "10.0.0.5"])]);
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
+    agent.ingest([service("x", &["10.96.0.8"], 0), slice("x", &["10.0.0.4", "10.0.0.5"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
-    assert!(!agent.state.waits_for_rest());
-    agent.hear([gone("x"), gone("a"), service("b", &["10.96.0.1"], 2)]);
-    agent.hear([slice("b", &["10.0.1.1", "10.0.1.2"])]);
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
-    assert!(agent.state.waits_for_rest() && agent.state.lacking().next().is_none());
+    assert!(!agent.planner.waits_for_release());
+    agent.ingest([gone("x"), gone("a"), service("b", &["10.96.0.1"], 2)]);
+    agent.ingest([slice("b", &["10.0.1.1", "10.0.1.2"])]);
+    assert_eq!(pass_without_release(&mut agent).unplaced[0].why, Unplaced::Quarantined);
+    assert!(agent.planner.waits_for_release() && agent.planner.lacking().next().is_none());
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]), "served meanwhile");
     assert!(agent.catalog.is_dirty());
-    rest(&mut agent);
-    assert_eq!(agent.pass().rejected, []);
-    assert!(!agent.state.waits_for_rest());
+    release(&mut agent);
+    assert_eq!(agent.pass().unplaced, []);
+    assert!(!agent.planner.waits_for_release());
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2"]));
     assert_eq!(names(&mut agent), ["b"]);
 }
 
 #[test]
-fn the_dead_make_room_for_the_one_that_waits_for_theirs() {
+fn removed_services_free_capacity_for_an_unplaced_one() {
     let mut agent = Agent::new(meta(64, 8, 3));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.pass();
-    agent.hear([gone("a"), service("b", &["10.96.0.1"], 2)]);
-    agent.hear([slice("b", &["10.0.1.1", "10.0.1.2"])]);
-    without_rest(&mut agent);
-    rest(&mut agent);
+    agent.ingest([gone("a"), service("b", &["10.96.0.1"], 2)]);
+    agent.ingest([slice("b", &["10.0.1.1", "10.0.1.2"])]);
+    pass_without_release(&mut agent);
+    release(&mut agent);
     agent.catalog.mark([object("b")]);
-    assert_eq!(agent.pass().rejected, []);
+    assert_eq!(agent.pass().unplaced, []);
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1", "10.0.1.2"]));
 }
 
 /// A table that refuses some rows.
 struct Stubborn<'a> {
-    inner: &'a mut Memory,
+    inner: &'a mut MemoryTable,
     refuse: fn(&Row) -> Option<TableError>,
 }
 
@@ -236,21 +237,21 @@ impl Table for Stubborn<'_> {
 /// A pass over such a table.
 fn refused(agent: &mut Agent, refuse: fn(&Row) -> Option<TableError>) -> Pass {
     let mut table = Stubborn { inner: &mut agent.table.inner, refuse };
-    pass(&mut agent.state, &mut table, &mut agent.catalog)
+    pass(&mut agent.planner, &mut table, &mut agent.catalog)
 }
 
 #[test]
-fn an_object_whose_step_fails_stops_nobody() {
+fn failing_step_of_one_object_does_not_stop_others() {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear([service("gone", &["10.96.0.9"], 0), slice("gone", &["10.0.0.9"])]);
+    agent.ingest([service("gone", &["10.96.0.9"], 0), slice("gone", &["10.0.0.9"])]);
     agent.pass();
-    agent.hear([gone("gone")]);
+    agent.ingest([gone("gone")]);
     for (name, address, pod) in [
         ("a", "10.96.0.1", "10.0.0.1"),
         ("b", "10.96.0.2", "10.0.0.2"),
         ("c", "10.96.0.3", "10.0.0.3"),
     ] {
-        agent.hear([service(name, &[address], 1), slice(name, &[pod])]);
+        agent.ingest([service(name, &[address], 1), slice(name, &[pod])]);
     }
     for round in 0..5 {
         let done = refused(&mut agent, |row| match row {
@@ -279,7 +280,7 @@ fn a_table_that_takes_nothing_fails_each_object_once_a_pass() {
     let pods = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
     let names_of_all: Vec<String> = (0..pods.len()).map(|number| format!("s{number}")).collect();
     for (number, (name, pod)) in names_of_all.iter().zip(pods).enumerate() {
-        agent.hear([service(name, &[&format!("10.96.0.{number}")], 1), slice(name, &[pod])]);
+        agent.ingest([service(name, &[&format!("10.96.0.{number}")], 1), slice(name, &[pod])]);
     }
     for round in 0..3 {
         let done = agent.cut(0);
@@ -293,7 +294,7 @@ fn a_table_that_takes_nothing_fails_each_object_once_a_pass() {
 }
 
 #[test]
-fn services_whose_rows_fail_for_ever_starve_nobody() {
+fn services_whose_rows_always_fail_do_not_starve_others() {
     const REFUSED: fn(&Row) -> Option<TableError> = |row| match row {
         Row::Service(..) => {
             let source = std::io::ErrorKind::OutOfMemory.into();
@@ -305,25 +306,26 @@ fn services_whose_rows_fail_for_ever_starve_nobody() {
     let all = || names_of_all.iter().enumerate().map(|(at, name)| (name, format!("10.96.0.{at}")));
     let mut agent = Agent::new(meta(64, 8, 64));
     for (at, (name, address)) in all().enumerate() {
-        agent.hear([service(name, &[&address], at as i64), slice(name, &["10.0.0.1"])]);
+        agent.ingest([service(name, &[&address], at as i64), slice(name, &["10.0.0.1"])]);
     }
-    agent.hear([service("gone", &["10.96.0.9"], 9), slice("gone", &["10.0.0.9"])]);
+    agent.ingest([service("gone", &["10.96.0.9"], 9), slice("gone", &["10.0.0.9"])]);
     agent.pass();
     // One backend more: a service's row says how many it has.
     for (name, _) in all() {
-        agent.hear([slice(name, &["10.0.0.2", "10.0.0.3"])]);
+        agent.ingest([slice(name, &["10.0.0.2", "10.0.0.3"])]);
     }
-    agent.hear([gone("gone"), slice("gone", &[])]);
+    agent.ingest([gone("gone"), slice("gone", &[])]);
     // And new ones: their rows are the first of their steps.
     for at in 5..9 {
         let name = format!("new-{at}");
-        agent.hear([service(&name, &[&format!("10.96.0.{at}")], 20), slice(&name, &["10.0.0.8"])]);
+        agent
+            .ingest([service(&name, &[&format!("10.96.0.{at}")], 20), slice(&name, &["10.0.0.8"])]);
     }
     let mut ids = None;
     for round in 0..5 {
         let done = refused(&mut agent, REFUSED);
-        let resting = agent.state.take_resting();
-        agent.state.rested(resting);
+        let freed = agent.planner.take_freed();
+        agent.planner.release(freed);
         assert_eq!(done.failed.len(), names_of_all.len() + 4, "round {round}: {:?}", done.failed);
         for (name, address) in all() {
             let expected = set(&["10.0.0.2", "10.0.0.3"]);
@@ -332,11 +334,11 @@ fn services_whose_rows_fail_for_ever_starve_nobody() {
         assert_eq!(agent.backends("10.96.0.9"), None, "round {round}: the removed one");
         assert_eq!(agent.backends("10.96.0.5"), None, "round {round}: a new one");
         // Trying again spends nothing.
-        let next = agent.state.meta().next_service;
+        let next = agent.planner.meta().next_service;
         assert_eq!(*ids.get_or_insert(next), next, "round {round}");
     }
     let done = agent.pass();
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     let mut fresh = Agent::new(meta(64, 8, 64));
     std::mem::swap(&mut fresh.catalog, &mut agent.catalog);
     fresh.mark_all();
@@ -351,88 +353,88 @@ fn services_whose_rows_fail_for_ever_starve_nobody() {
 #[test]
 fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
     let mut agent = Agent::new(meta(64, 8, 64));
-    agent.hear([external("a", "10.96.0.3", "10.96.0.1", 1), slice("a", &["10.0.0.1"])]);
+    agent.ingest([external("a", "10.96.0.3", "10.96.0.1", 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     let before = agent.find("10.96.0.1").unwrap();
     // The older b takes a's, and asks for one more.
-    agent.hear([external("b", "10.96.0.2", "10.96.0.1", 0), slice("b", &["10.0.1.1"])]);
+    agent.ingest([external("b", "10.96.0.2", "10.96.0.1", 0), slice("b", &["10.0.1.1"])]);
     let done = refused(&mut agent, |row| match row {
         Row::Frontend(key, _) if key.address == ip("10.96.0.2").into() => {
             Some(TableError::Full { map: "svclb_frontends", capacity: 1 })
         }
         _ => None,
     });
-    assert_eq!(done.rejected[0].why, Why::MapFull("svclb_frontends"));
+    assert_eq!(done.unplaced[0].why, Unplaced::MapFull("svclb_frontends"));
     assert_eq!(
         agent.find("10.96.0.1"),
         Some(before),
         "its owner and its generation are as they were"
     );
     agent.mark_all();
-    assert!(agent.pass().rejected.is_empty());
+    assert!(agent.pass().unplaced.is_empty());
     let (_, now) = agent.find("10.96.0.1").unwrap();
     assert_eq!((now.heir, now.generation), (0, before.1.generation + 1));
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1"]));
 }
 
 /// Maps whose line of 10.96.0.1 has lost its service, and that an agent has just loaded.
-fn with_a_line_of_nobody(lines: u32) -> Agent {
+fn with_an_unrecognized_line(lines: u32) -> Agent {
     let mut agent = Agent::new(meta(lines, 0, 4));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.pass();
     let dump = agent.table.load().unwrap();
-    agent.table.inner.remove(&Key::Service(dump.services[0].0)).unwrap();
+    agent.table.inner.remove(&Key::Service(ServiceId(dump.services[0].0))).unwrap();
     agent.catalog = Agent::new(meta(lines, 0, 4)).catalog;
     agent.restart();
-    assert_eq!(agent.backends("10.96.0.1"), None, "healed");
+    assert_eq!(agent.backends("10.96.0.1"), None, "repaired");
     agent
 }
 
 #[test]
-fn a_line_that_was_healed_away_rests_before_it_is_used_again() {
+fn line_emptied_by_a_repair_is_quarantined() {
     // One line only: whoever comes next needs just that.
-    let mut agent = with_a_line_of_nobody(1);
-    agent.hear([service("b", &["10.96.0.1"], 1), slice("b", &["10.0.1.1"])]);
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
-    rest(&mut agent);
-    assert_eq!(without_rest(&mut agent).rejected, []);
+    let mut agent = with_an_unrecognized_line(1);
+    agent.ingest([service("b", &["10.96.0.1"], 1), slice("b", &["10.0.1.1"])]);
+    assert_eq!(pass_without_release(&mut agent).unplaced[0].why, Unplaced::Quarantined);
+    release(&mut agent);
+    assert_eq!(pass_without_release(&mut agent).unplaced, []);
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.1.1"]));
 }
 
 #[test]
-fn slots_that_were_healed_away_rest_before_they_are_used_again() {
-    let mut agent = with_a_line_of_nobody(64);
-    agent
-        .hear([service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3"])]);
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
-    rest(&mut agent);
-    assert_eq!(without_rest(&mut agent).rejected, []);
+fn slots_freed_by_a_repair_are_quarantined() {
+    let mut agent = with_an_unrecognized_line(64);
+    agent.ingest([
+        service("b", &["10.96.0.2"], 1),
+        slice("b", &["10.0.1.1", "10.0.1.2", "10.0.1.3"]),
+    ]);
+    assert_eq!(pass_without_release(&mut agent).unplaced[0].why, Unplaced::Quarantined);
+    release(&mut agent);
+    assert_eq!(pass_without_release(&mut agent).unplaced, []);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.1.1", "10.0.1.2", "10.0.1.3"]));
 }
 
 #[test]
-fn a_line_that_could_not_be_healed_away_is_not_used() {
+fn unrecognized_line_that_cannot_be_emptied_is_not_used() {
     let mut agent = Agent::new(meta(1, 1, 8));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     let dump = agent.table.load().unwrap();
-    agent.table.inner.remove(&Key::Service(dump.services[0].0)).unwrap();
+    agent.table.inner.remove(&Key::Service(ServiceId(dump.services[0].0))).unwrap();
     let dump = agent.table.load().unwrap();
-    let (state, heal) = agent.state.reload(&dump);
-    agent.state = state;
+    let repairs = agent.planner.reload(&dump);
     agent.table.fail(0, usize::MAX);
-    assert!(agent.state.heal(&mut agent.table, &heal).is_err());
+    assert!(agent.planner.repair(&mut agent.table, &repairs).is_err());
     agent.table.fail(0, 0);
     agent.mark_all();
     let done = agent.pass();
-    assert!(done.failed.is_empty() && done.rejected.is_empty(), "{done:?}");
+    assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
     // The next load finds what is left to do, and the one after it nothing.
     for left in [true, false] {
         let dump = agent.table.load().unwrap();
-        let (state, heal) = agent.state.reload(&dump);
-        agent.state = state;
-        assert_eq!(!heal.is_empty(), left, "{heal:?}");
-        agent.state.heal(&mut agent.table, &heal).unwrap();
+        let repairs = agent.planner.reload(&dump);
+        assert_eq!(!repairs.is_empty(), left, "{repairs:?}");
+        agent.planner.repair(&mut agent.table, &repairs).unwrap();
         agent.mark_all();
         agent.pass();
         assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.1"]));
@@ -440,20 +442,18 @@ fn a_line_that_could_not_be_healed_away_is_not_used() {
 }
 
 #[test]
-fn what_rests_goes_on_resting_when_the_maps_are_loaded_again() {
+fn quarantine_lasts_when_the_maps_are_reloaded() {
     let mut agent = Agent::new(meta(1, 0, 2));
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.pass();
-    agent.hear([gone("a"), service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1"])]);
-    without_rest(&mut agent);
-    let resting = agent.state.take_resting();
+    agent.ingest([gone("a"), service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1"])]);
+    pass_without_release(&mut agent);
+    let freed = agent.planner.take_freed();
     let dump = agent.table.load().unwrap();
-    let (state, heal) = agent.state.reload(&dump);
-    assert_eq!(heal, []);
-    agent.state = state;
-    assert_eq!(without_rest(&mut agent).rejected[0].why, Why::WaitsForRest);
-    agent.state.rested(resting);
-    assert_eq!(without_rest(&mut agent).rejected, []);
+    assert_eq!(agent.planner.reload(&dump), []);
+    assert_eq!(pass_without_release(&mut agent).unplaced[0].why, Unplaced::Quarantined);
+    agent.planner.release(freed);
+    assert_eq!(pass_without_release(&mut agent).unplaced, []);
     assert_eq!(agent.backends("10.96.0.2"), set(&["10.0.1.1"]));
 }
 
@@ -462,10 +462,10 @@ fn a_service_that_needs_more_slots_than_there_are_leaves_the_other_maps_to_other
     let mut agent = Agent::new(meta(64, 8, 8));
     let many: Vec<String> = (1..=100).map(|last| format!("10.0.1.{last}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    agent.hear([service("a", &["10.96.0.1"], 1), slice("a", &many)]);
-    agent.hear([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.0.1"])]);
+    agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &many)]);
+    agent.ingest([service("b", &["10.96.0.2"], 2), slice("b", &["10.0.0.1"])]);
     let done = agent.pass();
-    assert!(done.rejected.iter().any(|it| it.why == Why::NoSlots), "{:?}", done.rejected);
+    assert!(done.unplaced.iter().any(|it| it.why == Unplaced::NoSlots), "{:?}", done.unplaced);
     // A member of it would take a place of `svclb_backends`, which holds as many as there are slots.
     let members: Vec<String> =
         rows(&mut agent).into_iter().filter(|it| it.contains("10.0.")).collect();

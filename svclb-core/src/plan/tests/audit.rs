@@ -70,24 +70,24 @@ const SPOILS: [Spoil; 24] = [
 ];
 
 #[test]
-fn whatever_somebody_else_does_to_a_row_is_seen() {
+fn audit_finds_any_change_of_a_row_by_another_program() {
     for (name, meta) in maps() {
         let mut seen = [0; SPOILS.len()];
         for change in changes::all() {
             let (mut world, mut agent) = before(&change, meta);
-            change.after.iter().for_each(|deed| agent.hear(&mut world, deed));
+            change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
             agent.settle();
             let dump = agent.table.load().unwrap();
             for ((what, spoil), seen) in SPOILS.iter().zip(&mut seen) {
                 let _row = Row(format!("{what}, {}, in maps with {name}", change.name));
                 let mut spoilt = dump.clone();
                 if spoil(&mut spoilt) {
-                    assert!(!agent.state.is_held_by(&mut ReadOnly(spoilt)).unwrap());
+                    assert!(!agent.planner.is_in(&mut ReadOnly(spoilt)).unwrap());
                     *seen += 1;
                 }
             }
             let _row = Row(format!("{}, in maps with {name}", change.name));
-            assert!(agent.state.is_held_by(&mut ReadOnly(dump)).unwrap(), "nothing else is");
+            assert!(agent.planner.is_in(&mut ReadOnly(dump)).unwrap(), "nothing else is");
         }
         for ((what, _), seen) in SPOILS.iter().zip(seen) {
             assert!(seen > 20, "{what}: {seen} times, in maps with {name}");

@@ -11,20 +11,21 @@ use crate::model::ServiceKey;
 impl Agent {
     /// Fills maps like these and lets them take the place of those in use.
     fn move_to(&mut self, meta: Meta) {
-        let state = self.state.beside(meta);
-        let mut table = Watched::new(Memory::new(*state.meta()));
+        let state = self.planner.staging(meta);
+        let mut table = Watched::new(MemoryTable::new(*state.meta()));
         // Nobody reads them before they are whole.
         table.is_roomy = false;
-        (self.state, self.table) = (state, table);
+        (self.planner, self.table) = (state, table);
         self.mark_all();
         let done = self.pass();
         assert!(done.failed.is_empty(), "{:?}", done.failed);
-        self.state.settle();
+        self.planner.forget_inherited_ids();
         self.table.is_roomy = true;
     }
 
     pub(super) fn ids(&self) -> BTreeMap<ServiceKey, u32> {
-        self.state.services.iter().map(|(id, held)| (held.key.clone(), *id)).collect()
+        let services = self.planner.mirror.services.iter();
+        services.map(|(id, service)| (service.key().clone(), id.0)).collect()
     }
 }
 
@@ -38,69 +39,69 @@ proptest! {
         let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 2, 8)));
         agent.table.is_roomy = false;
         for deed in &before {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.pass_only();
             agent.settle();
         }
-        let (ids, next) = (agent.ids(), agent.state.meta().next_service);
-        let highest = agent.state.generations.values().copied().max().unwrap_or(0);
+        let (ids, next) = (agent.ids(), agent.planner.meta().next_service);
+        let highest = agent.planner.mirror.lines.highest_generation().0;
         agent.move_to(Meta { seed: 8, ..roomy() });
         let found = agent.ids();
         for (service, id) in &ids {
             prop_assert_eq!(found.get(service), Some(id), "{} keeps its id", service);
         }
-        prop_assert!(agent.state.meta().next_service >= next, "no id is given twice");
+        prop_assert!(agent.planner.meta().next_service >= next, "no id is given twice");
         let new = found.iter().filter(|(service, _)| !ids.contains_key(service));
         for (service, id) in new {
             prop_assert!(*id >= next, "{} has an id that another had", service);
         }
-        let lowest = agent.state.lines.values().map(|line| line.generation).min();
+        let lowest = agent.planner.mirror.lines.lowest_generation(true);
         prop_assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
-        prop_assert!(agent.state.lacking().next().is_none());
+        prop_assert!(agent.planner.lacking().next().is_none());
         agent.assert_settled();
 
         // They are maps as any, also for a new process; and generations of lines that come into use
         // later are above the old ones too.
         for deed in &after {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             prop_assert!(agent.pass().failed.is_empty());
         }
         agent.assert_settled();
-        let lowest = agent.state.generations.values().copied().min();
+        let lowest = agent.planner.mirror.lines.lowest_generation(false);
         prop_assert!(lowest.is_none_or(|lowest| lowest > highest), "{lowest:?} after {highest}");
     }
 
     #[test]
-    fn of_maps_that_cannot_be_used_the_ids_are_kept(
+    fn ids_are_inherited_from_maps_that_cannot_be_used(
         deeds in proptest::collection::vec(deed(), 1..20),
     ) {
         let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
         for deed in &deeds {
-            agent.hear(&mut world, deed);
+            agent.ingest(&mut world, deed);
             agent.pass();
         }
         let (ids, rows) = (agent.ids(), agent.table.load().unwrap().services);
         let row = Meta { first_generation: 1000, next_service: 0, ..roomy() };
-        let state = State::renewed(&rows, row);
-        agent.table = Watched::new(Memory::new(*state.meta()));
+        let state = Planner::renewed(&rows, row);
+        agent.table = Watched::new(MemoryTable::new(*state.meta()));
         agent.table.is_roomy = false;
-        agent.state = state;
+        agent.planner = state;
         agent.mark_all();
         prop_assert!(agent.pass().failed.is_empty());
-        agent.state.settle();
+        agent.planner.forget_inherited_ids();
         agent.table.is_roomy = true;
         prop_assert_eq!(agent.ids(), ids);
         agent.assert_settled();
-        prop_assert!(agent.state.lines.values().all(|line| line.generation > 1000));
+        prop_assert!(agent.planner.mirror.lines.lowest_generation(true).is_none_or(|it| it > 1000));
     }
 }
 
 #[test]
-fn what_fails_is_counted_and_said_in_the_maps_once_they_can_be_written() {
+fn failures_are_counted_in_the_meta_row_once_it_can_be_written() {
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
     let service = Like { name: 0, ips: vec![0], ports: vec![0], ..Like::default() };
-    agent.hear(&mut world, &Deed::Service(service));
-    agent.hear(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 3] });
+    agent.ingest(&mut world, &Deed::Service(service));
+    agent.ingest(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 3] });
     agent.table.table.fail(0, 5);
     let mut failed = 0;
     while agent.catalog.is_dirty() {
@@ -113,14 +114,14 @@ fn what_fails_is_counted_and_said_in_the_maps_once_they_can_be_written() {
 }
 
 #[test]
-fn until_the_sources_are_known_no_pass_says_so() {
+fn no_pass_writes_synced_before_the_sources_are_known() {
     let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-    agent.state.set_synced(false);
+    agent.planner.set_synced(false);
     let service = Like { name: 0, ips: vec![0], ports: vec![0], ..Like::default() };
-    agent.hear(&mut world, &Deed::Service(service));
+    agent.ingest(&mut world, &Deed::Service(service));
     agent.pass();
-    assert_eq!(agent.state.meta().synced, 0);
-    agent.state.set_synced(true);
+    assert_eq!(agent.planner.meta().synced, 0);
+    agent.planner.set_synced(true);
     agent.pass();
     assert_eq!(agent.table.load().unwrap().meta.synced, 1);
 }

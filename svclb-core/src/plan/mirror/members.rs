@@ -1,9 +1,13 @@
-//! The members of one service as the mirror keeps them: sorted, and small, since most of what a large
-//! cluster takes is these; and how they differ from those that the service should have.
+//! The members of one service: sorted, and small, since they are most of the memory for a large cluster. And
+//! the difference between these and the desired members.
+//!
+//! Invariant: the pieces of [`Sorted`] are in order, and none is empty.
 
 use std::cmp::Ordering;
 
 use svclb_common::layout::{Address, BackendKey, BackendRow};
+
+use crate::number::ServiceId;
 
 /// A backend and its row: 24 bytes, 12 of an IPv4 one.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +29,13 @@ impl<A: Ord + Copy> Member<A> {
     }
 }
 
-/// How many members a piece has at most: so many have to move for one that comes or goes among them.
+/// The most members of a piece: so many have to move for one that is added to it or removed.
 const PIECE: usize = if cfg!(test) { 4 } else { 512 };
 
-/// Members by address and port, in pieces: one that comes or goes moves the others of its piece only, so
-/// that a service whose backends are all replaced takes no time that grows as their square.
+/// Members by address and port, in pieces: one that is added or removed moves the others of its
+/// piece only, so that the time to replace all backends of a service does not grow as their square.
 #[derive(Clone, Debug)]
 struct Sorted<A> {
-    /// In order, none empty.
     pieces: Vec<Vec<Member<A>>>,
 }
 
@@ -43,7 +46,7 @@ impl<A> Default for Sorted<A> {
 }
 
 impl<A: Ord + Copy> Sorted<A> {
-    /// The piece in which a member is, or would be: the last that begins at or before it.
+    /// The piece of a member, or for it: the last that begins at or before it.
     fn piece(&self, address: A, port: u16) -> usize {
         let begins_before = |piece: &Vec<Member<A>>| {
             piece.first().is_some_and(|first| (first.address, first.port) <= (address, port))
@@ -71,7 +74,7 @@ impl<A: Ord + Copy> Sorted<A> {
         match find(piece, address, port) {
             Ok(at) => piece[at] = member,
             Err(at) if piece.len() < PIECE => piece.insert(at, member),
-            // One behind all others begins a piece, so that those before it stay full.
+            // A member behind all others begins a piece, so that the pieces before it stay full.
             Err(at) => {
                 let middle = if at == PIECE { PIECE } else { PIECE / 2 };
                 let mut behind = piece.split_off(middle);
@@ -114,7 +117,7 @@ fn find<A: Ord + Copy>(members: &[Member<A>], address: A, port: u16) -> Result<u
 
 /// By address and port; IPv4 apart.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Members {
+pub(crate) struct Members {
     v4: Sorted<[u8; 4]>,
     v6: Sorted<[u8; 16]>,
 }
@@ -126,33 +129,36 @@ fn v4(address: Address) -> Option<[u8; 4]> {
 }
 
 impl Members {
-    pub(super) fn get(&self, address: Address, port: u16) -> Option<BackendRow> {
+    pub(crate) fn get(&self, address: Address, port: u16) -> Option<BackendRow> {
         match v4(address) {
             Some(v4) => self.v4.get(v4, port),
             None => self.v6.get(address.bytes, port),
         }
     }
 
-    pub(super) fn put(&mut self, address: Address, port: u16, row: &BackendRow) {
+    pub(crate) fn put(&mut self, address: Address, port: u16, row: &BackendRow) {
         match v4(address) {
             Some(v4) => self.v4.put(v4, port, row),
             None => self.v6.put(address.bytes, port, row),
         }
     }
 
-    pub(super) fn remove(&mut self, address: Address, port: u16) {
+    pub(crate) fn remove(&mut self, address: Address, port: u16) {
         match v4(address) {
             Some(v4) => self.v4.remove(v4, port),
             None => self.v6.remove(address.bytes, port),
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
 
     /// Each with its key, of this service.
-    pub(super) fn of(&self, service: u32) -> impl Iterator<Item = (BackendKey, BackendRow)> {
+    pub(crate) fn of(
+        &self,
+        ServiceId(service): ServiceId,
+    ) -> impl Iterator<Item = (BackendKey, BackendRow)> {
         let key = move |address, port| BackendKey { address, port, _pad: 0, service };
         let v4 = self
             .v4
@@ -165,51 +171,52 @@ impl Members {
         v4.chain(v6)
     }
 
-    /// Gives up room that growing left.
-    pub(super) fn shrink(&mut self) {
+    /// Gives back unused capacity.
+    pub(crate) fn shrink(&mut self) {
         self.v4.shrink();
         self.v6.shrink();
     }
 }
 
-/// A member as it should be: address, port and row.
+/// A desired member: address, port and row.
 type Wanted = (Address, u16, BackendRow);
 
-/// A member as it should be and as the mirror has it: one of both at least.
+/// A member that is desired, in the mirror, or both.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pair {
-    pub(super) key: BackendKey,
+pub(crate) struct MemberPair {
+    pub(crate) key: BackendKey,
     wanted: Option<BackendRow>,
-    held: Option<BackendRow>,
+    installed: Option<BackendRow>,
 }
 
-impl Pair {
-    /// The row to put before any slot names the member. One that leaves a set stays in it here.
-    pub(super) fn come(&self) -> Option<BackendRow> {
+impl MemberPair {
+    /// The row to put before any slot names the member. A member that leaves a set stays in it here.
+    pub(crate) fn addition(&self) -> Option<BackendRow> {
         let wanted = self.wanted?;
-        let sets = wanted.sets | self.held.map_or(0, |held| held.sets);
-        Some(BackendRow { sets, ..wanted }).filter(|row| self.held != Some(*row))
+        let sets = wanted.sets | self.installed.map_or(0, |installed| installed.sets);
+        Some(BackendRow { sets, ..wanted }).filter(|row| self.installed != Some(*row))
     }
 
-    /// The step for a member that goes or leaves a set, once no slot of that names it: the row to put, or none
-    /// to remove it.
-    pub(super) fn go(&self) -> Option<Option<BackendRow>> {
+    /// The step for a member that is removed from the service or from a set, once no slot names it there: the row
+    /// to put, or none to remove it.
+    pub(crate) fn removal(&self) -> Option<Option<BackendRow>> {
         let sets = self.wanted.map_or(0, |wanted| wanted.sets);
-        (self.held?.sets & !sets != 0 || self.wanted.is_none()).then_some(self.wanted)
+        (self.installed?.sets & !sets != 0 || self.wanted.is_none()).then_some(self.wanted)
     }
 }
 
-/// The members of one service as they should be beside those that the mirror has, in the order of
+/// Pairs the desired members of one service with those in the mirror, in the order of
 /// [`Members::of`]. `wanted` is sorted.
-pub(super) fn pairs<'a>(
-    service: u32,
+pub(crate) fn pairs<'a>(
+    service: ServiceId,
     wanted: &'a [Wanted],
-    held: Option<&'a Members>,
-) -> impl Iterator<Item = Pair> + 'a {
-    let mut held = held.into_iter().flat_map(move |held| held.of(service)).peekable();
+    installed: Option<&'a Members>,
+) -> impl Iterator<Item = MemberPair> + 'a {
+    let mut installed =
+        installed.into_iter().flat_map(move |installed| installed.of(service)).peekable();
     let mut wanted = in_order(wanted).peekable();
     std::iter::from_fn(move || {
-        let order = match (wanted.peek(), held.peek()) {
+        let order = match (wanted.peek(), installed.peek()) {
             (None, None) => return None,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
@@ -218,15 +225,15 @@ pub(super) fn pairs<'a>(
             }
         };
         let wanted = if order.is_le() { wanted.next() } else { None };
-        let held = if order.is_ge() { held.next() } else { None };
-        let key = match (wanted, held) {
+        let installed = if order.is_ge() { installed.next() } else { None };
+        let key = match (wanted, installed) {
             (_, Some((key, _))) => key,
             (Some((address, port, _)), None) => {
-                BackendKey { address: *address, port: *port, _pad: 0, service }
+                BackendKey { address: *address, port: *port, _pad: 0, service: service.0 }
             }
             (None, None) => return None,
         };
-        Some(Pair { key, wanted: wanted.map(|it| it.2), held: held.map(|it| it.1) })
+        Some(MemberPair { key, wanted: wanted.map(|it| it.2), installed: installed.map(|it| it.1) })
     })
 }
 
@@ -234,9 +241,9 @@ pub(super) fn pairs<'a>(
 /// some IPv6 addresses.
 fn in_order(members: &[Wanted]) -> impl Iterator<Item = &Wanted> {
     let first = members.partition_point(|(address, ..)| *address < Address::from_v4([0; 4]));
-    let (before, rest) = members.split_at(first);
-    let count = rest.partition_point(|(address, ..)| address.is_v4());
-    let (v4, after) = rest.split_at(count);
+    let (before, behind) = members.split_at(first);
+    let count = behind.partition_point(|(address, ..)| address.is_v4());
+    let (v4, after) = behind.split_at(count);
     v4.iter().chain(before).chain(after)
 }
 
@@ -284,10 +291,10 @@ mod tests {
             before.iter().for_each(|((address, port), sets)| held.put(*address, *port, &row(*sets)));
             let wanted: Vec<Wanted> =
                 after.iter().map(|((address, port), sets)| (*address, *port, row(*sets))).collect();
-            let pairs: Vec<Pair> = pairs(7, &wanted, Some(&held)).collect();
+            let pairs: Vec<MemberPair> = pairs(ServiceId(7), &wanted, Some(&held)).collect();
             let mut model = before.clone();
             for pair in &pairs {
-                if let Some(row) = pair.come() {
+                if let Some(row) = pair.addition() {
                     let old = model.insert((pair.key.address, pair.key.port), row.sets);
                     prop_assert_ne!(old, Some(row.sets), "a row is written that is there");
                 }
@@ -298,7 +305,7 @@ mod tests {
             }
             for pair in &pairs {
                 let key = (pair.key.address, pair.key.port);
-                match pair.go() {
+                match pair.removal() {
                     Some(Some(row)) => drop(model.insert(key, row.sets)),
                     Some(None) => prop_assert!(model.remove(&key).is_some()),
                     None => {}
@@ -326,9 +333,9 @@ mod tests {
             }
             members.shrink();
             let found: BTreeMap<_, _> =
-                members.of(7).map(|(key, row)| ((key.address, key.port), row)).collect();
+                members.of(ServiceId(7)).map(|(key, row)| ((key.address, key.port), row)).collect();
             prop_assert_eq!(found, model);
-            prop_assert!(members.of(7).all(|(key, _)| key.service == 7));
+            prop_assert!(members.of(ServiceId(7)).all(|(key, _)| key.service == 7));
         }
     }
 }
