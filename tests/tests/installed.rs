@@ -334,7 +334,7 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
                 mount_at("tmpfs", MsFlags::MS_RDONLY);
             }
             eventually("the agent says so", || match world.agent_log().split_off(told) {
-                said if said.contains("cannot put back") && said.contains("bpffs") => Ok(()),
+                said if said.contains("cannot restore") && said.contains("bpffs") => Ok(()),
                 said => Err(said),
             });
             // It looks every 2 s.
@@ -345,7 +345,7 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
                 }
             });
             let said = world.agent_log().split_off(told);
-            assert_eq!(said.matches("cannot put back").count(), 1, "{said}");
+            assert_eq!(said.matches("cannot restore").count(), 1, "{said}");
             if beneath {
                 unmount();
             }

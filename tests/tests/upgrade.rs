@@ -51,8 +51,8 @@ fn told_lost(log: &str) -> Vec<&str> {
             && line.contains("what it remembers of sockets or clients cannot be used")
     });
     let words = lines.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
-    // The name of the program is in each line, too.
-    words.filter(|word| word.starts_with("svclb_") && *word != "svclb_agent").collect()
+    // The name of the crate is in each line, too.
+    words.filter(|word| word.starts_with("svclb_") && *word != "svclb_dataplane").collect()
 }
 
 #[test]

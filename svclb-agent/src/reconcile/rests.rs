@@ -139,6 +139,7 @@ mod tests {
             if begins {
                 assert_eq!(rests.ended().await.unwrap().unwrap().len(), 1, "{row}");
                 rests.add(freed());
+                rests.began = Some(Instant::now());
                 rests.start(false);
                 assert!(rests.under_way.is_none() && rests.waits.len() == 1, "{row}: again");
             }

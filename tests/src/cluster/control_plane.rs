@@ -443,7 +443,10 @@ impl ControlPlane {
     fn write_kubeconfig(&self, name: &str, credentials: &str) -> PathBuf {
         let path = self.folder().join(format!("{}.kubeconfig", name.replace(['/', ':'], "-")));
         let text = kubeconfig::text(self.address(), &self.authority(), credentials);
-        fs::write(&path, text)
+        // By rename: a program that was just started may be reading what an earlier call wrote.
+        let new = path.with_extension("new");
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &path))
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
         path
     }
