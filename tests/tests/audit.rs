@@ -21,7 +21,7 @@ fn lines_that_somebody_spoils_are_put_right_by_the_agent_that_runs() {
         });
     }
     eventually("the log says so", || match world.agent_log() {
-        log if log.contains("somebody else changed the maps") => Ok(()),
+        log if log.contains("another program changed the maps") => Ok(()),
         log => Err(log),
     });
 }

@@ -31,7 +31,7 @@ use svclb_sources::Source;
 
 use super::PinsArgs;
 
-/// How long the sources are waited for before an earlier agent's maps are taken over without them.
+/// Time to wait for the sources before the maps of an earlier agent are adopted without them.
 const SOON: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
@@ -59,7 +59,7 @@ pub(super) struct AgentArgs {
     /// Slots when the maps are made [default: by need]
     #[arg(long, value_name = "N", hide = true)]
     slots: Option<u32>,
-    /// How often the maps are compared with what they should hold
+    /// Period of comparing the maps with their desired state
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..), hide = true)]
     audit: u64,
     /// Do as on a kernel without this feature
@@ -119,7 +119,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     let budget = args.budget.budget();
     let mut source = args.source.open(&node, budget).await?;
     let lock = Lock::take(pins)?;
-    // What an agent left that was killed while it changed maps.
+    // Finishes or discards staging maps of an agent that was killed.
     pins.finish()?;
     pins.abandon()?;
     let replaced = foreign::check(cgroup, pins, args.replace)?;
@@ -181,9 +181,9 @@ async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
     })
 }
 
-/// What an agent starts with.
+/// The state that an agent starts with.
 struct Start<'a> {
-    /// Who it is.
+    /// The meta row of this agent.
     row: Meta,
     catalog: Catalog,
     sizing: Sizing,
@@ -203,7 +203,7 @@ impl Start<'_> {
         let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, self.source.next()));
         let mut reconciler = over.context("the thread that reads the maps died")??;
         if let Ok(batch) = first {
-            reconciler.hear(batch);
+            reconciler.ingest(batch);
         }
         // A step that fails stays with its object and is tried again, as in an agent that runs: what the
         // maps hold is served, however many do.

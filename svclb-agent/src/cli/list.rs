@@ -73,7 +73,7 @@ pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
 #[derive(Default)]
 struct Frontends {
     found: Vec<Frontend>,
-    /// Those on loopback tell which there are.
+    /// Node ports, as found at loopback frontends.
     node_ports: BTreeSet<u16>,
     affinity_seconds: u32,
 }
@@ -271,7 +271,7 @@ pub(super) fn uninstall(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// Whether a process with this number runs an svclb, as far as this pid namespace shows.
+/// Returns true if a process with this number runs an svclb, as far as this pid namespace shows.
 pub(super) fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "svclb")
 }
@@ -284,7 +284,7 @@ fn canonical(dialled: Address) -> Address {
     }
 }
 
-/// Who owns what sockets dialled.
+/// The services that sockets dialled.
 struct Owners<'a> {
     dump: &'a Dump,
     by_frontend: HashMap<FrontendKey, (u32, u32)>,
@@ -320,7 +320,7 @@ impl<'a> Owners<'a> {
         self.frontend(origin).map(|(service, _)| service)
     }
 
-    /// Whether the socket's backend is still a member of the set that its frontend uses.
+    /// Returns true if the socket's backend is still a member of the set that its frontend uses.
     fn is_current(&self, origin: &SocketOrigin) -> bool {
         let Some((service, number)) = self.frontend(origin) else { return false };
         let record = &origin.record;

@@ -47,13 +47,13 @@ enum Command {
     Uninstall(node::UninstallArgs),
     /// Mount a bpffs at PATH unless it is on one
     MountBpffs(node::MountBpffsArgs),
-    /// What the agent starts to prove translation
+    /// Runs the child's part of the agent's probe
     #[command(name = probe::CLIENT, hide = true)]
     ProbeClient {
         /// A Service to dial instead of the agent's own
         dialled: Option<SocketAddr>,
     },
-    /// What the agent runs an exec plugin of a kubeconfig by
+    /// Runs an exec plugin of a kubeconfig within limits
     #[command(name = guard::NAME, hide = true)]
     GuardPlugin(guard::GuardArgs),
 }

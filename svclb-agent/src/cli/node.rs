@@ -1,5 +1,5 @@
-//! What a cluster's manifests do to a node besides running the agent: take everything away, and mount
-//! a bpffs. There is no shell in the image to do it with.
+//! Commands with which a cluster's manifests prepare and clean a node: uninstall everything, and mount a
+//! bpffs. The image has no shell to do it with.
 
 use std::path::PathBuf;
 
@@ -43,7 +43,7 @@ fn wait_for_end() -> Result<()> {
     runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        // Whoever reads this may stop us at once.
+        // A reader of this line may end this process at once.
         output::line("nothing is left; waiting to be stopped")?;
         tokio::select! {
             _ = interrupt.recv() => {}

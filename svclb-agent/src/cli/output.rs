@@ -1,5 +1,5 @@
-//! What the reading commands print: rows for people as a table, for scripts as JSON or YAML. The fields
-//! of the rows, which docs/commands.md lists, are a contract: they may be added to, not changed.
+//! Output of the reading commands: rows as a table for people, and as JSON or YAML for scripts. The fields of
+//! the rows, which docs/commands.md lists, are a contract: they may be added to, not changed.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -45,11 +45,11 @@ pub(super) struct ServiceView {
     pub(super) port_name: String,
     /// `TCP` or `UDP`.
     pub(super) protocol: String,
-    /// What clients dial: `address:port`, IPv6 in brackets.
+    /// Its frontends: `address:port`, IPv6 in brackets.
     pub(super) frontends: Vec<String>,
-    /// Those of them that are ClusterIPs.
+    /// The frontends of ClusterIPs.
     pub(super) internal: Vec<String>,
-    /// Those of them that are external and load balancer IPs.
+    /// The frontends of external and load balancer IPs.
     pub(super) external: Vec<String>,
     /// The node ports that the others are of: on the node's addresses and, for the host's clients, on
     /// loopback.
@@ -60,9 +60,9 @@ pub(super) struct ServiceView {
     pub(super) external_policy: String,
     /// Session affinity in seconds; 0: none.
     pub(super) affinity_seconds: u32,
-    /// How many backends it has now, in either set.
+    /// Number of its backends now, in either set.
     pub(super) backends: usize,
-    /// Why it has fewer frontends than its object names: `conflict`, `sctp`, `source_ranges`.
+    /// Parts of its objects that are not served, as docs/commands.md lists them.
     pub(super) notes: Vec<&'static str>,
     /// Its number in the maps; stays while it exists and is never used again.
     pub(super) id: u32,
@@ -116,11 +116,11 @@ pub(super) struct BackendView {
     /// `ready`; `terminating`: still serving and used because nothing is ready; `unknown`: written by
     /// another version.
     pub(super) state: &'static str,
-    /// Which of the service's sets it is in: `internal`, `external`.
+    /// The sets of the service that it is in: `internal`, `external`.
     pub(super) sets: Vec<&'static str>,
     /// Its share of new connections, relative to the others'.
     pub(super) weight: u32,
-    /// How many live sockets of this node were given it.
+    /// Number of live sockets of this node that were given it.
     pub(super) connections: usize,
 }
 
@@ -160,7 +160,7 @@ pub(super) struct SocketView {
     pub(super) connected: bool,
     /// The backend still belongs to the service.
     pub(super) current: bool,
-    /// Where this is kept: `origins`, or `overflow` when the socket's place there was taken.
+    /// The map with the record: `origins`, or `overflow` when the socket's place there was taken.
     pub(super) place: &'static str,
 }
 
@@ -191,13 +191,13 @@ pub(super) struct StatusView {
     pub(super) layout: u32,
     /// Every source was heard and what it said is written.
     pub(super) synced: bool,
-    /// How many passes of the agent changed something, restarts included.
+    /// Number of the agent's passes that changed something, restarts included.
     pub(super) passes: u64,
-    /// How many writes of agents failed, and were tried again, restarts included.
+    /// Number of writes that failed and were tried again, restarts included.
     pub(super) failures: u64,
-    /// How many services keep an earlier state because they do not fit into the maps.
+    /// Number of services that keep an earlier state because they do not fit into the maps.
     pub(super) short: u32,
-    /// How many Service objects are not served because they exceed a budget.
+    /// Number of Service objects that are not served because they exceed a budget.
     pub(super) refused: u32,
     /// Process id of the agent that wrote last, in its own pid namespace.
     pub(super) agent_pid: u32,
@@ -205,17 +205,17 @@ pub(super) struct StatusView {
     pub(super) agent_running: bool,
     /// The agent's sources, when each was last heard and by which way.
     pub(super) sources: Vec<SourceView>,
-    /// How many services there are.
+    /// Number of services.
     pub(super) services: usize,
-    /// How many frontends there are.
+    /// Number of frontends.
     pub(super) frontends: usize,
-    /// How many backends there are; one of two services counts twice.
+    /// Number of backends; one of two services counts twice.
     pub(super) backends: usize,
-    /// How many services have fewer frontends than their objects name, by why.
+    /// Number of services with parts that are not served, by reason.
     pub(super) notes: BTreeMap<&'static str, usize>,
-    /// How many live sockets have dialled a service.
+    /// Number of live sockets that dialled a service.
     pub(super) sockets: usize,
-    /// How many live sockets have an entry in the overflow.
+    /// Number of live sockets with an entry in the overflow.
     pub(super) overflow_entries: usize,
     /// Lines of the index in use.
     pub(super) index_lines_used: usize,
@@ -229,7 +229,7 @@ pub(super) struct StatusView {
     pub(super) origins: u32,
     /// Every hook and whether it is attached.
     pub(super) hooks: Vec<HookView>,
-    /// What the hooks have done since the maps were made (docs/maps.md, svclb_counters).
+    /// Counters of the hooks since the maps were made (docs/maps.md, svclb_counters).
     pub(super) counters: BTreeMap<&'static str, u64>,
 }
 

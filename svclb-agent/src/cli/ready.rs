@@ -66,7 +66,7 @@ mod tests {
         let unproved = Meta { proved: 0, ..heard };
         let adopted = Meta { synced: 0, ..heard };
         let rows = [
-            ("nobody runs", heard, false, &[][..], "no agent runs"),
+            ("no agent", heard, false, &[][..], "no agent runs"),
             ("nothing heard", Meta::default(), true, &[], "not yet heard"),
             ("a hook is gone", heard, true, &["connect4", "connect6"], "connect4, connect6"),
             ("nothing proved", unproved, true, &[], "a connection of its own"),

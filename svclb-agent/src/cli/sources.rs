@@ -1,26 +1,26 @@
 //! The agent's sources as svclb_meta has them, for `svclb status` and `svclb check`: when each was last heard,
 //! from where, and how many of its objects are rejected.
 
+use std::net::SocketAddr;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use svclb_common::layout::{Meta, SourceKind, SourceRow, WayKind};
 
-use super::output::endpoint;
-
 /// A source of the agent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(super) struct SourceView {
-    /// What it tells of: `services`, `endpointslices`, `nodes`, or `files`, which tell of all.
+    /// Its kind: `services`, `endpointslices`, `nodes`, or `files`, which have all of them.
     pub(super) name: &'static str,
-    /// How many seconds ago it was last heard; none: not since the agent started.
+    /// Seconds since the last answer from it; none: not since the agent started.
     pub(super) heard_seconds_ago: Option<u64>,
-    /// By which way to the API server: `configuration`, `endpoint`, `api-server`; empty where there is
+    /// The way to the API server: `configuration`, `endpoint`, `api-server`; empty where there is
     /// none, or none is known.
     pub(super) way: &'static str,
-    /// Whom it was last heard from, `address:port`; empty as above.
+    /// The address of the last answer, `address:port`; empty as above.
     pub(super) address: String,
-    /// How many of its objects are rejected.
+    /// Number of its objects that are rejected.
     pub(super) rejected: u32,
 }
 
@@ -42,7 +42,7 @@ impl SourceView {
                 },
                 way: way.map_or("", WayKind::name),
                 address: match way {
-                    Some(_) => endpoint(&source.address.ip(), source.port),
+                    Some(_) => SocketAddr::new(source.address.ip(), source.port).to_string(),
                     None => String::new(),
                 },
                 rejected: source.rejected,

@@ -1,5 +1,5 @@
-//! What passes changed, told so that a busy cluster fills no disk: one that comes alone at once, those that
-//! follow it within a second together, with the next one or when the hooks are looked after.
+//! Logs the changes that passes made, so that a busy cluster fills no disk: a lone change at once, and those
+//! that follow it within a second together.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use svclb_core::plan::Pass;
 /// Lines are so far apart.
 const APART: Duration = Duration::from_secs(1);
 
-/// What was not told yet, and when the last was.
+/// Changes that are not logged yet, and the time of the last line.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    told: Option<Instant>,
+    logged: Option<Instant>,
     waits: Option<Sum>,
 }
 
-/// What some passes did.
+/// The work of some passes, added up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Sum {
     passes: usize,
@@ -35,15 +35,15 @@ impl Changes {
         sum.steps += done.steps;
         sum.took += took;
         sum.delay = sum.delay.max(delay);
-        if self.told.is_none_or(|told| told.elapsed() >= APART) {
-            self.tell();
+        if self.logged.is_none_or(|logged| logged.elapsed() >= APART) {
+            self.log();
         }
     }
 
     /// Tells what waits.
-    pub(super) fn tell(&mut self) {
+    pub(super) fn log(&mut self) {
         let Some(Sum { passes, objects, steps, took, delay }) = self.waits.take() else { return };
-        self.told = Some(Instant::now());
+        self.logged = Some(Instant::now());
         tracing::info!(
             passes,
             objects,
@@ -55,10 +55,10 @@ impl Changes {
     }
 }
 
-/// What was not told yet is, also of an agent that ends.
+/// Logs the rest when the agent ends.
 impl Drop for Changes {
     fn drop(&mut self) {
-        self.tell();
+        self.log();
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_that_comes_alone_is_told_at_once_and_the_next_ones_together() {
+    fn lone_change_is_logged_at_once_and_the_next_ones_together() {
         let pass = |steps| Pass { objects: 1, steps, ..Pass::default() };
         let mut changes = Changes::default();
         let delays = [None, Some(2), Some(5), Some(3)].map(|it| it.map(Duration::from_secs));
@@ -84,8 +84,8 @@ mod tests {
             delay: Some(Duration::from_secs(5)),
         };
         assert_eq!(changes.waits, Some(sum));
-        changes.told = changes.told.and_then(|told| told.checked_sub(APART));
+        changes.logged = changes.logged.and_then(|logged| logged.checked_sub(APART));
         changes.add(&pass(1), Duration::ZERO, None);
-        assert_eq!(changes.waits, None, "a second later all is told");
+        assert_eq!(changes.waits, None, "a second later all is logged");
     }
 }

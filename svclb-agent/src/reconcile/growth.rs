@@ -13,7 +13,7 @@ use tokio::time::Duration;
 
 use super::Reconciler;
 use super::parts::EFFORT;
-use super::room::random_seed;
+use super::sizing::random_seed;
 use crate::memory;
 use svclb_dataplane::interface::Dataplane;
 
@@ -22,7 +22,7 @@ use svclb_dataplane::interface::Dataplane;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Well below [`EFFORT`], which is a part of the maps that are filled: these have to catch up.
 const SLOW: usize = EFFORT / 4;
-/// How often the threads are looked after that make maps and load programs.
+/// Period of looking whether the threads that make maps and load programs have ended.
 const POLL: Duration = Duration::from_millis(2);
 
 /// Maps that are being made and filled.
@@ -57,7 +57,7 @@ impl Progress {
 }
 
 impl<T: Table> Reconciler<T> {
-    /// How many steps a part of the maps in use takes.
+    /// Number of steps of a part for the maps in use.
     pub(super) fn effort(&self) -> usize {
         match &self.growth {
             Some(growth) if growth.began.elapsed() > PATIENCE => SLOW,
@@ -88,7 +88,7 @@ impl<T: Table> Reconciler<T> {
         }
         let now = Sizes::of(self.state.meta());
         let counts = || self.catalog.counts();
-        let Some(sizes) = self.room.wanted(now, counts, self.state.lacking()) else { return };
+        let Some(sizes) = self.sizes.wanted(now, counts, self.state.lacking()) else { return };
         if let Err(error) = self.try_begin(dataplane, sizes) {
             self.give_up_growth(dataplane, &error);
         }
@@ -165,13 +165,13 @@ impl<T: Table> Reconciler<T> {
         dataplane.switch(&mut table)?;
         (self.state, self.table) = (state, table);
         // Lines and slots that rest are the old maps'.
-        self.rests.forget();
+        self.quarantine.forget();
         self.marks.forget();
         self.retry = None;
-        self.unhealed = false;
-        self.room.done();
+        self.unrepaired = false;
+        self.sizes.done();
         let done = Pass { unplaced, ..Pass::default() };
-        self.told.rejected(&done, true, |service| self.state.is_unplaced(service));
+        self.reports.rejected(&done, true, |service| self.state.is_unplaced(service));
         tracing::info!(
             lines = sizes.index_lines, lines_before = now.index_lines,
             slots = sizes.slots, slots_before = now.slots,
@@ -185,7 +185,7 @@ impl<T: Table> Reconciler<T> {
     fn give_up_growth(&mut self, dataplane: &mut impl Dataplane<Maps = T>, error: &Error) {
         dataplane.abandon();
         self.state.abandon_staging();
-        if let Some(error) = self.room.failed(error) {
+        if let Some(error) = self.sizes.failed(error) {
             tracing::error!(
                 "cannot make maps of other sizes; these stay, and it is tried again: {error}"
             );

@@ -1,17 +1,18 @@
-//! One task that owns catalog, mirror and maps, and brings them together pass by pass.
+//! The reconciler: one task that owns catalog, planner and maps, and makes the maps match the catalog pass by
+//! pass.
 //!
-//! No lock and no shared state: a source says what changed, a pass writes it, what the pass freed rests
-//! beside, and an audit looks now and then whether somebody else changed the maps.
+//! No lock and no shared state: a source reports changes, a pass writes them, freed lines and slots go into
+//! quarantine, and a periodic audit repairs maps that another program changed.
 
 mod changes;
 mod growth;
 mod marks;
 mod parts;
+mod quarantine;
 mod rejects;
-mod rests;
+mod reports;
 mod retry;
-mod room;
-mod told;
+mod sizing;
 
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,16 +30,16 @@ use changes::Changes;
 use growth::{Growth, Progress};
 use marks::Marks;
 use parts::UnderWay;
-use rests::Rests;
+use quarantine::Quarantine;
+use reports::Reports;
 use retry::{Retry, pause};
-use room::Room;
-pub use room::{Sizing, random_seed};
+use sizing::MapSizes;
+pub use sizing::{Sizing, random_seed};
 use svclb_dataplane::interface::Dataplane;
 use svclb_dataplane::probe;
 use svclb_sources::{Batch, Source};
-use told::Told;
 
-/// How often hooks and pins are looked after: some twenty short system calls.
+/// Period of checking hooks and pins, which takes some twenty short system calls.
 const LOOK: Duration = Duration::from_secs(2);
 /// A batch that took so long to take in is written after the next one is taken in, if there is one.
 const LONG: Duration = Duration::from_millis(5);
@@ -53,27 +54,27 @@ pub struct Reconciler<T> {
     catalog: Catalog,
     state: Planner,
     table: T,
-    rests: Rests,
+    quarantine: Quarantine,
     marks: Marks,
-    told: Told,
+    reports: Reports,
     changes: Changes,
     retry: Option<Retry>,
-    /// What the parts of the pass did that is under way.
+    /// Work of the pass that is under way.
     under_way: UnderWay,
     /// The last audit could not put everything right: the next try is one.
-    unhealed: bool,
+    unrepaired: bool,
     /// The catalog has the probe's service, and no connect to it was seen yet.
     proving: bool,
-    room: Room,
+    sizes: MapSizes,
     growth: Option<Growth<T>>,
-    /// What happened before is nobody's delay.
+    /// Changes older than this process do not count towards programming latency.
     started: SystemTime,
 }
 
-/// Takes what a source says into the catalog, and tells what was rejected or left out.
-fn hear(catalog: &mut Catalog, told: &mut Told, batch: Batch) {
-    told.rejects.add(&batch.rejects);
-    told.skipped(batch.skipped);
+/// Applies a batch to the catalog, and reports what was rejected or left out.
+fn ingest(catalog: &mut Catalog, reports: &mut Reports, batch: Batch) {
+    reports.rejects.add(&batch.rejects);
+    reports.skipped(batch.skipped);
     if batch.whole {
         catalog.replace(batch.updates);
     } else {
@@ -92,15 +93,15 @@ impl<T: Table> Reconciler<T> {
             catalog,
             state,
             table,
-            rests: Rests::new()?,
+            quarantine: Quarantine::new()?,
             marks: Marks::default(),
-            told: Told::default(),
+            reports: Reports::default(),
             changes: Changes::default(),
             retry: None,
             under_way: UnderWay::default(),
-            unhealed: false,
+            unrepaired: false,
             proving: false,
-            room: Room::new(sizing),
+            sizes: MapSizes::new(sizing),
             growth: None,
             started: SystemTime::now(),
         })
@@ -117,8 +118,8 @@ impl<T: Table> Reconciler<T> {
         let (mut state, heal) = plan::load(&dump, row);
         state.set_synced(false);
         let mut reconciler = Self::new(catalog, state, table, sizing)?;
-        // What an agent freed just before it died may still be in a running program's hands.
-        reconciler.rests.wait()?;
+        // A running program may still read what the previous agent freed just before it died.
+        reconciler.quarantine.wait()?;
         let (state, table) = (&mut reconciler.state, &mut reconciler.table);
         table.put(&Row::Meta(*state.meta())).context("cannot write svclb_meta")?;
         if !heal.is_empty() {
@@ -128,8 +129,8 @@ impl<T: Table> Reconciler<T> {
             );
         }
         if let Err(error) = state.repair(table, &heal) {
-            tracing::error!("cannot put the maps right; it is tried again: {error}");
-            reconciler.unhealed = true;
+            tracing::error!("cannot repair the maps; trying again: {error}");
+            reconciler.unrepaired = true;
             reconciler.back_off();
         }
         Ok(reconciler)
@@ -149,9 +150,9 @@ impl<T: Table> Reconciler<T> {
         ids: Option<&[(u32, ServiceRow)]>,
         sizing: Sizing,
     ) -> Result<Self> {
-        let mut told = Told::default();
-        hear(&mut catalog, &mut told, first);
-        told.lost(ids.unwrap_or_default(), &catalog);
+        let mut reports = Reports::default();
+        ingest(&mut catalog, &mut reports, first);
+        reports.lost(ids.unwrap_or_default(), &catalog);
         let sizes = sizing.of(catalog.counts());
         let origins = dataplane.shared_origins()?.unwrap_or(sizes.origins);
         let sizes = Sizes { origins, ..sizes };
@@ -165,7 +166,7 @@ impl<T: Table> Reconciler<T> {
         let state = Planner::renewed(ids.unwrap_or_default(), row);
         dataplane.begin(state.meta(), ids.is_some())?;
         let table = dataplane.made(true).context("no maps are being made")??;
-        let mut reconciler = Self { told, ..Self::new(catalog, state, table, sizing)? };
+        let mut reconciler = Self { reports, ..Self::new(catalog, state, table, sizing)? };
         let done = reconciler.pass();
         if let Err(error) = complete(&reconciler.state, &mut reconciler.table, done) {
             dataplane.abandon();
@@ -177,17 +178,17 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Takes in what a source says.
-    pub fn hear(&mut self, batch: Batch) {
+    pub fn ingest(&mut self, batch: Batch) {
         let is_whole = batch.whole;
-        hear(&mut self.catalog, &mut self.told, batch);
+        ingest(&mut self.catalog, &mut self.reports, batch);
         if is_whole {
-            // What the source cannot read is as an earlier agent wrote it.
+            // State of objects that the source cannot read is retained as the previous agent wrote it.
             let earlier = self.state.take_previous(|service| self.catalog.misses(service));
             self.catalog.retain(earlier);
-            // What the maps hold and the source does not have is gone.
+            // Services in the maps that the source does not have were removed.
             self.state.set_synced(true);
             self.catalog.mark(self.state.objects().cloned().collect::<Vec<_>>());
-            self.room.look_for_waste();
+            self.sizes.look_for_waste();
         }
         if self.proving {
             self.update(probe::appear());
@@ -219,8 +220,8 @@ impl<T: Table> Reconciler<T> {
         self.update(probe::vanish());
         self.begin();
         self.state.record_proof(&mut self.table).context("cannot write svclb_meta")?;
-        // All that the start did is told before it is ready.
-        self.changes.tell();
+        // All that the start did is logged before it is ready.
+        self.changes.log();
         Ok(true)
     }
 
@@ -229,13 +230,13 @@ impl<T: Table> Reconciler<T> {
         self.retry = Some(Retry::after(self.retry, RETRY));
     }
 
-    /// What has rested is free again: what did not fit may fit now, and is looked at again.
-    fn rested(&mut self, rested: io::Result<Vec<Freed>>) {
-        self.told.rest(&rested);
+    /// Releases what was in quarantine. Services that were unplaced may fit now, so the next pass includes them.
+    fn release(&mut self, rested: io::Result<Vec<Freed>>) {
+        self.reports.rest(&rested);
         let Ok(resting) = rested else { return };
         resting.into_iter().for_each(|resting| self.state.release(resting));
         let rejected: Vec<ObjectName> =
-            self.told.standing().map(|service| service.object.clone()).collect();
+            self.reports.standing().map(|service| service.object.clone()).collect();
         self.catalog.mark(rejected);
         if self.catalog.is_dirty() {
             self.begin();
@@ -256,7 +257,7 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Follows a source until it is dropped, on this dataplane. `audit` is how often the maps are compared
-    /// with what they should hold. `ready` is told when a connect was seen translated, and whether the
+    /// with what they should hold. `ready` is called when a connect was seen translated, and whether the
     /// sources are known by then; once more when they are, if they were not.
     ///
     /// # Errors
@@ -291,14 +292,14 @@ impl<T: Table> Reconciler<T> {
                 ready(is_synced)?;
             }
             let growth = self.grow(&mut dataplane);
-            self.rests.start(self.state.waits_for_release());
+            self.quarantine.start(self.state.waits_for_release());
             let has_more = self.has_more() || growth == Progress::Part;
             tokio::select! {
                 batch = parts::next(&mut source, has_more) => match batch {
                     Some(batch) => {
                         self.state.set_sources(source.rows());
                         let start = Instant::now();
-                        self.hear(batch);
+                        self.ingest(batch);
                         // The source's next batch must not wait for both, and joins the part.
                         if start.elapsed() < LONG {
                             self.begin();
@@ -309,19 +310,19 @@ impl<T: Table> Reconciler<T> {
                     None if self.has_more() => self.go_on(),
                     None => {}
                 },
-                rested = self.rests.ended() => self.rested(rested?),
+                rested = self.quarantine.ended() => self.release(rested?),
                 () = pause(self.retry) => {
-                    if self.unhealed && self.growth.is_none() {
+                    if self.unrepaired && self.growth.is_none() {
                         self.audit();
                     } else {
                         self.begin();
                     }
                 }
-                () = pause(self.room.later()) => {}
+                () = pause(self.sizes.later()) => {}
                 () = growth.pause() => {}
                 _ = look.tick() => {
-                    self.changes.tell();
-                    self.told.log_due();
+                    self.changes.log();
+                    self.reports.log_due();
                     self.record(&source);
                     dataplane.look_after()?;
                     if self.proving {
@@ -332,7 +333,7 @@ impl<T: Table> Reconciler<T> {
                     Ok(remembered) => dataplane.finish_marks(&mut self.table, &remembered),
                     Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
                 },
-                // What is half done would be taken for another program's doing.
+                // In the middle of a pass, the agent's own changes would count as drift.
                 _ = audit.tick(), if !has_more && growth == Progress::None => {
                     self.audit();
                     self.review_marks(&dataplane);
@@ -345,7 +346,7 @@ impl<T: Table> Reconciler<T> {
     /// Begins a review of the index's marks, where all is written that was to be: a backend may be given by
     /// a line whose generation has not moved yet after its row was removed.
     fn review_marks(&mut self, dataplane: &impl Dataplane<Maps = T>) {
-        let is_done = self.retry.is_none() && !self.unhealed && !self.catalog.is_dirty();
+        let is_done = self.retry.is_none() && !self.unrepaired && !self.catalog.is_dirty();
         if !is_done || self.marks.are_reviewed() {
             return;
         }
@@ -361,40 +362,40 @@ impl<T: Table> Reconciler<T> {
         self.catalog.objects().chain(self.state.objects()).cloned().collect()
     }
 
-    /// What the maps hold; nothing, where they may be right and are.
-    fn differing(&mut self, may_be_right: bool) -> Result<Option<Dump>, TableError> {
+    /// Reads the maps; none if they may be right and are.
+    fn load_if_different(&mut self, may_be_right: bool) -> Result<Option<Dump>, TableError> {
         if may_be_right && self.state.is_in(&mut self.table)? {
             return Ok(None);
         }
         self.table.load().map(Some)
     }
 
-    /// Compares the maps with what they should hold, and puts right what somebody else changed.
+    /// Compares the maps with their desired state, and repairs what another program changed.
     fn audit(&mut self) {
-        // What we have not yet done ourselves is nobody else's doing.
+        // While own changes are outstanding, differences are not drift.
         let is_done = self.retry.is_none() && !self.catalog.is_dirty() && !self.has_more();
-        let dump = match self.differing(is_done && !self.unhealed) {
+        let dump = match self.load_if_different(is_done && !self.unrepaired) {
             Ok(Some(dump)) => dump,
             Ok(None) => return,
             Err(error) => {
                 tracing::error!(%error, "cannot read the maps to compare them");
                 self.state.count_failure();
                 self.pass();
-                if self.unhealed {
+                if self.unrepaired {
                     self.back_off();
                 }
                 return;
             }
         };
-        // That one row is written as a whole, and nobody else's business.
+        // The meta row is always written as a whole.
         let is_ours = dump.meta == *self.state.meta();
         let heal = self.state.reload(&dump);
         let row = Row::Meta(*self.state.meta());
-        let told = if is_ours { Ok(()) } else { self.table.put(&row) };
-        let healed = self.state.repair(&mut self.table, &heal).and(told);
-        self.unhealed = healed.is_err();
-        if let Err(error) = healed {
-            tracing::error!(%error, "cannot put the maps right; it is tried again");
+        let written = if is_ours { Ok(()) } else { self.table.put(&row) };
+        let repaired = self.state.repair(&mut self.table, &heal).and(written);
+        self.unrepaired = repaired.is_err();
+        if let Err(error) = repaired {
+            tracing::error!(%error, "cannot repair the maps; trying again");
             self.state.count_failure();
         }
         // Until the sources are known, what the maps hold is not looked at.
@@ -404,18 +405,18 @@ impl<T: Table> Reconciler<T> {
         };
         self.catalog.mark(all);
         let done = self.pass();
-        if self.unhealed && done.failed.is_empty() {
+        if self.unrepaired && done.failed.is_empty() {
             self.back_off();
         }
         let steps = done.steps + heal.len() + usize::from(!is_ours);
-        if steps > 0 && is_done && !self.unhealed {
-            tracing::warn!(steps, "somebody else changed the maps; they are right again");
+        if steps > 0 && is_done && !self.unrepaired {
+            tracing::warn!(steps, "another program changed the maps; repaired");
         }
         memory::give_back();
     }
 }
 
-/// Whether what the maps say of a source is worth a write of its own: the time moves with every event.
+/// Returns true if a source's row in the maps is worth a write of its own: its time moves with every event.
 fn is_out_of_date(old: &SourceRow, new: &SourceRow) -> bool {
     let SourceRow { heard, .. } = *old;
     let is_same = *old == SourceRow { heard, ..*new };

@@ -11,10 +11,10 @@ use svclb_core::table::Table;
 use super::Reconciler;
 use svclb_sources::{Batch, Source};
 
-/// How much one part does, in steps: some milliseconds.
+/// Steps of one part, which take some milliseconds.
 pub(super) const EFFORT: usize = 2_000;
 
-/// What the parts of a pass did so far.
+/// The work of the parts of a pass so far.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     parts: usize,
@@ -43,8 +43,8 @@ impl UnderWay {
     }
 }
 
-/// What the source reports; none where a pass waits for its next part and the source has nothing to
-/// report.
+/// Waits for the source's next batch; returns none at once if a pass waits for its next part and the source has
+/// no batch.
 pub(super) async fn next(source: &mut Source, is_under_way: bool) -> Option<Batch> {
     if !is_under_way {
         return Some(source.next().await);
@@ -68,17 +68,17 @@ impl<T: Table> Reconciler<T> {
     fn part_by(&mut self, plan: impl FnOnce(&mut Planner, &mut T, &mut Catalog) -> Pass) -> Pass {
         let start = Instant::now();
         let now = Sizes::of(self.state.meta());
-        self.state.set_growing(self.state.is_synced() && self.room.may_grow(now));
+        self.state.set_growing(self.state.is_synced() && self.sizes.may_grow(now));
         let done = plan(&mut self.state, &mut self.table, &mut self.catalog);
         let took = start.elapsed();
         let is_at_end = !self.state.is_under_way();
         self.under_way.add(&done);
         if is_at_end || !done.failed.is_empty() {
-            self.told.failed(self.under_way.failed());
+            self.reports.failed(self.under_way.failed());
         }
         if !done.failed.is_empty() {
             self.back_off();
-        } else if is_at_end && !self.under_way.has_failed() && !self.unhealed {
+        } else if is_at_end && !self.under_way.has_failed() && !self.unrepaired {
             self.retry = None;
         }
         if done.steps > 0 {
@@ -86,21 +86,21 @@ impl<T: Table> Reconciler<T> {
             self.changes.add(&done, took, delay);
         }
         if is_at_end {
-            self.told.retained(self.catalog.retained());
+            self.reports.retained(self.catalog.retained());
         }
-        // What does not fit has room in a moment, where larger maps can be made.
+        // Unplaced services will fit in a moment, if larger maps can be made.
         let grows = self.state.is_synced()
-            && self.room.grows(now, || self.catalog.counts(), self.state.lacking());
+            && self.sizes.grows(now, || self.catalog.counts(), self.state.lacking());
         if !grows {
-            self.told.rejected(&done, is_at_end, |service| self.state.is_unplaced(service));
+            self.reports.rejected(&done, is_at_end, |service| self.state.is_unplaced(service));
         }
         if let Some(refusals) = self.catalog.take_refusals() {
-            self.told.refused(refusals);
+            self.reports.refused(refusals);
         }
         if let Some(conflicts) = self.catalog.take_conflicts() {
-            self.told.conflicts(&conflicts);
+            self.reports.conflicts(&conflicts);
         }
-        self.rests.add(self.state.take_freed());
+        self.quarantine.add(self.state.take_freed());
         done
     }
 
@@ -119,20 +119,19 @@ impl<T: Table> Reconciler<T> {
         self.part_by(|state, table, catalog| plan::part(state, table, catalog, effort));
         let UnderWay { parts, steps, .. } = self.under_way;
         if parts > 1 && steps > 0 && !self.has_more() {
-            // What an early part waited for, a later one may have done.
+            // A later part may have done what an early one waited for.
             self.under_way = UnderWay::default();
             self.catalog.recall();
         }
     }
 
-    /// Whether a pass waits for its next part.
+    /// Returns true if a pass waits for its next part.
     pub(super) fn has_more(&self) -> bool {
         self.state.is_under_way() || self.catalog.has_changed()
     }
 }
 
-/// How long the oldest change that a pass wrote has been waiting for it: from the time that its slice
-/// names to now. Changes from before `started` do not count, as in kube-proxy's metric
+/// Programming latency of the oldest change that a pass wrote: from the time that its slice names to now. Changes from before `started` do not count, as in kube-proxy's metric
 /// (pkg/proxy/endpointschangetracker.go).
 pub(super) fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> {
     let times = pass.triggered.iter().flat_map(|(_, times)| times);

@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use svclb_sources::Reject;
 
-/// How many lines of one origin may be logged at once; after them one each second.
+/// Lines of one origin that may be logged at once; after them one each second.
 const AT_ONCE: usize = 20;
-/// How many rejects of one origin wait to be logged. The others are counted.
+/// The most rejects of one origin that wait to be logged. The others are counted.
 const WAITING: usize = 128;
-/// How many origins are told apart. The others share one.
+/// The most origins with a rate of their own. The others share one.
 const ORIGINS: usize = 1_000;
 
 /// Rejects that were logged lately or wait to be logged, by origin.
 #[derive(Debug, Default)]
 pub(super) struct RejectLog(BTreeMap<String, Origin>);
 
-/// How many lines may be logged: [`AT_ONCE`], and one more with each second.
+/// A limit of log lines: [`AT_ONCE`], and one more with each second.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     /// Lines that were logged and count against the next ones.
@@ -27,7 +27,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    /// How many of so many lines may be logged now: these count against the next ones.
+    /// Returns how many of the `wanted` lines may be logged now, and counts them.
     pub(super) fn take(&mut self, wanted: usize, now: Instant) -> usize {
         let since = *self.since.get_or_insert(now);
         let seconds = now.saturating_duration_since(since).as_secs();
@@ -127,7 +127,7 @@ mod tests {
         (0..count).for_each(|name| log.enqueue(&reject(namespace, name, "wrong")));
     }
 
-    /// How many rejects of a namespace are due so many seconds after the start.
+    /// Number of rejects of a namespace that are due at this time.
     fn due(log: &mut RejectLog, namespace: &str, start: Instant, seconds: u64) -> usize {
         let origin = log.0.get_mut(namespace).unwrap();
         origin.due(start + Duration::from_secs(seconds)).count()

@@ -1,4 +1,4 @@
-//! How long a loop waits before it tries again what failed.
+//! The back-off of a loop after a failure.
 
 use std::time::Duration;
 

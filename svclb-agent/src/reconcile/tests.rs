@@ -32,7 +32,7 @@ fn reconciler() -> Reconciler<FailingTable<MemoryTable>> {
     let catalog = Catalog::new(Node::default());
     let mut reconciler = Reconciler::over(catalog, table, &meta, Sizing::default())
         .expect("a map can be made: run the tests as root, or with CAP_BPF");
-    reconciler.hear(first);
+    reconciler.ingest(first);
     assert!(reconciler.pass().failed.is_empty());
     reconciler
 }
@@ -112,7 +112,7 @@ fn over_full_maps() -> Reconciler<FailingTable<MemoryTable>> {
         ..Unread::default()
     };
     let many = Batch::of(vec![large()]);
-    reconciler.hear(Batch { whole: true, unread: Some(unread), standing: 1, ..many });
+    reconciler.ingest(Batch { whole: true, unread: Some(unread), standing: 1, ..many });
     reconciler.pass();
     reconciler
 }
@@ -130,8 +130,8 @@ async fn a_rejected_service_moves_into_larger_maps_and_keeps_nobody_from_being_s
     assert!(reconciler.state.is_installed(&hello), "it is in the new maps");
     let dump = reconciler.table.load().unwrap();
     assert_eq!((dump.frontends.len(), dump.backends.len()), (21, 1));
-    // What was rejected is gone.
-    reconciler.hear(Batch { unread: Some(Unread::default()), ..Batch::of(Vec::new()) });
+    // The rejected object was removed.
+    reconciler.ingest(Batch { unread: Some(Unread::default()), ..Batch::of(Vec::new()) });
     reconciler.pass();
     assert!(!reconciler.state.is_installed(&hello), "no source has it");
     assert_eq!(reconciler.table.load().unwrap().frontends.len(), 20);
@@ -183,11 +183,11 @@ fn written(reconciler: &mut Reconciler<FailingTable<MemoryTable>>) -> Vec<u8> {
 async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loaded() {
     let mut reconciler = reconciler();
     let mut dataplane = FakeDataplane { is_slow: true, ..FakeDataplane::default() };
-    reconciler.hear(Batch::of(vec![large()]));
+    reconciler.ingest(Batch::of(vec![large()]));
     reconciler.begin();
     for last in 2..6 {
         assert_eq!(reconciler.grow(&mut dataplane), Progress::Thread, "the maps are being made");
-        reconciler.hear(Batch::of(vec![endpoint(last)]));
+        reconciler.ingest(Batch::of(vec![endpoint(last)]));
         reconciler.begin();
         assert_eq!(written(&mut reconciler), [last]);
     }
@@ -205,12 +205,12 @@ async fn changes_are_written_while_larger_maps_are_made_and_their_programs_loade
 async fn maps_do_not_switch_between_a_batch_and_the_part_that_writes_it() {
     let mut reconciler = reconciler();
     let mut dataplane = FakeDataplane { is_slow: true, ..FakeDataplane::default() };
-    reconciler.hear(Batch::of(vec![large()]));
+    reconciler.ingest(Batch::of(vec![large()]));
     reconciler.begin();
     assert_eq!(reconciler.grow(&mut dataplane), Progress::Thread);
     dataplane.is_slow = false;
     // It took long to take in, and its first part is another step.
-    reconciler.hear(Batch::of(vec![endpoint(2)]));
+    reconciler.ingest(Batch::of(vec![endpoint(2)]));
     assert_eq!(reconciler.grow(&mut dataplane), Progress::Part, "the new maps do not know of it");
     reconciler.go_on();
     assert_eq!(reconciler.grow(&mut dataplane), Progress::None);
@@ -221,21 +221,21 @@ async fn maps_do_not_switch_between_a_batch_and_the_part_that_writes_it() {
 async fn larger_maps_that_cannot_be_filled_are_abandoned_and_made_again_later() {
     let mut reconciler = reconciler();
     let mut dataplane = FakeDataplane { is_slow: true, ..FakeDataplane::default() };
-    reconciler.hear(Batch::of(vec![large()]));
+    reconciler.ingest(Batch::of(vec![large()]));
     reconciler.begin();
     assert_eq!(reconciler.grow(&mut dataplane), Progress::Thread);
     // The thread ends without maps.
     (dataplane.is_slow, dataplane.begun) = (false, None);
     assert_eq!(reconciler.grow(&mut dataplane), Progress::None);
     assert_eq!((dataplane.made, dataplane.abandoned), (1, 1));
-    reconciler.hear(Batch::of(vec![endpoint(2)]));
+    reconciler.ingest(Batch::of(vec![endpoint(2)]));
     reconciler.begin();
     assert_eq!(written(&mut reconciler), [2]);
     assert_eq!(reconciler.grow(&mut dataplane), Progress::None, "not at once");
-    assert!(reconciler.room.later().is_some());
+    assert!(reconciler.sizes.later().is_some());
 }
 
-/// A line that holds what is no Service's, as somebody else may have written it.
+/// A line that belongs to no Service, as another program may have written it.
 fn spoil(reconciler: &mut Reconciler<FailingTable<MemoryTable>>) {
     let memory = &mut reconciler.table.inner;
     let held = memory.load().unwrap().lines.into_iter().find(|(_, line)| line.protocol != 0);
@@ -256,9 +256,9 @@ async fn an_audit_puts_the_row_right_by_which_others_read_the_maps() {
     reconciler.table.inner.put(&Row::Meta(other)).unwrap();
     reconciler.table.fail(0, 1);
     reconciler.audit();
-    assert!(reconciler.unhealed, "what fails is tried again");
+    assert!(reconciler.unrepaired, "what fails is tried again");
     reconciler.audit();
-    assert!(!reconciler.unhealed);
+    assert!(!reconciler.unrepaired);
     let found = reconciler.table.load().unwrap().meta;
     assert_eq!(Meta { failures: row.failures, ..found }, row);
 }
@@ -267,20 +267,20 @@ async fn an_audit_puts_the_row_right_by_which_others_read_the_maps() {
 async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_time() {
     let mut reconciler = reconciler();
     reconciler.audit();
-    assert!(reconciler.retry.is_none() && !reconciler.unhealed, "nothing to put right");
+    assert!(reconciler.retry.is_none() && !reconciler.unrepaired, "nothing to put right");
     spoil(&mut reconciler);
     let mut last = Duration::ZERO;
     for _ in 0..10 {
         reconciler.table.fail(0, usize::MAX);
         reconciler.audit();
-        assert!(reconciler.unhealed);
+        assert!(reconciler.unrepaired);
         let wait = reconciler.retry.unwrap().wait;
         assert!(wait > last || wait == RETRY.1, "{wait:?} after {last:?}");
         last = wait;
     }
     reconciler.table.fail(0, 0);
     reconciler.audit();
-    assert!(reconciler.retry.is_none() && !reconciler.unhealed);
+    assert!(reconciler.retry.is_none() && !reconciler.unrepaired);
     let dump = reconciler.table.load().unwrap();
     assert_eq!(reconciler.state.reload(&dump), [], "nothing is left to put right");
     let held: Vec<_> = dump.lines.iter().filter(|(_, line)| line.protocol != 0).collect();
@@ -288,12 +288,12 @@ async fn an_audit_that_cannot_put_the_maps_right_is_tried_again_and_later_each_t
     assert_eq!(held[0].1.port, 80);
 }
 
-/// What a pass freed.
+/// Lines and slots that a pass freed.
 pub(super) fn freed() -> Freed {
     let mut reconciler = reconciler();
     spoil(&mut reconciler);
     reconciler.audit();
-    reconciler.rests.waits.pop().expect("the line that was emptied rests")
+    reconciler.quarantine.waits.pop().expect("the line that was emptied rests")
 }
 
 #[tokio::test]
@@ -301,7 +301,7 @@ async fn an_audit_has_its_turn_while_something_rests() {
     let mut reconciler = reconciler();
     spoil(&mut reconciler);
     reconciler.audit();
-    assert!(!reconciler.rests.waits.is_empty(), "the line that was emptied rests");
+    assert!(!reconciler.quarantine.waits.is_empty(), "the line that was emptied rests");
     spoil(&mut reconciler);
     reconciler.audit();
     let dump = reconciler.table.load().unwrap();

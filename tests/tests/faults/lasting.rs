@@ -228,7 +228,7 @@ fn an_audit_that_cannot_read_the_maps_is_told_and_counted_and_changes_nothing() 
         stage.world.remove("default/other");
         stage.world.settle();
         let log = stage.world.agent_log().split_off(told);
-        assert!(!log.contains("somebody else changed the maps"), "{row}: {log}");
+        assert!(!log.contains("another program changed the maps"), "{row}: {log}");
     }
     stage.world.assert_as_fresh();
 }

@@ -1,4 +1,4 @@
-//! How the agent tells what it does.
+//! The agent's log.
 
 use std::error::Error;
 use std::fmt;
@@ -14,8 +14,8 @@ use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, Writer};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// What is told unless RUST_LOG says otherwise. The watches tell of their troubles themselves, when
-/// something changes; the crates beneath would at each attempt.
+/// The filter without RUST_LOG. The watches log their own problems when something changes; the crates beneath
+/// would log each attempt.
 const DEFAULT: &str = "info,kube_client=off,kube_runtime=error,hyper_util=error,tower=error";
 
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ enum Format {
 impl LogArgs {
     /// Sends the log to standard error from here on.
     pub(super) fn start(&self) {
-        // What the hooks say comes at debug, under the name of their program, `svclb`.
+        // The hooks log at debug, under the name of their program, `svclb`.
         let hooks = if self.log_bpf { ",svclb=debug" } else { "" };
         let filter = EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| EnvFilter::new(format!("{DEFAULT}{hooks}")));
@@ -63,8 +63,8 @@ fn log<W: Write + 'static>(
     }
 }
 
-/// Writes fields as the default does, with their values escaped. That one escapes some, and where colours
-/// are allowed nobody can tell afterwards whose they are.
+/// Writes fields as the default does, with their values escaped. The default escapes only some, and where
+/// colours are allowed, escape sequences of a value could not be told from its own.
 struct Fields;
 
 impl<'a> FormatFields<'a> for Fields {
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// What was written.
+    /// The written bytes.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -180,9 +180,9 @@ mod tests {
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
 
-    /// How many events that are.
+    /// Number of these events.
     const EVENTS: usize = 5;
-    /// What a terminal would do (clear, a title, hide, colours), and what hides or turns text.
+    /// Sequences that a terminal obeys (clear, title, hide, colours), and characters that hide or turn text.
     const HOSTILE: &str = "a\u{1b}[2J\u{1b}]0;x\u{7}\r\nERROR all is lost\u{9b}31m\u{202e}b\u{2028}\u{200b}\0\
         \u{1b}[8m\u{1b}[31mc\u{1b}[0m\u{1b}[m\u{1b}[1;31md";
 

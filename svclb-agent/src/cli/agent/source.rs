@@ -1,4 +1,4 @@
-//! Where Services come from, as the command line says it.
+//! Flags that name the source of Services.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(super) struct SourceArgs {
     /// for the name in the kubeconfig, or for kubernetes.default.svc
     #[arg(long = "api-server", value_name = "URL", value_parser = api_server, value_delimiter = ',')]
     api_servers: Vec<Uri>,
-    /// How long a watch may be silent before all is listed; up to twice as long by chance
+    /// Time that a watch may be silent before all objects are listed; up to twice as long by chance
     #[arg(long, value_name = "SECONDS", default_value_t = SILENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..), hide = true)]
     silence: u64,
     /// Name of this node, as EndpointSlices name it [default: the host's name]

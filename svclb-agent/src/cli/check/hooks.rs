@@ -16,10 +16,10 @@ use svclb_dataplane::programs::loaded::{self, Program};
 
 use super::Finding;
 
-/// What to do about a hook that is not attached.
+/// Advice about a hook that is not attached.
 const RESTART: &str =
     "a running agent attaches it again within seconds; otherwise start `svclb agent`";
-/// How many cgroups with programs of others are named.
+/// Cgroups with programs of others that a finding names.
 const EXAMPLES: usize = 3;
 
 /// Every program in the kernel by its id, or why they cannot be read.
@@ -95,8 +95,11 @@ fn hooked(
         }
     };
     if link.cgroup == 0 {
-        return Finding::error(check, "detached: its cgroup is gone, or somebody detached it")
-            .advice(RESTART);
+        return Finding::error(
+            check,
+            "detached: its cgroup is gone, or another program detached it",
+        )
+        .advice(RESTART);
     }
     if link.hook != inspect::number(hook) {
         let text = format!("{} is the link of another hook (number {})", pin.display(), link.hook);
@@ -122,7 +125,7 @@ fn hooked(
     Finding::ok(check, text)
 }
 
-/// Whether the programs behind the links are svclb's, over the maps that are pinned.
+/// Checks that the programs behind the links are svclb's, over the pinned maps.
 fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Programs) -> Finding {
     let check = "programs";
     let (mut strange, mut seen) = (Vec::new(), 0);
@@ -152,7 +155,7 @@ fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Prog
     Finding::ok(check, format!("all {seen} behind the links are svclb's, over these maps"))
 }
 
-/// Whether a program is the hook's, and works with the maps that are pinned.
+/// Returns true if a program is the hook's and works with the pinned maps.
 fn ours(pins: &Pins, hook: &Hook, program: Option<&Program>) -> io::Result<bool> {
     // Every hook reads or writes what sockets dialled.
     let origins = inspect::map_id(&pins.map("svclb_origins"))?;

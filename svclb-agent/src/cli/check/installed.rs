@@ -1,4 +1,4 @@
-//! What is installed: the pins, the maps behind them, and the agent that keeps them in step.
+//! Checks of the pins, the maps behind them, and the agent that keeps them in step.
 
 use std::fs;
 use std::io;
@@ -26,7 +26,7 @@ pub(super) fn findings(pins: &Pins) -> [Finding; 2] {
     [folders(pins), maps(pins)]
 }
 
-/// The pins and everything below are this user's, and closed to everybody else.
+/// Checks that the pins and everything below them are this user's, and closed to all others.
 fn folders(pins: &Pins) -> Finding {
     let root = pins.root();
     if let Err(error) = environment::check_bpffs(root) {
@@ -60,7 +60,7 @@ fn folders(pins: &Pins) -> Finding {
     }
 }
 
-/// What is wrong with a folder.
+/// A fault of a folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
     /// It is another user's.
@@ -90,7 +90,7 @@ fn first_not_ours(folder: &Path, owner: u32) -> io::Result<Option<(PathBuf, Faul
     Ok(None)
 }
 
-/// Whether the maps are those of this program.
+/// Checks that the maps are of this program's layout.
 fn maps(pins: &Pins) -> Finding {
     match pins.is_readable() {
         Ok(true) => Finding::ok("maps", "every map is there, in the shape that this svclb uses"),
@@ -99,7 +99,7 @@ fn maps(pins: &Pins) -> Finding {
     }
 }
 
-/// Whether an agent runs, and what it has done.
+/// Checks that an agent runs, and reports its work.
 pub(super) fn agent(pins: &Pins) -> Finding {
     let check = "agent";
     let row = pins.meta();
@@ -130,7 +130,7 @@ pub(super) fn agent(pins: &Pins) -> Finding {
     }
 }
 
-/// What a running agent has done.
+/// Reports the work of a running agent.
 fn done(who: &str, row: &Meta) -> Finding {
     let check = "agent";
     if row.proved == 0 {
@@ -191,17 +191,17 @@ fn source(view: &SourceView) -> Finding {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use super::super::State;
+    use super::super::Verdict;
     use super::*;
 
     #[test]
     fn an_agent_is_well_when_it_has_heard_and_proved() {
         let rows = [
-            (1, 1, 0, State::Ok),
-            (1, 1, 2, State::Warning),
-            (0, 1, 0, State::Warning),
-            (1, 0, 0, State::Error),
-            (0, 0, 0, State::Error),
+            (1, 1, 0, Verdict::Ok),
+            (1, 1, 2, Verdict::Warning),
+            (0, 1, 0, Verdict::Warning),
+            (1, 0, 0, Verdict::Error),
+            (0, 0, 0, Verdict::Error),
         ];
         for (synced, proved, short, expected) in rows {
             let row = Meta { synced, proved, short, ..Meta::default() };
@@ -222,11 +222,11 @@ mod tests {
         };
         let rejected = SourceView { rejected: 1, ..view("services", Some(QUIET), "endpoint") };
         let rows = [
-            (view("services", Some(QUIET), "endpoint"), State::Ok),
-            (view("services", Some(QUIET + 1), "endpoint"), State::Warning),
-            (view("services", None, ""), State::Warning),
-            (view("files", Some(QUIET + 1), ""), State::Ok),
-            (rejected, State::Warning),
+            (view("services", Some(QUIET), "endpoint"), Verdict::Ok),
+            (view("services", Some(QUIET + 1), "endpoint"), Verdict::Warning),
+            (view("services", None, ""), Verdict::Warning),
+            (view("files", Some(QUIET + 1), ""), Verdict::Ok),
+            (rejected, Verdict::Warning),
         ];
         for (view, expected) in rows {
             assert_eq!(source(&view).state, expected, "{view:?}");

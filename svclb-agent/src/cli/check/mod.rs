@@ -13,10 +13,10 @@ use serde::Serialize;
 use super::ListArgs;
 use super::output::{self, Row};
 
-/// What came of looking at something.
+/// The verdict of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum State {
+enum Verdict {
     /// It was seen to be as it should be.
     Ok,
     /// It may be wanted, and clients may notice.
@@ -30,38 +30,38 @@ enum State {
 /// One thing that was looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 struct Finding {
-    /// What was looked at: one of the words in docs/commands.md.
+    /// The check: one of the words in docs/commands.md.
     check: &'static str,
-    /// Which one of several, such as a hook's name; empty where there is one.
+    /// One of several subjects, such as a hook's name; empty where there is one.
     subject: String,
-    /// What came of it.
-    state: State,
-    /// What was found, or why it was not looked at.
+    /// The verdict.
+    state: Verdict,
+    /// The finding, or the reason why it was not looked at.
     found: String,
-    /// What to do; empty where nothing is to be done.
+    /// Advice; empty where nothing is to be done.
     advice: String,
 }
 
 impl Finding {
-    fn new(check: &'static str, state: State, found: impl Into<String>) -> Self {
+    fn new(check: &'static str, state: Verdict, found: impl Into<String>) -> Self {
         let (subject, advice) = (String::new(), String::new());
         Self { check, subject, state, found: found.into(), advice }
     }
 
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, State::Ok, found)
+        Self::new(check, Verdict::Ok, found)
     }
 
     fn warning(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, State::Warning, found)
+        Self::new(check, Verdict::Warning, found)
     }
 
     fn error(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, State::Error, found)
+        Self::new(check, Verdict::Error, found)
     }
 
     fn not_looked_at(check: &'static str, why: impl std::fmt::Display) -> Self {
-        Self::new(check, State::NotLookedAt, format!("because {why}"))
+        Self::new(check, Verdict::NotLookedAt, format!("because {why}"))
     }
 
     fn of(mut self, subject: impl Into<String>) -> Self {
@@ -80,10 +80,10 @@ impl Row for Finding {
 
     fn cells(&self) -> Vec<String> {
         let state = match self.state {
-            State::Ok => "ok",
-            State::Warning => "warning",
-            State::Error => "error",
-            State::NotLookedAt => "not looked at",
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Error => "error",
+            Verdict::NotLookedAt => "not looked at",
         };
         let what = [self.check, &self.subject].join(" ");
         let found = match self.advice.as_str() {
@@ -109,7 +109,7 @@ pub(super) fn check(args: &ListArgs) -> Result<()> {
     findings.push(translation::finding(&pins, cgroup.as_deref()));
     findings.extend(node::features());
     output::list(&findings, args.output)?;
-    let wrong = findings.iter().filter(|finding| finding.state == State::Error).count();
+    let wrong = findings.iter().filter(|finding| finding.state == Verdict::Error).count();
     ensure!(wrong == 0, "{wrong} of {} checks found something wrong", findings.len());
     Ok(())
 }

@@ -15,7 +15,7 @@ use svclb_dataplane::programs::object::Features;
 
 use super::Finding;
 
-/// Whether svclb runs on this kernel.
+/// Checks that svclb runs on this kernel.
 pub(super) fn kernel() -> Finding {
     let looked = kernel::running().and_then(|(release, _)| {
         environment::check_kernel(&release)?;
@@ -28,7 +28,7 @@ pub(super) fn kernel() -> Finding {
     }
 }
 
-/// What this command may do: less than an agent is enough, and what it then cannot look at it says.
+/// Reports the capabilities of this command. Fewer than an agent's are enough; checks that need more say so.
 pub(super) fn capabilities() -> Finding {
     match (privileges::missing(privileges::has), caps::read(None, CapSet::Effective)) {
         (Ok(missing), Ok(held)) if missing.is_empty() => {
@@ -49,7 +49,7 @@ pub(super) fn capabilities() -> Finding {
     }
 }
 
-/// What the hooks' cgroup is, and which processes are outside of it.
+/// Reports the hooks' cgroup, and the processes outside of it.
 pub(super) fn processes(cgroup: Option<&Path>) -> [Finding; 2] {
     let Some(folder) = cgroup else {
         let why = "no cgroup is known that all hooks are attached to";
@@ -101,7 +101,7 @@ fn judge(found: &cgroups::Coverage) -> Finding {
     }
 }
 
-/// What the kernel can do beyond the oldest one, and what is done without.
+/// Reports the features of the kernel beyond the oldest one, and the consequences of missing ones.
 pub(super) fn features() -> Vec<Finding> {
     let check = "feature";
     let version = match kernel::running() {
@@ -150,7 +150,7 @@ fn told(has: bool, used: &str, replaced: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::Verdict;
     use super::*;
     use cgroups::{Coverage, Outside};
 
@@ -169,14 +169,18 @@ mod tests {
             (
                 "the root",
                 Coverage { is_root: true, unseen: Some("why"), ..seen.clone() },
-                State::Ok,
+                Verdict::Ok,
             ),
-            ("all seen", seen.clone(), State::Ok),
-            ("not all seen", Coverage { unseen: Some("why"), ..seen.clone() }, State::NotLookedAt),
+            ("all seen", seen.clone(), Verdict::Ok),
+            (
+                "not all seen",
+                Coverage { unseen: Some("why"), ..seen.clone() },
+                Verdict::NotLookedAt,
+            ),
             (
                 "one is outside",
                 Coverage { outside: 1, examples: vec![other], ..seen },
-                State::Warning,
+                Verdict::Warning,
             ),
         ];
         for (row, coverage, expected) in rows {

@@ -1,5 +1,5 @@
-//! Whether a connect is translated now: a UDP socket is connected to a Service, which sends no packet,
-//! and what the hooks recorded for it is read.
+//! Checks that a connect is translated now: connects a UDP socket to a Service, which sends no packet, and
+//! reads the hooks' record of it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -73,16 +73,16 @@ fn candidate(dump: &Dump) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::Verdict;
     use super::*;
 
     #[test]
     fn only_a_socket_that_was_given_a_backend_shows_translation() {
         let at: SocketAddr = "10.96.0.10:53".parse().unwrap();
         let rows = [
-            (Ok(Trial::Given("10.244.0.1:53".parse().unwrap())), State::Ok),
-            (Ok(Trial::LeftAlone("connected".to_owned())), State::Error),
-            (Err(anyhow::anyhow!("read-only")), State::NotLookedAt),
+            (Ok(Trial::Given("10.244.0.1:53".parse().unwrap())), Verdict::Ok),
+            (Ok(Trial::LeftAlone("connected".to_owned())), Verdict::Error),
+            (Err(anyhow::anyhow!("read-only")), Verdict::NotLookedAt),
         ];
         for (tried, expected) in rows {
             let finding = judge(at, tried);

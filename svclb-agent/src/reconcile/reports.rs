@@ -1,4 +1,4 @@
-//! What the operator was told: each trouble when it comes, not as long as it stands.
+//! Reports to the operator: each problem is logged once when it begins, and not while it lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,11 +14,11 @@ use svclb_core::plan::{Pass, Unplaced};
 use super::rejects::{Rate, RejectLog};
 use svclb_objects::convert::Skipped;
 
-/// How many steps that failed are told at once. The others are told at the next tries, so that a fault of
-/// the maps as a whole floods no log.
-const TOLD_AT_ONCE: usize = 20;
+/// Failed steps that are logged at once. The others are logged at the next tries, so that a fault of the maps
+/// as a whole does not flood the log.
+const LOGGED_AT_ONCE: usize = 20;
 
-/// How many services are named in one line.
+/// Services that one line names.
 const NAMED: usize = 20;
 
 /// Some services by name, and how many more there are.
@@ -31,22 +31,22 @@ pub(super) fn names<'a>(mut services: impl Iterator<Item = &'a ServiceKey>) -> S
     named.join(", ") + &more
 }
 
-/// What was told, and stands.
+/// The problems that were logged and last.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Reports {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,
     /// They exceed a budget.
     refused: BTreeMap<ObjectName, Refusal>,
-    /// What an earlier agent wrote of them is retained.
+    /// Services whose state from an earlier agent is retained.
     retained: BTreeSet<ServiceKey>,
     pub(super) rejects: RejectLog,
-    /// Of the lines about objects that come and go: they may do so all the time.
+    /// Rate of the lines about objects that come and go, which may happen all the time.
     rate: Rate,
     /// The last reports that may not be logged yet.
     unlogged: Unlogged,
-    /// Who waits for whom.
+    /// Claimants and the owners of their frontends.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
     no_rest: bool,
@@ -60,7 +60,7 @@ struct Unlogged {
     conflicts: Option<Vec<Conflict>>,
 }
 
-impl Told {
+impl Reports {
     /// Logs what waits, as far as the rates allow.
     pub(super) fn log_due(&mut self) {
         self.rejects.log_due();
@@ -70,7 +70,7 @@ impl Told {
         conflicts.into_iter().for_each(|conflicts| self.conflicts(&conflicts));
     }
 
-    /// What a source leaves out on purpose, where that changed.
+    /// Logs what a source leaves out on purpose, if that changed.
     pub(super) fn skipped(&mut self, now: Skipped) {
         let before = self.skipped.counts();
         self.unlogged.skipped = None;
@@ -94,7 +94,7 @@ impl Told {
         let now: BTreeSet<String> = now.iter().cloned().collect();
         self.failed.retain(|failed| now.contains(failed));
         let mut news = now.difference(&self.failed).cloned().collect::<Vec<_>>().into_iter();
-        for failed in news.by_ref().take(TOLD_AT_ONCE) {
+        for failed in news.by_ref().take(LOGGED_AT_ONCE) {
             tracing::error!(
                 "a step failed, and is tried again; what was served stays served: {failed}"
             );
@@ -103,7 +103,7 @@ impl Told {
         if news.len() > 0 {
             tracing::error!(
                 more = news.len(),
-                "more steps failed; they are told at the next tries"
+                "more steps failed; they are logged at the next tries"
             );
         }
     }
@@ -173,7 +173,7 @@ impl Told {
         let now: BTreeMap<ObjectName, Refusal> = now.into_iter().collect();
         let is_new = |object: &ObjectName| !self.refused.contains_key(object);
         let mut named = 0;
-        for (object, why) in now.iter().filter(|(object, _)| is_new(object)).take(TOLD_AT_ONCE) {
+        for (object, why) in now.iter().filter(|(object, _)| is_new(object)).take(LOGGED_AT_ONCE) {
             named += 1;
             tracing::error!(
                 service = %object,
@@ -185,7 +185,7 @@ impl Told {
             tracing::error!(services = new - named, "more Services are refused by a budget");
         }
         let fitting = self.refused.keys().filter(|object| !now.contains_key(object));
-        for object in fitting.take(TOLD_AT_ONCE) {
+        for object in fitting.take(LOGGED_AT_ONCE) {
             tracing::info!(service = %object, "no longer refused by a budget");
         }
         self.refused = now;
@@ -216,7 +216,7 @@ impl Told {
         self.conflicts = now.iter().map(pair).filter(|pair| !waiting.contains(pair)).collect();
     }
 
-    /// Whether the kernel lets us wait for running programs.
+    /// Logs once that a grace period failed.
     pub(super) fn rest<T>(&mut self, waited: &io::Result<T>) {
         match waited {
             Ok(_) if self.no_rest => tracing::info!("freed room can be used again"),
@@ -246,20 +246,20 @@ mod tests {
     }
 
     #[test]
-    fn however_many_steps_fail_few_are_told_at_once_and_each_in_its_time() {
+    fn many_failed_steps_are_logged_a_few_at_a_time() {
         let failed = |numbers: std::ops::Range<usize>| -> Vec<String> {
             numbers
                 .map(|number| format!("default/s{number}: svclb_services has no such row"))
                 .collect()
         };
-        let mut told = Told::default();
-        for expected in [TOLD_AT_ONCE, 2 * TOLD_AT_ONCE, 2 * TOLD_AT_ONCE + 1] {
-            told.failed(&failed(0..2 * TOLD_AT_ONCE + 1));
-            assert_eq!(told.failed.len(), expected);
+        let mut reports = Reports::default();
+        for expected in [LOGGED_AT_ONCE, 2 * LOGGED_AT_ONCE, 2 * LOGGED_AT_ONCE + 1] {
+            reports.failed(&failed(0..2 * LOGGED_AT_ONCE + 1));
+            assert_eq!(reports.failed.len(), expected);
         }
-        // What is well again is forgotten, and told anew should it come back.
-        told.failed(&failed(0..1));
-        assert_eq!(told.failed.len(), 1);
+        // A problem that ended is forgotten, and logged again should it come back.
+        reports.failed(&failed(0..1));
+        assert_eq!(reports.failed.len(), 1);
     }
 
     #[test]
@@ -271,19 +271,19 @@ mod tests {
             used: 0,
             limit: 1,
         };
-        let mut told = Told::default();
-        for turn in 0..3 * TOLD_AT_ONCE {
+        let mut reports = Reports::default();
+        for turn in 0..3 * LOGGED_AT_ONCE {
             let refused = turn % 2 == 1;
-            told.refused(
+            reports.refused(
                 refused.then(|| (ObjectName::new("shop", "web"), refusal)).into_iter().collect(),
             );
         }
-        assert!(told.unlogged.refusals.is_some(), "not all were logged");
+        assert!(reports.unlogged.refusals.is_some(), "not all were logged");
         // Seconds later.
-        told.rate = Rate::default();
-        told.log_due();
-        assert!(told.unlogged.refusals.is_none());
-        assert!(told.refused.contains_key(&ObjectName::new("shop", "web")));
+        reports.rate = Rate::default();
+        reports.log_due();
+        assert!(reports.unlogged.refusals.is_none());
+        assert!(reports.refused.contains_key(&ObjectName::new("shop", "web")));
     }
 
     #[test]
@@ -302,13 +302,13 @@ mod tests {
                 .collect(),
             ..Pass::default()
         };
-        let standing = |told: &Told| {
-            told.standing().map(|service| service.object.name.to_string()).collect::<Vec<_>>()
+        let standing = |reports: &Reports| {
+            reports.standing().map(|service| service.object.name.to_string()).collect::<Vec<_>>()
         };
-        let mut told = Told::default();
+        let mut reports = Reports::default();
         let mut hear = |rejected: &[(&str, Unplaced)], is_at_end, short: &[&str]| {
-            told.rejected(&pass(rejected), is_at_end, |it| short.contains(&&*it.object.name));
-            standing(&told)
+            reports.rejected(&pass(rejected), is_at_end, |it| short.contains(&&*it.object.name));
+            standing(&reports)
         };
         assert_eq!(
             hear(&[("a", Unplaced::NoSlots), ("b", Unplaced::NoSlots)], true, &["a", "b"]),
@@ -316,7 +316,7 @@ mod tests {
         );
         // Others were looked at.
         assert_eq!(hear(&[("c", Unplaced::Quarantined)], true, &["a", "b", "c"]), ["a", "b"]);
-        // b is about to fit, and was told of already; a fits, which counts at the end of the pass.
+        // b is about to fit, and was logged already; a fits, which counts at the end of the pass.
         assert_eq!(hear(&[("b", Unplaced::Quarantined)], false, &["b"]), ["a", "b"]);
         assert_eq!(hear(&[], true, &["b"]), ["b"]);
         assert!(hear(&[], true, &[]).is_empty());

@@ -1,4 +1,4 @@
-//! What was freed rests, beside the reconciler, until no program can have it in its hands any more.
+//! Quarantine: freed lines and slots wait on a thread until no running program can still read them.
 
 use std::io;
 use std::mem::take;
@@ -13,13 +13,13 @@ use tokio::time;
 use super::{RETRY, Retry};
 use svclb_dataplane::bpf::grace::Grace;
 
-/// So soon after one wait no other begins, unless somebody needs the room: each takes a thread and the
-/// kernel longer than a small change does.
+/// The least time between two grace periods, unless a service is unplaced: each takes a thread and more of
+/// the kernel's time than a small change.
 const APART: Duration = Duration::from_millis(100);
 
 /// All that rests, and all that waits for it.
 #[derive(Debug)]
-pub(super) struct Rests {
+pub(super) struct Quarantine {
     grace: Arc<Grace>,
     under_way: Option<JoinHandle<(Vec<Freed>, io::Result<()>)>>,
     /// When the latest wait began.
@@ -30,7 +30,7 @@ pub(super) struct Rests {
     later: Option<Retry>,
 }
 
-impl Rests {
+impl Quarantine {
     /// Nothing rests.
     ///
     /// # Errors
@@ -61,12 +61,11 @@ impl Rests {
         }
     }
 
-    /// Lets all that was freed rest, unless something does already, or did just now: one wait is enough
-    /// for much. To be called again with the next change, and now and then. `is_needed` says that
-    /// somebody has no room until then.
+    /// Begins a grace period for all that was freed, unless one is under way or was just now. It is called again
+    /// with the next change, and periodically. `is_needed` says that a service is unplaced until then.
     pub(super) fn start(&mut self, is_needed: bool) {
         let is_early = self.began.is_some_and(|began| began.elapsed() < APART);
-        // What failed has a time of its own.
+        // After a failure the back-off decides.
         let may_wait = !is_needed && self.later.is_none();
         if self.under_way.is_some() || self.waits.is_empty() || is_early && may_wait {
             return;
@@ -106,7 +105,7 @@ impl Rests {
         })
     }
 
-    /// What rests is of maps that are not in use any more.
+    /// Forgets freed lines and slots of maps that are not in use any more.
     pub(super) fn forget(&mut self) {
         (self.under_way, self.later) = (None, None);
         self.waits.clear();
@@ -119,16 +118,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_wait_begins_soon_after_another_only_where_somebody_needs_it() {
+    async fn grace_period_begins_soon_after_another_only_if_a_service_is_unplaced() {
         let rows = [
             ("the first", None, false, false, true),
             ("soon after another", Some(APART / 2), false, false, false),
-            ("soon after another, and there is no room", Some(APART / 2), true, false, true),
+            ("soon after another, and a service is unplaced", Some(APART / 2), true, false, true),
             ("soon after another, which failed", Some(APART / 2), false, true, true),
             ("later", Some(APART), false, false, true),
         ];
         for (row, before, is_needed, has_failed, begins) in rows {
-            let mut rests = Rests::new().unwrap();
+            let mut rests = Quarantine::new().unwrap();
             rests.began = before.map(|before| Instant::now().checked_sub(before).unwrap());
             rests.later = has_failed.then(|| Retry::after(None, RETRY));
             rests.start(is_needed);

@@ -36,20 +36,20 @@ impl Sizing {
     }
 }
 
-/// Whether other maps are due.
+/// Decides whether maps of other sizes are due.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(super) struct MapSizes {
     sizing: Sizing,
     /// Since all is known it was not looked whether most of the maps is wasted.
     waste_is_unknown: bool,
     later: Option<Retry>,
-    /// Unplaced the last ones could not be made, as the operator was told.
-    told: Option<String>,
+    /// The last logged error of making maps.
+    logged: Option<String>,
 }
 
-impl Room {
+impl MapSizes {
     pub(super) const fn new(sizing: Sizing) -> Self {
-        Self { sizing, waste_is_unknown: false, later: None, told: None }
+        Self { sizing, waste_is_unknown: false, later: None, logged: None }
     }
 
     /// All is known: maps may turn out to be far too large.
@@ -69,7 +69,7 @@ impl Room {
         if lacking.peek().is_some() {
             let wanted = self.larger(now, counts, lacking);
             if wanted.is_none() && !self.waits() {
-                // Larger ones help nobody: there is nothing to wait for.
+                // Larger maps would not help: there is nothing to wait for.
                 self.later = None;
             }
             return wanted;
@@ -86,12 +86,12 @@ impl Room {
         wanted
     }
 
-    /// Whether larger maps would be made than these, should something not fit.
+    /// Returns true if larger maps would be made should a service not fit.
     pub(super) fn may_grow(&self, now: Sizes) -> bool {
         now.may_grow() && !self.waits()
     }
 
-    /// Whether larger maps are about to be made for what these services lack.
+    /// Returns true if larger maps are about to be made for these unplaced services.
     pub(super) fn grows(
         &self,
         now: Sizes,
@@ -128,18 +128,18 @@ impl Room {
     pub(super) fn done(&mut self) {
         self.later = None;
         self.waste_is_unknown = false;
-        self.told = None;
+        self.logged = None;
     }
 
-    /// They could not be made. Gives what is to be told, where that is not what was told last.
+    /// Notes that maps could not be made. Returns the error if it was not logged before.
     pub(super) fn failed(&mut self, why: &Error) -> Option<String> {
         self.later = Some(Retry::after(self.later, LATER));
         let why = format!("{why:#}");
-        (self.told.as_ref() != Some(&why)).then(|| self.told.insert(why).clone())
+        (self.logged.as_ref() != Some(&why)).then(|| self.logged.insert(why).clone())
     }
 }
 
-/// A seed for the index's hash, that nobody can know who may name addresses.
+/// Returns a seed for the index's hash that a tenant who may choose addresses cannot know.
 ///
 /// # Errors
 /// When the kernel has none.
