@@ -21,7 +21,7 @@ use crate::shared::Shared;
 /// A frontend lies in its home line or in one of the lines behind it, this many in all.
 pub const NEIGHBOURHOOD: u32 = 8;
 
-/// What is looked up: a frontend, as words in this machine's order.
+/// The key of a lookup: a frontend, as words in this machine's order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wanted {
     /// [`crate::layout::Address::words`].
@@ -37,8 +37,8 @@ impl Wanted {
         Self { address, key: Line::key_word(port, protocol as u8, scope as u8) }
     }
 
-    /// What a destination is looked up as: loopback as its one address, for clients in the host's
-    /// network namespace; everything else as it is, for every client.
+    /// Returns the key of a destination: loopback as its one address, for clients in the host's network
+    /// namespace; every other address as it is, for every client.
     ///
     /// 127.0.0.0/8, v4-mapped too, is 127.0.0.1 (RFC 1122 3.2.1.3); `::1` is `::1` (RFC 4291 2.5.3).
     #[inline(always)]
@@ -87,7 +87,7 @@ impl Wanted {
     /// Its home among `lines` lines, which must be a power of two.
     ///
     /// Three rounds of multiply and shift with the odd constants of splitmix64's finaliser; the seed
-    /// keeps whoever may name addresses from choosing neighbourhoods that collide.
+    /// keeps tenants who may choose addresses from choosing neighbourhoods that collide.
     #[inline(always)]
     pub const fn home(&self, seed: u64, lines: u32) -> u32 {
         home_of(self.hash(seed), lines)
@@ -115,9 +115,9 @@ pub const fn is_loopback(address: [u64; 2]) -> bool {
     address[0] == 0 && (address[1] & LOOPBACK_V4_MASK == LOOPBACK_V4 || address[1] == LOOPBACK_V6)
 }
 
-/// Which bits of an address's second word say that it is 127.0.0.0/8, in this machine's order.
+/// The bits of an address's second word that tell 127.0.0.0/8, in this machine's order.
 const LOOPBACK_V4_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
-/// Those bits of it.
+/// The value of these bits for 127.0.0.0/8.
 const LOOPBACK_V4: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 127, 0, 0, 0]);
 /// The second word of `::1`.
 const LOOPBACK_V6: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, 1]);
@@ -132,7 +132,7 @@ const fn mark_of(hash: u64) -> u64 {
     1 << (hash >> 58)
 }
 
-/// What a lookup found.
+/// The result of a lookup.
 #[derive(Clone, Copy)]
 pub enum Found<'a> {
     /// The frontend's line and its number.
@@ -160,7 +160,7 @@ pub fn find<'a>(
     }
     let reach = at_home.reach() as u32;
     let mut step = 1;
-    // The second bound is for the verifier, and for a byte that someone else wrote.
+    // The second bound is for the verifier, and for a byte that another program wrote.
     while step <= reach && step < NEIGHBOURHOOD {
         let number = (home + step) & (lines - 1);
         let Some(next) = line(number) else { return Found::Nothing(true) };

@@ -1,11 +1,11 @@
-//! What the kernel side and the agent share, and nothing else.
+//! Code and data types that the kernel side and the agent share.
 //!
 //! * [`layout`]: the map types, byte for byte.
-//! * [`index`]: how a frontend finds its line, for the reader in the kernel and the writer in the agent.
+//! * [`index`]: the line of a frontend, for the reader in the kernel and the writer in the agent.
 //! * [`shared`]: loads and stores on memory that the other side changes meanwhile.
 //! * [`translate`]: the datapath as plain functions, generic over [`translate::Lookup`].
 //!
-//! Everything here compiles for the BPF target and for the host, and the host's tests run the very
+//! Everything here compiles for the BPF target and for the host, and the host's tests run the same
 //! code that runs in the kernel.
 #![no_std]
 #![cfg_attr(

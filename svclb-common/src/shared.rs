@@ -367,7 +367,7 @@ impl<'a> Shared<'a, Overflow> {
         self.store32(offset_of!(Overflow, given) + at * 4, given);
     }
 
-    /// Which record gives way next; any number.
+    /// The record to replace next; any number.
     #[inline(always)]
     pub fn next(self) -> u32 {
         self.load32(offset_of!(Overflow, next))

@@ -1,6 +1,6 @@
 //! The objects of a cluster, reduced to the fields that decide where a connection goes.
 //!
-//! Sources build these from API objects (svclb-agent's `convert`); nothing here knows YAML or JSON.
+//! Sources build these from API objects (svclb-objects' `convert`); nothing here knows YAML or JSON.
 
 mod endpoints;
 mod omission;

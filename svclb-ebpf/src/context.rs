@@ -21,8 +21,8 @@ use svclb_common::translate::{Caller, Peer, Verdict};
 /// port 0 of loopback, which refuses it, and everything else fails with EPERM.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: Global<u8> = Global::new(0);
-/// Where `sk_kern_sock` lies in the kernel's `struct sock`: its byte, and the bit in that; no bit where
-/// that cannot be told, or read.
+/// The position of `sk_kern_sock` in the kernel's `struct sock`: its byte, and the bit in that; no bit if the
+/// position is unknown or cannot be read.
 #[unsafe(no_mangle)]
 static KERN_SOCK_BYTE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -52,9 +52,9 @@ const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const ECONNREFUSED: i32 = 111;
 
-/// What a program returns to let the call go on.
+/// Return value of a program that lets the call go on.
 const ALLOW: i32 = 1;
-/// What a program returns to fail it: with EPERM, unless it set another error.
+/// Return value of a program that fails the call: with EPERM, unless it set another error.
 const DENY: i32 = 0;
 
 /// How a hook's context holds an address.
@@ -367,11 +367,11 @@ unsafe fn end(sk: *const bpf_sock, v4: *const u32, v6: *const u32) -> [u64; 2] {
     }
 }
 
-/// How far below the attached cgroup a workload's cgroup lies at most: kubepods, its quality of service and
+/// The greatest depth of a workload's cgroup below the attached one: kubepods, its quality of service and
 /// the pod; of a Guaranteed pod kubepods, the pod and the container; of a user's session user.slice, the
 /// user's slice and service. Below these a workload may make cgroups of its own, which count as the workload.
 const DEPTH: i32 = 3;
-/// How far below the machine's root the attached cgroup is looked for: a node that is a container lies
+/// The greatest depth below the machine's root at which the attached cgroup is looked for: a node that is a container lies
 /// deeper than one that is a machine.
 const DEEPEST: i32 = 8;
 

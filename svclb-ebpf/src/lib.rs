@@ -1,3 +1,3 @@
-//! Empty: it exists so that svclb-agent can name this crate as a build dependency, which makes cargo
-//! rebuild the agent when the hooks change.
+//! Empty: it exists so that svclb-dataplane can name this crate as a build dependency, which makes cargo
+//! build the object again when the hooks change.
 #![no_std]

@@ -13,7 +13,7 @@ use svclb_common::translate::{self, Caller as _, Verdict};
 use crate::context::{Call, V4, V6};
 use crate::maps::Maps;
 
-/// What a program returns to let the call go on.
+/// Return value of a program that lets the call go on.
 const ALLOW: i32 = 1;
 
 #[cgroup_sock_addr(connect4)]

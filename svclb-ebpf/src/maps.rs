@@ -46,16 +46,16 @@ static META: Array<Meta, 1> = Array::new();
 /// Seed of the index's hash, as in `svclb_meta`.
 #[unsafe(no_mangle)]
 static SEED: Global<u64> = Global::new(0);
-/// How many lines a hash can say.
+/// Number of lines that a hash can name.
 #[unsafe(no_mangle)]
 static INDEX_LINES: Global<u32> = Global::new(4096);
-/// How many places the origins have.
+/// Number of places of the origins.
 #[unsafe(no_mangle)]
 static ORIGIN_PLACES: Global<u32> = Global::new(65536);
-/// How many entries the overflow can hold.
+/// Number of entries that the overflow can hold.
 #[unsafe(no_mangle)]
 static OVERFLOW_ENTRIES: Global<u32> = Global::new(65536);
-/// How many entries the affinity can hold.
+/// Number of entries that the affinity can hold.
 #[unsafe(no_mangle)]
 static AFFINITY_ENTRIES: Global<u32> = Global::new(65536);
 /// Cookie of the host's network namespace, which is the agent's; 0 where the kernel does not say it
@@ -63,9 +63,9 @@ static AFFINITY_ENTRIES: Global<u32> = Global::new(65536);
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
 
-/// What a client's new row is copied from.
+/// The template of a client's new row.
 static NEW_CLIENT: ClientRow = ClientRow { overflow: 0, affinity: 0 };
-/// What a new overflow entry is copied from: too large for a program's stack.
+/// The template of a new overflow entry, which is too large for a program's stack.
 static EMPTY_OVERFLOW: Overflow = Overflow::EMPTY;
 
 /// The real maps.
@@ -108,8 +108,8 @@ impl Lookup for Maps {
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
-        // SAFETY: the value is copied at once. The kernel may reuse a removed row under us; whoever
-        // asks checks that the line it names holds the frontend.
+        // SAFETY: the value is copied at once. The kernel may reuse a removed row meanwhile; the
+        // caller checks that the line it names holds the frontend.
         unsafe { FRONTENDS.get(key) }.copied()
     }
 

@@ -62,7 +62,7 @@ impl Address {
     }
 }
 
-/// Which bits of the second word are the v4-mapped prefix, in this machine's order.
+/// The bits of the second word that hold the v4-mapped prefix, in this machine's order.
 const MAPPED_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 /// The v4-mapped prefix in those bits.
 const MAPPED_PREFIX: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);

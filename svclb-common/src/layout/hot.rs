@@ -9,14 +9,14 @@ pub const NO_LINE: u32 = u32::MAX;
 /// A hash in [`Overflow::dialled`] that nothing has.
 pub const NO_TAG: u32 = u32::MAX;
 
-/// Where the slots of a set lie in `svclb_slots`. Replaced as one 64-bit word, so that a reader sees
+/// The slots of a set in `svclb_slots`. Replaced as one 64-bit word, so that a reader sees
 /// the old range or the new one and never a mixture.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(C, align(8))]
 pub struct Set {
     /// First slot of the range.
     pub first: u32,
-    /// How many slots. 0 with [`Set::REFUSE`]'s `first` means: no backend, refuse.
+    /// Number of slots. 0 with [`Set::REFUSE`]'s `first` means: no backend, refuse.
     pub count: u32,
 }
 
@@ -62,7 +62,7 @@ pub struct Line {
     pub scope: u8,
     /// Service id, the owner of the slots in `set`. 0 in an empty line; no service has id 0.
     pub service: u32,
-    /// Where this frontend's slots are.
+    /// The set of this frontend.
     pub set: Set,
     /// Counts the changes that may have taken a backend away, and each reuse of the line. Moves last.
     pub generation: u32,
@@ -72,11 +72,11 @@ pub struct Line {
     pub heir: u32,
     /// [`LineFlags`].
     pub flags: u16,
-    /// How far behind this home line its farthest frontend lies (0: nowhere but here).
+    /// Distance from this home line to its farthest frontend (0: none lies behind it).
     pub reach: u8,
     /// Zero.
     pub _pad0: u8,
-    /// How many frontends of this home line are found through `svclb_frontends` only.
+    /// Number of frontends of this home line that are found through `svclb_frontends` only.
     pub spilled: u32,
     /// Session affinity in seconds; 0: none.
     pub affinity_seconds: u32,
@@ -153,7 +153,7 @@ impl SlotFlags {
 /// One place of `svclb_origins`, 64 bytes; a socket's place is its cookie's low bits.
 ///
 /// The record is the socket's own only while `cookie` is the socket's cookie, which is written last
-/// and never cleared by a release. Whoever reads the array from outside skips places whose `count`
+/// and never cleared by a release. A reader of the whole array skips places whose `count`
 /// is 0 (docs/maps.md: one way for all kernels).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C, align(8))]
@@ -162,17 +162,17 @@ pub struct Origin {
     pub cookie: u64,
     /// Claims: 0 free, 1 held; more only while a claim fails.
     pub count: u32,
-    /// How many live sockets of this place have an entry in `svclb_overflow`.
+    /// Number of live sockets of this place with an entry in `svclb_overflow`.
     pub spilled: u32,
-    /// What the holder dialled and was given.
+    /// The holder's record.
     pub record: Record,
 }
 
-/// What a socket dialled and what it was given.
+/// The address that a socket dialled and the backend that it was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C, align(8))]
 pub struct Record {
-    /// What the socket dialled.
+    /// The dialled address.
     pub dialled: Address,
     /// The backend that it was given.
     pub given: Address,
@@ -202,11 +202,11 @@ impl RecordFlags {
     /// Another record of the socket was given the same backend, so that a reply's source alone does
     /// not tell what was dialled.
     pub const SHARED: u8 = 2;
-    /// Of the records that share a backend, the one that was sent to last.
+    /// The socket sent to this record last, among those that share a backend.
     pub const LATEST: u8 = 4;
 }
 
-/// How many origins of one socket the overflow holds. When they are all in use the oldest gives way.
+/// The most origins of one socket in the overflow. When all are in use the oldest is replaced.
 pub const OVERFLOW_RECORDS: usize = 8;
 
 /// A value of `svclb_overflow`, whose key is the socket's cookie: the origins of a socket whose
@@ -219,7 +219,7 @@ pub struct Overflow {
     pub dialled: [u32; OVERFLOW_RECORDS],
     /// A hash of each record's backend, to find it by the source of a reply.
     pub given: [u32; OVERFLOW_RECORDS],
-    /// Which record gives way next.
+    /// The record to replace next.
     pub next: u32,
     /// The client whose share of the overflow this entry is counted in: a key of `svclb_clients`.
     pub client: u32,

@@ -66,7 +66,7 @@ impl Protocol {
     }
 }
 
-/// Which clients a frontend is for.
+/// The clients that a frontend is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 #[repr(u8)]
 pub enum Scope {

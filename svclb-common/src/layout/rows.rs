@@ -1,6 +1,6 @@
 //! The readable hashes (frontends, services, backends), session affinity, the counters and the meta row.
 //!
-//! Somebody with nothing but bpftool reads these; docs/maps.md shows how.
+//! An operator with nothing but bpftool reads these; docs/maps.md shows how.
 
 use super::Address;
 
@@ -11,7 +11,7 @@ pub const MAX_NAME: usize = 64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 #[repr(C, align(8))]
 pub struct FrontendKey {
-    /// What clients dial.
+    /// The dialled address.
     pub address: Address,
     /// Its port, host order.
     pub port: u16,
@@ -61,7 +61,7 @@ pub struct BackendRow {
     pub weight: u32,
 }
 
-/// Which of a service's sets: each frontend uses one of them.
+/// The sets of a service: each frontend uses one of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Policy {
@@ -79,7 +79,7 @@ impl Policy {
     }
 }
 
-/// Why a backend is in its sets.
+/// The reason for which a backend is in its sets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum BackendState {
@@ -197,11 +197,11 @@ pub struct ServiceRow {
     pub internal_policy: Text<8>,
     /// `Cluster` or `Local`.
     pub external_policy: Text<8>,
-    /// How many frontends it has.
+    /// Number of its frontends.
     pub frontends: u32,
-    /// How many backends are in its internal set.
+    /// Number of backends in its internal set.
     pub internal_backends: u32,
-    /// How many backends are in its external set.
+    /// Number of backends in its external set.
     pub external_backends: u32,
     /// [`ServiceNotes`]: why it is not served just as its objects say.
     pub notes: u32,
@@ -230,7 +230,7 @@ impl ServiceNotes {
     pub const RETAINED: u32 = 1 << 6;
 }
 
-/// How many sources an agent has at most.
+/// The most sources of an agent.
 pub const SOURCES: usize = 3;
 
 /// When a source of the agent was last heard, and through which way: an element of [`Meta::sources`].
@@ -247,11 +247,11 @@ pub struct SourceRow {
     pub kind: u8,
     /// [`WayKind`] as a number; 0: not known.
     pub way: u8,
-    /// How many of its objects are rejected now. Of files, whatever in them is rejected.
+    /// Number of its objects that are rejected now, or of rejected parts of files.
     pub rejected: u32,
 }
 
-/// What a source tells of.
+/// The objects of a source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum SourceKind {
@@ -288,7 +288,7 @@ impl SourceKind {
     }
 }
 
-/// Where a way to the API server is from.
+/// The origin of a way to the API server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum WayKind {
@@ -328,19 +328,19 @@ impl WayKind {
 pub struct Meta {
     /// [`super::LAYOUT_VERSION`] of the maps; 0 while they have not been filled for the first time.
     pub layout: u32,
-    /// How many lines a hash can say: a power of two.
+    /// Number of lines that a hash can name: a power of two.
     pub index_lines: u32,
-    /// How many lines follow them for frontends that find no place near their home.
+    /// Number of lines behind them for frontends that find no place near their home.
     pub spill_lines: u32,
-    /// How many slots there are.
+    /// Number of slots.
     pub slots: u32,
-    /// How many places `svclb_origins` has: a power of two.
+    /// Number of places of `svclb_origins`: a power of two.
     pub origins: u32,
     /// The next service id. Ids are never used twice, over restarts either.
     pub next_service: u32,
     /// Seed of the index's hash.
     pub seed: u64,
-    /// How many passes changed something.
+    /// Number of passes that changed something.
     pub passes: u64,
     /// 1 once every source has synced and the first pass is written.
     pub synced: u32,
@@ -354,11 +354,11 @@ pub struct Meta {
     /// the place of others begin above all generations of those, so that no record of a socket names
     /// a line and a generation of both.
     pub first_generation: u32,
-    /// How many writes and reads of an agent failed, over restarts too. Each was tried again.
+    /// Number of an agent's writes and reads that failed, over restarts too. Each was tried again.
     pub failures: u64,
-    /// How many services keep an earlier state because they do not fit.
+    /// Number of services that keep an earlier state because they do not fit.
     pub short: u32,
-    /// How many Service objects are not served because they exceed a budget.
+    /// Number of Service objects that are not served because they exceed a budget.
     pub refused: u32,
     /// The sources of the agent; those that there are not have kind 0.
     pub sources: [SourceRow; SOURCES],

@@ -12,7 +12,7 @@ use crate::shared::Shared;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Who asks for what. Without padding: it crosses a call between two frames of the kernel's.
+/// A request: client, frontend and line. Without padding: it crosses a call between two frames of the kernel's.
 struct Asked {
     key: AffinityKey,
     line: u32,
@@ -23,7 +23,7 @@ struct Asked {
     is_new: u32,
 }
 
-/// What is found or drawn, without padding for the same reason.
+/// The backend that is found or drawn, without padding for the same reason.
 struct Outcome {
     /// A backend, where there is one.
     address: [u64; 2],
@@ -162,7 +162,7 @@ fn redraw<L: Lookup>(maps: &L, line: Shared<'_, Line>, random: u32) -> Outcome {
     }
 }
 
-/// What the caller's entry gives. If it is a backend, this connection counts as the client's latest.
+/// Reads the client's entry. If it gives a backend, this connection counts as the client's latest.
 ///
 /// A function of its own in the kernel too: the frames of a program have 512 bytes together. (Not
 /// `cold`: that moves it to another section, where aya's linker takes it for another function.)
@@ -180,7 +180,7 @@ fn look<L: Lookup>(maps: &L, line: Shared<'_, Line>, asked: &Asked) -> Outcome {
     if is_late || !is_whole || !is_eligible(maps, line, asked, &row) {
         // Two connects at once that find the same entry void draw the same backend.
         let random = again(maps.seed(), &asked.key, &row);
-        // What is not whole may be another client's row.
+        // A row that is not whole may be another client's.
         let counted_for = if is_whole { row.counted_for } else { 0 };
         return Outcome { counted_for, ..Outcome::without(VOID, random) };
     }
@@ -192,7 +192,7 @@ fn look<L: Lookup>(maps: &L, line: Shared<'_, Line>, asked: &Asked) -> Outcome {
     kept
 }
 
-/// Whether the backend of an entry may have the clients of this line.
+/// Returns true if the backend of an entry may have clients of this line.
 #[inline(always)]
 fn is_eligible<L: Lookup>(
     maps: &L,
@@ -228,7 +228,7 @@ fn store<L: Lookup>(maps: &L, asked: &Asked, address: [u64; 2], port: u16) -> bo
     maps.store_affinity(&asked.key, &row, asked.is_new != 0)
 }
 
-/// What tells that a row is this key's, and whole.
+/// The seal that tells that a row is this key's, and whole.
 #[inline(always)]
 pub(super) fn seal(key: &AffinityKey, row: &AffinityRow) -> u32 {
     let [first, second] = row.address.words();
@@ -241,7 +241,7 @@ pub(super) fn seal(key: &AffinityKey, row: &AffinityRow) -> u32 {
     (mixed >> 32) as u32
 }
 
-/// 32 bits that are the same for everybody who sees the same row of the same client.
+/// 32 bits that are equal on every processor that reads the same row of the same client.
 #[inline(always)]
 fn again(seed: u64, key: &AffinityKey, row: &AffinityRow) -> u32 {
     let mixed = mix(mix(mix(seed, row.used), row.seal as u64), key.client);

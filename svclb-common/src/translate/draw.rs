@@ -4,7 +4,7 @@ use super::{Counter, Lookup, Peer, low};
 use crate::layout::{Line, Set, Slot, SlotFlags};
 use crate::shared::Shared;
 
-/// What a draw gave.
+/// The result of a draw.
 pub(super) enum Draw {
     /// This backend.
     Backend(Peer),
@@ -14,9 +14,9 @@ pub(super) enum Draw {
     Nothing,
 }
 
-/// How often a draw is repeated that met another service's slot.
+/// The most draws when one meets another service's slot.
 ///
-/// A freed range rests until every program that could still hold it has ended, so one look is enough
+/// A freed range is in quarantine until every program that could still read it has ended, so one look is enough
 /// unless a writer broke that rule; then a fresh look at the set finds the new range.
 const TRIES: u32 = 3;
 

@@ -30,9 +30,9 @@ use record::Kept;
 pub trait Lookup {
     /// Seed of the index's hash.
     fn seed(&self) -> u64;
-    /// How many lines a hash can say: a power of two.
+    /// Number of lines that a hash can name: a power of two.
     fn index_lines(&self) -> u32;
-    /// How many places the origins have: a power of two.
+    /// Number of places of the origins: a power of two.
     fn origins(&self) -> u32;
     /// A line of the index, spill area included.
     fn line(&self, number: u32) -> Option<Shared<'_, Line>>;
@@ -50,7 +50,7 @@ pub trait Lookup {
     fn add_overflow(&self, cookie: u64) -> bool;
     /// Removes an overflow entry; false when there is none.
     fn remove_overflow(&self, cookie: u64) -> bool;
-    /// How many entries the overflow can hold.
+    /// Number of entries that the overflow can hold.
     fn overflow_capacity(&self) -> u32;
     /// A row of `svclb_clients`. The agent may replace it, and the kernel may give its memory to another
     /// key then: a count may be off by a few until the agent's next audit.
@@ -59,7 +59,7 @@ pub trait Lookup {
     fn add_client(&self, key: u32);
     /// A row of `svclb_affinity`. The kernel may give its memory to another key at any time.
     fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>>;
-    /// How many rows `svclb_affinity` can hold.
+    /// Number of rows that `svclb_affinity` can hold.
     fn affinity_capacity(&self) -> u32;
     /// Stores such a row: a new one, or in the place of the one that is there. False when there is one
     /// already where a new one was to be, none where one was to be replaced, or no room.
@@ -129,11 +129,11 @@ pub trait Caller {
     /// True when its own address is a loopback one, by bind or by an earlier connect: the kernel keeps it,
     /// and sends nothing from there to another host.
     fn is_on_loopback(&self) -> bool;
-    /// Whether it has [`crate::layout::AGENT_PRIORITY`]: a connection of the agent's to the API server.
+    /// Returns true if it has [`crate::layout::AGENT_PRIORITY`]: a connection of the agent's to the API server.
     fn has_agent_priority(&self) -> bool {
         false
     }
-    /// Whether the calling task is in the cgroup of the agent that loaded the programs, as an exec plugin
+    /// Returns true if the calling task is in the cgroup of the agent that loaded the programs, as an exec plugin
     /// is. False where that cgroup is the root, which every process may be in.
     fn is_in_agent_cgroup(&self) -> bool {
         false
@@ -149,7 +149,7 @@ pub struct Socket {
     pub protocol: Protocol,
 }
 
-/// What the hook of a connect or a send must do.
+/// The verdict on a connect or a send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Nothing: it is no Service's.
@@ -250,7 +250,7 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     }
 }
 
-/// What the socket had dialled, when `source` is a backend that it was given: the source to show.
+/// Returns the source to show: the address that the socket dialled, if `source` is a backend that it was given.
 #[inline(always)]
 pub fn recvmsg<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option<Peer> {
     let dialled = origins::dialled(maps, cookie, source)?;
@@ -258,7 +258,7 @@ pub fn recvmsg<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option<Peer> 
     Some(dialled)
 }
 
-/// What the socket had dialled, when it is connected to the backend that it was given.
+/// Returns the address that the socket dialled, if it is connected to the backend that it was given.
 #[inline(always)]
 pub fn getpeername<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Option<Peer> {
     let dialled = origins::connected_to(maps, cookie, peer)?;

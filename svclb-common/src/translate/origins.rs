@@ -1,4 +1,4 @@
-//! What each socket dialled and was given: its place in the origins array, or its overflow entry.
+//! The origin of each socket: its place in the origins array, or its overflow entry.
 //!
 //! A place is claimed by adding 1 to its count and reading it back: 1 means that the place is ours,
 //! anything else means that it is another's and the claim is taken back. Two that race both go to
@@ -159,10 +159,10 @@ pub(super) fn draw_apart<L: Lookup>(
     }
 }
 
-/// How many slots are tried before two frontends of a socket share a backend.
+/// The most slots that are tried before two frontends of a socket share a backend.
 const APART_TRIES: u32 = 4;
 
-/// What was dialled to be given this source.
+/// Returns the dialled address for which this source was given.
 #[inline(always)]
 pub(super) fn dialled<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option<Peer> {
     let place = place(maps, cookie)?;
@@ -182,7 +182,7 @@ pub(super) fn dialled<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option
     overflow::by_given(maps, cookie, source).map(dialled_of)
 }
 
-/// What was dialled by the connect that this peer was given for.
+/// Returns the address dialled by the connect for which this peer was given.
 #[inline(always)]
 pub(super) fn connected_to<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Option<Peer> {
     let place = place(maps, cookie)?;

@@ -79,7 +79,7 @@ pub(super) fn remove<L: Lookup>(maps: &L, place: Shared<'_, Origin>, cookie: u64
     }
 }
 
-/// Where the record of a frontend is: one made by a send, else the one made by connect.
+/// Finds the record of a frontend: one made by a send, else the one made by connect.
 #[inline(always)]
 fn at_dialled(entry: Shared<'_, Overflow>, dialled: &Peer) -> Option<usize> {
     let tag = tag(dialled);

@@ -4,7 +4,7 @@ use super::{Peer, Socket};
 use crate::layout::Record;
 use crate::shared::Shared;
 
-/// What is kept of a translation beside what was dialled.
+/// The part of a record that is kept beside the dialled address.
 pub(super) struct Kept {
     /// Number of the frontend's line.
     pub(super) number: u32,

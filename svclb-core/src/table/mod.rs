@@ -1,6 +1,6 @@
 //! The maps as `plan` sees them: rows that are loaded, put and removed.
 //!
-//! Implementations: the real maps (svclb-agent); [`MemoryTable`], which refuses what the kernel would refuse;
+//! Implementations: the real maps (svclb-dataplane); [`MemoryTable`], which refuses what the kernel would refuse;
 //! [`FailingTable`], which fails on request; and [`RecordingTable`], which keeps the steps of a dry run.
 //!
 //! Every row is written whole and a concurrent reader sees it as one step, so a plan has to think about the

@@ -11,7 +11,7 @@ use std::string::String;
 const SECOND: u64 = 1_000_000_000;
 const VIP: &str = "10.96.0.10:80";
 
-/// So many backends of one service, by address.
+/// Addresses of this many backends of one service.
 fn pods(count: u8) -> Vec<String> {
     (1..=count).map(|n| format!("10.244.0.{n}:8080")).collect()
 }
@@ -221,7 +221,7 @@ fn all_frontends_of_a_service_share_a_clients_backend_and_each_family_has_its_ow
 #[test]
 fn two_first_connections_at_once_get_one_backend() {
     for namespace in 0..50 {
-        // What another processor stores between our look and our store.
+        // A row that another processor stores between this one's look and store.
         let (there, _) = world(8, 10);
         let theirs = dial(&there, namespace, VIP);
         let rival = there.affinities()[0];

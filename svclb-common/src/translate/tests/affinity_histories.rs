@@ -63,7 +63,7 @@ proptest! {
                 lines.insert((s, f), line);
             }
         }
-        // Who was given what by the latest new connection, and when.
+        // The backend that each client was given by its latest new connection, and the time of it.
         let mut model: HashMap<(u64, u8), (Peer, u64)> = HashMap::new();
         let mut cookie = 0;
         for deed in deeds {

@@ -1,4 +1,4 @@
-//! What each path of the datapath touches: lines of the mapped arrays, and hash maps. Each line is a
+//! Lines of the mapped arrays and hash maps that each path of the datapath touches. Each line is a
 //! cache line that may be far away, each hash map some more: these are the figures that do not depend on
 //! a machine.
 
@@ -16,7 +16,7 @@ struct Noting<'a> {
     hashes: RefCell<Vec<&'static str>>,
 }
 
-/// How many lines of arrays, and how many calls of hash maps.
+/// Numbers of lines of arrays, and of calls of hash maps.
 type Touched = (usize, usize);
 
 impl Noting<'_> {
@@ -29,7 +29,7 @@ impl Noting<'_> {
     }
 }
 
-/// What a call touches.
+/// Counts the lines and maps that a call touches.
 fn touched<R>(maps: &TestMaps, call: impl FnOnce(&Noting<'_>) -> R) -> Touched {
     let noting = Noting { maps, lines: RefCell::default(), hashes: RefCell::default() };
     call(&noting);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::format;
 use std::vec::Vec;
 
-/// How many frontends; each with its own backends, two of them shared with its neighbour.
+/// Number of frontends, each with its own backends, two of them shared with its neighbour.
 const FRONTENDS: u8 = 5;
 const SOCKETS: u64 = 24;
 
@@ -43,7 +43,7 @@ fn members(frontend: u8, mask: u8) -> Vec<std::string::String> {
         .collect()
 }
 
-/// What the test knows of a live socket: its peer, if it is connected.
+/// The test's model of a live socket: its peer, if it is connected.
 #[derive(Default)]
 struct Known {
     connected: Option<(Peer, Peer)>,

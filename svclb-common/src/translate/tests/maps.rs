@@ -24,19 +24,19 @@ pub(super) struct TestMaps {
     backends: RefCell<HashMap<BackendKey, BackendRow>>,
     overflow: RefCell<HashMap<u64, std::boxed::Box<UnsafeCell<Overflow>>>>,
     clients: RefCell<HashMap<u32, std::boxed::Box<UnsafeCell<ClientRow>>>>,
-    /// How many entries the overflow can hold, and for how many shares are reckoned.
+    /// Number of entries that the overflow can hold, and number from which shares are computed.
     pub(super) overflow_room: Cell<(usize, u32)>,
     affinity: RefCell<HashMap<AffinityKey, std::boxed::Box<UnsafeCell<AffinityRow>>>>,
-    /// Rows that were replaced: whoever has found one goes on to see it.
+    /// Rows that were replaced: a reader that found one goes on to see it.
     #[expect(clippy::vec_box, reason = "they must stay where they are")]
     replaced: RefCell<Vec<std::boxed::Box<UnsafeCell<AffinityRow>>>>,
-    /// What another processor stores just before the next row is stored here.
+    /// A row that another processor stores just before the next row is stored here.
     pub(super) rival: Cell<Option<(AffinityKey, AffinityRow)>>,
-    /// How many rows of affinity there is room for.
+    /// Capacity of affinity, rows.
     pub(super) affinity_room: Cell<usize>,
     /// For how many shares of it are reckoned.
     pub(super) affinity_capacity: Cell<u32>,
-    /// What the clock says, nanoseconds.
+    /// The time, nanoseconds.
     pub(super) clock: Cell<u64>,
     next_slot: Cell<u32>,
     random: Cell<u64>,

@@ -1,4 +1,4 @@
-//! What a socket is told of its peer, and what is kept for it.
+//! The peer names that a socket is shown, and the records that are kept for them.
 
 use super::maps::{Client, HOST, Kernels, PLACES, Placed, TestMaps, peer, socket};
 use super::*;

@@ -67,7 +67,7 @@ fn a_client_that_takes_all_it_can_leaves_room_for_others_and_they_keep_names_and
 #[test]
 fn connected_sockets_leave_a_part_of_the_overflow_to_unconnected_ones() {
     let maps = maps(80);
-    // So many clients that no share is left.
+    // Enough clients that no share is left.
     for number in 0..2_000 {
         given(connect(&maps, &client(100 + number / 10, number), &peer(VIP)));
     }
@@ -211,7 +211,7 @@ fn with_affinity(ids: core::ops::RangeInclusive<u32>) -> TestMaps {
     maps
 }
 
-/// What a new connection is given.
+/// Returns the peer that a new connection is given.
 fn dial(maps: &TestMaps, namespace: u64, id: u32) -> Peer {
     let given = given(connect(maps, &client(namespace, 1), &peer(&format!("10.96.1.{id}:53"))));
     release(maps, 1);
@@ -233,7 +233,7 @@ fn one_clients_pairs_never_take_another_clients_affinity() {
     counted.sort_unstable();
     assert_eq!(counted, [(ClientKey::ALL, 12), (of(10), 9), (of(20), 3)]);
     assert!(maps.counted(Counter::AffinityUnrecorded) > 60);
-    // Those that had a backend keep it, and those that come are given one that they keep.
+    // Clients that had a backend keep it, and new ones are given one that they keep.
     assert_eq!((1..=3).map(|id| dial(&maps, 20, id)).collect::<Vec<_>>(), modest);
     for id in 1..=3 {
         let first = dial(&maps, 30, id);
