@@ -10,7 +10,7 @@ use svclb_fuzz::node::TestNode;
 use svclb_objects::api::{self, Wire};
 use svclb_objects::convert::wire;
 use svclb_objects::protobuf::{self, Frames};
-use svclb_objects::text;
+use svclb_core::text;
 
 /// The most objects of one input.
 const OBJECTS: usize = 16;

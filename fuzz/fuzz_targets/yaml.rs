@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use svclb_fuzz::node::TestNode;
 use svclb_fuzz::plain;
 use svclb_objects::file::contents;
-use svclb_objects::text;
+use svclb_core::text;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, bytes)) = bytes.split_first() else { return };

@@ -27,7 +27,7 @@ pub(super) struct Turn {
     pub(super) has_changed: bool,
     /// It had its turn already, and no effort was left: it comes before all others.
     pub(super) is_put_off: bool,
-    /// Digest of the ports of its Service when its first part was done, where [`Place`] depends on it.
+    /// Digest of the ports of its Service when its first part was done, where `Place` depends on it.
     pub(super) ports: u64,
 }
 
