@@ -23,7 +23,7 @@ pub const MOST_TOLD: usize = 100;
 
 /// Something in a file that does not count, and why. It changes nothing else.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Reject {
+pub struct FileReject {
     /// The file, as `--from` names it.
     pub file: PathBuf,
     /// Line of the file, from 1, where it can be told.
@@ -38,7 +38,7 @@ pub struct Reject {
     pub problem: String,
 }
 
-impl fmt::Display for Reject {
+impl fmt::Display for FileReject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&line(&self.file.display().to_string()))?;
         if let Some(line) = self.line {
@@ -82,7 +82,7 @@ pub struct Contents {
     pub unknown: bool,
     /// What was rejected: the first [`MOST_TOLD`], and behind them one that says how many more there are.
     /// After them objects of which parts are ignored, [`MOST_TOLD`] at most.
-    pub rejects: Vec<Reject>,
+    pub rejects: Vec<FileReject>,
     /// How many were rejected, with those that are not told.
     pub standing: usize,
     /// What was left out on purpose.
@@ -120,7 +120,7 @@ struct Reader<'a> {
     node: &'a str,
     contents: Contents,
     /// Objects of which parts are ignored.
-    ignored: Vec<Reject>,
+    ignored: Vec<FileReject>,
 }
 
 impl Reader<'_> {
@@ -224,7 +224,7 @@ impl Reader<'_> {
     ) {
         if self.ignored.len() < MOST_TOLD {
             let file = self.path.to_path_buf();
-            self.ignored.push(Reject {
+            self.ignored.push(FileReject {
                 file,
                 line: line(&ignored.field),
                 document: Some(number),
@@ -250,7 +250,7 @@ impl Reader<'_> {
         problem: String,
     ) {
         let file = self.path.to_path_buf();
-        self.contents.rejects.push(Reject { file, line, document, object, field, problem });
+        self.contents.rejects.push(FileReject { file, line, document, object, field, problem });
     }
 
     fn finish(mut self) -> Contents {

@@ -36,11 +36,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use svclb_core::model::{Unread, Update};
 use svclb_objects::file;
-pub use svclb_objects::file::Reject;
 
-use super::convert::{Kind, ObjectId, Skipped};
+use crate::batch::{Batch, Reject};
+use crate::convert::{Kind, ObjectId};
 use layout::{Entries, Stamp, Target};
 use state::{FileKey, State};
 use wait::{Wait, due};
@@ -55,25 +54,6 @@ const READS: u32 = 3;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// What is told of a folder that cannot be watched.
 const UNFOLLOWED: &str = "changes of files cannot be followed";
-
-/// What the files say that they did not say before.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// Changed objects; in the first batch, all of them.
-    pub updates: Vec<Update>,
-    /// Documents and files that are rejected, and objects of which parts are ignored, since this batch.
-    pub rejects: Vec<Reject>,
-    /// The objects that are rejected now, where that changed.
-    pub unread: Option<Unread>,
-    /// How many rejects stand, with those of earlier batches. A batch may hold no other news.
-    pub standing: usize,
-    /// What the files hold now that is left out on purpose.
-    pub skipped: Skipped,
-    /// The whole initial state.
-    pub first: bool,
-    /// When the earliest of these changes was noticed.
-    pub seen: Instant,
-}
 
 /// The files, followed.
 #[derive(Debug)]
@@ -228,16 +208,17 @@ impl Files {
         if self.first.is_some_and(|latest| !self.writing.is_empty() && now < latest) {
             return None;
         }
-        let first = self.first.take().is_some();
-        if first {
+        let whole = self.first.take().is_some();
+        if whole {
             // What an agent before this one knew of them must not go as long as they are not read.
             self.late.extend(self.writing.keys().cloned());
             self.report_node();
         }
         let state::Changes { updates, rejects, unread, standing } =
             self.state.changes(!self.late.is_empty())?;
+        let rejects = rejects.into_iter().map(Reject::File).collect();
         let skipped = self.state.skipped();
-        Some(Batch { updates, rejects, unread, standing, skipped, first, seen })
+        Some(Batch { updates, whole, rejects, unread, standing, skipped, seen })
     }
 
     /// Reports that there are Nodes, and none is the own one: most often its name is mistyped. Files without

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use svclb_core::model::{ObjectName, Unread, Update};
 use svclb_core::text::line;
-use svclb_objects::file::{Contents, Object, Reject, Rejected};
+use svclb_objects::file::{Contents, FileReject, Object, Rejected};
 
 use crate::convert::{Kind, ObjectId, Skipped, Uid};
 
@@ -45,7 +45,7 @@ struct FileState {
     rejected: BTreeMap<ObjectId, Rejected>,
     /// What is rejected may be any object, and there never was a state of the file without that.
     unknown: bool,
-    rejects: Vec<Reject>,
+    rejects: Vec<FileReject>,
     /// How many there are, with those that are not told.
     standing: usize,
     skipped: Skipped,
@@ -58,9 +58,9 @@ pub(super) struct State {
     holders: HashMap<ObjectId, BTreeSet<FileKey>>,
     /// What was reported last. Objects that are gone or mean nothing here are not in it.
     reported: HashMap<ObjectId, Update>,
-    shadowed: BTreeMap<ObjectId, Vec<Reject>>,
+    shadowed: BTreeMap<ObjectId, Vec<FileReject>>,
     touched: BTreeSet<ObjectId>,
-    fresh: Vec<Reject>,
+    fresh: Vec<FileReject>,
     standing: usize,
     /// Services whose state is one that no file says any more.
     retained: BTreeSet<ObjectName>,
@@ -72,7 +72,7 @@ pub(super) struct State {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) updates: Vec<Update>,
-    pub(super) rejects: Vec<Reject>,
+    pub(super) rejects: Vec<FileReject>,
     pub(super) unread: Option<Unread>,
     pub(super) standing: usize,
 }
@@ -123,7 +123,7 @@ impl State {
         for object in objects.keys() {
             self.holders.entry(object.clone()).or_default().insert(file.clone());
         }
-        let known: HashSet<&Reject> = before.rejects.iter().collect();
+        let known: HashSet<&FileReject> = before.rejects.iter().collect();
         self.fresh.extend(contents.rejects.iter().filter(|new| !known.contains(new)).cloned());
         let Contents { mut rejected, rejects, standing, skipped, .. } = contents;
         if contents.unknown {
@@ -218,7 +218,7 @@ impl State {
         // What a file really says goes before what it said once; then the last in path order.
         held.sort_by_key(|(file, held)| (held.stands, *file));
         let winner = held.pop();
-        let shadowed: Vec<Reject> = held
+        let shadowed: Vec<FileReject> = held
             .iter()
             .filter(|(_, held)| held.stands == Stands::Said)
             .filter_map(|(file, held)| Some(shadow(object, file, held, winner?)))
@@ -254,14 +254,14 @@ impl State {
     }
 }
 
-fn shadow(object: &ObjectId, file: &FileKey, held: &Held, winner: (&FileKey, &Held)) -> Reject {
+fn shadow(object: &ObjectId, file: &FileKey, held: &Held, winner: (&FileKey, &Held)) -> FileReject {
     let (other, other_held) = winner;
     let problem = format!(
         "{object} is in {}, document {}, too, and the last in path order counts: remove one of them",
         line(&other.path.display().to_string()),
         other_held.document,
     );
-    Reject {
+    FileReject {
         file: file.path.to_path_buf(),
         line: None,
         document: Some(held.document),

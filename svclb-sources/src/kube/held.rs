@@ -9,7 +9,7 @@ use svclb_core::model::{ObjectName, Unread, Update};
 
 use super::capacity::Capacity;
 use super::object::Read;
-use crate::Reject;
+use crate::batch::Reject;
 use crate::convert::{Accepted, Invalid, Kind, LeftOut, ObjectId, Skipped, Uid};
 
 /// How many rejects without a name are kept, and told.

@@ -51,7 +51,7 @@ async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever
             fs::write(&path, &whole).unwrap();
             files.quiet = super::super::QUIET;
             let first = next(&mut files).await;
-            assert!(first.first);
+            assert!(first.whole);
             assert_eq!(short(&first), ["a=80", "b=81", "c=82"]);
             assert_eq!(first.unread, Some(Unread::default()));
             continue;
@@ -61,7 +61,7 @@ async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever
         files.first = Some(std::time::Instant::now());
         writer.write_all(b"# more\n").unwrap();
         let first = next(&mut files).await;
-        assert!(first.first);
+        assert!(first.whole);
         assert_eq!(short(&first), ["c=82"]);
         assert_eq!(first.unread, Some(Unread::everything()), "it may hold any object");
         writer.write_all(b"---\n").unwrap();
@@ -112,7 +112,7 @@ async fn a_write_in_place_is_read_at_once_and_reports_only_what_differs() {
     let batch = at_once(&mut bench.files, || fs::write(&path, two(82)).unwrap()).await;
     assert_eq!(short(&batch), ["b=82"]);
     assert!(batch.seen >= before);
-    assert!(!batch.first);
+    assert!(!batch.whole);
     // Written anew with the same words: no news.
     bench.write("f.yaml", &two(82));
     bench.nothing().await;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use svclb_core::model::Update;
 use tempfile::TempDir;
 
-use super::{Batch, Files};
+use super::Files;
+use crate::batch::Batch;
 
 /// Long enough for a slow machine; nothing waits for it unless a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,7 +39,7 @@ impl Bench {
         let files = Files::new(&[folder.path().join("d")]).unwrap();
         let mut bench = Self { folder, files };
         let first = bench.next().await;
-        assert!(first.first);
+        assert!(first.whole);
         (bench, first)
     }
 
