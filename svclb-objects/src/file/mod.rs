@@ -11,9 +11,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use svclb_core::model::{ObjectName, Update};
+use svclb_core::model::Update;
 
 use crate::convert::{self, Accepted, Ignored, Invalid, Kind, ObjectId, Skipped, Uid};
+use crate::ledger::Rejection;
 use documents::Unreadable;
 use svclb_core::text::{line, short};
 
@@ -60,15 +61,8 @@ pub struct Object {
     pub uid: Option<Uid>,
     /// The document that it is in.
     pub document: usize,
-}
-
-/// A rejected object of a file.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Rejected {
-    /// The Service that lacks a part now; none for a Node, and where it cannot be told.
-    pub service: Option<ObjectName>,
-    /// Which of all objects of its name it is, where that can be read.
-    pub uid: Option<Uid>,
+    /// What is left out of it on purpose.
+    pub skipped: Skipped,
 }
 
 /// What one file holds.
@@ -77,7 +71,7 @@ pub struct Contents {
     /// Objects. An update without an object is one that means nothing here.
     pub objects: BTreeMap<ObjectId, Object>,
     /// Rejected, and known which.
-    pub rejected: BTreeMap<ObjectId, Rejected>,
+    pub rejected: BTreeMap<ObjectId, Rejection>,
     /// Something was rejected that may be any object.
     pub unknown: bool,
     /// What was rejected: the first [`MOST_TOLD`], and behind them one that says how many more there are.
@@ -85,8 +79,6 @@ pub struct Contents {
     pub rejects: Vec<FileReject>,
     /// How many were rejected, with those that are not told.
     pub standing: usize,
-    /// What was left out on purpose.
-    pub skipped: Skipped,
     /// A Node that is not the own one.
     pub other_node: Option<ObjectId>,
 }
@@ -160,14 +152,12 @@ impl Reader<'_> {
                 self.contents.other_node = Some(object);
                 continue;
             }
-            self.contents.skipped.add(&left_out.counts);
             if let Some(ignored) = left_out.ignored {
                 self.ignores(number, &object, &ignored, &line);
             }
-            let earlier = self
-                .contents
-                .objects
-                .insert(object.clone(), Object { update, uid, document: number });
+            let skipped = left_out.counts;
+            let stated = Object { update, uid, document: number, skipped };
+            let earlier = self.contents.objects.insert(object.clone(), stated);
             if let Some(Object { document: earlier, .. }) = earlier
                 && self.tells_one_more()
             {
@@ -188,7 +178,7 @@ impl Reader<'_> {
         match &invalid.object {
             Some(object) => {
                 let service = invalid.part_of().cloned();
-                let rejected = Rejected { service, uid: invalid.uid };
+                let rejected = Rejection { service, uid: invalid.uid };
                 self.contents.rejected.insert(object.clone(), rejected);
             }
             None => self.contents.unknown = true,

@@ -6,10 +6,19 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::FileKey;
 use super::trail::{Trail, trail};
+
+/// A file in path order: by its place among the `--from` arguments, then by its path.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct FileKey {
+    /// The argument that it belongs to.
+    pub(super) target: usize,
+    /// Its path as the argument names it.
+    pub(super) path: Arc<Path>,
+}
 
 /// Tells one state of a file from another without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -22,7 +22,7 @@
 
 mod layout;
 mod load;
-mod state;
+mod objects;
 #[cfg(test)]
 mod tests;
 mod trail;
@@ -38,10 +38,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use svclb_objects::file;
 
-use crate::batch::{Batch, Reject};
-use crate::convert::{Kind, ObjectId};
-use layout::{Entries, Stamp, Target};
-use state::{FileKey, State};
+use crate::batch::Batch;
+use layout::{Entries, FileKey, Stamp, Target};
+use objects::FileObjects;
 use wait::{Wait, due};
 use watch::{Event, Watch, What};
 
@@ -64,7 +63,7 @@ pub struct Files {
     targets: Vec<Target>,
     entries: HashMap<PathBuf, Entries>,
     watch: Watch,
-    state: State,
+    state: FileObjects,
     /// Stamps of what was read last.
     read: HashMap<FileKey, Stamp>,
     /// To be read now, and since when.
@@ -86,8 +85,6 @@ pub struct Files {
     made: HashMap<(PathBuf, OsString), bool>,
     /// Files that the first batch went without, and that were not read yet.
     late: BTreeSet<FileKey>,
-    /// Whether the own Node was read, be it rejected, and another one.
-    nodes: (bool, Option<ObjectId>),
     /// When the first batch goes without those that are still being written; none once it went.
     first: Option<Instant>,
 }
@@ -114,7 +111,7 @@ impl Files {
             entries: HashMap::new(),
             watch: Watch::new()
                 .context("cannot start inotify (sysctl fs.inotify.max_user_instances?)")?,
-            state: State::default(),
+            state: FileObjects::default(),
             read: HashMap::new(),
             dirty: BTreeMap::new(),
             writing: BTreeMap::new(),
@@ -124,7 +121,6 @@ impl Files {
             emptied: HashMap::new(),
             made: HashMap::new(),
             late: BTreeSet::new(),
-            nodes: (false, None),
             first: Some(Instant::now() + LONGEST_WAIT),
         };
         // Watched before anything is read, so that nothing is missed in between.
@@ -214,17 +210,14 @@ impl Files {
             self.late.extend(self.writing.keys().cloned());
             self.report_node();
         }
-        let state::Changes { updates, rejects, unread, standing } =
-            self.state.changes(!self.late.is_empty())?;
-        let rejects = rejects.into_iter().map(Reject::File).collect();
-        let skipped = self.state.skipped();
-        Some(Batch { updates, whole, rejects, unread, standing, skipped, seen })
+        let batch = self.state.take(!self.late.is_empty())?;
+        Some(Batch { whole, seen, ..batch })
     }
 
     /// Reports that there are Nodes, and none is the own one: most often its name is mistyped. Files without
     /// any Node say nothing about names.
     fn report_node(&self) {
-        if let (false, Some(other)) = &self.nodes {
+        if let Some(other) = self.state.other_node() {
             tracing::warn!(
                 node = self.node,
                 other = %other.name.name,
@@ -252,7 +245,7 @@ impl Files {
             if again {
                 continue;
             }
-            if bytes.as_ref().is_ok_and(Vec::is_empty) && self.state.holds_something(file) {
+            if bytes.as_ref().is_ok_and(Vec::is_empty) && self.state.has_objects(file) {
                 let now = Instant::now();
                 let since = *self.emptied.entry(file.clone()).or_insert(now);
                 if now < since + self.quiet {
@@ -273,9 +266,6 @@ impl Files {
             }
             self.late.remove(file);
             let contents = file::contents(&file.path, bytes, &self.node);
-            let mut named = contents.objects.keys().chain(contents.rejected.keys());
-            self.nodes.0 |= named.any(|object| object.kind == Kind::Node);
-            self.nodes.1 = self.nodes.1.take().or_else(|| contents.other_node.clone());
             self.state.put(file, contents);
             return true;
         }
@@ -374,7 +364,7 @@ impl Files {
         self.failed.remove(&file);
         self.read.remove(&file);
         self.late.remove(&file);
-        if self.state.fade(&file) {
+        if self.state.mark_gone(&file) {
             self.leaving.entry(file).or_insert(Wait { since: now, until: now + self.quiet });
         }
     }

@@ -4,7 +4,7 @@ use svclb_core::budget::{Amount, Budget, Resource};
 use svclb_core::model::Service;
 
 use super::*;
-use crate::convert::Ignored;
+use crate::convert::{Ignored, LeftOut, Uid};
 
 fn held(kind: Kind) -> Held {
     Held::new(kind, Capacity::new(&Budget::of_agent()))
@@ -134,18 +134,6 @@ fn a_rejected_object_is_told_once_and_its_state_stays_also_through_a_list() {
 }
 
 #[test]
-fn a_rejected_object_that_goes_takes_its_state_along() {
-    let mut held = held(Kind::Service);
-    list(&mut held, vec![read("a", 1)]);
-    told(&mut held);
-    held.apply(bad("a", 2));
-    held.take();
-    held.delete(bad("a", 3));
-    assert_eq!(told(&mut held), expected(&[("a", None)]));
-    assert_eq!(held.standing(), 0);
-}
-
-#[test]
 fn what_is_rejected_is_unread_until_it_is_well_or_gone() {
     let mut held = held(Kind::Service);
     let unread = |held: &Held| {
@@ -168,20 +156,6 @@ fn what_is_rejected_is_unread_until_it_is_well_or_gone() {
     held.apply(read("a", 4));
     held.apply(read("b", 4));
     assert_eq!(unread(&held), (String::new(), false));
-}
-
-#[test]
-fn a_rejected_slice_is_unread_for_the_service_that_it_names() {
-    let mut held = held(Kind::EndpointSlice);
-    let mut slice = bad("web-1", 1);
-    if let Err(invalid) = &mut slice.said {
-        invalid.object = Some(ObjectId { kind: Kind::EndpointSlice, name: name("web-1") });
-        invalid.service = Some(Box::new(name("web")));
-    }
-    list(&mut held, vec![slice]);
-    let mut unread = Unread::default();
-    held.unread(&mut unread);
-    assert_eq!(unread, Unread { slices: [name("web")].into(), ..Unread::default() });
 }
 
 /// The same object of another uid.
@@ -216,17 +190,6 @@ fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
             assert_eq!(held.take().updates.len(), 0);
         }
     }
-}
-
-#[test]
-fn an_object_of_another_uid_takes_the_place_of_a_rejected_one() {
-    let mut held = held(Kind::Service);
-    list(&mut held, vec![of("1", read("a", 1))]);
-    held.apply(of("1", bad("a", 2)));
-    held.take();
-    held.apply(of("2", read("a", 3)));
-    assert_eq!(told(&mut held), expected(&[("a", Some(3))]));
-    assert_eq!(held.standing(), 0);
 }
 
 #[test]
@@ -282,26 +245,6 @@ fn an_object_that_nobody_can_name_is_told_once_and_goes_with_a_list_without_it()
     (3..10_000).for_each(|state| held.listed(rubbish(state)));
     held.done();
     assert_eq!((held.take().rejects.len(), held.standing()), (NAMELESS, NAMELESS));
-}
-
-#[test]
-fn what_is_left_out_is_counted_while_its_object_is_there() {
-    let mut held = held(Kind::Service);
-    let sctp = |state| {
-        let mut read = read("a", state);
-        if let Ok(accepted) = &mut read.said {
-            accepted.left_out.counts.sctp_ports = 2;
-        }
-        read
-    };
-    list(&mut held, vec![sctp(1)]);
-    held.apply(sctp(2));
-    assert_eq!(held.skipped().sctp_ports, 2);
-    held.apply(read("a", 3));
-    assert_eq!(held.skipped(), Skipped::default());
-    held.apply(sctp(4));
-    held.delete(sctp(5));
-    assert_eq!(held.skipped(), Skipped::default());
 }
 
 /// Many addresses in a state of this number.
