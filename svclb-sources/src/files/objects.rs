@@ -127,11 +127,6 @@ impl FileObjects {
         })
     }
 
-    /// Returns the files that were read.
-    pub(super) fn files(&self) -> impl Iterator<Item = &FileKey> {
-        self.files.keys()
-    }
-
     /// Returns another Node than the own one, where the own one is in no file.
     pub(super) fn other_node(&self) -> Option<&ObjectId> {
         let mut objects = self.files.values().flat_map(ReadFile::objects);

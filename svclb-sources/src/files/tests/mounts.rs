@@ -32,7 +32,7 @@ async fn a_folder_that_is_also_on_the_way_by_another_path_is_followed_all_the_sa
         fs::write(other.join("sub/g.yaml"), service("b", 80)).unwrap();
         assert_eq!(short(&next(&mut files).await), ["b=80"], "{row}");
         // Also when all of it is watched anew.
-        files.rescan.extend(0..2);
+        files.marked.extend(0..2);
         nothing(&mut files).await;
         assert_eq!(short(&at_once(&mut files, || write(82)).await), ["a=82"], "{row}");
     }

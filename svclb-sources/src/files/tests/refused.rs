@@ -9,7 +9,7 @@ use caps::CapSet;
 use svclb_core::model::{ObjectName, Unread};
 use tempfile::TempDir;
 
-use super::super::wait::{AGAIN, Wait};
+use super::super::tracked::{Failing, FileState, PAUSES};
 use super::super::{Files, load};
 use super::{Bench, PATIENCE, alone, at_once, next, nothing, service, short, words};
 
@@ -28,8 +28,14 @@ fn hog() -> Vec<File> {
 
 /// Nothing comes while what failed is tried again.
 async fn nothing_for_long(files: &mut Files) {
-    let wait = tokio::time::timeout(AGAIN.0 * 5 / 2, files.next()).await;
+    let wait = tokio::time::timeout(PAUSES.0 * 5 / 2, files.next()).await;
     assert!(wait.is_err(), "expected nothing, got {wait:?}");
+}
+
+/// The number of files that could not be read and are tried again, and of those that were read.
+fn failed_and_read(files: &Files) -> (usize, usize) {
+    let failed = files.files.values().filter(|it| matches!(it.state, FileState::Failed(_)));
+    (failed.count(), files.files.values().filter(|it| it.stamp.is_some()).count())
 }
 
 const UNREAD: &str =
@@ -81,7 +87,7 @@ async fn a_change_that_cannot_be_read_is_read_later_and_what_was_there_stays() {
     assert_eq!(words(&bench.next().await, &bench.path("")), [UNREAD]);
     fs::remove_file(&path).unwrap();
     assert_eq!(short(&bench.next().await), ["a-"]);
-    assert!(bench.files.failed.is_empty());
+    assert_eq!(failed_and_read(&bench.files).0, 0);
     drop(all);
 }
 
@@ -210,11 +216,11 @@ async fn what_is_wrong_with_a_file_itself_is_not_read_again_by_a_timer() {
     let path = bench.path("f.yaml");
     let no_text = || fs::write(&path, b"\xff\xfe\x00").unwrap();
     let too_long = || File::create(&path).unwrap().set_len(load::LONGEST + 1).unwrap();
-    assert_eq!((bench.files.failed.len(), bench.files.read.len()), (0, 1));
+    assert_eq!(failed_and_read(&bench.files), (0, 1));
     for change in [&no_text as &dyn Fn(), &too_long] {
         change();
         assert_eq!(bench.next().await.rejects.len(), 1);
-        assert_eq!((bench.files.failed.len(), bench.files.read.len()), (0, 1));
+        assert_eq!(failed_and_read(&bench.files), (0, 1));
     }
 }
 
@@ -236,7 +242,7 @@ fn pauses_double_from_a_second_to_thirty() {
     let start = Instant::now();
     let mut now = start;
     let pauses = std::iter::repeat_with(|| {
-        let pause = Wait::again(start, now).until - now;
+        let pause = Failing::again(start, now).until - now;
         now += pause;
         pause.as_secs()
     });
