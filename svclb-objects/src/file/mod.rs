@@ -1,5 +1,4 @@
-//! What one file holds: its objects, and what of it was rejected. Who reads files, and when, is not
-//! decided here.
+//! The contents of one file: its objects, and its rejects. Files are read elsewhere (svclb-sources).
 
 mod documents;
 #[cfg(test)]
@@ -18,24 +17,24 @@ use crate::ledger::Rejection;
 use documents::Unreadable;
 use svclb_core::text::{line, short};
 
-/// How many rejects of a file are told one by one. A value that is no object takes two bytes of a file,
-/// and what is said of it hundreds.
-pub const MOST_TOLD: usize = 100;
+/// The number of rejects of a file that are reported one by one. A value that is no object takes two bytes
+/// of a file, and its reject hundreds.
+pub const MOST_REPORTED: usize = 100;
 
-/// Something in a file that does not count, and why. It changes nothing else.
+/// A part of a file that was rejected or ignored, and why. It affects nothing else.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct FileReject {
     /// The file, as `--from` names it.
     pub file: PathBuf,
-    /// Line of the file, from 1, where it can be told.
+    /// Line of the file, from 1, where it is known.
     pub line: Option<usize>,
     /// Number of the document in the file, from 1; `None` when it is the file itself.
     pub document: Option<usize>,
-    /// The object, where it can be told.
+    /// The object, where its name can be read.
     pub object: Option<ObjectId>,
     /// Path of the field in the object, such as `spec.ports[1].port`; empty for the whole of it.
     pub field: String,
-    /// What is wrong, what was expected, and what happens meanwhile.
+    /// The problem, what was expected, and what happens meanwhile.
     pub problem: String,
 }
 
@@ -55,35 +54,35 @@ impl fmt::Display for FileReject {
 /// An object of a file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Object {
-    /// What it says.
+    /// Its state.
     pub update: Update,
-    /// Which of all objects of its name it is, where it says so.
+    /// Its `metadata.uid`, where it has one.
     pub uid: Option<Uid>,
     /// The document that it is in.
     pub document: usize,
-    /// What is left out of it on purpose.
+    /// The parts of it that are left out on purpose.
     pub skipped: Skipped,
 }
 
-/// What one file holds.
+/// The contents of one file.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// Objects. An update without an object is one that means nothing here.
+    /// Objects. One that svclb does not serve has an update without an object.
     pub objects: BTreeMap<ObjectId, Object>,
-    /// Rejected, and known which.
+    /// Rejected objects whose names can be read.
     pub rejected: BTreeMap<ObjectId, Rejection>,
     /// Something was rejected that may be any object.
     pub unknown: bool,
-    /// What was rejected: the first [`MOST_TOLD`], and behind them one that says how many more there are.
-    /// After them objects of which parts are ignored, [`MOST_TOLD`] at most.
+    /// The first [`MOST_REPORTED`] rejects, then one with the number of the others, then objects of which
+    /// parts are ignored, [`MOST_REPORTED`] at most.
     pub rejects: Vec<FileReject>,
-    /// How many were rejected, with those that are not told.
+    /// The number of rejects, with those that are not in `rejects`.
     pub standing: usize,
     /// A Node that is not the own one.
     pub other_node: Option<ObjectId>,
 }
 
-/// Takes a file apart. `node` is the only Node that counts.
+/// Reads the contents of a file. `node` is the only Node that counts.
 pub fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
     let mut reader = Reader { path, node, contents: Contents::default(), ignored: Vec::new() };
     let text = bytes.and_then(|bytes| {
@@ -123,7 +122,7 @@ impl Reader<'_> {
         self.reject(None, None, None, String::new(), problem);
     }
 
-    /// `line` says where in the file a field of this document stands.
+    /// Reads a document. `line` returns the line of a field of it.
     fn document(
         &mut self,
         number: usize,
@@ -135,7 +134,7 @@ impl Reader<'_> {
             Ok(value) => value,
             Err(Unreadable { line, problem }) => {
                 self.contents.unknown = true;
-                if !self.tells_one_more() {
+                if !self.count_reject() {
                     return;
                 }
                 let problem = short(&problem);
@@ -159,7 +158,7 @@ impl Reader<'_> {
             let stated = Object { update, uid, document: number, skipped };
             let earlier = self.contents.objects.insert(object.clone(), stated);
             if let Some(Object { document: earlier, .. }) = earlier
-                && self.tells_one_more()
+                && self.count_reject()
             {
                 let problem = format!(
                     "{object} is in document {number} of this file again, and the last one counts: \
@@ -183,7 +182,7 @@ impl Reader<'_> {
             }
             None => self.contents.unknown = true,
         }
-        if !self.tells_one_more() {
+        if !self.count_reject() {
             return;
         }
         let line = line(&format!("{}{}", invalid.at, invalid.field));
@@ -192,7 +191,7 @@ impl Reader<'_> {
         } else {
             "until this is corrected, what the file held before and holds no more stays"
         };
-        // What is told of an object has an end.
+        // The report of an object is bounded.
         let invalid = Invalid {
             field: short(&invalid.field),
             problem: short(&invalid.problem),
@@ -204,7 +203,7 @@ impl Reader<'_> {
         self.reject(line, Some(number), object, field, problem);
     }
 
-    /// Notes an object of which parts are ignored.
+    /// Reports an object of which parts are ignored.
     fn ignores(
         &mut self,
         number: usize,
@@ -212,7 +211,7 @@ impl Reader<'_> {
         ignored: &Ignored,
         line: impl Fn(&str) -> Option<usize>,
     ) {
-        if self.ignored.len() < MOST_TOLD {
+        if self.ignored.len() < MOST_REPORTED {
             let file = self.path.to_path_buf();
             self.ignored.push(FileReject {
                 file,
@@ -225,10 +224,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Counts a reject. Whether it is told, too.
-    const fn tells_one_more(&mut self) -> bool {
+    /// Counts a reject. Returns true when it is to be reported, too.
+    const fn count_reject(&mut self) -> bool {
         self.contents.standing += 1;
-        self.contents.standing <= MOST_TOLD
+        self.contents.standing <= MOST_REPORTED
     }
 
     fn reject(
@@ -244,11 +243,11 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> Contents {
-        let more = self.contents.standing.saturating_sub(MOST_TOLD);
+        let more = self.contents.standing.saturating_sub(MOST_REPORTED);
         if more > 0 {
             let problem = format!(
-                "{more} more are rejected than the {MOST_TOLD} that are told one by one: correct those, \
-                 and the next are told"
+                "{more} more are rejected than the {MOST_REPORTED} that are reported one by one: correct \
+                 those, and the next are reported"
             );
             self.reject(None, None, None, String::new(), problem);
         }

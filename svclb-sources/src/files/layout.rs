@@ -47,9 +47,9 @@ pub(super) struct Found {
     /// The entry that it is, free of links.
     pub(super) real: FolderEntry,
     pub(super) stamp: Stamp,
-    /// It was reached over a symbolic link, which is made when its target is whole.
+    /// It was reached over a symbolic link, which is created when its target is whole.
     pub(super) is_linked: bool,
-    /// It was written a while ago, or has a second hard link, which is made of a whole file.
+    /// It was written a while ago, or has a second hard link, which is created of a whole file.
     pub(super) is_settled: bool,
 }
 

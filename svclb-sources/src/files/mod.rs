@@ -8,7 +8,7 @@
 //!   order of the arguments, then of the names in a folder), counts; the others are reported.
 //!
 //! Events of inotify mark what has to be looked at. A look compares the stamps of files with those that
-//! were read last, so a lost event is made up for by the next look. When a file is read:
+//! were read last, so the next look makes up for a lost event. When a file is read:
 //! * As soon as a writer closes it, or it is moved or linked into place: no timer delays that.
 //! * While it is being written (written to or created, and not closed yet), not before it was left alone
 //!   for [`QUIET`]. So a cut file of a writer that will go on is not taken for a whole one. The first batch
@@ -44,10 +44,10 @@ use tracked::{Failing, FileState, Tracked};
 use trail::FolderEntry;
 use watch::{Event, Watch, What};
 
-/// How long a file that is being written, or vanished, is left alone.
+/// The time for which a file that is being written, or vanished, is left alone.
 pub const QUIET: Duration = Duration::from_millis(100);
-/// How long the first batch waits at most for files that are written all the time. Then it goes without
-/// them, and reports that they may hold any object.
+/// The longest time that the first batch waits for files that are written all the time. Then it goes
+/// without them, and reports that they may hold any object.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The files, followed.
@@ -137,7 +137,7 @@ impl Files {
                 tracing::error!(%error, "cannot wait for changes of files");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            // After a timer, too: an event that is there goes before what a silence means.
+            // After a timer, too: an event that is there outweighs the end of a quiet time.
             self.drain(Instant::now());
         }
     }

@@ -45,7 +45,7 @@ pub(super) struct News {
     pub(super) rejects: Vec<Reject>,
 }
 
-/// What is kept of an object.
+/// The record of an object, in place of its contents.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     /// The hash of its text, also where that was rejected.
@@ -56,7 +56,7 @@ struct Known {
     memory: usize,
 }
 
-/// The changes that a list made.
+/// The effect of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Listed {
     /// Objects in the list.
