@@ -5,7 +5,7 @@
 //! * [`mod@file`]: the objects in a file of YAML or JSON.
 //! * [`api`]: one object as an API server sends it.
 //! * [`protobuf`]: objects that an API server sends in protobuf, carried by lines of JSON.
-//! * [`ledger`]: what a source accepted and rejected so far, and has yet to hand on.
+//! * [`ledger`]: the objects that a source accepted and rejected, and its changes to hand on.
 
 pub mod api;
 pub mod convert;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use svclb_core::model::Update;
 
-use crate::convert::{self, Accepted, Ignored, Invalid, Kind, ObjectId, Skipped, Uid};
+use crate::convert::{self, Accepted, Invalid, Kind, ObjectId, Skipped, Uid};
 use crate::ledger::Rejection;
 use documents::Unreadable;
 use svclb_core::text::{line, short};
@@ -32,8 +32,6 @@ pub struct FileReject {
     pub document: Option<usize>,
     /// The object, where its name can be read.
     pub object: Option<ObjectId>,
-    /// Path of the field in the object, such as `spec.ports[1].port`; empty for the whole of it.
-    pub field: String,
     /// The problem, what was expected, and what happens meanwhile.
     pub problem: String,
 }
@@ -119,7 +117,7 @@ impl Reader<'_> {
         self.contents.unknown = true;
         self.contents.standing += 1;
         let problem = format!("cannot be read: {error}; what it held before stays");
-        self.reject(None, None, None, String::new(), problem);
+        self.reject(None, None, None, problem);
     }
 
     /// Reads a document. `line` returns the line of a field of it.
@@ -141,7 +139,7 @@ impl Reader<'_> {
                 let problem = format!(
                     "{problem}; until this is corrected, what the file held before and holds no more stays"
                 );
-                return self.reject(Some(line), Some(number), None, String::new(), problem);
+                return self.reject(Some(number), Some(line), None, problem);
             }
         };
         let converted = convert::objects(value);
@@ -151,8 +149,12 @@ impl Reader<'_> {
                 self.contents.other_node = Some(object);
                 continue;
             }
-            if let Some(ignored) = left_out.ignored {
-                self.ignores(number, &object, &ignored, &line);
+            if let Some(ignored) = left_out.ignored
+                && self.ignored.len() < MOST_REPORTED
+            {
+                let problem = short(&format!("{object}: {ignored}"));
+                let line = line(&ignored.field);
+                self.ignored.push(self.report(Some(number), line, Some(object.clone()), problem));
             }
             let skipped = left_out.counts;
             let stated = Object { update, uid, document: number, skipped };
@@ -164,7 +166,7 @@ impl Reader<'_> {
                     "{object} is in document {number} of this file again, and the last one counts: \
                      remove one of them"
                 );
-                self.reject(None, Some(earlier), Some(object), String::new(), problem);
+                self.reject(Some(earlier), None, Some(object), problem);
             }
         }
         for invalid in converted.rejects {
@@ -199,29 +201,7 @@ impl Reader<'_> {
             ..invalid
         };
         let problem = format!("{invalid}; {meanwhile}");
-        let Invalid { object, field, .. } = invalid;
-        self.reject(line, Some(number), object, field, problem);
-    }
-
-    /// Reports an object of which parts are ignored.
-    fn ignores(
-        &mut self,
-        number: usize,
-        object: &ObjectId,
-        ignored: &Ignored,
-        line: impl Fn(&str) -> Option<usize>,
-    ) {
-        if self.ignored.len() < MOST_REPORTED {
-            let file = self.path.to_path_buf();
-            self.ignored.push(FileReject {
-                file,
-                line: line(&ignored.field),
-                document: Some(number),
-                object: Some(object.clone()),
-                field: short(&ignored.field),
-                problem: short(&format!("{object}: {ignored}")),
-            });
-        }
+        self.reject(Some(number), line, invalid.object, problem);
     }
 
     /// Counts a reject. Returns true when it is to be reported, too.
@@ -232,14 +212,22 @@ impl Reader<'_> {
 
     fn reject(
         &mut self,
-        line: Option<usize>,
         document: Option<usize>,
+        line: Option<usize>,
         object: Option<ObjectId>,
-        field: String,
         problem: String,
     ) {
-        let file = self.path.to_path_buf();
-        self.contents.rejects.push(FileReject { file, line, document, object, field, problem });
+        self.contents.rejects.push(self.report(document, line, object, problem));
+    }
+
+    fn report(
+        &self,
+        document: Option<usize>,
+        line: Option<usize>,
+        object: Option<ObjectId>,
+        problem: String,
+    ) -> FileReject {
+        FileReject { file: self.path.to_path_buf(), line, document, object, problem }
     }
 
     fn finish(mut self) -> Contents {
@@ -249,7 +237,7 @@ impl Reader<'_> {
                 "{more} more are rejected than the {MOST_REPORTED} that are reported one by one: correct \
                  those, and the next are reported"
             );
-            self.reject(None, None, None, String::new(), problem);
+            self.reject(None, None, None, problem);
         }
         self.contents.rejects.append(&mut self.ignored);
         self.contents

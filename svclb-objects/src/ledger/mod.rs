@@ -1,5 +1,6 @@
-//! What a source accepted, rejected, retained and left out of each object, and the changes that it has yet
-//! to hand on. The sources keep what is theirs alone elsewhere: the rounds of a list, the objects of a file.
+//! The record of a source: the objects that it accepted, rejected, retained or left out in part, and the
+//! changes that it has yet to hand on. State that one source alone has is kept there: the rounds of a list,
+//! the objects of each file.
 //!
 //! A rejected object keeps its previous state, unless it is another object of the same name (another
 //! `metadata.uid`): then the state of the one before is deleted.
@@ -20,7 +21,7 @@ pub use reports::Reports;
 pub struct Rejection {
     /// The Service that lacks a part now; `None` for a Node, and where it cannot be read.
     pub service: Option<ObjectName>,
-    /// Tells the object from others of its name, where it can be read.
+    /// Distinguishes the object from others of its name, where it can be read.
     pub uid: Option<Uid>,
 }
 

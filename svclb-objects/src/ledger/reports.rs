@@ -1,5 +1,5 @@
-//! What the operator is told of rejected and ignored objects: each report is handed on once, however often
-//! its object or file is read again.
+//! Reports to the operator about rejected and ignored objects. Each is handed on once, however often its
+//! object or file is read again.
 
 use std::collections::BTreeMap;
 

@@ -103,8 +103,8 @@ impl FileObjects {
         Some(before)
     }
 
-    /// Takes the changes since the last call; `None` when there are none. `has_late` says that there are
-    /// files which were never read.
+    /// Takes the changes since the last call; `None` when there are none. `has_late` is true while there are
+    /// files that were never read.
     pub(super) fn take(&mut self, has_late: bool) -> Option<Batch> {
         for object in std::mem::take(&mut self.touched) {
             self.settle(object);
@@ -164,7 +164,7 @@ impl FileObjects {
         }
         self.reports.clear(Subject::Object(object.clone()));
         if holders.iter().any(|(_, file)| file.is_gone) {
-            // Perhaps it is being replaced.
+            // The file may be about to be replaced.
             return;
         }
         match holders.last().and_then(|(_, file)| file.contents.rejected.get(&object)) {
@@ -194,7 +194,6 @@ fn shadowed(
         line: None,
         document: Some(stated.document),
         object: Some(object.clone()),
-        field: String::new(),
         problem,
     }
 }

@@ -86,8 +86,8 @@ impl Tracked {
         self.since.get_or_insert(now);
     }
 
-    /// Compares the file as it was found with what was read. `is_whole` says whether its writer has finished,
-    /// where events told that. A file that may be half written settles until `until`.
+    /// Compares the file as it was found with what was read. `is_whole` is true when an event ended its last
+    /// write, false when an event began one. A file that may be half written settles until `until`.
     pub(super) fn compare(
         &mut self,
         found: &Found,

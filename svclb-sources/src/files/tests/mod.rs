@@ -6,6 +6,7 @@ mod links;
 mod mounts;
 mod refused;
 mod rejects;
+mod tracked;
 
 use std::fs;
 use std::path::{Path, PathBuf};
