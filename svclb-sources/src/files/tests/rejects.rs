@@ -190,7 +190,7 @@ const SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"n
     "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}}"#;
 
 #[tokio::test]
-async fn rejected_objects_are_unread_until_a_file_has_them_or_they_go() {
+async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
     let of = |names: &[&str]| {
         let services = names.iter().map(|name| ObjectName::new("default", name)).collect();
         Some(Unread { services, ..Unread::default() })

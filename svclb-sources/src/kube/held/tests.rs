@@ -76,7 +76,7 @@ fn list_is_handed_on_at_its_end_and_not_before() {
 }
 
 #[test]
-fn next_list_changes_and_deletes_what_differs() {
+fn a_list_that_comes_anew_tells_what_changed_and_what_is_gone() {
     let mut held = held(Kind::Service);
     list(&mut held, vec![read("stays", 1), read("changes", 2), read("goes", 3)]);
     changes(&mut held);
@@ -89,7 +89,7 @@ fn next_list_changes_and_deletes_what_differs() {
 }
 
 #[test]
-fn list_that_broke_off_has_no_effect() {
+fn a_list_that_broke_off_never_was() {
     let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1), read("b", 1)]);
     changes(&mut held);
@@ -134,7 +134,7 @@ fn rejected_object_is_reported_once_and_keeps_its_state_through_a_list() {
 }
 
 #[test]
-fn rejected_object_is_unread_until_it_is_accepted_or_gone() {
+fn what_is_rejected_is_unread_until_it_is_well_or_gone() {
     let mut held = held(Kind::Service);
     let unread = |held: &Held| {
         let mut unread = Unread::default();
