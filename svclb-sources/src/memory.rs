@@ -8,7 +8,7 @@ use std::time::Instant;
 use svclb_core::model::{Unread, Update};
 use tokio::sync::mpsc;
 
-use super::Batch;
+use crate::batch::Batch;
 
 /// More changes than are taken at once: the reconciler looks at other things in between.
 const MOST: usize = 100_000;

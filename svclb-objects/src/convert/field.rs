@@ -7,7 +7,7 @@ use svclb_core::model::{Protocol, TrafficPolicy};
 use super::Invalid;
 use super::wire::Number;
 
-/// What a name may look like (RFC 1123 as Kubernetes applies it).
+/// The syntax of names (RFC 1123 as Kubernetes applies it).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Name {
     /// Namespaces, Services, ports: 63 bytes, no dots. It is also what a row of `svclb_services` holds.
@@ -83,7 +83,7 @@ pub(super) fn address(field: &str, text: &str) -> Result<IpAddr, Invalid> {
     })
 }
 
-/// Why nothing is served at an address, and nothing reached by it, if that is so. The API server accepts
+/// Returns why an address can be neither a frontend nor a backend, if that is so. The API server accepts
 /// some of these in some fields (ranges of multicast, broadcast), and others nowhere (package validation,
 /// `ValidateEndpointIP`). Loopback and link-local addresses are a node's own, such
 /// as those of what runs on the node and of a cloud's metadata.

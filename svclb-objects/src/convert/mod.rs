@@ -1,6 +1,6 @@
-//! Kubernetes objects to [`Update`]s: which objects count and what their fields mean (the rules are
-//! kube-proxy's: pkg/proxy/{serviceport,endpointslicecache}.go). Who reads them, and what was known of
-//! an object before, is not decided here.
+//! Kubernetes objects to [`Update`]s: the objects that count and the meaning of their fields (the rules are
+//! kube-proxy's: pkg/proxy/{serviceport,endpointslicecache}.go). Each is converted without regard to its
+//! source and its previous state.
 //!
 //! Nothing here can panic, whatever the object holds. A part that an API server accepts and that cannot be
 //! used (a multicast address, a port without a number) is ignored by itself; what no API server accepts
@@ -30,20 +30,20 @@ pub use object::{Kind, ObjectId, objects};
 pub use service::service;
 pub use slice::slice;
 
-/// How many rejects of a document are kept that do not say which object it is. Such an item takes two
-/// bytes of a list, and what is said of it a hundred times that.
+/// The number of rejects of a document that are kept without the name of an object. Such an item takes two
+/// bytes of a list, and its reject a hundred times that.
 pub const MOST_NAMELESS: usize = 100;
 
-/// What came of a document or an API object.
+/// The result of converting a document or an API object.
 #[derive(Clone, Debug, Default)]
 pub struct Converted {
-    /// Each object that counts, in their order in the document; one that means nothing to svclb (a
-    /// headless Service, for example) is `None` in its update. Objects of other kinds are left out.
+    /// The objects that count, in their order in the document; one that svclb does not serve (a headless
+    /// Service, for example) is `None` in its update. Objects of other kinds are left out.
     pub accepted: Vec<Accepted>,
-    /// Each object that was rejected, but of those that cannot be told apart the first
-    /// [`MOST_NAMELESS`] only.
+    /// The objects that were rejected, but only the first [`MOST_NAMELESS`] of those without a readable
+    /// name.
     pub rejects: Vec<Invalid>,
-    /// How many of those there are.
+    /// The number of rejected objects without a readable name.
     pub nameless: usize,
 }
 
@@ -59,36 +59,37 @@ impl Converted {
 /// An object that was read, as far as it can be served.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Accepted {
-    /// What it says.
+    /// Its state.
     pub update: Update,
-    /// Which of all objects of its name it is, where it says so.
+    /// Its `metadata.uid`, where it has one.
     pub uid: Option<Uid>,
-    /// What of it is left out.
+    /// The parts of it that are left out.
     pub left_out: LeftOut,
 }
 
-/// Which of all objects that ever had one name: its `metadata.uid`, told apart by a hash. It means nothing
-/// to another process.
+/// Distinguishes the objects that ever had one name: a hash of `metadata.uid`, which has no meaning in
+/// another process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Uid(NonZeroU64);
 
 impl Uid {
-    /// The one that is written so.
+    /// Returns the hash of a `metadata.uid`.
     pub fn of(text: &str) -> Self {
         static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
         Self(NonZeroU64::new(HASHER.hash_one(text)).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// Whether two objects of one name are certainly not the same: both say which they are, and differ.
+    /// Returns true when two objects of one name are certainly not the same: both have a uid, and these
+    /// differ.
     pub fn differ(one: Option<Self>, other: Option<Self>) -> bool {
         matches!((one, other), (Some(one), Some(other)) if one != other)
     }
 }
 
-/// What is left out of an object.
+/// The parts of an object that are left out.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeftOut {
-    /// How much, by reason.
+    /// Their number, by reason.
     pub counts: Skipped,
     /// The parts that cannot be used.
     pub ignored: Option<Box<Ignored>>,
@@ -99,9 +100,9 @@ pub struct LeftOut {
 pub struct Ignored {
     /// Path of the first of them in the object, such as `endpoints[3].addresses[0]`.
     pub field: String,
-    /// What is wrong with it, and what is ignored.
+    /// The problem of that part, and what is ignored.
     pub problem: String,
-    /// How many more there are.
+    /// The number of other such parts.
     pub more: u32,
 }
 
@@ -136,20 +137,20 @@ impl LeftOut {
     }
 }
 
-/// Why an object was rejected.
+/// The reason for which an object was rejected.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub struct Invalid {
-    /// The object, where it can be told.
+    /// The object, where its name can be read.
     pub object: Option<ObjectId>,
-    /// The Service that an EndpointSlice says it belongs to, where that can be read.
+    /// The Service of an EndpointSlice, where its label can be read.
     pub service: Option<Box<ObjectName>>,
-    /// Which of all objects of its name it is, where that can be read.
+    /// Its `metadata.uid`, where that can be read.
     pub uid: Option<Uid>,
     /// Path of the field in the object, such as `spec.ports[1].port`; empty for the whole of it.
     pub field: String,
-    /// Where the object lies in its document: empty, or such as `items[3].`.
+    /// Path of the object in its document: empty, or such as `items[3].`.
     pub at: Box<str>,
-    /// What is wrong and what was expected.
+    /// The problem, and what was expected.
     pub problem: String,
 }
 
@@ -165,7 +166,7 @@ impl Invalid {
         }
     }
 
-    /// The Service that lacks a part now; none for a Node, and where it cannot be told.
+    /// Returns the Service that lacks a part now; `None` for a Node, and where it cannot be read.
     pub fn part_of(&self) -> Option<&ObjectName> {
         let object = self.object.as_ref()?;
         match object.kind {
@@ -180,7 +181,7 @@ impl Invalid {
         self
     }
 
-    /// The same of an object that says which it is.
+    /// Adds the uid of the object.
     pub(crate) fn with(mut self, uid: Option<Uid>) -> Self {
         self.uid = uid;
         self
@@ -203,14 +204,14 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// How much was left out on purpose, by reason.
+/// The number of parts that were left out on purpose, by reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Skipped {
     /// Ports of Services and EndpointSlices with protocol SCTP.
     pub sctp_ports: u32,
-    /// Ports of EndpointSlices with no number, or one that no port can have.
+    /// Ports of EndpointSlices without a number, or with one that is no port's.
     pub ports_without_number: u32,
-    /// EndpointSlices that do not say which Service they belong to.
+    /// EndpointSlices without the label that names their Service.
     pub slices_without_service: u32,
     /// EndpointSlices labelled `service.kubernetes.io/headless`.
     pub slices_headless: u32,
@@ -227,7 +228,7 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    /// Each reason, as metrics and logs name it, with its count.
+    /// Returns each reason, as metrics and logs name it, with its count.
     pub fn counts(&self) -> [(&'static str, u32); 9] {
         [
             ("sctp_ports", self.sctp_ports),
@@ -256,7 +257,7 @@ impl Skipped {
     }
 }
 
-/// The name of an object that has a namespace.
+/// Returns the name of an object that has a namespace.
 fn object_name(metadata: &wire::Metadata, name: field::Name) -> Result<ObjectName, Invalid> {
     let own = own_name(metadata, name)?;
     let own = match name {

@@ -1,8 +1,8 @@
-//! What repeats from object to object, kept once: namespaces, Services, ports, nodes and zones by name,
-//! and what is said of endpoints. A cluster has many endpoints, and few of them say something new.
+//! Pools of values that repeat from object to object, each kept once: the names of namespaces, Services,
+//! ports, nodes and zones, and the traits of endpoints. A cluster has many endpoints with few traits.
 //!
-//! The pools are of the thread, so that whoever converts need not hand them round; the agent converts
-//! on one. They decide nothing but how much memory an object takes.
+//! The pools belong to the thread, so that converters need not pass them on; the agent converts on one
+//! thread. They affect nothing but how much memory an object takes.
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
@@ -18,21 +18,21 @@ thread_local! {
     static ENDPOINTS: RefCell<Pool<Endpoint>> = const { RefCell::new(Pool::new()) };
 }
 
-/// The name that has this text.
+/// Returns the pooled name of this text.
 pub(super) fn name(text: &str) -> Arc<str> {
     NAMES.with_borrow_mut(|names| names.one(text, || text.into()))
 }
 
-/// What is said of an endpoint, as it was said before.
+/// Returns the pooled traits of an endpoint.
 pub(super) fn endpoint(endpoint: &wire::Endpoint) -> Arc<Endpoint> {
-    let said = Said(endpoint);
-    ENDPOINTS.with_borrow_mut(|pool| pool.one(&said, || Arc::new(said.kept())))
+    let traits = Traits(endpoint);
+    ENDPOINTS.with_borrow_mut(|pool| pool.one(&traits, || Arc::new(traits.pooled())))
 }
 
-/// What is said of an endpoint, before it is looked up.
-struct Said<'a>(&'a wire::Endpoint);
+/// The traits of an endpoint, to look them up.
+struct Traits<'a>(&'a wire::Endpoint);
 
-impl Said<'_> {
+impl Traits<'_> {
     fn conditions(&self) -> [bool; 3] {
         let wire::Conditions { ready, serving, terminating } = self.0.conditions;
         [ready.unwrap_or(true), serving.unwrap_or(true), terminating.unwrap_or(false)]
@@ -42,7 +42,7 @@ impl Said<'_> {
         self.0.node_name.as_deref().filter(|node| !node.is_empty())
     }
 
-    fn kept(&self) -> Endpoint {
+    fn pooled(&self) -> Endpoint {
         let [ready, serving, terminating] = self.conditions();
         let hints = |hints: &[wire::Named]| hints.iter().map(|hint| name(&hint.name)).collect();
         Endpoint {
@@ -56,8 +56,8 @@ impl Said<'_> {
     }
 }
 
-/// As `Endpoint` is hashed: what is equal has to be.
-impl Hash for Said<'_> {
+/// Hashes as `Endpoint` does, since equal keys need equal hashes.
+impl Hash for Traits<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.conditions().iter().for_each(|condition| condition.hash(state));
         self.node().hash(state);
@@ -68,7 +68,7 @@ impl Hash for Said<'_> {
     }
 }
 
-impl Equivalent<Arc<Endpoint>> for Said<'_> {
+impl Equivalent<Arc<Endpoint>> for Traits<'_> {
     fn equivalent(&self, kept: &Arc<Endpoint>) -> bool {
         let Endpoint { ready, serving, terminating, node, node_hints, zone_hints } = &**kept;
         let same = |hints: &[wire::Named], kept: &[Arc<str>]| {
@@ -81,10 +81,10 @@ impl Equivalent<Arc<Endpoint>> for Said<'_> {
     }
 }
 
-/// Values of which each is kept once, as long as somebody else has it too.
+/// Values that are kept once each, as long as they are in use elsewhere.
 struct Pool<T: ?Sized> {
     values: Option<HashSet<Arc<T>>>,
-    /// When it has grown to this, what nobody else has any more is given up.
+    /// The size at which values that are in use nowhere else are dropped.
     limit: usize,
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_repeats_is_kept_once_and_what_nobody_has_is_given_up() {
+    fn equal_names_are_kept_once_and_unused_ones_are_dropped() {
         fn one(pool: &mut Pool<str>, text: &str) -> Arc<str> {
             pool.one(text, || text.into())
         }
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_said_of_an_endpoint_is_found_again_however_it_is_written() {
-        let said = |text: &str| endpoint(&serde_json::from_str(text).unwrap());
+        let endpoint_of = |text: &str| endpoint(&serde_json::from_str(text).unwrap());
         let rows = [
             "{}",
             r#"{"conditions":{"ready":false}}"#,
@@ -149,14 +149,14 @@ mod tests {
             r#"{"nodeName":"a","hints":{"forNodes":[{"name":"z"}]}}"#,
             r#"{"hints":{"forZones":[{"name":"y"},{"name":"z"}],"forNodes":[{"name":"b"}]}}"#,
         ];
-        let all = rows.map(said);
+        let all = rows.map(endpoint_of);
         for (row, known) in rows.iter().zip(&all) {
-            assert!(Arc::ptr_eq(known, &said(row)), "{row}");
+            assert!(Arc::ptr_eq(known, &endpoint_of(row)), "{row}");
             assert_eq!(all.iter().filter(|other| *other == known).count(), 1, "{row}");
         }
         let plain = r#"{"addresses":["10.0.0.1"],"nodeName":"","hints":null,
             "conditions":{"ready":true,"serving":true,"terminating":false}}"#;
-        assert!(Arc::ptr_eq(&all[0], &said(plain)));
+        assert!(Arc::ptr_eq(&all[0], &endpoint_of(plain)));
         assert_eq!(*all[0], Endpoint::default());
     }
 }

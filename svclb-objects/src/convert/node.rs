@@ -7,10 +7,10 @@ use svclb_core::model::{Node, Update};
 use super::field::{self, Name};
 use super::{Invalid, LeftOut, own_name, wire};
 
-/// How many addresses of a Node are served. Each serves every node port.
+/// The number of addresses of a Node that are served. Each serves every node port.
 const MOST_ADDRESSES: usize = 1_000;
 
-/// Converts a Node, whichever it is: the caller knows which one is its own. The API server takes any text
+/// Converts a Node, the own one or another: the caller knows its own. The API server takes any text
 /// for an address, and so many of them as fit into an object: what cannot be used is ignored.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Any object to what it is: its kind decides whether it counts, and lists are taken apart.
+//! Documents to objects: the kind decides whether an object counts, and lists are taken apart.
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-/// Which object: its kind and name. A Node's namespace is empty.
+/// The identity of an object: its kind and name. A Node's namespace is empty.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ObjectId {
     /// Its kind.
@@ -61,8 +61,8 @@ pub struct ObjectId {
 }
 
 impl ObjectId {
-    /// The object that an update is about; `None` for a Node that is gone, which has no
-    /// name there, and for what is no object.
+    /// Returns the object that an update changes; `None` for a deleted Node, which has no name there, and
+    /// for updates of no object.
     pub fn of(update: &Update) -> Option<Self> {
         Some(match update {
             Update::Service(name, _) => Self { kind: Kind::Service, name: name.clone() },
@@ -75,7 +75,7 @@ impl ObjectId {
         })
     }
 
-    /// The update that says that this object is gone.
+    /// Returns the update that deletes this object.
     pub fn gone(&self) -> Update {
         match self.kind {
             Kind::Service => Update::Service(self.name.clone(), None),
@@ -94,15 +94,15 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// What a kind and apiVersion stand for.
+/// The meaning of a kind and apiVersion.
 enum Meaning {
     One(Kind),
-    /// A list; of this kind where its items need not say.
+    /// A list; of this kind where its items need not name it.
     List(Option<Kind>),
     Other,
 }
 
-/// Converts whatever a document holds: an object, or a list of them (v1 List, ServiceList,
+/// Converts a document: an object, or a list of them (v1 List, ServiceList,
 /// EndpointSliceList, NodeList). Each item of a list counts by itself. Other kinds are passed over.
 pub fn objects(document: Value) -> Converted {
     let mut converted = Converted::default();
@@ -110,7 +110,7 @@ pub fn objects(document: Value) -> Converted {
     converted
 }
 
-/// `at` is where the object lies in the document: empty, or such as `items[3].`.
+/// Converts a value. `at` is its path in the document: empty, or such as `items[3].`.
 fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Converted) {
     let meaning = match meaning(&value, implied) {
         Ok(meaning) => meaning,
@@ -151,7 +151,7 @@ fn one(kind: Kind, value: Value) -> Result<(Update, LeftOut), Invalid> {
     }
 }
 
-/// Reads the fields; what does not fit is named with its path.
+/// Reads the fields; an error names the path of the field.
 fn read<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
@@ -161,7 +161,7 @@ fn read<T: DeserializeOwned>(value: Value) -> Result<T, Invalid> {
     })
 }
 
-/// Which object this is, however wrong the rest of it may be.
+/// Returns the identity of an object, even if the rest of it is invalid.
 fn identify(kind: Kind, value: &Value) -> Option<ObjectId> {
     let metadata = value.get("metadata")?;
     let text = |field: &str| metadata.get(field).and_then(Value::as_str);
@@ -179,7 +179,7 @@ fn identify(kind: Kind, value: &Value) -> Option<ObjectId> {
     Some(ObjectId { kind, name: ObjectName::new(namespace, name) })
 }
 
-/// The Service that a slice belongs to, however wrong the rest of it may be.
+/// Returns the Service of a slice, even if the rest of it is invalid.
 fn service_of(object: &ObjectId, value: &Value) -> Option<Box<ObjectName>> {
     if object.kind != Kind::EndpointSlice {
         return None;
@@ -225,8 +225,8 @@ fn meaning(value: &Value, implied: Option<Kind>) -> Result<Meaning, Invalid> {
     Ok(if (kind, version) == ("List", "v1") { Meaning::List(None) } else { Meaning::Other })
 }
 
-/// Whether a kind of this name is ours, and not another group's. A version that is not read is an
-/// error: such an object would be missed without a word.
+/// Returns true when a kind of this name is ours, and not another group's. A version that is not read is an
+/// error: otherwise such an object would be missed silently.
 fn meaning_of(kind: Kind, version: &str) -> Result<bool, Invalid> {
     let (group, number) =
         version.rsplit_once('/').map_or(("", version), |(group, number)| (group, number));

@@ -161,10 +161,10 @@ fn load_balancer_ips(
     Ok(found.list)
 }
 
-/// In which families source ranges restrict somebody: those that there are ranges of, and no range of
-/// everything among them (serviceport.go). Blank ones are passed over.
+/// Returns the families in which source ranges restrict clients: those with ranges, but without a range of
+/// all addresses among them (serviceport.go). Blank ranges are ignored.
 fn source_ranges(spec: &wire::ServiceSpec) -> Result<Families, Invalid> {
-    let (mut given, mut everybody) = (Vec::new(), Vec::new());
+    let (mut given, mut open) = (Vec::new(), Vec::new());
     for (i, text) in spec.load_balancer_source_ranges.iter().enumerate() {
         if text.trim().is_empty() {
             continue;
@@ -172,11 +172,11 @@ fn source_ranges(spec: &wire::ServiceSpec) -> Result<Families, Invalid> {
         let (address, length) = field::range(&format!("spec.loadBalancerSourceRanges[{i}]"), text)?;
         given.push(address);
         if length == 0 {
-            everybody.push(address);
+            open.push(address);
         }
     }
-    let (given, everybody) = (Families::of(&given), Families::of(&everybody));
-    Ok(Families { v4: given.v4 && !everybody.v4, v6: given.v6 && !everybody.v6 })
+    let (given, open) = (Families::of(&given), Families::of(&open));
+    Ok(Families { v4: given.v4 && !open.v4, v6: given.v6 && !open.v6 })
 }
 
 fn affinity(spec: &wire::ServiceSpec) -> Result<Option<u32>, Invalid> {

@@ -2,7 +2,7 @@
 //! of an object is ignored. What a value means, and whether it may be, is decided in the conversion:
 //! these types take any number and any text, so that one bad field can be named with its object.
 //!
-//! They are made anew for each event of a busy cluster: a text that is no longer than most addresses and
+//! They are created for each event of a busy cluster: a text that is no longer than most addresses and
 //! names takes no allocation.
 
 use std::fmt;
@@ -19,10 +19,10 @@ pub struct Service {
     /// Name and labels.
     #[serde(default, deserialize_with = "or_default")]
     pub metadata: Metadata,
-    /// What is wanted.
+    /// The desired state.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: ServiceSpec,
-    /// What a load balancer said.
+    /// The state that a load balancer reported.
     #[serde(default, deserialize_with = "or_default")]
     pub status: ServiceStatus,
 }
@@ -36,7 +36,7 @@ pub struct Metadata {
     pub name: Option<Text>,
     /// Namespace; absent in files for the default one.
     pub namespace: Option<Text>,
-    /// Which of all objects that ever had this name it is; absent in most files.
+    /// Distinguishes the objects that ever had this name; absent in most files.
     pub uid: Option<Text>,
     /// RFC 3339.
     pub creation_timestamp: Option<Text>,
@@ -54,8 +54,8 @@ pub struct Metadata {
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Annotations {
-    /// RFC 3339: when what an EndpointSlice tells of happened. Only measured by, so nothing is wrong
-    /// with an object that has something else there.
+    /// RFC 3339: the time of the change that an EndpointSlice reports. It is used for measurements only, so
+    /// an invalid value rejects no object.
     #[serde(
         rename = "endpoints.kubernetes.io/last-change-trigger-time",
         default,
@@ -68,7 +68,7 @@ pub struct Annotations {
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
 pub struct Labels {
-    /// Which Service an EndpointSlice belongs to.
+    /// The Service of an EndpointSlice.
     #[serde(rename = "kubernetes.io/service-name")]
     pub service_name: Option<Text>,
     /// Another proxy serves this Service.
@@ -109,7 +109,7 @@ pub struct ServiceSpec {
     /// External IPs.
     #[serde(rename = "externalIPs", default, deserialize_with = "or_default")]
     pub external_ips: Vec<Text>,
-    /// Who may use the load balancer.
+    /// The clients that may use the load balancer.
     #[serde(default, deserialize_with = "or_default")]
     pub load_balancer_source_ranges: Vec<Text>,
     /// `Cluster` or `Local`.
@@ -153,7 +153,7 @@ pub struct ServicePort {
     pub name: Option<Text>,
     /// `TCP` when absent.
     pub protocol: Option<Text>,
-    /// What clients dial.
+    /// The port that clients dial.
     pub port: Option<Number>,
     /// Node port.
     pub node_port: Option<Number>,
@@ -164,7 +164,7 @@ pub struct ServicePort {
 #[serde(expecting = "a mapping")]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
-    /// What a load balancer said.
+    /// The state that a load balancer reported.
     #[serde(default, deserialize_with = "or_default")]
     pub load_balancer: LoadBalancer,
 }
@@ -232,7 +232,7 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// Its node.
     pub node_name: Option<Text>,
-    /// Who should use it.
+    /// The clients that should use it.
     #[serde(default, deserialize_with = "or_default")]
     pub hints: Hints,
 }
@@ -334,7 +334,7 @@ pub struct NodeAddress {
     pub address: Text,
 }
 
-/// A whole number of whatever size; the conversion says which ones may be.
+/// A whole number of any size; the conversion checks its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Number(pub i64);
 
@@ -369,7 +369,7 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// What is no text is nothing.
+/// Treats values that are not strings as absent.
 fn if_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

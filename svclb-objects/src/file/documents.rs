@@ -1,5 +1,5 @@
-//! The text of a file to documents, and a document to a value. Each document is parsed by itself, so
-//! that a broken one takes no other with it.
+//! The text of a file to documents, and a document to a value. Each document is parsed by itself, so that
+//! a broken one affects no other.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -14,9 +14,9 @@ use serde_saphyr::localizer::Localizer;
 use serde_saphyr::options::{AliasLimits, NonFiniteFloatPolicy};
 use serde_saphyr::{Location, Options, Spanned, UserMessageFormatter};
 
-/// How many nodes aliases may add to a document: what a person would write, not an alias bomb.
+/// The number of nodes that aliases may add to a document: enough for what people write, not for a bomb.
 const ALIASED_NODES: usize = 100_000;
-/// How deep lists and mappings may lie in each other. A level takes up to 50 KB of stack in a debug build,
+/// The depth to which lists and mappings may be nested. A level takes up to 50 KB of stack in a debug build,
 /// so this is for a main thread. Services need less than 20.
 const DEEPEST: usize = 64;
 /// The longest document in which the line of a wrong field is looked for, bytes.
@@ -33,12 +33,12 @@ pub(super) struct Document<'a> {
     pub(super) text: &'a str,
 }
 
-/// Why a document cannot be parsed.
+/// The reason for which a document cannot be parsed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Unreadable {
     /// The line of the file, from 1.
     pub(super) line: usize,
-    /// What is wrong.
+    /// The problem.
     pub(super) problem: String,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
                 finish(start, offset, start_line);
                 (start, start_line) = (offset, index + 1);
             }
-            (marked, content) = (true, says_something(rest));
+            (marked, content) = (true, has_content(rest));
         } else if marker(line, "...").is_some() {
             if marked || content {
                 finish(start, offset, start_line);
@@ -70,7 +70,7 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
             (start, start_line) = (next, index + 2);
             (marked, content) = (false, false);
         } else if !content {
-            content = says_something(line) && (marked || !line.starts_with('%'));
+            content = has_content(line) && (marked || !line.starts_with('%'));
         }
         offset = next;
     }
@@ -85,7 +85,7 @@ fn marker<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
         .filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
 }
 
-fn says_something(line: &str) -> bool {
+fn has_content(line: &str) -> bool {
     let line = line.trim();
     !line.is_empty() && !line.starts_with('#')
 }
@@ -103,14 +103,14 @@ pub(super) fn parse(document: &Document<'_>) -> Result<Value, Unreadable> {
     })
 }
 
-/// Parses JSON: one value after the other, as `kubectl` takes them. What follows an error cannot be
-/// told apart, so the error is the last.
+/// Parses JSON: one value after the other, as `kubectl` takes them. Values after an error
+/// cannot be separated, so the error is the last.
 pub(super) fn parse_json(text: &str) -> impl Iterator<Item = (usize, Result<Value, Unreadable>)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     values.enumerate().map(|(index, value)| {
         let value = value.map_err(|error| {
-            // Its words end in " at line 1 column 2", which is said already.
+            // It ends in " at line 1 column 2", which `line` holds.
             let words = error.to_string();
             let words = words.rsplit_once(" at line ").map_or(words.as_str(), |(words, _)| words);
             Unreadable { line: error.line().max(1), problem: words.to_owned() }
@@ -154,16 +154,15 @@ impl Localizer for WithoutPlaces {
     }
 }
 
-/// Where in the file the fields of a document stand. The document is parsed once more for it, when the
-/// first is asked for, since only rejected ones are asked about; and once for all of them, since a
-/// document may hold as many as it has room for.
+/// The lines of the fields of a document. The document is parsed once more for them, when the first is
+/// looked up, since only those of rejects are; and once for all, since a document may hold many rejects.
 pub(super) struct Lines<'a> {
     document: &'a Document<'a>,
     tree: OnceCell<Option<Spanned<Tree>>>,
 }
 
 impl<'a> Lines<'a> {
-    /// Those of this document.
+    /// Returns the lines of this document.
     pub(super) const fn of(document: &'a Document<'a>) -> Self {
         Self { document, tree: OnceCell::new() }
     }

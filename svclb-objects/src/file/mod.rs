@@ -1,5 +1,4 @@
-//! What one file holds: its objects, and what of it was rejected. Who reads files, and when, is not
-//! decided here.
+//! The contents of one file: its objects, and its rejects. Files are read elsewhere (svclb-sources).
 
 mod documents;
 #[cfg(test)]
@@ -11,34 +10,33 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use svclb_core::model::{ObjectName, Update};
+use svclb_core::model::Update;
 
-use crate::convert::{self, Accepted, Ignored, Invalid, Kind, ObjectId, Skipped, Uid};
+use crate::convert::{self, Accepted, Invalid, Kind, ObjectId, Skipped, Uid};
+use crate::ledger::Rejection;
 use documents::Unreadable;
 use svclb_core::text::{line, short};
 
-/// How many rejects of a file are told one by one. A value that is no object takes two bytes of a file,
-/// and what is said of it hundreds.
-pub const MOST_TOLD: usize = 100;
+/// The number of rejects of a file that are reported one by one. A value that is no object takes two bytes
+/// of a file, and its reject hundreds.
+pub const MOST_REPORTED: usize = 100;
 
-/// Something in a file that does not count, and why. It changes nothing else.
+/// A part of a file that was rejected or ignored, and why. It affects nothing else.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Reject {
+pub struct FileReject {
     /// The file, as `--from` names it.
     pub file: PathBuf,
-    /// Line of the file, from 1, where it can be told.
+    /// Line of the file, from 1, where it is known.
     pub line: Option<usize>,
     /// Number of the document in the file, from 1; `None` when it is the file itself.
     pub document: Option<usize>,
-    /// The object, where it can be told.
+    /// The object, where its name can be read.
     pub object: Option<ObjectId>,
-    /// Path of the field in the object, such as `spec.ports[1].port`; empty for the whole of it.
-    pub field: String,
-    /// What is wrong, what was expected, and what happens meanwhile.
+    /// The problem, what was expected, and what happens meanwhile.
     pub problem: String,
 }
 
-impl fmt::Display for Reject {
+impl fmt::Display for FileReject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&line(&self.file.display().to_string()))?;
         if let Some(line) = self.line {
@@ -54,44 +52,35 @@ impl fmt::Display for Reject {
 /// An object of a file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Object {
-    /// What it says.
+    /// Its state.
     pub update: Update,
-    /// Which of all objects of its name it is, where it says so.
+    /// Its `metadata.uid`, where it has one.
     pub uid: Option<Uid>,
     /// The document that it is in.
     pub document: usize,
+    /// The parts of it that are left out on purpose.
+    pub skipped: Skipped,
 }
 
-/// A rejected object of a file.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Rejected {
-    /// The Service that lacks a part now; none for a Node, and where it cannot be told.
-    pub service: Option<ObjectName>,
-    /// Which of all objects of its name it is, where that can be read.
-    pub uid: Option<Uid>,
-}
-
-/// What one file holds.
+/// The contents of one file.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// Objects. An update without an object is one that means nothing here.
+    /// Objects. One that svclb does not serve has an update without an object.
     pub objects: BTreeMap<ObjectId, Object>,
-    /// Rejected, and known which.
-    pub rejected: BTreeMap<ObjectId, Rejected>,
+    /// Rejected objects whose names can be read.
+    pub rejected: BTreeMap<ObjectId, Rejection>,
     /// Something was rejected that may be any object.
     pub unknown: bool,
-    /// What was rejected: the first [`MOST_TOLD`], and behind them one that says how many more there are.
-    /// After them objects of which parts are ignored, [`MOST_TOLD`] at most.
-    pub rejects: Vec<Reject>,
-    /// How many were rejected, with those that are not told.
+    /// The first [`MOST_REPORTED`] rejects, then one with the number of the others, then objects of which
+    /// parts are ignored, [`MOST_REPORTED`] at most.
+    pub rejects: Vec<FileReject>,
+    /// The number of rejects, with those that are not in `rejects`.
     pub standing: usize,
-    /// What was left out on purpose.
-    pub skipped: Skipped,
     /// A Node that is not the own one.
     pub other_node: Option<ObjectId>,
 }
 
-/// Takes a file apart. `node` is the only Node that counts.
+/// Reads the contents of a file. `node` is the only Node that counts.
 pub fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
     let mut reader = Reader { path, node, contents: Contents::default(), ignored: Vec::new() };
     let text = bytes.and_then(|bytes| {
@@ -120,7 +109,7 @@ struct Reader<'a> {
     node: &'a str,
     contents: Contents,
     /// Objects of which parts are ignored.
-    ignored: Vec<Reject>,
+    ignored: Vec<FileReject>,
 }
 
 impl Reader<'_> {
@@ -128,10 +117,10 @@ impl Reader<'_> {
         self.contents.unknown = true;
         self.contents.standing += 1;
         let problem = format!("cannot be read: {error}; what it held before stays");
-        self.reject(None, None, None, String::new(), problem);
+        self.reject(None, None, None, problem);
     }
 
-    /// `line` says where in the file a field of this document stands.
+    /// Reads a document. `line` returns the line of a field of it.
     fn document(
         &mut self,
         number: usize,
@@ -143,14 +132,14 @@ impl Reader<'_> {
             Ok(value) => value,
             Err(Unreadable { line, problem }) => {
                 self.contents.unknown = true;
-                if !self.tells_one_more() {
+                if !self.count_reject() {
                     return;
                 }
                 let problem = short(&problem);
                 let problem = format!(
                     "{problem}; until this is corrected, what the file held before and holds no more stays"
                 );
-                return self.reject(Some(line), Some(number), None, String::new(), problem);
+                return self.reject(Some(number), Some(line), None, problem);
             }
         };
         let converted = convert::objects(value);
@@ -160,22 +149,24 @@ impl Reader<'_> {
                 self.contents.other_node = Some(object);
                 continue;
             }
-            self.contents.skipped.add(&left_out.counts);
-            if let Some(ignored) = left_out.ignored {
-                self.ignores(number, &object, &ignored, &line);
+            if let Some(ignored) = left_out.ignored
+                && self.ignored.len() < MOST_REPORTED
+            {
+                let problem = short(&format!("{object}: {ignored}"));
+                let line = line(&ignored.field);
+                self.ignored.push(self.report(Some(number), line, Some(object.clone()), problem));
             }
-            let earlier = self
-                .contents
-                .objects
-                .insert(object.clone(), Object { update, uid, document: number });
+            let skipped = left_out.counts;
+            let stated = Object { update, uid, document: number, skipped };
+            let earlier = self.contents.objects.insert(object.clone(), stated);
             if let Some(Object { document: earlier, .. }) = earlier
-                && self.tells_one_more()
+                && self.count_reject()
             {
                 let problem = format!(
                     "{object} is in document {number} of this file again, and the last one counts: \
                      remove one of them"
                 );
-                self.reject(None, Some(earlier), Some(object), String::new(), problem);
+                self.reject(Some(earlier), None, Some(object), problem);
             }
         }
         for invalid in converted.rejects {
@@ -188,12 +179,12 @@ impl Reader<'_> {
         match &invalid.object {
             Some(object) => {
                 let service = invalid.part_of().cloned();
-                let rejected = Rejected { service, uid: invalid.uid };
+                let rejected = Rejection { service, uid: invalid.uid };
                 self.contents.rejected.insert(object.clone(), rejected);
             }
             None => self.contents.unknown = true,
         }
-        if !self.tells_one_more() {
+        if !self.count_reject() {
             return;
         }
         let line = line(&format!("{}{}", invalid.at, invalid.field));
@@ -202,7 +193,7 @@ impl Reader<'_> {
         } else {
             "until this is corrected, what the file held before and holds no more stays"
         };
-        // What is told of an object has an end.
+        // The report of an object is bounded.
         let invalid = Invalid {
             field: short(&invalid.field),
             problem: short(&invalid.problem),
@@ -210,57 +201,43 @@ impl Reader<'_> {
             ..invalid
         };
         let problem = format!("{invalid}; {meanwhile}");
-        let Invalid { object, field, .. } = invalid;
-        self.reject(line, Some(number), object, field, problem);
+        self.reject(Some(number), line, invalid.object, problem);
     }
 
-    /// Notes an object of which parts are ignored.
-    fn ignores(
-        &mut self,
-        number: usize,
-        object: &ObjectId,
-        ignored: &Ignored,
-        line: impl Fn(&str) -> Option<usize>,
-    ) {
-        if self.ignored.len() < MOST_TOLD {
-            let file = self.path.to_path_buf();
-            self.ignored.push(Reject {
-                file,
-                line: line(&ignored.field),
-                document: Some(number),
-                object: Some(object.clone()),
-                field: short(&ignored.field),
-                problem: short(&format!("{object}: {ignored}")),
-            });
-        }
-    }
-
-    /// Counts a reject. Whether it is told, too.
-    const fn tells_one_more(&mut self) -> bool {
+    /// Counts a reject. Returns true when it is to be reported, too.
+    const fn count_reject(&mut self) -> bool {
         self.contents.standing += 1;
-        self.contents.standing <= MOST_TOLD
+        self.contents.standing <= MOST_REPORTED
     }
 
     fn reject(
         &mut self,
-        line: Option<usize>,
         document: Option<usize>,
+        line: Option<usize>,
         object: Option<ObjectId>,
-        field: String,
         problem: String,
     ) {
-        let file = self.path.to_path_buf();
-        self.contents.rejects.push(Reject { file, line, document, object, field, problem });
+        self.contents.rejects.push(self.report(document, line, object, problem));
+    }
+
+    fn report(
+        &self,
+        document: Option<usize>,
+        line: Option<usize>,
+        object: Option<ObjectId>,
+        problem: String,
+    ) -> FileReject {
+        FileReject { file: self.path.to_path_buf(), line, document, object, problem }
     }
 
     fn finish(mut self) -> Contents {
-        let more = self.contents.standing.saturating_sub(MOST_TOLD);
+        let more = self.contents.standing.saturating_sub(MOST_REPORTED);
         if more > 0 {
             let problem = format!(
-                "{more} more are rejected than the {MOST_TOLD} that are told one by one: correct those, \
-                 and the next are told"
+                "{more} more are rejected than the {MOST_REPORTED} that are reported one by one: correct \
+                 those, and the next are reported"
             );
-            self.reject(None, None, None, String::new(), problem);
+            self.reject(None, None, None, problem);
         }
         self.contents.rejects.append(&mut self.ignored);
         self.contents

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use svclb_core::model::Update;
 use svclb_objects::convert::objects;
-use svclb_objects::file::{MOST_TOLD, contents};
+use svclb_objects::file::{MOST_REPORTED, contents};
 
 fn service(addresses: usize, ports: usize) -> Value {
     let address =
@@ -104,7 +104,7 @@ fn a_file_of_nothing_but_rejects_is_read_in_one_go() {
     }
     let held = contents("a.yaml".as_ref(), Ok(text.into_bytes()), "");
     assert_eq!((held.standing, held.rejected.len(), held.objects.len()), (5_000, 5_000, 0));
-    assert_eq!(held.rejects[MOST_TOLD - 1].line, Some(103));
+    assert_eq!(held.rejects[MOST_REPORTED - 1].line, Some(103));
 }
 
 #[test]
@@ -141,11 +141,11 @@ fn what_is_told_of_a_file_has_an_end_and_its_rest_is_counted() {
     for (row, path, text, expected) in rows {
         let held = contents(path.as_ref(), Ok(text.into_bytes()), "");
         assert_eq!((held.standing, held.rejected.len(), held.unknown), expected, "{row}");
-        let more = held.standing - MOST_TOLD;
-        assert_eq!(held.rejects.len(), MOST_TOLD + usize::from(more > 0), "{row}");
+        let more = held.standing - MOST_REPORTED;
+        assert_eq!(held.rejects.len(), MOST_REPORTED + usize::from(more > 0), "{row}");
         let last = held.rejects.last().unwrap().to_string();
         let told =
-            format!("{path}: {more} more are rejected than the 100 that are told one by one: ");
+            format!("{path}: {more} more are rejected than the 100 that are reported one by one: ");
         assert_eq!(last.starts_with(&told), more > 0, "{row}: {last}");
     }
 }

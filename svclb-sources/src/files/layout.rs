@@ -1,4 +1,4 @@
-//! Which files the `--from` arguments mean now, and which folder entries that depends on.
+//! The files that the `--from` arguments mean now, and the folder entries that this depends on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -6,13 +6,22 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::FileKey;
-use super::trail::{Trail, trail};
+use super::trail::{FolderEntry, Trail, trail};
 
-/// Tells one state of a file from another without reading it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// A file in path order: by its place among the `--from` arguments, then by its path.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct FileKey {
+    /// The argument that it belongs to.
+    pub(super) target: usize,
+    /// Its path as the argument names it.
+    pub(super) path: Arc<Path>,
+}
+
+/// Distinguishes the states of a file without reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Stamp {
     identity: (u64, u64, u64),
     times: (i64, i64, i64, i64),
@@ -35,46 +44,34 @@ impl Stamp {
 /// A file that an argument means.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
-    /// The folder it really lies in, and its name there.
-    pub(super) real: (PathBuf, OsString),
-    /// Its state.
+    /// The entry that it is, free of links.
+    pub(super) real: FolderEntry,
     pub(super) stamp: Stamp,
-    /// Nobody can be in the middle of writing it: it was reached over a link, which is made last, or
-    /// was written a while ago.
-    pub(super) whole: bool,
+    /// It was reached over a symbolic link, which is created when its target is whole.
+    pub(super) is_linked: bool,
+    /// It was written a while ago, or has a second hard link, which is created of a whole file.
+    pub(super) is_settled: bool,
 }
 
-/// What one argument means now.
+/// An argument, and what it means now.
 #[derive(Debug, Default)]
 pub(super) struct Target {
     /// The argument.
     pub(super) path: PathBuf,
     absolute: PathBuf,
-    /// The folder it is, free of links; `None` when it is a file or missing.
-    pub(super) folder: Option<PathBuf>,
+    /// The folder that it is, free of links; `None` when it is a file or missing.
+    folder: Option<PathBuf>,
     /// Its files.
     pub(super) files: BTreeMap<FileKey, Found>,
-    steps: BTreeSet<(PathBuf, OsString)>,
-    /// Folders in which something on the way is missing, and may be written.
+    /// The entries that it, and the links in it, lead through.
+    steps: BTreeSet<FolderEntry>,
+    /// Folders in which one of those entries is missing, and may be written.
     awaiting: BTreeSet<PathBuf>,
 }
 
-/// What the entries of one folder are to us.
-#[derive(Debug, Default)]
-pub(super) struct Entries {
-    /// Arguments whose way leads over the entry.
-    pub(super) ways: HashMap<OsString, BTreeSet<usize>>,
-    /// Something is missing here that may be written.
-    awaited: bool,
-    /// Arguments that are this folder.
-    pub(super) folder_of: Vec<usize>,
-    /// Files that are the entry.
-    pub(super) files: HashMap<OsString, BTreeSet<FileKey>>,
-}
-
-/// Whether a folder's entry of this name counts: YAML and JSON, but nothing hidden (which leaves
+/// Returns true for the entries of a folder that count: YAML and JSON, but nothing hidden (which leaves
 /// `.web.yaml.swp`, `.#web.yaml` and `..data` out) and no leftovers of editors (`web.yaml~`, `4913`).
-pub(super) fn counts(name: &OsStr) -> bool {
+fn counts(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().and_then(OsStr::to_str);
     matches!(extension, Some("yaml" | "yml" | "json"))
         && !name.as_encoded_bytes().starts_with(b".")
@@ -87,113 +84,101 @@ impl Target {
         Ok(Self { path: path.to_path_buf(), absolute, ..Self::default() })
     }
 
-    /// Looks at the argument's folder, or file, as it is now. A file of a folder that was modified less
-    /// than `quiet` ago is not `whole` unless a link leads to it.
+    /// Returns true when what it means changes with this entry's coming and going.
+    pub(super) fn depends_on(&self, entry: &FolderEntry) -> bool {
+        self.steps.contains(entry) || self.folder.as_ref() == Some(&entry.0) && counts(&entry.1)
+    }
+
+    /// Looks at the argument's folder, or file, as it is now. A file that was modified less than `quiet` ago
+    /// is not settled.
     ///
     /// # Errors
     /// When it, or an entry of it, cannot be looked at. That does not mean that it is gone: what was found
     /// there before stays.
     pub(super) fn scan(&mut self, number: usize, quiet: Duration) -> io::Result<()> {
-        let way = trail(&self.absolute);
-        // Why a way leads nowhere, the whole path tells.
-        let end = way.real.as_deref().unwrap_or(&self.absolute);
-        let metadata = there(fs::metadata(end))?;
+        let trail = trail(&self.absolute);
+        // Where the trail is broken, the whole path gives the reason.
+        let end = trail.real.as_deref().unwrap_or(&self.absolute);
+        let metadata = if_found(fs::metadata(end))?;
         let is_folder = metadata.as_ref().is_some_and(Metadata::is_dir);
-        let names = if is_folder { there(list(end))?.unwrap_or_default() } else { Vec::new() };
+        let names = if is_folder { if_found(list(end)) } else { Ok(None) };
+        let names = names.inspect_err(|_| {
+            // To notice that a known file is gone takes no list.
+            self.files.retain(|key, _| !matches!(if_found(key.path.symlink_metadata()), Ok(None)));
+        })?;
         let before = std::mem::take(&mut self.files);
         self.steps.clear();
         self.awaiting.clear();
         self.folder = None;
-        let linked = way.steps.iter().any(|(folder, name)| folder.join(name).is_symlink());
-        let (Some(real), Some(metadata)) = (self.follow(way), metadata) else { return Ok(()) };
-        let mut done = Ok(());
-        if is_folder {
-            for name in names.iter().filter(|name| counts(name)) {
-                if let Err(error) = self.entry(number, &real, name, quiet) {
-                    let key = self.key(number, name);
-                    self.files.extend(before.get(&key).map(|found| (key, found.clone())));
-                    let error = format!("{}: {error}", Path::new(name).display());
-                    done = Err(io::Error::other(error));
-                }
-            }
-            self.folder = Some(real);
-        } else {
+        let is_linked = trail.is_linked;
+        let (Some(real), Some(metadata)) = (self.follow(trail), metadata) else { return Ok(()) };
+        if !is_folder {
             let key = FileKey { target: number, path: self.path.as_path().into() };
-            self.note(key, &real, &metadata, linked, quiet);
+            self.add(key, &real, &metadata, is_linked, quiet);
+            return Ok(());
         }
+        let mut done = Ok(());
+        for name in names.unwrap_or_default().iter().filter(|name| counts(name)) {
+            let key = FileKey { target: number, path: self.path.join(name).into() };
+            if let Err(error) = self.scan_entry(&key, &real.join(name), quiet) {
+                self.files.extend(before.get(&key).map(|found| (key, found.clone())));
+                done = Err(io::Error::other(format!("{}: {error}", Path::new(name).display())));
+            }
+        }
+        self.folder = Some(real);
         done
     }
 
-    /// Keeps the way in mind. Returns where it ends.
-    fn follow(&mut self, way: Trail) -> Option<PathBuf> {
-        if way.real.is_none() {
-            self.awaiting.extend(way.steps.last().map(|(folder, _)| folder.clone()));
+    /// Looks at one entry of the argument's folder.
+    fn scan_entry(&mut self, key: &FileKey, entry: &Path, quiet: Duration) -> io::Result<()> {
+        let Some(metadata) = if_found(entry.symlink_metadata())? else { return Ok(()) };
+        if !metadata.is_symlink() {
+            self.add(key.clone(), entry, &metadata, false, quiet);
+            return Ok(());
         }
-        self.steps.extend(way.steps);
-        way.real
+        let trail = trail(entry);
+        let metadata = if_found(fs::metadata(trail.real.as_deref().unwrap_or(entry)))?;
+        if let (Some(real), Some(metadata)) = (self.follow(trail), metadata) {
+            self.add(key.clone(), &real, &metadata, true, quiet);
+        }
+        Ok(())
     }
 
-    /// Looks at one entry of the argument's folder. True when it is a symbolic link.
-    ///
-    /// # Errors
-    /// When it cannot be looked at; what was found before stays.
-    pub(super) fn entry(
-        &mut self,
-        number: usize,
-        folder: &Path,
-        name: &OsStr,
-        quiet: Duration,
-    ) -> io::Result<bool> {
-        let key = self.key(number, name);
-        let entry = folder.join(name);
-        let found = there(entry.symlink_metadata())?;
-        if !found.as_ref().is_some_and(Metadata::is_symlink) {
-            self.files.remove(&key);
-            if let Some(metadata) = found {
-                self.note(key, &entry, &metadata, false, quiet);
-            }
-            return Ok(false);
+    /// Adds the entries of a trail to those that matter. Returns where it ends.
+    fn follow(&mut self, trail: Trail) -> Option<PathBuf> {
+        if trail.real.is_none() {
+            self.awaiting.extend(trail.steps.last().map(|(folder, _)| folder.clone()));
         }
-        let way = trail(&entry);
-        let metadata = there(fs::metadata(way.real.as_deref().unwrap_or(&entry)))?;
-        self.files.remove(&key);
-        if let (Some(real), Some(metadata)) = (self.follow(way), metadata) {
-            self.note(key, &real, &metadata, true, quiet);
-        }
-        Ok(true)
+        self.steps.extend(trail.steps);
+        trail.real
     }
 
-    /// The key of an entry of the argument's folder.
-    pub(super) fn key(&self, number: usize, name: &OsStr) -> FileKey {
-        FileKey { target: number, path: self.path.join(name).into() }
-    }
-
-    fn note(
+    fn add(
         &mut self,
         key: FileKey,
         real: &Path,
         metadata: &Metadata,
-        linked: bool,
+        is_linked: bool,
         quiet: Duration,
     ) {
         let (Some(folder), Some(name)) = (real.parent(), real.file_name()) else { return };
         if metadata.is_file() {
-            let old = metadata.modified().ok().and_then(|time| time.elapsed().ok());
-            // A second hard link is made of a file that exists.
-            let whole = linked || metadata.nlink() > 1 || old.is_none_or(|old| old >= quiet);
+            let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
+            let is_settled = metadata.nlink() > 1 || age.is_none_or(|age| age >= quiet);
             let real = (folder.to_path_buf(), name.to_owned());
-            self.files.insert(key, Found { real, stamp: Stamp::of(metadata), whole });
+            self.files
+                .insert(key, Found { real, stamp: Stamp::of(metadata), is_linked, is_settled });
         }
     }
 }
 
-/// The names in a folder.
+/// Returns the names in a folder.
 fn list(folder: &Path) -> io::Result<Vec<OsString>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
 }
 
-/// What was found; `None` when there is nothing to find, which any other error leaves open.
-fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+/// Returns `None` when there is nothing to find, which any other error leaves open.
+fn if_found<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(error)
             if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
@@ -204,37 +189,29 @@ fn there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The entries that matter, by folder. A file that two arguments mean belongs to the first.
-pub(super) fn entries(targets: &[Target]) -> HashMap<PathBuf, Entries> {
-    let mut found: HashMap<PathBuf, Entries> = HashMap::new();
-    for (number, target) in targets.iter().enumerate() {
-        for (folder, name) in &target.steps {
-            let ways = &mut found.entry(folder.clone()).or_default().ways;
-            ways.entry(name.clone()).or_default().insert(number);
-        }
-        for folder in &target.awaiting {
-            found.entry(folder.clone()).or_default().awaited = true;
-        }
-        if let Some(folder) = &target.folder {
-            found.entry(folder.clone()).or_default().folder_of.push(number);
-        }
-        for (key, file) in &target.files {
-            let files = &mut found.entry(file.real.0.clone()).or_default().files;
-            files.entry(file.real.1.clone()).or_default().insert(key.clone());
+/// Returns every file by its entry. One that two arguments mean belongs to the first.
+pub(super) fn places(targets: &[Target]) -> HashMap<FolderEntry, FileKey> {
+    let mut places = HashMap::new();
+    for (key, file) in targets.iter().flat_map(|target| &target.files) {
+        places.entry(file.real.clone()).or_insert_with(|| key.clone());
+    }
+    places
+}
+
+/// Returns the folders to watch: true where the contents of entries matter.
+pub(super) fn folders(targets: &[Target]) -> BTreeMap<PathBuf, bool> {
+    let mut folders = BTreeMap::new();
+    for target in targets {
+        let files = target.files.values().map(|file| &file.real.0);
+        let contents = files.chain(&target.awaiting).chain(&target.folder).map(|it| (it, true));
+        for (folder, contents) in target.steps.iter().map(|(it, _)| (it, false)).chain(contents) {
+            *folders.entry(folder.clone()).or_default() |= contents;
         }
     }
-    found
+    folders
 }
 
-/// The folders to watch: true where the contents of entries matter.
-pub(super) fn folders(entries: &HashMap<PathBuf, Entries>) -> BTreeMap<PathBuf, bool> {
-    let contents = |entries: &Entries| {
-        entries.awaited || !entries.folder_of.is_empty() || !entries.files.is_empty()
-    };
-    entries.iter().map(|(folder, entries)| (folder.clone(), contents(entries))).collect()
-}
-
-/// Where an argument leads to nothing, or to what can be neither read nor listed: why.
+/// Returns why an argument cannot be followed: it is missing, or can be neither read nor listed.
 pub(super) fn refuse(path: &Path) -> Option<String> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,

@@ -5,12 +5,12 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// The longest file that is read: 128 MiB, room for the endpoints of a cluster of 500,000.
+/// The longest file that is read: 128 MiB, enough for the endpoints of a cluster of 500,000.
 pub(super) const LONGEST: u64 = 128 << 20;
 
 /// Reads the bytes of a file.
 pub(super) fn load(path: &Path) -> io::Result<Vec<u8>> {
-    // Not to wait for a writer, should a pipe have taken the file's place.
+    // Does not wait for a writer, should a pipe have taken the file's place.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -27,8 +27,8 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether it may end without anybody touching the file: an error of the system, such as too many open
-/// files. What [`load`] finds wrong with the file itself is of the kind `Other`, which no such error is.
+/// Returns true for an error that may pass without a change of the file, such as too many open files. The
+/// errors of [`load`] about the file itself are of the kind `Other`, which no error of the system is.
 pub(super) fn may_pass(error: &io::Error) -> bool {
     error.kind() != io::ErrorKind::Other
 }

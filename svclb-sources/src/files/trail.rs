@@ -1,20 +1,25 @@
-//! Which folder entries a path leads through, symbolic links included: a change of any of them changes
-//! what the path means. That is how a swap of a ConfigMap mount's `..data`, or a folder that is removed
-//! and made again, is noticed.
+//! The folder entries that a path leads through, symbolic links included. A change of any of them changes
+//! what the path means: so a swap of a ConfigMap mount's `..data`, or a folder that is removed and created
+//! again, is noticed.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-/// How many symbolic links the kernel follows (path_resolution(7)).
+/// The number of symbolic links that the kernel follows (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
-/// The way to a path.
+/// An entry of a folder: the path of the folder, free of links, and the name in it.
+pub(super) type FolderEntry = (PathBuf, OsString);
+
+/// The entries that a path leads through.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trail {
-    /// Each entry on the way: the folder, free of links, and the name in it. The last one may be missing.
-    pub(super) steps: Vec<(PathBuf, OsString)>,
-    /// Where the way ends, free of links; `None` when something on it is missing.
+    /// The entries in their order. The last one may be missing.
+    pub(super) steps: Vec<FolderEntry>,
+    /// The path without links; `None` when an entry is missing.
     pub(super) real: Option<PathBuf>,
+    /// One of the entries is a link.
+    pub(super) is_linked: bool,
 }
 
 /// Follows an absolute path.
@@ -41,6 +46,7 @@ pub(super) fn trail(path: &Path) -> Trail {
             continue;
         }
         links += 1;
+        trail.is_linked = true;
         let Ok(target) = entry.read_link() else { return trail };
         if links > MOST_LINKS {
             return trail;

@@ -1,4 +1,4 @@
-//! inotify: which folders are watched, and what happens in them.
+//! inotify: the folders that are watched, and the events in them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -10,10 +10,10 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Room for a thousand events with long names.
+/// Holds a thousand events with long names.
 const BUFFER: usize = 256 << 10;
 
-/// What happened to an entry of a folder.
+/// The events of an entry of a folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum What {
     /// A writer closed it.
@@ -22,7 +22,7 @@ pub(super) enum What {
     Modified,
     /// Its owner, mode or link count changed.
     Attributes,
-    /// It was made: empty, or a link.
+    /// It was created: empty, or a link.
     Created,
     /// It was moved here, whole.
     MovedHere,
@@ -30,10 +30,10 @@ pub(super) enum What {
     Vanished,
 }
 
-/// An event.
+/// An event of inotify.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// Something happened to an entry of a folder.
+    /// An event of an entry of a folder.
     Entry(Arc<Path>, OsString, What),
     /// A watched folder is not where it was.
     FolderGone,
@@ -52,9 +52,9 @@ pub(super) struct Watch {
 /// A watched folder.
 #[derive(Debug, Default)]
 struct Folder {
-    /// All that it is reached by: with a bind mount, there are several.
+    /// The paths that lead to it: with a bind mount, there are several.
     paths: Vec<Arc<Path>>,
-    /// Its files' contents matter, by one of its paths at least.
+    /// The contents of its files matter, by one of its paths at least.
     contents: bool,
 }
 
@@ -67,17 +67,19 @@ impl Watch {
         Ok(Self { fd, folders: HashMap::new(), buffer: vec![0; BUFFER].into() })
     }
 
-    /// Watches these folders and no others; with true those whose files' contents matter, with false
-    /// those that are only on the way. One that is gone meanwhile is passed over: the folder that holds it
-    /// tells when it is there again. So is one on the way that may be entered and not read, such as
-    /// another user's home: a folder in it tells itself when it is moved or removed.
-    pub(super) fn cover(&mut self, wanted: &BTreeMap<PathBuf, bool>) -> io::Result<()> {
+    /// Watches these folders and no others; with true those in which the contents of files matter, with false
+    /// those that a path only leads through. Returns true when one of them was not watched before.
+    ///
+    /// A folder that is gone meanwhile is passed over: the folder that holds it reports when it is there
+    /// again. So is one that a path only leads through and that may be entered but not read, such as another
+    /// user's home: a folder in it reports itself when it is moved or removed.
+    pub(super) fn cover(&mut self, wanted: &BTreeMap<PathBuf, bool>) -> io::Result<bool> {
         let mut folders: HashMap<WatchDescriptor, Folder> = HashMap::new();
         let mut failure = None;
         // In path order, so that a folder's holder is watched before the folder.
         for (folder, contents) in wanted {
-            // The kernel has one watch for a folder, whatever paths lead to it. What another path asked
-            // for must not go, not for a moment either.
+            // The kernel has one watch for a folder, whatever paths lead to it. The events that another
+            // path needs must not be lost, not for a moment either.
             let mask = mask(*contents) | WatchMask::MASK_ADD;
             match self.fd.get_ref().watches().add(folder, mask) {
                 Ok(descriptor) => {
@@ -92,18 +94,21 @@ impl Watch {
                     if matches!(kind, NotFound | NotADirectory) || is_denied && !contents {
                         tracing::debug!(folder = %folder.display(), %error, "not watched");
                     } else if !is_denied || failure.is_none() {
-                        // What is wrong with one folder alone is told where nothing worse is.
+                        // An error of one folder alone is reported only without a worse one.
                         failure = Some((folder, error));
                     }
                 }
             }
         }
         let before = std::mem::replace(&mut self.folders, folders);
+        let is_new = self.folders.iter().any(|(descriptor, folder)| {
+            before.get(descriptor).is_none_or(|before| folder.contents && !before.contents)
+        });
         for (descriptor, before) in before {
             match self.folders.get(&descriptor) {
                 // Fails when the folder is gone, which is one reason to be here.
                 None => drop(self.fd.get_ref().watches().remove(descriptor)),
-                // Nobody has to wake up for its files any more. Where this fails, somebody does.
+                // Stops the events of its files. If this fails, they only wake us for nothing.
                 Some(now) if before.contents && !now.contents => {
                     if let Some(path) = now.paths.first() {
                         drop(self.fd.get_ref().watches().add(path, mask(false)));
@@ -112,7 +117,7 @@ impl Watch {
                 Some(_) => {}
             }
         }
-        let Some((folder, error)) = failure else { return Ok(()) };
+        let Some((folder, error)) = failure else { return Ok(is_new) };
         let advice = match error.kind() {
             io::ErrorKind::StorageFull => ": raise the sysctl fs.inotify.max_user_watches",
             io::ErrorKind::PermissionDenied => ": let svclb read the folder, not only enter it",
@@ -124,20 +129,20 @@ impl Watch {
         ))
     }
 
-    /// Waits until there may be events, which must be drained then. May be dropped while it waits.
+    /// Waits until there may be events, which must be drained then. Cancel-safe.
     pub(super) async fn ready(&self) -> io::Result<()> {
         // Cleared before the queue is emptied: what comes later makes it ready again.
         self.fd.readable().await.map(|mut guard| guard.clear_ready())
     }
 
-    /// Takes what has happened so far, without waiting.
+    /// Takes the events so far, without waiting.
     pub(super) fn drain(&mut self) -> io::Result<Vec<Event>> {
         let mut found = Vec::new();
         loop {
             match self.fd.get_mut().read_events(&mut self.buffer) {
                 Ok(events) => {
                     for event in events {
-                        take(&self.folders, &event, &mut found);
+                        collect(&self.folders, &event, &mut found);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -148,7 +153,7 @@ impl Watch {
     }
 }
 
-/// What the kernel is asked to tell of a folder.
+/// The events that the kernel reports of a folder.
 fn mask(contents: bool) -> WatchMask {
     let entries = WatchMask::CREATE
         | WatchMask::DELETE
@@ -162,7 +167,7 @@ fn mask(contents: bool) -> WatchMask {
     }
 }
 
-fn take(
+fn collect(
     folders: &HashMap<WatchDescriptor, Folder>,
     event: &inotify::Event<&std::ffi::OsStr>,
     found: &mut Vec<Event>,
@@ -170,7 +175,7 @@ fn take(
     if event.mask.contains(EventMask::Q_OVERFLOW) {
         return found.push(Event::Lost);
     }
-    // What is left in the queue of a folder that is not watched any more.
+    // Otherwise the event is of a folder that is no longer watched.
     let Some(Folder { paths, .. }) = folders.get(&event.wd) else { return };
     let Some(name) = event.name else {
         let gone =

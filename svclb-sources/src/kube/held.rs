@@ -1,182 +1,143 @@
-//! What is known of the objects of one kind, and what of it was not handed on yet.
+//! The objects of one kind as the API server has them: a list and the changes after it.
 //!
-//! Objects themselves are not kept: a name and a hash are enough to tell what changed and what is gone
-//! when a list comes anew.
+//! Objects themselves are not kept: a name and a hash are enough to find what changed and what is gone
+//! when objects are listed again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use svclb_core::model::{ObjectName, Unread, Update};
+use svclb_objects::ledger::{Ledger, Rejection, Reports};
 
 use super::capacity::Capacity;
 use super::object::Read;
-use crate::Reject;
-use crate::convert::{Accepted, Invalid, Kind, LeftOut, ObjectId, Skipped, Uid};
+use crate::batch::Reject;
+use crate::convert::{Accepted, Invalid, Kind, ObjectId, Skipped};
 
-/// How many rejects without a name are kept, and told.
+/// The number of rejects without a name that are kept and reported.
 const NAMELESS: usize = 16;
 
-/// One kind's objects.
+/// The objects of one kind.
 #[derive(Debug)]
 pub(super) struct Held {
     kind: Kind,
-    known: HashMap<ObjectName, Known>,
-    /// The memory of objects, with those of other kinds.
+    ledger: Ledger<Known>,
+    /// By object. Rejects of objects without a readable name have no key, and each stands until a list is
+    /// without it.
+    reports: Reports<Option<ObjectId>, Reject>,
+    /// The memory of objects, shared with other kinds.
     capacity: Capacity,
     /// Objects of which nothing but the name is kept, and the bytes that they need.
     omitted: HashMap<ObjectName, usize>,
     /// Number of the list that is or was read.
     round: u32,
-    /// What the list that is being read holds and was not known; `None` between lists.
+    /// The objects of the list that is being read which are new or changed; `None` between lists.
     list: Option<Vec<Read>>,
     /// A list was read to its end.
     synced: bool,
-    /// Rejects that stand.
-    rejects: BTreeMap<ObjectName, Invalid>,
-    /// Those of objects that nobody can name: each is there until a list is without it.
-    nameless: Vec<Invalid>,
-    /// Of objects of which something was left out.
-    left_out: HashMap<ObjectName, LeftOut>,
-    /// One for each object that changed, however often it did.
-    updates: HashMap<ObjectName, Update>,
-    /// Objects that were rejected, or of which parts are ignored, since they were handed on: each once,
-    /// however often it changes while other kinds cannot be listed.
-    fresh: BTreeSet<ObjectName>,
-    /// The same of those in `nameless`, by how many at its end were not handed on.
-    fresh_nameless: usize,
-    /// Rejects stood that stand no more.
-    cleared: bool,
 }
 
-/// What is handed on.
-#[derive(Debug, Default)]
+/// The changes to hand on.
+#[derive(Debug)]
 pub(super) struct News {
-    /// One for each object that changed.
-    pub(super) updates: HashMap<ObjectName, Update>,
-    /// Rejected since, or parts of it ignored.
+    /// One for each object that changed, however often it did.
+    pub(super) updates: HashMap<ObjectId, Update>,
+    /// Objects that were rejected, or ignored in part: one for each of them.
     pub(super) rejects: Vec<Reject>,
 }
 
-/// What is known of an object.
-#[derive(Clone, Copy, Debug)]
+/// The record of an object, in place of its contents.
+#[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// Of its text.
+    /// The hash of its text, also where that was rejected.
     hash: u64,
-    /// Which of all objects of its name it is.
-    uid: Option<Uid>,
     /// The last list that it was in.
     round: u32,
-    /// Bytes that it counts with.
+    /// The bytes that it counts with.
     memory: usize,
 }
 
-/// What a list that came anew changed.
+/// The effect of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Listed {
-    /// Objects that are in it.
+    /// Objects in the list.
     pub(super) objects: usize,
-    /// Of them, new ones and those that say something else now.
+    /// Of them, new and changed ones.
     pub(super) changed: usize,
     /// Objects that were known and are not in it.
     pub(super) gone: usize,
 }
 
 impl Held {
-    /// Nothing yet.
+    /// Returns the state before the first list.
     pub(super) fn new(kind: Kind, capacity: Capacity) -> Self {
         Self {
             kind,
-            known: HashMap::new(),
+            ledger: Ledger::default(),
+            reports: Reports::default(),
             capacity,
             omitted: HashMap::new(),
             round: 0,
             list: None,
             synced: false,
-            rejects: BTreeMap::new(),
-            nameless: Vec::new(),
-            left_out: HashMap::new(),
-            updates: HashMap::new(),
-            fresh: BTreeSet::new(),
-            fresh_nameless: 0,
-            cleared: false,
         }
     }
 
-    /// Whether all objects were seen once.
+    /// Returns true once a list was read to its end.
     pub(super) const fn synced(&self) -> bool {
         self.synced
     }
 
-    /// How many objects there are.
+    /// Returns the number of objects.
     pub(super) fn count(&self) -> usize {
-        self.known.len()
+        self.ledger.count()
     }
 
-    /// How many rejects stand.
-    pub(super) fn standing(&self) -> usize {
-        self.rejects.len() + self.nameless.len()
+    /// Returns how many rejects stand.
+    pub(super) const fn standing(&self) -> usize {
+        self.reports.standing()
     }
 
-    /// Adds what is rejected now.
+    /// Adds the objects that are rejected now.
     pub(super) fn unread(&self, unread: &mut Unread) {
-        match self.kind {
-            Kind::Service => unread.services.extend(self.rejects.keys().cloned()),
-            Kind::EndpointSlice => {
-                let services = self.rejects.values().filter_map(Invalid::part_of);
-                unread.slices.extend(services.cloned());
-            }
-            Kind::Node => return,
-        }
-        unread.unknown |= !self.nameless.is_empty();
+        self.ledger.unread(unread);
+        // There is no Node but the own one.
+        unread.unknown |= self.kind != Kind::Node && !self.reports.get(&None).is_empty();
     }
 
-    /// What is left out on purpose.
+    /// Returns what is left out on purpose.
     pub(super) fn skipped(&self) -> Skipped {
-        let mut all = Skipped::default();
-        self.left_out.values().for_each(|left_out| all.add(&left_out.counts));
-        all
+        self.ledger.skipped()
     }
 
-    /// Whether there are objects of which nothing but the name is kept.
+    /// Returns true when there are objects of which nothing but the name is kept.
     pub(super) fn omits(&self) -> bool {
         !self.omitted.is_empty()
     }
 
-    /// Whether there is room now for an object of which nothing but the name is kept.
+    /// Returns true when there is capacity now for an object of which nothing but the name is kept.
     pub(super) fn has_room(&self) -> bool {
         let mut omitted = self.omitted.iter();
         omitted.any(|(name, needs)| self.capacity.check(&name.namespace, 0, *needs).is_ok())
     }
 
-    /// Whether there is news.
+    /// Returns true when there are changes to hand on.
     pub(super) fn has_news(&self) -> bool {
-        let fresh = !self.fresh.is_empty() || self.fresh_nameless > 0;
-        !self.updates.is_empty() || fresh || self.cleared
+        self.ledger.has_changes() || self.reports.has_changes()
     }
 
-    /// Hands on what there is.
+    /// Takes the changes to hand on.
     pub(super) fn take(&mut self) -> News {
-        self.cleared = false;
-        let nameless = self.nameless.len() - std::mem::take(&mut self.fresh_nameless);
-        let nameless = self.nameless[nameless..].iter().cloned().map(Reject::Object);
-        let named = std::mem::take(&mut self.fresh).into_iter().filter_map(|name| {
-            if let Some(invalid) = self.rejects.get(&name) {
-                return Some(Reject::Object(invalid.clone()));
-            }
-            let ignored = self.left_out.get(&name)?.ignored.clone()?;
-            Some(Reject::Parts(ObjectId { kind: self.kind, name }, ignored))
-        });
-        let rejects = nameless.chain(named).collect();
-        News { updates: std::mem::take(&mut self.updates), rejects }
+        News { updates: self.ledger.take(), rejects: self.reports.take().collect() }
     }
 
-    /// A list begins. One that was not read to its end never was.
+    /// Begins a list. One that was not read to its end has no effect.
     pub(super) fn begin(&mut self) {
         self.round = self.round.wrapping_add(1);
         self.take_list();
         self.list = Some(Vec::new());
     }
 
-    /// The objects of the list, which count no more beside those that are known.
+    /// Takes the objects of the list, and releases the memory that was reserved for them.
     fn take_list(&mut self) -> Vec<Read> {
         let list = self.list.take().unwrap_or_default();
         let accepted = list.iter().filter_map(|read| read.said.as_ref().ok());
@@ -184,137 +145,127 @@ impl Held {
         list
     }
 
-    /// An object of the list. Until its end, what is new in it counts beside what is known.
+    /// Adds an object to the list. Until its end, what is new in it counts in addition to what is known.
     pub(super) fn listed(&mut self, mut read: Read) {
-        let round = self.round;
-        let known = read.name.as_ref().and_then(|name| self.known.get_mut(name));
-        let before = known.as_ref().map_or(0, |known| known.memory);
-        let is_omitted = read.name.as_ref().is_some_and(|name| self.omitted.contains_key(name));
-        match known.filter(|known| known.hash == read.hash && !is_omitted) {
-            Some(known) => known.round = round,
-            None => match &mut self.list {
-                Some(list) => {
-                    if let Ok(accepted) = &mut read.said {
-                        self.capacity.reserve(&mut accepted.update, before);
-                    }
-                    list.push(read);
-                }
-                None => drop(self.apply(read)),
-            },
+        if self.is_known(&read) {
+            return;
         }
+        let Some(list) = &mut self.list else {
+            self.apply(read);
+            return;
+        };
+        if let Ok(accepted) = &mut read.said {
+            let object = ObjectId::of(&accepted.update);
+            let known = object.and_then(|object| self.ledger.get(&object));
+            self.capacity.reserve(&mut accepted.update, known.map_or(0, |known| known.memory));
+        }
+        list.push(read);
     }
 
-    /// The list ends: what is not in it is gone.
+    /// Ends the list: objects that are not in it are gone.
     pub(super) fn done(&mut self) -> Listed {
         self.synced = true;
         let mut listed = Listed::default();
         let list = self.take_list();
-        let before = self.nameless.len();
-        self.nameless.retain(|invalid| {
+        let nameless = self.reports.get(&None);
+        let is_listed = |invalid: &Invalid| {
             list.iter().any(|read| read.name.is_none() && read.said.as_ref().err() == Some(invalid))
-        });
-        self.fresh_nameless = self.fresh_nameless.min(self.nameless.len());
-        let gone = before - self.nameless.len();
-        listed.gone += gone;
-        self.cleared |= gone > 0;
+        };
+        let stay = |report: &&Reject| matches!(report, Reject::Object(it) if is_listed(it));
+        let staying: Vec<Reject> = nameless.iter().filter(stay).cloned().collect();
+        listed.gone += nameless.len() - staying.len();
+        let standing = staying.len();
+        self.reports.set(None, staying, standing);
         for read in list {
             listed.changed += usize::from(self.apply(read));
         }
-        let round = self.round;
-        let gone = self.known.iter().filter(|(_, known)| known.round != round);
-        for name in gone.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+        let gone = self.ledger.iter().filter(|(_, known)| known.round != self.round);
+        for object in gone.map(|(object, _)| object.clone()).collect::<Vec<_>>() {
             listed.gone += 1;
-            self.forget(name);
+            self.forget(object);
         }
-        listed.objects = self.known.len();
+        listed.objects = self.ledger.count();
         listed
     }
 
-    /// An object that is new or changed. True when it says something else than before.
+    /// Applies an object that is new or changed. Returns true when it differs from what is known.
     pub(super) fn apply(&mut self, read: Read) -> bool {
-        let uid = read.uid();
-        let Read { name, hash, said } = read;
-        let Some(name) = name else { return said.is_err_and(|invalid| self.nameless(invalid)) };
-        let round = self.round;
-        if let Some(known) = self.known.get_mut(&name).filter(|known| known.hash == hash)
-            && !self.omitted.contains_key(&name)
-        {
-            (known.uid, known.round) = (uid, round);
+        if self.is_known(&read) {
             return false;
         }
-        let mut before = self.known.get(&name).copied();
-        if before.is_some_and(|before| Uid::differ(before.uid, uid)) {
-            // It was deleted and made anew: what stood for the other of this name does not for this one.
-            self.forget(name.clone());
-            before = None;
-        }
-        let uid = uid.or_else(|| before.and_then(|before| before.uid));
-        let memory = before.map_or(0, |before| before.memory);
-        let known = self.known.entry(name.clone());
-        let known = known.insert_entry(Known { hash, uid, round, memory }).into_mut();
+        let (uid, round) = (read.uid(), self.round);
+        let Read { name, hash, said } = read;
+        let Some(name) = name else { return said.is_err_and(|invalid| self.nameless(invalid)) };
+        let object = ObjectId { kind: self.kind, name };
+        let was_omitted = self.omitted.remove(&object.name).is_some();
         match said {
-            Ok(Accepted { update, left_out, .. }) => {
-                let mut update = update;
-                let was_omitted = match self.capacity.take(&mut update, &mut known.memory) {
-                    Some(needs) => self.omitted.insert(name.clone(), needs).is_some(),
-                    None => {
-                        self.omitted.remove(&name);
-                        false
+            Ok(Accepted { mut update, left_out, .. }) => {
+                let known = self.ledger.note(&object);
+                let is_same = known.hash == hash;
+                (known.hash, known.round) = (hash, round);
+                if let Some(needs) = self.capacity.take(&mut update, &mut known.memory) {
+                    self.omitted.insert(object.name.clone(), needs);
+                    if was_omitted && is_same {
+                        return false;
                     }
-                };
-                if was_omitted && before.is_some_and(|before| before.hash == hash) {
-                    return false;
                 }
-                self.cleared |= self.rejects.remove(&name).is_some();
-                let ignores = left_out.ignored.is_some();
-                let before = match left_out == LeftOut::default() {
-                    true => self.left_out.remove(&name),
-                    false => self.left_out.insert(name.clone(), left_out),
-                };
-                let told = before.and_then(|before| before.ignored);
-                if ignores && self.left_out.get(&name).is_some_and(|now| now.ignored != told) {
-                    self.fresh.insert(name.clone());
-                }
-                self.updates.insert(name, update);
+                self.ledger.accept(&object, uid, update);
+                self.ledger.skip(&object, left_out.counts);
+                let ignored = left_out.ignored.map(|it| Reject::Parts(object.clone(), it));
+                self.reports.set(Some(object), ignored.into_iter().collect(), 0);
             }
             Err(invalid) => {
-                if self.rejects.get(&name) != Some(&invalid) {
-                    self.fresh.insert(name.clone());
+                let rejection = Rejection { service: invalid.part_of().cloned(), uid };
+                if let Some(another) = self.ledger.reject(&object, rejection) {
+                    self.capacity.count(&object.name.namespace, another.memory, 0);
                 }
-                self.omitted.remove(&name);
-                self.rejects.insert(name, invalid);
+                let known = self.ledger.note(&object);
+                (known.hash, known.round) = (hash, round);
+                self.reports.set(Some(object), vec![Reject::Object(invalid)], 1);
             }
         }
         true
     }
 
-    /// An object that nobody can name. True when it was not there before.
-    fn nameless(&mut self, invalid: Invalid) -> bool {
-        let new = self.nameless.len() < NAMELESS && !self.nameless.contains(&invalid);
-        if new {
-            self.nameless.push(invalid);
-            self.fresh_nameless += 1;
-        }
-        new
+    /// Returns true when an object is known in this state, and nothing of it is omitted; then it is in the
+    /// current list.
+    fn is_known(&mut self, read: &Read) -> bool {
+        let Some(name) = read.name.clone().filter(|name| !self.omitted.contains_key(name)) else {
+            return false;
+        };
+        let known = self.ledger.get_mut(&ObjectId { kind: self.kind, name });
+        let Some(known) = known.filter(|known| known.hash == read.hash) else { return false };
+        known.round = self.round;
+        true
     }
 
-    /// An object that is gone.
+    /// Rejects an object without a readable name. Returns true when that is new.
+    fn nameless(&mut self, invalid: Invalid) -> bool {
+        let mut reports = self.reports.get(&None).to_vec();
+        if reports.len() == NAMELESS {
+            return false;
+        }
+        let report = Reject::Object(invalid);
+        if !reports.contains(&report) {
+            reports.push(report);
+        }
+        let standing = reports.len();
+        self.reports.set(None, reports, standing)
+    }
+
+    /// Deletes an object.
     pub(super) fn delete(&mut self, read: Read) {
         if let Some(name) = read.name {
-            self.forget(name);
+            self.forget(ObjectId { kind: self.kind, name });
         }
     }
 
-    fn forget(&mut self, name: ObjectName) {
-        if let Some(Known { memory, .. }) = self.known.remove(&name) {
-            self.capacity.count(&name.namespace, memory, 0);
+    fn forget(&mut self, object: ObjectId) {
+        if let Some(known) = self.ledger.delete(&object) {
+            self.capacity.count(&object.name.namespace, known.memory, 0);
         }
-        self.omitted.remove(&name);
-        self.left_out.remove(&name);
-        self.fresh.remove(&name);
-        self.cleared |= self.rejects.remove(&name).is_some();
-        let gone = ObjectId { kind: self.kind, name: name.clone() }.gone();
-        self.updates.insert(name, gone);
+        self.omitted.remove(&object.name);
+        self.reports.clear(Some(object));
     }
 }
 

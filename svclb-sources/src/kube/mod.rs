@@ -44,7 +44,7 @@ use svclb_common::layout::{SOURCES, SourceRow};
 use svclb_core::model::Unread;
 use tokio::time::Instant;
 
-use super::Batch;
+use crate::batch::Batch;
 use crate::convert::Skipped;
 use capacity::Capacity;
 use client::Link;

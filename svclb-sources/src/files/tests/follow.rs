@@ -1,4 +1,4 @@
-//! What comes, changes and goes.
+//! Files that come, change and go.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -51,7 +51,7 @@ async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever
             fs::write(&path, &whole).unwrap();
             files.quiet = super::super::QUIET;
             let first = next(&mut files).await;
-            assert!(first.first);
+            assert!(first.whole);
             assert_eq!(short(&first), ["a=80", "b=81", "c=82"]);
             assert_eq!(first.unread, Some(Unread::default()));
             continue;
@@ -61,7 +61,7 @@ async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever
         files.first = Some(std::time::Instant::now());
         writer.write_all(b"# more\n").unwrap();
         let first = next(&mut files).await;
-        assert!(first.first);
+        assert!(first.whole);
         assert_eq!(short(&first), ["c=82"]);
         assert_eq!(first.unread, Some(Unread::everything()), "it may hold any object");
         writer.write_all(b"---\n").unwrap();
@@ -75,7 +75,7 @@ async fn the_first_batch_waits_for_a_file_that_is_being_written_but_not_for_ever
 }
 
 #[tokio::test]
-async fn a_file_that_goes_before_it_was_ever_read_withholds_nothing() {
+async fn removed_file_that_was_never_read_retains_no_state() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("f.yaml");
     fs::write(&path, service("a", 80)).unwrap();
@@ -90,7 +90,7 @@ async fn a_file_that_goes_before_it_was_ever_read_withholds_nothing() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_not_there_is_an_error_that_says_so() {
+async fn missing_path_is_an_error() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("missing");
     let error = Files::new(&[&path]).unwrap_err().to_string();
@@ -112,8 +112,8 @@ async fn a_write_in_place_is_read_at_once_and_reports_only_what_differs() {
     let batch = at_once(&mut bench.files, || fs::write(&path, two(82)).unwrap()).await;
     assert_eq!(short(&batch), ["b=82"]);
     assert!(batch.seen >= before);
-    assert!(!batch.first);
-    // Written anew with the same words: no news.
+    assert!(!batch.whole);
+    // Written again with the same contents: no change.
     bench.write("f.yaml", &two(82));
     bench.nothing().await;
 }
@@ -179,14 +179,14 @@ async fn a_half_written_file_is_not_read_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn what_was_read_while_somebody_wrote_does_not_count() {
+async fn contents_read_during_a_write_are_discarded() {
     let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
     bench.files.quiet = PATIENCE / 2;
-    let file = bench.files.state.files().next().unwrap().clone();
+    let file = bench.files.files.keys().next().unwrap().clone();
     // A writer begins after the decision to read.
     let mut writer = File::create(bench.path("f.yaml")).unwrap();
     writer.write_all(b"kind: Ser").unwrap();
-    assert!(!bench.files.read_settled(&file));
+    assert_eq!(bench.files.read(&file), None);
     not_yet(&mut bench.files).await;
     writer.write_all(b"vice\napiVersion: v1\n").unwrap();
     writer
@@ -270,7 +270,7 @@ async fn a_folder_swapped_for_another_is_followed() {
     assert_eq!(short(&bench.next().await), ["a=81"], "no removal in between");
     bench.write("f.yaml", &service("a", 82));
     assert_eq!(short(&bench.next().await), ["a=82"]);
-    // The folder that it was is nobody's any more.
+    // The folder that was there before is no longer followed.
     fs::write(bench.folder.path().join("old/f.yaml"), service("a", 83)).unwrap();
     bench.nothing().await;
 }
@@ -299,7 +299,7 @@ async fn a_single_file_is_followed_through_rename_removal_and_return() {
 }
 
 #[tokio::test]
-async fn the_last_of_two_places_counts_and_the_other_is_reported() {
+async fn object_in_two_files_counts_from_the_last_and_is_reported_for_the_other() {
     let folder = tempfile::TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     fs::write(at("b.yaml"), service("a", 80)).unwrap();
@@ -315,7 +315,7 @@ async fn the_last_of_two_places_counts_and_the_other_is_reported() {
          order counts: remove one of them",
         ]
     );
-    // What is shadowed may change without news.
+    // The object that does not count may change without a batch.
     fs::write(at("b.yaml"), service("a", 82)).unwrap();
     nothing(&mut files).await;
     fs::write(at("a.yaml"), service("x", 1)).unwrap();
@@ -347,14 +347,14 @@ async fn only_the_own_node_counts() {
 }
 
 #[tokio::test]
-async fn an_object_that_means_nothing_here_any_more_is_gone() {
+async fn service_that_becomes_headless_is_deleted() {
     let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
     bench.write("f.yaml", &service("a", 80).replace("10.96.0.10", "None"));
     assert_eq!(short(&bench.next().await), ["a-"]);
 }
 
 #[tokio::test]
-async fn waiting_may_be_broken_off_without_losing_anything() {
+async fn cancelled_wait_loses_no_change() {
     let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
     for port in 81..90 {
         bench.write("f.yaml", &service("a", port));
@@ -370,7 +370,7 @@ async fn waiting_may_be_broken_off_without_losing_anything() {
     }
 }
 
-/// Whoever looks at any moment sees a whole state: never a Service gone, never half of the endpoints.
+/// Each batch leaves a whole state: no Service is missing, and no endpoints.
 #[tokio::test]
 async fn a_file_rewritten_without_pause_never_shows_half_a_state() {
     let text =

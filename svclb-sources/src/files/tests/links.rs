@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::super::Files;
 use super::{at_once, next, nothing, service, short};
 
-/// A state of a ConfigMap mount, made and swapped in as the kubelet does (pkg/volume/util/atomic_writer.go).
+/// Writes a state of a ConfigMap mount and swaps it in, as the kubelet does (pkg/volume/util/atomic_writer.go).
 fn mount(folder: &Path, state: &str, files: &[(&str, String)]) {
     let data = folder.join(state);
     fs::create_dir(&data).unwrap();
@@ -119,7 +119,7 @@ async fn a_link_that_is_the_argument_may_point_to_another_folder() {
     symlink("two", folder.path().join("t")).unwrap();
     fs::rename(folder.path().join("t"), folder.path().join("current")).unwrap();
     assert_eq!(short(&next(&mut files).await), ["a=81"]);
-    // A loop of links is no file, and no end of the world.
+    // A loop of links is no file.
     symlink("loop.yaml", folder.path().join("two/loop.yaml")).unwrap();
     nothing(&mut files).await;
 }

@@ -1,4 +1,4 @@
-//! Files, folders and editors as they are, with real inotify.
+//! Tests with real files, folders, editors' habits and inotify.
 
 mod alone;
 mod follow;
@@ -6,6 +6,7 @@ mod links;
 mod mounts;
 mod refused;
 mod rejects;
+mod tracked;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 use svclb_core::model::Update;
 use tempfile::TempDir;
 
-use super::{Batch, Files};
+use super::Files;
+use crate::batch::Batch;
 
 /// Long enough for a slow machine; nothing waits for it unless a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What "nothing happens" means: longer than the quiet time, with room.
+/// How long no batch may come where none is expected: several times the quiet time.
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// A folder with files, followed.
@@ -28,7 +30,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Follows a folder `d` that holds these files. Says what the first batch held.
+    /// Follows a folder `d` that holds these files. Returns the first batch, too.
     async fn new(files: &[(&str, &str)]) -> (Self, Batch) {
         let folder = TempDir::new().unwrap();
         fs::create_dir(folder.path().join("d")).unwrap();
@@ -38,7 +40,7 @@ impl Bench {
         let files = Files::new(&[folder.path().join("d")]).unwrap();
         let mut bench = Self { folder, files };
         let first = bench.next().await;
-        assert!(first.first);
+        assert!(first.whole);
         (bench, first)
     }
 
@@ -69,7 +71,7 @@ async fn nothing(files: &mut Files) {
     }
 }
 
-/// A Service whose port tells its states apart.
+/// A Service with a port that distinguishes its states.
 fn service(name: &str, port: u16) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  clusterIP: 10.96.0.10\n  \
@@ -100,13 +102,13 @@ fn short(batch: &Batch) -> Vec<String> {
     words
 }
 
-/// The rejects' words, with the folder taken away.
+/// The rejects' texts, without the folder.
 fn words(batch: &Batch, folder: &Path) -> Vec<String> {
     let prefix = format!("{}/", folder.display().to_string().trim_end_matches('/'));
     batch.rejects.iter().map(|reject| reject.to_string().replace(&prefix, "")).collect()
 }
 
-/// A batch that came without the quiet time, which is made endless here: what a lone change must do.
+/// Returns the batch of a lone change, which must not wait for the quiet time: that is endless here.
 async fn at_once(files: &mut Files, change: impl FnOnce()) -> Batch {
     let quiet = std::mem::replace(&mut files.quiet, PATIENCE * 2);
     change();
@@ -116,7 +118,7 @@ async fn at_once(files: &mut Files, change: impl FnOnce()) -> Batch {
     batch
 }
 
-/// Nothing comes now, while something is under way that ends within the quiet time.
+/// Checks that no batch comes before a quiet time is over, and makes that long.
 async fn not_yet(files: &mut Files) {
     files.quiet = PATIENCE / 2;
     if let Ok(batch) = tokio::time::timeout(Duration::from_millis(25), files.next()).await {

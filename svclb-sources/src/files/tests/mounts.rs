@@ -31,15 +31,15 @@ async fn a_folder_that_is_also_on_the_way_by_another_path_is_followed_all_the_sa
         assert_eq!(short(&at_once(&mut files, || write(81)).await), ["a=81"], "{row}");
         fs::write(other.join("sub/g.yaml"), service("b", 80)).unwrap();
         assert_eq!(short(&next(&mut files).await), ["b=80"], "{row}");
-        // Also when all of it is watched anew.
-        files.rescan.extend(0..2);
+        // Also after another look at all of it.
+        files.marked.extend(0..2);
         nothing(&mut files).await;
         assert_eq!(short(&at_once(&mut files, || write(82)).await), ["a=82"], "{row}");
     }
 }
 
 #[tokio::test]
-async fn a_folder_whose_files_matter_no_more_wakes_nobody_when_they_are_written() {
+async fn folder_whose_contents_do_not_matter_any_more_has_no_events_of_writes() {
     let folder = TempDir::new().unwrap();
     let wanted = |contents| [(folder.path().to_owned(), contents)].into();
     let mut watch = Watch::new().unwrap();

@@ -1,4 +1,4 @@
-//! What the system refuses for a while: it is tried again, and nothing is lost meanwhile.
+//! Errors of the system that pass: svclb tries again, and loses nothing meanwhile.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,11 +9,11 @@ use caps::CapSet;
 use svclb_core::model::{ObjectName, Unread};
 use tempfile::TempDir;
 
-use super::super::wait::{AGAIN, Wait};
+use super::super::tracked::{Failing, FileState, PAUSES};
 use super::super::{Files, load};
 use super::{Bench, PATIENCE, alone, at_once, next, nothing, service, short, words};
 
-/// What this user namespace may watch (`fs.inotify.max_user_watches` is the whole machine's).
+/// The number of inotify watches of this user namespace (`fs.inotify.max_user_watches` is the whole machine's).
 const MOST_WATCHES: &str = "/proc/sys/user/max_inotify_watches";
 
 /// As [`alone::is_alone`], for the tests of this file.
@@ -26,10 +26,16 @@ fn hog() -> Vec<File> {
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }
 
-/// Nothing comes while what failed is tried again.
+/// Checks that no batch comes while failed steps are tried again.
 async fn nothing_for_long(files: &mut Files) {
-    let wait = tokio::time::timeout(AGAIN.0 * 5 / 2, files.next()).await;
+    let wait = tokio::time::timeout(PAUSES.0 * 5 / 2, files.next()).await;
     assert!(wait.is_err(), "expected nothing, got {wait:?}");
+}
+
+/// The number of files that could not be read and are tried again, and of those that were read.
+fn failed_and_read(files: &Files) -> (usize, usize) {
+    let failed = files.files.values().filter(|it| matches!(it.state, FileState::Failed(_)));
+    (failed.count(), files.files.values().filter(|it| it.stamp.is_some()).count())
 }
 
 const UNREAD: &str =
@@ -45,7 +51,7 @@ async fn a_file_that_cannot_be_read_at_the_start_is_read_later() {
     let mut files = Files::new(&[folder.path()]).unwrap();
     let all = hog();
     let first = next(&mut files).await;
-    assert!(first.first);
+    assert!(first.whole);
     assert_eq!((short(&first), first.unread), (vec![], Some(Unread::everything())));
     nothing_for_long(&mut files).await;
     drop(all);
@@ -81,7 +87,7 @@ async fn a_change_that_cannot_be_read_is_read_later_and_what_was_there_stays() {
     assert_eq!(words(&bench.next().await, &bench.path("")), [UNREAD]);
     fs::remove_file(&path).unwrap();
     assert_eq!(short(&bench.next().await), ["a-"]);
-    assert!(bench.files.failed.is_empty());
+    assert_eq!(failed_and_read(&bench.files).0, 0);
     drop(all);
 }
 
@@ -107,8 +113,8 @@ async fn a_folder_that_cannot_be_listed_is_listed_later_and_what_was_there_stays
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can() {
-    if !is_alone("a_folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can") {
+async fn folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can() {
+    if !is_alone("folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can") {
         return;
     }
     let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
@@ -121,10 +127,10 @@ async fn a_folder_that_cannot_be_watched_is_looked_at_by_a_timer_until_it_can() 
     fs::create_dir(bench.path("")).unwrap();
     bench.write("f.yaml", &service("a", 81));
     assert_eq!(short(&bench.next().await), ["a=81"]);
-    let (_, told) = bench.files.blind.clone().unwrap();
+    let (_, logged) = bench.files.blind.clone().unwrap();
     let advice =
         "No space left on device (os error 28): raise the sysctl fs.inotify.max_user_watches";
-    assert!(told.ends_with(advice), "{told}");
+    assert!(logged.ends_with(advice), "{logged}");
     bench.write("f.yaml", &service("a", 82));
     assert_eq!(short(&bench.next().await), ["a=82"], "not watched, but looked at");
     fs::write(MOST_WATCHES, before.trim()).unwrap();
@@ -167,10 +173,10 @@ async fn a_file_in_a_folder_that_may_only_be_entered_is_looked_at_by_a_timer() {
     mode(&last, 0o311);
     let mut files = Files::new(&[&path]).unwrap();
     assert_eq!(short(&next(&mut files).await), ["a=81"]);
-    let (_, told) = files.blind.clone().unwrap();
+    let (_, logged) = files.blind.clone().unwrap();
     let advice =
         "last: Permission denied (os error 13): let svclb read the folder, not only enter it";
-    assert!(told.ends_with(advice), "{told}");
+    assert!(logged.ends_with(advice), "{logged}");
     fs::write(&path, service("a", 82)).unwrap();
     assert_eq!(short(&next(&mut files).await), ["a=82"], "not watched, but looked at");
     mode(&last, 0o711);
@@ -194,8 +200,11 @@ async fn an_entry_that_cannot_be_looked_at_keeps_what_it_held() {
     std::os::unix::fs::symlink(&path, &other).unwrap();
     fs::rename(&other, &path).unwrap();
     nothing_for_long(&mut bench.files).await;
-    let (_, told) = bench.files.blind.clone().unwrap();
-    assert!(told.ends_with("f.yaml: Too many levels of symbolic links (os error 40)"), "{told}");
+    let (_, logged) = bench.files.blind.clone().unwrap();
+    assert!(
+        logged.ends_with("f.yaml: Too many levels of symbolic links (os error 40)"),
+        "{logged}"
+    );
     bench.write("g.yaml", &service("b", 81));
     assert_eq!(short(&bench.next().await), ["b=81"], "others are followed as before");
     fs::write(&other, service("a", 81)).unwrap();
@@ -204,22 +213,22 @@ async fn an_entry_that_cannot_be_looked_at_keeps_what_it_held() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_file_itself_is_not_read_again_by_a_timer() {
+async fn invalid_file_is_not_read_again_by_a_timer() {
     let (mut bench, first) = Bench::new(&[("f.yaml", "broken: [\n")]).await;
     assert_eq!(first.standing, 1);
     let path = bench.path("f.yaml");
     let no_text = || fs::write(&path, b"\xff\xfe\x00").unwrap();
     let too_long = || File::create(&path).unwrap().set_len(load::LONGEST + 1).unwrap();
-    assert_eq!((bench.files.failed.len(), bench.files.read.len()), (0, 1));
+    assert_eq!(failed_and_read(&bench.files), (0, 1));
     for change in [&no_text as &dyn Fn(), &too_long] {
         change();
         assert_eq!(bench.next().await.rejects.len(), 1);
-        assert_eq!((bench.files.failed.len(), bench.files.read.len()), (0, 1));
+        assert_eq!(failed_and_read(&bench.files), (0, 1));
     }
 }
 
 #[tokio::test]
-async fn what_was_never_accepted_stays_withheld_while_its_file_cannot_be_told() {
+async fn rejected_object_stays_unread_while_its_file_cannot_be_parsed() {
     let bad = service("a", 80).replace("port: 80", "port: 70000");
     let (mut bench, first) = Bench::new(&[("f.yaml", &bad)]).await;
     let services = [ObjectName::new("default", "a")].into();
@@ -236,7 +245,7 @@ fn pauses_double_from_a_second_to_thirty() {
     let start = Instant::now();
     let mut now = start;
     let pauses = std::iter::repeat_with(|| {
-        let pause = Wait::again(start, now).until - now;
+        let pause = Failing::again(start, now).until - now;
         now += pause;
         pause.as_secs()
     });

@@ -87,7 +87,7 @@ async fn a_rejected_object_keeps_its_state_and_its_neighbours_change() {
 }
 
 #[tokio::test]
-async fn a_reject_that_is_corrected_to_the_old_state_is_news_of_its_own() {
+async fn reject_that_is_corrected_to_the_previous_state_makes_a_batch() {
     let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
     bench.write("f.yaml", &bad("a"));
     assert_eq!(bench.next().await.standing, 1);
@@ -97,10 +97,10 @@ async fn a_reject_that_is_corrected_to_the_old_state_is_news_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_document_that_may_be_any_object_keeps_what_is_not_seen() {
+async fn document_that_may_be_any_object_retains_the_missing_objects() {
     let text = service("a", 80) + "---\n" + &service("b", 81) + "---\n" + &service("c", 82);
     let (mut bench, _) = Bench::new(&[("f.yaml", &text)]).await;
-    // b cannot be told any more, c is taken out, a changes.
+    // b is unreadable now, c is taken out, a changes.
     bench.write("f.yaml", &(service("a", 90) + "---\nkind: [Service\n"));
     let batch = bench.next().await;
     assert_eq!((short(&batch), batch.standing), (vec!["a=90".into()], 1));
@@ -151,7 +151,7 @@ async fn a_file_that_cannot_be_read_keeps_what_it_held() {
 }
 
 #[tokio::test]
-async fn what_is_left_out_on_purpose_is_counted() {
+async fn parts_left_out_on_purpose_are_counted() {
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\nmetadata: {name: s}\n";
     let (_, first) = Bench::new(&[("f.yaml", slice)]).await;
     assert_eq!((first.updates.len(), first.skipped.slices_without_service), (0, 1));
@@ -168,14 +168,14 @@ async fn rejects_without_end_are_counted_and_what_the_file_held_stays() {
     for (row, text) in rows {
         bench.write("f.json", &text);
         let batch = bench.next().await;
-        // Those that are told, and one that counts the others.
-        let (told, standing) = (batch.rejects.len(), text.matches('0').count());
-        assert_eq!((short(&batch), told, batch.standing), (vec![], 101, standing), "{row}");
-        let told = words(&batch, &bench.path(""));
+        // Those that are reported one by one, and one that counts the others.
+        let (reported, standing) = (batch.rejects.len(), text.matches('0').count());
+        assert_eq!((short(&batch), reported, batch.standing), (vec![], 101, standing), "{row}");
+        let reported = words(&batch, &bench.path(""));
         let more = format!("f.json: {} more are rejected than the 100", standing - 100);
-        assert!(told.iter().any(|told| told.starts_with(&more)), "{row}: {told:?}");
+        assert!(reported.iter().any(|reported| reported.starts_with(&more)), "{row}: {reported:?}");
     }
-    // Only what changed is told: how many there are.
+    // Only the report that changed is handed on: their number.
     bench.write("f.json", &list(50_002));
     let batch = bench.next().await;
     assert_eq!((short(&batch), batch.rejects.len(), batch.standing), (vec![], 1, 50_002));
@@ -199,7 +199,7 @@ async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
         Bench::new(&[("a.yaml", &bad("a")), ("b.yaml", &service("b", 80)), ("c.yaml", "[")]).await;
     let both = Unread { unknown: true, ..of(&["a"]).unwrap() };
     assert_eq!(first.unread, Some(both));
-    // What was accepted keeps its state, which stands in for what cannot be read.
+    // The accepted object keeps its state while it cannot be read.
     bench.write("b.yaml", &bad("b"));
     let batch = bench.next().await;
     let three = Unread { unknown: true, ..of(&["a", "b"]).unwrap() };
@@ -235,13 +235,13 @@ async fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_befo
 }
 
 #[tokio::test]
-async fn parts_that_are_ignored_are_told_and_do_not_stand_as_rejects() {
+async fn ignored_parts_are_reported_but_do_not_count_as_rejects() {
     let text = service("a", 80).replace("  ports:", "  externalIPs: [239.1.1.1]\n  ports:");
     let (bench, first) = Bench::new(&[("f.yaml", &text)]).await;
     assert_eq!((short(&first), first.standing), (vec!["a=80".to_owned()], 0));
-    let told = words(&first, &bench.path(""));
+    let reported = words(&first, &bench.path(""));
     let expected =
         "Service default/a: spec.externalIPs[0]: 239.1.1.1 is a multicast address; address ignored";
-    assert!(told.len() == 1 && told[0].ends_with(expected), "{told:?}");
+    assert!(reported.len() == 1 && reported[0].ends_with(expected), "{reported:?}");
     assert_eq!(first.skipped.unusable_addresses, 1);
 }

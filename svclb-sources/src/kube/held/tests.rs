@@ -1,10 +1,10 @@
-//! What is known of one kind, through lists, changes and rejects.
+//! The objects of one kind through lists, changes and rejects.
 
 use svclb_core::budget::{Amount, Budget, Resource};
 use svclb_core::model::Service;
 
 use super::*;
-use crate::convert::Ignored;
+use crate::convert::{Ignored, LeftOut, Uid};
 
 fn held(kind: Kind) -> Held {
     Held::new(kind, Capacity::new(&Budget::of_agent()))
@@ -37,9 +37,9 @@ fn bad(object: &str, state: u64) -> Read {
     Read { name: Some(name(object)), hash: state, said: Err(invalid) }
 }
 
-/// What is told: each object with its state, or that it is gone.
-fn told(held: &mut Held) -> Vec<(String, Option<i64>)> {
-    let mut told: Vec<_> = held
+/// The changes: each object with its state, or `None` when it is gone.
+fn changes(held: &mut Held) -> Vec<(String, Option<i64>)> {
+    let mut changes: Vec<_> = held
         .take()
         .updates
         .into_values()
@@ -50,12 +50,12 @@ fn told(held: &mut Held) -> Vec<(String, Option<i64>)> {
             other => panic!("{other:?}"),
         })
         .collect();
-    told.sort();
-    told
+    changes.sort();
+    changes
 }
 
-fn expected(told: &[(&str, Option<i64>)]) -> Vec<(String, Option<i64>)> {
-    told.iter().map(|(name, state)| ((*name).to_owned(), *state)).collect()
+fn expected(changes: &[(&str, Option<i64>)]) -> Vec<(String, Option<i64>)> {
+    changes.iter().map(|(name, state)| ((*name).to_owned(), *state)).collect()
 }
 
 fn list(held: &mut Held, objects: Vec<Read>) -> Listed {
@@ -65,25 +65,25 @@ fn list(held: &mut Held, objects: Vec<Read>) -> Listed {
 }
 
 #[test]
-fn a_list_is_told_when_it_is_at_its_end_and_not_before() {
+fn list_is_handed_on_at_its_end_and_not_before() {
     let mut held = held(Kind::Service);
     held.begin();
     held.listed(read("a", 1));
     assert!(!held.has_news() && !held.synced());
     held.done();
     assert!(held.synced());
-    assert_eq!(told(&mut held), expected(&[("a", Some(1))]));
+    assert_eq!(changes(&mut held), expected(&[("a", Some(1))]));
 }
 
 #[test]
 fn a_list_that_comes_anew_tells_what_changed_and_what_is_gone() {
     let mut held = held(Kind::Service);
     list(&mut held, vec![read("stays", 1), read("changes", 2), read("goes", 3)]);
-    told(&mut held);
+    changes(&mut held);
     let listed = list(&mut held, vec![read("stays", 1), read("changes", 4), read("comes", 5)]);
     assert_eq!(listed, Listed { objects: 3, changed: 2, gone: 1 });
     let all = [("changes", Some(4)), ("comes", Some(5)), ("goes", None)];
-    assert_eq!(told(&mut held), expected(&all));
+    assert_eq!(changes(&mut held), expected(&all));
     list(&mut held, vec![read("stays", 1), read("changes", 4), read("comes", 5)]);
     assert!(!held.has_news());
 }
@@ -92,33 +92,33 @@ fn a_list_that_comes_anew_tells_what_changed_and_what_is_gone() {
 fn a_list_that_broke_off_never_was() {
     let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1), read("b", 1)]);
-    told(&mut held);
+    changes(&mut held);
     held.begin();
     held.listed(read("a", 2));
     held.listed(read("b", 1));
     assert!(!held.has_news());
     list(&mut held, vec![read("a", 2)]);
-    assert_eq!(told(&mut held), expected(&[("a", Some(2)), ("b", None)]));
+    assert_eq!(changes(&mut held), expected(&[("a", Some(2)), ("b", None)]));
 }
 
 #[test]
-fn of_what_was_not_handed_on_the_latest_state_counts() {
+fn latest_state_that_was_not_handed_on_counts() {
     let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1)]);
     for state in 2..100 {
         held.apply(read("a", state));
     }
-    assert_eq!(told(&mut held), expected(&[("a", Some(99))]));
+    assert_eq!(changes(&mut held), expected(&[("a", Some(99))]));
     held.apply(read("a", 100));
     held.delete(read("a", 101));
-    assert_eq!(told(&mut held), expected(&[("a", None)]));
+    assert_eq!(changes(&mut held), expected(&[("a", None)]));
 }
 
 #[test]
-fn a_rejected_object_is_told_once_and_its_state_stays_also_through_a_list() {
+fn rejected_object_is_reported_once_and_keeps_its_state_through_a_list() {
     let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1)]);
-    told(&mut held);
+    changes(&mut held);
     held.apply(bad("a", 2));
     let news = held.take();
     assert_eq!((news.updates.len(), news.rejects.len(), held.standing()), (0, 1, 1));
@@ -130,19 +130,7 @@ fn a_rejected_object_is_told_once_and_its_state_stays_also_through_a_list() {
     // And well again.
     held.apply(read("a", 4));
     assert_eq!(held.standing(), 0);
-    assert_eq!(told(&mut held), expected(&[("a", Some(4))]));
-}
-
-#[test]
-fn a_rejected_object_that_goes_takes_its_state_along() {
-    let mut held = held(Kind::Service);
-    list(&mut held, vec![read("a", 1)]);
-    told(&mut held);
-    held.apply(bad("a", 2));
-    held.take();
-    held.delete(bad("a", 3));
-    assert_eq!(told(&mut held), expected(&[("a", None)]));
-    assert_eq!(held.standing(), 0);
+    assert_eq!(changes(&mut held), expected(&[("a", Some(4))]));
 }
 
 #[test]
@@ -155,8 +143,8 @@ fn what_is_rejected_is_unread_until_it_is_well_or_gone() {
         let names = unread.services.iter().map(|it| it.name.to_string()).collect::<Vec<_>>();
         (names.join(" "), unread.unknown)
     };
-    let rubbish = Read { name: None, ..bad("x", 1) };
-    list(&mut held, vec![bad("a", 1), read("b", 1), bad("c", 1), rubbish]);
+    let nameless = Read { name: None, ..bad("x", 1) };
+    list(&mut held, vec![bad("a", 1), read("b", 1), bad("c", 1), nameless]);
     assert_eq!(unread(&held), ("a c".to_owned(), true));
     // Bad in another way; one that was accepted; and one that goes.
     held.apply(bad("a", 2));
@@ -170,20 +158,6 @@ fn what_is_rejected_is_unread_until_it_is_well_or_gone() {
     assert_eq!(unread(&held), (String::new(), false));
 }
 
-#[test]
-fn a_rejected_slice_is_unread_for_the_service_that_it_names() {
-    let mut held = held(Kind::EndpointSlice);
-    let mut slice = bad("web-1", 1);
-    if let Err(invalid) = &mut slice.said {
-        invalid.object = Some(ObjectId { kind: Kind::EndpointSlice, name: name("web-1") });
-        invalid.service = Some(Box::new(name("web")));
-    }
-    list(&mut held, vec![slice]);
-    let mut unread = Unread::default();
-    held.unread(&mut unread);
-    assert_eq!(unread, Unread { slices: [name("web")].into(), ..Unread::default() });
-}
-
 /// The same object of another uid.
 fn of(uid: &str, mut read: Read) -> Read {
     match &mut read.said {
@@ -195,7 +169,7 @@ fn of(uid: &str, mut read: Read) -> Read {
 
 #[test]
 fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
-    // By a list that comes anew, and by a watch.
+    // By another list, and by a watch.
     for by_list in [true, false] {
         for kind in [Kind::Service, Kind::EndpointSlice] {
             let mut held = held(kind);
@@ -219,18 +193,7 @@ fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
 }
 
 #[test]
-fn an_object_of_another_uid_takes_the_place_of_a_rejected_one() {
-    let mut held = held(Kind::Service);
-    list(&mut held, vec![of("1", read("a", 1))]);
-    held.apply(of("1", bad("a", 2)));
-    held.take();
-    held.apply(of("2", read("a", 3)));
-    assert_eq!(told(&mut held), expected(&[("a", Some(3))]));
-    assert_eq!(held.standing(), 0);
-}
-
-#[test]
-fn what_is_rejected_while_nothing_is_handed_on_is_kept_once_for_each_object() {
+fn rejects_that_are_not_handed_on_are_kept_once_for_each_object() {
     let mut held = held(Kind::Service);
     list(&mut held, vec![read("a", 1), read("b", 1)]);
     held.take();
@@ -241,11 +204,11 @@ fn what_is_rejected_while_nothing_is_handed_on_is_kept_once_for_each_object() {
     let news = held.take();
     let Reject::Object(last) = &news.rejects[0] else { panic!("{news:?}") };
     assert_eq!((news.rejects.len(), &*last.problem), (1, "state 9999"));
-    assert_eq!(told(&mut held), []);
+    assert_eq!(changes(&mut held), []);
 }
 
 #[test]
-fn parts_that_are_ignored_are_told_once_and_again_when_they_are_others() {
+fn ignored_parts_are_reported_once_and_again_when_they_are_others() {
     let mut held = held(Kind::Service);
     let parts = |state, field: &str| {
         let mut read = read("a", state);
@@ -264,44 +227,24 @@ fn parts_that_are_ignored_are_told_once_and_again_when_they_are_others() {
 }
 
 #[test]
-fn an_object_that_nobody_can_name_is_told_once_and_goes_with_a_list_without_it() {
+fn object_without_a_name_is_reported_once_and_goes_with_a_list_without_it() {
     let mut held = held(Kind::Service);
-    let rubbish = |state| Read { name: None, ..bad("x", state) };
-    list(&mut held, vec![rubbish(1), rubbish(2)]);
+    let nameless = |state| Read { name: None, ..bad("x", state) };
+    list(&mut held, vec![nameless(1), nameless(2)]);
     assert_eq!((held.take().rejects.len(), held.standing()), (2, 2));
-    held.apply(rubbish(1));
-    let listed = list(&mut held, vec![rubbish(2), rubbish(1)]);
+    held.apply(nameless(1));
+    let listed = list(&mut held, vec![nameless(2), nameless(1)]);
     assert_eq!(listed, Listed::default());
     assert!(!held.has_news());
-    let listed = list(&mut held, vec![rubbish(2)]);
+    let listed = list(&mut held, vec![nameless(2)]);
     assert_eq!(listed.gone, 1);
-    // That there is one less to tell of is news.
+    // One reject less is a change.
     assert!(held.has_news());
     assert_eq!((held.take().rejects.len(), held.standing()), (0, 1));
     held.begin();
-    (3..10_000).for_each(|state| held.listed(rubbish(state)));
+    (3..10_000).for_each(|state| held.listed(nameless(state)));
     held.done();
     assert_eq!((held.take().rejects.len(), held.standing()), (NAMELESS, NAMELESS));
-}
-
-#[test]
-fn what_is_left_out_is_counted_while_its_object_is_there() {
-    let mut held = held(Kind::Service);
-    let sctp = |state| {
-        let mut read = read("a", state);
-        if let Ok(accepted) = &mut read.said {
-            accepted.left_out.counts.sctp_ports = 2;
-        }
-        read
-    };
-    list(&mut held, vec![sctp(1)]);
-    held.apply(sctp(2));
-    assert_eq!(held.skipped().sctp_ports, 2);
-    held.apply(read("a", 3));
-    assert_eq!(held.skipped(), Skipped::default());
-    held.apply(sctp(4));
-    held.delete(sctp(5));
-    assert_eq!(held.skipped(), Skipped::default());
 }
 
 /// Many addresses in a state of this number.
@@ -313,7 +256,7 @@ fn large(object: &str, state: u64, addresses: u8) -> Read {
     read
 }
 
-/// The objects that are told with their contents, and those without.
+/// The objects that are handed on with their contents, and those without.
 fn contents(held: &mut Held) -> (Vec<String>, Vec<String>) {
     let updates = held.take().updates.into_values();
     let mut all: Vec<_> = updates
@@ -333,7 +276,7 @@ fn contents(held: &mut Held) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn objects_beyond_the_memory_of_their_namespace_are_told_without_their_contents() {
+fn objects_beyond_the_memory_of_their_namespace_are_handed_on_without_contents() {
     let memory = Amount::default().with(Resource::Memory, 15_000);
     let budget = Budget { namespace: memory.percent(50), cluster: memory, ..Budget::UNLIMITED };
     let capacity = Capacity::new(&budget);
@@ -343,11 +286,11 @@ fn objects_beyond_the_memory_of_their_namespace_are_told_without_their_contents(
     list(&mut held, ["a", "b", "c", "d", "e", "f"].map(|name| large(name, 1, 100)).into());
     assert_eq!(contents(&mut held), (names("a b c d e"), names("f")));
     assert!(held.omits() && !held.has_room());
-    // What does not grow stays, and what grows loses its contents, and is counted no more.
+    // An object that does not grow stays; one that grows loses its contents, and is no longer counted.
     held.apply(large("a", 2, 100));
     held.apply(large("b", 2, 250));
     assert_eq!(contents(&mut held), (names("a"), names("b")));
-    assert!(held.has_room(), "f has the room of b");
+    assert!(held.has_room(), "the memory of b is free for f");
     // The same list: what was omitted is looked at again, and nothing else.
     list(
         &mut held,
@@ -369,7 +312,7 @@ fn objects_beyond_the_memory_of_their_namespace_are_told_without_their_contents(
     list(&mut held, ["a", "b", "c", "d", "e", "f"].map(|name| large(name, 1, 100)).into());
     assert_eq!(contents(&mut held), (names("a b c d e"), names("f")));
     held.apply(bad("f", 3));
-    // Objects that go, are rejected or made anew under another uid leave nothing behind.
+    // Objects that go, are rejected or created again under another uid leave nothing behind.
     held.apply(bad("b", 3));
     assert!(!held.omits());
     held.apply(of("2", large("c", 3, 100)));
