@@ -3,10 +3,14 @@
 //!
 //! * [`convert`]: what an object means.
 //! * [`mod@file`]: the objects in a file of YAML or JSON.
-//! * [`api`]: one object as an API server tells it.
-//! * [`protobuf`]: what an API server tells in protobuf, carried by lines of JSON.
+//! * [`events`]: lists and watches of an API server, bytes to events.
+//! * [`api`]: one object of an API server.
+//! * [`protobuf`]: its events and objects in protobuf.
+//! * [`status`]: its errors.
 
 pub mod api;
 pub mod convert;
+pub mod events;
 pub mod file;
 pub mod protobuf;
+pub mod status;

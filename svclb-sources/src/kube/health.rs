@@ -1,88 +1,76 @@
-//! Whether the watch of one kind does well: told to the operator when that changes, not at each attempt.
+//! The health of one kind's watch, logged when it changes and not at each attempt.
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use svclb_common::layout::{SourceKind, SourceRow, WayKind};
 use svclb_core::text::short;
 use tokio::time::Instant;
 
-/// How many different errors of one outage are told.
-const TOLD: usize = 8;
+use crate::convert::Kind;
 
-/// Shared between the watch, which sees errors, and its client, which sees answers.
-#[derive(Clone, Debug)]
+/// The most errors of one outage that are logged.
+const ERRORS: usize = 8;
+
+/// The health of one kind's watch.
+#[derive(Debug)]
 pub(super) struct Health {
     resource: &'static str,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// What was told to be wrong since all was well.
-    wrong: Vec<String>,
-    /// The first good answer since something went wrong. What it begins may end badly.
+    /// Errors that were logged since all was well.
+    errors: Vec<String>,
+    /// The first good answer since the last error. The watch that it begins may end badly.
     good: Option<Instant>,
-    /// The latest good answer, until somebody asks.
-    heard: Option<Instant>,
+    /// The latest good answer, until it is taken.
+    pub(super) answered: Option<Instant>,
     /// The latest request had no answer at all.
-    unreached: bool,
-    /// The latest part of a good answer's body.
-    part: Option<Instant>,
-    /// When something good last came: an answer, or a part of one.
+    pub(super) unreached: bool,
+    /// The time at which a good answer, or a part of one, last came.
     latest: Option<SystemTime>,
-    /// Who sent it, and by which way.
+    /// Its sender, and the way to it.
     peer: Option<(SocketAddr, WayKind)>,
 }
 
 impl Health {
     /// All is well.
     pub(super) fn new(resource: &'static str) -> Self {
-        Self { resource, state: Arc::default() }
+        let (errors, latest, peer) = (Vec::new(), None, None);
+        Self { resource, errors, good: None, answered: None, unreached: false, latest, peer }
     }
 
-    /// The API server answered a request, well or not; or nobody did.
-    pub(super) fn answered(&self, good: Option<bool>) {
-        let mut state = self.state();
-        state.unreached = good.is_none();
-        if good == Some(true) {
-            let now = Instant::now();
-            state.good.get_or_insert(now);
-            state.heard = Some(now);
-        }
+    /// Notes a good answer, from this peer if it is known.
+    pub(super) fn answered_by(&mut self, peer: Option<(SocketAddr, WayKind)>) {
+        let now = Instant::now();
+        self.good.get_or_insert(now);
+        (self.answered, self.unreached) = (Some(now), false);
+        self.received();
+        self.peer = peer.or(self.peer);
     }
 
-    /// A part of a good answer's body came.
-    pub(super) fn received(&self) {
-        let mut state = self.state();
-        state.part = Some(Instant::now());
-        state.latest = Some(SystemTime::now());
+    /// Notes that a request failed, perhaps without an answer.
+    pub(super) const fn failed(&mut self, unreached: bool) {
+        self.unreached = unreached;
     }
 
-    /// When the latest part of a good answer's body came.
-    pub(super) fn part(&self) -> Option<Instant> {
-        self.state().part
+    /// Notes a part of a good answer.
+    pub(super) fn received(&mut self) {
+        self.latest = Some(SystemTime::now());
     }
 
-    /// A good answer began, from this peer if it is known.
-    pub(super) fn answered_by(&self, peer: Option<(SocketAddr, WayKind)>) {
-        let mut state = self.state();
-        state.latest = Some(SystemTime::now());
-        state.peer = peer.or(state.peer);
-    }
-
-    /// When something good last came, and from where.
-    pub(super) fn row(&self, kind: SourceKind) -> SourceRow {
-        let state = self.state();
-        let heard = state.latest.and_then(|latest| latest.duration_since(UNIX_EPOCH).ok());
+    /// The time at which something good last came, and its sender.
+    pub(super) fn row(&self, kind: Kind) -> SourceRow {
+        let kind = match kind {
+            Kind::Service => SourceKind::Services,
+            Kind::EndpointSlice => SourceKind::EndpointSlices,
+            Kind::Node => SourceKind::Nodes,
+        };
+        let since = self.latest.and_then(|latest| latest.duration_since(UNIX_EPOCH).ok());
         let row = SourceRow {
-            heard: heard.map_or(0, |since| since.as_secs()),
+            heard: since.map_or(0, |since| since.as_secs()),
             kind: kind as u8,
             ..SourceRow::default()
         };
-        match state.peer {
+        match self.peer {
             Some((peer, way)) => {
                 SourceRow { address: peer.ip().into(), port: peer.port(), way: way as u8, ..row }
             }
@@ -90,51 +78,35 @@ impl Health {
         }
     }
 
-    /// The latest good answer since this was asked last.
-    pub(super) fn heard(&self) -> Option<Instant> {
-        self.state().heard.take()
-    }
-
-    /// Whether the latest request had no answer at all.
-    pub(super) fn unreached(&self) -> bool {
-        self.state().unreached
-    }
-
-    /// Whether nothing was wrong since [`Self::well`].
+    /// Whether there was no error since [`Self::recover`].
     pub(super) fn is_well(&self) -> bool {
-        self.state().wrong.is_empty()
+        self.errors.is_empty()
     }
 
-    /// Since when it does well again, where something was wrong and nobody said [`Self::well`] since.
+    /// The time of the first good answer after errors.
     pub(super) fn better(&self) -> Option<Instant> {
-        let state = self.state();
-        state.good.filter(|_| !state.wrong.is_empty())
+        self.good.filter(|_| !self.is_well())
     }
 
     /// All is well again.
-    pub(super) fn well(&self) {
-        if !std::mem::take(&mut self.state().wrong).is_empty() {
+    pub(super) fn recover(&mut self) {
+        if !std::mem::take(&mut self.errors).is_empty() {
             tracing::info!(resource = self.resource, "the API server answers again");
         }
     }
 
-    /// An attempt failed, or a watch broke. `rest` says what is meanwhile.
-    pub(super) fn bad(&self, error: &(dyn Error + 'static), rest: &'static str) {
+    /// Reports that a request failed, or a watch broke off; `rest` says what is served meanwhile.
+    pub(super) fn report(&mut self, error: &(dyn Error + 'static), rest: &'static str) {
         let error = short(&words(error));
-        let mut state = self.state();
-        if state.wrong.len() < TOLD && !state.wrong.contains(&error) {
+        if self.errors.len() < ERRORS && !self.errors.contains(&error) {
             tracing::warn!(resource = self.resource, error, "cannot watch; trying again; {rest}");
-            state.wrong.push(error);
+            self.errors.push(error);
         }
-        state.good = None;
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.good = None;
     }
 }
 
-/// An error with its causes, each said once.
+/// An error with its causes, none of them repeated.
 pub(super) fn words(error: &(dyn Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
@@ -154,23 +126,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_good_answer_after_an_error_is_better_and_well_only_when_somebody_says_so() {
-        let health = Health::new("services");
-        health.answered(Some(true));
+    fn a_good_answer_after_an_error_is_better_and_well_only_after_recovery() {
+        let mut health = Health::new("services");
+        health.answered_by(None);
         assert_eq!(health.better(), None, "nothing was wrong");
         let error = std::io::Error::other("away");
-        health.bad(&error, "");
+        health.report(&error, "");
         assert_eq!(health.better(), None);
-        health.answered(Some(false));
+        health.failed(false);
         assert_eq!(health.better(), None);
-        health.answered(Some(true));
+        health.answered_by(None);
         let better = health.better();
-        health.answered(Some(true));
+        health.answered_by(None);
         assert!(better.is_some() && health.better() == better, "since the first");
-        health.bad(&error, "");
+        health.report(&error, "");
         assert_eq!(health.better(), None);
-        health.answered(Some(true));
-        health.well();
+        health.answered_by(None);
+        health.recover();
         assert_eq!(health.better(), None);
     }
 
