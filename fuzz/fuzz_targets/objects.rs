@@ -5,12 +5,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use svclb_core::text;
 use svclb_fuzz::node::TestNode;
 use svclb_objects::api::{self, Read, Wire};
 use svclb_objects::convert::{Kind, wire};
 use svclb_objects::events::{Decoder, Encoding, Event};
 use svclb_objects::protobuf;
-use svclb_objects::text;
 
 /// The most objects of one input.
 const OBJECTS: usize = 16;

@@ -27,6 +27,7 @@ const CREDENTIALS: Duration = Duration::from_secs(10);
 /// credentials, and when it cannot be reached.
 const REFUSED: Duration = Duration::from_secs(2);
 const UNREACHED: Duration = Duration::from_secs(60);
+
 /// A connection to the API server that renews itself.
 #[derive(Clone)]
 pub(super) struct Link {

@@ -32,7 +32,7 @@ const IDLE: Duration = LIFETIME.saturating_add(Duration::from_secs(5));
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Lists are not streamed for this time after that did not work: a server may be updated meanwhile.
 const PAGED: Duration = Duration::from_secs(600);
-/// Protobuf is not asked for during this time after it could not be read: it may be spoiled on its way.
+/// Protobuf is not accepted for this time after it could not be read: a proxy may spoil it.
 const DECLINED: Duration = Duration::from_secs(600);
 /// The shortest and the longest delay after an error.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
@@ -49,7 +49,7 @@ pub(super) struct Reflector {
     own: Option<String>,
     link: Link,
     health: Health,
-    /// What is read, or asked for next.
+    /// The request whose answer is read, or that is sent next.
     fetch: Fetch,
     call: Call,
     /// The beginning and the end of the delay after an error.
@@ -74,7 +74,7 @@ pub(super) struct Reflector {
     alarm: Alarm,
 }
 
-/// What is due at the time of the alarm.
+/// The reasons for an alarm.
 #[derive(Clone, Copy)]
 enum Due {
     /// The delay after an error ends.
@@ -138,14 +138,16 @@ impl Reflector {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         loop {
             let step = if self.delay.is_some() { Poll::Pending } else { self.step(cx) };
-            match (step, self.next_due()) {
-                (Poll::Ready(Ok(())), _) if self.held.has_news() => {
+            match step {
+                Poll::Ready(Ok(())) if self.held.has_news() => {
                     self.seen.get_or_insert_with(Instant::now);
                 }
-                (Poll::Ready(Ok(())), _) => {}
-                (Poll::Ready(Err(failure)), _) => self.fail(&failure),
-                (_, Some((at, due))) if self.alarm.poll_at(at, cx).is_ready() => self.wake(due),
-                _ => return,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(failure)) => self.fail(&failure),
+                Poll::Pending => match self.next_due() {
+                    Some((at, due)) if self.alarm.poll_at(at, cx).is_ready() => self.wake(due),
+                    _ => return,
+                },
             }
         }
     }
@@ -200,15 +202,12 @@ impl Reflector {
                 }
                 let is_short = stream.since.elapsed() < SHORTEST;
                 self.call = Call::None;
-                Poll::Ready(match self.fetch {
-                    Fetch::Watch(_) if !is_short => Ok(()),
-                    Fetch::Watch(_) => {
-                        Err(Failure::Broken("the API server ended a watch at once".into()))
-                    }
-                    _ => Err(Failure::Broken(
-                        "the API server ended a list before it was complete".into(),
-                    )),
-                })
+                let problem = match self.fetch {
+                    Fetch::Watch(_) if !is_short => return Poll::Ready(Ok(())),
+                    Fetch::Watch(_) => "the API server ended a watch at once",
+                    _ => "the API server ended a list before it was complete",
+                };
+                Poll::Ready(Err(Failure::Broken(problem.into())))
             }
         }
     }
@@ -301,7 +300,8 @@ impl Reflector {
         }
     }
 
-    /// Decides where to go on after an error, and when.
+    /// Decides where to go on after an error, and when. A watch goes on from its last version, unless that
+    /// version is gone or changes may have been missed; a list begins again.
     fn fail(&mut self, failure: &Failure) {
         self.call = Call::None;
         let (code, message) = match failure {
@@ -325,7 +325,7 @@ impl Reflector {
         if self.health.better().is_some_and(|since| since.elapsed() >= WELL) {
             self.recover();
         }
-        // What cannot be read may be read in another encoding, and what it reported is lost.
+        // An event that cannot be read is lost. In another encoding it may be readable.
         let is_lost = match failure {
             Failure::Malformed(malformed) => !matches!(malformed, Malformed::Cut(..)),
             _ => false,

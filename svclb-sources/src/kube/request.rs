@@ -30,7 +30,7 @@ const BOTH: &str = "application/vnd.kubernetes.protobuf,application/json";
 const JSON: &str = "application/json";
 /// Objects of one page. A slice may be 25 KB of JSON.
 const PAGE: &str = "200";
-/// The API server ends a watch after this time.
+/// The API server ends a watch after this time; so says `WATCH`.
 pub(super) const LIFETIME: Duration = Duration::from_secs(290);
 const WATCH: [(&str, &str); 3] =
     [("watch", "true"), ("timeoutSeconds", "290"), ("allowWatchBookmarks", "true")];
@@ -191,7 +191,7 @@ impl Stream {
 }
 
 /// Whether a body ended without saying so: an API server or a proxy that is stopped ends watches like that.
-pub(super) fn is_end(error: &(dyn Error + 'static)) -> bool {
+fn is_end(error: &(dyn Error + 'static)) -> bool {
     successors(Some(error), |&error| error.source()).any(|error| {
         let io = error.downcast_ref::<std::io::Error>();
         io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof)

@@ -16,7 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// What is told unless RUST_LOG says otherwise. The watches tell of their troubles themselves, when
 /// something changes; the crates beneath would at each attempt.
-const DEFAULT: &str = "info,kube_client=off,kube_runtime=error,hyper_util=error,tower=error";
+const DEFAULT: &str = "info,kube_client=off,hyper_util=error,tower=error";
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
