@@ -36,10 +36,9 @@ pub enum Encoding {
 impl Encoding {
     /// The encoding of this media type, whose parameters do not matter.
     pub fn of(content_type: Option<&str>) -> Self {
-        let media_type = content_type.and_then(|it| it.get(..protobuf::MEDIA_TYPE.len()));
-        match media_type.is_some_and(|it| it.eq_ignore_ascii_case(protobuf::MEDIA_TYPE)) {
-            true => Self::Protobuf,
-            false => Self::Json,
+        match content_type {
+            Some(it) if it.to_ascii_lowercase().starts_with(protobuf::MEDIA_TYPE) => Self::Protobuf,
+            _ => Self::Json,
         }
     }
 
@@ -72,10 +71,7 @@ pub enum Malformed {
     /// The body ends within a frame, after so many bytes of it: its sender went away. All before it counts.
     #[error("the API server's {encoding} ends in the middle of an event, after {1} bytes of it", encoding = .0.name())]
     Cut(Encoding, usize),
-    /// A frame has so many bytes.
-    #[error("an event of {1} bytes in {encoding}: expected at most {LONGEST}, as an object has", encoding = .0.name())]
-    TooLong(Encoding, usize),
-    /// Something else is in place of an event, an envelope or a list.
+    /// Something else is in place of an event, an envelope or a list; or it is too long.
     #[error("the API server's {encoding} cannot be read: {1}", encoding = .0.name())]
     Unreadable(Encoding, String),
 }
@@ -157,7 +153,7 @@ impl Decoder {
         // No platform that has the programs has smaller addresses.
         let length = u32::from_be_bytes(*header) as usize;
         if length > LONGEST {
-            return Err(Malformed::TooLong(self.encoding, length));
+            return Err(self.too_long(length));
         }
         if self.bytes.len() - HEADER < length {
             return Ok(None);
@@ -166,12 +162,17 @@ impl Decoder {
         Ok(Some(self.bytes.split_to(length).freeze()))
     }
 
+    fn too_long(&self, length: usize) -> Malformed {
+        let problem = format!("an event has {length} bytes: expected at most {LONGEST}");
+        Malformed::Unreadable(self.encoding, problem)
+    }
+
     fn line(&mut self) -> Result<Option<Bytes>, Malformed> {
         let rest = &self.bytes[self.searched..];
         let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
             self.searched = self.bytes.len();
             return match self.searched > LONGEST {
-                true => Err(Malformed::TooLong(self.encoding, self.searched)),
+                true => Err(self.too_long(self.searched)),
                 false => Ok(None),
             };
         };

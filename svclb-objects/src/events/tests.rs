@@ -191,10 +191,8 @@ fn lines_that_are_no_events_or_break_off_are_errors() {
         assert!(error.contains(words), "{row}: {error}");
     }
     let endless = vec![b' '; LONGEST + 1];
-    assert_eq!(
-        read(Encoding::Json, &endless).1,
-        Err(Malformed::TooLong(Encoding::Json, LONGEST + 1))
-    );
+    let error = read(Encoding::Json, &endless).1.unwrap_err().to_string();
+    assert!(error.ends_with("an event has 33554433 bytes: expected at most 33554432"), "{error}");
 }
 
 #[test]

@@ -26,18 +26,11 @@ pub(crate) const LIST_ENDS: &str = "k8s.io/initial-events-end";
 const MAGIC: &[u8] = b"k8s\0";
 
 /// Says what is in place of an event, an envelope or a message.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unreadable(pub String);
 
-impl From<DecodeError> for Unreadable {
-    fn from(error: DecodeError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<serde_json::Error> for Unreadable {
-    fn from(error: serde_json::Error) -> Self {
+impl<E: std::error::Error> From<E> for Unreadable {
+    fn from(error: E) -> Self {
         Self(error.to_string())
     }
 }

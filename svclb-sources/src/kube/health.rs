@@ -1,17 +1,23 @@
-//! The health of one kind's watch, logged when it changes and not at each attempt.
+//! The health of one kind's watch: errors, logged when they change and not at each attempt, and delays
+//! after them.
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use svclb_common::layout::{SourceKind, SourceRow, WayKind};
 use svclb_core::text::short;
 use tokio::time::Instant;
 
+use super::timing::Backoff;
 use crate::convert::Kind;
 
 /// The most errors of one outage that are logged.
 const ERRORS: usize = 8;
+/// The shortest and the longest delay after an error.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// After this time without an error all is well, and earlier errors count no more.
+const WELL: Duration = Duration::from_secs(5);
 
 /// The health of one kind's watch.
 #[derive(Debug)]
@@ -19,6 +25,9 @@ pub(super) struct Health {
     resource: &'static str,
     /// Errors that were logged since all was well.
     errors: Vec<String>,
+    pub(super) backoff: Backoff,
+    /// The time at which a version last had expired, and a list was asked for at once.
+    expired: Option<Instant>,
     /// The first good answer since the last error. The watch that it begins may end badly.
     good: Option<Instant>,
     /// The latest good answer, until it is taken.
@@ -34,8 +43,17 @@ pub(super) struct Health {
 impl Health {
     /// All is well.
     pub(super) fn new(resource: &'static str) -> Self {
-        let (errors, latest, peer) = (Vec::new(), None, None);
-        Self { resource, errors, good: None, answered: None, unreached: false, latest, peer }
+        Self {
+            resource,
+            errors: Vec::new(),
+            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            expired: None,
+            good: None,
+            answered: None,
+            unreached: false,
+            latest: None,
+            peer: None,
+        }
     }
 
     /// Notes a good answer, from this peer if it is known.
@@ -78,14 +96,10 @@ impl Health {
         }
     }
 
-    /// Whether there was no error since [`Self::recover`].
-    pub(super) fn is_well(&self) -> bool {
-        self.errors.is_empty()
-    }
-
-    /// The time of the first good answer after errors.
-    pub(super) fn better(&self) -> Option<Instant> {
-        self.good.filter(|_| !self.is_well())
+    /// The time at which all is well again, if no error comes before. A good answer alone is not enough: an
+    /// error may come with it.
+    pub(super) fn recovery(&self) -> Option<Instant> {
+        self.good.filter(|_| !self.errors.is_empty()).map(|since| since + WELL)
     }
 
     /// All is well again.
@@ -93,16 +107,34 @@ impl Health {
         if !std::mem::take(&mut self.errors).is_empty() {
             tracing::info!(resource = self.resource, "the API server answers again");
         }
+        self.expired = None;
+        self.backoff.reset();
     }
 
-    /// Reports that a request failed, or a watch broke off; `rest` says what is served meanwhile.
-    pub(super) fn report(&mut self, error: &(dyn Error + 'static), rest: &'static str) {
+    /// Notes that a version expired. True if that is no error, since a list at once may help: not where one
+    /// has just led to the same.
+    pub(super) fn expires(&mut self) -> bool {
+        let is_well = self.errors.is_empty();
+        let again = self.expired.is_some_and(|before| !is_well || before.elapsed() <= WELL);
+        if !again {
+            self.expired = Some(Instant::now());
+        }
+        !again
+    }
+
+    /// Reports that a request failed, or a watch broke off; `rest` says what is served meanwhile. Returns the
+    /// delay before the next request.
+    pub(super) fn report(&mut self, error: &(dyn Error + 'static), rest: &'static str) -> Duration {
+        if self.recovery().is_some_and(|at| at <= Instant::now()) {
+            self.recover();
+        }
         let error = short(&words(error));
         if self.errors.len() < ERRORS && !self.errors.contains(&error) {
             tracing::warn!(resource = self.resource, error, "cannot watch; trying again; {rest}");
             self.errors.push(error);
         }
         self.good = None;
+        self.backoff.next()
     }
 }
 
@@ -126,24 +158,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_good_answer_after_an_error_is_better_and_well_only_after_recovery() {
+    fn errors_are_over_some_time_after_the_first_good_answer() {
         let mut health = Health::new("services");
         health.answered_by(None);
-        assert_eq!(health.better(), None, "nothing was wrong");
+        assert_eq!(health.recovery(), None, "nothing was wrong");
         let error = std::io::Error::other("away");
         health.report(&error, "");
-        assert_eq!(health.better(), None);
+        assert_eq!(health.recovery(), None);
         health.failed(false);
-        assert_eq!(health.better(), None);
+        assert_eq!(health.recovery(), None);
         health.answered_by(None);
-        let better = health.better();
+        let recovery = health.recovery();
         health.answered_by(None);
-        assert!(better.is_some() && health.better() == better, "since the first");
+        assert!(recovery.is_some() && health.recovery() == recovery, "since the first");
         health.report(&error, "");
-        assert_eq!(health.better(), None);
+        assert_eq!(health.recovery(), None);
         health.answered_by(None);
         health.recover();
-        assert_eq!(health.better(), None);
+        assert_eq!(health.recovery(), None);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::held::Held;
 use super::request::{Answer, Content, Failure, Fetch, LIFETIME, Stream};
 use super::resources::Watched;
 use super::silence::Silence;
-use super::timing::{Alarm, Backoff};
+use super::timing::Alarm;
 
 /// A streamed list without an event for this time is no streamed list: servers that do not know them take
 /// the request for a plain watch, and never report that the list is complete.
@@ -34,11 +34,6 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const PAGED: Duration = Duration::from_secs(600);
 /// Protobuf is not accepted for this time after it could not be read: a proxy may spoil it.
 const DECLINED: Duration = Duration::from_secs(600);
-/// The shortest and the longest delay after an error.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
-/// After this time without an error all is well, and earlier errors count no more.
-const WELL: Duration = Duration::from_secs(5);
-
 /// Keeps what is held of one kind as the API server has it.
 pub(super) struct Reflector {
     pub(super) held: Held,
@@ -54,23 +49,19 @@ pub(super) struct Reflector {
     call: Call,
     /// The beginning and the end of the delay after an error.
     delay: Option<(Instant, Instant)>,
-    backoff: Backoff,
     /// The encoding of the latest good answer.
     encoding: Encoding,
     /// The time at which protobuf last could not be read.
     declined: Option<Instant>,
     /// The time at which lists were last found not to be streamed.
     paged: Option<Instant>,
-    /// The time at which the API server last had forgotten a version, and a list was asked for at once.
-    expired: Option<Instant>,
     /// The time of the latest event, or of the beginning of the answer.
     alive: Instant,
     silence: Silence,
     /// The time at which the last list was complete, or at which there last was no capacity to list again.
+    /// Objects whose contents were left out are listed again as long after it as a watch may be silent, if
+    /// there is capacity for one of them.
     listed: Instant,
-    /// Objects whose contents were left out are listed again this long after `listed`, if there is capacity
-    /// for one of them.
-    revisits: Duration,
     alarm: Alarm,
 }
 
@@ -81,8 +72,7 @@ enum Due {
     Retry,
     /// A list or a watch was without events for too long.
     Stall,
-    /// There was no error for long enough after one. (A good answer alone is not enough: an error may come
-    /// with it.)
+    /// There was no error for long enough after one.
     Recovery,
     /// The watch was silent for too long.
     Silence,
@@ -121,15 +111,12 @@ impl Reflector {
             fetch: Fetch::Stream,
             call: Call::None,
             delay: None,
-            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
             encoding: Encoding::Json,
             declined: None,
             paged: None,
-            expired: None,
             alive: now,
             silence: Silence::new(link.settings.silence),
             listed: now,
-            revisits: Backoff::new(link.settings.silence, 2 * link.settings.silence).next(),
             alarm: Alarm::new(),
         }
     }
@@ -171,7 +158,7 @@ impl Reflector {
             return false;
         }
         self.delay = None;
-        self.backoff.reset();
+        self.health.backoff.reset();
         true
     }
 
@@ -308,22 +295,16 @@ impl Reflector {
             Failure::Status(status) => (status.code, &*status.message),
             _ => (0, ""),
         };
-        // All is listed at once, unless that only leads to the same error.
-        let again = |before: Instant| !self.health.is_well() || before.elapsed() <= WELL;
-        if code == 410 && !self.expired.is_some_and(again) {
+        if code == 410 && self.health.expires() {
             tracing::info!(
                 resource = self.watched.resource,
                 "the API server does not know any more what changed; listing all objects",
             );
-            self.expired = Some(Instant::now());
             return self.list();
         }
         let is_refused = matches!(code, 400 | 422 | 501);
         if is_refused && self.fetch == Fetch::Stream {
             return self.list_in_pages(message);
-        }
-        if self.health.better().is_some_and(|since| since.elapsed() >= WELL) {
-            self.recover();
         }
         // An event that cannot be read is lost. In another encoding it may be readable.
         let is_lost = match failure {
@@ -340,9 +321,8 @@ impl Reflector {
             true => "what was served stays served",
             false => "what an earlier agent left in the maps stays served",
         };
-        self.health.report(failure, rest);
         let now = Instant::now();
-        self.delay = Some((now, now + self.backoff.next()));
+        self.delay = Some((now, now + self.health.report(failure, rest)));
     }
 
     /// The next time at which something is due, unless something else comes before.
@@ -355,9 +335,10 @@ impl Reflector {
         let limit = if is_watch { IDLE } else { STALL };
         let all = [
             is_open.then(|| (self.alive + limit, Due::Stall)),
-            self.health.better().map(|since| (since + WELL, Due::Recovery)),
-            is_watch.then(|| (self.silence.limit(), Due::Silence)),
-            (is_watch && self.held.omits()).then(|| (self.listed + self.revisits, Due::Revisit)),
+            self.health.recovery().map(|at| (at, Due::Recovery)),
+            is_watch.then(|| (self.silence.since + self.silence.limit, Due::Silence)),
+            (is_watch && self.held.omits())
+                .then(|| (self.listed + self.silence.limit, Due::Revisit)),
         ];
         all.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -369,7 +350,7 @@ impl Reflector {
                 self.list_in_pages("a list that it streams stands still");
             }
             Due::Stall => self.call = Call::None,
-            Due::Recovery => self.recover(),
+            Due::Recovery => self.health.recover(),
             Due::Silence => {
                 if let Some(lasts) = self.silence.exceeds_first() {
                     tracing::warn!(
@@ -384,12 +365,6 @@ impl Reflector {
             Due::Revisit if self.held.has_room() => self.list(),
             Due::Revisit => self.listed = Instant::now(),
         }
-    }
-
-    fn recover(&mut self) {
-        self.health.recover();
-        self.expired = None;
-        self.backoff.reset();
     }
 
     /// Lists in pages for some time.

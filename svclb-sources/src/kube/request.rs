@@ -146,15 +146,11 @@ pub(super) enum Failure {
 
 /// Reads all of an answer.
 async fn complete(answer: Response<Body>) -> Result<Bytes, Failure> {
-    let broken = match timeout(COMPLETE, answer.into_body().collect_bytes()).await {
-        Ok(Ok(bytes)) => return Ok(bytes),
-        Ok(Err(error)) => error.into(),
-        Err(_) => {
-            let seconds = COMPLETE.as_secs();
-            format!("an answer began and was not at its end within {seconds} s").into()
-        }
-    };
-    Err(Failure::Broken(broken))
+    let all = timeout(COMPLETE, answer.into_body().collect_bytes()).await.map_err(|_| {
+        let seconds = COMPLETE.as_secs();
+        format!("an answer began and was not at its end within {seconds} s").into()
+    });
+    all.and_then(|all| all.map_err(BoxError::from)).map_err(Failure::Broken)
 }
 
 /// The events of a list or a watch.

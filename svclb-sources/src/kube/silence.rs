@@ -19,10 +19,11 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// The silence of one kind's watches. It goes on when one of them ends and the next one begins.
 pub(super) struct Silence {
     limits: Backoff,
-    limit: Duration,
+    /// The duration from which on it is too long.
+    pub(super) limit: Duration,
     /// The limit was exceeded since the last sign of life.
     was_exceeded: bool,
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 impl Silence {
@@ -49,11 +50,6 @@ impl Silence {
     pub(super) fn received(&mut self) {
         self.end();
         self.restart();
-    }
-
-    /// The time at which the silence is too long.
-    pub(super) fn limit(&self) -> Instant {
-        self.since + self.limit
     }
 
     /// Goes on to a longer limit, since this one is exceeded. Returns how long the silence lasts, the first
