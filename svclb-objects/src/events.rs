@@ -168,6 +168,9 @@ impl Decoder {
     }
 
     fn line(&mut self) -> Result<Option<Bytes>, Malformed> {
+        while self.bytes.first() == Some(&b'\n') {
+            self.bytes.advance(1);
+        }
         let rest = &self.bytes[self.searched..];
         let Some(length) = rest.iter().position(|byte| *byte == b'\n') else {
             self.searched = self.bytes.len();

@@ -178,7 +178,7 @@ fn lines_that_are_no_events_or_break_off_are_errors() {
     let rows = [
         ("a part of a line", r#"{"type":"ADD"#, "ends in the middle of an event, after 12 bytes"),
         ("no JSON", "{ no JSON\n", "json cannot be read: "),
-        ("an empty line", "\n", "json cannot be read: "),
+        ("no JSON behind an empty line", "\n7\n", "json cannot be read: "),
         ("a status", "{\"kind\":\"Status\"}\n", "json cannot be read: missing field"),
         ("an unknown type", &line("RENAMED", "{}"), "an event of the type \"RENAMED\""),
         ("a bookmark without a version", &line("BOOKMARK", "7"), "a bookmark without a version"),

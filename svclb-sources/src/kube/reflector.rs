@@ -238,6 +238,7 @@ impl Reflector {
             (Event::Bookmark { version, .. }, Fetch::Watch(last)) => *last = version,
             (Event::Bookmark { version, ends_list: true }, _) => self.end_list(version),
             (Event::Object { version, read, is_gone }, Fetch::Watch(last)) => {
+                let version = version.filter(|version| !version.is_empty());
                 let Some(version) = version else { return Err(self.without_version()) };
                 *last = version;
                 if is_gone {
