@@ -1,16 +1,16 @@
-//! Objects as an API server tells them: in JSON, one a line, Services, EndpointSlices or Nodes by the first
+//! Objects of an API server: in JSON, one a line, Services, EndpointSlices or Nodes by the first
 //! byte of a line; or, where the first byte is 0, in protobuf, all of it the body of a watch (a frame that
 //! is not too long begins with a 0). Each is read or rejected alone, and what the maps say in the end,
 //! frontends and backends, is named by an object and belongs to the first that claims it, by kind and age.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
-use svclb_fuzz::node::TestNode;
-use svclb_objects::api::{self, Wire};
-use svclb_objects::convert::wire;
-use svclb_objects::protobuf::{self, Frames};
 use svclb_core::text;
+use svclb_fuzz::node::TestNode;
+use svclb_objects::api::{self, Read, Wire};
+use svclb_objects::convert::{Kind, wire};
+use svclb_objects::events::{Decoder, Encoding, Event};
+use svclb_objects::protobuf;
 
 /// The most objects of one input.
 const OBJECTS: usize = 16;
@@ -33,43 +33,55 @@ fuzz_target!(|bytes: &[u8]| {
     node.pass().unwrap_or_else(|wrong| panic!("{wrong}"));
 });
 
-/// A body that comes in two parts.
+/// A body that comes in two parts, and of which each event is about an object of one kind at most.
 fn body(body: &[u8], node: &mut TestNode) {
-    let mut frames = Frames::default();
-    let (first, second) = body.split_at(body.len() / 2);
-    for part in [first, second] {
-        frames.take(part);
-        while let Ok(Some(lines)) = frames.lines() {
-            // Any line is one of JSON.
-            let lines = std::str::from_utf8(&lines).unwrap_or_else(|error| panic!("{error}"));
-            for line in lines.lines().take(OBJECTS) {
-                let event: Value =
-                    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-                let told = event["object"].to_string();
-                // An object is of one kind at most.
-                let taken = [
-                    object::<wire::Service>(&told, node),
-                    object::<wire::EndpointSlice>(&told, node),
-                    object::<wire::Node>(&told, node),
-                ];
-                assert!(taken.iter().filter(|taken| **taken).count() <= 1, "{line}");
-            }
-        }
+    let taken = [
+        events::<wire::Service>(body, Kind::Service, node),
+        events::<wire::EndpointSlice>(body, Kind::EndpointSlice, node),
+        events::<wire::Node>(body, Kind::Node, node),
+    ];
+    for at in 0..OBJECTS {
+        let kinds = taken.iter().filter(|taken| taken.get(at) == Some(&true)).count();
+        assert!(kinds <= 1, "event {at} is about {kinds} objects");
     }
 }
 
-/// An object as the watch of a kind reads it. True when it was taken in.
-fn object<T: Wire>(told: &str, node: &mut TestNode) -> bool {
-    match api::read::<T>(told).1.said {
+/// The events of a body as the watch of a kind reads them: whether the object of each was taken in.
+fn events<T: Wire>(body: &[u8], kind: Kind, node: &mut TestNode) -> Vec<bool> {
+    let mut decoder = Decoder::new(Encoding::Protobuf);
+    let (first, second) = body.split_at(body.len() / 2);
+    let (mut taken, mut rest) = (Vec::new(), body);
+    for part in [first, second] {
+        decoder.push(part);
+        while let Ok(Some(event)) = decoder.next(kind)
+            && taken.len() < OBJECTS
+            && let Some((length, more)) = rest.split_first_chunk()
+        {
+            let (message, more) = more.split_at(u32::from_be_bytes(*length) as usize);
+            rest = more;
+            taken.push(match event {
+                Event::Object { read, .. } => take(read, node, || {
+                    let (_, envelope) = protobuf::event(message.to_vec().into()).ok()?;
+                    serde_json::to_value(envelope.object::<T>().ok()?).ok()
+                }),
+                Event::Bookmark { .. } | Event::Error(_) => false,
+            });
+        }
+    }
+    taken
+}
+
+/// An object in JSON as the watch of a kind reads it.
+fn object<T: Wire>(text: &str, node: &mut TestNode) {
+    let (_, read) = api::read::<T>(text);
+    take(read, node, || serde_json::from_str(text).ok());
+}
+
+/// Takes in an object, whose JSON is `json`. True when it was accepted.
+fn take(read: Read, node: &mut TestNode, json: impl FnOnce() -> Option<serde_json::Value>) -> bool {
+    match read.said {
         Ok(accepted) => {
-            // A text is protobuf, also in a line of JSON.
-            let said = match protobuf::carried(told) {
-                Some(carried) => protobuf::object::<T>(carried)
-                    .map(|object| serde_json::to_value(object).unwrap_or_default())
-                    .unwrap_or_default(),
-                None => serde_json::from_str(told).unwrap_or_default(),
-            };
-            node.take(accepted.update, [&said]);
+            node.take(accepted.update, [&json().unwrap_or_default()]);
             true
         }
         Err(invalid) => {

@@ -1,5 +1,5 @@
-//! One object as the API server tells it, turned at once into what svclb keeps of it. Nothing the API
-//! server can put into an object fails the stream that it comes in: what is wrong with it is a result.
+//! One object of an API server, turned at once into what svclb keeps of it. Nothing that an API server can
+//! put into an object fails the watch that it comes in: what is wrong with it is a result.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,26 +14,27 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use svclb_core::model::{ObjectName, Update};
 
-use crate::convert::{self, Accepted, Invalid, Kind, LeftOut, ObjectId, Uid, wire};
-use crate::protobuf::{self, Encoded};
+use crate::convert::wire::{self, Text};
+use crate::convert::{self, Accepted, Invalid, Kind, LeftOut, ObjectId, Uid};
+use crate::protobuf::{Encoded, Envelope};
 use svclb_core::text::short;
 
-/// What an object says, or what is wrong with it.
+/// The contents of an object, or what is wrong with it.
 pub type Said = Result<Accepted, Invalid>;
 
 /// An object that was read.
 #[derive(Clone, Debug)]
 pub struct Read {
-    /// Its name; `None` where even that is rubbish.
+    /// Its name; `None` where even that cannot be read.
     pub name: Option<ObjectName>,
-    /// Of what it says, in whichever way it came: two that are equal say the same.
+    /// A hash of all that is read of it, the same in every encoding.
     pub hash: u64,
-    /// What it says.
+    /// Its contents.
     pub said: Said,
 }
 
 impl Read {
-    /// Which of all objects of its name it is, where that can be read.
+    /// Its UID, where that can be read.
     pub fn uid(&self) -> Option<Uid> {
         match &self.said {
             Ok(accepted) => accepted.uid,
@@ -48,10 +49,10 @@ pub trait Wire:
 {
     /// Its metadata.
     fn metadata(&self) -> &wire::Metadata;
-    /// What it says, and what of it is left out.
+    /// Converts it, and says what of it is left out.
     ///
     /// # Errors
-    /// What is wrong with it as a whole.
+    /// The object as a whole is rejected.
     fn convert(&self) -> Result<(Update, LeftOut), Invalid>;
 }
 
@@ -85,16 +86,21 @@ impl Wire for wire::Node {
     }
 }
 
-/// Reads one object in JSON, or in protobuf where a line of [`protobuf::Frames`] carries it: its
-/// `resourceVersion`, where it has one, and what it says.
-pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
-    let object = match protobuf::carried(text) {
-        Some(carried) => protobuf::object(carried).map_err(|wrong| wrong.to_string().into()),
-        None => serde_json::from_str(text).map_err(|_| Cow::Borrowed(text)),
-    };
+/// Reads one object in JSON: its `resourceVersion`, where it has one, and the object.
+pub fn read<T: Wire>(text: &str) -> (Option<Text>, Read) {
+    finish(serde_json::from_str::<T>(text).map_err(|_| Cow::Borrowed(text)))
+}
+
+/// Reads one object in protobuf: its `resourceVersion`, where it has one, and the object.
+pub fn read_protobuf<T: Wire>(envelope: Envelope) -> (Option<Text>, Read) {
+    finish(envelope.object::<T>().map_err(|wrong| wrong.to_string().into()))
+}
+
+/// Converts an object, or examines the JSON of one that does not fit.
+fn finish<T: Wire>(object: Result<T, Cow<'_, str>>) -> (Option<Text>, Read) {
     let (version, hash, said) = match object {
-        Ok::<T, _>(object) => {
-            let version = object.metadata().resource_version.as_deref().map(str::to_owned);
+        Ok(object) => {
+            let version = object.metadata().resource_version.clone();
             let uid = object.metadata().uid.as_deref().map(Uid::of);
             let said = match object.convert() {
                 Ok((update, left_out)) => Ok(Accepted { update, uid, left_out }),
@@ -107,7 +113,7 @@ pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
             (version, hash_of_text(&wrong), said)
         }
     };
-    // What is kept of a server's text, and told, has an end.
+    // A server's text is kept and reported up to a limit.
     let said = said.map_err(|invalid| Invalid {
         field: short(&invalid.field),
         problem: short(&invalid.problem),
@@ -120,7 +126,7 @@ pub fn read<T: Wire>(text: &str) -> (Option<String>, Read) {
     (version, Read { name, hash, said })
 }
 
-/// Of all that is read of an object, its version among it: what comes in protobuf brings no more. The
+/// Hashes all that is read of an object, its version among it: what comes in protobuf brings no more. The
 /// version alone would not do: an API server whose store was put back to an earlier state gives the same
 /// versions again, to other states.
 fn hash(object: &impl Hash) -> u64 {
@@ -128,8 +134,8 @@ fn hash(object: &impl Hash) -> u64 {
     HASHER.hash_one(object)
 }
 
-/// Of all that is said by what cannot be read. The items of a list do not say what they are, unlike the
-/// same objects in a watch, so that does not count.
+/// Hashes the JSON of an object that cannot be read, without kind and apiVersion: the items of a list do not
+/// have them, unlike the same objects in a watch.
 fn hash_of_text(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     match serde_json::from_str::<BTreeMap<Cow<'_, str>, &RawValue>>(text) {
@@ -143,8 +149,8 @@ fn hash_of_text(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// The slow way, for an object that does not fit: which one is it, and what does not fit?
-fn examine(kind: Kind, text: &str) -> (Option<String>, Said) {
+/// Finds out, the slow way, which object does not fit, and what of it.
+fn examine(kind: Kind, text: &str) -> (Option<Text>, Said) {
     let rubbish = |problem: String| Invalid {
         object: None,
         service: None,
@@ -158,7 +164,7 @@ fn examine(kind: Kind, text: &str) -> (Option<String>, Said) {
         Err(error) => return (None, Err(rubbish(error.to_string()))),
     };
     let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-    let version = version.map(str::to_owned);
+    let version = version.map(Text::from);
     let Some(object) = value.as_object_mut() else {
         return (None, Err(rubbish(format!("is not an object but {text}"))));
     };
@@ -183,9 +189,7 @@ mod tests {
         let rows = [
             ("no object", "7"),
             ("a text", r#""foo""#),
-            ("base64 of nothing", r#""""#),
-            ("base64 of no envelope", r#""Zm9v""#),
-            ("base64 of half an envelope", r#""azhzAAr/""#),
+            ("an empty text", r#""""#),
             ("texts", r#"["foo", "bar"]"#),
             ("nothing", "null"),
             ("empty", "{}"),

@@ -1,15 +1,14 @@
-//! What it costs to read a changed slice as an API server tells it, in numbers that are the same on every
-//! machine: allocations, however many endpoints there are.
+//! The cost of reading a changed slice of an API server, in numbers that are the same on every machine:
+//! allocations, however many endpoints there are.
 
 #[path = "../../svclb-core/tests/common/allocations.rs"]
 mod allocations;
 
 use allocations::allocations;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use svclb_core::model::Update;
-use svclb_objects::api;
-use svclb_objects::convert::wire::EndpointSlice;
+use svclb_objects::api::Read;
+use svclb_objects::convert::Kind;
+use svclb_objects::events::{Decoder, Encoding, Event};
 
 /// A field of a message: a text, or a message.
 fn field(number: u32, value: impl Into<Vec<u8>>) -> Vec<u8> {
@@ -18,8 +17,8 @@ fn field(number: u32, value: impl Into<Vec<u8>>) -> Vec<u8> {
     bytes
 }
 
-/// A slice of so many endpoints on ten nodes, as a line carries it to the watcher.
-fn slice(endpoints: u8) -> String {
+/// A frame with a slice of so many endpoints on ten nodes.
+fn slice(endpoints: u8) -> Vec<u8> {
     let label = [field(1, "kubernetes.io/service-name"), field(2, "hello")].concat();
     let metadata =
         [field(1, "hello-abcde"), field(3, "default"), field(6, "123456"), field(11, label)];
@@ -41,8 +40,17 @@ fn slice(endpoints: u8) -> String {
     message.extend(field(4, "IPv4"));
     let kind = [field(1, "discovery.k8s.io/v1"), field(2, "EndpointSlice")].concat();
     let envelope = [field(1, kind), field(2, message)].concat();
-    let bytes = [b"k8s\0".as_slice(), &envelope].concat();
-    format!("\"{}\"", STANDARD.encode(bytes))
+    let envelope = [b"k8s\0".as_slice(), &envelope].concat();
+    let event = [field(1, "ADDED"), field(2, field(1, envelope))].concat();
+    let length = u32::try_from(event.len()).unwrap_or_default();
+    [&length.to_be_bytes()[..], &event].concat()
+}
+
+fn next(decoder: &mut Decoder) -> Option<Read> {
+    match decoder.next(Kind::EndpointSlice) {
+        Ok(Some(Event::Object { read, .. })) => Some(read),
+        _ => None,
+    }
 }
 
 /// For a slice, and for each of its endpoints: what its hints take.
@@ -53,11 +61,14 @@ const EACH: usize = 2;
 #[test]
 fn an_endpoint_more_takes_no_allocation_but_for_its_hints() {
     for endpoints in [10, 100] {
-        let text = slice(endpoints);
-        let (_, first) = api::read::<EndpointSlice>(&text);
+        let frame = slice(endpoints);
+        let mut decoder = Decoder::new(Encoding::Protobuf);
+        decoder.push(&frame);
+        let first = next(&mut decoder).unwrap();
+        decoder.push(&frame);
         // The second time nodes and zones are known.
         let before = allocations();
-        let (_, second) = api::read::<EndpointSlice>(&text);
+        let second = next(&mut decoder).unwrap();
         let allocations = allocations() - before;
         let update = second.said.unwrap().update;
         let Update::Slice(name, Some(slice)) = update else { panic!("{update:?}") };

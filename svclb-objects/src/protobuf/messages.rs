@@ -1,8 +1,8 @@
 //! The messages of Kubernetes that svclb reads, and of each the fields that it reads, with their numbers
 //! (k8s.io/api and k8s.io/apimachinery, the files `generated.proto`).
 //!
-//! Texts are taken as bytes. Nobody checks that an annotation that came to the API server as protobuf is
-//! UTF-8, and one such object must not end a stream. In JSON the API server puts U+FFFD in its place.
+//! Texts are taken as bytes. An API server does not check that an annotation which came to it as protobuf
+//! is UTF-8, and one such object must not end a stream. In JSON the API server puts U+FFFD in its place.
 
 use bytes::Bytes;
 use prost::Message;
@@ -23,7 +23,7 @@ pub(super) struct RawExtension {
     pub(super) raw: Bytes,
 }
 
-/// runtime Unknown: what is in the envelope.
+/// runtime Unknown: the contents of an envelope.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Unknown {
     #[prost(message, optional, tag = "1")]
@@ -44,17 +44,13 @@ pub(super) struct TypeMeta {
 /// meta/v1 Status: an error.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Status {
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(super) status: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
     pub(super) message: Bytes,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub(super) reason: Bytes,
     #[prost(int32, tag = "6")]
     pub(super) code: i32,
 }
 
-/// What every object begins with.
+/// The beginning of every object.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Named {
     #[prost(message, optional, tag = "1")]
@@ -80,7 +76,7 @@ pub(super) struct Metadata {
     pub(super) annotations: Vec<Pair>,
 }
 
-/// meta/v1 Time. Its nanoseconds are nobody's: the API server writes none and reads none.
+/// meta/v1 Time, without its nanoseconds: the API server neither writes nor reads them.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(super) struct Time {
     /// Since 1970; absent is no time.

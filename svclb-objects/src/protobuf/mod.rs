@@ -1,63 +1,37 @@
-//! The watch of an API server that speaks protobuf, as lines of JSON, which is what kube's watcher reads.
-//! What the watcher itself looks into is JSON: the end of a list, and errors. All other objects are carried
-//! through it as they came, in base64, to [`crate::api::read`]. No I/O: bytes in, bytes out.
+//! Protobuf of an API server: events, envelopes and objects taken apart. No I/O.
 //!
-//! A body is frames: four bytes of length (big-endian), then a meta/v1 WatchEvent, whose object is in an
-//! envelope that begins with `k8s\0` and says its kind (apimachinery: pkg/util/framer/framer.go and
-//! pkg/runtime/serializer/protobuf/protobuf.go). A frame or an envelope that cannot be read ends the
-//! stream: nobody knows what it said. An object that cannot be read is handed on as one that is wrong,
-//! with its name where it has one, so it rejects only itself.
+//! An object is in an envelope that begins with `k8s\0` and says its kind (apimachinery:
+//! pkg/runtime/serializer/protobuf/protobuf.go). The frames of a watch are in [`crate::events`].
 
 mod messages;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use prost::{DecodeError, Message as _};
 use serde_json::{Value, json};
 
-use crate::convert::{Kind, wire};
-use messages::{Named, RawExtension, Status, Unknown, WatchEvent};
+use crate::convert::Kind;
+use crate::convert::wire::{self, Text};
+use crate::status::Status;
+use messages::{Named, Unknown, WatchEvent};
 use read::{Pairs as _, text};
 
 /// The media type. That of a watch has parameters behind it.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
-/// The most bytes that a frame may have. etcd takes requests of 1.5 MiB by default, and an object is in
-/// one request; an operator may allow more.
-pub const LONGEST: usize = 32 << 20;
-
-/// What an envelope begins with.
+/// The annotation of the bookmark that ends a list.
+pub(crate) const LIST_ENDS: &str = "k8s.io/initial-events-end";
+/// The first bytes of an envelope.
 const MAGIC: &[u8] = b"k8s\0";
-/// The bytes of a frame's length.
-const HEADER: usize = 4;
-/// What the end of a list is told by.
-const LIST_ENDS: &str = "k8s.io/initial-events-end";
 
-/// Why a body cannot be read.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Malformed {
-    /// The body ends within a frame: whoever sent it went away. All before it counts.
-    #[error("the API server's protobuf ends in the middle of an event, after {there} bytes of it")]
-    Cut {
-        /// Bytes of the frame, its length among them.
-        there: usize,
-    },
-    /// A frame is said to have so many bytes.
-    #[error(
-        "an event of the API server's protobuf has {0} bytes: expected at most {LONGEST}, as an object has"
-    )]
-    TooLong(usize),
-    /// What is in place of an event or an envelope.
-    #[error("the API server's protobuf cannot be read: {0}")]
-    Unreadable(String),
-}
+/// Says what is in place of an event, an envelope or a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unreadable(pub String);
 
-impl From<DecodeError> for Malformed {
-    fn from(error: DecodeError) -> Self {
-        Self::Unreadable(error.to_string())
+impl<E: std::error::Error> From<E> for Unreadable {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
     }
 }
 
@@ -74,204 +48,79 @@ pub trait Encoded: Sized {
     fn decode(message: Bytes) -> Result<Self, DecodeError>;
 }
 
-/// The body of a watch, in whatever parts it comes.
-#[derive(Clone, Debug, Default)]
-pub struct Frames {
-    /// What came and was not read.
-    bytes: BytesMut,
-    /// Lines that are being written. Their room is used again when whoever took them is done with them.
-    lines: BytesMut,
-    /// What is wrong behind the lines that were handed out.
-    malformed: Option<Malformed>,
+/// Takes an event of a watch apart: its type, and its object.
+///
+/// # Errors
+/// It is no event, or has no object.
+pub fn event(frame: Bytes) -> Result<(Bytes, Envelope), Unreadable> {
+    let WatchEvent { kind, object } = WatchEvent::decode(frame)?;
+    let object = object.ok_or_else(|| Unreadable("an event without an object".to_owned()))?;
+    Ok((kind, Envelope::open(object.raw)?))
 }
 
-impl Frames {
-    /// Takes in the next part of the body.
-    pub fn take(&mut self, part: &[u8]) {
-        self.bytes.extend_from_slice(part);
-    }
+/// An object as it is sent, with its kind.
+#[derive(Clone, Debug)]
+pub struct Envelope(Unknown);
 
-    /// The events that are there as a whole, each a line of JSON; none if there is no event.
+impl Envelope {
+    /// Opens what is sent.
     ///
     /// # Errors
-    /// What follows is no event. All before it was handed out, and nothing behind it can be.
-    pub fn lines(&mut self) -> Result<Option<Bytes>, Malformed> {
-        while self.malformed.is_none() {
-            let written = self.lines.len();
-            match self.line() {
-                Ok(true) => {}
-                Ok(false) if written == 0 => return Ok(None),
-                Ok(false) => return Ok(Some(self.lines.split().freeze())),
-                Err(malformed) => {
-                    self.lines.truncate(written);
-                    self.malformed = Some(malformed);
+    /// It is no envelope.
+    pub fn open(mut sent: Bytes) -> Result<Self, Unreadable> {
+        if !sent.starts_with(MAGIC) {
+            let problem = "an object that does not begin with \"k8s\\0\"".to_owned();
+            return Err(Unreadable(problem));
+        }
+        sent.advance(MAGIC.len());
+        Ok(Self(Unknown::decode(sent)?))
+    }
+
+    /// Reads the object of a kind.
+    ///
+    /// # Errors
+    /// What is wrong with it, in the place of its JSON: an object that has no more than the metadata, as
+    /// far as it can be read; or a text.
+    pub fn object<T: Encoded>(self) -> Result<T, Value> {
+        if !self.is(T::KIND.api_version(), T::KIND.name()) {
+            return Err(self.what().into());
+        }
+        T::decode(self.0.raw.clone()).map_err(|error| {
+            let error = error.to_string();
+            match Named::decode(self.0.raw).ok().and_then(|named| named.metadata) {
+                Some(metadata) => {
+                    json!({ "metadata": wire::Metadata::from(metadata), T::PARTS: error })
                 }
+                None => error.into(),
             }
+        })
+    }
+
+    /// Reads a bookmark, of whatever kind: its version, which may be empty, and whether it ends a list.
+    pub(crate) fn bookmark(self) -> Result<(Text, bool), Unreadable> {
+        let metadata = Named::decode(self.0.raw)?.metadata.unwrap_or_default();
+        let ends_list = metadata.annotations.value(LIST_ENDS).is_some();
+        Ok((text(&metadata.resource_version), ends_list))
+    }
+
+    /// Reads an error.
+    pub(crate) fn status(self) -> Result<Status, Unreadable> {
+        if !self.is("v1", "Status") {
+            return Err(Unreadable(format!("{} in place of an error", self.what())));
         }
-        match &self.malformed {
-            Some(malformed) if self.lines.is_empty() => Err(malformed.clone()),
-            _ => Ok(Some(self.lines.split().freeze())),
-        }
+        let messages::Status { message, code } = messages::Status::decode(self.0.raw)?;
+        let message = String::from_utf8_lossy(&message).into_owned();
+        Ok(Status { code: code.try_into().unwrap_or_default(), message })
     }
 
-    /// Whether the body may end here.
-    ///
-    /// # Errors
-    /// A frame is not at its end.
-    pub fn end(&self) -> Result<(), Malformed> {
-        match self.bytes.len() {
-            0 => Ok(()),
-            there => Err(Malformed::Cut { there }),
-        }
-    }
-
-    /// Writes the next event, if it is there.
-    fn line(&mut self) -> Result<bool, Malformed> {
-        let Some(header) = self.bytes.first_chunk::<HEADER>() else { return Ok(false) };
-        // No platform that has the programs has smaller addresses.
-        let length = u32::from_be_bytes(*header) as usize;
-        if length > LONGEST {
-            return Err(Malformed::TooLong(length));
-        }
-        if self.bytes.len() - HEADER < length {
-            return Ok(false);
-        }
-        self.bytes.advance(HEADER);
-        let WatchEvent { kind, object } = WatchEvent::decode(self.bytes.split_to(length).freeze())?;
-        let Some(RawExtension { raw }) = object else {
-            return Err(Malformed::Unreadable("an event without an object".to_owned()));
-        };
-        let envelope = open(raw.clone())?;
-        let object = if envelope.is("v1", "Status") {
-            Some(Status::decode(envelope.raw)?.json())
-        } else if kind == "BOOKMARK" {
-            Some(envelope.bookmark()?)
-        } else {
-            None
-        };
-        // The type comes first: that is how a line is read without a detour.
-        self.lines.put_slice(b"{\"type\":");
-        self.json(&Value::from(text(&kind).as_str()))?;
-        self.lines.put_slice(b",\"object\":");
-        match object {
-            Some(object) => self.json(&object)?,
-            None => self.base64(&raw)?,
-        }
-        self.lines.put_slice(b"}\n");
-        Ok(true)
-    }
-
-    fn json(&mut self, value: &Value) -> Result<(), Malformed> {
-        serde_json::to_writer((&mut self.lines).writer(), value).map_err(unwritten)
-    }
-
-    fn base64(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        self.lines.put_u8(b'"');
-        let start = self.lines.len();
-        let room = base64::encoded_len(bytes.len(), true).unwrap_or_default();
-        self.lines.resize(start + room, 0);
-        BASE64_STANDARD.encode_slice(bytes, &mut self.lines[start..]).map_err(unwritten)?;
-        self.lines.put_u8(b'"');
-        Ok(())
-    }
-}
-
-/// The text that a line has in place of an object, out of its JSON; none where that is no text.
-pub fn carried(object: &str) -> Option<&str> {
-    object.strip_prefix('"')?.strip_suffix('"')
-}
-
-/// The object of a kind that a line carries: what is between the quotes there.
-///
-/// # Errors
-/// What says in JSON what is wrong with it: an object that has no more than the metadata, as far as it can
-/// be read; or a text.
-pub fn object<T: Encoded>(carried: &str) -> Result<T, Value> {
-    let bytes = BASE64_STANDARD.decode(carried).map_err(|_| Value::from(carried))?;
-    let envelope = open(bytes.into()).map_err(|malformed| Value::from(malformed.to_string()))?;
-    if !envelope.is(T::KIND.api_version(), T::KIND.name()) {
-        return Err(envelope.what().into());
-    }
-    T::decode(envelope.raw.clone()).map_err(|error| {
-        let error = error.to_string();
-        match Named::decode(envelope.raw).ok().and_then(|named| named.metadata) {
-            Some(metadata) => {
-                json!({ "metadata": wire::Metadata::from(metadata), T::PARTS: error })
-            }
-            None => error.into(),
-        }
-    })
-}
-
-/// An answer that is an error, in JSON.
-///
-/// # Errors
-/// The body is no Status.
-pub fn status(body: Bytes) -> Result<Vec<u8>, Malformed> {
-    let envelope = open(body)?;
-    if !envelope.is("v1", "Status") {
-        let problem = format!("{} in place of an error", envelope.what());
-        return Err(Malformed::Unreadable(problem));
-    }
-    serde_json::to_vec(&Status::decode(envelope.raw)?.json()).map_err(unwritten)
-}
-
-/// Takes an object out of what is sent.
-fn open(mut sent: Bytes) -> Result<Unknown, Malformed> {
-    if !sent.starts_with(MAGIC) {
-        let problem = "an object that does not begin with \"k8s\\0\"".to_owned();
-        return Err(Malformed::Unreadable(problem));
-    }
-    sent.advance(MAGIC.len());
-    Ok(Unknown::decode(sent)?)
-}
-
-impl Unknown {
     fn is(&self, version: &str, kind: &str) -> bool {
-        let types = self.types.as_ref();
+        let types = self.0.types.as_ref();
         types.is_some_and(|types| types.api_version == version && types.kind == kind)
     }
 
     /// Its version and kind, for a message.
     fn what(&self) -> String {
-        let types = self.types.clone().unwrap_or_default();
+        let types = self.0.types.clone().unwrap_or_default();
         format!("{} {}", text(&types.api_version), text(&types.kind))
     }
-
-    /// In JSON, as far as a watcher reads it.
-    fn bookmark(self) -> Result<Value, Malformed> {
-        let types = self.types.unwrap_or_default();
-        let metadata = Named::decode(self.raw)?.metadata.unwrap_or_default();
-        // A watch goes on from it.
-        if metadata.resource_version.is_empty() {
-            return Err(Malformed::Unreadable("a bookmark without a version".to_owned()));
-        }
-        let mut bookmark = json!({
-            "kind": text(&types.kind),
-            "apiVersion": text(&types.api_version),
-            "metadata": { "resourceVersion": text(&metadata.resource_version) },
-        });
-        if let Some(ends) = metadata.annotations.value(LIST_ENDS) {
-            bookmark["metadata"]["annotations"] = json!({ LIST_ENDS: ends });
-        }
-        Ok(bookmark)
-    }
-}
-
-impl Status {
-    fn json(&self) -> Value {
-        json!({
-            "kind": "Status",
-            "apiVersion": "v1",
-            "status": text(&self.status),
-            "message": text(&self.message),
-            "reason": text(&self.reason),
-            "code": self.code,
-        })
-    }
-}
-
-/// Nothing that is written here is without a form in JSON.
-fn unwritten(error: impl std::fmt::Display) -> Malformed {
-    Malformed::Unreadable(error.to_string())
 }

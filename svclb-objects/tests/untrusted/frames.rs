@@ -3,10 +3,10 @@
 use rand::rngs::ChaCha8Rng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
-use serde_json::Value;
-use svclb_objects::api::{self, Wire};
-use svclb_objects::convert::wire;
-use svclb_objects::protobuf::{self, Frames};
+use svclb_objects::api::{self, Read, Wire};
+use svclb_objects::convert::{Kind, wire};
+use svclb_objects::events::{Decoder, Encoding, Event, Malformed};
+use svclb_objects::protobuf;
 
 use super::SEED;
 use super::node::TestNode;
@@ -55,12 +55,12 @@ fn change(rng: &mut ChaCha8Rng, message: &mut Vec<u8>) {
 fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let messages = messages();
-    let (mut node, mut taken, mut rejected, mut malformed) = (TestNode::new(), 0, 0, 0);
+    let (mut node, mut taken_in, mut rejected, mut malformed) = (TestNode::new(), 0, 0, 0);
     for round in 0..FRAMES / BATCH {
         if round % 20 == 0 {
             node = TestNode::new();
         }
-        let mut body = Vec::new();
+        let (mut body, mut sent) = (Vec::new(), Vec::new());
         for _ in 0..BATCH {
             let mut message = messages.choose(&mut rng).unwrap().to_vec();
             // What is wrong with one frame hides those behind it.
@@ -68,29 +68,30 @@ fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
                 change(&mut rng, &mut message);
             }
             body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-            body.extend(message);
+            body.extend(&message);
+            sent.push(message);
         }
-        let (mut frames, mut rest) = (Frames::default(), &body[..]);
-        let end = loop {
-            match frames.lines() {
-                Ok(Some(lines)) => {
-                    for line in std::str::from_utf8(&lines).unwrap().lines() {
-                        match line_of(line, &mut node) {
-                            Some(true) => taken += 1,
-                            Some(false) => rejected += 1,
-                            None => {}
-                        }
-                    }
+        let parts = rng.random_range(1..=body.len());
+        let [(services, end), (slices, _), (nodes, _)] =
+            [Kind::Service, Kind::EndpointSlice, Kind::Node]
+                .map(|kind| read(kind, body.chunks(parts)));
+        assert!(services.len() == slices.len() && slices.len() == nodes.len());
+        for (((service, slice), of_node), message) in
+            services.into_iter().zip(slices).zip(nodes).zip(&sent)
+        {
+            let taken = [
+                object::<wire::Service>(service, message, &mut node),
+                object::<wire::EndpointSlice>(slice, message, &mut node),
+                object::<wire::Node>(of_node, message, &mut node),
+            ];
+            match taken.iter().filter(|taken| **taken == Some(true)).count() {
+                0 => rejected += usize::from(taken.contains(&Some(false))),
+                count => {
+                    assert_eq!(count, 1, "it is of one kind: {message:?}");
+                    taken_in += 1;
                 }
-                Ok(None) if rest.is_empty() => break frames.end(),
-                Ok(None) => {
-                    let (part, next) = rest.split_at(rng.random_range(1..=rest.len()));
-                    frames.take(part);
-                    rest = next;
-                }
-                Err(malformed) => break Err(malformed),
             }
-        };
+        }
         if let Err(wrong) = end {
             let told = wrong.to_string();
             assert!(told.starts_with("the API server's protobuf ") && told.len() < 1000, "{told}");
@@ -98,49 +99,54 @@ fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
         }
         node.pass().unwrap_or_else(|wrong| panic!("seed {SEED}, round {round}: {wrong}"));
     }
-    println!("{taken} taken, {rejected} rejected, {malformed} bodies malformed");
+    println!("{taken_in} taken, {rejected} rejected, {malformed} bodies malformed");
     // Changes that never hit, or hit always, would show nothing.
-    assert!(taken > FRAMES / 10 && rejected > FRAMES / 100 && malformed > FRAMES / 100);
+    assert!(taken_in > FRAMES / 10 && rejected > FRAMES / 100 && malformed > FRAMES / 100);
 }
 
-/// An event as the agent reads it: whether its object was taken in. None where it carries no object.
-fn line_of(line: &str, node: &mut TestNode) -> Option<bool> {
-    let event: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-    let text = event["object"].to_string();
-    let taken = [
-        object::<wire::Service>(&text, node),
-        object::<wire::EndpointSlice>(&text, node),
-        object::<wire::Node>(&text, node),
-    ];
-    let count = taken.into_iter().filter(|taken| *taken).count();
-    if protobuf::carried(&text).is_none() {
-        assert_eq!(count, 0, "a bookmark or an error says nothing: {line}");
-        return None;
+/// All events of a body that comes in parts, as the watch of a kind reads it, and what is wrong behind them.
+fn read<'a>(
+    kind: Kind,
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<Event>, Result<(), Malformed>) {
+    let (mut decoder, mut events) = (Decoder::new(Encoding::Protobuf), Vec::new());
+    for part in parts {
+        decoder.push(part);
+        loop {
+            match decoder.next(kind) {
+                Ok(Some(event)) => events.push(event),
+                Ok(None) => break,
+                Err(malformed) => return (events, Err(malformed)),
+            }
+        }
     }
-    assert!(count <= 1, "it is of one kind: {line}");
-    Some(count == 1)
+    (events, decoder.end())
 }
 
-/// An object as the watch of a kind reads it. True when it was taken in.
-fn object<T: Wire>(text: &str, node: &mut TestNode) -> bool {
-    let (version, read) = api::read::<T>(text);
-    let accepted = match read.said {
+/// Takes in the object of an event, read as one of a kind. True when it was taken in; none where the event
+/// has no object.
+fn object<T: Wire>(event: Event, message: &[u8], node: &mut TestNode) -> Option<bool> {
+    let (version, Read { name, hash, said }) = match event {
+        Event::Object { version, read, .. } => (version, read),
+        Event::Bookmark { .. } | Event::Error(_) => return None,
+    };
+    let accepted = match said {
         Ok(accepted) => accepted,
         Err(invalid) => {
             let told = invalid.to_string();
             assert_eq!(svclb_core::text::line(&told), told);
             assert!(told.len() < 10_000);
-            return false;
+            return Some(false);
         }
     };
-    let message: T = protobuf::object(protobuf::carried(text).unwrap()).unwrap();
-    let json = serde_json::to_value(message).unwrap();
+    let (_, envelope) = protobuf::event(message.to_vec().into()).unwrap();
+    let json = serde_json::to_value(envelope.object::<T>().unwrap()).unwrap();
     // In JSON it says the same.
     let (json_version, of_json) = api::read::<T>(&json.to_string());
     let update = accepted.update.clone();
-    let said = (version, read.name, Ok(accepted));
+    let said = (version, name, Ok(accepted));
     assert_eq!((json_version, of_json.name, of_json.said), said, "{json:#}");
-    assert_eq!(of_json.hash, read.hash, "{json:#}");
+    assert_eq!(of_json.hash, hash, "{json:#}");
     node.take(update, [&json]);
-    true
+    Some(true)
 }

@@ -1,88 +1,94 @@
-//! Whether the watch of one kind does well: told to the operator when that changes, not at each attempt.
+//! The health of one kind's watch: errors, logged when they change and not at each attempt, and delays
+//! after them.
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use svclb_common::layout::{SourceKind, SourceRow, WayKind};
 use svclb_core::text::short;
 use tokio::time::Instant;
 
-/// How many different errors of one outage are told.
-const TOLD: usize = 8;
+use super::timing::Backoff;
+use crate::convert::Kind;
 
-/// Shared between the watch, which sees errors, and its client, which sees answers.
-#[derive(Clone, Debug)]
+/// The most errors of one outage that are logged.
+const ERRORS: usize = 8;
+/// The shortest and the longest delay after an error.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// After this time without an error all is well, and earlier errors count no more.
+const WELL: Duration = Duration::from_secs(5);
+
+/// The health of one kind's watch.
+#[derive(Debug)]
 pub(super) struct Health {
     resource: &'static str,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// What was told to be wrong since all was well.
-    wrong: Vec<String>,
-    /// The first good answer since something went wrong. What it begins may end badly.
+    /// Errors that were logged since all was well.
+    errors: Vec<String>,
+    pub(super) backoff: Backoff,
+    /// The time at which a version last had expired, and a list was asked for at once.
+    expired: Option<Instant>,
+    /// The first good answer since the last error. The watch that it begins may end badly.
     good: Option<Instant>,
-    /// The latest good answer, until somebody asks.
-    heard: Option<Instant>,
+    /// The latest good answer, until it is taken.
+    pub(super) answered: Option<Instant>,
     /// The latest request had no answer at all.
-    unreached: bool,
-    /// The latest part of a good answer's body.
-    part: Option<Instant>,
-    /// When something good last came: an answer, or a part of one.
+    pub(super) unreached: bool,
+    /// The time at which a good answer, or a part of one, last came.
     latest: Option<SystemTime>,
-    /// Who sent it, and by which way.
+    /// Its sender, and the way to it.
     peer: Option<(SocketAddr, WayKind)>,
 }
 
 impl Health {
     /// All is well.
     pub(super) fn new(resource: &'static str) -> Self {
-        Self { resource, state: Arc::default() }
-    }
-
-    /// The API server answered a request, well or not; or nobody did.
-    pub(super) fn answered(&self, good: Option<bool>) {
-        let mut state = self.state();
-        state.unreached = good.is_none();
-        if good == Some(true) {
-            let now = Instant::now();
-            state.good.get_or_insert(now);
-            state.heard = Some(now);
+        Self {
+            resource,
+            errors: Vec::new(),
+            backoff: Backoff::new(BACKOFF.0, BACKOFF.1),
+            expired: None,
+            good: None,
+            answered: None,
+            unreached: false,
+            latest: None,
+            peer: None,
         }
     }
 
-    /// A part of a good answer's body came.
-    pub(super) fn received(&self) {
-        let mut state = self.state();
-        state.part = Some(Instant::now());
-        state.latest = Some(SystemTime::now());
+    /// Notes a good answer, from this peer if it is known.
+    pub(super) fn answered_by(&mut self, peer: Option<(SocketAddr, WayKind)>) {
+        let now = Instant::now();
+        self.good.get_or_insert(now);
+        (self.answered, self.unreached) = (Some(now), false);
+        self.received();
+        self.peer = peer.or(self.peer);
     }
 
-    /// When the latest part of a good answer's body came.
-    pub(super) fn part(&self) -> Option<Instant> {
-        self.state().part
+    /// Notes that a request failed, perhaps without an answer.
+    pub(super) const fn failed(&mut self, unreached: bool) {
+        self.unreached = unreached;
     }
 
-    /// A good answer began, from this peer if it is known.
-    pub(super) fn answered_by(&self, peer: Option<(SocketAddr, WayKind)>) {
-        let mut state = self.state();
-        state.latest = Some(SystemTime::now());
-        state.peer = peer.or(state.peer);
+    /// Notes a part of a good answer.
+    pub(super) fn received(&mut self) {
+        self.latest = Some(SystemTime::now());
     }
 
-    /// When something good last came, and from where.
-    pub(super) fn row(&self, kind: SourceKind) -> SourceRow {
-        let state = self.state();
-        let heard = state.latest.and_then(|latest| latest.duration_since(UNIX_EPOCH).ok());
+    /// The time at which something good last came, and its sender.
+    pub(super) fn row(&self, kind: Kind) -> SourceRow {
+        let kind = match kind {
+            Kind::Service => SourceKind::Services,
+            Kind::EndpointSlice => SourceKind::EndpointSlices,
+            Kind::Node => SourceKind::Nodes,
+        };
+        let since = self.latest.and_then(|latest| latest.duration_since(UNIX_EPOCH).ok());
         let row = SourceRow {
-            heard: heard.map_or(0, |since| since.as_secs()),
+            heard: since.map_or(0, |since| since.as_secs()),
             kind: kind as u8,
             ..SourceRow::default()
         };
-        match state.peer {
+        match self.peer {
             Some((peer, way)) => {
                 SourceRow { address: peer.ip().into(), port: peer.port(), way: way as u8, ..row }
             }
@@ -90,51 +96,49 @@ impl Health {
         }
     }
 
-    /// The latest good answer since this was asked last.
-    pub(super) fn heard(&self) -> Option<Instant> {
-        self.state().heard.take()
-    }
-
-    /// Whether the latest request had no answer at all.
-    pub(super) fn unreached(&self) -> bool {
-        self.state().unreached
-    }
-
-    /// Whether nothing was wrong since [`Self::well`].
-    pub(super) fn is_well(&self) -> bool {
-        self.state().wrong.is_empty()
-    }
-
-    /// Since when it does well again, where something was wrong and nobody said [`Self::well`] since.
-    pub(super) fn better(&self) -> Option<Instant> {
-        let state = self.state();
-        state.good.filter(|_| !state.wrong.is_empty())
+    /// The time at which all is well again, if no error comes before. A good answer alone is not enough: an
+    /// error may come with it.
+    pub(super) fn recovery(&self) -> Option<Instant> {
+        self.good.filter(|_| !self.errors.is_empty()).map(|since| since + WELL)
     }
 
     /// All is well again.
-    pub(super) fn well(&self) {
-        if !std::mem::take(&mut self.state().wrong).is_empty() {
+    pub(super) fn recover(&mut self) {
+        if !std::mem::take(&mut self.errors).is_empty() {
             tracing::info!(resource = self.resource, "the API server answers again");
         }
+        self.expired = None;
+        self.backoff.reset();
     }
 
-    /// An attempt failed, or a watch broke. `rest` says what is meanwhile.
-    pub(super) fn bad(&self, error: &(dyn Error + 'static), rest: &'static str) {
-        let error = short(&words(error));
-        let mut state = self.state();
-        if state.wrong.len() < TOLD && !state.wrong.contains(&error) {
-            tracing::warn!(resource = self.resource, error, "cannot watch; trying again; {rest}");
-            state.wrong.push(error);
+    /// Notes that a version expired. True if that is no error, since a list at once may help: not where one
+    /// has just led to the same.
+    pub(super) fn expires(&mut self) -> bool {
+        let is_well = self.errors.is_empty();
+        let again = self.expired.is_some_and(|before| !is_well || before.elapsed() <= WELL);
+        if !again {
+            self.expired = Some(Instant::now());
         }
-        state.good = None;
+        !again
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reports that a request failed, or a watch broke off; `rest` says what is served meanwhile. Returns the
+    /// delay before the next request.
+    pub(super) fn report(&mut self, error: &(dyn Error + 'static), rest: &'static str) -> Duration {
+        if self.recovery().is_some_and(|at| at <= Instant::now()) {
+            self.recover();
+        }
+        let error = short(&words(error));
+        if self.errors.len() < ERRORS && !self.errors.contains(&error) {
+            tracing::warn!(resource = self.resource, error, "cannot watch; trying again; {rest}");
+            self.errors.push(error);
+        }
+        self.good = None;
+        self.backoff.next()
     }
 }
 
-/// An error with its causes, each said once.
+/// An error with its causes, none of them repeated.
 pub(super) fn words(error: &(dyn Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
@@ -154,24 +158,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_good_answer_after_an_error_is_better_and_well_only_when_somebody_says_so() {
-        let health = Health::new("services");
-        health.answered(Some(true));
-        assert_eq!(health.better(), None, "nothing was wrong");
+    fn errors_are_over_some_time_after_the_first_good_answer() {
+        let mut health = Health::new("services");
+        health.answered_by(None);
+        assert_eq!(health.recovery(), None, "nothing was wrong");
         let error = std::io::Error::other("away");
-        health.bad(&error, "");
-        assert_eq!(health.better(), None);
-        health.answered(Some(false));
-        assert_eq!(health.better(), None);
-        health.answered(Some(true));
-        let better = health.better();
-        health.answered(Some(true));
-        assert!(better.is_some() && health.better() == better, "since the first");
-        health.bad(&error, "");
-        assert_eq!(health.better(), None);
-        health.answered(Some(true));
-        health.well();
-        assert_eq!(health.better(), None);
+        health.report(&error, "");
+        assert_eq!(health.recovery(), None);
+        health.failed(false);
+        assert_eq!(health.recovery(), None);
+        health.answered_by(None);
+        let recovery = health.recovery();
+        health.answered_by(None);
+        assert!(recovery.is_some() && health.recovery() == recovery, "since the first");
+        health.report(&error, "");
+        assert_eq!(health.recovery(), None);
+        health.answered_by(None);
+        health.recover();
+        assert_eq!(health.recovery(), None);
     }
 
     #[test]

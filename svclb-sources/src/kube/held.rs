@@ -9,9 +9,9 @@ use svclb_core::model::{ObjectName, Unread, Update};
 use svclb_objects::ledger::{Ledger, Rejection, Reports};
 
 use super::capacity::Capacity;
-use super::object::Read;
 use crate::batch::Reject;
 use crate::convert::{Accepted, Invalid, Kind, ObjectId, Skipped};
+use svclb_objects::api::Read;
 
 /// The number of rejects without a name that are kept and reported.
 const NAMELESS: usize = 16;

@@ -1,38 +1,40 @@
 //! `--kubeconfig` and in-cluster: the objects of an API server, watched.
 //!
-//! * Nothing is told before every kind was seen whole. Until then, and whenever the API server is away,
-//!   what is served stays served: a list that comes anew is compared with what is known when it is at
-//!   its end, and only the differences are told.
+//! * Nothing is handed on before every kind was listed. Until then, and whenever the API server is away, what
+//!   is served stays served: a later list is compared with what is known when it is complete, and only the
+//!   differences are handed on.
 //! * A rejected object keeps its previous state, also through a list.
 //! * Memory is bounded: of what was not handed on yet, an object's latest state counts, and the objects of
 //!   a namespace may take a share of what all may.
 //!
-//! * `resources`: what is watched, with which rights.
+//! * `resources`: the kinds that are watched, with the rights that this takes.
+//! * `settings`: the configuration, and the credentials in it.
 //! * `plugin`: exec plugins of a kubeconfig, run within limits.
-//! * `client`: requests to the API server, and who we are to it.
-//! * `ways`: the ways to it, and which of them works.
+//! * `client`: connections that renew themselves, with their credentials.
+//! * `ways`: the ways to the API server, and which of them works.
 //! * `dial`: connections to it.
-//! * `encoding`: what the API server is asked to speak, and JSON of it.
-//! * `health`: whether a watch does well, for the operator.
-//! * `feed`: the watch of one kind.
-//! * `silence`: how long a watch may send nothing.
-//! * `object`: one object, read.
-//! * `held`: what is known of one kind's objects.
+//! * `request`: requests for the objects of one kind, and their answers.
+//! * `reflector`: lists and watches one kind.
+//! * `silence`: watches that are silent for too long.
+//! * `timing`: an alarm, and delays that grow.
+//! * `health`: the health of a watch, for the operator.
+//! * `held`: the known objects of one kind.
 //! * `capacity`: how much memory the objects of each namespace may take.
 
 mod capacity;
 mod client;
 mod dial;
-mod encoding;
-mod feed;
 mod health;
 mod held;
-mod object;
 pub mod plugin;
+mod reflector;
+mod request;
 pub mod resources;
+mod settings;
 mod silence;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod ways;
 
 use std::future::poll_fn;
@@ -48,21 +50,21 @@ use crate::batch::Batch;
 use crate::convert::Skipped;
 use capacity::Capacity;
 use client::Link;
-pub use client::Settings;
-use feed::Feed;
 use held::Held;
+use reflector::Reflector;
 use resources::WATCHED;
+pub use settings::Settings;
 pub use silence::SILENCE;
 use ways::Ways;
 
 /// The objects of an API server.
 #[derive(Debug)]
 pub struct Kube {
-    feeds: [Feed; 3],
+    reflectors: [Reflector; 3],
     ways: Ways,
     /// The whole state was handed on.
     started: bool,
-    /// What was told last of what is rejected; none before the whole state was handed on.
+    /// The rejected objects as they were last handed on; `None` before the whole state was.
     unread: Option<Unread>,
 }
 
@@ -74,17 +76,17 @@ impl Kube {
     /// When there is no configuration, or it cannot be understood.
     pub async fn new(settings: Settings, node: &str) -> Result<Self> {
         let link = Link::new(settings).await?;
-        tracing::info!(server = link.server(), node, "watching the API server");
+        tracing::info!(server = &*link.server, node, "watching the API server");
         Ok(Self::over(&link, node))
     }
 
     fn over(link: &Link, node: &str) -> Self {
-        let capacity = Capacity::new(link.budget());
-        let feeds = WATCHED.each_ref().map(|watched| {
+        let capacity = Capacity::new(&link.settings.budget);
+        let reflectors = WATCHED.each_ref().map(|watched| {
             let held = Held::new(watched.kind, capacity.clone());
-            Feed::new(watched, held, link, node)
+            Reflector::new(watched, held, link, node)
         });
-        Self { feeds, ways: link.ways().clone(), started: false, unread: None }
+        Self { reflectors, ways: link.ways.clone(), started: false, unread: None }
     }
 
     /// Adds endpoints of the API server that an earlier agent knew: these are ways to it.
@@ -92,12 +94,12 @@ impl Kube {
         self.ways.remember(api_servers);
     }
 
-    /// When each kind was last heard, and from where.
+    /// When each kind was last received, and from where.
     pub fn rows(&self) -> [SourceRow; SOURCES] {
-        self.feeds.each_ref().map(Feed::row)
+        self.reflectors.each_ref().map(Reflector::row)
     }
 
-    /// Waits for news. The first batch is the whole state, once each kind was seen. May be dropped while
+    /// Waits for changes. The first batch is the whole state, once each kind was listed. May be dropped while
     /// it waits.
     pub async fn next(&mut self) -> Batch {
         poll_fn(|cx| self.poll(cx)).await
@@ -105,17 +107,18 @@ impl Kube {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Batch> {
         loop {
-            self.feeds.iter_mut().for_each(|feed| feed.poll(cx));
+            self.reflectors.iter_mut().for_each(|reflector| reflector.poll(cx));
             // Where one gets an answer, the others do.
-            let Some(heard) = self.feeds.iter().filter_map(Feed::heard).max() else { break };
-            if self.feeds.iter_mut().filter_map(|feed| feed.hurry(heard).then_some(())).count() == 0
-            {
+            let answered = self.reflectors.iter_mut().filter_map(Reflector::take_answered).max();
+            let Some(answered) = answered else { break };
+            let hurried = self.reflectors.iter_mut().map(|reflector| reflector.hurry(answered));
+            if hurried.filter(|hurried| *hurried).count() == 0 {
                 break;
             }
         }
-        let synced = self.feeds.iter().all(|feed| feed.held.synced());
-        let news = self.feeds.iter().any(|feed| feed.held.has_news());
-        if !synced || self.started && !news {
+        let mut held = self.reflectors.iter().map(|reflector| &reflector.held);
+        let synced = held.clone().all(Held::synced);
+        if !synced || self.started && !held.any(Held::has_news) {
             return Poll::Pending;
         }
         Poll::Ready(self.batch())
@@ -125,20 +128,21 @@ impl Kube {
         let whole = !std::mem::replace(&mut self.started, true);
         let (mut updates, mut rejects) = (Vec::new(), Vec::new());
         let mut seen = Instant::now();
-        for feed in &mut self.feeds {
-            let news = feed.held.take();
+        for reflector in &mut self.reflectors {
+            let news = reflector.held.take();
             updates.extend(news.updates.into_values());
             rejects.extend(news.rejects);
-            seen = seen.min(feed.seen.take().unwrap_or(seen));
+            seen = seen.min(reflector.seen.take().unwrap_or(seen));
         }
         self.ways.learn(&updates);
-        let mut unread = Unread::default();
-        self.feeds.iter().for_each(|feed| feed.held.unread(&mut unread));
+        let (mut unread, mut standing, mut skipped) = (Unread::default(), 0, Skipped::default());
+        for Reflector { held, .. } in &self.reflectors {
+            held.unread(&mut unread);
+            standing += held.standing();
+            skipped.add(&held.skipped());
+        }
         let is_new = self.unread.as_ref() != Some(&unread);
         let unread = is_new.then(|| self.unread.insert(unread).clone());
-        let standing = self.feeds.iter().map(|feed| feed.held.standing()).sum();
-        let mut skipped = Skipped::default();
-        self.feeds.iter().for_each(|feed| skipped.add(&feed.held.skipped()));
         Batch { updates, whole, rejects, unread, standing, skipped, seen: seen.into_std() }
     }
 }

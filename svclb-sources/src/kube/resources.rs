@@ -86,27 +86,9 @@ pub fn rbac_rules() -> Vec<Rule> {
     rules
 }
 
-impl Watched {
-    /// Its entry in the list.
-    pub(super) const fn of(kind: Kind) -> &'static Self {
-        match kind {
-            Kind::Service => &WATCHED[0],
-            Kind::EndpointSlice => &WATCHED[1],
-            Kind::Node => &WATCHED[2],
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_kind_finds_its_own_entry() {
-        for watched in &WATCHED {
-            assert_eq!(Watched::of(watched.kind), watched);
-        }
-    }
 
     #[test]
     fn the_rules_allow_what_is_watched_and_nothing_else() {

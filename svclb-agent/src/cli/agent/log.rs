@@ -16,7 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The filter without RUST_LOG. The watches log their own problems when something changes; the crates beneath
 /// would log each attempt.
-const DEFAULT: &str = "info,kube_client=off,kube_runtime=error,hyper_util=error,tower=error";
+const DEFAULT: &str = "info,kube_client=off,hyper_util=error,tower=error";
 
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {

@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use kube::config::AuthInfo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -27,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
+use super::timing::Backoff;
 use credential::Credential;
 pub(super) use credential::Plugin;
 
@@ -73,7 +73,7 @@ struct State {
     /// Of the plugin that ran last.
     plugin: Option<Plugin>,
     given: Option<Credential>,
-    waits: ExponentialBackoff,
+    backoff: Backoff,
     /// No run before this time.
     next: Instant,
     /// A run whose processes could not be ended.
@@ -82,9 +82,10 @@ struct State {
 
 impl Plugins {
     pub(super) fn new(limits: Limits) -> Self {
-        let waits = waits(&limits);
+        let (shortest, longest) = limits.backoff;
+        let backoff = Backoff::new(shortest, longest);
         let next = Instant::now();
-        let state = State { limits, plugin: None, given: None, waits, next, stuck: None };
+        let state = State { limits, plugin: None, given: None, backoff, next, stuck: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -105,8 +106,8 @@ impl Plugins {
         }
         let ran = self.run(&plugin).await;
         let mut state = self.state();
-        let longest = state.limits.backoff.1;
-        state.next = Instant::now() + state.waits.next().unwrap_or(longest);
+        let delay = state.backoff.next();
+        state.next = Instant::now() + delay;
         let given = ran?;
         state.given = Some(given.clone());
         Ok(given.give(auth))
@@ -122,7 +123,7 @@ impl Plugins {
     pub(super) fn taken(&self) {
         let mut state = self.state();
         if state.given.is_some() {
-            state.waits = waits(&state.limits);
+            state.backoff.reset();
         }
     }
 
@@ -177,7 +178,8 @@ impl State {
         let now = Instant::now();
         if self.plugin.as_ref() != Some(plugin) {
             self.plugin = Some(plugin.clone());
-            (self.given, self.waits, self.next) = (None, waits(&self.limits), now);
+            (self.given, self.next) = (None, now);
+            self.backoff.reset();
         }
         if refused || self.given.as_ref().is_some_and(|given| given.is_due(now)) {
             self.given = None;
@@ -199,12 +201,6 @@ impl State {
         }
         Ok(None)
     }
-}
-
-fn waits(limits: &Limits) -> ExponentialBackoff {
-    let (first, longest) = limits.backoff;
-    let waits = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest);
-    waits.with_jitter().without_max_times().build()
 }
 
 /// A run that came to its end.

@@ -1,0 +1,390 @@
+//! The reflector of one kind: lists its objects, watches them, and lists again where it must.
+//!
+//! A list is streamed, and the watch goes on in the same answer. A server that does not stream is listed in
+//! pages. A watch that ends goes on from its last version, unless that is gone or something may be missed.
+
+use std::fmt;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use svclb_common::layout::SourceRow;
+use svclb_core::text::short;
+use svclb_objects::convert::wire::Text;
+use svclb_objects::events::{Encoding, Event, Malformed, page};
+use tokio::time::Instant;
+
+use super::client::Link;
+use super::health::Health;
+use super::held::Held;
+use super::request::{Answer, Content, Failure, Fetch, LIFETIME, Stream};
+use super::resources::Watched;
+use super::silence::Silence;
+use super::timing::Alarm;
+
+/// A streamed list without an event for this time is no streamed list: servers that do not know them take
+/// the request for a plain watch, and never report that the list is complete.
+const STALL: Duration = Duration::from_secs(30);
+/// A watch without an event for this time has lost its other side, which would have ended it by now.
+const IDLE: Duration = LIFETIME.saturating_add(Duration::from_secs(5));
+/// An answer that ends sooner is an error: otherwise a server that ends each at once would be asked as fast
+/// as it can answer.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// Lists are not streamed for this time after that did not work: a server may be updated meanwhile.
+const PAGED: Duration = Duration::from_secs(600);
+/// Protobuf is not accepted for this time after it could not be read: a proxy may spoil it.
+const DECLINED: Duration = Duration::from_secs(600);
+/// Keeps what is held of one kind as the API server has it.
+pub(super) struct Reflector {
+    pub(super) held: Held,
+    /// The time of the earliest change that was not handed on.
+    pub(super) seen: Option<Instant>,
+    watched: &'static Watched,
+    /// The object's name, where only one is watched.
+    own: Option<String>,
+    link: Link,
+    health: Health,
+    /// The request whose answer is read, or that is sent next.
+    fetch: Fetch,
+    call: Call,
+    /// The beginning and the end of the delay after an error.
+    delay: Option<(Instant, Instant)>,
+    /// The encoding of the latest good answer.
+    encoding: Encoding,
+    /// The time at which protobuf last could not be read.
+    declined: Option<Instant>,
+    /// The time at which lists were last found not to be streamed.
+    paged: Option<Instant>,
+    /// The time of the latest event, or of the beginning of the answer.
+    alive: Instant,
+    silence: Silence,
+    /// The time at which the last list was complete, or at which there last was no capacity to list again.
+    /// Objects whose contents were left out are listed again as long after it as a watch may be silent, if
+    /// there is capacity for one of them.
+    listed: Instant,
+    alarm: Alarm,
+}
+
+/// The reasons for an alarm.
+#[derive(Clone, Copy)]
+enum Due {
+    /// The delay after an error ends.
+    Retry,
+    /// A list or a watch was without events for too long.
+    Stall,
+    /// There was no error for long enough after one.
+    Recovery,
+    /// The watch was silent for too long.
+    Silence,
+    /// Objects whose contents were left out may be listed again.
+    Revisit,
+}
+
+/// The request that is under way.
+enum Call {
+    None,
+    Sent(BoxFuture<'static, Result<Answer, Failure>>),
+    /// A list or a watch.
+    Open(Stream),
+}
+
+impl fmt::Debug for Reflector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reflector")
+            .field("watched", &self.watched.resource)
+            .field("fetch", &self.fetch)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reflector {
+    /// Reflects a kind; `node` is the name of the own node.
+    pub(super) fn new(watched: &'static Watched, held: Held, link: &Link, node: &str) -> Self {
+        let now = Instant::now();
+        Self {
+            held,
+            seen: None,
+            watched,
+            own: watched.own.then(|| node.to_owned()),
+            link: link.clone(),
+            health: Health::new(watched.resource),
+            fetch: Fetch::Stream,
+            call: Call::None,
+            delay: None,
+            encoding: Encoding::Json,
+            declined: None,
+            paged: None,
+            alive: now,
+            silence: Silence::new(link.settings.silence),
+            listed: now,
+            alarm: Alarm::new(),
+        }
+    }
+
+    /// Takes in what has come, and asks for more.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let step = if self.delay.is_some() { Poll::Pending } else { self.step(cx) };
+            match step {
+                Poll::Ready(Ok(())) if self.held.has_news() => {
+                    self.seen.get_or_insert_with(Instant::now);
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(failure)) => self.fail(&failure),
+                Poll::Pending => match self.next_due() {
+                    Some((at, due)) if self.alarm.poll_at(at, cx).is_ready() => self.wake(due),
+                    _ => return,
+                },
+            }
+        }
+    }
+
+    /// The time of a good answer, if there was one since this was last called.
+    pub(super) fn take_answered(&mut self) -> Option<Instant> {
+        self.health.answered.take()
+    }
+
+    /// The time at which this kind was last received, its sender, and how many of its objects are rejected.
+    pub(super) fn row(&self) -> SourceRow {
+        let rejected = u32::try_from(self.held.standing()).unwrap_or(u32::MAX);
+        SourceRow { rejected, ..self.health.row(self.watched.kind) }
+    }
+
+    /// Tries at once to reach the API server, which answered another kind at this time, if it could not be
+    /// reached before that. True when that ended a delay.
+    pub(super) fn hurry(&mut self, answered: Instant) -> bool {
+        let is_early = self.delay.is_some_and(|(since, _)| since < answered);
+        if !is_early || !self.health.unreached {
+            return false;
+        }
+        self.delay = None;
+        self.health.backoff.reset();
+        true
+    }
+
+    /// Sends the request, or takes in its answer or the next event.
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        match &mut self.call {
+            Call::None => {
+                let protobuf = self.declined.is_none_or(|since| since.elapsed() > DECLINED);
+                let (link, own) = (self.link.clone(), self.own.clone());
+                let sent = self.fetch.clone().send(link, self.watched, own, protobuf);
+                self.call = Call::Sent(Box::pin(sent));
+                Poll::Ready(Ok(()))
+            }
+            Call::Sent(answer) => {
+                let answer = ready!(answer.as_mut().poll(cx));
+                self.call = Call::None;
+                if let Err(failure) = &answer {
+                    self.health.failed(matches!(failure, Failure::Unanswered(_)));
+                    // A watch is not silent while the API server does not answer. One that was open and
+                    // broke off was: some proxies cut what is silent.
+                    self.silence.restart();
+                }
+                Poll::Ready(answer.and_then(|answer| self.answered(answer)))
+            }
+            Call::Open(stream) => {
+                if let Some(event) = ready!(stream.poll(self.watched.kind, cx)?) {
+                    return Poll::Ready(self.event(event));
+                }
+                let is_short = stream.since.elapsed() < SHORTEST;
+                self.call = Call::None;
+                let problem = match self.fetch {
+                    Fetch::Watch(_) if !is_short => return Poll::Ready(Ok(())),
+                    Fetch::Watch(_) => "the API server ended a watch at once",
+                    _ => "the API server ended a list before it was complete",
+                };
+                Poll::Ready(Err(Failure::Broken(problem.into())))
+            }
+        }
+    }
+
+    /// Takes in a good answer.
+    fn answered(&mut self, answer: Answer) -> Result<(), Failure> {
+        let peer = answer.peer.map(|peer| (peer, self.link.ways.kind_of(peer)));
+        self.health.answered_by(peer);
+        self.encoding = answer.encoding;
+        if matches!(self.fetch, Fetch::Stream | Fetch::Page(None)) {
+            self.held.begin();
+        }
+        match answer.content {
+            Content::Events(stream) => {
+                self.alive = stream.since;
+                self.call = Call::Open(stream);
+            }
+            Content::Page(body) => {
+                let end = page(self.watched.kind, &body, |read| self.held.listed(read))?;
+                if !end.next.is_empty() {
+                    self.fetch = Fetch::Page(Some(end.next));
+                } else if !end.version.is_empty() {
+                    self.end_list(end.version);
+                } else {
+                    return Err(self.without_version());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), Failure> {
+        self.alive = Instant::now();
+        self.health.received();
+        // A list is no sign of life of the watch before it.
+        if matches!(self.fetch, Fetch::Watch(_)) {
+            self.silence.received();
+        }
+        match (event, &mut self.fetch) {
+            (Event::Error(status), _) => return Err(status.into()),
+            (Event::Bookmark { version, .. }, Fetch::Watch(last)) => *last = version,
+            (Event::Bookmark { version, ends_list: true }, _) => self.end_list(version),
+            (Event::Object { version, read, is_gone }, Fetch::Watch(last)) => {
+                let version = version.filter(|version| !version.is_empty());
+                let Some(version) = version else { return Err(self.without_version()) };
+                *last = version;
+                if is_gone {
+                    self.held.delete(read);
+                    self.warn_if_missing();
+                } else {
+                    self.held.apply(read);
+                }
+            }
+            (Event::Object { read, is_gone: false, .. }, _) => self.held.listed(read),
+            // In a streamed list no object is gone.
+            (Event::Bookmark { .. } | Event::Object { .. }, _) => {}
+        }
+        Ok(())
+    }
+
+    fn without_version(&self) -> Failure {
+        let problem = "there is no resourceVersion to go on from".to_owned();
+        Malformed::Unreadable(self.encoding, problem).into()
+    }
+
+    /// Compares a list that is complete with what is held. A watch goes on from its version.
+    fn end_list(&mut self, version: Text) {
+        self.fetch = Fetch::Watch(version);
+        let first = !self.held.synced();
+        let listed = self.held.done();
+        self.silence.restart();
+        self.listed = Instant::now();
+        if listed.changed + listed.gone > 0 {
+            self.silence.end();
+        }
+        let (resource, encoding) = (self.watched.resource, self.encoding.name());
+        let (objects, again) = (listed.objects, if first { "" } else { " anew" });
+        let [changed, gone] = [listed.changed, listed.gone].map(|count| (!first).then_some(count));
+        tracing::info!(resource, objects, encoding, changed, gone, "listed{again}");
+        self.warn_if_missing();
+    }
+
+    /// Without the own Node no endpoint is local, and the own zone is not known.
+    fn warn_if_missing(&self) {
+        if let Some(name) = self.own.as_deref().filter(|_| self.held.count() == 0) {
+            tracing::warn!(
+                node = name,
+                "the API server has no Node of this name, so neither its zone nor its addresses are \
+                 known: give the name by --node",
+            );
+        }
+    }
+
+    /// Decides where to go on after an error, and when. A watch goes on from its last version, unless that
+    /// version is gone or changes may have been missed; a list begins again.
+    fn fail(&mut self, failure: &Failure) {
+        self.call = Call::None;
+        let (code, message) = match failure {
+            Failure::Status(status) => (status.code, &*status.message),
+            _ => (0, ""),
+        };
+        if code == 410 && self.health.expires() {
+            tracing::info!(
+                resource = self.watched.resource,
+                "the API server does not know any more what changed; listing all objects",
+            );
+            return self.list();
+        }
+        let is_refused = matches!(code, 400 | 422 | 501);
+        if is_refused && self.fetch == Fetch::Stream {
+            return self.list_in_pages(message);
+        }
+        // An event that cannot be read is lost. In another encoding it may be readable.
+        let is_lost = match failure {
+            Failure::Malformed(malformed) => !matches!(malformed, Malformed::Cut(..)),
+            _ => false,
+        };
+        if is_lost && self.encoding == Encoding::Protobuf {
+            self.declined = Some(Instant::now());
+        }
+        if !matches!(self.fetch, Fetch::Watch(_)) || is_lost || is_refused || code == 410 {
+            self.list();
+        }
+        let rest = match self.held.synced() {
+            true => "what was served stays served",
+            false => "what an earlier agent left in the maps stays served",
+        };
+        let now = Instant::now();
+        self.delay = Some((now, now + self.health.report(failure, rest)));
+    }
+
+    /// The next time at which something is due, unless something else comes before.
+    fn next_due(&self) -> Option<(Instant, Due)> {
+        if let Some((_, until)) = self.delay {
+            return Some((until, Due::Retry));
+        }
+        let is_open = matches!(self.call, Call::Open(_));
+        let is_watch = matches!(self.fetch, Fetch::Watch(_));
+        let limit = if is_watch { IDLE } else { STALL };
+        let all = [
+            is_open.then(|| (self.alive + limit, Due::Stall)),
+            self.health.recovery().map(|at| (at, Due::Recovery)),
+            is_watch.then(|| (self.silence.since + self.silence.limit, Due::Silence)),
+            (is_watch && self.held.omits())
+                .then(|| (self.listed + self.silence.limit, Due::Revisit)),
+        ];
+        all.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn wake(&mut self, due: Due) {
+        match due {
+            Due::Retry => self.delay = None,
+            Due::Stall if self.fetch == Fetch::Stream => {
+                self.list_in_pages("a list that it streams stands still");
+            }
+            Due::Stall => self.call = Call::None,
+            Due::Recovery => self.health.recover(),
+            Due::Silence => {
+                if let Some(lasts) = self.silence.exceeds_first() {
+                    tracing::warn!(
+                        resource = self.watched.resource,
+                        seconds = lasts.as_secs(),
+                        "the API server sends nothing on an open watch, not even bookmarks, as after \
+                         etcd was restored to an older state; listing all objects",
+                    );
+                }
+                self.list();
+            }
+            Due::Revisit if self.held.has_room() => self.list(),
+            Due::Revisit => self.listed = Instant::now(),
+        }
+    }
+
+    /// Lists in pages for some time.
+    fn list_in_pages(&mut self, why: &str) {
+        tracing::info!(
+            resource = self.watched.resource,
+            why = short(why),
+            "the API server does not stream lists; they are read page by page",
+        );
+        self.paged = Some(Instant::now());
+        self.list();
+    }
+
+    /// Lists all objects.
+    fn list(&mut self) {
+        self.call = Call::None;
+        self.fetch = match self.paged.is_none_or(|since| since.elapsed() > PAGED) {
+            true => Fetch::Stream,
+            false => Fetch::Page(None),
+        };
+    }
+}
