@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use scenario::Scenario;
 
 /// The number of scenarios may grow, not shrink: a wrong path would find none.
-const LEAST: usize = 5;
+const LEAST: usize = 40;
 
 fn scenarios() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
