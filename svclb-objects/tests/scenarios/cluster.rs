@@ -1,0 +1,264 @@
+//! A source of objects, and an agent over maps in memory.
+//!
+//! The source keeps to the rules of svclb-sources: a rejected object leaves the previous state of that
+//! object in force, unless it has another uid; the catalog is given the names of all rejected objects.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use svclb_common::layout::Meta;
+use svclb_core::budget::{Budget, Resource};
+use svclb_core::catalog::{Catalog, Conflict};
+use svclb_core::model::{Node, ObjectName, Unread, Update};
+use svclb_core::plan::{Freed, Pass, Planner, load, pass};
+use svclb_core::table::{MemoryTable, Table as _};
+use svclb_objects::convert::{Kind, ObjectId, Skipped, Uid};
+use svclb_objects::file::{Rejected, contents};
+
+use crate::maps;
+use crate::steps::PrintingTable;
+
+/// The own node of every scenario.
+const NODE: &str = "node-a";
+
+/// Sizes of the maps, and budgets.
+pub(crate) struct Settings {
+    meta: Meta,
+    budget: Budget,
+}
+
+impl Settings {
+    /// Reads lines such as `slots: 4`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let meta = Meta {
+            index_lines: 4096,
+            spill_lines: 16,
+            slots: 64,
+            origins: 64,
+            seed: 7,
+            next_service: 1,
+            ..Meta::default()
+        };
+        let mut settings = Self { meta, budget: Budget::UNLIMITED };
+        let budget = &mut settings.budget;
+        for line in text.lines() {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let number: u32 =
+                value.trim().parse().map_err(|_| format!("{line:?}: expected a number"))?;
+            let limit = number as usize;
+            match name {
+                "slots" => settings.meta.slots = number,
+                "service_frontends" => {
+                    budget.service = budget.service.with(Resource::Frontends, limit);
+                }
+                "namespace_frontends" => {
+                    budget.namespace = budget.namespace.with(Resource::Frontends, limit);
+                }
+                _ => return Err(format!("unknown setting {name:?}")),
+            }
+        }
+        Ok(settings)
+    }
+}
+
+/// An object that the source has, as it was last accepted.
+pub(crate) struct Accepted {
+    uid: Option<Uid>,
+    /// The parts of it that are ignored.
+    pub(crate) ignored: Option<String>,
+    /// The parts of it that are left out, by reason.
+    pub(crate) skipped: Skipped,
+}
+
+/// The source and the agent.
+pub(crate) struct Cluster {
+    pub(crate) objects: BTreeMap<ObjectId, Accepted>,
+    /// Rejected objects, and why.
+    pub(crate) rejected: BTreeMap<ObjectId, (Rejected, String)>,
+    pub(crate) catalog: Catalog,
+    pub(crate) planner: Planner,
+    pub(crate) table: PrintingTable,
+    pub(crate) last: Pass,
+    conflicts: Vec<Conflict>,
+    budget: Budget,
+    freed: Vec<Freed>,
+}
+
+impl Cluster {
+    /// Empty maps.
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let &Settings { meta, budget } = settings;
+        Self {
+            objects: BTreeMap::new(),
+            rejected: BTreeMap::new(),
+            catalog: catalog(budget),
+            planner: Planner::new(meta),
+            table: PrintingTable::new(MemoryTable::new(meta)),
+            last: Pass::default(),
+            conflicts: Vec::new(),
+            budget,
+            freed: Vec::new(),
+        }
+    }
+
+    /// Applies a batch: YAML documents, or lines such as `delete: Service shop/web` in their place.
+    pub(crate) fn ingest(&mut self, documents: &str) -> Result<(), String> {
+        let mut updates = BTreeMap::new();
+        for document in split(documents) {
+            match document.trim().strip_prefix("delete:") {
+                Some(object) => {
+                    let object = object_id(object.trim())?;
+                    let known = self.objects.remove(&object).is_some();
+                    if !(known | self.rejected.remove(&object).is_some()) {
+                        return Err(format!("cannot delete: there is no {object}"));
+                    }
+                    updates.insert(object.clone(), object.gone());
+                }
+                None => self.read(&document, &mut updates)?,
+            }
+        }
+        updates.into_values().for_each(|update| self.catalog.apply(update));
+        self.catalog.set_unread(self.unread());
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        document: &str,
+        updates: &mut BTreeMap<ObjectId, Update>,
+    ) -> Result<(), String> {
+        let mut found = contents(Path::new("objects.yaml"), Ok(document.into()), NODE);
+        if found.unknown {
+            return Err(format!("the document does not name its object: {:?}", found.rejects));
+        }
+        let ignored = found.rejects.split_off(found.standing);
+        for (object, accepted) in found.objects {
+            let ignored = ignored.iter().find(|it| it.object.as_ref() == Some(&object));
+            let ignored = ignored.map(|it| it.problem.clone());
+            let accepted = (accepted.uid, accepted.update, ignored);
+            let (uid, update, ignored) = accepted;
+            self.rejected.remove(&object);
+            let skipped = found.skipped;
+            self.objects.insert(object.clone(), Accepted { uid, ignored, skipped });
+            updates.insert(object, update);
+        }
+        for (object, rejected) in found.rejected {
+            let reject = found.rejects.iter().find(|it| it.object.as_ref() == Some(&object));
+            let problem = reject.map_or_else(String::new, |it| it.problem.clone());
+            // Another object of the same name: the one before is gone.
+            let known = self.objects.get(&object);
+            if known.is_some_and(|known| Uid::differ(known.uid, rejected.uid)) {
+                self.objects.remove(&object);
+                updates.insert(object.clone(), object.gone());
+            }
+            self.rejected.insert(object, (rejected, problem));
+        }
+        Ok(())
+    }
+
+    fn unread(&self) -> Unread {
+        let mut unread = Unread::default();
+        for (object, (rejected, _)) in &self.rejected {
+            match object.kind {
+                Kind::Service => drop(unread.services.insert(object.name.clone())),
+                Kind::EndpointSlice => unread.slices.extend(rejected.service.clone()),
+                Kind::Node => {}
+            }
+        }
+        unread
+    }
+
+    /// Starts another agent over the same maps. These are all the objects that its source has.
+    pub(crate) fn restart(&mut self, documents: &str) -> Result<(), String> {
+        let failed = |error| format!("{error}");
+        let dump = self.table.load().map_err(failed)?;
+        let (planner, repairs) = load(&dump, dump.meta);
+        self.planner = planner;
+        self.planner.repair(&mut self.table, &repairs).map_err(failed)?;
+        self.catalog = catalog(self.budget);
+        self.conflicts.clear();
+        self.freed.clear();
+        self.objects.clear();
+        self.rejected.clear();
+        self.ingest(documents)?;
+        let previous = self.planner.take_previous(|service| self.catalog.misses(service));
+        self.catalog.retain(previous);
+        self.catalog.mark(self.planner.objects().cloned().collect::<Vec<_>>());
+        Ok(())
+    }
+
+    /// Ends the quarantine of all that was freed.
+    pub(crate) fn end_quarantine(&mut self) {
+        self.freed.drain(..).for_each(|freed| self.planner.release(freed));
+    }
+
+    /// Runs a pass and a second one, which should take no step. Returns the steps.
+    pub(crate) fn pass(&mut self) -> String {
+        let mut steps = self.one_pass();
+        let last = std::mem::take(&mut self.last);
+        let second = self.one_pass();
+        if !second.is_empty() {
+            steps.push_str(&format!("a second pass:\n{second}"));
+        }
+        self.last = last;
+        if steps.is_empty() { "none\n".to_owned() } else { steps }
+    }
+
+    fn one_pass(&mut self) -> String {
+        self.last = pass(&mut self.planner, &mut self.table, &mut self.catalog);
+        let freed = self.planner.take_freed();
+        if !freed.is_empty() {
+            self.freed.push(freed);
+        }
+        let mut steps = self.table.take();
+        for failed in &self.last.failed {
+            steps.push_str(&format!("FAILED: {}\n", failed.error));
+        }
+        steps
+    }
+
+    /// The conflicts between Services as they were last reported.
+    pub(crate) fn conflicts(&mut self) -> &[Conflict] {
+        if let Some(conflicts) = self.catalog.take_conflicts() {
+            self.conflicts = conflicts;
+        }
+        &self.conflicts
+    }
+
+    /// Returns whether lines or slots are in quarantine.
+    pub(crate) fn has_quarantine(&self) -> bool {
+        !self.freed.is_empty()
+    }
+
+    /// The maps as text.
+    pub(crate) fn maps(&mut self) -> String {
+        maps::print(self)
+    }
+}
+
+fn catalog(budget: Budget) -> Catalog {
+    Catalog::new(Node { name: NODE.into(), ..Node::default() }).with_budget(budget)
+}
+
+fn split(documents: &str) -> Vec<String> {
+    let mut found = vec![String::new()];
+    for line in documents.lines() {
+        match found.last_mut() {
+            Some(document) if line != "---" => document.push_str(&format!("{line}\n")),
+            _ => found.push(String::new()),
+        }
+    }
+    found.retain(|document| !document.trim().is_empty());
+    found
+}
+
+/// The object of a line such as `Service shop/web`.
+fn object_id(text: &str) -> Result<ObjectId, String> {
+    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::Node];
+    let object = text.split_once(' ').and_then(|(kind, name)| {
+        let kind = kinds.into_iter().find(|it| it.name() == kind)?;
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        Some(ObjectId { kind, name: ObjectName::new(namespace, name) })
+    });
+    object.ok_or_else(|| format!("{text:?} is not an object such as Service shop/web"))
+}
