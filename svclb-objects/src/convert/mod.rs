@@ -23,7 +23,7 @@ use std::num::NonZeroU64;
 use std::sync::LazyLock;
 
 use hashbrown::DefaultHashBuilder;
-use svclb_core::model::{ObjectName, Update};
+use svclb_core::model::{Families, ObjectName, Update};
 
 pub use node::node;
 pub use object::{Kind, ObjectId, objects};
@@ -132,6 +132,24 @@ impl LeftOut {
     fn usable(&mut self, field: impl FnOnce() -> String, address: IpAddr) -> Option<IpAddr> {
         let Some(why) = field::unusable(&address) else { return Some(address) };
         self.counts.unusable_addresses += 1;
+        self.ignore(field, format_args!("{address} {why}"), "address");
+        None
+    }
+
+    /// The same for an address beside the ClusterIPs, which is also of no use in a family without a ClusterIP:
+    /// kube-proxy knows no Service there.
+    fn usable_in(
+        &mut self,
+        families: Families,
+        field: impl Fn() -> String,
+        address: IpAddr,
+    ) -> Option<IpAddr> {
+        let address = self.usable(&field, address)?;
+        if families.have(&address) {
+            return Some(address);
+        }
+        self.counts.unusable_addresses += 1;
+        let why = "is of a family in which the Service has no ClusterIP";
         self.ignore(field, format_args!("{address} {why}"), "address");
         None
     }

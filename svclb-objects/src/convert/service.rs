@@ -58,8 +58,9 @@ fn convert(service: &wire::Service, left_out: &mut LeftOut) -> Result<Service, I
     if ports.is_empty() {
         left_out.counts.services_of_sctp += 1;
     }
-    let external_ips = external_ips(spec, left_out)?;
-    let load_balancer_ips = load_balancer_ips(&service.status, left_out)?;
+    let families = Families::of(&cluster_ips);
+    let external_ips = external_ips(spec, families, left_out)?;
+    let load_balancer_ips = load_balancer_ips(&service.status, families, left_out)?;
     let addresses = cluster_ips.len() + external_ips.len() + load_balancer_ips.len();
     field::pairs("spec.ports", ports.len(), (addresses, "addresses"), OBJECT_FRONTENDS)?;
     let mut notes = 0;
@@ -117,7 +118,11 @@ fn cluster_ips(spec: &wire::ServiceSpec, left_out: &mut LeftOut) -> Result<Vec<I
 
 /// External IPs. An empty one is passed over, as utils.go's `MapIPsByIPFamily` does: old API servers
 /// let them in.
-fn external_ips(spec: &wire::ServiceSpec, left_out: &mut LeftOut) -> Result<Vec<IpAddr>, Invalid> {
+fn external_ips(
+    spec: &wire::ServiceSpec,
+    families: Families,
+    left_out: &mut LeftOut,
+) -> Result<Vec<IpAddr>, Invalid> {
     let mut found = Addresses::default();
     for (i, text) in spec.external_ips.iter().enumerate() {
         if text.trim().is_empty() {
@@ -125,7 +130,7 @@ fn external_ips(spec: &wire::ServiceSpec, left_out: &mut LeftOut) -> Result<Vec<
         }
         let field = format!("spec.externalIPs[{i}]");
         let address = field::address(&field, text)?;
-        found.take(left_out.usable(|| field, address));
+        found.take(left_out.usable_in(families, || field.clone(), address));
     }
     Ok(found.list)
 }
@@ -148,6 +153,7 @@ impl Addresses {
 /// mode, or a host name only, the load balancer itself is meant to be reached.
 fn load_balancer_ips(
     status: &wire::ServiceStatus,
+    families: Families,
     left_out: &mut LeftOut,
 ) -> Result<Vec<IpAddr>, Invalid> {
     let mut found = Addresses::default();
@@ -156,7 +162,7 @@ fn load_balancer_ips(
         let Some(text) = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty()) else { continue };
         let field = format!("status.loadBalancer.ingress[{i}].ip");
         let address = field::address(&field, text)?;
-        found.take(left_out.usable(|| field, address));
+        found.take(left_out.usable_in(families, || field.clone(), address));
     }
     Ok(found.list)
 }

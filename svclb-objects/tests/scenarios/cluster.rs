@@ -13,7 +13,8 @@ use svclb_core::model::{Node, ObjectName, Unread, Update};
 use svclb_core::plan::{Freed, Pass, Planner, load, pass};
 use svclb_core::table::{MemoryTable, Table as _};
 use svclb_objects::convert::{Kind, ObjectId, Skipped, Uid};
-use svclb_objects::file::{Rejected, contents};
+use svclb_objects::file::{self, contents};
+use svclb_objects::ledger::Rejection;
 
 use crate::maps;
 use crate::steps::PrintingTable;
@@ -73,8 +74,8 @@ pub(crate) struct Accepted {
 /// The source and the agent.
 pub(crate) struct Cluster {
     pub(crate) objects: BTreeMap<ObjectId, Accepted>,
-    /// Rejected objects, and why.
-    pub(crate) rejected: BTreeMap<ObjectId, (Rejected, String)>,
+    /// Rejection objects, and why.
+    pub(crate) rejected: BTreeMap<ObjectId, (Rejection, String)>,
     pub(crate) catalog: Catalog,
     pub(crate) planner: Planner,
     pub(crate) table: PrintingTable,
@@ -135,10 +136,8 @@ impl Cluster {
         for (object, accepted) in found.objects {
             let ignored = ignored.iter().find(|it| it.object.as_ref() == Some(&object));
             let ignored = ignored.map(|it| it.problem.clone());
-            let accepted = (accepted.uid, accepted.update, ignored);
-            let (uid, update, ignored) = accepted;
+            let file::Object { update, uid, skipped, .. } = accepted;
             self.rejected.remove(&object);
-            let skipped = found.skipped;
             self.objects.insert(object.clone(), Accepted { uid, ignored, skipped });
             updates.insert(object, update);
         }
