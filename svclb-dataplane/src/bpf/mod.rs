@@ -1,9 +1,9 @@
 //! System calls and formats of BPF that aya does not offer.
 //!
-//! * [`sys`]: system calls.
-//! * [`value`]: the types that may be values of maps.
-//! * [`mapping`]: maps in this process's memory.
-//! * [`batch`]: many rows in a call.
+//! * `sys`: system calls.
+//! * `value`: the types that may be values of maps.
+//! * `mapping`: maps in this process's memory.
+//! * `batch`: many rows in a call.
 //! * [`btf`]: the kernel's own types.
 //! * [`inspect`]: reads links and programs.
 //! * [`grace`]: waits until every program that is running has ended.

@@ -102,7 +102,7 @@ impl Loading {
 }
 
 /// Begins to make maps and to load programs over them. Maps that are pinned are reused, the others made
-/// and pinned. The caller has looked at their shape ([`super::pins::Pins::found`]) and labels the new ones.
+/// and pinned. The caller has looked at their shape ([`Pins::found`](crate::pins::Pins::found)) and labels the new ones.
 ///
 /// # Errors
 /// When the agent's network namespace is not known, or no thread can be started.
