@@ -65,7 +65,7 @@ impl Encoding {
     }
 }
 
-/// Why a body cannot be read.
+/// The reason why a body cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Malformed {
     /// The body ends within a frame, after so many bytes of it: its sender went away. All before it counts.
@@ -277,7 +277,7 @@ struct List<'a> {
     items: Option<Vec<&'a RawValue>>,
 }
 
-/// What follows a page of a list.
+/// The end of a page of a list: its version, and the next page.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PageEnd {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub struct Reports<K, R> {
     all: BTreeMap<K, (Vec<R>, usize)>,
-    /// Those of `all` that were not handed on.
+    /// The reports of `all` that were not handed on.
     fresh: BTreeMap<K, Vec<R>>,
     /// The sum of the rejects in `all`, and what it was when reports were last handed on.
     standing: usize,

@@ -35,7 +35,7 @@ impl<E: std::error::Error> From<E> for Unreadable {
     }
 }
 
-/// What is read of an object of a kind that comes in protobuf.
+/// The part that is read of an object of a kind that comes in protobuf.
 pub trait Encoded: Sized {
     /// The kind.
     const KIND: Kind;

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, Settings};
 
-/// What happens before a pass.
+/// An event before a pass.
 enum Action {
     /// A batch of changes from the source.
     Objects,

@@ -218,7 +218,7 @@ pub(crate) fn service(row: &ServiceRow) -> String {
     text
 }
 
-/// What changes in the meta row, without the counts of passes.
+/// Returns the changes of the meta row, without the counts of passes.
 fn changes(old: &Meta, new: &Meta) -> String {
     let fields = [
         ("next_service", old.next_service, new.next_service),

@@ -1,4 +1,4 @@
-//! How much memory the objects of each namespace may take, also those that are not served.
+//! A limit on the memory of each namespace's objects, also of those that are not served.
 //!
 //! Which Services are served is decided where all objects are known (`svclb_core::budget`), and objects that
 //! are not served are kept until they are. Without a limit on them, one namespace could fill the memory of
@@ -85,10 +85,10 @@ impl Capacity {
         }
     }
 
-    /// Whether an object of a namespace may take `bytes` where it took `before`.
+    /// Checks that an object of a namespace may take `bytes` where it took `before`.
     ///
     /// # Errors
-    /// What it exceeds. An object that does not grow exceeds nothing.
+    /// The limit that it exceeds. An object that does not grow exceeds none.
     pub(super) fn check(
         &self,
         namespace: &str,

@@ -61,7 +61,7 @@ struct Known {
 pub(super) struct Listed {
     /// Objects in the list.
     pub(super) objects: usize,
-    /// Of them, new and changed ones.
+    /// New and changed objects among them.
     pub(super) changed: usize,
     /// Objects that were known and are not in it.
     pub(super) gone: usize,

@@ -108,7 +108,7 @@ impl Kube {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Batch> {
         loop {
             self.reflectors.iter_mut().for_each(|reflector| reflector.poll(cx));
-            // Where one gets an answer, the others do.
+            // If one gets an answer, the others do too.
             let answered = self.reflectors.iter_mut().filter_map(Reflector::take_answered).max();
             let Some(answered) = answered else { break };
             let hurried = self.reflectors.iter_mut().map(|reflector| reflector.hurry(answered));

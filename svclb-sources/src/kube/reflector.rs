@@ -34,7 +34,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const PAGED: Duration = Duration::from_secs(600);
 /// Protobuf is not accepted for this time after it could not be read: a proxy may spoil it.
 const DECLINED: Duration = Duration::from_secs(600);
-/// Keeps what is held of one kind as the API server has it.
+
+/// Keeps the objects of one kind as the API server has them.
 pub(super) struct Reflector {
     pub(super) held: Held,
     /// The time of the earliest change that was not handed on.

@@ -186,7 +186,7 @@ impl Stream {
     }
 }
 
-/// Whether a body ended without saying so: an API server or a proxy that is stopped ends watches like that.
+/// Returns true if a body ended without saying so: an API server or a proxy that is stopped ends watches like that.
 fn is_end(error: &(dyn Error + 'static)) -> bool {
     successors(Some(error), |&error| error.source()).any(|error| {
         let io = error.downcast_ref::<std::io::Error>();

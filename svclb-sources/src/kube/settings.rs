@@ -26,7 +26,7 @@ pub struct Settings {
     pub api_servers: Vec<Uri>,
     /// How exec plugins of a kubeconfig are run.
     pub plugins: Limits,
-    /// How long a watch may be silent before all is listed; up to twice as long at random.
+    /// Time that a watch may be silent before all is listed; up to twice as long at random.
     pub silence: Duration,
     /// The memory for objects: of all, and of one namespace.
     pub budget: Budget,
