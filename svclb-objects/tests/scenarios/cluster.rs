@@ -1,7 +1,7 @@
 //! A source of objects, and an agent over maps in memory.
 //!
-//! The source keeps to the rules of svclb-sources: a rejected object leaves the previous state of that
-//! object in force, unless it has another uid; the catalog is given the names of all rejected objects.
+//! The source keeps its objects in the ledger that the real sources use: a rejected object leaves its previous
+//! state in force, unless it has another uid; the catalog is given the names of all rejected objects.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,9 +12,9 @@ use svclb_core::catalog::{Catalog, Conflict};
 use svclb_core::model::{Node, ObjectName, Unread, Update};
 use svclb_core::plan::{Freed, Pass, Planner, load, pass};
 use svclb_core::table::{MemoryTable, Table as _};
-use svclb_objects::convert::{Kind, ObjectId, Skipped, Uid};
+use svclb_objects::convert::{Kind, ObjectId};
 use svclb_objects::file::{self, contents};
-use svclb_objects::ledger::Rejection;
+use svclb_objects::ledger::Ledger;
 
 use crate::maps;
 use crate::steps::PrintingTable;
@@ -62,20 +62,18 @@ impl Settings {
     }
 }
 
-/// An object that the source has, as it was last accepted.
-pub(crate) struct Accepted {
-    uid: Option<Uid>,
+/// Notes on an object of the source.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// The reason why it is rejected.
+    pub(crate) problem: Option<String>,
     /// The parts of it that are ignored.
     pub(crate) ignored: Option<String>,
-    /// The parts of it that are left out, by reason.
-    pub(crate) skipped: Skipped,
 }
 
 /// The source and the agent.
 pub(crate) struct Cluster {
-    pub(crate) objects: BTreeMap<ObjectId, Accepted>,
-    /// Rejection objects, and why.
-    pub(crate) rejected: BTreeMap<ObjectId, (Rejection, String)>,
+    pub(crate) ledger: Ledger<Notes>,
     pub(crate) catalog: Catalog,
     pub(crate) planner: Planner,
     pub(crate) table: PrintingTable,
@@ -90,8 +88,7 @@ impl Cluster {
     pub(crate) fn new(settings: &Settings) -> Self {
         let &Settings { meta, budget } = settings;
         Self {
-            objects: BTreeMap::new(),
-            rejected: BTreeMap::new(),
+            ledger: Ledger::default(),
             catalog: catalog(budget),
             planner: Planner::new(meta),
             table: PrintingTable::new(MemoryTable::new(meta)),
@@ -104,30 +101,27 @@ impl Cluster {
 
     /// Applies a batch: YAML documents, or lines such as `delete: Service shop/web` in their place.
     pub(crate) fn ingest(&mut self, documents: &str) -> Result<(), String> {
-        let mut updates = BTreeMap::new();
         for document in split(documents) {
             match document.trim().strip_prefix("delete:") {
                 Some(object) => {
                     let object = object_id(object.trim())?;
-                    let known = self.objects.remove(&object).is_some();
-                    if !(known | self.rejected.remove(&object).is_some()) {
+                    if self.ledger.delete(&object).is_none() {
                         return Err(format!("cannot delete: there is no {object}"));
                     }
-                    updates.insert(object.clone(), object.gone());
                 }
-                None => self.read(&document, &mut updates)?,
+                None => self.read(&document)?,
             }
         }
+        // In the order of their names, so that the steps are the same in each run.
+        let updates: BTreeMap<ObjectId, Update> = self.ledger.take().into_iter().collect();
         updates.into_values().for_each(|update| self.catalog.apply(update));
-        self.catalog.set_unread(self.unread());
+        let mut unread = Unread::default();
+        self.ledger.unread(&mut unread);
+        self.catalog.set_unread(unread);
         Ok(())
     }
 
-    fn read(
-        &mut self,
-        document: &str,
-        updates: &mut BTreeMap<ObjectId, Update>,
-    ) -> Result<(), String> {
+    fn read(&mut self, document: &str) -> Result<(), String> {
         let mut found = contents(Path::new("objects.yaml"), Ok(document.into()), NODE);
         if found.unknown {
             return Err(format!("the document does not name its object: {:?}", found.rejects));
@@ -137,34 +131,20 @@ impl Cluster {
             let ignored = ignored.iter().find(|it| it.object.as_ref() == Some(&object));
             let ignored = ignored.map(|it| it.problem.clone());
             let file::Object { update, uid, skipped, .. } = accepted;
-            self.rejected.remove(&object);
-            self.objects.insert(object.clone(), Accepted { uid, ignored, skipped });
-            updates.insert(object, update);
+            self.ledger.skip(&object, skipped);
+            *self.ledger.accept(&object, uid, update) = Notes { problem: None, ignored };
         }
-        for (object, rejected) in found.rejected {
+        for (object, rejection) in found.rejected {
             let reject = found.rejects.iter().find(|it| it.object.as_ref() == Some(&object));
-            let problem = reject.map_or_else(String::new, |it| it.problem.clone());
-            // Another object of the same name: the one before is gone.
-            let known = self.objects.get(&object);
-            if known.is_some_and(|known| Uid::differ(known.uid, rejected.uid)) {
-                self.objects.remove(&object);
-                updates.insert(object.clone(), object.gone());
-            }
-            self.rejected.insert(object, (rejected, problem));
+            self.ledger.reject(&object, rejection);
+            self.ledger.note(&object).problem = reject.map(|it| it.problem.clone());
         }
         Ok(())
     }
 
-    fn unread(&self) -> Unread {
-        let mut unread = Unread::default();
-        for (object, (rejected, _)) in &self.rejected {
-            match object.kind {
-                Kind::Service => drop(unread.services.insert(object.name.clone())),
-                Kind::EndpointSlice => unread.slices.extend(rejected.service.clone()),
-                Kind::Node => {}
-            }
-        }
-        unread
+    /// The notes on all objects, in the order of their names.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = &Notes> {
+        self.ledger.iter().collect::<BTreeMap<_, _>>().into_values()
     }
 
     /// Starts another agent over the same maps. These are all the objects that its source has.
@@ -177,8 +157,7 @@ impl Cluster {
         self.catalog = catalog(self.budget);
         self.conflicts.clear();
         self.freed.clear();
-        self.objects.clear();
-        self.rejected.clear();
+        self.ledger = Ledger::default();
         self.ingest(documents)?;
         let previous = self.planner.take_previous(|service| self.catalog.misses(service));
         self.catalog.retain(previous);

@@ -6,7 +6,6 @@ use svclb_common::index::{self, Found, Wanted};
 use svclb_common::layout::{BackendKey, FrontendKey, Line, Protocol, Scope, Slot};
 use svclb_core::catalog::Conflict;
 use svclb_core::table::{MemoryTable, Table as _};
-use svclb_objects::convert::Skipped;
 
 use crate::cluster::Cluster;
 use crate::steps::{frontend, key_of, member, service, set, socket, traits};
@@ -63,12 +62,10 @@ pub(crate) fn print(cluster: &mut Cluster) -> String {
         format!("{} claims {frontend}{more}, owned by {}", it.claimant, it.owner)
     };
     section(&mut text, "conflicts", conflicts.iter().map(conflict));
-    section(&mut text, "rejected", cluster.rejected.values().map(|(_, problem)| problem.clone()));
-    section(&mut text, "ignored", cluster.objects.values().filter_map(|it| it.ignored.clone()));
+    section(&mut text, "rejected", cluster.notes().filter_map(|it| it.problem.clone()));
+    section(&mut text, "ignored", cluster.notes().filter_map(|it| it.ignored.clone()));
 
-    let mut skipped = Skipped::default();
-    cluster.objects.values().for_each(|it| skipped.add(&it.skipped));
-    let counts = skipped.counts().into_iter().filter(|(_, count)| *count > 0);
+    let counts = cluster.ledger.skipped().counts().into_iter().filter(|(_, count)| *count > 0);
     section(&mut text, "left out", counts.map(|(name, count)| format!("{name} {count}")));
 
     let refusals = cluster.catalog.refusals().iter();
