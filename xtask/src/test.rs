@@ -28,6 +28,8 @@ const OTHERS: [&str; 2] = ["RUST_BACKTRACE", "TMPDIR"];
 const IMAGE: &str = "SVCLB_IMAGE";
 /// Tells tests where the built program `svclb` is.
 const PROGRAM: &str = "SVCLB_BIN";
+/// Lines printed by the failed tests of one binary that are repeated at the end of a run.
+const FAILURE_LINES: usize = 200;
 
 /// A built test binary.
 struct Binary {
@@ -106,23 +108,25 @@ fn run_with(
     // The last that is built: guests run beside all that follows.
     let guests = with_guests.then(vm::beside).transpose()?;
     let mut total = Counts::default();
+    let mut failures = Vec::new();
     for (binary, needs_root) in unprivileged
         .iter()
         .map(|binary| (binary, false))
         .chain(privileged.iter().map(|binary| (binary, true)))
     {
-        shell::say(&format!("{} {}", binary.package, binary.name));
+        let title = format!("{} {}", binary.package, binary.name);
+        shell::say(&title);
         let mut given =
             vec![(PROGRAM, svclb.as_os_str()), (cluster::VARIABLE, &components), (IMAGE, &image)];
         given.extend(variables.iter().map(|(name, value)| (*name, value.as_os_str())));
         let mut test = binary.command(&given, needs_root)?;
         test.args(filter).args(args);
-        total.add(counted(test)?);
+        total.add(counted(test, &title, &mut failures)?);
     }
     shell::say("examples in the documentation");
     let mut documentation = shell::cargo(["test", "--doc", "--quiet", "--locked"]);
     documentation.args(HOST).arg("--no-fail-fast").arg("--").args(filter);
-    total.add(counted(documentation)?);
+    total.add(counted(documentation, "documentation", &mut failures)?);
     total.add(fuzzing.finish());
     if let Some(guests) = guests {
         total.add(guests.finish()?);
@@ -131,6 +135,7 @@ fn run_with(
     if total.ignored > 0 {
         shell::print(&format!("{} marked `#[ignore]` did not run", total.ignored));
     }
+    failures.iter().for_each(|line| shell::print(line));
     shell::print(&total.to_string());
     if total.failed > 0 {
         bail!("{} failed, see above", total.failed);
@@ -245,18 +250,31 @@ fn split(
     Ok(with_tests.into_iter().partition(|it| !PRIVILEGED.contains(&it.package.as_str())))
 }
 
-/// Runs a runner and counts. One that ends badly without a failed test is itself a failure.
-fn counted(command: Command) -> anyhow::Result<Counts> {
+/// Runs a test binary and returns its counts. One that exits unsuccessfully without a failed test is
+/// itself a failure. What a failed test printed is appended to `failures`, since a log of a whole run is
+/// long and often only its end is at hand.
+fn counted(command: Command, title: &str, failures: &mut Vec<String>) -> anyhow::Result<Counts> {
     let name = shell::typed(&command);
     let mut total = Counts::default();
+    let mut is_failure = false;
+    let mut text = Vec::new();
     let succeeded = shell::watch(command, |line| {
+        is_failure |= line == "failures:";
         if let Some(counts) = Counts::parse(line) {
             total.add(counts);
+            is_failure = false;
+        }
+        if is_failure && text.len() < FAILURE_LINES {
+            text.push(format!("    {line}"));
         }
     })?;
     if !succeeded && total.failed == 0 {
-        eprintln!("`{name}` ended without the result of its tests");
+        text.push(format!("    `{name}` exited without a test result"));
         total.failed += 1;
+    }
+    if !text.is_empty() {
+        failures.push(format!("==> failed in {title}"));
+        failures.append(&mut text);
     }
     Ok(total)
 }
@@ -309,9 +327,28 @@ mod tests {
 
     #[test]
     fn a_runner_that_dies_counts_as_a_failure() {
-        let dead = counted(Command::new("false")).unwrap();
+        let mut failures = Vec::new();
+        let dead = counted(Command::new("false"), "false", &mut failures).unwrap();
         assert_eq!((dead.passed, dead.failed), (0, 1));
-        let empty = counted(Command::new("true")).unwrap();
+        assert_eq!(failures, ["==> failed in false", "    `false` exited without a test result"]);
+        let mut failures = Vec::new();
+        let empty = counted(Command::new("true"), "true", &mut failures).unwrap();
         assert_eq!((empty.passed, empty.failed), (0, 0));
+        assert!(failures.is_empty());
+    }
+
+    #[test]
+    fn output_of_a_failed_test_is_repeated() {
+        let text = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nwhy\n\n\
+                    test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured\nafter\n";
+        let mut printing = Command::new("printf");
+        printing.arg(text);
+        let mut failures = Vec::new();
+        let counts = counted(printing, "crate binary", &mut failures).unwrap();
+        assert_eq!((counts.passed, counts.failed), (1, 1));
+        let expected = ["failures:", "", "---- a stdout ----", "why", ""];
+        let expected = expected.map(|line| format!("    {line}"));
+        assert_eq!(failures[0], "==> failed in crate binary");
+        assert_eq!(failures[1..], expected);
     }
 }
