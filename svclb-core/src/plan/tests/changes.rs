@@ -15,7 +15,7 @@ pub(super) struct Change {
 
 /// Maps with room, and ones where two lines are all that an index has: most frontends lie behind it.
 pub(super) fn maps() -> [(&'static str, Meta); 2] {
-    [("room", meta(64, 16, 64)), ("two lines", meta(2, 32, 64))]
+    [("room", meta(64, 64)), ("collisions", meta(32, 64))]
 }
 
 /// An agent over what was there before, and all that there is.

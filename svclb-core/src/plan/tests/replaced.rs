@@ -36,7 +36,7 @@ proptest! {
         after in proptest::collection::vec(deed(), 1..10),
     ) {
         // Eight lines and two behind them for up to 24 frontends, eight slots.
-        let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 2, 8)));
+        let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 8)));
         agent.table.is_roomy = false;
         for deed in &before {
             agent.ingest(&mut world, deed);
