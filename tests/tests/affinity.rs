@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use svclb_tests::{Backend, Deed, Kind, Pod, Protocol, Socket, Tcp, Udp, World, at, counter};
+use svclb_tests::{Backend, Kind, Pod, Protocol, Socket, SocketUse, Tcp, Udp, World, at, counter};
 
 /// Longer than any test takes.
 const LONG: u32 = 10_800;
@@ -59,11 +59,11 @@ impl Client<'_> {
     }
 
     /// Who answers a new connection.
-    fn ask(self, protocol: Protocol, to: &str) -> io::Result<String> {
+    fn request(self, protocol: Protocol, to: &str) -> io::Result<String> {
         let socket = self.socket(Kind::of(protocol, at(to)));
         socket.dial(to)?;
         assert_eq!(socket.peer()?, at(to));
-        socket.ask()
+        socket.request()
     }
 }
 
@@ -80,15 +80,15 @@ fn every_new_connection_of_a_client_meets_the_same_backend_at_every_frontend() {
     for (name, client) in clients {
         for protocol in [Tcp, Udp] {
             for dialled in DIALLED {
-                let first = client.ask(protocol, dialled[0]).unwrap();
+                let first = client.request(protocol, dialled[0]).unwrap();
                 for round in 0..ROUNDS {
                     let to = dialled[round % 2];
-                    let met = client.ask(protocol, to).unwrap();
+                    let met = client.request(protocol, to).unwrap();
                     assert_eq!(met, first, "{name}, {protocol:?} {to}, round {round}");
                 }
                 if protocol == Udp {
                     for to in dialled {
-                        let answer = client.socket(Kind::of(Udp, at(to))).ask_at(to).unwrap();
+                        let answer = client.socket(Kind::of(Udp, at(to))).request_to(to).unwrap();
                         assert_eq!(
                             (answer.backend, answer.from),
                             (first.clone(), at(to)),
@@ -101,7 +101,11 @@ fn every_new_connection_of_a_client_meets_the_same_backend_at_every_frontend() {
         // A v4-mapped destination is an IPv4 one.
         let mapped = client.socket(Kind::Tcp6);
         mapped.dial("[::ffff:10.96.0.10]:80").unwrap();
-        assert_eq!(mapped.ask().unwrap(), client.ask(Tcp, "10.96.0.10:80").unwrap(), "{name}");
+        assert_eq!(
+            mapped.request().unwrap(),
+            client.request(Tcp, "10.96.0.10:80").unwrap(),
+            "{name}"
+        );
     }
     let status = world.status();
     // Each client drew once for each protocol and family, after the agent's probe.
@@ -114,9 +118,9 @@ fn clients_are_network_namespaces_and_each_has_its_own_backend() {
     let (world, _backends) = world("affinity-clients", 4, LONG);
     let pods: Vec<Pod<'_>> = (0..24).map(|_| world.pod()).collect();
     let first: Vec<String> =
-        pods.iter().map(|pod| pod.ask(Tcp, "10.96.0.10:80").unwrap()).collect();
+        pods.iter().map(|pod| pod.request(Tcp, "10.96.0.10:80").unwrap()).collect();
     let second: Vec<String> =
-        pods.iter().map(|pod| pod.ask(Tcp, "203.0.113.1:80").unwrap()).collect();
+        pods.iter().map(|pod| pod.request(Tcp, "203.0.113.1:80").unwrap()).collect();
     assert_eq!(first, second);
     // All 24 draw one of four with a probability of 4^-23.
     assert!(first.iter().collect::<BTreeSet<_>>().len() > 1, "{first:?}");
@@ -146,7 +150,7 @@ fn first_connections_at_once_meet_one_backend() {
             let dial = |socket: Socket| {
                 start.wait();
                 socket.dial(&dialled).unwrap();
-                socket.ask().unwrap()
+                socket.request().unwrap()
             };
             let threads: Vec<_> =
                 sockets.into_iter().map(|socket| scope.spawn(move || dial(socket))).collect();
@@ -177,7 +181,8 @@ fn after_the_timeout_a_client_is_drawn_for_anew() {
     let world = World::new("affinity-timeout");
     let backends = world.backends("a", Udp, 8);
     let dialled = many(&world, &backends, 1);
-    let meet = || -> Vec<String> { dialled.iter().map(|to| world.ask(Udp, to).unwrap()).collect() };
+    let meet =
+        || -> Vec<String> { dialled.iter().map(|to| world.request(Udp, to).unwrap()).collect() };
     let first = meet();
     // Longer than the timeout, each time: how much longer does not matter.
     thread::sleep(Duration::from_millis(1050));
@@ -203,7 +208,7 @@ fn each_new_connection_begins_the_timeout_anew() {
         let mut first = Vec::new();
         for to in &dialled {
             last.push(Instant::now());
-            first.push(world.ask(Udp, to).unwrap());
+            first.push(world.request(Udp, to).unwrap());
         }
         let begin = Instant::now();
         let mut longest = Duration::ZERO;
@@ -213,7 +218,7 @@ fn each_new_connection_begins_the_timeout_anew() {
             for (number, to) in dialled.iter().enumerate() {
                 // From before the one connection to after the other.
                 let before = std::mem::replace(&mut last[number], Instant::now());
-                all_kept &= world.ask(Udp, to).unwrap() == first[number];
+                all_kept &= world.request(Udp, to).unwrap() == first[number];
                 longest = longest.max(before.elapsed());
             }
         }
@@ -232,7 +237,7 @@ fn a_client_whose_backend_goes_moves_on_and_stays_where_it_came_to() {
     let service = world.service("default/kept").cluster_ip("10.96.0.10").affinity(LONG);
     let service = service.port(80, Tcp);
     service.clone().backends(&backends).apply();
-    let ask = || world.ask(Tcp, "10.96.0.10:80").unwrap();
+    let ask = || world.request(Tcp, "10.96.0.10:80").unwrap();
     let mut kept = ask();
     let mut left: Vec<&Backend> = backends.iter().collect();
     while left.len() > 1 {
@@ -262,8 +267,8 @@ fn affinity_is_kept_over_a_restart_of_the_agent_and_while_there_is_none() {
     let (world, _backends) = world("affinity-restart", 8, LONG);
     let pod = world.pod();
     let ask = || {
-        let host = world.ask(Tcp, "10.96.0.10:80").unwrap();
-        (host, pod.ask(Tcp, "10.96.0.10:80").unwrap())
+        let host = world.request(Tcp, "10.96.0.10:80").unwrap();
+        (host, pod.request(Tcp, "10.96.0.10:80").unwrap())
     };
     let first = ask();
     world.take_agent().kill();
@@ -284,7 +289,7 @@ fn affinity_that_a_service_is_given_or_loses_counts_from_then_on() {
     let service = world.service("default/kept").cluster_ip("10.96.0.10").port(80, Udp);
     let service = service.backends(&backends);
     let met = || -> BTreeSet<String> {
-        (0..ROUNDS * 4).map(|_| world.ask(Udp, "10.96.0.10:80").unwrap()).collect()
+        (0..ROUNDS * 4).map(|_| world.request(Udp, "10.96.0.10:80").unwrap()).collect()
     };
     service.apply();
     assert_eq!(met().len(), 8);
@@ -311,12 +316,12 @@ fn a_full_map_keeps_what_it_has_and_new_clients_go_without_affinity() {
     let (world, _backends) = world("full", 8, LONG);
     let pod = world.pod();
     let dialled = DIALLED[0][0];
-    let kept = world.ask(Tcp, dialled).unwrap();
+    let kept = world.request(Tcp, dialled).unwrap();
     world.add_clients(0..ROOM - world.affinity_rows() as u64);
-    let met: BTreeSet<String> = (0..ROUNDS).map(|_| pod.ask(Tcp, dialled).unwrap()).collect();
+    let met: BTreeSet<String> = (0..ROUNDS).map(|_| pod.request(Tcp, dialled).unwrap()).collect();
     assert!(met.len() > 1, "the map is full, and a pod's connections all meet {met:?}");
     for round in 0..ROUNDS {
-        assert_eq!(world.ask(Tcp, dialled).unwrap(), kept, "round {round}");
+        assert_eq!(world.request(Tcp, dialled).unwrap(), kept, "round {round}");
     }
     let status = world.status();
     assert_eq!(counter(&status, "affinity_unrecorded"), ROUNDS as u64, "{status}");
@@ -345,14 +350,14 @@ fn a_pod_with_70000_pairs_takes_no_affinity_from_others() {
     world.settle();
     let pods: Vec<Pod<'_>> = (0..8).map(|_| world.pod()).collect();
     let meet = |pod: &Pod<'_>| -> [String; 2] {
-        [Tcp, Udp].map(|protocol| pod.ask(protocol, DIALLED[0][0]).unwrap())
+        [Tcp, Udp].map(|protocol| pod.request(protocol, DIALLED[0][0]).unwrap())
     };
     let (early, late) = pods.split_at(4);
     let first: Vec<[String; 2]> = early.iter().map(meet).collect();
     let before = world.affinity_rows() as u64;
 
     let dialled: Vec<&str> = dialled.iter().map(String::as_str).collect();
-    let crowd = world.crowd_of(GREEDY, &[1; PROCESSES], Deed::Connect, &dialled);
+    let crowd = world.open_many_sockets_in(GREEDY, &[1; PROCESSES], SocketUse::Connect, &dialled);
     let pairs = world.affinity_rows() as u64 - before;
     let status = world.status();
     println!("{PAIRS} pairs tried, {pairs} made; {status}");
@@ -376,8 +381,8 @@ fn pairs_whose_time_is_over_are_removed_and_count_for_no_client() {
     let pod = world.pod();
     let dialled = many(&world, &backends, 1);
     for to in &dialled {
-        world.ask(Udp, to).unwrap();
-        pod.ask(Udp, to).unwrap();
+        world.request(Udp, to).unwrap();
+        pod.request(Udp, to).unwrap();
     }
     // The agent's probe of a Service has none.
     svclb_tests::eventually("the time of all pairs is over", || match world.affinity_rows() {

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use svclb_tests::{Stranger, Tcp, Udp, World, at, at_least, eventually};
+use svclb_tests::{Tcp, ThirdPartyProgram, Udp, World, at, at_least, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
 
@@ -21,7 +21,7 @@ fn translation_goes_on_when_the_agent_is_killed_and_the_next_one_takes_over() {
 
     world.take_agent().kill();
     for _ in 0..100 {
-        assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+        assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     }
     assert_eq!(old.peer().unwrap(), at(DIALLED));
 
@@ -29,10 +29,10 @@ fn translation_goes_on_when_the_agent_is_killed_and_the_next_one_takes_over() {
     service.clone().backends([&b]).write();
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
-    assert_eq!((old.peer().unwrap(), old.ask().unwrap()), (at(DIALLED), "a".to_owned()));
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!((old.peer().unwrap(), old.request().unwrap()), (at(DIALLED), "a".to_owned()));
     service.clone().backends([&a]).apply();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -46,12 +46,12 @@ fn what_was_removed_while_no_agent_ran_is_removed_by_the_next() {
     service("default/stays", "10.96.0.11");
     world.take_agent().kill();
     world.remove("default/goes");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "nobody has taken it away yet");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a", "nobody has taken it away yet");
     world.start_agent();
     world.settle();
     let error = world.dial(Tcp, DIALLED).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
-    assert_eq!(world.ask(Tcp, "10.96.0.11:80").unwrap(), "a");
+    assert_eq!(world.request(Tcp, "10.96.0.11:80").unwrap(), "a");
 }
 
 #[test]
@@ -60,10 +60,10 @@ fn a_line_of_somebody_else_that_makes_no_sense_is_put_right_at_the_next_start() 
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     world.take_agent().kill();
-    assert_eq!(world.spoil_sets(), 1);
+    assert_eq!(world.corrupt_sets(), 1);
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn connects_are_translated_all_the_time_while_agents_replace_each_other() {
     let world = World::new("replaced");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         for round in 0..6 {
             let agent = world.take_agent();
             if round % 2 == 0 {
@@ -92,10 +92,10 @@ fn sigterm_is_a_clean_end_that_leaves_translation() {
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     let status = world.take_agent().stop();
     assert!(status.success(), "{status}: {}", world.agent_log());
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     // The reading commands need no agent.
     assert_eq!(world.origins(), []);
-    world.settle_without_agent();
+    world.assert_maps_match();
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn uninstall_detaches_and_removes_all_pins() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let error = world.dial(Tcp, DIALLED).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
-    assert_eq!(socket.ask().unwrap(), "a", "what is connected stays connected");
+    assert_eq!(socket.request().unwrap(), "a", "what is connected stays connected");
     let pins = world.pins();
     let left = world.inside(move || pins.exists());
     assert!(!left, "the folder of the pins is gone");
@@ -119,7 +119,7 @@ fn uninstall_detaches_and_removes_all_pins() {
     // And an agent can start from nothing.
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -142,8 +142,8 @@ fn a_malformed_document_rejects_only_itself_and_leaves_what_was() {
     world.write_file("default.hello.yaml", &(hello("seventy") + slice));
     // A later change of another object is seen, so the malformed one was too.
     world.service("default/dns").cluster_ip("10.96.0.11").port(53, Udp).backends([&b]).apply();
-    assert_eq!(world.ask(Udp, "10.96.0.11:53").unwrap(), "b");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "its previous state stays");
+    assert_eq!(world.request(Udp, "10.96.0.11:53").unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a", "its previous state stays");
     eventually("the agent says what is wrong", || {
         let log = world.agent_log();
         match ["default.hello.yaml", "port"].iter().find(|word| !log.contains(**word)) {
@@ -192,7 +192,7 @@ fn each_lack_of_the_machine_is_one_line_that_says_what_to_do() {
 #[test]
 fn an_exclusive_program_on_a_hook_is_named_and_left_alone() {
     let world = World::builder("exclusive").without_agent().start();
-    let stranger = Stranger::attach(world.cgroup(), true);
+    let stranger = ThirdPartyProgram::attach(world.cgroup(), true);
     let mut command = Command::new(world.program());
     command.arg("agent").arg("--from").arg(world.yaml()).arg("--pins").arg(world.pins());
     command.arg("--cgroup").arg(world.cgroup());
@@ -211,12 +211,12 @@ fn an_exclusive_program_on_a_hook_is_named_and_left_alone() {
 #[test]
 fn programs_of_others_on_the_same_hook_stay_attached_and_in_their_order() {
     let world = World::builder("beside").without_agent().start();
-    let earlier = Stranger::attach(world.cgroup(), false);
+    let earlier = ThirdPartyProgram::attach(world.cgroup(), false);
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.start_agent();
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
-    let later = Stranger::attach(world.cgroup(), false);
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
+    let later = ThirdPartyProgram::attach(world.cgroup(), false);
     let [first, mut ours, last] = earlier.all()[..] else { panic!("{:?}", earlier.all()) };
     // A start, which replaces the program, and larger maps, which do too, change no place.
     let mut is_in_its_place = || {
@@ -235,7 +235,7 @@ fn programs_of_others_on_the_same_hook_stay_attached_and_in_their_order() {
     world.settle();
     assert!(world.agent_log().contains("maps of other sizes are in use"), "{}", world.agent_log());
     is_in_its_place();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.take_agent().stop();
     assert!(world.svclb(&["uninstall"]).status.success());
     assert_eq!(earlier.all(), [first, last]);
@@ -259,7 +259,7 @@ fn a_service_at_the_probes_own_address_keeps_no_agent_from_starting() {
         world.start_agent();
         // What the probe needed for a moment is the Service's again.
         for dialled in ["10.96.0.66:9", "192.0.2.1:9"] {
-            eventually("the Service has both", || match world.ask(Udp, dialled) {
+            eventually("the Service has both", || match world.request(Udp, dialled) {
                 Ok(name) if name == "a" => Ok(()),
                 other => Err(format!("round {round}, {dialled}: {other:?}")),
             });
@@ -296,7 +296,7 @@ fn two_services_that_ask_for_the_same_are_told_of_in_one_line() {
     // Changes of others do not tell it again.
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).write();
-    eventually("another Service is written", || match world.ask(Tcp, DIALLED) {
+    eventually("another Service is written", || match world.request(Tcp, DIALLED) {
         Ok(name) if name == "a" => Ok(()),
         other => Err(format!("{other:?}")),
     });

@@ -12,10 +12,10 @@ fn lines_that_somebody_spoils_are_put_right_by_the_agent_that_runs() {
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     for round in 0..3 {
-        assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "round {round}");
-        assert_eq!(world.spoil_sets(), 1, "round {round}");
-        assert!(world.ask(Tcp, DIALLED).is_err(), "round {round}: the line was good after all");
-        eventually("the line is right again", || match world.ask(Tcp, DIALLED) {
+        assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a", "round {round}");
+        assert_eq!(world.corrupt_sets(), 1, "round {round}");
+        assert!(world.request(Tcp, DIALLED).is_err(), "round {round}: the line was good after all");
+        eventually("the line is right again", || match world.request(Tcp, DIALLED) {
             Ok(name) if name == "a" => Ok(()),
             other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
         });

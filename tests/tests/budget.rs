@@ -55,7 +55,7 @@ fn calls_of_a_change(services: u16) {
         service.backends(backends).write();
     };
     (1..=services).for_each(|number| write(number, &backends[..3]));
-    world.start_agent_under(Some(&faults));
+    world.start_agent_with_faults(Some(&faults));
     world.settle();
     faults.clear();
     write(1, &backends[1..]);

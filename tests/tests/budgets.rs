@@ -70,7 +70,7 @@ fn three_services_of_sixty_thousand_ports_are_refused_and_take_nothing() {
         found => Err(format!("{found} are\n{}", world.agent_log())),
     });
     hello().backends([&b]).apply();
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "b");
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "b");
     let after = world.status();
     for same in ["frontends", "index_lines", "slots"] {
         assert_eq!(number(&before, same), number(&after, same), "{same}");
@@ -81,7 +81,7 @@ fn three_services_of_sixty_thousand_ports_are_refused_and_take_nothing() {
     assert!(log.lines().any(is_said), "{log}");
     // One of them gets small enough.
     world.write_file("s1.json", &service("s1", "10.97.0.1", 3));
-    let served = || world.ask(Tcp, "10.97.0.1:3").map_err(|error| error.to_string());
+    let served = || world.request(Tcp, "10.97.0.1:3").map_err(|error| error.to_string());
     eventually("the one that is small enough is served", || match served()? {
         answer if answer == "a" => Ok(()),
         answer => Err(answer),
@@ -105,7 +105,7 @@ fn a_large_service_that_is_written_anew_all_the_time_starves_no_other() {
     world.write_file("large.json", &service("large", "10.97.0.1", MANY));
     world.write_file("slice.json", &slice("large", "10.244.0.1", MANY));
     eventually("the large one is served", || {
-        world.ask(Tcp, "10.97.0.1:9000").map(drop).map_err(|error| error.to_string())
+        world.request(Tcp, "10.97.0.1:9000").map(drop).map_err(|error| error.to_string())
     });
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -123,7 +123,7 @@ fn a_large_service_that_is_written_anew_all_the_time_starves_no_other() {
             let pod = &pods[(turn + 1) % 2];
             hello().backends([pod]).write();
             let expected = ["b", "a"][turn % 2];
-            let followed = within(PATIENCE, || match world.ask(Tcp, HELLO).unwrap() {
+            let followed = within(PATIENCE, || match world.request(Tcp, HELLO).unwrap() {
                 answer if answer == expected => Ok(()),
                 answer => Err(answer),
             });
@@ -138,7 +138,7 @@ fn a_large_service_that_is_written_anew_all_the_time_starves_no_other() {
     world.write_file("slice.json", &slice("large", "10.244.0.2", MANY));
     for port in [1, MANY / 2, MANY] {
         eventually("the large one is as it was written last", || {
-            match world.ask(Tcp, format!("10.97.0.1:{port}").as_str()) {
+            match world.request(Tcp, format!("10.97.0.1:{port}").as_str()) {
                 Ok(answer) if answer == "b" => Ok(()),
                 other => Err(format!("{other:?}")),
             }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use svclb_tests::{Backend, Feature, Stranger, Tcp, Udp, World, eventually};
+use svclb_tests::{Backend, Feature, Tcp, ThirdPartyProgram, Udp, World, eventually};
 
 const DIALLED: &str = "10.96.0.10:53";
 /// Words of the field `state`.
@@ -109,7 +109,7 @@ fn a_world_that_is_well_has_no_error_and_each_thing_was_looked_at() {
     let features = said.all("feature");
     assert_eq!(features.len(), 4);
     let [set_retval, netns_cookie] = [Feature::SetRetval, Feature::NetnsCookie];
-    let rows = [set_retval, netns_cookie].map(|feature| (feature.name(), feature.is_there()));
+    let rows = [set_retval, netns_cookie].map(|feature| (feature.name(), feature.is_supported()));
     // Every kernel that tests run on says where the bit is.
     for (name, is_there) in rows.into_iter().chain([("kern_sock", true)]) {
         let found = features.iter().find(|[it, ..]| *it == name).unwrap();
@@ -253,7 +253,7 @@ fn programs_of_others_on_the_hooks_are_named_wherever_they_are() {
     let below = world.cgroup().join("below");
     fs::create_dir(&below).unwrap();
     let on = |cgroup: &Path| {
-        let stranger = Stranger::attach(cgroup, false);
+        let stranger = ThirdPartyProgram::attach(cgroup, false);
         let said = check(&world);
         assert!(said.is_well, "{}", said.error);
         let found = said.all("others")[0];

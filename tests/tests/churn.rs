@@ -85,9 +85,9 @@ fn rolling_replacement_of_all_backends_is_never_noticed() {
     let client = |number: usize| {
         let before = removed.read().unwrap().clone();
         let answer = match number {
-            0 => world.ask(Tcp, "10.96.0.10:80"),
-            1 => world.ask(Udp, "10.96.0.10:80"),
-            _ => unconnected.ask_at("10.96.0.10:80").map(|answer| answer.backend),
+            0 => world.request(Tcp, "10.96.0.10:80"),
+            1 => world.request(Udp, "10.96.0.10:80"),
+            _ => unconnected.request_to("10.96.0.10:80").map(|answer| answer.backend),
         };
         let name = answer.unwrap_or_else(|error| panic!("client {number}: {error}"));
         assert!(!before.contains(&name), "client {number}: {name} was removed before");
@@ -144,7 +144,7 @@ fn churn_of_services_never_gives_another_services_backend() {
         let service = if number == 2 { draw * 2 + 1 } else { draw + number * 5 } % SERVICES;
         let to = address(service);
         let answer = if number == 2 {
-            unconnected.ask_at(&to).map(|answer| {
+            unconnected.request_to(&to).map(|answer| {
                 assert_eq!(answer.from, at(&to), "the reply's source");
                 answer.backend
             })
@@ -194,7 +194,7 @@ fn churn_of_services_never_gives_another_services_backend() {
 /// Asks who is there, after a look at the peer's name.
 fn named(socket: &Socket, dialled: &str) -> io::Result<String> {
     assert_eq!(socket.peer()?, at(dialled));
-    socket.ask()
+    socket.request()
 }
 
 /// One ClusterIP passes from Service to Service: deleted here, made there.
@@ -210,7 +210,7 @@ fn a_cluster_ip_that_changes_hands_serves_the_old_owner_or_the_new() {
             .backends(&owners[owner])
     };
     give(0).apply();
-    let client = |_| match world.ask(Tcp, "10.96.0.10:80") {
+    let client = |_| match world.request(Tcp, "10.96.0.10:80") {
         Ok(name) => assert!(name.starts_with("x-") || name.starts_with("y-"), "{name}"),
         // Between the two files there may be no Service.
         Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}"),
@@ -221,7 +221,7 @@ fn a_cluster_ip_that_changes_hands_serves_the_old_owner_or_the_new() {
             world.remove(&format!("default/owner-{old}"));
             give(new).apply();
             wait_for_a_round(rounds);
-            let name = world.ask(Tcp, "10.96.0.10:80").unwrap();
+            let name = world.request(Tcp, "10.96.0.10:80").unwrap();
             assert!(name.starts_with(["x-", "y-"][new]), "round {round}: {name}");
         }
     });

@@ -25,7 +25,7 @@ fn world(name: &str) -> World {
 
 /// The names of all backends that answer at an address, or why none does.
 fn answering(world: &World, at: &str) -> Result<BTreeSet<String>, String> {
-    (0..40).map(|_| world.ask(Tcp, at).map_err(|error| error.to_string())).collect()
+    (0..40).map(|_| world.request(Tcp, at).map_err(|error| error.to_string())).collect()
 }
 
 fn wait_for_answers(world: &World, at: &str, expected: &[&str]) {
@@ -192,13 +192,13 @@ fn tool(name: &str) -> Command {
 fn curl(world: &World, url: &str) -> Result<String, String> {
     let mut curl = tool("curl");
     curl.args(["--silent", "--show-error", "--max-time", "5", "--noproxy", "*", url]);
-    said(world.client(curl))
+    said(world.run_as_client(curl))
 }
 
 fn dig(world: &World, arguments: &[&str]) -> Result<String, String> {
     let mut dig = tool("dig");
     dig.args(["+timeout=5", "+tries=3"]).args(arguments);
-    said(world.client(dig))
+    said(world.run_as_client(dig))
 }
 
 #[test]
@@ -239,7 +239,7 @@ spec:
         let url = format!("http://{name}:8080");
         eventually(&format!("{url} says {expected}"), || match curl(&world, &url) {
             Ok(text) if text.ends_with(expected) => Ok(()),
-            other => Err(format!("{other:?}; the name server: {}", coredns.said())),
+            other => Err(format!("{other:?}; the name server: {}", coredns.log_tail())),
         });
     };
     says("hello.default.svc.cluster.local", "version 1.0.0");

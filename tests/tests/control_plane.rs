@@ -147,7 +147,7 @@ fn control_planes_side_by_side_do_not_meet_and_each_is_reached_by_its_relay() {
     let connection = world.dial(Tcp, api_server).unwrap();
     relay.cut();
     assert!(is_refused());
-    assert!(connection.ask().is_err(), "a cut ends what was connected");
+    assert!(connection.request().is_err(), "a cut ends what was connected");
     relay.open(&world);
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--fail", "--noproxy", "*", "--cacert"]).arg(planes[0].authority());

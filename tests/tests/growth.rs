@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use svclb_tests::{
-    Backend, Dialling, Faults, HOOKS, Operation, Remembered, Tcp, World, at_least, counter,
-    eventually, within,
+    Backend, ContinuousClient, Faults, HOOKS, Operation, StickyClients, Tcp, World, at_least,
+    counter, eventually, within,
 };
 
 const HELLO: &str = "10.96.0.10:80";
@@ -109,8 +109,8 @@ fn stage(name: &str, faults: Option<&Faults>) -> (World, Vec<Backend>) {
     // All of them are in one namespace.
     let all = ["--namespace-share", "100"];
     let world = World::builder(name).agent_args(all).without_agent().start();
-    world.start_agent_under(faults);
-    let mut backends = Remembered::prepare(&world);
+    world.start_agent_with_faults(faults);
+    let mut backends = StickyClients::prepare(&world);
     let pods = PODS.map(|(name, ip)| world.backend(name, Tcp, &format!("{ip}:8080")));
     backends.extend(pods);
     world.write_file("many.yaml", &many(1));
@@ -120,8 +120,8 @@ fn stage(name: &str, faults: Option<&Faults>) -> (World, Vec<Backend>) {
 
 /// Clients of two Services, each answered by its own pod and by no other, meet nothing of what `task` does.
 fn unnoticed(world: &World, task: impl FnOnce()) -> u32 {
-    let clients = [Dialling::tcp(HELLO, &["a"]), Dialling::tcp(OLD, &["even"])];
-    let (rounds, ()) = world.without_gaps(clients, task);
+    let clients = [ContinuousClient::tcp(HELLO, &["a"]), ContinuousClient::tcp(OLD, &["even"])];
+    let (rounds, ()) = world.assert_all_uninterrupted(clients, task);
     assert!(
         rounds.iter().all(|it| *it >= at_least(10)),
         "the clients connected {rounds:?} times only"
@@ -133,7 +133,7 @@ fn unnoticed(world: &World, task: impl FnOnce()) -> u32 {
 fn some_are_answered(world: &World, services: &[usize]) {
     for service in services {
         for to in [format!("10.97.0.{service}:1003"), format!("198.18.{service}.77:1009")] {
-            assert_eq!(world.ask(Tcp, to.as_str()).unwrap(), PODS[service % 2].0, "{to}");
+            assert_eq!(world.request(Tcp, to.as_str()).unwrap(), PODS[service % 2].0, "{to}");
         }
     }
 }
@@ -142,7 +142,7 @@ fn some_are_answered(world: &World, services: &[usize]) {
 fn maps_grow_from_1000_to_100000_frontends_and_shrink_again_and_no_connect_notices() {
     let (world, _backends) = stage("growth", None);
     let small = shown(&world);
-    let remembered = Remembered::of(&world);
+    let remembered = StickyClients::of(&world);
 
     let rounds = unnoticed(&world, || {
         world.write_file("many.yaml", &many(100));
@@ -150,8 +150,8 @@ fn maps_grow_from_1000_to_100000_frontends_and_shrink_again_and_no_connect_notic
     });
     let large = shown(&world);
     assert!(number(&large, "index_lines") >= 4 * 100 * EACH, "{large}");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    remembered.assert_sockets_keep_backend();
+    remembered.assert_client_keeps_backend(&world);
     let (translated, not_service) = (counter(&large, "translated"), counter(&large, "not_service"));
     assert!(translated >= u64::from(rounds), "{large}");
     some_are_answered(&world, &[0, 1, 17, 50, 99]);
@@ -166,11 +166,11 @@ fn maps_grow_from_1000_to_100000_frontends_and_shrink_again_and_no_connect_notic
         world.start_agent();
         wait_for_lines(&world, &small["index_lines"]);
     });
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    remembered.assert_sockets_keep_backend();
+    remembered.assert_client_keeps_backend(&world);
     world.write_file("many.yaml", "");
     world.settle();
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "a");
 }
 
 /// Services of ten ports and a thousand endpoints each, whom nobody dials.
@@ -199,7 +199,7 @@ fn slots_grow_with_the_backends_and_shrink_again_and_no_connect_notices() {
     const SERVICES: usize = 12;
     let (world, _backends) = stage("growth-slots", None);
     let small = shown(&world);
-    let remembered = Remembered::of(&world);
+    let remembered = StickyClients::of(&world);
     let wait_for = |what: &str, is_so: &dyn Fn(&Value) -> bool| {
         let held = within(PATIENCE, || match shown(&world) {
             status if is_so(&status) && number(&status, "short") == 0 => Ok(()),
@@ -215,7 +215,7 @@ fn slots_grow_with_the_backends_and_shrink_again_and_no_connect_notices() {
     assert!(number(&large, "slots") >= SERVICES * WIDTH, "{large}");
     assert!(number(&large, "slots") > 4 * number(&small, "slots"), "{large}");
     assert_eq!(large["index_lines"], small["index_lines"], "only slots lacked");
-    remembered.sockets_do();
+    remembered.assert_sockets_keep_backend();
 
     unnoticed(&world, || {
         world.write_file("wide.yaml", "");
@@ -226,9 +226,9 @@ fn slots_grow_with_the_backends_and_shrink_again_and_no_connect_notices() {
         wait_for("the slots are not as few again", &|it| it["slots"] == small["slots"]);
     });
     assert_eq!(shown(&world)["index_lines"], small["index_lines"]);
-    remembered.sockets_do();
-    remembered.clients_do(&world);
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
+    remembered.assert_sockets_keep_backend();
+    remembered.assert_client_keeps_backend(&world);
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "a");
 }
 
 /// What is there of maps that have not taken the place of others yet.
@@ -273,7 +273,7 @@ fn an_agent_that_is_killed_while_maps_grow_or_shrink_leaves_what_the_next_one_fi
     use Death::{Filling, Switching};
     let (world, _backends) = stage("growth-killed", None);
     let small = shown(&world)["index_lines"].clone();
-    let remembered = Remembered::of(&world);
+    let remembered = StickyClients::of(&world);
     let mut left = Vec::new();
     unnoticed(&world, || {
         for death in [Filling(0), Switching, Filling(60), Filling(250)] {
@@ -297,9 +297,9 @@ fn an_agent_that_is_killed_while_maps_grow_or_shrink_leaves_what_the_next_one_fi
     });
     let half_made = left.iter().filter(|(_, left)| !left.is_empty()).count();
     assert!(half_made >= 2, "hardly an agent died in a change of maps: {left:?}");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
+    remembered.assert_sockets_keep_backend();
+    remembered.assert_client_keeps_backend(&world);
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "a");
 }
 
 /// Waits until so many calls failed: it is tried again and again.
@@ -315,7 +315,7 @@ fn wait_for_failures(faults: &Faults, world: &World, count: usize, row: &str) {
 fn shrink(world: &World, faults: &Faults, small: &Value) {
     leave_one(world);
     world.take_agent().kill();
-    world.start_agent_under(Some(faults));
+    world.start_agent_with_faults(Some(faults));
     wait_for_lines(world, small);
 }
 
@@ -330,7 +330,7 @@ fn while_larger_maps_are_refused_what_was_served_stays_served_and_what_is_short_
     let faults = Faults::new();
     let (world, _backends) = stage("growth-refused", Some(&faults));
     let small = shown(&world)["index_lines"].clone();
-    let remembered = Remembered::of(&world);
+    let remembered = StickyClients::of(&world);
     for (operation, name) in rows {
         let row = format!("{operation:?} of {name}");
         let told = world.agent_log().len();
@@ -356,8 +356,8 @@ fn while_larger_maps_are_refused_what_was_served_stays_served_and_what_is_short_
             wait_for(&world, LARGE);
         });
         some_are_answered(&world, &[0, 1, LARGE - 1]);
-        remembered.sockets_do();
-        remembered.clients_do(&world);
+        remembered.assert_sockets_keep_backend();
+        remembered.assert_client_keeps_backend(&world);
         shrink(&world, &faults, &small);
     }
 }
@@ -367,7 +367,7 @@ fn half_of_a_switch_to_larger_maps_is_no_gap_and_is_finished_by_the_agent_or_the
     let faults = Faults::new();
     let (world, _backends) = stage("growth-half", Some(&faults));
     let small = shown(&world)["index_lines"].clone();
-    let remembered = Remembered::of(&world);
+    let remembered = StickyClients::of(&world);
     // So many of the nine hooks have the new programs; whether the agent dies over it.
     for (switched, is_killed) in [(1, true), (4, false), (8, true), (8, false)] {
         let row = format!("{switched} hooks, killed {is_killed}");
@@ -384,8 +384,8 @@ fn half_of_a_switch_to_larger_maps_is_no_gap_and_is_finished_by_the_agent_or_the
             assert!(log.lines().any(is_told), "{row}: {log}");
             // Hooks of both kinds work together, whether anybody runs or not. Who did not fit waits.
             let work = || {
-                remembered.sockets_do();
-                remembered.clients_do(&world);
+                remembered.assert_sockets_keep_backend();
+                remembered.assert_client_keeps_backend(&world);
                 some_are_answered(&world, &[0; 4]);
             };
             work();
@@ -393,7 +393,7 @@ fn half_of_a_switch_to_larger_maps_is_no_gap_and_is_finished_by_the_agent_or_the
                 world.take_agent().kill();
                 work();
                 faults.clear();
-                world.start_agent_under(Some(&faults));
+                world.start_agent_with_faults(Some(&faults));
             } else {
                 faults.clear();
             }
@@ -408,8 +408,8 @@ fn half_of_a_switch_to_larger_maps_is_no_gap_and_is_finished_by_the_agent_or_the
             assert_eq!(half_made(&world), [""; 0], "{row}");
         });
         some_are_answered(&world, &[0, 1, LARGE - 1]);
-        remembered.sockets_do();
-        remembered.clients_do(&world);
+        remembered.assert_sockets_keep_backend();
+        remembered.assert_client_keeps_backend(&world);
         shrink(&world, &faults, &small);
     }
 }

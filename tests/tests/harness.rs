@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use svclb_tests::{Heir, Kind, Passage, Stranger, Tcp, Udp, World, at, eventually};
+use svclb_tests::{
+    ForkedChild, Kind, SocketInFlight, Tcp, ThirdPartyProgram, Udp, World, at, eventually,
+};
 
 #[test]
 fn a_client_reaches_a_backend_that_it_dials_directly() {
@@ -15,7 +17,7 @@ fn a_client_reaches_a_backend_that_it_dials_directly() {
     ];
     for (protocol, address) in rows {
         let backend = world.backend("a", protocol, address);
-        assert_eq!(world.ask(protocol, address).unwrap(), "a", "{protocol:?} {address}");
+        assert_eq!(world.request(protocol, address).unwrap(), "a", "{protocol:?} {address}");
         assert_eq!(backend.hits(), 1, "{protocol:?} {address}");
     }
 }
@@ -45,7 +47,7 @@ fn sockets_of_a_client_belong_to_the_world() {
     assert_eq!(sockets.len(), 1000);
     sockets[0].dial("10.244.0.1:9").unwrap();
     assert_eq!(sockets[0].peer().unwrap(), at("10.244.0.1:9"));
-    sockets[0].undial().unwrap();
+    sockets[0].disconnect().unwrap();
     assert_eq!(sockets[0].peer().unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
 }
 
@@ -54,12 +56,12 @@ fn a_stopped_backend_refuses_and_can_be_started_again() {
     let world = World::builder("stop").without_agent().start();
     let mut first = world.backend("first", Tcp, "10.244.0.1:8080");
     let talking = world.dial(Tcp, &first).unwrap();
-    assert_eq!(talking.ask().unwrap(), "first");
+    assert_eq!(talking.request().unwrap(), "first");
     first.stop();
-    let error = world.ask(Tcp, &first).unwrap_err();
+    let error = world.request(Tcp, &first).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
     let _second = world.backend("second", Tcp, "10.244.0.1:8080");
-    assert_eq!(world.ask(Tcp, &first).unwrap(), "second");
+    assert_eq!(world.request(Tcp, &first).unwrap(), "second");
 }
 
 #[test]
@@ -82,17 +84,17 @@ fn a_socket_is_the_same_in_an_heir_and_after_a_passage() {
     let _backend = world.backend("a", Tcp, "10.244.0.1:8080");
     let socket = world.dial(Tcp, "10.244.0.1:8080").unwrap();
     let cookie = socket.cookie();
-    let heir = Heir::of(&socket);
+    let heir = ForkedChild::of(&socket);
     assert_eq!(heir.peer().unwrap(), at("10.244.0.1:8080"));
-    let socket = Passage::of(socket).take();
+    let socket = SocketInFlight::of(socket).take();
     assert_eq!(socket.cookie(), cookie);
-    assert_eq!(socket.ask().unwrap(), "a");
+    assert_eq!(socket.request().unwrap(), "a");
 }
 
 #[test]
 fn a_stranger_is_attached_until_it_is_detached() {
     let world = World::builder("stranger").without_agent().start();
     for is_exclusive in [true, false] {
-        assert!(Stranger::attach(world.cgroup(), is_exclusive).detach());
+        assert!(ThirdPartyProgram::attach(world.cgroup(), is_exclusive).detach());
     }
 }

@@ -17,7 +17,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Stranger, Tcp, World, at_least, eventually, holds_for};
+use svclb_tests::{Backend, Tcp, ThirdPartyProgram, World, at_least, eventually, holds_for};
 
 const DIALLED: &str = "10.96.0.10:80";
 
@@ -58,12 +58,12 @@ fn a_second_agent_is_refused_and_says_who_the_first_is() {
     uninstall.arg("uninstall").arg("--pins").arg(world.pins());
     let said = refused(&world, uninstall);
     assert!(said.contains("an agent runs") && said.contains(&who), "{said}");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     // The lock dies with its holder.
     first.kill();
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_hook_that_somebody_detached_is_attached_again() {
     kill(pid, Signal::SIGCONT).unwrap();
     let error = dialled.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
-    eventually("clients are translated again", || match world.ask(Tcp, DIALLED) {
+    eventually("clients are translated again", || match world.request(Tcp, DIALLED) {
         Ok(name) if name == "a" => Ok(()),
         other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
     });
@@ -106,7 +106,7 @@ fn a_program_that_somebody_put_behind_our_link_gives_way_to_ours() {
     world.put_agent(agent);
     let below = world.cgroup().join("below");
     fs::create_dir(&below).unwrap();
-    let stranger = Stranger::attach(&below, false);
+    let stranger = ThirdPartyProgram::attach(&below, false);
     // It would be there again before anybody has looked.
     kill(pid, Signal::SIGSTOP).unwrap();
     stranger.replace(&world, "connect4");
@@ -118,7 +118,7 @@ fn a_program_that_somebody_put_behind_our_link_gives_way_to_ours() {
         programs if programs == ours => Ok(()),
         programs => Err(format!("{programs:?}, not {ours:?}: {}", world.agent_log())),
     });
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     eventually("the log says so, once", || {
         let log = world.agent_log();
         match log.matches("the program on connect4 was another").count() {
@@ -136,7 +136,7 @@ fn a_pin_that_somebody_removed_is_there_again_and_no_connect_misses_it() {
         world.pinned("links", "getpeername4"),
         world.pinned("maps", "svclb_slots"),
     ];
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         let removed = pins.clone();
         world.inside(move || removed.iter().for_each(|pin| fs::remove_file(pin).unwrap()));
         eventually("the pins are there again", || {
@@ -150,17 +150,17 @@ fn a_pin_that_somebody_removed_is_there_again_and_no_connect_misses_it() {
     assert!(rounds >= at_least(10), "the client connected {rounds} times only");
     // They are good pins: the next agent takes everything over.
     world.take_agent().kill();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
 fn the_folder_of_the_pins_is_there_again_with_its_lock() {
     let (world, _a) = world("folder");
     let links = world.version().join("links");
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         let root = world.pins();
         world.inside(move || fs::remove_dir_all(root).unwrap());
         eventually("the pins are there again", || {
@@ -177,7 +177,7 @@ fn the_folder_of_the_pins_is_there_again_with_its_lock() {
     world.take_agent().kill();
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn an_agent_whose_folder_another_has_meanwhile_ends_and_leaves_that_one_alone() 
     // The programs of the first are still on the hooks of its cgroup, where another is refused.
     let said = refused(&world, second_agent(&world));
     assert!(said.contains("no bpffs that is mounted here has their pins"), "{said}");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     let elsewhere = world.cgroup().join("other");
     fs::create_dir(&elsewhere).unwrap();
     let mut other = Command::new(world.program());
@@ -244,12 +244,12 @@ fn uninstall_leaves_nothing_of_a_change_of_maps_and_of_other_versions_either() {
     let folders = [ours, newer].into_iter().chain(others);
     let all: Vec<_> = folders.flat_map(|folder| world.objects_in(&folder)).collect();
     assert_eq!(all.len(), 11 + 9 + 9 + 3, "{all:?}");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     let output = world.svclb(&["uninstall"]);
     assert!(output.status.success(), "{output:?}");
     let root = world.pins().parent().unwrap().to_owned();
     assert!(!world.names_in(&root).contains(&"svclb".to_owned()), "the folder is left");
-    assert!(world.ask(Tcp, DIALLED).is_err(), "clients are still translated");
+    assert!(world.request(Tcp, DIALLED).is_err(), "clients are still translated");
     world.wait_until_freed(&all);
 }
 
@@ -290,7 +290,7 @@ fn what_is_pinned_in_the_same_folder_by_others_is_left_alone() {
         names.sort();
         names
     };
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         run_elsewhere(&world, &root, &elsewhere);
         assert_eq!(world.names_in(&root), with(&format!("v{LAYOUT_VERSION}")));
         let mut uninstall = Command::new(world.program());
@@ -325,7 +325,7 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
         let root = root.clone();
         world.inside(move || umount2(&root, MntFlags::MNT_DETACH).unwrap());
     };
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         // What is beneath can be written to, or cannot.
         for beneath in [false, true] {
             let told = world.agent_log().len();
@@ -361,7 +361,7 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
     });
     assert!(rounds >= at_least(10), "the client connected {rounds} times only");
     world.take_agent().kill();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
 }

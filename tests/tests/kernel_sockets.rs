@@ -43,7 +43,7 @@ fn an_smc_socket_is_translated_and_leaves_no_origin() {
         for number in 1..=CONNECTS {
             let socket = world.socket(Kind::Smc4);
             socket.dial("10.96.0.10:80").unwrap();
-            assert_eq!(socket.ask().unwrap(), "a");
+            assert_eq!(socket.request().unwrap(), "a");
             // Without a record it is shown its pod (docs/limits.md).
             let shown = if left == 0 { "10.244.0.1:8080" } else { "10.96.0.10:80" };
             assert_eq!(socket.peer().unwrap(), at(shown), "{name}");
@@ -57,7 +57,7 @@ fn an_smc_socket_is_translated_and_leaves_no_origin() {
 fn a_udp_socket_that_the_kernel_connects_is_translated_and_leaves_no_origin() {
     for (name, arguments, left) in AGENTS {
         let world = world(&format!("l2tp-{name}"), arguments);
-        if !world.has_tunnels() {
+        if !world.supports_tunnels() {
             return;
         }
         let backends = ["10.244.0.1:1701", "[fd00:244::1]:1701"];

@@ -8,9 +8,9 @@ fn the_hooks_log_their_decisions_when_they_are_asked_to() {
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     world.service("default/empty").cluster_ip("10.96.0.11").port(80, Udp).apply();
-    assert_eq!(world.ask(Tcp, "10.96.0.10:80").unwrap(), "a");
-    world.ask(Udp, "10.96.0.11:80").unwrap_err();
-    assert_eq!(world.ask(Tcp, "10.244.0.1:8080").unwrap(), "a");
+    assert_eq!(world.request(Tcp, "10.96.0.10:80").unwrap(), "a");
+    world.request(Udp, "10.96.0.11:80").unwrap_err();
+    assert_eq!(world.request(Tcp, "10.244.0.1:8080").unwrap(), "a");
     // Addresses as the maps have them: IPv4 as v4-mapped.
     for expected in [
         "connect: ::ffff:10.96.0.10:80 becomes ::ffff:10.244.0.1:8080",
@@ -29,7 +29,7 @@ fn the_hooks_are_silent_when_they_are_not_asked() {
     let world = World::new("silent");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
-    assert_eq!(world.ask(Tcp, "10.96.0.10:80").unwrap(), "a");
+    assert_eq!(world.request(Tcp, "10.96.0.10:80").unwrap(), "a");
     world.settle();
     assert!(!world.agent_log().contains("becomes"), "{}", world.agent_log());
 }

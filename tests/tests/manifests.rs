@@ -223,7 +223,7 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind(
     assert!(pod.probe("agent").unwrap_err().contains("no svclb runs"), "before it was started");
     let agent = pod.start("agent");
     eventually("the pod is ready", || pod.probe("agent"));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     assert_sees_its_pins_only(&world, &agent);
     assert!(!pod.log().contains("open to others"), "the kubelet made it so: {}", pod.log());
     // NET_ADMIN, PERFMON, BPF.
@@ -246,10 +246,10 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind(
         other => Err(format!("{other:?}")),
     });
     assert!(agent.runs(), "{}", pod.log());
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     plane.start_api_server();
     eventually("the pod is ready again", || pod.probe("agent"));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     drop(agent);
 
     // The way back.
@@ -290,7 +290,7 @@ fn pod_follows_an_api_server_again_that_gave_up_its_endpoint() {
     let world = World::builder("pod-way").without_agent().start();
     let cluster_ip = at("10.96.0.1:443");
     // One stands in for kube-proxy's rules, and one is the endpoint.
-    world.have(cluster_ip.ip());
+    world.add_local_address(cluster_ip.ip());
     let _proxy = plane.relay_at(&world, cluster_ip);
     let _endpoint = plane.relay_at(&world, plane.advertised());
     let _backend = world.backend("hello", Tcp, "10.244.0.1:8080");
@@ -312,7 +312,7 @@ fn pod_follows_an_api_server_again_that_gave_up_its_endpoint() {
         Err(said) if said.contains("not yet heard its sources since it started") => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     plane.start_api_server();
     eventually("the pod is ready again", || pod.probe("agent"));
     eventually("clients reach the API server", || {
@@ -336,7 +336,7 @@ fn on_a_node_with_cgroup_v1_too_the_cgroup2_below_it_is_served() {
     let pod = pod(&world, &plane, of_kind(&objects, "DaemonSet")).on_hybrid_node();
     let _agent = pod.start("agent");
     eventually("the pod is ready", || pod.probe("agent"));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     assert!(pod.log().contains("/host/cgroup/unified"), "{}", pod.log());
 }
 

@@ -20,8 +20,8 @@ fn marks_of_former_backends_go_and_a_socket_that_remembers_one_is_told_the_truth
     let sockets = [Kind::Tcp4, Kind::Udp4].map(|kind| {
         let socket = world.socket(kind);
         socket.dial(dialled).unwrap();
-        assert_eq!(socket.ask().unwrap(), "a");
-        socket.undial().unwrap();
+        assert_eq!(socket.request().unwrap(), "a");
+        socket.disconnect().unwrap();
         socket
     });
     // What they were given is no backend any more.
@@ -52,7 +52,7 @@ fn marks_of_former_backends_go_and_a_socket_that_remembers_one_is_told_the_truth
     for (socket, backend) in sockets.iter().zip([&tcp, &udp]) {
         socket.dial(backend).unwrap();
         assert_eq!(socket.peer().unwrap(), backend.address(), "{:?}", backend.protocol());
-        assert_eq!(socket.ask().unwrap(), "a");
+        assert_eq!(socket.request().unwrap(), "a");
     }
     assert_eq!(world.origins(), []);
 }

@@ -1,7 +1,7 @@
 //! getpeername: the dialled address, only while the peer is the backend that was given, wherever the
 //! socket goes.
 
-use svclb_tests::{Heir, Kind, Passage, Tcp, Udp, World, at, eventually};
+use svclb_tests::{ForkedChild, Kind, SocketInFlight, Tcp, Udp, World, at, eventually};
 
 /// A world in which 10.96.0.10:80 and [fd00:96::10]:80 have one backend of each family, over TCP and
 /// UDP, at 10.244.0.1:8080 and [fd00:244::1]:8080.
@@ -47,7 +47,7 @@ fn a_direct_connection_to_a_backend_is_never_shown_as_a_service() {
         direct.dial(given).unwrap();
         assert_eq!(direct.peer().unwrap(), at(given), "{kind:?}");
         assert_eq!(through.peer().unwrap(), at(dialled), "{kind:?}");
-        assert_eq!(direct.ask().unwrap(), "a");
+        assert_eq!(direct.request().unwrap(), "a");
         assert_eq!(direct.peer().unwrap(), at(given), "{kind:?}, after data");
     }
 }
@@ -61,12 +61,12 @@ fn a_socket_that_is_connected_anew_straight_to_the_same_pod_is_named_after_the_p
             socket.dial(dialled).unwrap_or_else(|error| panic!("{kind:?}, {round}: {error}"));
             assert_eq!(socket.peer().unwrap(), at(dialled), "{kind:?}, round {round}");
             assert_eq!(world.origins().len(), 1, "{kind:?}, round {round}");
-            socket.undial().unwrap();
+            socket.disconnect().unwrap();
             socket.dial(given).unwrap_or_else(|error| panic!("{kind:?}, {round}: {error}"));
             assert_eq!(socket.peer().unwrap(), at(given), "{kind:?}, round {round}");
-            assert_eq!(socket.ask().unwrap(), "a", "{kind:?}, round {round}");
+            assert_eq!(socket.request().unwrap(), "a", "{kind:?}, round {round}");
             assert_eq!(world.origins(), [], "{kind:?}, round {round}");
-            socket.undial().unwrap();
+            socket.disconnect().unwrap();
         }
     }
 }
@@ -81,7 +81,7 @@ fn a_udp_socket_that_is_connected_elsewhere_without_disconnecting_is_renamed() {
         assert_eq!(socket.peer().unwrap(), at(given), "{kind:?} {given}");
         socket.dial(dialled).unwrap();
         assert_eq!(socket.peer().unwrap(), at(dialled), "{kind:?} {dialled}");
-        assert_eq!(socket.ask().unwrap(), "a");
+        assert_eq!(socket.request().unwrap(), "a");
     }
 }
 
@@ -96,7 +96,7 @@ fn a_connect_that_fails_lends_no_name_to_the_peer_that_stays() {
     let error = socket.dial("10.96.0.20:80").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENETUNREACH), "{error}");
     // The kernel keeps the old peer; its name is lost with its record, and it is not the new one's.
-    assert_eq!(socket.ask().unwrap(), "a");
+    assert_eq!(socket.request().unwrap(), "a");
     assert_eq!(socket.peer().unwrap(), at("10.244.0.1:8080"));
 }
 
@@ -127,7 +127,7 @@ fn two_live_sockets_of_one_place_both_stay_right() {
         for round in 0..3 {
             for socket in [first, second] {
                 assert_eq!(socket.peer().unwrap(), at(dialled), "{kind:?}, round {round}");
-                assert_eq!(socket.ask().unwrap(), "a", "{kind:?}, round {round}");
+                assert_eq!(socket.request().unwrap(), "a", "{kind:?}, round {round}");
                 assert!(shown(socket), "{kind:?}, round {round}: {:?}", world.origins());
             }
         }
@@ -142,11 +142,11 @@ fn two_live_sockets_of_one_place_both_stay_right() {
             number => Err(format!("{kind:?}: {number} are")),
         });
         // And the place can be had again.
-        stays.undial().unwrap();
+        stays.disconnect().unwrap();
         stays.dial(dialled).unwrap();
         assert_eq!(stays.peer().unwrap(), at(dialled), "{kind:?}, again");
         drop(stays);
-        world.wait_until_forgotten();
+        world.wait_until_origins_released();
     }
 }
 
@@ -162,14 +162,14 @@ fn an_inherited_socket_keeps_its_name_after_its_maker_closed_it() {
         let socket = world.socket(kind);
         socket.dial(dialled).unwrap();
         let cookie = socket.cookie();
-        let heir = Heir::of(&socket);
+        let heir = ForkedChild::of(&socket);
         assert_eq!(heir.peer().unwrap(), at(dialled), "{kind:?}");
         drop(socket);
         assert_eq!(heir.peer().unwrap(), at(dialled), "{kind:?}, alone");
         assert_eq!(world.origins().len(), 1, "{kind:?}, alone");
         assert_eq!(world.origins()[0].cookie, cookie, "{kind:?}, alone");
         drop(heir);
-        world.wait_until_forgotten();
+        world.wait_until_origins_released();
     }
 }
 
@@ -179,13 +179,13 @@ fn a_socket_keeps_its_name_in_a_unix_socket_and_behind_it() {
     for (kind, dialled, _) in DIALS {
         let socket = world.socket(kind);
         socket.dial(dialled).unwrap();
-        let passage = Passage::of(socket);
+        let passage = SocketInFlight::of(socket);
         assert_eq!(world.origins().len(), 1, "{kind:?}, under way");
         let socket = passage.take();
         assert_eq!(socket.peer().unwrap(), at(dialled), "{kind:?}");
-        assert_eq!(socket.ask().unwrap(), "a", "{kind:?}");
-        drop(Passage::of(socket));
-        world.wait_until_forgotten();
+        assert_eq!(socket.request().unwrap(), "a", "{kind:?}");
+        drop(SocketInFlight::of(socket));
+        world.wait_until_origins_released();
     }
 }
 
@@ -197,7 +197,7 @@ fn a_v6_udp_socket_connected_to_a_mapped_address_keeps_its_name_over_plain_sends
     socket.dial(dialled).unwrap();
     for round in 0..100 {
         // The kernel runs the send hook with the backend as destination here.
-        assert_eq!(socket.ask().unwrap(), "a", "round {round}");
+        assert_eq!(socket.request().unwrap(), "a", "round {round}");
         assert_eq!(socket.peer().unwrap(), at(dialled), "round {round}");
     }
     assert_eq!(world.origins().len(), 1);

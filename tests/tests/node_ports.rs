@@ -77,11 +77,11 @@ fn meets_both(row: &str, client: Client<'_>, protocol: Protocol, dialled: &str) 
     let (mut connected, mut sent) = (BTreeSet::new(), BTreeSet::new());
     let dial = |socket: Socket, way: usize| -> io::Result<(String, SocketAddr)> {
         if way == 1 {
-            let answer = socket.ask_at(dialled)?;
+            let answer = socket.request_to(dialled)?;
             return Ok((answer.backend, answer.from));
         }
         socket.dial(dialled)?;
-        Ok((socket.ask()?, socket.peer()?))
+        Ok((socket.request()?, socket.peer()?))
     };
     for (way, met) in [&mut connected, &mut sent].into_iter().enumerate() {
         if way == 1 && protocol == Tcp {
@@ -111,7 +111,7 @@ fn meets_both_on_loopback(row: &str, world: &World, protocol: Protocol, dialled:
 /// Whether node ports are served on loopback: not by an agent that cannot ask which namespace it is in,
 /// if that is not the machine's first one (docs/decisions/0009). Nothing hides the host's own there.
 fn has_loopback() -> bool {
-    Feature::NetnsCookie.is_there()
+    Feature::NetnsCookie.is_supported()
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn loopback_serves_the_host_under_every_name_that_it_has() {
     // What is no node port is the host's own, and is never shown as a Service.
     let own = world.backend("own", Tcp, "127.0.0.1:30081");
     let socket = world.dial(Tcp, &own).unwrap();
-    assert_eq!((socket.peer().unwrap(), socket.ask().unwrap()), (own.address(), "own".into()));
+    assert_eq!((socket.peer().unwrap(), socket.request().unwrap()), (own.address(), "own".into()));
     let client = Client::Host(&world);
     assert_eq!(client.error("127.0.0.5:30081"), Some(libc::ECONNREFUSED), "another address of it");
     assert_ne!(client.error("255.0.0.1:30080"), None, "no loopback");
@@ -186,11 +186,11 @@ fn a_pods_loopback_is_its_own() {
     for backend in &own {
         for _ in 0..5 {
             let socket = pod.dial(backend.protocol(), backend).unwrap();
-            assert_eq!(socket.ask().unwrap(), "own", "{:?}", backend.address());
+            assert_eq!(socket.request().unwrap(), "own", "{:?}", backend.address());
             assert_eq!(socket.peer().unwrap(), backend.address());
         }
     }
-    let answer = pod.socket(Kind::Udp4).ask_at("127.0.0.1:30080").unwrap();
+    let answer = pod.socket(Kind::Udp4).request_to("127.0.0.1:30080").unwrap();
     assert_eq!((&*answer.backend, answer.from), ("own", at("127.0.0.1:30080")));
     assert_eq!(world.origins(), [], "nothing was translated");
     // Elsewhere the pod has the node port.
@@ -225,7 +225,7 @@ fn a_node_port_without_backends_refuses_and_goes_with_its_service() {
     world.remove("default/web");
     world.settle();
     eventually("the host's loopback is its own again", || {
-        let answer = world.ask(Tcp, &own).map_err(|error| error.to_string())?;
+        let answer = world.request(Tcp, &own).map_err(|error| error.to_string())?;
         if answer == "own" { Ok(()) } else { Err(answer) }
     });
 }
@@ -260,7 +260,7 @@ fn affinity_covers_the_node_port_wherever_it_is_dialled() {
                 let to = all[round % all.len()];
                 let socket = client.socket(Kind::Tcp4);
                 socket.dial(to).unwrap_or_else(|error| panic!("{row}: {to}: {error}"));
-                socket.ask().unwrap()
+                socket.request().unwrap()
             })
             .collect();
         assert_eq!(met.len(), 1, "{row}: {met:?}");
@@ -293,10 +293,10 @@ fn client_bound_to_loopback_is_left_alone_there() {
             };
             let connected = socket();
             connected.dial(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
-            let answer = connected.ask().unwrap_or_else(|error| panic!("{row}: {error}"));
+            let answer = connected.request().unwrap_or_else(|error| panic!("{row}: {error}"));
             assert_eq!((&*answer, connected.peer().unwrap()), ("own", at(dialled)), "{row}");
             if protocol == Udp {
-                let answer = socket().ask_at(dialled);
+                let answer = socket().request_to(dialled);
                 let answer = answer.unwrap_or_else(|error| panic!("{row}, unconnected: {error}"));
                 assert_eq!((&*answer.backend, answer.from), ("own", at(dialled)), "{row}");
             }
@@ -307,7 +307,7 @@ fn client_bound_to_loopback_is_left_alone_there() {
     again.dial("127.0.0.5:30081").unwrap();
     assert_eq!(again.local().unwrap().ip(), at("127.0.0.1:0").ip());
     again.dial("127.0.0.1:30080").unwrap();
-    assert_eq!(again.ask().unwrap(), "own");
+    assert_eq!(again.request().unwrap(), "own");
     assert_eq!(world.origins(), [], "nothing was translated");
     drop(servers);
     // Bound to every address, or to one of the node's, a client is served as any.
@@ -320,7 +320,7 @@ fn client_bound_to_loopback_is_left_alone_there() {
             continue;
         }
         dialled.unwrap_or_else(|error| panic!("{bound}: {error}"));
-        assert!(socket.ask().unwrap().starts_with("v4-"), "{bound}");
+        assert!(socket.request().unwrap().starts_with("v4-"), "{bound}");
     }
 }
 
@@ -336,7 +336,7 @@ fn a_node_name_that_no_node_of_the_files_has_is_reported_once_and_case_does_not_
         world.start_agent();
         let log = world.agent_log();
         assert_eq!(log.matches("no Node of this name").count(), expected, "{given:?}: {log}");
-        let asked = world.ask(Tcp, "198.51.100.1:30080");
+        let asked = world.request(Tcp, "198.51.100.1:30080");
         assert_eq!(asked.is_ok(), expected == 0, "{given:?}: {asked:?}");
     }
     // Files without any Node say nothing about names.

@@ -49,7 +49,7 @@ fn two_hundred_thousand_sockets_leave_nothing() {
                 assert!(overflow >= overflowed as u64, "{what}");
             }
         }
-        world.wait_until_forgotten();
+        world.wait_until_origins_released();
     }
 }
 
@@ -64,27 +64,27 @@ fn a_socket_gives_its_origin_up_however_it_ends() {
     lingers.raw().set_linger(Some(Duration::ZERO)).unwrap();
     assert_eq!(world.origins().len(), 1, "linger 0");
     drop(lingers);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 
     let first = world.dial(Tcp, dialled).unwrap();
     let second = first.duplicate();
     drop(first);
     assert_eq!(world.origins().len(), 1, "duplicated");
     drop(second);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 
     let reset = world.dial(Tcp, dialled).unwrap();
     a.stop();
-    let _: io::Result<String> = reset.ask();
+    let _: io::Result<String> = reset.request();
     drop(reset);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 
     // Nobody listens there any more: the connect is translated and then refused by the pod.
     let refused = world.socket(Kind::Tcp4);
     let error = refused.dial(dialled).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
     drop(refused);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn an_origin_says_what_was_dialled_and_given() {
         .apply();
     let connected = world.dial(Tcp, "10.96.0.10:80").unwrap();
     let sends = world.socket(Kind::Udp4);
-    sends.ask_at("10.96.0.10:53").unwrap();
+    sends.request_to("10.96.0.10:53").unwrap();
     let mut origins = world.origins();
     origins.sort_by(|a, b| a.protocol.cmp(&b.protocol));
     let [first, second] = &origins[..] else { panic!("two origins, not {origins:?}") };
@@ -139,14 +139,14 @@ fn a_socket_with_more_services_than_the_overflow_holds_still_reaches_all_of_them
     let socket = world.socket(Kind::Udp4);
     for round in 0..3 {
         for (backend, dialled) in &services {
-            let answer = socket.ask_at(dialled).unwrap();
+            let answer = socket.request_to(dialled).unwrap();
             assert_eq!(answer.backend, backend.name(), "round {round}: {dialled}");
             // Whoever asks and then hears is always told the dialled address.
             assert_eq!(answer.from, at(dialled), "round {round}");
         }
     }
     drop(socket);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_socket_for_which_there_is_no_room_is_translated_sees_its_pod_and_is_counted
     let mut without = 0;
     for socket in &sockets {
         socket.dial("10.96.0.10:80").unwrap();
-        assert_eq!(socket.ask().unwrap(), "a");
+        assert_eq!(socket.request().unwrap(), "a");
         match socket.peer().unwrap() {
             peer if peer == dialled => {}
             peer => {
@@ -179,12 +179,12 @@ fn a_socket_for_which_there_is_no_room_is_translated_sees_its_pod_and_is_counted
     assert_eq!(counter(&world.status(), "unrecorded"), without as u64);
     // One that is not connected is answered too, by its pod's own address or the dialled one.
     let socket = world.socket(Kind::Udp4);
-    let answer = socket.ask_at("10.96.0.10:80").unwrap();
+    let answer = socket.request_to("10.96.0.10:80").unwrap();
     assert!(answer.backend == "a" && [dialled, pod].contains(&answer.from), "{answer:?}");
 
     // With room again, the next one is remembered.
     world.remove_overflow(0..OVERFLOW);
     drop((sockets, socket));
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
     assert_eq!(world.dial(Tcp, "10.96.0.10:80").unwrap().peer().unwrap(), dialled);
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::SockAddr;
-use svclb_tests::{Backend, Kind, Place as _, Socket, Udp, World, at, eventually};
+use svclb_tests::{Backend, Kind, Socket, ToAddress as _, Udp, World, at, eventually};
 
 const PROXY: &str = "kube-proxy";
 const V4: &str = "10.96.0.10:53";
@@ -60,7 +60,7 @@ impl Client {
         .collect()
     }
 
-    fn ask(&self) -> io::Result<String> {
+    fn request(&self) -> io::Result<String> {
         let question = format!("{}?\n", self.row);
         match self.way {
             Way::Plain => self.socket.raw().send(question.as_bytes()),
@@ -68,7 +68,7 @@ impl Client {
                 self.socket.raw().send_to(question.as_bytes(), &SockAddr::from(self.dialled))
             }
         }?;
-        let answer = self.socket.hear(&question)?;
+        let answer = self.socket.receive_response(&question)?;
         assert_eq!(answer.from, self.dialled, "{}", self.row);
         Ok(answer.backend)
     }
@@ -77,7 +77,7 @@ impl Client {
     fn expect(clients: &[Self], name: &str, when: &str) {
         for client in clients {
             for number in 0..5 {
-                let answer = client.ask().map_err(|error| error.to_string());
+                let answer = client.request().map_err(|error| error.to_string());
                 assert_eq!(answer.as_deref(), Ok(name), "{when}, {}: send {number}", client.row);
                 let peer = client.socket.peer().unwrap();
                 assert_eq!(peer, client.dialled, "{when}, {}", client.row);
@@ -111,7 +111,7 @@ fn sockets_connected_before_the_agent_ran_go_on_with_kube_proxy() {
     // New sockets are translated, connected or not, and those that connect again.
     Client::expect(&Client::all(&world, [V4, MAPPED, V6]), "a", "new");
     for (kind, dialled) in [(Kind::Udp4, V4), (Kind::Udp6, MAPPED), (Kind::Udp6, V6)] {
-        assert_eq!(world.socket(kind).ask_at(dialled).unwrap().backend, "a", "{dialled}");
+        assert_eq!(world.socket(kind).request_to(dialled).unwrap().backend, "a", "{dialled}");
     }
     for client in &clients {
         client.socket.dial(client.dialled).unwrap();
@@ -168,7 +168,7 @@ fn sockets_connected_while_a_hook_was_detached_go_on_with_kube_proxy() {
     Client::expect(&clients, PROXY, "with sendmsg hooks only");
     eventually("the hooks are attached again", || {
         for dialled in [V4, V6] {
-            let answer = world.ask(Udp, dialled).map_err(|error| error.to_string())?;
+            let answer = world.request(Udp, dialled).map_err(|error| error.to_string())?;
             if answer != "a" {
                 return Err(format!("{dialled}: {answer}"));
             }
@@ -194,6 +194,10 @@ fn socket_whose_backend_is_a_frontend_too_sends_to_its_backend() {
     Client::expect(&clients, "a", "after");
     let v6: IpAddr = "fd00:244::1".parse().unwrap();
     for (kind, dialled) in [(Kind::Udp4, at("10.244.0.1:5353")), (Kind::Udp6, (v6, 5353).into())] {
-        assert_eq!(world.socket(kind).ask_at(dialled.place()).unwrap().backend, "b", "{dialled}");
+        assert_eq!(
+            world.socket(kind).request_to(dialled.to_address()).unwrap().backend,
+            "b",
+            "{dialled}"
+        );
     }
 }

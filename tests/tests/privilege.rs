@@ -103,7 +103,7 @@ fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
     hello(&world, &a);
     let pid = start(&world, &program);
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     assert_confined(pid, MASK);
     assert_eq!(writable_mounts(pid), [world.pins()]);
 
@@ -114,7 +114,7 @@ fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
         service.cluster_ip(&format!("10.96.1.{number}")).port(80, Tcp).backends([&a, &b]).write();
     }
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
     for number in 0..20 {
         world.remove(&format!("default/more-{number}"));
     }
@@ -134,16 +134,16 @@ fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
         }
     });
     assert!(world.inside(move || pin.exists()));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
 
     // It is killed, and the next one takes over and writes what changed meanwhile.
     world.take_agent().kill();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
     hello(&world, &a);
     let next = start(&world, &program);
     assert_ne!(next, pid);
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     assert_confined(next, MASK);
     assert!(world.take_agent().stop().success());
 }
@@ -155,7 +155,7 @@ fn an_agent_that_was_given_everything_keeps_no_more_than_it_needs() {
     hello(&world, &a);
     let pid = start(&world, world.program());
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     assert_confined(pid, 0);
 }
 
@@ -291,7 +291,7 @@ fn folders_of_the_pins_that_are_open_to_others_are_closed() {
         if modes == [0o700; 2] { Ok(()) } else { Err(format!("{modes:?}")) }
     });
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn folders_of_the_pins_that_somebody_else_made_are_refused() {
     assert!(said.contains(&format!("{} is no folder", root.display())), "{said}");
     world.unpin(&root);
     world.move_pin(&root.with_file_name("aside"), &root);
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
 }

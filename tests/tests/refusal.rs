@@ -17,7 +17,7 @@ const DIALS: [(Kind, &str); 6] = [
 fn refusal(kind: Kind) -> Option<i32> {
     match kind {
         // docs/decisions/0005: nothing better can be said over UDP on such a kernel.
-        Kind::Udp4 | Kind::Udp6 if !Feature::SetRetval.is_there() => Some(libc::EPERM),
+        Kind::Udp4 | Kind::Udp6 if !Feature::SetRetval.is_supported() => Some(libc::EPERM),
         _ => Some(libc::ECONNREFUSED),
     }
 }
@@ -70,7 +70,7 @@ fn connect_and_send_are_refused_while_there_is_no_usable_backend() {
         for (kind, dialled) in DIALS {
             let socket = world.socket(kind);
             socket.dial(dialled).unwrap_or_else(|error| panic!("{kind:?} {dialled}: {error}"));
-            assert_eq!(socket.ask().unwrap(), "a", "{kind:?} {dialled}");
+            assert_eq!(socket.request().unwrap(), "a", "{kind:?} {dialled}");
         }
     }
     assert_eq!(backends.iter().map(Backend::hits).sum::<usize>(), 2 * DIALS.len());
@@ -88,7 +88,7 @@ fn a_refused_socket_can_be_used_again() {
     apply(&world, &endpoints(&backends));
     for (socket, (kind, dialled)) in sockets.iter().zip(DIALS) {
         socket.dial(dialled).unwrap_or_else(|error| panic!("{kind:?} {dialled}: {error}"));
-        assert_eq!(socket.ask().unwrap(), "a", "{kind:?} {dialled}");
+        assert_eq!(socket.request().unwrap(), "a", "{kind:?} {dialled}");
     }
 }
 
@@ -114,6 +114,6 @@ fn without_set_retval_tcp_is_refused_and_udp_is_denied() {
     for (kind, dialled) in DIALS {
         let socket = world.socket(kind);
         socket.dial(dialled).unwrap_or_else(|error| panic!("{kind:?} {dialled}: {error}"));
-        assert_eq!(socket.ask().unwrap(), "a", "{kind:?} {dialled}");
+        assert_eq!(socket.request().unwrap(), "a", "{kind:?} {dialled}");
     }
 }

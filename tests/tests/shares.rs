@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use svclb_tests::{Crowd, Deed, Kind, Pod, Socket, Tcp, Udp, World, at, counter, eventually};
+use svclb_tests::{
+    Kind, ManySockets, Pod, Socket, SocketUse, Tcp, Udp, World, at, counter, eventually,
+};
 
 /// Entries that the overflow has room for (docs/limits.md).
 const OVERFLOW: u64 = 131_072;
@@ -42,29 +44,29 @@ struct Modest {
 impl Modest {
     fn of(pod: &Pod<'_>) -> Self {
         let sends = pod.socket(Kind::Udp4);
-        let kept = sends.ask_at(DNS).unwrap().backend;
+        let kept = sends.request_to(DNS).unwrap().backend;
         Self { sends, kept, connected: [Udp, Tcp].map(|it| pod.dial(it, DNS).unwrap()) }
     }
 
     /// Replies are named after the Service, sends keep their backend, and peers are the Service.
     fn check(&self, when: &str) {
         for _ in 0..10 {
-            let answer = self.sends.ask_at(DNS).unwrap();
+            let answer = self.sends.request_to(DNS).unwrap();
             assert_eq!((answer.from, &answer.backend), (at(DNS), &self.kept), "{when}");
         }
         for socket in &self.connected {
             assert_eq!(socket.peer().unwrap(), at(DNS), "{when}");
-            socket.ask().unwrap();
+            socket.request().unwrap();
         }
     }
 }
 
 /// A pod opens so many sockets; others keep names, replies and backends, and so do those that come.
-fn others_keep_theirs(name: &str, sockets: usize, deed: Deed) {
+fn others_keep_theirs(name: &str, sockets: usize, deed: SocketUse) {
     let (world, _backends) = world(name);
     let pods = [world.pod(), world.pod()];
     let before: Vec<Modest> = pods.iter().map(Modest::of).collect();
-    let crowd = world.crowd(GREEDY, sockets, deed, &[DNS, OTHER]);
+    let crowd = world.open_many_sockets(GREEDY, sockets, deed, &[DNS, OTHER]);
     let status = world.status();
     let taken = world.overflow_entries();
     println!("{sockets} sockets that {deed:?}: {taken} entries of the overflow; {status}");
@@ -80,29 +82,30 @@ fn others_keep_theirs(name: &str, sockets: usize, deed: Deed) {
     let status = world.status();
     assert!(counter(&status, "over_share") > 0, "{status}");
     drop((crowd, before));
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 }
 
 #[test]
 fn a_pod_with_68000_unconnected_sockets_takes_no_name_and_no_backend_from_others() {
-    others_keep_theirs("shares-68000", 68_000, Deed::Send);
+    others_keep_theirs("shares-68000", 68_000, SocketUse::Send);
 }
 
 #[test]
 fn a_pod_with_300000_unconnected_sockets_takes_no_name_and_no_backend_from_others() {
-    others_keep_theirs("shares-300000", 300_000, Deed::Send);
+    others_keep_theirs("shares-300000", 300_000, SocketUse::Send);
 }
 
 #[test]
 fn a_pod_with_300000_connected_sockets_takes_no_name_and_no_backend_from_others() {
-    others_keep_theirs("shares-connected", 300_000, Deed::Connect);
+    others_keep_theirs("shares-connected", 300_000, SocketUse::Connect);
 }
 
 /// How many entries two crowds have that share a client, or do not.
 fn taken_by_two(world: &World, workloads: [&str; 2]) -> u64 {
     const SOCKETS: usize = 48_000;
-    let open = |workload| world.crowd(workload, SOCKETS, Deed::Send, &[DNS, OTHER]);
-    let _crowds: Vec<Crowd> = workloads.map(open).into();
+    let open =
+        |workload| world.open_many_sockets(workload, SOCKETS, SocketUse::Send, &[DNS, OTHER]);
+    let _crowds: Vec<ManySockets> = workloads.map(open).into();
     world.overflow_entries()
 }
 
@@ -123,10 +126,10 @@ fn a_client_is_one_however_many_namespaces_and_cgroups_it_makes() {
         let below = ["of/its/own", "and/another"].map(|cgroup| format!("{client}/{cgroup}"));
         let one = taken_by_two(&world, [&below[0], &below[1]]);
         assert!(one <= OVERFLOW / 9 + 10, "{client}: {one} entries of one client");
-        world.wait_until_forgotten();
+        world.wait_until_origins_released();
         // The whole of the client's share is there again.
         assert_eq!(taken_by_two(&world, [client, &below[0]]), one, "{client}");
-        world.wait_until_forgotten();
+        world.wait_until_origins_released();
     }
     let other = GREEDY.replace("pod1", "pod2");
     let two = taken_by_two(&world, [GREEDY, &other]);
@@ -154,7 +157,7 @@ fn counts_that_are_wrong_are_corrected_by_the_next_audit() {
         found => Err(format!("{found:?}, expected {right:?}")),
     });
     drop(sockets);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
     eventually("idle clients have no row", || match world.counted_entries() {
         found if found.values().all(|count| *count == 0) && found.len() == 1 => Ok(()),
         found => Err(format!("{found:?}")),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::socket::sockopt::Ipv4RecvErr;
 use nix::sys::socket::{MsgFlags, SockaddrIn, recvmsg, setsockopt};
 use socket2::{SockAddr, SockAddrStorage};
-use svclb_tests::{Answer, Backend, Kind, Place, Socket, Tcp, Udp, World, at, eventually};
+use svclb_tests::{Backend, Kind, Response, Socket, Tcp, ToAddress, Udp, World, at, eventually};
 
 /// Enough draws that one of three backends is missed once in 2^60 runs.
 const DRAWS: usize = 150;
@@ -51,11 +51,11 @@ fn a_connected_socket_hears_a_backend_and_keeps_the_dialled_name() {
         for _ in 0..DRAWS {
             let socket = world.socket(kind);
             socket.dial(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
-            let first = socket.ask().unwrap_or_else(|error| panic!("{row}: {error}"));
-            assert_eq!(socket.ask().unwrap(), first, "{row}");
+            let first = socket.request().unwrap_or_else(|error| panic!("{row}: {error}"));
+            assert_eq!(socket.request().unwrap(), first, "{row}");
             // A socket that is connected may ask for the source all the same.
             let question = socket.raw().send(b"?\n").map(|_| "?\n").unwrap();
-            let from = socket.hear(question).unwrap().from;
+            let from = socket.receive_response(question).unwrap().from;
             assert_eq!(unmapped(from), unmapped(at(dialled)), "{row}");
             met.insert(first);
         }
@@ -75,9 +75,9 @@ fn a_reply_comes_from_the_dialled_address() {
         let mut met = BTreeSet::new();
         for _ in 0..DRAWS {
             let socket = world.socket(kind);
-            let first = socket.ask_at(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
+            let first = socket.request_to(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
             assert_eq!(first.from, at(dialled), "{row}");
-            assert_eq!(socket.ask_at(dialled).unwrap(), first, "{row}");
+            assert_eq!(socket.request_to(dialled).unwrap(), first, "{row}");
             met.insert(first.backend);
         }
         assert_eq!(met, names(backends), "{row}");
@@ -97,7 +97,7 @@ fn an_ipv4_address_of_no_family_is_an_ipv4_address() {
         SockAddr::new(address, size_of::<libc::sockaddr_in>().try_into().unwrap())
     };
     socket.raw().send_to(b"?\n", &address).unwrap();
-    let answer = socket.hear("?\n").unwrap();
+    let answer = socket.receive_response("?\n").unwrap();
     assert!(names(&v4).contains(&answer.backend), "{answer:?}");
     assert_eq!(answer.from, at("10.96.0.10:53"));
 }
@@ -107,8 +107,8 @@ fn a_send_straight_to_a_backend_is_answered_by_its_own_address() {
     let (world, v4, _) = dual("udp-direct");
     let socket = world.socket(Kind::Udp4);
     for backend in &v4 {
-        let answer = socket.ask_at(backend).unwrap();
-        assert_eq!(answer, Answer { backend: backend.name().into(), from: backend.address() });
+        let answer = socket.request_to(backend).unwrap();
+        assert_eq!(answer, Response { backend: backend.name().into(), from: backend.address() });
     }
     assert_eq!(world.origins(), []);
 }
@@ -135,7 +135,7 @@ fn one_socket_tells_services_apart_whose_backends_are_the_same() {
             // Each round in another order.
             for step in 0..dialled.len() {
                 let to = &dialled[(step * (round % 4 + 1)) % dialled.len()];
-                let answer = socket.ask_at(to).unwrap();
+                let answer = socket.request_to(to).unwrap();
                 assert_eq!(answer.from, at(to), "{row}, round {round}");
                 let first = given.entry(to).or_insert_with(|| answer.backend.clone());
                 assert_eq!(*first, answer.backend, "{row}, round {round}: the backend stays");
@@ -151,10 +151,14 @@ fn one_socket_keeps_its_backend_for_a_thousand_datagrams_while_other_services_ch
     let others = world.backends("other", Tcp, 5);
     world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends(&backends).apply();
     let socket = world.socket(Kind::Udp4);
-    let first = socket.ask_at("10.96.0.10:53").unwrap();
+    let first = socket.request_to("10.96.0.10:53").unwrap();
     let send = |count: usize, when: &str| {
         for number in 0..count {
-            assert_eq!(socket.ask_at("10.96.0.10:53").unwrap(), first, "{when}: datagram {number}");
+            assert_eq!(
+                socket.request_to("10.96.0.10:53").unwrap(),
+                first,
+                "{when}: datagram {number}"
+            );
         }
     };
     send(1000, "at rest");
@@ -204,12 +208,12 @@ fn a_datagram_socket_moves_on_when_its_backend_goes() {
     service.clone().backends([&a]).apply();
     let socket = world.socket(Kind::Udp4);
     let dialled = "10.96.0.10:53";
-    assert_eq!(socket.ask_at(dialled).unwrap().backend, "a");
+    assert_eq!(socket.request_to(dialled).unwrap().backend, "a");
     service.clone().backends([&a, &b]).apply();
-    assert_eq!(socket.ask_at(dialled).unwrap().backend, "a", "a newcomer takes nobody over");
+    assert_eq!(socket.request_to(dialled).unwrap().backend, "a", "a newcomer takes nobody over");
     service.clone().backends([&b]).apply();
-    let moved = socket.ask_at(dialled).unwrap();
-    assert_eq!(moved, Answer { backend: "b".into(), from: at(dialled) });
+    let moved = socket.request_to(dialled).unwrap();
+    assert_eq!(moved, Response { backend: "b".into(), from: at(dialled) });
 }
 
 #[test]
@@ -224,7 +228,7 @@ fn a_hundred_thousand_connections_spread_evenly() {
     for _ in 0..CONNECTIONS / 250 {
         for socket in world.sockets(Kind::Udp4, 250) {
             socket.dial("10.96.0.10:53").unwrap();
-            *counts.entry(socket.ask().unwrap()).or_default() += 1;
+            *counts.entry(socket.request().unwrap()).or_default() += 1;
         }
     }
     let expected = f64::from(CONNECTIONS) / 10.0;
@@ -254,10 +258,11 @@ fn every_way_of_sending_reaches_the_service_and_hears_the_dialled_address() {
         for (kind, dialled) in dials {
             let socket = world.socket(kind);
             send(&socket, dialled, b"1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
-            let answer = socket.hear("1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
+            let answer =
+                socket.receive_response("1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
             assert_eq!(answer.from, at(dialled), "{way}");
             send(&socket, dialled, b"2\n").unwrap();
-            assert_eq!(socket.hear("2\n").unwrap(), answer, "{way}: the same backend");
+            assert_eq!(socket.receive_response("2\n").unwrap(), answer, "{way}: the same backend");
         }
     }
 }
@@ -278,7 +283,7 @@ fn part(bytes: &[u8]) -> libc::iovec {
 }
 
 fn send_by_sendmmsg(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
-    let (to, mut part) = (SockAddr::from(to.place()), part(bytes));
+    let (to, mut part) = (SockAddr::from(to.to_address()), part(bytes));
     let mut messages = [libc::mmsghdr { msg_hdr: message(&to, &mut part), msg_len: 0 }];
     // SAFETY: the message points to what lives here, and is one.
     match unsafe { libc::sendmmsg(socket.raw().as_raw_fd(), messages.as_mut_ptr(), 1, 0) } {
@@ -297,7 +302,7 @@ fn send_by_io_uring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
 fn send_by_ring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     use io_uring::{IoUring, opcode, types};
     let mut ring = IoUring::new(2)?;
-    let (to, mut part) = (SockAddr::from(to.place()), part(bytes));
+    let (to, mut part) = (SockAddr::from(to.to_address()), part(bytes));
     let message = message(&to, &mut part);
     let send =
         opcode::SendMsg::new(types::Fd(socket.raw().as_raw_fd()), &raw const message).build();
@@ -316,7 +321,7 @@ fn send_while_connected(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<(
     if socket.peer().is_err() {
         socket.dial(to)?;
     }
-    socket.raw().send_to(bytes, &SockAddr::from(to.place())).map(drop)
+    socket.raw().send_to(bytes, &SockAddr::from(to.to_address())).map(drop)
 }
 
 /// The address, IPv4 where it is v4-mapped.
@@ -371,8 +376,9 @@ fn an_answer_that_another_socket_of_a_shared_port_receives_shows_the_pod() {
         sockets[1].raw().bind(&SockAddr::from(sockets[0].local().unwrap())).unwrap();
         let question = sockets[0].send_to("10.96.0.10:53").unwrap();
         let (which, answer) = eventually("one of the two receives the answer", || {
-            let found =
-                [0, 1].into_iter().find_map(|it| Some((it, sockets[it].hear(&question).ok()?)));
+            let found = [0, 1]
+                .into_iter()
+                .find_map(|it| Some((it, sockets[it].receive_response(&question).ok()?)));
             found.ok_or_else(|| "neither".to_owned())
         });
         received[which] += 1;

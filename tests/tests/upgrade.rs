@@ -5,14 +5,14 @@
 use std::fs;
 
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Dialling, HOOKS, Remembered, Tcp, Udp, World, at_least};
+use svclb_tests::{Backend, ContinuousClient, HOOKS, StickyClients, Tcp, Udp, World, at_least};
 
 const HELLO: &str = "10.96.0.10:80";
 
 /// A world with a Service of each kind that remembers something.
 fn stage(name: &str) -> (World, Vec<Backend>) {
     let world = World::new(name);
-    let backends = Remembered::prepare(&world);
+    let backends = StickyClients::prepare(&world);
     (world, backends)
 }
 
@@ -26,7 +26,7 @@ fn unpin(world: &World, map: &str) {
 /// Puts a new map in the place of a pinned one: as that is, but for what is said here.
 fn remake(world: &World, name: &str, other: &[(&str, &str)]) {
     let pin = world.pinned("maps", name);
-    let shown = world.shown("map", &pin);
+    let shown = world.bpftool_show("map", &pin);
     world.unpin(&pin);
     let mut words = vec![pin.into_os_string(), "name".into(), name.into()];
     let traits = ["type", "key", "value", "entries", "flags"];
@@ -159,8 +159,8 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
     ];
     for (row, breaks, said, lost) in rows {
         let (world, _backends) = stage(&format!("upgrade-{row}"));
-        let remembered = Remembered::of(&world);
-        let (rounds, ()) = world.without_a_gap(Tcp, HELLO, &["a"], || {
+        let remembered = StickyClients::of(&world);
+        let (rounds, ()) = world.assert_uninterrupted(Tcp, HELLO, &["a"], || {
             world.take_agent().stop();
             breaks(&world);
             world.start_agent();
@@ -174,12 +174,12 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         assert!(log.lines().any(is_said), "{row}: no {said:?} in {log}");
         assert_eq!(told_lost(&log), *lost, "{row}: what is lost, in {log}");
         if !lost.contains(&"svclb_origins") {
-            remembered.sockets_do();
+            remembered.assert_sockets_keep_backend();
         }
         if !lost.contains(&"svclb_affinity") {
-            remembered.clients_do(&world);
+            remembered.assert_client_keeps_backend(&world);
         }
-        assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a", "{row}");
+        assert_eq!(world.request(Tcp, HELLO).unwrap(), "a", "{row}");
         // It is a whole set: the next agent takes it over without a word.
         let before = log.len();
         world.take_agent().kill();
@@ -197,15 +197,15 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
 fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() {
     const REPLACEMENTS: u32 = 100;
     let (world, _backends) = stage("replaced");
-    let remembered = Remembered::of(&world);
+    let remembered = StickyClients::of(&world);
     assert_eq!(world.names_in(&world.version().join("links")).len(), HOOKS.len());
-    let kept = world.ask(Tcp, Remembered::KEPT).unwrap();
+    let kept = world.request(Tcp, StickyClients::AFFINITY).unwrap();
     let dns: Vec<String> = (0..8).map(|number| format!("dns-{number}")).collect();
     let dns: Vec<&str> = dns.iter().map(String::as_str).collect();
-    let (hello, kept) = (Dialling::tcp(HELLO, &["a"]), [kept.as_str()]);
-    let dns = Dialling { protocol: Udp, ..Dialling::tcp(Remembered::DNS, &dns) };
-    let clients = [hello, hello, Dialling::tcp(Remembered::KEPT, &kept), dns];
-    let (rounds, ()) = world.without_gaps(clients, || {
+    let (hello, kept) = (ContinuousClient::tcp(HELLO, &["a"]), [kept.as_str()]);
+    let dns = ContinuousClient { protocol: Udp, ..ContinuousClient::tcp(StickyClients::DNS, &dns) };
+    let clients = [hello, hello, ContinuousClient::tcp(StickyClients::AFFINITY, &kept), dns];
+    let (rounds, ()) = world.assert_all_uninterrupted(clients, || {
         let first = world.programs();
         let mut before = first[0];
         for round in 0..REPLACEMENTS {
@@ -221,25 +221,25 @@ fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() 
     });
     let connects: u32 = rounds.iter().sum();
     assert!(connects > 4 * REPLACEMENTS, "the clients connected {rounds:?} times only");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    remembered.assert_sockets_keep_backend();
+    remembered.assert_client_keeps_backend(&world);
 }
 
 #[test]
 fn origins_that_are_taken_over_keep_their_size_whatever_new_ones_would_have() {
     let (world, _backends) = stage("upgrade-origins");
-    let remembered = Remembered::of(&world);
+    let remembered = StickyClients::of(&world);
     world.take_agent().stop();
     world.relabel("svclb_index", None);
     let yaml = world.yaml();
     world.start_agent_with(&["--from", yaml.to_str().unwrap(), "--origins", "256"]);
-    remembered.sockets_do();
+    remembered.assert_sockets_keep_backend();
     assert_eq!(world.status()["origins"], 65_536);
     world.take_agent().stop();
     let told = world.agent_log().len();
     world.start_agent();
     let log = world.agent_log().split_off(told);
     assert!(!log.contains("cannot be used"), "{log}");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    remembered.assert_sockets_keep_backend();
+    remembered.assert_client_keeps_backend(&world);
 }

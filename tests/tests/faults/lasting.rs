@@ -51,7 +51,7 @@ fn fail_for_a_while(name: &str, error: i32, rows: &[Lasting]) {
         stage.service(name, ip).backends(backends).write();
     };
     let is_refused = |row: &str, dialled| {
-        let nobody = stage.world.ask(Tcp, dialled).unwrap_err();
+        let nobody = stage.world.request(Tcp, dialled).unwrap_err();
         assert_eq!(nobody.raw_os_error(), Some(libc::EACCES), "{row}: {dialled}: {nobody}");
     };
     for &(operation, map, changes, is_served, told_of) in rows {
@@ -108,7 +108,7 @@ fn fail_for_a_while(name: &str, error: i32, rows: &[Lasting]) {
         stage.world.remove("default/new");
     }
     stage.world.settle();
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
@@ -133,11 +133,12 @@ fn while_each_row_of_a_service_is_refused_every_changed_service_is_served_and_a_
         stage.world.remove("default/goes");
         for (name, ip) in &changed {
             eventually(&format!("{name} has its new backend"), || {
-                let said = stage.world.ask(Tcp, format!("{ip}:80")).map_err(|it| it.to_string())?;
+                let said =
+                    stage.world.request(Tcp, format!("{ip}:80")).map_err(|it| it.to_string())?;
                 if said == "b-3" { Ok(()) } else { Err(said) }
             });
         }
-        eventually("the removed one is gone", || match stage.world.ask(Tcp, "10.96.0.13:80") {
+        eventually("the removed one is gone", || match stage.world.request(Tcp, "10.96.0.13:80") {
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
             other => Err(format!("{other:?}")),
         });
@@ -150,7 +151,7 @@ fn while_each_row_of_a_service_is_refused_every_changed_service_is_served_and_a_
     }
     stage.faults.clear();
     stage.world.settle();
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 /// The last wait is far longer than the first ones: they double. Only a busy machine makes some longer.
@@ -204,7 +205,7 @@ fn an_audit_that_cannot_read_the_maps_is_told_and_counted_and_changes_nothing() 
             // Changes are written, whatever cannot be read.
             stage.service("other", "10.96.0.11").backends(&stage.pool[2..]).write();
             eventually(&format!("{row}: a new Service is served"), || {
-                let found = stage.world.ask(Tcp, "10.96.0.11:80");
+                let found = stage.world.request(Tcp, "10.96.0.11:80");
                 found.map(drop).map_err(|error| error.to_string())
             });
             stage.faults.clear().len()
@@ -230,5 +231,5 @@ fn an_audit_that_cannot_read_the_maps_is_told_and_counted_and_changes_nothing() 
         let log = stage.world.agent_log().split_off(told);
         assert!(!log.contains("another program changed the maps"), "{row}: {log}");
     }
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }

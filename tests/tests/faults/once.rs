@@ -59,7 +59,7 @@ fn a_write_that_fails_once_is_made_good_for_and_no_client_notices() {
             let counted = u64::from(!has_no_room);
             assert_eq!(stage.failures(), failures + counted, "{row}: it is counted: {after}");
             if removes {
-                let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+                let error = stage.world.request(Tcp, "10.96.0.11:80").unwrap_err();
                 assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{row}: {error}");
             } else {
                 let expected = ["b-2", "b-3"].map(str::to_owned).into();
@@ -69,7 +69,7 @@ fn a_write_that_fails_once_is_made_good_for_and_no_client_notices() {
             }
         }
     }
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn when_every_write_fails_for_a_while_nothing_is_lost() {
                 stage.service("a", "10.96.0.11").backends(backends).write();
                 stage.service("b", "10.96.0.12").external_ip("203.0.113.1").write();
                 holds_for(Duration::from_millis(150), "the one that stays", || {
-                    stage.world.ask(Tcp, DIALLED).map(drop).map_err(|error| error.to_string())
+                    stage.world.request(Tcp, DIALLED).map(drop).map_err(|error| error.to_string())
                 });
                 stage.world.remove(if round % 2 == 0 { "default/b" } else { "default/a" });
             }
@@ -93,6 +93,6 @@ fn when_every_write_fails_for_a_while_nothing_is_lost() {
             assert!(!failed.is_empty(), "{name}");
             stage.world.settle();
         });
-        stage.world.assert_as_fresh();
+        stage.world.assert_same_as_fresh_agent();
     }
 }

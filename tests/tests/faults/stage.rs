@@ -36,7 +36,7 @@ impl Stage {
     }
 
     pub(crate) fn start(&self) {
-        self.world.start_agent_under(Some(&self.faults));
+        self.world.start_agent_with_faults(Some(&self.faults));
     }
 
     /// How many steps failed, as `svclb status` shows it.
@@ -51,7 +51,7 @@ impl Stage {
 
     /// Who answers at an address, in some draws.
     pub(crate) fn answers(&self, dialled: &str) -> BTreeSet<String> {
-        (0..20).map(|_| self.world.ask(Tcp, dialled).unwrap()).collect()
+        (0..20).map(|_| self.world.request(Tcp, dialled).unwrap()).collect()
     }
 
     /// Waits until so many calls failed.
@@ -77,7 +77,7 @@ impl Stage {
 
     /// A client of the Service that stays meets nothing of what `task` does.
     pub(crate) fn unnoticed<R>(&self, task: impl FnOnce() -> R) -> R {
-        let (rounds, result) = self.world.without_a_gap(Tcp, DIALLED, &["b-0", "b-1"], task);
+        let (rounds, result) = self.world.assert_uninterrupted(Tcp, DIALLED, &["b-0", "b-1"], task);
         assert!(rounds > 0, "the client connected");
         result
     }

@@ -51,7 +51,7 @@ fn a_first_start_that_is_refused_something_names_it_and_the_next_one_is_fine() {
     let stage = Stage::new("first-start");
     for lack in &rows {
         fails_to_start(&stage, lack);
-        let error = stage.world.ask(Tcp, DIALLED).unwrap_err();
+        let error = stage.world.request(Tcp, DIALLED).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{lack:?}: nothing is attached");
         stage.start();
         stage.world.settle();
@@ -88,7 +88,7 @@ fn a_later_start_that_is_refused_something_leaves_what_ran() {
             stage.service("moves", "10.96.0.11").backends(backends).write();
             stage.service(&format!("more-{number}"), "10.96.0.12").write();
             fails_to_start(&stage, lack);
-            let said = stage.world.ask(Tcp, "10.96.0.11:80").unwrap();
+            let said = stage.world.request(Tcp, "10.96.0.11:80").unwrap();
             assert!(said.starts_with("b-"), "{lack:?}: {said}");
             stage.start();
             stage.world.settle();
@@ -97,7 +97,7 @@ fn a_later_start_that_is_refused_something_leaves_what_ran() {
         }
     });
     stage.world.settle();
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
@@ -162,5 +162,5 @@ fn a_later_start_whose_writes_are_refused_serves_what_there_is_and_goes_on() {
         }
     });
     stage.world.settle();
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }

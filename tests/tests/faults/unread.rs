@@ -71,12 +71,12 @@ fn a_restart_takes_nothing_away_because_it_cannot_read_it() {
                 }
                 stage.world.remove("default/unread");
                 stage.world.settle();
-                let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+                let error = stage.world.request(Tcp, "10.96.0.11:80").unwrap_err();
                 assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{row}: {error}");
             }
         }
     });
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
@@ -96,12 +96,12 @@ fn what_is_known_wins_over_what_an_earlier_agent_wrote() {
     stage.start();
     stage.service("unread", "10.96.0.11").write();
     stage.world.settle();
-    let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+    let error = stage.world.request(Tcp, "10.96.0.11:80").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
     stage.world.remove("default/unread");
     fs::remove_file(stage.world.yaml().join("slice.yaml")).unwrap();
     stage.world.settle();
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
@@ -130,9 +130,9 @@ fn a_file_that_is_being_written_when_an_agent_starts_is_waited_for() {
         });
         stage.world.settle();
         assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]));
-        stage.world.ask(Tcp, DIALLED).unwrap();
+        stage.world.request(Tcp, DIALLED).unwrap();
     });
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn thousands_of_new_services_beside_a_rejected_one_are_served_after_a_restart() 
     all_fit.unwrap_or_else(|last| panic!("not all fit, in larger maps: {last}"));
     for number in (0..NEW).step_by(NEW / 30) {
         let to = format!("{}:80", address(number));
-        assert_eq!(stage.world.ask(Tcp, to.as_str()).unwrap(), "b-2", "{to}");
+        assert_eq!(stage.world.request(Tcp, to.as_str()).unwrap(), "b-2", "{to}");
     }
     assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]), "retained");
 }
@@ -209,5 +209,5 @@ fn a_rejected_service_gives_its_address_to_one_that_can_be_read_and_names_it() {
         stage.world.settle();
         is_answered_by(&format!("{row}: mended"), ["b-0", "b-1"]);
     }
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }

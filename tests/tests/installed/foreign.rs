@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use svclb_tests::{Backend, Stranger, Tcp, World, at_least, eventually};
+use svclb_tests::{Backend, Tcp, ThirdPartyProgram, World, at_least, eventually};
 
 use super::{DIALLED, refused, run_elsewhere, run_with, world};
 
@@ -27,7 +27,7 @@ fn other_pins(world: &World) -> PathBuf {
 
 /// How many programs are on connect4 of a cgroup itself.
 fn on_connect4(cgroup: &Path) -> usize {
-    let stranger = Stranger::attach(cgroup, false);
+    let stranger = ThirdPartyProgram::attach(cgroup, false);
     let all = stranger.all().len() - 1;
     assert!(stranger.detach());
     all
@@ -62,11 +62,11 @@ fn an_agent_is_refused_where_one_that_ended_left_its_programs_with_other_pins() 
         assert!(said.contains(word), "no {word:?} in {said}");
     }
     assert_eq!((world.programs(), on_connect4(world.cgroup())), (before, 1));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     // The same pins go on as ever.
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -75,19 +75,19 @@ fn an_agent_that_may_replaces_the_programs_of_one_that_ended_and_no_connect_miss
     world.take_agent().kill();
     let (other, _b) = (other_pins(&world), move_to_b(&world));
     let ours = world.objects_in(&world.version());
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a", "b"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a", "b"], || {
         let log = run_with(&world, &other, world.cgroup(), &["--replace"]);
         assert!(log.contains("replaced the programs"), "{log}");
     });
     assert!(rounds >= at_least(10), "the client connected {rounds} times only");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
     assert_eq!(on_connect4(world.cgroup()), 1);
     world.wait_until_freed(&ours);
     let root = world.pins();
     assert!(!world.inside(move || root.exists()), "the old pins are left");
     // With nothing to replace it does no harm.
     run_with(&world, &other, world.cgroup(), &["--replace"]);
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn an_agent_is_refused_where_another_runs_with_other_pins_even_if_it_may_replace
     assert_eq!(on_connect4(world.cgroup()), 1);
     world.put_agent(first);
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -119,18 +119,18 @@ fn svclb_on_a_cgroup_above_is_named_and_stops_no_agent() {
     let (state, found) = others(&world, &world.pins());
     assert!(state == "warning" && found.contains(below.to_str().unwrap()), "{state}: {found}");
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
 fn a_program_of_others_with_the_name_of_one_of_svclbs_stops_no_agent() {
     let (world, _a) = world("foreign-name");
     world.take_agent().kill();
-    let stranger = Stranger::attach_by_name(world.cgroup(), "svclb_connect4");
+    let stranger = ThirdPartyProgram::attach_by_name(world.cgroup(), "svclb_connect4");
     let output = world.svclb(&["uninstall"]);
     assert!(output.status.success(), "{output:?}");
     run_elsewhere(&world, &other_pins(&world), world.cgroup());
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     assert_eq!(stranger.all().len(), 2);
     let (state, found) = others(&world, &other_pins(&world));
     assert!(state == "warning" && found.contains("(svclb_connect4)"), "{state}: {found}");
@@ -148,7 +148,7 @@ fn programs_whose_pins_are_not_seen_are_refused_while_a_process_holds_them_and_n
         umount2(&root, MntFlags::MNT_DETACH).unwrap();
         mount(Some("bpf"), &root, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
     });
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "the links stay while they are held");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a", "the links stay while they are held");
     for (pins, more) in [(world.pins(), &[][..]), (other_pins(&world), &["--replace"])] {
         let said = refused(&world, agent_with(&world, &pins, more));
         assert!(said.contains("no bpffs that is mounted here has their pins"), "{said}");
@@ -157,7 +157,7 @@ fn programs_whose_pins_are_not_seen_are_refused_while_a_process_holds_them_and_n
     // They go with the process: a later start waits for that, for a moment.
     first.kill();
     run_elsewhere(&world, &other_pins(&world), world.cgroup());
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     eventually("only the new ones are left", || match on_connect4(world.cgroup()) {
         1 => Ok(()),
         number => Err(format!("{number} programs on connect4")),

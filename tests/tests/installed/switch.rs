@@ -6,7 +6,9 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Faults, Operation, Stranger, Tcp, World, at_least, eventually};
+use svclb_tests::{
+    Backend, Faults, Operation, Tcp, ThirdPartyProgram, World, at_least, eventually,
+};
 
 use super::{DIALLED, refused, run_elsewhere, second_agent, world};
 
@@ -66,11 +68,11 @@ fn links_to_what_they_should_not_be_are_found_before_any_program_is_replaced() {
         }
         world.move_pin(&link(hook), &from);
         world.move_pin(&aside(hook), &link(hook));
-        assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a", "{hook}");
+        assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a", "{hook}");
     }
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
@@ -81,7 +83,7 @@ fn maps_grow_while_a_hook_cannot_be_attached_and_the_agent_goes_on() {
     let pid = Pid::from_raw(agent.pid().cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
     world.detach("connect4");
-    let stranger = Stranger::attach(world.cgroup(), true);
+    let stranger = ThirdPartyProgram::attach(world.cgroup(), true);
     outgrow(&world, &a);
     kill(pid, Signal::SIGCONT).unwrap();
     eventually("the maps have grown", || match slots(&world) {
@@ -95,7 +97,7 @@ fn maps_grow_while_a_hook_cannot_be_attached_and_the_agent_goes_on() {
     assert!(world.dial(Tcp, DIALLED).is_err());
     assert!(stranger.detach());
     for dialled in [DIALLED, "10.96.1.99:80"] {
-        eventually("clients are translated again", || match world.ask(Tcp, dialled) {
+        eventually("clients are translated again", || match world.request(Tcp, dialled) {
             Ok(name) if name == "a" => Ok(()),
             other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
         });
@@ -117,7 +119,7 @@ fn a_program_that_cannot_be_replaced_when_maps_grow_is_replaced_later() {
         let faults = Faults::new();
         let (world, a) = small(&format!("grows-later-{skip}"), Some(&faults));
         let (before, slots_before) = (world.programs(), slots(&world));
-        let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+        let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
             faults.fail_after(skip, Operation::UpdateLink, "", libc::ENOMEM, 2);
             outgrow(&world, &a);
             world.settle();
@@ -133,7 +135,7 @@ fn a_program_that_cannot_be_replaced_when_maps_grow_is_replaced_later() {
         assert!(world.agent_log().contains(expected), "{skip}: {}", world.agent_log());
         assert_eq!(world.names_in(&world.version()), ["layouts", "links", "maps"], "{skip}");
         world.take_agent().kill();
-        assert_eq!(world.ask(Tcp, "10.96.1.99:80").unwrap(), "a", "{skip}");
+        assert_eq!(world.request(Tcp, "10.96.1.99:80").unwrap(), "a", "{skip}");
     }
 }
 
@@ -163,17 +165,17 @@ fn a_start_that_put_no_program_on_a_hook_leaves_everything_as_it_was() {
     fails(Operation::UpdateLink, "");
     assert_eq!(world.programs(), before);
     assert_eq!(world.names_in(&world.version()), ["layouts", "links", "maps"]);
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
 fn what_an_upgrade_that_was_rolled_back_left_goes_with_the_next_start() {
     let (world, _a) = world("rolled-back");
     let newer = world.version_of(LAYOUT_VERSION + 1);
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         world.take_agent().stop();
         // It had filled its maps, and had taken a link of ours over already.
         let filled = newer.join("commit/maps");
@@ -186,5 +188,5 @@ fn what_an_upgrade_that_was_rolled_back_left_goes_with_the_next_start() {
     assert_eq!(world.names_in(&world.pins()), [format!("v{LAYOUT_VERSION}")]);
     assert_eq!(world.names_in(&world.version().join("links")).len(), 9);
     world.take_agent().kill();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }

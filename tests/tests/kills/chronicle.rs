@@ -244,13 +244,13 @@ impl<'a> Chronicle<'a> {
 pub(crate) fn by_connect(world: &World, protocol: Protocol, to: &str) -> io::Result<String> {
     world.dial(protocol, to).and_then(|socket| {
         assert_eq!(socket.peer()?, at(to), "the peer's name");
-        socket.ask()
+        socket.request()
     })
 }
 
 /// Who answers a send of an unconnected socket, as what was dialled.
 pub(crate) fn by_send(socket: &Socket, to: &str) -> io::Result<String> {
-    socket.ask_at(to).map(|answer| {
+    socket.request_to(to).map(|answer| {
         assert_eq!(answer.from, at(to), "the source of {}'s reply", answer.backend);
         answer.backend
     })

@@ -38,7 +38,7 @@ fn an_agent_that_is_killed_at_any_time_leaves_translation_and_is_continued_by_th
         .collect();
     let chronicle = Chronicle::new(&world, &pools);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
-    world.start_agent_under(None);
+    world.start_agent_with_faults(None);
     chronicle.settled();
     let begun = Instant::now();
     let rounds = [const { AtomicUsize::new(0) }; DIALLERS + SENDERS];
@@ -68,7 +68,7 @@ fn an_agent_that_is_killed_at_any_time_leaves_translation_and_is_continued_by_th
                 }
                 killer.kill(&mut random);
             }
-            world.start_agent_under(None);
+            world.start_agent_with_faults(None);
             chronicle.settled();
         }));
         done.store(true, Ordering::Relaxed);
@@ -85,14 +85,14 @@ fn an_agent_that_is_killed_at_any_time_leaves_translation_and_is_continued_by_th
     world.settle();
     let status = world.status();
     assert_eq!(svclb_tests::counter(&status, "torn"), 0, "{status}");
-    world.assert_as_fresh();
+    world.assert_same_as_fresh_agent();
     // Nothing is left to put right, either.
     world.take_agent().kill();
     let told = world.agent_log().len();
-    world.start_agent_under(None);
+    world.start_agent_with_faults(None);
     let log = world.agent_log().split_off(told);
     assert!(!log.contains("putting right"), "{log}");
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 }
 
 /// Starts agents, changes Services, and kills.

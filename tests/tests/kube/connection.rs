@@ -21,7 +21,7 @@ fn a_restarted_api_server_is_followed_again_and_meanwhile_nothing_changes() {
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
     let (before, passes) = (content(&stage.world), passes(&stage));
-    stage.without_a_gap(|| {
+    stage.assert_uninterrupted(|| {
         stage.plane.stop_api_server();
         stage.wait_for_log(&["WARN", "cannot watch", "endpointslices"]);
         let unchanged = || match content(&stage.world) {
@@ -60,7 +60,7 @@ fn what_happened_while_the_connection_was_cut_is_found_out() {
     for (way, restart) in [("a watch that goes on", false), ("a list that comes anew", true)] {
         let lists = count(&stage, "listed anew");
         stage.relay.cut();
-        stage.without_a_gap(|| {
+        stage.assert_uninterrupted(|| {
             if restart {
                 // What an API server does not know that was before its start: 410 Gone.
                 stage.plane.stop_api_server();
@@ -145,7 +145,7 @@ fn a_plugin_that_fails_or_hangs_at_a_start_keeps_nobody_from_serving_what_is_the
             given = std::mem::replace(user, by_plugin(before, &token))["token"].take();
         });
         let found = backends(world, "hello");
-        stage.without_a_gap(|| {
+        stage.assert_uninterrupted(|| {
             world.take_agent().kill();
             api.apply_all(&[slice("hello", &[next])]);
             stage.start_agent_as(&kubeconfig, &[]);
@@ -227,7 +227,7 @@ fn a_way_that_passes_nothing_on_is_given_up_and_tried_again() {
     let api = stage.api();
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
-    stage.without_a_gap(|| {
+    stage.assert_uninterrupted(|| {
         stage.relay.open(&stage.world);
         stage.relay.freeze();
         api.apply_all(&[slice("hello", &["10.244.0.1", "10.244.0.2"])]);

@@ -42,7 +42,7 @@ fn services_with_names_that_look_like_numbers_are_served() {
         });
     };
     is_served("8080", "10.96.0.20:80", &pod.at(8080).ip().to_string());
-    assert_eq!(stage.world.ask(Tcp, "10.96.0.20:80").unwrap(), "a");
+    assert_eq!(stage.world.request(Tcp, "10.96.0.20:80").unwrap(), "a");
     for (name, host) in others.iter().zip(1_u8..) {
         is_served(name, &format!("10.96.1.{host}:80"), &format!("10.244.9.{host}"));
     }

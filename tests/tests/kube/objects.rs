@@ -19,10 +19,10 @@ fn what_the_api_server_has_is_served_and_followed() {
     let api = stage.api();
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
-    assert_eq!(stage.world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(stage.world.request(Tcp, DIALLED).unwrap(), "a");
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
     stage.wait_for(&["10.244.0.2"]);
-    assert_eq!(stage.world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(stage.world.request(Tcp, DIALLED).unwrap(), "b");
     api.delete(&Reference::slice("default/hello-1"), None).unwrap();
     stage.wait_for(&[]);
     let refused = stage.world.dial(Tcp, DIALLED).unwrap_err();

@@ -71,8 +71,8 @@ impl Stage {
 
     /// Connects all the time while `task` runs, and fails if a single connect to `default/hello` does or
     /// is answered by another's backend than its own, `a` and `b`.
-    pub(crate) fn without_a_gap<R>(&self, task: impl FnOnce() -> R) -> R {
-        let (rounds, result) = self.world.without_a_gap(Tcp, DIALLED, &["a", "b"], task);
+    pub(crate) fn assert_uninterrupted<R>(&self, task: impl FnOnce() -> R) -> R {
+        let (rounds, result) = self.world.assert_uninterrupted(Tcp, DIALLED, &["a", "b"], task);
         assert!(rounds > 10, "the client connected {rounds} times only");
         result
     }

@@ -48,7 +48,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: agents }}]
         stage.wait_for_log(&["listed", "endpointslices"]);
         stage.wait_for_log(&["WARN", "nodes", "forbidden", "earlier agent"]);
         holds_for(Duration::from_secs(1), "what was served stays served", || {
-            match (stage.world.ask(Tcp, DIALLED), backends(&stage.world, "hello")) {
+            match (stage.world.request(Tcp, DIALLED), backends(&stage.world, "hello")) {
                 (Ok(name), found) if name == "a" && found.contains("10.244.0.1") => Ok(()),
                 other => Err(format!("{other:?}")),
             }
@@ -87,7 +87,7 @@ fn agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_is_no
     };
     stage.start_agent();
     assert_eq!(is_ready(), (true, "ready".to_owned()));
-    stage.without_a_gap(|| {
+    stage.assert_uninterrupted(|| {
         stage.relay.cut();
         world.take_agent().kill();
         api.apply_all(&[slice("hello", &["10.244.0.2"])]);

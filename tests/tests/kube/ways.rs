@@ -48,7 +48,7 @@ impl Ways {
     /// A relay stands in for kube-proxy.
     fn with_relay(name: &str) -> Self {
         let mut ways = Self::new(name);
-        ways.world().have(at(CLUSTER_IP).ip());
+        ways.world().add_local_address(at(CLUSTER_IP).ip());
         ways.proxy = Some(ways.stage.plane.relay_at(&ways.stage.world, at(CLUSTER_IP)));
         ways
     }
@@ -71,7 +71,7 @@ impl Ways {
             ways.world().dial(Tcp, CLUSTER_IP).map_err(|error| error.to_string())
         });
         reaches.unwrap_or_else(|last| {
-            panic!("kube-proxy serves {CLUSTER_IP}: {last}; its log:\n{}", kube_proxy.said())
+            panic!("kube-proxy serves {CLUSTER_IP}: {last}; its log:\n{}", kube_proxy.log_tail())
         });
         (ways, kube_proxy)
     }

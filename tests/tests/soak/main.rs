@@ -51,7 +51,7 @@ fn nothing_breaks_and_nothing_grows() {
         .collect();
     let chronicle = Chronicle::new(&world, &pools);
     let faults = Faults::new();
-    world.start_agent_under(Some(&faults));
+    world.start_agent_with_faults(Some(&faults));
     chronicle.settled();
     let rounds = [const { AtomicUsize::new(0) }; CLIENTS];
     let done = AtomicBool::new(false);
@@ -62,7 +62,7 @@ fn nothing_breaks_and_nothing_grows() {
                 scope.spawn(move || {
                     let mut random = ChaCha8Rng::seed_from_u64(SEED + 1 + number as u64);
                     while !done.load(Ordering::Relaxed) {
-                        ask(world, chronicle, &mut random);
+                        send_request(world, chronicle, &mut random);
                         rounds.fetch_add(1, Ordering::Relaxed);
                         // Leaves something of a small machine to the agents.
                         thread::sleep(PAUSE);
@@ -118,10 +118,10 @@ fn nothing_breaks_and_nothing_grows() {
     world.settle();
     let status = world.status();
     assert_eq!((counter(&status, "torn"), counter(&status, "unrecorded")), (0, 0), "{status}");
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
     world.take_agent().kill();
-    world.start_agent_under(None);
-    world.assert_as_fresh();
+    world.start_agent_with_faults(None);
+    world.assert_same_as_fresh_agent();
     let objects = kernel_objects(&world);
     world.take_agent().stop();
     assert!(world.svclb(&["uninstall"]).status.success());
@@ -129,7 +129,7 @@ fn nothing_breaks_and_nothing_grows() {
 }
 
 /// One question of a client, checked.
-fn ask(world: &World, chronicle: &Chronicle<'_>, random: &mut ChaCha8Rng) {
+fn send_request(world: &World, chronicle: &Chronicle<'_>, random: &mut ChaCha8Rng) {
     let addresses = addresses();
     let (protocol, to) = &addresses[random.random_range(0..addresses.len())];
     let window = chronicle.begin();
@@ -202,7 +202,7 @@ impl<'a> Soak<'a> {
         // A start is told to fail by nobody: that would be the end of it.
         self.clear();
         let version = self.chronicle.version();
-        self.world.start_agent_under(Some(&self.faults));
+        self.world.start_agent_with_faults(Some(&self.faults));
         self.chronicle.written(version);
     }
 
