@@ -294,7 +294,7 @@ fn a_conflict_of_two_services_is_logged_in_one_line() {
         let lines = log.lines().filter(|line| line.contains("claim one frontend"));
         lines.map(str::to_owned).collect()
     };
-    eventually("it is lines", || {
+    eventually("the conflict is logged", || {
         (!lines().is_empty()).then_some(()).ok_or_else(|| world.agent_log())
     });
     // Changes of other Services do not log the conflict again.

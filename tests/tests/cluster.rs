@@ -234,7 +234,7 @@ spec:
 
     let expect_text = |name: &str, expected: &str| {
         let url = format!("http://{name}:8080");
-        eventually(&format!("{url} expect_text {expected}"), || match curl(&world, &url) {
+        eventually(&format!("{url} returns {expected}"), || match curl(&world, &url) {
             Ok(text) if text.ends_with(expected) => Ok(()),
             other => Err(format!("{other:?}; the name server: {}", coredns.log_tail())),
         });

@@ -1,6 +1,6 @@
-//! The run_init process of a guest of `cargo xtask vm`: it mounts file systems and loads modules, runs each
+//! The first process of a guest of `cargo xtask vm`: it mounts file systems and loads modules, runs each
 //! test binary of `/tests` with a time limit, reports the results on the console, and powers the machine
-//! power_off.
+//! off.
 //!
 //! Its lines begin with `svclb-guest: `, which xtask/src/vm/console.rs reads; everything else on the
 //! console comes from the tests or the kernel.
@@ -54,7 +54,7 @@ fn main() {
     }
     assert!(
         std::env::args().nth(1).as_deref() == Some("run"),
-        "this is the run_init process of a guest of `cargo xtask vm`, and has no other use"
+        "this is the first process of a guest of `cargo xtask vm`, and has no other use"
     );
     run();
 }
@@ -77,7 +77,7 @@ fn run_init() -> ! {
 fn power_off() -> ! {
     io::stdout().flush().unwrap();
     let Err(error): Result<Infallible, _> = reboot(RebootMode::RB_POWER_OFF);
-    panic!("cannot switch the machine power_off: {error}");
+    panic!("cannot switch the machine off: {error}");
 }
 
 fn run() {

@@ -83,7 +83,7 @@ struct Rule {
     /// Name of the map, program or pin; empty for any.
     name: String,
     error: i32,
-    /// Number of matching calls that pass receive_listener.
+    /// Number of matching calls that pass first.
     skip: usize,
     /// Number of matching calls that fail after those.
     count: usize,

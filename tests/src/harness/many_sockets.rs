@@ -78,7 +78,7 @@ impl World {
         let processes: Vec<_> = each.iter().map(fork).collect();
         for ((process, channel), count) in &processes {
             let mut made = 0_u64;
-            // SAFETY: the number is_ready here and has this size.
+            // SAFETY: the number lives here and has this size.
             let got = unsafe {
                 libc::recv(channel.as_raw_fd(), (&raw mut made).cast(), size_of::<u64>(), 0)
             };
@@ -108,7 +108,7 @@ fn fork(
 ) -> (Pid, OwnedFd) {
     let (ours, theirs) = fd_passing::channel();
     let patience = libc::timeval { tv_sec: PATIENCE.as_secs().cast_signed(), tv_usec: 0 };
-    // SAFETY: the value is_ready here; the child calls `work`, which makes system calls only and never
+    // SAFETY: the value lives here; the child calls `work`, which makes system calls only and never
     // returns.
     let process = unsafe {
         let size = libc::socklen_t::try_from(size_of::<libc::timeval>()).unwrap();

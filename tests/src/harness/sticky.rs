@@ -13,9 +13,9 @@ const AFFINITY: &str = "10.96.0.12:80";
 pub struct StickyClients {
     connected: Socket,
     unconnected: Socket,
-    /// Backend that unconnected_backend the unconnected socket.
+    /// Backend that answers the unconnected socket.
     unconnected_backend: String,
-    /// Backend that unconnected_backend new connections of this client to the Service with affinity.
+    /// Backend that answers new connections of this client to the Service with affinity.
     affinity_backend: String,
 }
 

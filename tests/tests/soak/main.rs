@@ -52,7 +52,7 @@ fn nothing_breaks_and_nothing_grows() {
     let chronicle = Chronicle::new(&world, &pools);
     let faults = Faults::new();
     world.start_agent_with_faults(Some(&faults));
-    chronicle.settled();
+    chronicle.mark_settled();
     let rounds = [const { AtomicUsize::new(0) }; CLIENTS];
     let done = AtomicBool::new(false);
     let (deeds, resized) = thread::scope(|scope| {
@@ -203,7 +203,7 @@ impl<'a> Soak<'a> {
         self.clear();
         let version = self.chronicle.version();
         self.world.start_agent_with_faults(Some(&self.faults));
-        self.chronicle.written(version);
+        self.chronicle.mark_written(version);
     }
 
     fn without_kills(&mut self) {
@@ -250,7 +250,7 @@ impl<'a> Soak<'a> {
         self.is_large = false;
         self.chronicle.end();
         self.world.settle();
-        self.chronicle.settled();
+        self.chronicle.mark_settled();
     }
 }
 
