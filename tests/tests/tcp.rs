@@ -1,4 +1,4 @@
-//! ClusterIPs over TCP: who answers, in every way of connecting that the kernel has.
+//! ClusterIPs over TCP: the backend that answers, for every way of connecting that the kernel has.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,11 +9,11 @@ use socket2::{Domain, SockAddr, Type};
 use svclb_common::layout::AGENT_PRIORITY;
 use svclb_tests::{Backend, Endpoint, Feature, Kind, Socket, Tcp, ToAddress, Udp, World, at};
 
-/// Enough draws that one of two or three backends is missed once in 2^60 runs.
+/// Number of draws: one of two or three backends is missed once in 2^60 runs.
 const DRAWS: usize = 150;
 
 #[test]
-fn a_cluster_ip_is_answered_by_each_of_its_backends_and_keeps_its_name() {
+fn a_cluster_ip_reaches_each_of_its_backends_and_is_shown_as_the_peer() {
     let world = World::new("tcp");
     let v4 = world.backends("v4", Tcp, 3);
     let v6: Vec<Backend> = (1..=3)
@@ -62,7 +62,7 @@ fn one_port_serves_tcp_and_udp_of_different_services() {
     let world = World::new("tcp-and-udp");
     let tcp = world.backend("tcp", Tcp, "10.244.0.1:8080");
     let udp = world.backend("udp", Udp, "10.244.0.1:8080");
-    // Two ports of one Service are two services; and so are two Services with one ClusterIP.
+    // Two ports of one Service are two services, and so are two Services with one ClusterIP.
     world
         .service("default/dns")
         .cluster_ip("10.96.0.10")
@@ -106,7 +106,7 @@ fn a_socket_outside_the_cgroup_is_left_alone() {
 }
 
 #[test]
-fn an_established_connection_outlives_its_backends_place_in_the_service() {
+fn an_established_connection_outlives_the_removal_of_its_backend() {
     let world = World::new("established");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     let b = world.backend("b", Tcp, "10.244.0.2:8080");
@@ -123,7 +123,7 @@ fn an_established_connection_outlives_its_backends_place_in_the_service() {
 }
 
 #[test]
-fn endpoints_that_end_serve_only_while_none_is_ready() {
+fn terminating_endpoints_serve_only_while_none_is_ready() {
     let world = World::new("terminating");
     let [a, b] = [("a", "10.244.0.1:8080"), ("b", "10.244.0.2:8080")]
         .map(|(name, address)| world.backend(name, Tcp, address));
@@ -177,10 +177,10 @@ fn every_way_of_connecting_reaches_the_service() {
 }
 
 #[test]
-fn a_pod_that_is_given_itself_reaches_itself() {
+fn a_pod_reaches_itself_through_its_service() {
     let world = World::new("hairpin");
     let pod = world.pod();
-    // The address that it has among pods.
+    // The pod's address among pods.
     let ip = pod.dial(Udp, "10.244.0.1:9").unwrap().local().unwrap().ip();
     let itself = pod.backend("itself", Tcp, &format!("{ip}:8080"));
     world
@@ -195,25 +195,26 @@ fn a_pod_that_is_given_itself_reaches_itself() {
     assert_eq!(socket.local().unwrap().ip(), ip);
 }
 
-/// Whether there are MPTCP sockets: a kernel that cannot tell their subflows may have none at all.
-fn has_mptcp() -> bool {
+/// Returns true if the kernel has MPTCP sockets. A kernel on which their subflows cannot be recognized
+/// may have none.
+fn supports_mptcp() -> bool {
     match socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(socket2::Protocol::MPTCP)) {
         Err(error) if !Feature::Mptcp.is_supported() => {
             assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT), "{error}");
             false
         }
-        // Where they should be, and are not, the first one says so.
+        // On a kernel that must have them, the first socket reports the error.
         _ => true,
     }
 }
 
 #[test]
-fn where_the_kernels_sockets_are_not_told_apart_each_mptcp_connect_leaves_an_origin() {
+fn if_kernel_sockets_are_not_recognized_each_mptcp_connect_leaves_an_origin() {
     const CONNECTS: usize = 20;
-    if !has_mptcp() {
+    if !supports_mptcp() {
         return;
     }
-    let world = World::builder("mptcp-untold").agent_args(["--without", "kern-sock"]).start();
+    let world = World::builder("mptcp-without").agent_args(["--without", "kern-sock"]).start();
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     for number in 0..CONNECTS {
@@ -230,7 +231,7 @@ fn where_the_kernels_sockets_are_not_told_apart_each_mptcp_connect_leaves_an_ori
 
 #[test]
 fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
-    if !has_mptcp() {
+    if !supports_mptcp() {
         return;
     }
     let world = World::new("mptcp");
@@ -240,7 +241,7 @@ fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
         let socket = world.socket(Kind::Mptcp4);
         socket.dial("10.96.0.10:80").unwrap();
         assert_eq!(socket.request().unwrap(), "a");
-        // No release would come for the cookie that the connect ran with (docs/decisions/0021).
+        // No release would come for the cookie of the connect (docs/decisions/0021).
         assert_eq!(world.origins(), []);
     }
 }
@@ -253,8 +254,8 @@ fn connect_without_blocking(socket: &Socket, to: &str) -> io::Result<()> {
     connected
 }
 
-/// On a thread of its own: what the kernel does for a ring at its end interrupts later waits of the
-/// thread that made it, with EINTR (seen on 5.10 and 6.1).
+/// Uses a thread of its own, because the kernel's work at the end of a ring interrupts later waits of
+/// the thread that created it with EINTR (seen on 5.10 and 6.1).
 fn connect_by_io_uring(socket: &Socket, to: &str) -> io::Result<()> {
     let done = thread::scope(|scope| scope.spawn(|| connect_by_ring(socket, to)).join());
     done.unwrap_or_else(|_| Err(io::Error::other("the ring's thread panicked")))
@@ -279,7 +280,7 @@ fn connect_by_ring(socket: &Socket, to: &str) -> io::Result<()> {
 fn connect_by_fast_open_send(socket: &Socket, to: &str) -> io::Result<()> {
     let to = SockAddr::from(to.to_address());
     socket.raw().send_to_with_flags(b"early\n", &to, libc::MSG_FASTOPEN)?;
-    hear_early(socket)
+    receive_early_answer(socket)
 }
 
 fn connect_by_fast_open_connect(socket: &Socket, to: &str) -> io::Result<()> {
@@ -293,11 +294,11 @@ fn connect_by_fast_open_connect(socket: &Socket, to: &str) -> io::Result<()> {
     assert_eq!(set, 0, "TCP_FASTOPEN_CONNECT: {}", io::Error::last_os_error());
     socket.dial(to)?;
     socket.raw().send(b"early\n")?;
-    hear_early(socket)
+    receive_early_answer(socket)
 }
 
-/// Reads the answer to what came with the first packet, and looks whether it did.
-fn hear_early(socket: &Socket) -> io::Result<()> {
+/// Reads the answer to the data in the first packet, and asserts that the first packet had data.
+fn receive_early_answer(socket: &Socket) -> io::Result<()> {
     let mut answer = [std::mem::MaybeUninit::uninit(); 64];
     let size = socket.raw().recv(&mut answer)?;
     assert_eq!(size, "a early\n".len());
@@ -313,7 +314,7 @@ fn hear_early(socket: &Socket) -> io::Result<()> {
         libc::getsockopt(socket.raw().as_raw_fd(), libc::IPPROTO_TCP, option, value, &raw mut size)
     };
     assert_eq!(got, 0, "TCP_INFO: {}", io::Error::last_os_error());
-    assert_ne!(info[OPTIONS] & SYN_DATA, 0, "the first packet carried the data");
+    assert_ne!(info[OPTIONS] & SYN_DATA, 0, "the first packet must carry data");
     Ok(())
 }
 
@@ -336,10 +337,10 @@ fn two_sockets_with_one_source_port_cannot_dial_two_services_of_one_pod() {
     sockets[1].raw().bind(&SockAddr::from(local)).unwrap();
     sockets[2].raw().bind(&SockAddr::from(local)).unwrap();
     sockets[0].dial("10.96.0.10:80").unwrap();
-    // To the kernel it is the same connection again.
+    // For the kernel this is the same connection again.
     let error = sockets[1].dial("10.96.0.11:80").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{error}");
-    // Without a common pod it is not.
+    // With another pod it is not.
     sockets[2].dial("10.96.0.12:80").unwrap();
     assert_eq!(sockets[0].request().unwrap(), "a");
     assert_eq!(sockets[2].request().unwrap(), "b");
@@ -361,7 +362,7 @@ fn a_connect_of_a_socket_with_the_agents_priority_is_left_alone() {
             let value = i32::from_ne_bytes(priority.to_ne_bytes());
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Priority, &value)
                 .unwrap();
-            // What is not translated is prohibited here.
+            // An untranslated connect is prohibited here.
             let error = socket.dial(&dialled).err().and_then(|error| error.raw_os_error());
             assert_eq!(error, expected, "{name}, priority {priority}");
         }

@@ -52,7 +52,7 @@ const QUICK: [&str; 8] =
 /// Tests of those binaries that do not run in guests, and why.
 const SKIPPED: [(&str, &str); 6] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),
-    ("two_hundred_thousand_sockets_leave_nothing", "load"),
+    ("two_hundred_thousand_sockets_leave_no_origin", "load"),
     ("programs_are_replaced_100_times_under_load", "load"),
     ("kube::", "of svclb-sources: about a protocol, not a kernel"),
     (
