@@ -50,14 +50,14 @@ fn a_second_agent_is_refused_and_names_the_first() {
     let first = world.take_agent();
     let holder = format!("(process {})", first.pid());
     for _ in 0..3 {
-        let said = refused(&world, second_agent(&world));
-        assert!(said.contains("an agent runs") && said.contains(&holder), "{said}");
+        let stderr = refused(&world, second_agent(&world));
+        assert!(stderr.contains("an agent runs") && stderr.contains(&holder), "{stderr}");
     }
     // uninstall is refused too, because the agent would restore what it removes.
     let mut uninstall = Command::new(world.program());
     uninstall.arg("uninstall").arg("--pins").arg(world.pins());
-    let said = refused(&world, uninstall);
-    assert!(said.contains("an agent runs") && said.contains(&holder), "{said}");
+    let stderr = refused(&world, uninstall);
+    assert!(stderr.contains("an agent runs") && stderr.contains(&holder), "{stderr}");
     assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     // The lock is released when its holder exits.
     first.kill();
@@ -174,8 +174,8 @@ fn a_removed_pins_folder_is_restored_with_its_lock() {
                 _ => Err(world.agent_log()),
             }
         });
-        let said = refused(&world, second_agent(&world));
-        assert!(said.contains("an agent runs"), "{said}");
+        let stderr = refused(&world, second_agent(&world));
+        assert!(stderr.contains("an agent runs"), "{stderr}");
     });
     assert!(rounds >= at_least(10), "expected at least 10 connects, got {rounds}");
     world.take_agent().kill();
@@ -194,8 +194,8 @@ fn an_agent_exits_if_another_agent_has_its_pins_folder() {
     world.inside(move || fs::remove_dir_all(root).unwrap());
     // The programs of the first agent are still on the hooks of its cgroup, where another agent is
     // refused.
-    let said = refused(&world, second_agent(&world));
-    assert!(said.contains("no bpffs that is mounted here has their pins"), "{said}");
+    let stderr = refused(&world, second_agent(&world));
+    assert!(stderr.contains("no bpffs that is mounted here has their pins"), "{stderr}");
     assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     let elsewhere = world.cgroup().join("other");
     fs::create_dir(&elsewhere).unwrap();
@@ -274,8 +274,8 @@ fn run_with(world: &World, pins: &Path, cgroup: &Path, more: &[&str]) -> String 
     command.arg(world.program()).args(["agent", "--node", "other", "--from"]).arg(world.yaml());
     command.arg("--pins").arg(pins).arg("--cgroup").arg(cgroup).args(more);
     let output = world.output(command);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.starts_with("ready"), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.starts_with("ready"), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -306,8 +306,8 @@ fn pins_of_others_in_the_same_folder_are_left_alone() {
         uninstall.arg("uninstall").arg("--pins").arg(&root);
         let output = world.output(uninstall);
         assert!(output.status.success(), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains(&format!("left {} alone", root.join("tc").display())), "{said}");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(stdout.contains(&format!("left {} alone", root.join("tc").display())), "{stdout}");
         assert_eq!(world.names_in(&root), before);
     });
     assert!(rounds >= at_least(10), "expected at least 10 connects, got {rounds}");
@@ -318,8 +318,8 @@ fn pins_of_others_in_the_same_folder_are_left_alone() {
     // A folder that is not on a bpffs is refused.
     let mut uninstall = Command::new(world.program());
     uninstall.arg("uninstall").arg("--pins").arg(world.yaml());
-    let said = refused(&world, uninstall);
-    assert!(said.contains("is not on a bpffs"), "{said}");
+    let stderr = refused(&world, uninstall);
+    assert!(stderr.contains("is not on a bpffs"), "{stderr}");
 }
 
 #[test]
@@ -345,8 +345,8 @@ fn clients_are_served_while_the_bpffs_is_unmounted() {
                 }
                 eventually("the agent logs that it cannot restore its pins", || {
                     match world.agent_log().split_off(log_start) {
-                        said if said.contains("cannot restore") && said.contains("bpffs") => Ok(()),
-                        said => Err(said),
+                        log if log.contains("cannot restore") && log.contains("bpffs") => Ok(()),
+                        log => Err(log),
                     }
                 });
                 // The agent checks its pins every 2 s.
@@ -356,8 +356,8 @@ fn clients_are_served_while_the_bpffs_is_unmounted() {
                         names => Err(format!("{names:?}")),
                     }
                 });
-                let said = world.agent_log().split_off(log_start);
-                assert_eq!(said.matches("cannot restore").count(), 1, "{said}");
+                let log = world.agent_log().split_off(log_start);
+                assert_eq!(log.matches("cannot restore").count(), 1, "{log}");
                 if is_read_only {
                     unmount();
                 }
@@ -368,8 +368,8 @@ fn clients_are_served_while_the_bpffs_is_unmounted() {
                     if there == [9, 11, 11] { Ok(()) } else { Err(format!("{there:?}")) }
                 });
             }
-            let said = refused(&world, second_agent(&world));
-            assert!(said.contains("an agent runs"), "{said}");
+            let stderr = refused(&world, second_agent(&world));
+            assert!(stderr.contains("an agent runs"), "{stderr}");
         });
     assert!(rounds >= at_least(10), "expected at least 10 connects, got {rounds}");
     world.take_agent().kill();

@@ -326,7 +326,7 @@ fn pod_reconnects_to_an_api_server_that_removed_its_endpoint() {
     assert!(agent.stop().success(), "{}", pod.log());
     let _agent = pod.start("agent");
     eventually("the new agent is not ready", || match pod.probe("agent") {
-        Err(said) if said.contains("not yet heard its sources since it started") => Ok(()),
+        Err(error) if error.contains("not yet heard its sources since it started") => Ok(()),
         other => Err(format!("{other:?}")),
     });
     assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");

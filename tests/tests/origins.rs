@@ -90,7 +90,7 @@ fn an_origin_is_released_however_its_socket_ends() {
 
 #[test]
 fn an_origin_has_the_dialled_address_and_the_backend() {
-    let world = World::new("says");
+    let world = World::new("origins");
     let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
     let udp = world.backend("a", Udp, "10.244.0.1:9090");
     world
@@ -156,7 +156,7 @@ fn with_a_full_overflow_a_socket_is_translated_shows_its_pod_and_is_counted() {
     const PLACES: usize = 64;
     // The minimum capacity of the overflow.
     const OVERFLOW: u64 = 131_072;
-    let world = World::builder("no-room").agent_args(["--origins", "64"]).start();
+    let world = World::builder("full-overflow").agent_args(["--origins", "64"]).start();
     let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
     let udp = world.backend("a", Udp, "10.244.0.1:8080");
     let service = world.service("default/hello").cluster_ip("10.96.0.10");

@@ -60,7 +60,7 @@ fn unusable_maps_are_replaced_without_interruption() {
     const OTHER: &str = "another type, key size, value size or flags";
     // A name, the damage, the words of the log, and the maps whose content is lost.
     let rows: [(&str, Damage, &[&str], &[&str]); 18] = [
-        // Of the same size, but without the flag for mapping.
+        // The same size, but without the flag that allows mapping.
         (
             "other-flags",
             |world| recreate_map(world, "svclb_index", &[("flags", "0")]),

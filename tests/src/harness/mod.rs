@@ -11,7 +11,7 @@
 //! * [`third_party`]: a BPF program of another owner on the same hook.
 //! * [`cli`]: what the commands of `svclb` print. [`view`]: their JSON, parsed.
 //! * [`yaml`]: Services and their endpoints as the agent reads them.
-//! * [`backend`]: responders.
+//! * [`backend`]: a responder.
 //! * [`factory`]: a process in the cgroup that creates sockets and passes them to the test.
 //! * [`client`]: such a socket in the hands of a test. [`fd_passing`]: passing and inheriting sockets.
 //! * [`pod`]: a client in a network namespace of its own.

@@ -74,7 +74,7 @@ impl World {
             for number in numbers {
                 let key = AffinityKey { client: UNUSED_COOKIES + number, service: 1, family: 4 };
                 let row = Plain(AffinityRow { used: u64::MAX, ..AffinityRow::default() });
-                rows.insert(Plain(key), row, 0).expect("there is room");
+                rows.insert(Plain(key), row, 0).expect("the map is not full");
             }
         });
     }
@@ -89,7 +89,9 @@ impl World {
             let mut entries = hash::<u64, Overflow>(&maps, "svclb_overflow");
             for number in numbers {
                 let entry = Plain(Overflow::EMPTY);
-                entries.insert(Plain(UNUSED_COOKIES + number), entry, 0).expect("there is room");
+                entries
+                    .insert(Plain(UNUSED_COOKIES + number), entry, 0)
+                    .expect("the map is not full");
             }
         });
     }

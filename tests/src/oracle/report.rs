@@ -23,9 +23,9 @@ pub struct Summary {
     pub worlds: usize,
     /// Compared frontends, each by the pod and by the host.
     pub frontends: usize,
-    /// Those of them that hosts answered.
+    /// Compared frontends at which hosts answered.
     pub with_hosts: usize,
-    /// How often each exception applied, by its name.
+    /// Number of frontends to which each exception applied, by its name.
     pub exceptions: BTreeMap<&'static str, usize>,
     /// Duration of the run.
     pub time: Duration,

@@ -58,7 +58,7 @@ impl fmt::Display for Difference {
 pub(crate) struct Outcome {
     pub(crate) placed: Placed,
     pub(crate) differences: Vec<Difference>,
-    /// How often each exception applied.
+    /// Number of frontends to which each exception applied.
     pub(crate) exceptions: BTreeMap<&'static str, usize>,
     /// Number of dialled frontends, of all clients together.
     pub(crate) frontends: usize,
@@ -178,11 +178,11 @@ impl Stage {
                 let shown = within(SYNC, || {
                     let calls = [frontend; 24];
                     let answers = site.dial(Client::Pod, &calls, dice, PATIENCE);
-                    let heard = AnswerSet(answers.into_iter().collect());
-                    if heard.0 == expected.iter().cloned().collect() {
+                    let found = AnswerSet(answers.into_iter().collect());
+                    if found.0 == expected.iter().cloned().collect() {
                         return Ok(());
                     }
-                    Err(format!("{address} answers {heard}, expected {expected:?}"))
+                    Err(format!("{address} answers {found}, expected {expected:?}"))
                 });
                 if let Err(last) = shown {
                     panic!("{side:?} must follow the API server within {SYNC:?}: {last}");
@@ -254,7 +254,7 @@ impl Stage {
                 batches.push(DialBatch { site, side, client, calls, dice });
             }
         }
-        let heard: Vec<_> = thread::scope(|scope| {
+        let found: Vec<_> = thread::scope(|scope| {
             let mut threads = Vec::new();
             for mut batch in batches {
                 threads.push(scope.spawn(move || {
@@ -264,7 +264,7 @@ impl Stage {
             }
             threads.into_iter().map(|it| it.join().expect("the thread did not panic")).collect()
         });
-        for (side, client, calls, answers) in heard {
+        for (side, client, calls, answers) in found {
             for ((at, frontend), answer) in calls.into_iter().zip(answers) {
                 observations[at].answers.add(side, client, frontend, answer);
             }

@@ -56,10 +56,10 @@ fn an_agent_is_refused_if_an_ended_agent_left_programs_with_other_pins() {
     let (world, _a) = world("foreign-dead");
     world.take_agent().kill();
     let (before, other) = (world.programs(), other_pins(&world));
-    let said = refused(&world, agent_with(&world, &other, &[]));
+    let stderr = refused(&world, agent_with(&world, &other, &[]));
     for word in [&format!("with the pins {} are", world.pins().display()), "--replace", "uninstall"]
     {
-        assert!(said.contains(word), "expected {word:?} in {said}");
+        assert!(stderr.contains(word), "expected {word:?} in {stderr}");
     }
     assert_eq!((world.programs(), on_connect4(world.cgroup())), (before, 1));
     assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
@@ -96,8 +96,8 @@ fn an_agent_is_refused_if_another_runs_with_other_pins_even_with_replace() {
     let first = world.take_agent();
     let holder = format!("{} (process {})", world.pins().display(), first.pid());
     for more in [&[][..], &["--replace"]] {
-        let said = refused(&world, agent_with(&world, &other_pins(&world), more));
-        assert!(said.contains("another agent runs") && said.contains(&holder), "{said}");
+        let stderr = refused(&world, agent_with(&world, &other_pins(&world), more));
+        assert!(stderr.contains("another agent runs") && stderr.contains(&holder), "{stderr}");
     }
     assert_eq!(on_connect4(world.cgroup()), 1);
     world.put_agent(first);
@@ -154,8 +154,8 @@ fn programs_without_visible_pins_are_refused_while_a_process_holds_them() {
         "the links must stay while a process holds them"
     );
     for (pins, more) in [(world.pins(), &[][..]), (other_pins(&world), &["--replace"])] {
-        let said = refused(&world, agent_with(&world, &pins, more));
-        assert!(said.contains("no bpffs that is mounted here has their pins"), "{said}");
+        let stderr = refused(&world, agent_with(&world, &pins, more));
+        assert!(stderr.contains("no bpffs that is mounted here has their pins"), "{stderr}");
     }
     assert_eq!(on_connect4(world.cgroup()), 1);
     // The programs go with the process; a later start waits a moment for that.

@@ -59,8 +59,8 @@ fn wrong_links_are_found_before_any_program_is_replaced() {
             world.move_pin(&aside(hook), &from);
         }
         let before = world.programs();
-        let said = refused(&world, second_agent(&world));
-        assert!(said.contains(expected), "{hook}: {said}");
+        let stderr = refused(&world, second_agent(&world));
+        assert!(stderr.contains(expected), "{hook}: {stderr}");
         assert_eq!(world.programs(), before, "{hook}");
         assert_eq!(world.names_in(&world.version()), ["layouts", "links", "maps"]);
         if !from.starts_with(&other) {

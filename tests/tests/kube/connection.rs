@@ -271,8 +271,8 @@ fn unchanged_objects_of_a_relist_are_recognized_in_streams_and_lists() {
             stage.wait_for_log(&["listed anew", resource, "changed=1", "gone=0"]);
         }
         let log = stage.world.agent_log();
-        let mut anew = log.lines().filter(|line| line.contains("listed anew"));
-        assert!(anew.all(|line| line.contains("changed=1") || line.contains("nodes")), "{log}");
+        let mut relists = log.lines().filter(|line| line.contains("listed anew"));
+        assert!(relists.all(|line| line.contains("changed=1") || line.contains("nodes")), "{log}");
     }
 }
 
