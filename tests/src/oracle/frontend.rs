@@ -231,8 +231,8 @@ impl Placed {
         })
     }
 
-    /// A frontend of the same port and family that gives clients from outside what the Service gives
-    /// them, and to which no exception but affinity applies.
+    /// A frontend of the same port and family whose answers show what the Service gives to clients from
+    /// outside the cluster: an address that is neither shared nor restricted by source ranges.
     pub(crate) fn reference(&self, owner: (usize, usize), family: Family) -> Option<Frontend> {
         let own = self.externals(owner, family).into_iter().find(|it| it.kind != Kind::SharedIp);
         let is_local = self.world.services[owner.0].is_internal_local;

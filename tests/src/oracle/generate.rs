@@ -115,7 +115,8 @@ impl Dice {
         }
     }
 
-    /// Gives half of the Services a past: a smaller or a larger Service, or none.
+    /// Gives more than half of the Services a past: no Service, one of another type or label, or a smaller
+    /// or larger one.
     fn with_past(&mut self, service: Service) -> Service {
         match self.between(0, 99) {
             0..40 => service,
