@@ -21,7 +21,7 @@ fn world(name: &str, arguments: &[&str]) -> World {
 
 /// Returns true if the kernel supports SMC sockets (RFC 7609), each of which dials through a TCP socket
 /// of the kernel.
-fn supports_smc() -> bool {
+fn has_smc() -> bool {
     match socket2::Socket::new(Domain::from(svclb_tests::AF_SMC), Type::STREAM, None) {
         Ok(_) => true,
         Err(error) => {
@@ -33,7 +33,7 @@ fn supports_smc() -> bool {
 
 #[test]
 fn an_smc_socket_is_translated_and_leaves_no_origin() {
-    if !supports_smc() {
+    if !has_smc() {
         return;
     }
     for (name, arguments, left) in AGENTS {
@@ -58,7 +58,7 @@ fn an_smc_socket_is_translated_and_leaves_no_origin() {
 fn a_udp_socket_that_the_kernel_connects_is_translated_and_leaves_no_origin() {
     for (name, arguments, left) in AGENTS {
         let world = world(&format!("l2tp-{name}"), arguments);
-        if !world.supports_tunnels() {
+        if !world.has_tunnels() {
             return;
         }
         let backends = ["10.244.0.1:1701", "[fd00:244::1]:1701"];

@@ -135,7 +135,7 @@ fn two_live_sockets_of_one_place_both_show_their_service() {
         // The remaining socket is right after the other was closed, whichever of them has the place.
         let second = sockets.pop().unwrap();
         let first = sockets.pop().unwrap();
-        let (stays, goes) = if keeps_first(kind) { (first, second) } else { (second, first) };
+        let (stays, goes) = if is_first_kept(kind) { (first, second) } else { (second, first) };
         drop(goes);
         assert_eq!(stays.peer().unwrap(), at(dialled), "{kind:?}, alone");
         eventually("only one origin is left", || match world.origins().len() {
@@ -152,7 +152,7 @@ fn two_live_sockets_of_one_place_both_show_their_service() {
 }
 
 /// True for half of the kinds, so that either socket of a place is closed first.
-fn keeps_first(kind: Kind) -> bool {
+fn is_first_kept(kind: Kind) -> bool {
     matches!(kind, Kind::Tcp4 | Kind::Udp6)
 }
 

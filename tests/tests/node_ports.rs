@@ -103,7 +103,7 @@ fn meets_both(row: &str, client: Client<'_>, protocol: Protocol, dialled: &str) 
 /// As [`meets_both`], for a loopback address dialled by the host.
 fn meets_both_on_loopback(row: &str, world: &World, protocol: Protocol, dialled: &str) {
     let client = Client::Host(world);
-    if serves_loopback() {
+    if has_node_ports_on_loopback() {
         meets_both(row, client, protocol, dialled);
     } else if protocol == Tcp {
         assert_eq!(client.error(dialled), Some(libc::ECONNREFUSED), "{row}: {dialled}");
@@ -113,7 +113,7 @@ fn meets_both_on_loopback(row: &str, world: &World, protocol: Protocol, dialled:
 /// Returns true if node ports are served on loopback. They are not if the agent can neither read the
 /// cookie of its namespace nor runs in the machine's first one (docs/decisions/0009); the host's own
 /// sockets answer then.
-fn serves_loopback() -> bool {
+fn has_node_ports_on_loopback() -> bool {
     Feature::NetnsCookie.is_supported()
 }
 
@@ -230,7 +230,7 @@ fn a_node_port_without_backends_refuses_and_is_removed_with_its_service() {
     // A process of the host listens there: the node port hides it, as kube-proxy's rules would.
     let own = world.backend("own", Tcp, "127.0.0.1:30080");
     let client = Client::Host(&world);
-    let on_loopback = if serves_loopback() { Some(libc::ECONNREFUSED) } else { None };
+    let on_loopback = if has_node_ports_on_loopback() { Some(libc::ECONNREFUSED) } else { None };
     assert_eq!(client.error("127.0.0.1:30080"), on_loopback);
     assert_eq!(client.error("198.51.100.1:30080"), Some(libc::ECONNREFUSED));
     world.remove("default/web");
@@ -263,7 +263,7 @@ fn affinity_covers_the_node_port_at_every_address() {
     let _more = apply(&world, "kept", "20", 30090, Some(10_800));
     let pod = world.pod();
     let all = ["10.96.0.20:80", "198.51.100.1:30090", "127.0.0.1:30090"];
-    let of_the_host = if serves_loopback() { &all[..] } else { &all[..2] };
+    let of_the_host = if has_node_ports_on_loopback() { &all[..] } else { &all[..2] };
     let rows = [("host", Client::Host(&world), of_the_host), ("pod", Client::Pod(&pod), &all[..2])];
     for (row, client, all) in rows {
         let met: BTreeSet<String> = (0..DRAWS)
@@ -326,7 +326,7 @@ fn client_bound_to_loopback_is_left_alone_there() {
         let socket = world.socket(Kind::Tcp4);
         socket.raw().bind(&at(bound).into()).unwrap();
         let dialled = socket.dial("127.0.0.1:30080");
-        if !serves_loopback() {
+        if !has_node_ports_on_loopback() {
             assert_eq!(dialled.unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED), "{bound}");
             continue;
         }

@@ -197,7 +197,7 @@ fn a_pod_reaches_itself_through_its_service() {
 
 /// Returns true if the kernel has MPTCP sockets. A kernel on which their subflows cannot be recognized
 /// may have none.
-fn supports_mptcp() -> bool {
+fn has_mptcp() -> bool {
     match socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(socket2::Protocol::MPTCP)) {
         Err(error) if !Feature::Mptcp.is_supported() => {
             assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT), "{error}");
@@ -211,7 +211,7 @@ fn supports_mptcp() -> bool {
 #[test]
 fn if_kernel_sockets_are_not_recognized_each_mptcp_connect_leaves_an_origin() {
     const CONNECTS: usize = 20;
-    if !supports_mptcp() {
+    if !has_mptcp() {
         return;
     }
     let world = World::builder("mptcp-without").agent_args(["--without", "kern-sock"]).start();
@@ -231,7 +231,7 @@ fn if_kernel_sockets_are_not_recognized_each_mptcp_connect_leaves_an_origin() {
 
 #[test]
 fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
-    if !supports_mptcp() {
+    if !has_mptcp() {
         return;
     }
     let world = World::new("mptcp");

@@ -20,19 +20,19 @@ pub struct ContinuousClient<'a> {
     pub names: &'a [&'a str],
     /// If true, getpeername(2) must return `to` as soon as the socket is connected. False where the maps
     /// of origins are replaced during the test.
-    pub checks_peer: bool,
+    pub is_peer_checked: bool,
 }
 
 impl<'a> ContinuousClient<'a> {
     /// A TCP client for which getpeername(2) must return the dialled address.
     pub fn tcp(to: &str, names: &'a [&'a str]) -> Self {
-        Self { protocol: Protocol::Tcp, to: to.to_address(), names, checks_peer: true }
+        Self { protocol: Protocol::Tcp, to: to.to_address(), names, is_peer_checked: true }
     }
 
     /// Connects once and checks the peer's address and the backend. Returns the first deviation.
     fn once(&self, world: &World) -> Result<(), String> {
         let socket = world.dial(self.protocol, self.to).map_err(|error| error.to_string())?;
-        if self.checks_peer {
+        if self.is_peer_checked {
             let peer = socket.peer().map_err(|error| format!("getpeername: {error}"))?;
             if peer != self.to {
                 return Err(format!("getpeername returned {peer}, expected {}", self.to));
@@ -70,7 +70,8 @@ impl World {
         names: &[&str],
         task: impl FnOnce() -> R,
     ) -> (u32, R) {
-        let client = ContinuousClient { protocol, to: to.to_address(), names, checks_peer: false };
+        let client =
+            ContinuousClient { protocol, to: to.to_address(), names, is_peer_checked: false };
         let ([rounds], result) = self.assert_all_uninterrupted([client], task);
         (rounds, result)
     }

@@ -25,7 +25,7 @@ impl World {
     ///
     /// # Panics
     /// If the kernel returns any other error.
-    pub fn supports_tunnels(&self) -> bool {
+    pub fn has_tunnels(&self) -> bool {
         match self.inside(|| family(&socket()?)) {
             Ok(_) => true,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,

@@ -137,7 +137,7 @@ fn service(service: &Service, at: usize, block: AddressBlock) -> Value {
         set("internalTrafficPolicy", policy(service.is_internal_local));
         set("publishNotReadyAddresses", service.publishes_not_ready.into());
     }
-    if service.takes_external_policy() {
+    if service.has_external_policy() {
         set("externalTrafficPolicy", policy(service.is_external_local));
     }
     if service.kind == Type::LoadBalancer {

@@ -255,7 +255,7 @@ impl Service {
     }
 
     /// Returns true if the API accepts an external traffic policy for the Service.
-    pub(crate) fn takes_external_policy(&self) -> bool {
+    pub(crate) fn has_external_policy(&self) -> bool {
         matches!(self.kind, Type::NodePort | Type::LoadBalancer)
             || (self.has_cluster_ip() && !self.external.is_empty())
     }

@@ -22,7 +22,7 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     note("label service-proxy-name", service.label == Some(Label::ProxyName));
     note("label headless", service.label == Some(Label::Headless));
     note("internal Local", service.is_internal_local && service.has_cluster_ip());
-    note("external Local", service.is_external_local && service.takes_external_policy());
+    note("external Local", service.is_external_local && service.has_external_policy());
     note("affinity", service.affinity.is_some() && service.has_cluster_ip());
     note("publishNotReadyAddresses", service.publishes_not_ready);
     note("no node ports", service.kind == Type::LoadBalancer && !service.has_node_ports);
@@ -49,8 +49,8 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     note("SCTP", service.ports.iter().any(|port| port.protocol == Transport::Sctp));
     note("no slices", service.slices.is_empty());
     note("no hosts", service.hosts.is_empty());
-    note("node without zone", !world.has_zone && zones_matter(service));
-    note("node with zone", world.has_zone && zones_matter(service));
+    note("node without zone", !world.has_zone && has_zone_hints(service));
+    note("node with zone", world.has_zone && has_zone_hints(service));
     for endpoint in service.hosts.iter().flat_map(|host| [&host.alive, &host.dying]) {
         note("ready unset", endpoint.ready.is_none());
         note("serving unset", endpoint.serving.is_none());
@@ -106,7 +106,7 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     found
 }
 
-fn zones_matter(service: &Service) -> bool {
+fn has_zone_hints(service: &Service) -> bool {
     service.hosts.iter().any(|host| !host.alive.zone_hints.is_empty())
 }
 
