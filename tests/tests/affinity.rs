@@ -6,16 +6,16 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use svclb_tests::{Backend, Deed, Kind, Pod, Protocol, Socket, Tcp, Udp, World, at, counter};
+use svclb_tests::{Backend, Kind, Pod, Protocol, Socket, SocketUse, Tcp, Udp, World, at, counter};
 
-/// Longer than any test takes.
+/// A timeout longer than any test.
 const LONG: u32 = 10_800;
-/// Enough that clients with affinity for nothing would meet another backend of eight, but once in 2^90
-/// runs.
+/// Number of connections. Without affinity, all of them would meet the same of eight backends once in
+/// 2^90 runs.
 const ROUNDS: usize = 30;
 
-/// So many backends of each protocol and family behind 10.96.0.10:80 and [fd00:96::10]:80, the same for
-/// both protocols and for the external IPs 203.0.113.1 and 2001:db8:c::1.
+/// Creates a Service at 10.96.0.10:80 and [fd00:96::10]:80, for TCP and UDP, with the external IPs
+/// 203.0.113.1 and 2001:db8:c::1 and `count` backends for each protocol and family.
 fn world(name: &str, count: usize, seconds: u32) -> (World, Vec<Backend>) {
     let world = World::new(name);
     let mut all = Vec::new();
@@ -39,11 +39,11 @@ fn world(name: &str, count: usize, seconds: u32) -> (World, Vec<Backend>) {
     (world, all)
 }
 
-/// Where [`world`]'s Service can be dialled: each family's addresses.
+/// The addresses of [`world`]'s Service, by family.
 const DIALLED: [[&str; 2]; 2] =
     [["10.96.0.10:80", "203.0.113.1:80"], ["[fd00:96::10]:80", "[2001:db8:c::1]:80"]];
 
-/// Either of the two clients that a node has.
+/// A client: the host or a pod.
 #[derive(Clone, Copy)]
 enum Client<'a> {
     Host(&'a World),
@@ -58,12 +58,12 @@ impl Client<'_> {
         }
     }
 
-    /// Who answers a new connection.
-    fn ask(self, protocol: Protocol, to: &str) -> io::Result<String> {
+    /// Connects, checks the peer's address and returns the name of the backend.
+    fn request(self, protocol: Protocol, to: &str) -> io::Result<String> {
         let socket = self.socket(Kind::of(protocol, at(to)));
         socket.dial(to)?;
         assert_eq!(socket.peer()?, at(to));
-        socket.ask()
+        socket.request()
     }
 }
 
@@ -80,15 +80,15 @@ fn every_new_connection_of_a_client_meets_the_same_backend_at_every_frontend() {
     for (name, client) in clients {
         for protocol in [Tcp, Udp] {
             for dialled in DIALLED {
-                let first = client.ask(protocol, dialled[0]).unwrap();
+                let first = client.request(protocol, dialled[0]).unwrap();
                 for round in 0..ROUNDS {
                     let to = dialled[round % 2];
-                    let met = client.ask(protocol, to).unwrap();
+                    let met = client.request(protocol, to).unwrap();
                     assert_eq!(met, first, "{name}, {protocol:?} {to}, round {round}");
                 }
                 if protocol == Udp {
                     for to in dialled {
-                        let answer = client.socket(Kind::of(Udp, at(to))).ask_at(to).unwrap();
+                        let answer = client.socket(Kind::of(Udp, at(to))).request_to(to).unwrap();
                         assert_eq!(
                             (answer.backend, answer.from),
                             (first.clone(), at(to)),
@@ -98,13 +98,17 @@ fn every_new_connection_of_a_client_meets_the_same_backend_at_every_frontend() {
                 }
             }
         }
-        // A v4-mapped destination is an IPv4 one.
+        // A v4-mapped destination counts as IPv4.
         let mapped = client.socket(Kind::Tcp6);
         mapped.dial("[::ffff:10.96.0.10]:80").unwrap();
-        assert_eq!(mapped.ask().unwrap(), client.ask(Tcp, "10.96.0.10:80").unwrap(), "{name}");
+        assert_eq!(
+            mapped.request().unwrap(),
+            client.request(Tcp, "10.96.0.10:80").unwrap(),
+            "{name}"
+        );
     }
     let status = world.status();
-    // Each client drew once for each protocol and family, after the agent's probe.
+    // Each client drew once per protocol and family, after the agent's probe.
     assert_eq!(counter(&status, "translated"), probes + 12, "{status}");
     assert!(counter(&status, "affine") >= 12 * u64::try_from(ROUNDS).unwrap(), "{status}");
 }
@@ -114,16 +118,16 @@ fn clients_are_network_namespaces_and_each_has_its_own_backend() {
     let (world, _backends) = world("affinity-clients", 4, LONG);
     let pods: Vec<Pod<'_>> = (0..24).map(|_| world.pod()).collect();
     let first: Vec<String> =
-        pods.iter().map(|pod| pod.ask(Tcp, "10.96.0.10:80").unwrap()).collect();
+        pods.iter().map(|pod| pod.request(Tcp, "10.96.0.10:80").unwrap()).collect();
     let second: Vec<String> =
-        pods.iter().map(|pod| pod.ask(Tcp, "203.0.113.1:80").unwrap()).collect();
+        pods.iter().map(|pod| pod.request(Tcp, "203.0.113.1:80").unwrap()).collect();
     assert_eq!(first, second);
-    // All 24 draw one of four with a probability of 4^-23.
+    // All 24 clients draw the same of four backends with a probability of 4^-23.
     assert!(first.iter().collect::<BTreeSet<_>>().len() > 1, "{first:?}");
 }
 
 #[test]
-fn first_connections_at_once_meet_one_backend() {
+fn concurrent_first_connections_meet_one_backend() {
     const THREADS: usize = 4;
     let world = World::new("affinity-race");
     let backends = world.backends("a", Udp, 8);
@@ -146,7 +150,7 @@ fn first_connections_at_once_meet_one_backend() {
             let dial = |socket: Socket| {
                 start.wait();
                 socket.dial(&dialled).unwrap();
-                socket.ask().unwrap()
+                socket.request().unwrap()
             };
             let threads: Vec<_> =
                 sockets.into_iter().map(|socket| scope.spawn(move || dial(socket))).collect();
@@ -156,7 +160,7 @@ fn first_connections_at_once_meet_one_backend() {
     }
 }
 
-/// Many services, so that one wait shows what a draw does.
+/// Creates 40 Services, so that one wait shows the effect of a draw.
 fn many(world: &World, backends: &[Backend], seconds: u32) -> Vec<String> {
     let dialled: Vec<String> = (1..=40).map(|n| format!("10.96.2.{n}:80")).collect();
     for (number, address) in dialled.iter().enumerate() {
@@ -173,37 +177,38 @@ fn many(world: &World, backends: &[Backend], seconds: u32) -> Vec<String> {
 }
 
 #[test]
-fn after_the_timeout_a_client_is_drawn_for_anew() {
+fn a_client_draws_again_after_the_timeout() {
     let world = World::new("affinity-timeout");
     let backends = world.backends("a", Udp, 8);
     let dialled = many(&world, &backends, 1);
-    let meet = || -> Vec<String> { dialled.iter().map(|to| world.ask(Udp, to).unwrap()).collect() };
+    let meet =
+        || -> Vec<String> { dialled.iter().map(|to| world.request(Udp, to).unwrap()).collect() };
     let first = meet();
-    // Longer than the timeout, each time: how much longer does not matter.
+    // A sleep that is too long does no harm.
     thread::sleep(Duration::from_millis(1050));
     let second = meet();
     let status = world.status();
-    // All draws hit the same again with a probability of 8^-40.
+    // All 40 draws hit the same backend again with a probability of 8^-40.
     assert_ne!(first, second);
     assert_eq!(counter(&status, "affine"), 0, "{status}");
 }
 
 #[test]
-fn each_new_connection_begins_the_timeout_anew() {
-    /// Seconds.
+fn each_new_connection_restarts_the_timeout() {
+    /// In seconds.
     const TIMEOUT: u32 = 2;
     let world = World::new("affinity-renewed");
     let backends = world.backends("a", Udp, 8);
     let dialled = many(&world, &backends, TIMEOUT);
     let timeout = Duration::from_secs(TIMEOUT.into());
-    // What a busy machine let pass between two connections is only known afterwards: a try in which that
-    // was too long shows nothing.
+    // On a busy machine a pause between two connections may exceed the timeout, which is known only
+    // afterwards. Such an attempt shows nothing and is repeated.
     for _ in 0..5 {
         let mut last: Vec<Instant> = Vec::new();
         let mut first = Vec::new();
         for to in &dialled {
             last.push(Instant::now());
-            first.push(world.ask(Udp, to).unwrap());
+            first.push(world.request(Udp, to).unwrap());
         }
         let begin = Instant::now();
         let mut longest = Duration::ZERO;
@@ -211,14 +216,17 @@ fn each_new_connection_begins_the_timeout_anew() {
         while begin.elapsed() < timeout * 2 {
             thread::sleep(timeout / 8);
             for (number, to) in dialled.iter().enumerate() {
-                // From before the one connection to after the other.
+                // From before one connection to after the next one.
                 let before = std::mem::replace(&mut last[number], Instant::now());
-                all_kept &= world.ask(Udp, to).unwrap() == first[number];
+                all_kept &= world.request(Udp, to).unwrap() == first[number];
                 longest = longest.max(before.elapsed());
             }
         }
         if longest < timeout {
-            assert!(all_kept, "twice the timeout passed, with no pause longer than {longest:?}");
+            assert!(
+                all_kept,
+                "a client lost its backend, although no pause was longer than {longest:?}"
+            );
             return;
         }
     }
@@ -226,31 +234,31 @@ fn each_new_connection_begins_the_timeout_anew() {
 }
 
 #[test]
-fn a_client_whose_backend_goes_moves_on_and_stays_where_it_came_to() {
+fn a_client_whose_backend_is_removed_moves_once() {
     let world = World::new("affinity-goes");
     let backends = world.backends("a", Tcp, 6);
     let service = world.service("default/kept").cluster_ip("10.96.0.10").affinity(LONG);
     let service = service.port(80, Tcp);
     service.clone().backends(&backends).apply();
-    let ask = || world.ask(Tcp, "10.96.0.10:80").unwrap();
-    let mut kept = ask();
+    let connect = || world.request(Tcp, "10.96.0.10:80").unwrap();
+    let mut first_backend = connect();
     let mut left: Vec<&Backend> = backends.iter().collect();
     while left.len() > 1 {
-        // Another goes: this one stays.
-        let other = left.iter().position(|it| it.name() != kept).unwrap();
+        // Removing another backend does not move the client.
+        let other = left.iter().position(|it| it.name() != first_backend).unwrap();
         if left.len() > 2 {
             left.remove(other);
             service.clone().backends(left.iter().copied()).apply();
-            assert_eq!(ask(), kept, "{} are left", left.len());
+            assert_eq!(connect(), first_backend, "{} are left", left.len());
         }
-        left.retain(|it| it.name() != kept);
+        left.retain(|it| it.name() != first_backend);
         service.clone().backends(left.iter().copied()).apply();
-        let moved = ask();
-        assert!(left.iter().any(|it| it.name() == moved), "{moved} is gone");
+        let moved = connect();
+        assert!(left.iter().any(|it| it.name() == moved), "{moved} was removed before");
         for _ in 0..ROUNDS {
-            assert_eq!(ask(), moved, "{} are left", left.len());
+            assert_eq!(connect(), moved, "{} are left", left.len());
         }
-        kept = moved;
+        first_backend = moved;
     }
     service.clone().backends::<&Backend>([]).apply();
     let refused = world.dial(Tcp, "10.96.0.10:80").unwrap_err();
@@ -258,75 +266,78 @@ fn a_client_whose_backend_goes_moves_on_and_stays_where_it_came_to() {
 }
 
 #[test]
-fn affinity_is_kept_over_a_restart_of_the_agent_and_while_there_is_none() {
+fn affinity_outlives_the_agent() {
     let (world, _backends) = world("affinity-restart", 8, LONG);
     let pod = world.pod();
-    let ask = || {
-        let host = world.ask(Tcp, "10.96.0.10:80").unwrap();
-        (host, pod.ask(Tcp, "10.96.0.10:80").unwrap())
+    let connect = || {
+        let host = world.request(Tcp, "10.96.0.10:80").unwrap();
+        (host, pod.request(Tcp, "10.96.0.10:80").unwrap())
     };
-    let first = ask();
+    let first = connect();
     world.take_agent().kill();
     for round in 0..ROUNDS {
-        assert_eq!(ask(), first, "round {round}, without an agent");
+        assert_eq!(connect(), first, "round {round}, without an agent");
     }
     world.start_agent();
     world.settle();
     for round in 0..ROUNDS {
-        assert_eq!(ask(), first, "round {round}, with the next agent");
+        assert_eq!(connect(), first, "round {round}, with the next agent");
     }
 }
 
 #[test]
-fn affinity_that_a_service_is_given_or_loses_counts_from_then_on() {
+fn enabling_or_disabling_affinity_takes_effect_at_once() {
     let world = World::new("affinity-changes");
     let backends = world.backends("a", Udp, 8);
     let service = world.service("default/kept").cluster_ip("10.96.0.10").port(80, Udp);
     let service = service.backends(&backends);
     let met = || -> BTreeSet<String> {
-        (0..ROUNDS * 4).map(|_| world.ask(Udp, "10.96.0.10:80").unwrap()).collect()
+        (0..ROUNDS * 4).map(|_| world.request(Udp, "10.96.0.10:80").unwrap()).collect()
     };
     service.apply();
     assert_eq!(met().len(), 8);
     service.clone().affinity(LONG).write();
-    svclb_tests::eventually("the agent has written it", || match met().len() {
+    svclb_tests::eventually("the agent has written the change", || match met().len() {
         1 => Ok(()),
         many => Err(format!("{many} backends answer")),
     });
     service.apply();
-    svclb_tests::eventually("the agent has written it", || match met().len() {
+    svclb_tests::eventually("the agent has written the change", || match met().len() {
         8 => Ok(()),
         few => Err(format!("{few} backends answer")),
     });
 }
 
-/// As many pairs as the map holds (docs/limits.md).
-const ROOM: u64 = 131_072;
-/// A container's cgroup, as kubelet makes it.
+/// Number of rows that the affinity map holds (docs/limits.md).
+const CAPACITY: u64 = 131_072;
+/// The cgroup of a container, as the kubelet names it.
 const GREEDY: &str =
     "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/a.scope";
 
 #[test]
-fn a_full_map_keeps_what_it_has_and_new_clients_go_without_affinity() {
+fn with_a_full_map_known_clients_keep_affinity_and_new_ones_have_none() {
     let (world, _backends) = world("full", 8, LONG);
     let pod = world.pod();
     let dialled = DIALLED[0][0];
-    let kept = world.ask(Tcp, dialled).unwrap();
-    world.add_clients(0..ROOM - world.affinity_rows() as u64);
-    let met: BTreeSet<String> = (0..ROUNDS).map(|_| pod.ask(Tcp, dialled).unwrap()).collect();
-    assert!(met.len() > 1, "the map is full, and a pod's connections all meet {met:?}");
+    let first_backend = world.request(Tcp, dialled).unwrap();
+    world.add_clients(0..CAPACITY - world.affinity_rows() as u64);
+    let met: BTreeSet<String> = (0..ROUNDS).map(|_| pod.request(Tcp, dialled).unwrap()).collect();
+    assert!(
+        met.len() > 1,
+        "the map is full, so a pod's connections must meet several backends, met {met:?}"
+    );
     for round in 0..ROUNDS {
-        assert_eq!(world.ask(Tcp, dialled).unwrap(), kept, "round {round}");
+        assert_eq!(world.request(Tcp, dialled).unwrap(), first_backend, "round {round}");
     }
     let status = world.status();
     assert_eq!(counter(&status, "affinity_unrecorded"), ROUNDS as u64, "{status}");
 }
 
 #[test]
-fn a_pod_with_70000_pairs_takes_no_affinity_from_others() {
+fn a_pod_with_70000_affinity_rows_does_not_affect_other_clients() {
     const PORTS: u16 = 50;
     const SERVICES: u8 = 10;
-    // Each process has a network namespace of its own, which is a client of each service.
+    // Each process has a network namespace of its own, which is one client of each service.
     const PROCESSES: usize = 140;
     const PAIRS: u64 = PROCESSES as u64 * SERVICES as u64 * PORTS as u64;
     let (world, _backends) = world("affinity-greedy", 8, LONG);
@@ -345,42 +356,42 @@ fn a_pod_with_70000_pairs_takes_no_affinity_from_others() {
     world.settle();
     let pods: Vec<Pod<'_>> = (0..8).map(|_| world.pod()).collect();
     let meet = |pod: &Pod<'_>| -> [String; 2] {
-        [Tcp, Udp].map(|protocol| pod.ask(protocol, DIALLED[0][0]).unwrap())
+        [Tcp, Udp].map(|protocol| pod.request(protocol, DIALLED[0][0]).unwrap())
     };
     let (early, late) = pods.split_at(4);
     let first: Vec<[String; 2]> = early.iter().map(meet).collect();
     let before = world.affinity_rows() as u64;
 
     let dialled: Vec<&str> = dialled.iter().map(String::as_str).collect();
-    let crowd = world.crowd_of(GREEDY, &[1; PROCESSES], Deed::Connect, &dialled);
+    let sockets = world.open_many_sockets_in(GREEDY, &[1; PROCESSES], SocketUse::Connect, &dialled);
     let pairs = world.affinity_rows() as u64 - before;
     let status = world.status();
     println!("{PAIRS} pairs tried, {pairs} made; {status}");
-    assert!(pairs > ROOM / 20 && pairs <= ROOM / 9 + 1, "{pairs} pairs of one client");
+    assert!(pairs > CAPACITY / 20 && pairs <= CAPACITY / 9 + 1, "{pairs} pairs of one client");
     assert_eq!(counter(&status, "affinity_unrecorded"), PAIRS - pairs, "{status}");
 
     let second: Vec<[String; 2]> = early.iter().map(meet).collect();
-    assert_eq!(second, first, "those that had a backend keep it");
-    // Those that come now are given one and keep it, too.
+    assert_eq!(second, first, "clients with a backend must keep it");
+    // Clients that come now are given a backend and keep it too.
     let first: Vec<[String; 2]> = late.iter().map(meet).collect();
     for round in 0..ROUNDS {
         assert_eq!(late.iter().map(meet).collect::<Vec<_>>(), first, "round {round}");
     }
-    drop(crowd);
+    drop(sockets);
 }
 
 #[test]
-fn pairs_whose_time_is_over_are_removed_and_count_for_no_client() {
+fn expired_affinity_rows_are_removed_and_no_longer_counted() {
     let world = World::builder("affinity-expiry").agent_args(["--audit", "1"]).start();
     let backends = world.backends("a", Udp, 4);
     let pod = world.pod();
     let dialled = many(&world, &backends, 1);
     for to in &dialled {
-        world.ask(Udp, to).unwrap();
-        pod.ask(Udp, to).unwrap();
+        world.request(Udp, to).unwrap();
+        pod.request(Udp, to).unwrap();
     }
-    // The agent's probe of a Service has none.
-    svclb_tests::eventually("the time of all pairs is over", || match world.affinity_rows() {
+    // The agent's probe of a Service leaves no row.
+    svclb_tests::eventually("all affinity rows have expired", || match world.affinity_rows() {
         0 => Ok(()),
         rows => Err(format!("{rows} are left")),
     });

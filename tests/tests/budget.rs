@@ -1,6 +1,6 @@
-//! What the datapath and a change cost, in numbers that do not depend on how fast a machine is:
-//! instructions of the programs, and system calls of the agent. The lines and hash maps that each path
-//! touches are counted in svclb-common, allocations and steps in svclb-core.
+//! Costs of the datapath and of a change in numbers that do not depend on the machine's speed:
+//! instructions of the programs and system calls of the agent. svclb-common counts the lines and map
+//! lookups of each path, svclb-core the allocations and steps.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use svclb_tests::{
     Tcp, World, eventually, holds_for,
 };
 
-/// The most instructions of 8 bytes that the verifier may leave of each program: a tenth more than it
-/// leaves on 6.18. It inlines some helpers, so kernels differ a little.
+/// Maximum number of 8-byte instructions of each program after verification: ten percent more than on
+/// Linux 6.18. The verifier inlines some helpers, so kernels differ a little.
 const INSTRUCTIONS: [(&str, u32); 9] = [
     ("connect4", 2_491),
     ("connect6", 2_634),
@@ -27,7 +27,7 @@ const INSTRUCTIONS: [(&str, u32); 9] = [
 ];
 
 #[test]
-fn no_program_has_grown() {
+fn programs_stay_within_their_instruction_budgets() {
     let world = World::new("instructions");
     let loaded: BTreeMap<u64, u32> = loaded_programs()
         .map(|program| program.unwrap())
@@ -36,14 +36,17 @@ fn no_program_has_grown() {
     let programs: BTreeMap<&str, u64> = HOOKS.into_iter().zip(world.programs()).collect();
     let found: Vec<_> = INSTRUCTIONS
         .iter()
-        .map(|(hook, most)| (*hook, loaded[&programs[hook]], *most))
-        .inspect(|(hook, found, most)| println!("{hook}: {found} of {most} instructions"))
+        .map(|(hook, budget)| (*hook, loaded[&programs[hook]], *budget))
+        .inspect(|(hook, found, budget)| println!("{hook}: {found} of {budget} instructions"))
         .collect();
-    let grown: Vec<_> = found.iter().filter(|(_, found, most)| found > most).collect();
-    assert!(grown.is_empty(), "hook, instructions, and the most that it may have: {grown:?}");
+    let grown: Vec<_> = found.iter().filter(|(_, found, budget)| found > budget).collect();
+    assert!(
+        grown.is_empty(),
+        "these programs exceed their budget (hook, instructions, budget): {grown:?}"
+    );
 }
 
-/// Lets one endpoint take another's place, among so many Services, and looks which calls that takes.
+/// Replaces one endpoint among `services` Services and counts the agent's calls.
 fn calls_of_a_change(services: u16) {
     let world = World::builder(&format!("calls-{services}")).without_agent().start();
     let backends = world.backends("b", Tcp, 4);
@@ -55,15 +58,15 @@ fn calls_of_a_change(services: u16) {
         service.backends(backends).write();
     };
     (1..=services).for_each(|number| write(number, &backends[..3]));
-    world.start_agent_under(Some(&faults));
+    world.start_agent_with_faults(Some(&faults));
     world.settle();
     faults.clear();
     write(1, &backends[1..]);
     let calls = || {
         let mut calls = BTreeMap::new();
         for call in faults.calls() {
-            // Besides, hooks and pins are looked after every two seconds. To map slots for a change is
-            // dearer than to write them.
+            // Other calls come from the supervision of hooks and pins every two seconds. Mapping slots
+            // for a change would cost more than writing them.
             if matches!(call.operation, Lookup | Update | Delete | Map) {
                 *calls.entry(format!("{:?} {}", call.operation, call.name)).or_default() += 1;
             }
@@ -72,26 +75,26 @@ fn calls_of_a_change(services: u16) {
     };
     let expected: BTreeMap<String, usize> = [
         "Update svclb_backends",
-        // All slots of the set.
+        // One batch for all slots of the set.
         "Update svclb_slots",
         "Delete svclb_backends",
-        // Says what the maps hold now.
+        // The counts of what the maps hold.
         "Update svclb_meta",
-        // Waits for running programs, so that what was given up can be used again.
+        // The wait for a grace period, after which freed lines and slots can be reused.
         "Update ",
     ]
     .map(|call| (call.to_owned(), 1))
     .into();
     let check = || match calls() {
         calls if calls == expected => Ok(()),
-        calls => Err(format!("{calls:?}, and not {expected:?}")),
+        calls => Err(format!("{calls:?}, expected {expected:?}")),
     };
     eventually("the change is written", check);
-    holds_for(Duration::from_secs(1), "nothing else is written", check);
+    holds_for(Duration::from_secs(1), "no further call is made", check);
 }
 
 #[test]
-fn one_endpoint_changes_by_as_many_calls_among_few_services_as_among_many() {
+fn the_calls_of_an_endpoint_change_do_not_depend_on_the_number_of_services() {
     calls_of_a_change(2);
     calls_of_a_change(300);
 }

@@ -1,6 +1,6 @@
-//! Large Services on the real agent: what exceeds a budget is refused and costs nothing, and what does
-//! not delays no other for long, however often it changes.
-#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
+//! Large Services on the real agent: one above a budget is refused and costs nothing, and one below it
+//! does not delay other Services for long, however often it changes.
+#![expect(clippy::unwrap_used, reason = "a failure in the set-up fails the test")]
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +11,16 @@ use serde_json::Value;
 use svclb_tests::{Tcp, World, eventually, within};
 
 const HELLO: &str = "10.96.0.10:80";
-/// More than one Service may have.
+/// More ports than a Service may have.
 const TOO_MANY: usize = 60_000;
-/// As many as one may have, or nearly.
+/// Almost as many ports as a Service may have.
 const MANY: usize = 9_000;
-/// How often the large one is written anew.
+/// Interval at which the large Service is rewritten.
 const OFTEN: Duration = Duration::from_millis(50);
-/// An unrelated change does not wait longer, whatever else this machine does: some hundred times what it
-/// takes.
+/// Limit for an unrelated change, on any machine: several hundred times the usual duration.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A Service with so many ports.
+/// A Service with this number of ports.
 fn service(name: &str, address: &str, ports: usize) -> String {
     let mut text = String::new();
     for port in 1..=ports {
@@ -34,7 +33,7 @@ fn service(name: &str, address: &str, ports: usize) -> String {
     )
 }
 
-/// Its slice, with one endpoint.
+/// The slice of a Service, with one endpoint.
 fn slice(name: &str, endpoint: &str, ports: usize) -> String {
     let mut text = String::new();
     for port in 1..=ports {
@@ -53,7 +52,7 @@ fn number(status: &Value, name: &str) -> u64 {
 }
 
 #[test]
-fn three_services_of_sixty_thousand_ports_are_refused_and_take_nothing() {
+fn services_of_sixty_thousand_ports_are_refused_and_use_no_capacity() {
     let world = World::new("refused");
     let (a, b) =
         (world.backend("a", Tcp, "10.244.0.1:8080"), world.backend("b", Tcp, "10.244.0.2:8080"));
@@ -65,36 +64,40 @@ fn three_services_of_sixty_thousand_ports_are_refused_and_take_nothing() {
         world.write_file(&format!("{name}.json"), &service(&name, &address, TOO_MANY));
         world.write_file(&format!("{name}-slice.json"), &slice(&name, "10.244.0.1", TOO_MANY));
     }
-    eventually("all three are refused", || match number(&world.status(), "refused") {
-        3 => Ok(()),
-        found => Err(format!("{found} are\n{}", world.agent_log())),
+    eventually("three Services are counted as refused", || {
+        match number(&world.status(), "refused") {
+            3 => Ok(()),
+            found => Err(format!("{found} are refused; the log:\n{}", world.agent_log())),
+        }
     });
     hello().backends([&b]).apply();
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "b");
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "b");
     let after = world.status();
     for same in ["frontends", "index_lines", "slots"] {
         assert_eq!(number(&before, same), number(&after, same), "{same}");
     }
     let log = world.agent_log();
     let words = ["large/s0", "60000 frontends", "10000", "--service-frontends"];
-    let is_said = |line: &str| words.iter().all(|word| line.contains(word));
-    assert!(log.lines().any(is_said), "{log}");
-    // One of them gets small enough.
+    let is_logged = |line: &str| words.iter().all(|word| line.contains(word));
+    assert!(log.lines().any(is_logged), "{log}");
+    // One of them shrinks below the budget.
     world.write_file("s1.json", &service("s1", "10.97.0.1", 3));
-    let served = || world.ask(Tcp, "10.97.0.1:3").map_err(|error| error.to_string());
-    eventually("the one that is small enough is served", || match served()? {
+    let served = || world.request(Tcp, "10.97.0.1:3").map_err(|error| error.to_string());
+    eventually("the Service that is now below the budget is served", || match served()? {
         answer if answer == "a" => Ok(()),
         answer => Err(answer),
     });
-    // The count is written with the change, after the frontend.
-    eventually("two are refused", || match number(&world.status(), "refused") {
-        2 => Ok(()),
-        found => Err(format!("{found} are")),
+    // The count is written after the frontend.
+    eventually("two Services are counted as refused", || {
+        match number(&world.status(), "refused") {
+            2 => Ok(()),
+            found => Err(format!("{found} are refused")),
+        }
     });
 }
 
 #[test]
-fn a_large_service_that_is_written_anew_all_the_time_starves_no_other() {
+fn a_large_service_that_is_rewritten_all_the_time_does_not_starve_others() {
     let world = World::new("rewritten");
     let pods = ["a", "b"].map(|name| {
         let last = if name == "a" { 1 } else { 2 };
@@ -104,8 +107,8 @@ fn a_large_service_that_is_written_anew_all_the_time_starves_no_other() {
     hello().backends([&pods[0]]).apply();
     world.write_file("large.json", &service("large", "10.97.0.1", MANY));
     world.write_file("slice.json", &slice("large", "10.244.0.1", MANY));
-    eventually("the large one is served", || {
-        world.ask(Tcp, "10.97.0.1:9000").map(drop).map_err(|error| error.to_string())
+    eventually("the large Service is served", || {
+        world.request(Tcp, "10.97.0.1:9000").map(drop).map_err(|error| error.to_string())
     });
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -123,7 +126,7 @@ fn a_large_service_that_is_written_anew_all_the_time_starves_no_other() {
             let pod = &pods[(turn + 1) % 2];
             hello().backends([pod]).write();
             let expected = ["b", "a"][turn % 2];
-            let followed = within(PATIENCE, || match world.ask(Tcp, HELLO).unwrap() {
+            let followed = within(PATIENCE, || match world.request(Tcp, HELLO).unwrap() {
                 answer if answer == expected => Ok(()),
                 answer => Err(answer),
             });
@@ -134,11 +137,11 @@ fn a_large_service_that_is_written_anew_all_the_time_starves_no_other() {
         }
         is_over.store(true, Ordering::Relaxed);
     });
-    // In the end it is as it was written last.
+    // In the end, the last version is served.
     world.write_file("slice.json", &slice("large", "10.244.0.2", MANY));
     for port in [1, MANY / 2, MANY] {
-        eventually("the large one is as it was written last", || {
-            match world.ask(Tcp, format!("10.97.0.1:{port}").as_str()) {
+        eventually("the last version of the large Service is served", || {
+            match world.request(Tcp, format!("10.97.0.1:{port}").as_str()) {
                 Ok(answer) if answer == "b" => Ok(()),
                 other => Err(format!("{other:?}")),
             }

@@ -1,9 +1,8 @@
-//! `svclb check`: what it says of a world that is well, of each thing that is wrong, and of what it could
-//! not look at.
+//! `svclb check` in a healthy world, for each kind of problem, and for checks that it cannot make.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests: what fails in them fails the test, with its reason"
+    reason = "a failure in a helper fails the test, with its reason"
 )]
 
 use std::fs;
@@ -11,24 +10,24 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use svclb_tests::{Backend, Feature, Stranger, Tcp, Udp, World, eventually};
+use svclb_tests::{Backend, Feature, Tcp, ThirdPartyProgram, Udp, World, eventually};
 
 const DIALLED: &str = "10.96.0.10:53";
-/// Words of the field `state`.
+/// The values of the field `state`.
 const STATES: [&str; 4] = ["ok", "warning", "error", "not_looked_at"];
 
-/// What a check said.
-struct Said {
+/// The result of one run of `svclb check`.
+struct Report {
     findings: Vec<Value>,
     is_well: bool,
     error: String,
 }
 
-impl Said {
+impl Report {
     fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout);
         let findings: Value = serde_json::from_str(&text)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {output:?}"));
+            .unwrap_or_else(|error| panic!("expected JSON ({error}): {output:?}"));
         Self {
             findings: findings.as_array().unwrap().clone(),
             is_well: output.status.success(),
@@ -36,17 +35,19 @@ impl Said {
         }
     }
 
-    /// Every finding of a check: subject, state, and what was found.
+    /// All findings of a check: subject, state, and the field `found`.
     fn all(&self, check: &str) -> Vec<[&str; 3]> {
         let of = self.findings.iter().filter(|finding| finding["check"] == check);
         of.map(|it| ["subject", "state", "found"].map(|field| it[field].as_str().unwrap()))
             .collect()
     }
 
-    /// The state of the only one, which must have found these words.
+    /// The state of the only finding of a check, whose text must contain these words.
     fn state(&self, check: &str, words: &[&str]) -> &str {
         let all = self.all(check);
-        let [[_, state, found]] = all[..] else { panic!("not one {check}: {all:?}") };
+        let [[_, state, found]] = all[..] else {
+            panic!("expected one finding of {check}, got {all:?}")
+        };
         for word in words {
             assert!(found.contains(word), "no {word:?} in {check}: {found}");
         }
@@ -56,12 +57,12 @@ impl Said {
     fn hook(&self, name: &str) -> [&str; 2] {
         let found = self.all("hook").into_iter().find(|[subject, ..]| *subject == name);
         let [_, state, text] =
-            found.unwrap_or_else(|| panic!("no hook {name}: {:?}", self.findings));
+            found.unwrap_or_else(|| panic!("no finding for hook {name}: {:?}", self.findings));
         [state, text]
     }
 }
 
-/// A world with a Service that `check` can dial.
+/// Creates a world with a Service that `svclb check` can dial.
 fn world(name: &str) -> (World, Backend) {
     let world = World::new(name);
     let a = world.backend("a", Udp, "10.244.0.1:5353");
@@ -69,29 +70,29 @@ fn world(name: &str) -> (World, Backend) {
     (world, a)
 }
 
-fn check(world: &World) -> Said {
-    Said::of(&world.svclb(&["check", "-o", "json"]))
+fn check(world: &World) -> Report {
+    Report::of(&world.svclb(&["check", "-o", "json"]))
 }
 
-/// Runs it by a shell, which first does what `before` says; `$1` is the world's cgroup.
-fn check_by(world: &World, wrapper: &[&str], before: &str) -> Said {
+/// Runs `svclb check` from a shell after the commands `before`. `$1` is the world's cgroup.
+fn check_by(world: &World, wrapper: &[&str], before: &str) -> Report {
     let script = format!("set -e; {before}\n\"$2\" check -o json --pins \"$3\"");
     let arguments = [&["env"], wrapper, &["sh", "-c", &script, "sh"]].concat();
     let mut command = Command::new(arguments[0]);
     command.args(&arguments[1..]).arg(world.cgroup()).arg(world.program()).arg(world.pins());
-    Said::of(&world.output(command))
+    Report::of(&world.output(command))
 }
 
 #[test]
-fn a_world_that_is_well_has_no_error_and_each_thing_was_looked_at() {
+fn a_healthy_world_has_no_error_and_every_check_is_made() {
     let (world, a) = world("well");
-    let said = check(&world);
-    assert!(said.is_well, "{}{:#?}", said.error, said.findings);
-    assert_eq!(said.state("kernel", &["BTF"]), "ok");
-    assert_eq!(said.state("capabilities", &["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]), "ok");
-    assert_eq!(said.state("pins", &[world.pins().to_str().unwrap()]), "ok");
-    assert_eq!(said.state("maps", &[]), "ok");
-    let hooks = said.all("hook");
+    let report = check(&world);
+    assert!(report.is_well, "{}{:#?}", report.error, report.findings);
+    assert_eq!(report.state("kernel", &["BTF"]), "ok");
+    assert_eq!(report.state("capabilities", &["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]), "ok");
+    assert_eq!(report.state("pins", &[world.pins().to_str().unwrap()]), "ok");
+    assert_eq!(report.state("maps", &[]), "ok");
+    let hooks = report.all("hook");
     assert_eq!(hooks.len(), 9, "{hooks:?}");
     let cgroup = world.cgroup().to_str().unwrap();
     for [hook, state, found] in hooks {
@@ -101,39 +102,43 @@ fn a_world_that_is_well_has_no_error_and_each_thing_was_looked_at() {
             "{hook}: {found}"
         );
     }
-    assert_eq!(said.state("programs", &["all 9"]), "ok");
-    assert_eq!(said.state("others", &[]), "ok");
+    assert_eq!(report.state("programs", &["all 9"]), "ok");
+    assert_eq!(report.state("others", &[]), "ok");
     let agent = world.take_agent();
-    assert_eq!(said.state("agent", &[&format!("process {} ", agent.pid())]), "ok");
-    assert_eq!(said.state("translation", &[DIALLED, "10.244.0.1:5353"]), "ok");
-    let features = said.all("feature");
+    assert_eq!(report.state("agent", &[&format!("process {} ", agent.pid())]), "ok");
+    assert_eq!(report.state("translation", &[DIALLED, "10.244.0.1:5353"]), "ok");
+    let features = report.all("feature");
     assert_eq!(features.len(), 4);
     let [set_retval, netns_cookie] = [Feature::SetRetval, Feature::NetnsCookie];
-    let rows = [set_retval, netns_cookie].map(|feature| (feature.name(), feature.is_there()));
-    // Every kernel that tests run on says where the bit is.
+    let rows = [set_retval, netns_cookie].map(|feature| (feature.name(), feature.is_supported()));
+    // On every kernel that tests run on, the BTF has the position of the bit.
     for (name, is_there) in rows.into_iter().chain([("kern_sock", true)]) {
         let found = features.iter().find(|[it, ..]| *it == name).unwrap();
         let expected = if is_there { "used: " } else { "replaced: " };
         assert!(found[1] == "ok" && found[2].starts_with(expected), "{found:?}");
     }
-    // The world's cgroup is not the machine's, and this test is not in it.
-    assert_eq!(said.state("cgroup", &[cgroup]), "warning");
-    assert_eq!(said.state("processes", &["outside"]), "warning");
-    // Nobody noticed.
+    // The world's cgroup is not the root, and this test runs outside.
+    assert_eq!(report.state("cgroup", &[cgroup]), "warning");
+    assert_eq!(report.state("processes", &["outside"]), "warning");
+    // The check leaves no trace.
     assert_eq!(a.hits(), 0);
     assert_eq!(world.origins(), []);
     let probes = fs::read_dir(world.cgroup()).unwrap().flatten();
-    assert_eq!(probes.filter(|it| it.path().is_dir()).count(), 0, "its own cgroup is gone");
+    assert_eq!(
+        probes.filter(|it| it.path().is_dir()).count(),
+        0,
+        "the cgroup of the check must be removed"
+    );
 }
 
 #[test]
-fn its_json_is_what_the_manual_says() {
+fn the_json_output_has_the_documented_fields_and_words() {
     let (world, _a) = world("shape");
     let manual = include_str!("../../docs/commands.md");
     let (_, section) = manual.split_once("## svclb check\n").unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
-    let said = check(&world);
-    for finding in &said.findings {
+    let report = check(&world);
+    for finding in &report.findings {
         let mut fields: Vec<&String> = finding.as_object().unwrap().keys().collect();
         fields.sort_unstable();
         assert_eq!(fields, ["advice", "check", "found", "state", "subject"]);
@@ -151,114 +156,122 @@ fn its_json_is_what_the_manual_says() {
     for state in STATES {
         assert!(section.contains(&format!("`{state}`")), "{state} is not in the manual");
     }
-    // For people: one line each, below the headings.
+    // The table for people has one line per finding below the headings.
     let table = world.svclb(&["check"]).stdout;
     let table = String::from_utf8(table).unwrap();
-    assert_eq!(table.lines().count(), said.findings.len() + 1, "{table}");
+    assert_eq!(table.lines().count(), report.findings.len() + 1, "{table}");
     let yaml = world.svclb(&["check", "-o", "yaml"]).stdout;
     let yaml: Vec<Value> = serde_saphyr::from_str(&String::from_utf8(yaml).unwrap()).unwrap();
-    assert_eq!(yaml.len(), said.findings.len());
+    assert_eq!(yaml.len(), report.findings.len());
 }
 
 #[test]
-fn a_hook_that_somebody_detached_is_wrong_and_translation_is_not_said_to_work() {
+fn a_detached_hook_is_an_error_and_translation_is_not_reported_as_ok() {
     let (world, _a) = world("detached");
-    // It would be put back.
+    // A running agent would attach it again.
     world.take_agent().kill();
     world.detach("connect4");
-    let said = check(&world);
-    assert!(!said.is_well && said.error.contains("checks found something wrong"), "{}", said.error);
-    let [state, found] = said.hook("connect4");
+    let report = check(&world);
+    assert!(
+        !report.is_well && report.error.contains("checks found something wrong"),
+        "{}",
+        report.error
+    );
+    let [state, found] = report.hook("connect4");
     assert!(state == "error" && found.contains("detached"), "{state}: {found}");
-    assert_eq!(said.hook("connect6")[0], "ok");
+    assert_eq!(report.hook("connect6")[0], "ok");
     for check in ["programs", "others", "cgroup", "processes", "translation"] {
-        assert_ne!(said.state(check, &[]), "ok", "{check} was not seen on every hook");
+        assert_ne!(
+            report.state(check, &[]),
+            "ok",
+            "{check} must not be ok while a hook is detached"
+        );
     }
-    // A pin that is gone is another thing.
+    // A missing pin is a different finding.
     world.unpin(&world.pinned("links", "connect6"));
     let [state, found] = check(&world).hook("connect6").map(str::to_owned);
     assert!(state == "error" && found.contains("is not there"), "{state}: {found}");
 }
 
 #[test]
-fn without_an_agent_that_is_wrong_and_translation_still_works() {
+fn a_missing_agent_is_an_error_and_translation_is_still_ok() {
     let (world, _a) = world("killed");
     let agent = world.take_agent();
     let pid = agent.pid();
     agent.kill();
-    let said = check(&world);
-    assert!(!said.is_well);
-    assert_eq!(said.state("agent", &["no agent", &format!("process {pid}")]), "error");
-    assert_eq!(said.state("translation", &["10.244.0.1:5353"]), "ok");
-    assert!(said.all("hook").iter().all(|[_, state, _]| *state == "ok"));
-    let wrong = said.findings.iter().filter(|it| it["state"] == "error").count();
-    assert_eq!(wrong, 1, "{:#?}", said.findings);
+    let report = check(&world);
+    assert!(!report.is_well);
+    assert_eq!(report.state("agent", &["no agent", &format!("process {pid}")]), "error");
+    assert_eq!(report.state("translation", &["10.244.0.1:5353"]), "ok");
+    assert!(report.all("hook").iter().all(|[_, state, _]| *state == "ok"));
+    let wrong = report.findings.iter().filter(|it| it["state"] == "error").count();
+    assert_eq!(wrong, 1, "{:#?}", report.findings);
 }
 
 #[test]
-fn where_nothing_is_installed_nothing_of_it_is_ok() {
+fn without_an_installation_no_check_of_it_is_ok() {
     let world = World::builder("nothing").without_agent().start();
-    let said = check(&world);
-    assert!(!said.is_well);
-    assert_eq!(said.state("pins", &["nothing is installed"]), "error");
+    let report = check(&world);
+    assert!(!report.is_well);
+    assert_eq!(report.state("pins", &["nothing is installed"]), "error");
     for check in
         ["maps", "hook", "programs", "others", "cgroup", "processes", "agent", "translation"]
     {
-        let state = said.state(check, &[]);
+        let state = report.state(check, &[]);
         assert!(state == "error" || state == "not_looked_at", "{check}: {state}");
     }
 }
 
 #[test]
-fn what_it_may_not_look_at_it_does_not_call_ok() {
+fn checks_that_lack_a_capability_are_not_reported_as_ok() {
     let (world, _a) = world("bare");
     let wrapper = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
-    let said = check_by(&world, &wrapper, "");
+    let report = check_by(&world, &wrapper, "");
     let lacks = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
-    assert_eq!(said.state("capabilities", &lacks), "warning");
+    assert_eq!(report.state("capabilities", &lacks), "warning");
     for check in ["programs", "others"] {
-        assert_eq!(said.state(check, &["because"]), "not_looked_at", "{check}");
+        assert_eq!(report.state(check, &["because"]), "not_looked_at", "{check}");
     }
-    for [feature, state, _] in said.all("feature") {
-        let is_asked = ["set_retval", "kern_sock"].contains(&feature);
-        assert_eq!(state == "not_looked_at", is_asked, "{feature}: {state}");
+    for [feature, state, _] in report.all("feature") {
+        let needs_capability = ["set_retval", "kern_sock"].contains(&feature);
+        assert_eq!(state == "not_looked_at", needs_capability, "{feature}: {state}");
     }
-    // What an agent has is enough for all of it.
+    // The capabilities of an agent suffice for all checks.
     let wrapper = ["setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon", "--inh-caps=-all"];
-    let said = check_by(&world, &wrapper, "");
+    let report = check_by(&world, &wrapper, "");
     let unseen: Vec<&Value> =
-        said.findings.iter().filter(|it| it["state"] == "not_looked_at").collect();
+        report.findings.iter().filter(|it| it["state"] == "not_looked_at").collect();
     assert!(unseen.is_empty(), "{unseen:#?}");
-    assert_eq!(said.state("programs", &["all 9"]), "ok");
+    assert_eq!(report.state("programs", &["all 9"]), "ok");
 }
 
 #[test]
-fn folders_of_pins_that_others_may_open_are_wrong() {
+fn a_pins_folder_open_to_other_users_is_an_error() {
     let (world, _a) = world("open");
-    // It would close it.
+    // A running agent would restore the mode.
     world.take_agent().kill();
     let folder = world.version();
     let name = folder.display().to_string();
     world.inside(move || {
         fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     });
-    let said = check(&world);
-    assert!(!said.is_well);
-    assert_eq!(said.state("pins", &[&name, "open to others"]), "error");
+    let report = check(&world);
+    assert!(!report.is_well);
+    assert_eq!(report.state("pins", &[&name, "open to others"]), "error");
 }
 
 #[test]
-fn programs_of_others_on_the_hooks_are_named_wherever_they_are() {
+fn third_party_programs_on_the_hooks_are_reported_in_every_cgroup() {
     let (world, _a) = world("others");
     let below = world.cgroup().join("below");
     fs::create_dir(&below).unwrap();
     let on = |cgroup: &Path| {
-        let stranger = Stranger::attach(cgroup, false);
-        let said = check(&world);
-        assert!(said.is_well, "{}", said.error);
-        let found = said.all("others")[0];
+        let third_party = ThirdPartyProgram::attach(cgroup, false);
+        let report = check(&world);
+        assert!(report.is_well, "{}", report.error);
+        let found = report.all("others")[0];
         assert_eq!(found[1], "warning", "{found:?}");
-        assert!(stranger.detach());
+        assert!(third_party.detach());
         found[2].to_owned()
     };
     let found = on(world.cgroup());
@@ -273,63 +286,66 @@ fn processes_outside_of_the_cgroup_are_counted_and_named() {
     let (world, _a) = world("outside");
     // A pid namespace with two processes: the shell and the command.
     let alone = ["unshare", "--pid", "--fork", "--mount-proc"];
-    let said = check_by(&world, &alone, "");
-    assert!(said.is_well, "{}", said.error);
-    assert_eq!(said.state("processes", &["2 of 2 processes are outside", "1 sh in /"]), "warning");
-    assert_eq!(said.state("translation", &["10.244.0.1:5353"]), "ok");
-    // In the cgroup both are served, and of the machine's others nothing is known.
+    let report = check_by(&world, &alone, "");
+    assert!(report.is_well, "{}", report.error);
+    assert_eq!(
+        report.state("processes", &["2 of 2 processes are outside", "1 sh in /"]),
+        "warning"
+    );
+    assert_eq!(report.state("translation", &["10.244.0.1:5353"]), "ok");
+    // In the cgroup both are served. Other processes of the machine are not visible.
     let enter = "echo 0 > \"$1/cgroup.procs\"";
-    let said = check_by(&world, &alone, enter);
-    assert_eq!(said.state("processes", &["does not show"]), "not_looked_at");
-    assert_eq!(said.state("translation", &["10.244.0.1:5353"]), "ok");
-    // Without `$1` in it, one of the two.
+    let report = check_by(&world, &alone, enter);
+    assert_eq!(report.state("processes", &["does not show"]), "not_looked_at");
+    assert_eq!(report.state("translation", &["10.244.0.1:5353"]), "ok");
+    // Another child, which is in the cgroup, leaves two of three processes outside.
     let child = "(echo 0 > \"$1/cgroup.procs\"; exec sleep 100) & until grep -q . \
                  \"$1/cgroup.procs\"; do :; done; trap 'kill $!' EXIT";
-    let said = check_by(&world, &alone, child);
-    assert_eq!(said.state("processes", &["2 of 3 processes are outside"]), "warning");
+    let report = check_by(&world, &alone, child);
+    assert_eq!(report.state("processes", &["2 of 3 processes are outside"]), "warning");
 }
 
 #[test]
-fn in_a_cgroup_namespace_what_looks_like_the_root_is_not_taken_for_it() {
+fn the_apparent_root_of_a_cgroup_namespace_is_not_taken_for_the_root() {
     let (world, _a) = world("namespace");
     let pod = world.cgroup().join("pod");
     fs::create_dir(&pod).unwrap();
-    // As a pod sees it: its own cgroup is `/` in /proc, and the node's are above it.
+    // The view of a pod: its own cgroup is `/` in /proc, and those of the node are above it.
     let inside = "echo 0 > \"$1/pod/cgroup.procs\"; set -- \"$1\" \"$2\" \"$3\"";
     let script = "exec unshare --cgroup \"$2\" check -o json --pins \"$3\"";
-    let said = check_by(&world, &[], &format!("{inside}; {script}"));
-    assert!(said.is_well, "{}", said.error);
-    assert_eq!(said.state("cgroup", &["is not the root", "cgroup namespace"]), "warning");
-    assert_eq!(said.state("processes", &["outside", " in /.."]), "warning");
-    assert_eq!(said.state("translation", &["10.244.0.1:5353"]), "ok");
+    let report = check_by(&world, &[], &format!("{inside}; {script}"));
+    assert!(report.is_well, "{}", report.error);
+    assert_eq!(report.state("cgroup", &["is not the root", "cgroup namespace"]), "warning");
+    assert_eq!(report.state("processes", &["outside", " in /.."]), "warning");
+    assert_eq!(report.state("translation", &["10.244.0.1:5353"]), "ok");
 }
 
 #[test]
-fn without_a_service_that_can_be_dialled_unnoticed_none_is_dialled() {
+fn only_a_udp_service_without_affinity_is_dialled_by_the_check() {
     let world = World::new("tcp-only");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     let b = world.backend("b", Udp, "10.244.0.2:53");
     world.service("default/web").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     let sticky = world.service("default/sticky").cluster_ip("10.96.0.11").affinity(600);
     sticky.port(53, Udp).backends([&b]).apply();
-    let said = check(&world);
-    assert!(said.is_well, "{}", said.error);
-    assert_eq!(said.state("agent", &["a connection of its own translated"]), "ok");
-    assert_eq!(said.state("translation", &["session affinity"]), "not_looked_at");
+    let report = check(&world);
+    assert!(report.is_well, "{}", report.error);
+    assert_eq!(report.state("agent", &["a connection of its own translated"]), "ok");
+    assert_eq!(report.state("translation", &["session affinity"]), "not_looked_at");
     assert_eq!((a.hits(), b.hits()), (0, 0));
 }
 
 #[test]
-fn the_agent_says_when_its_cgroup_does_not_hold_every_process() {
+fn the_agent_logs_that_processes_are_outside_of_its_cgroup() {
     let (world, _a) = world("warns");
     let log = world.agent_log();
-    let told = log.lines().filter(|line| line.contains("not every process may be served")).count();
-    assert_eq!(told, 1, "{log}");
+    let lines = log.lines().filter(|line| line.contains("not every process may be served")).count();
+    assert_eq!(lines, 1, "{log}");
     assert!(log.contains("processes are outside, such as"), "{log}");
 }
 
 #[test]
-fn rejected_objects_are_counted_and_each_namespace_has_its_own_lines_in_the_log() {
+fn rejected_objects_are_counted_and_logged_per_namespace() {
     let (world, _a) = world("rejected");
     let reject = |namespace: &str, name: usize| {
         format!(
@@ -339,20 +355,20 @@ fn rejected_objects_are_counted_and_each_namespace_has_its_own_lines_in_the_log(
     };
     world.write_file("noisy.yaml", &(0..28).map(|name| reject("noisy", name)).collect::<String>());
     let words = ["heard", "28 rejected"];
-    eventually("the rejects are counted", || match &check(&world).all("source")[..] {
+    eventually("28 rejected objects are counted", || match &check(&world).all("source")[..] {
         [[subject, state, found]] if words.iter().all(|word| found.contains(word)) => {
             assert_eq!((*subject, *state), ("files", "warning"));
             Ok(())
         }
         other => Err(format!("{other:?}")),
     });
-    // The log still owes the other file lines.
+    // The log has not caught up with the lines of the other namespace yet.
     world.write_file("quiet.yaml", &reject("quiet", 0));
-    eventually("the other file is named", || {
+    eventually("the object of the other namespace is logged", || {
         let log = world.agent_log();
         if log.contains("Service quiet/s0") { Ok(()) } else { Err(log) }
     });
-    eventually("all are named in the end", || {
+    eventually("all rejected objects are logged in the end", || {
         let log = world.agent_log();
         let missing: Vec<usize> =
             (0..28).filter(|name| !log.contains(&format!("Service noisy/s{name}:"))).collect();
@@ -361,9 +377,9 @@ fn rejected_objects_are_counted_and_each_namespace_has_its_own_lines_in_the_log(
     for file in ["noisy.yaml", "quiet.yaml"] {
         world.write_file(file, "# nothing\n");
     }
-    eventually("none is counted once they are corrected", || {
-        let said = check(&world);
-        let state = said.state("source", &["heard"]);
-        if state == "ok" { Ok(()) } else { Err(format!("{:?}", said.all("source"))) }
+    eventually("corrected objects are no longer counted", || {
+        let report = check(&world);
+        let state = report.state("source", &["heard"]);
+        if state == "ok" { Ok(()) } else { Err(format!("{:?}", report.all("source"))) }
     });
 }

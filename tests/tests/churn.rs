@@ -1,4 +1,4 @@
-//! Change under load: what a client meets while backends and Services come and go.
+//! Changes under load: clients connect while backends and Services are added and removed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use svclb_tests::{Backend, Kind, Protocol, Socket, Tcp, Udp, World, at, eventually};
 
-/// Runs `change` while clients run, each from one round to the next, until it is done or one fails.
-/// A client is given its number, to draw by; it fails by panicking. `change` is given how many rounds
-/// each client has done.
+/// Runs `change` while `N` clients repeat their rounds. A client gets its number and fails by panicking.
+/// `change` gets the number of completed rounds of each client.
 fn under_load<const N: usize>(
     client: impl Fn(usize) + Sync,
     change: impl FnOnce(&[AtomicUsize; N]),
@@ -31,7 +30,7 @@ fn under_load<const N: usize>(
                 })
             })
             .collect();
-        // The clients must be told to end also when the change fails.
+        // The clients must stop also if the change fails.
         let changed = catch_unwind(AssertUnwindSafe(|| change(&rounds)));
         done.store(true, Ordering::Relaxed);
         let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
@@ -41,14 +40,14 @@ fn under_load<const N: usize>(
         changed.unwrap_or_else(|panic| resume_unwind(panic));
     });
     for (number, rounds) in rounds.iter().enumerate() {
-        assert!(rounds.load(Ordering::Relaxed) > 0, "client {number} did something");
+        assert!(rounds.load(Ordering::Relaxed) > 0, "client {number} must have completed a round");
     }
 }
 
-/// Waits until each client has begun and ended a whole round from now on.
+/// Waits until each client has completed at least one whole round that began after this call.
 fn wait_for_a_round(rounds: &[AtomicUsize]) {
     let before: Vec<usize> = rounds.iter().map(|it| it.load(Ordering::Acquire)).collect();
-    eventually("every client goes on", || {
+    eventually("every client completes a round", || {
         let after = rounds.iter().map(|it| it.load(Ordering::Acquire));
         if before.iter().zip(after).all(|(before, after)| after >= before + 2) {
             return Ok(());
@@ -58,7 +57,7 @@ fn wait_for_a_round(rounds: &[AtomicUsize]) {
 }
 
 #[test]
-fn rolling_replacement_of_all_backends_is_never_noticed() {
+fn rolling_replacement_of_all_backends_fails_no_request() {
     const REPLICAS: usize = 4;
     const REPLACEMENTS: usize = 24;
     let world = World::new("rolling");
@@ -79,15 +78,15 @@ fn rolling_replacement_of_all_backends_is_never_noticed() {
     let mut pods: Vec<[Backend; 2]> = (0..REPLICAS).map(pod).collect();
     apply(&pods);
 
-    // One socket for each client that stays unconnected: it has to leave its backend in time too.
+    // One client keeps an unconnected socket, which also has to move to another backend in time.
     let unconnected = world.socket(Kind::Udp4);
     let removed: RwLock<BTreeSet<String>> = RwLock::default();
     let client = |number: usize| {
         let before = removed.read().unwrap().clone();
         let answer = match number {
-            0 => world.ask(Tcp, "10.96.0.10:80"),
-            1 => world.ask(Udp, "10.96.0.10:80"),
-            _ => unconnected.ask_at("10.96.0.10:80").map(|answer| answer.backend),
+            0 => world.request(Tcp, "10.96.0.10:80"),
+            1 => world.request(Udp, "10.96.0.10:80"),
+            _ => unconnected.request_to("10.96.0.10:80").map(|answer| answer.backend),
         };
         let name = answer.unwrap_or_else(|error| panic!("client {number}: {error}"));
         assert!(!before.contains(&name), "client {number}: {name} was removed before");
@@ -98,7 +97,7 @@ fn rolling_replacement_of_all_backends_is_never_noticed() {
             let old = pods.remove(0);
             apply(&pods);
             removed.write().unwrap().insert(old[0].name().to_owned());
-            // What was given the old pod before has its answer; then the pod may die.
+            // Requests that reached the old pod have been answered by now, so the pod may end.
             wait_for_a_round(rounds);
             drop(old);
         }
@@ -108,10 +107,10 @@ fn rolling_replacement_of_all_backends_is_never_noticed() {
     assert_eq!(svclb_tests::counter(&status, "torn"), 0, "{status}");
 }
 
-/// Whole Services come and go in small maps, so that lines, slots and rows are used again and again
-/// by other Services.
+/// Services are added and removed in small maps, so that other Services reuse their lines, slots and
+/// rows again and again.
 #[test]
-fn churn_of_services_never_gives_another_services_backend() {
+fn churn_of_services_never_reaches_another_services_backend() {
     const SERVICES: usize = 12;
     const STEPS: usize = 600;
     let world =
@@ -121,7 +120,8 @@ fn churn_of_services_never_gives_another_services_backend() {
         .map(|service| world.backends(&format!("s{service}"), protocol(service), 4))
         .collect();
     let address = |service: usize| format!("10.96.0.{}:80", service + 1);
-    // The first half is always there, with other backends each time; the rest comes and goes.
+    // The first half of the Services always exists, with changing backends; the others are added and
+    // removed.
     let is_permanent = |service: usize| service < SERVICES / 2;
     let write = |service: usize, mask: usize| {
         let some = backends[service].iter().enumerate();
@@ -140,23 +140,23 @@ fn churn_of_services_never_gives_another_services_backend() {
     let unconnected = world.socket(Kind::Udp4);
     let client = |number: usize| {
         let draw = draws[number].fetch_add(1, Ordering::Relaxed);
-        // The third is one unconnected socket, for the UDP services.
+        // The third client is one unconnected socket, for the UDP services.
         let service = if number == 2 { draw * 2 + 1 } else { draw + number * 5 } % SERVICES;
         let to = address(service);
         let answer = if number == 2 {
-            unconnected.ask_at(&to).map(|answer| {
+            unconnected.request_to(&to).map(|answer| {
                 assert_eq!(answer.from, at(&to), "the reply's source");
                 answer.backend
             })
         } else {
-            world.dial(protocol(service), &to).and_then(|socket| named(&socket, &to))
+            world.dial(protocol(service), &to).and_then(|socket| request_with_peer(&socket, &to))
         };
         match answer {
             Ok(name) => {
                 let own = format!("s{service}-");
                 assert!(name.starts_with(&own), "{to} of s{service} was answered by {name}");
             }
-            // Only where a Service may be away: left alone, and so prohibited by the route.
+            // A Service that does not exist is left alone, and the route prohibits the connection.
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
                 assert!(!is_permanent(service), "s{service} was not translated");
             }
@@ -180,7 +180,7 @@ fn churn_of_services_never_gives_another_services_backend() {
                 is_there[service] = true;
             }
             if step % 4 == 0 {
-                // Lets the agent do steps one by one, too.
+                // A pause sometimes makes the agent apply changes one by one.
                 thread::sleep(Duration::from_millis(2));
             }
         }
@@ -191,15 +191,15 @@ fn churn_of_services_never_gives_another_services_backend() {
     assert_eq!(svclb_tests::counter(&status, "torn"), 0, "{status}");
 }
 
-/// Asks who is there, after a look at the peer's name.
-fn named(socket: &Socket, dialled: &str) -> io::Result<String> {
+/// Checks the peer's address, and returns the name of the backend.
+fn request_with_peer(socket: &Socket, dialled: &str) -> io::Result<String> {
     assert_eq!(socket.peer()?, at(dialled));
-    socket.ask()
+    socket.request()
 }
 
-/// One ClusterIP passes from Service to Service: deleted here, made there.
+/// One ClusterIP moves between two Services: the one is deleted and the other created.
 #[test]
-fn a_cluster_ip_that_changes_hands_serves_the_old_owner_or_the_new() {
+fn a_cluster_ip_that_moves_reaches_the_old_or_the_new_owner() {
     let world = World::new("hands");
     let owners = ["x", "y"].map(|name| world.backends(name, Protocol::Tcp, 2));
     let give = |owner: usize| {
@@ -210,9 +210,9 @@ fn a_cluster_ip_that_changes_hands_serves_the_old_owner_or_the_new() {
             .backends(&owners[owner])
     };
     give(0).apply();
-    let client = |_| match world.ask(Tcp, "10.96.0.10:80") {
+    let client = |_| match world.request(Tcp, "10.96.0.10:80") {
         Ok(name) => assert!(name.starts_with("x-") || name.starts_with("y-"), "{name}"),
-        // Between the two files there may be no Service.
+        // There may be no Service between the two writes.
         Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}"),
     };
     under_load::<2>(client, |rounds| {
@@ -221,7 +221,7 @@ fn a_cluster_ip_that_changes_hands_serves_the_old_owner_or_the_new() {
             world.remove(&format!("default/owner-{old}"));
             give(new).apply();
             wait_for_a_round(rounds);
-            let name = world.ask(Tcp, "10.96.0.10:80").unwrap();
+            let name = world.request(Tcp, "10.96.0.10:80").unwrap();
             assert!(name.starts_with(["x-", "y-"][new]), "round {round}: {name}");
         }
     });

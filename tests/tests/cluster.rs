@@ -1,5 +1,5 @@
-//! A real cluster: what a real API server and its controllers say reaches the maps, and real name
-//! resolution goes through them.
+//! A real cluster: objects of a real API server and its controllers reach the maps, and real name
+//! resolution works through Services.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
@@ -10,10 +10,10 @@ use svclb_tests::cluster::{
 };
 use svclb_tests::{Backend, Tcp, World};
 
-/// The node that the agent is on.
+/// The agent's node.
 const NODE: &str = "node-a";
 
-/// A world whose agent follows a control plane.
+/// Starts the world's agent on a control plane.
 fn follow(plane: &ControlPlane, world: &World) {
     let kubeconfig = plane.kubeconfig();
     world.start_agent_with(&["--kubeconfig".as_ref(), kubeconfig.as_os_str()]);
@@ -23,9 +23,9 @@ fn world(name: &str) -> World {
     World::builder(name).without_agent().agent_args(["--node", NODE]).start()
 }
 
-/// The names of all backends that answer at an address, or why none does.
+/// The names of all backends that answer at an address, or the first error.
 fn answering(world: &World, at: &str) -> Result<BTreeSet<String>, String> {
-    (0..40).map(|_| world.ask(Tcp, at).map_err(|error| error.to_string())).collect()
+    (0..40).map(|_| world.request(Tcp, at).map_err(|error| error.to_string())).collect()
 }
 
 fn wait_for_answers(world: &World, at: &str, expected: &[&str]) {
@@ -74,7 +74,7 @@ spec:
         }
     };
 
-    // They run nowhere yet.
+    // The pods do not run yet.
     refused();
     a.set_ready(false);
     refused();
@@ -88,7 +88,7 @@ spec:
     answer(&["a", "b"]);
     a.terminate();
     answer(&["b"]);
-    // What ends but still serves is better than nothing.
+    // Terminating endpoints that still serve are used when there are no others.
     b.terminate();
     answer(&["a", "b"]);
     a.remove();
@@ -98,7 +98,7 @@ spec:
 }
 
 #[test]
-fn a_named_port_leads_to_the_number_that_each_pod_gives_it() {
+fn a_named_target_port_is_resolved_for_each_pod() {
     let plane = ControlPlane::new("named");
     let world = world("named");
     let _relay = plane.relay(&world);
@@ -128,7 +128,7 @@ spec:
     wait_for_answers(&world, "10.96.0.20:80", &["new", "old"]);
 }
 
-/// A Deployment of two, and its Service.
+/// A Deployment with two replicas, and its Service.
 fn application(name: &str) -> String {
     format!(
         "
@@ -156,7 +156,7 @@ spec:
     )
 }
 
-/// The Pods of an application, ready, with a web server each.
+/// Runs the Pods of an application: each has a web server and is ready.
 fn run<'plane>(
     kubelet: &Kubelet<'plane>,
     world: &World,
@@ -172,8 +172,8 @@ fn run<'plane>(
     pods.into_iter().map(serve).collect()
 }
 
-/// What a command of a client says, if it succeeds.
-fn said(output: Output) -> Result<String, String> {
+/// The standard output of a client's command, if it succeeds.
+fn stdout_of(output: Output) -> Result<String, String> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
     match output.status.code() {
         Some(0) => Ok(text(output.stdout)),
@@ -184,25 +184,25 @@ fn said(output: Output) -> Result<String, String> {
 /// A program that the set-up installs.
 fn tool(name: &str) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    assert!(is_there, "{name} is missing: run `cargo xtask setup --cluster`");
+    let is_installed = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    assert!(is_installed, "{name} is missing: run `cargo xtask setup --cluster`");
     Command::new(name)
 }
 
 fn curl(world: &World, url: &str) -> Result<String, String> {
     let mut curl = tool("curl");
     curl.args(["--silent", "--show-error", "--max-time", "5", "--noproxy", "*", url]);
-    said(world.client(curl))
+    stdout_of(world.run_as_client(curl))
 }
 
 fn dig(world: &World, arguments: &[&str]) -> Result<String, String> {
     let mut dig = tool("dig");
     dig.args(["+timeout=5", "+tries=3"]).args(arguments);
-    said(world.client(dig))
+    stdout_of(world.run_as_client(dig))
 }
 
 #[test]
-fn a_real_name_server_and_the_services_that_it_names_are_reached_by_virtual_addresses() {
+fn coredns_and_the_services_that_it_resolves_are_reached_by_cluster_ips() {
     let plane = ControlPlane::new("names");
     let world = world("names");
     let _relay = plane.relay(&world);
@@ -229,23 +229,20 @@ spec:
     let _hello2 = run(&kubelet, &world, "hello2", "version 2.0.0");
     resolve_by(&plane, &world, "10.96.0.10".parse().unwrap());
     let error = curl(&world, "http://hello:8080").unwrap_err();
-    assert!(
-        error.contains("resolve"),
-        "the name server answers without a virtual address: {error}"
-    );
+    assert!(error.contains("resolve"), "without an agent the name must not be resolved: {error}");
     follow(&plane, &world);
 
-    let says = |name: &str, expected: &str| {
+    let expect_text = |name: &str, expected: &str| {
         let url = format!("http://{name}:8080");
-        eventually(&format!("{url} says {expected}"), || match curl(&world, &url) {
+        eventually(&format!("{url} returns {expected}"), || match curl(&world, &url) {
             Ok(text) if text.ends_with(expected) => Ok(()),
-            other => Err(format!("{other:?}; the name server: {}", coredns.said())),
+            other => Err(format!("{other:?}; the name server: {}", coredns.log_tail())),
         });
     };
-    says("hello.default.svc.cluster.local", "version 1.0.0");
-    says("hello2.default.svc.cluster.local", "version 2.0.0");
+    expect_text("hello.default.svc.cluster.local", "version 1.0.0");
+    expect_text("hello2.default.svc.cluster.local", "version 2.0.0");
     // By the search list of resolv.conf.
-    says("hello", "version 1.0.0");
+    expect_text("hello", "version 1.0.0");
 
     let address = |name: &str| {
         let service = plane.api().get(&Reference::service(&format!("default/{name}"))).unwrap();
@@ -267,7 +264,7 @@ spec:
         if found.as_ref() == Ok(&expected) { Ok(()) } else { Err(format!("{found:?}")) }
     });
 
-    // One that appears, and goes.
+    // A Service that is created, and deleted again.
     let is_unknown = || {
         let answer = dig(&world, &[&full("hello3")]).unwrap();
         if answer.contains("status: NXDOMAIN") { Ok(()) } else { Err(answer) }
@@ -275,14 +272,14 @@ spec:
     is_unknown().unwrap();
     plane.api().apply(&application("hello3"));
     let _hello3 = run(&kubelet, &world, "hello3", "version 3.0.0");
-    says(&full("hello3"), "version 3.0.0");
+    expect_text(&full("hello3"), "version 3.0.0");
     let was = format!("{}:8080", address("hello3"));
     plane.api().delete(&Reference::service("default/hello3"), None).unwrap();
-    eventually("its name is gone", is_unknown);
-    eventually("its address is nobody's", || match world.dial(Tcp, &was) {
-        // It is not translated, and there is no way out.
+    eventually("its name is no longer known", is_unknown);
+    eventually("its address is left alone", || match world.dial(Tcp, &was) {
+        // The address is not translated, and no route leads there.
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    says("hello2", "version 2.0.0");
+    expect_text("hello2", "version 2.0.0");
 }

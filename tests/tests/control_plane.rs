@@ -1,8 +1,8 @@
-//! The control planes of the cluster tests: whom they know, that they do not meet, what is left.
+//! The control planes of the cluster tests: their users, their isolation, and their removal.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "functions of tests: what fails in them fails the test"
+    reason = "a failure in a helper fails the test"
 )]
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use serde_json::json;
 use svclb_tests::cluster::{Client, ControlPlane, Kubelet, Reference, eventually, resolve_by};
 use svclb_tests::{Tcp, World};
 
-/// Addresses, readiness and conditions of a Service's endpoints, as the controller manager wrote them.
+/// Address and true conditions of each endpoint of a Service, as the controller manager wrote them.
 fn endpoints(api: &Client, service: &str) -> BTreeSet<String> {
     let labels = format!("kubernetes.io/service-name={service}");
     let slices = api.list("discovery.k8s.io/v1", "EndpointSlice", "default", &labels).unwrap();
@@ -39,7 +39,7 @@ fn endpoints(api: &Client, service: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn slices_follow_what_the_kubelet_says_of_pods() {
+fn slices_follow_the_status_of_pods() {
     let plane = ControlPlane::new("slices");
     let kubelet = Kubelet::new(&plane, "node-a", "zone-a", 1);
     plane.api().apply(
@@ -77,7 +77,7 @@ spec:
 }
 
 #[test]
-fn each_kind_of_kubeconfig_names_its_user() {
+fn each_kind_of_kubeconfig_authenticates_its_user() {
     let plane = ControlPlane::builder("users")
         .without_controllers()
         .user("token-user", ["readers"])
@@ -88,7 +88,11 @@ fn each_kind_of_kubeconfig_names_its_user() {
     let rows = [
         ("admin", plane.kubeconfig(), "admin"),
         ("static token", plane.kubeconfig_of("token-user"), "token-user"),
-        ("certificate", plane.kubeconfig_with_certificate("someone", ["readers"]), "someone"),
+        (
+            "certificate",
+            plane.kubeconfig_with_certificate("certificate-user", ["readers"]),
+            "certificate-user",
+        ),
         (
             "service account",
             plane.kubeconfig_of_service_account("default/agent"),
@@ -104,7 +108,7 @@ fn each_kind_of_kubeconfig_names_its_user() {
         let found = plane.client(&kubeconfig).create(&review).unwrap();
         assert_eq!(found["status"]["userInfo"]["username"], expected, "{row}");
     }
-    // Who has no role may nothing.
+    // A user without a role may not read.
     let client = plane.client(&plane.kubeconfig_of("token-user"));
     let refused = client.list("v1", "Service", "", "").unwrap_err();
     assert!(refused.to_string().contains("forbidden"), "{refused}");
@@ -126,7 +130,7 @@ fn a_dry_run_is_checked_by_the_api_server_and_changes_nothing() {
 }
 
 #[test]
-fn control_planes_side_by_side_do_not_meet_and_each_is_reached_by_its_relay() {
+fn control_planes_are_isolated_and_reached_through_their_relays() {
     let planes =
         ["one", "two"].map(|name| ControlPlane::builder(name).without_controllers().start());
     let world = World::builder("relay").without_agent().start();
@@ -139,7 +143,7 @@ fn control_planes_side_by_side_do_not_meet_and_each_is_reached_by_its_relay() {
             found.iter().map(|map| map["metadata"]["name"].as_str().unwrap()).collect();
         assert_eq!(names, [name]);
     }
-    // In the world there is nothing until a relay is opened, and nothing after it was cut.
+    // Nothing listens in the world before a relay is opened or after it was cut.
     let api_server = "127.0.0.1:6443";
     let is_refused = || world.dial(Tcp, api_server).is_err();
     assert!(is_refused());
@@ -147,7 +151,7 @@ fn control_planes_side_by_side_do_not_meet_and_each_is_reached_by_its_relay() {
     let connection = world.dial(Tcp, api_server).unwrap();
     relay.cut();
     assert!(is_refused());
-    assert!(connection.ask().is_err(), "a cut ends what was connected");
+    assert!(connection.request().is_err(), "a cut must end established connections");
     relay.open(&world);
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--fail", "--noproxy", "*", "--cacert"]).arg(planes[0].authority());
@@ -160,7 +164,7 @@ fn control_planes_side_by_side_do_not_meet_and_each_is_reached_by_its_relay() {
 }
 
 #[test]
-fn an_api_server_that_was_stopped_knows_all_when_it_starts_again() {
+fn a_restarted_api_server_still_has_all_objects() {
     let plane = ControlPlane::builder("restart").without_controllers().start();
     plane.api().apply("{apiVersion: v1, kind: Namespace, metadata: {name: stays}}");
     plane.stop_api_server();
@@ -169,36 +173,36 @@ fn an_api_server_that_was_stopped_knows_all_when_it_starts_again() {
     assert!(plane.api().get(&Reference::new("v1", "Namespace", "stays")).unwrap().is_some());
 }
 
-/// What a control plane holds.
+/// Traces of a running control plane in the system.
 struct Traces {
-    /// Its processes, each with when it started: process ids are used again.
+    /// Process ids with start times, because process ids are reused.
     processes: Vec<(u32, String)>,
     folder: PathBuf,
     namespace: PathBuf,
-    /// As long as it is open, no other namespace gets its number.
+    /// While it is open, no other namespace gets the same number.
     _held: File,
 }
 
 impl Traces {
-    /// Looks at a control plane that runs.
+    /// Records the traces of a running control plane.
     fn of(pids: &[u32], folder: &Path) -> Self {
-        let entrance = process(pids[0]).join("ns/net");
+        let net_namespace = process(pids[0]).join("ns/net");
         Self {
             processes: pids.iter().map(|&pid| (pid, started(pid).expect("it runs"))).collect(),
             folder: folder.to_owned(),
-            _held: File::open(&entrance).unwrap(),
-            namespace: fs::read_link(&entrance).unwrap(),
+            _held: File::open(&net_namespace).unwrap(),
+            namespace: fs::read_link(&net_namespace).unwrap(),
         }
     }
 
-    /// What is still there of its processes and its network namespace.
-    fn left(&self) -> Result<(), String> {
+    /// Returns an error if a process or the network namespace still exists.
+    fn check_removed(&self) -> Result<(), String> {
         let mut processes = self.processes.iter();
         if let Some((pid, _)) = processes.find(|(pid, when)| started(*pid).as_ref() == Some(when)) {
             return Err(format!("process {pid} is there"));
         }
         let threads = fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
-            // What is no process, or just ended, has no such folder.
+            // Other entries, and processes that have just exited, have no such folder.
             Some(fs::read_dir(process.path().join("task")).ok()?.flatten())
         });
         let user = threads.flatten().map(|thread| thread.path());
@@ -216,10 +220,10 @@ fn process(pid: u32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
-/// When a process started, if it is there (proc_pid_stat(5), field 22).
+/// Start time of a process, if it exists (proc_pid_stat(5), field 22).
 fn started(pid: u32) -> Option<String> {
     let text = fs::read_to_string(process(pid).join("stat")).ok()?;
-    // Its name, the second field, may have blanks and parentheses.
+    // The process name, the second field, may contain blanks and parentheses.
     let (_, rest) = text.rsplit_once(')')?;
     rest.split_whitespace().nth(19).map(str::to_owned)
 }
@@ -233,23 +237,24 @@ fn nothing_of_a_control_plane_is_left_after_a_panic() {
         let _relay = plane.relay(&world);
         traces = Some(Traces::of(&plane.pids(), plane.folder()));
         assert_eq!(plane.pids().len(), 3);
-        assert!(traces.as_ref().unwrap().left().is_err());
+        assert!(traces.as_ref().unwrap().check_removed().is_err());
         panic!("what a test that fails does");
     }));
     assert!(panicked.is_err());
-    let traces = traces.expect("it started");
+    let traces = traces.expect("the control plane has started");
     assert!(!traces.folder.exists());
-    eventually("all of it is gone", || traces.left());
+    eventually("all processes and the namespace are gone", || traces.check_removed());
 }
 
-/// Tells a copy of this process that it is the inner one.
+/// Environment variable that marks the inner process of a test.
 const INNER: &str = "SVCLB_TEST_IS_INNER";
 
 fn is_inner() -> bool {
     std::env::var_os(INNER).is_some()
 }
 
-/// One test of this program again, in a process of its own that ends with the thread that starts it.
+/// Command that runs one test of this program in a process of its own, which ends with the thread that
+/// starts it.
 fn inner(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(INNER, "1");
@@ -265,17 +270,17 @@ fn inner(test: &str) -> Command {
 }
 
 #[test]
-fn nothing_of_a_control_plane_runs_on_when_the_process_of_its_test_is_killed() {
+fn a_control_plane_ends_when_the_process_of_its_test_is_killed() {
     if is_inner() {
         let plane = ControlPlane::new("killed");
         let pids: Vec<String> = plane.pids().iter().map(u32::to_string).collect();
         eprintln!("\ntraces {} {}", pids.join(","), plane.folder().display());
-        // Until it is killed, here or with its parent.
+        // It runs until it is killed, by the test or with its parent.
         loop {
             std::thread::park();
         }
     }
-    let own = "nothing_of_a_control_plane_runs_on_when_the_process_of_its_test_is_killed";
+    let own = "a_control_plane_ends_when_the_process_of_its_test_is_killed";
     let mut child = inner(own).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let line = lines.into_iter().find(|line| line.starts_with("traces "));
@@ -286,9 +291,9 @@ fn nothing_of_a_control_plane_runs_on_when_the_process_of_its_test_is_killed() {
     });
     child.kill().unwrap();
     child.wait().unwrap();
-    let traces = traces.expect("it says what it started");
-    eventually("all of it is gone", || traces.left());
-    // The next process of the tests would remove it, and may be doing so.
+    let traces = traces.expect("the inner process must print its traces");
+    eventually("all processes and the namespace are gone", || traces.check_removed());
+    // The next process of the tests would remove the folder, and may be doing so already.
     eventually("its folder is gone", || match fs::remove_dir_all(&traces.folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
         _ => Ok(()),
@@ -296,7 +301,7 @@ fn nothing_of_a_control_plane_runs_on_when_the_process_of_its_test_is_killed() {
 }
 
 #[test]
-fn a_proxy_that_the_user_has_matters_to_nobody_inside() {
+fn proxy_variables_of_the_environment_are_ignored() {
     if is_inner() {
         let plane = ControlPlane::builder("proxy").without_controllers().start();
         plane.api().apply("{apiVersion: v1, kind: Node, metadata: {name: node-a}}");
@@ -307,8 +312,8 @@ fn a_proxy_that_the_user_has_matters_to_nobody_inside() {
         world.start_agent_with(&["--kubeconfig", kubeconfig, "--node", "node-a"]);
         return;
     }
-    let mut again = inner("a_proxy_that_the_user_has_matters_to_nobody_inside");
-    // Nobody listens there.
+    let mut again = inner("proxy_variables_of_the_environment_are_ignored");
+    // Nothing listens on this address.
     for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
         again.env(name, "http://127.0.0.1:9");
     }
@@ -317,10 +322,10 @@ fn a_proxy_that_the_user_has_matters_to_nobody_inside() {
 }
 
 #[test]
-fn names_are_resolved_as_in_a_pod_whatever_the_host_resolves_by() {
+fn names_are_resolved_as_in_a_pod_whatever_resolver_the_host_has() {
     let plane = ControlPlane::builder("resolver").without_controllers().start();
     let world = World::builder("resolver").without_agent().start();
-    // A host with systemd-resolved that does not run.
+    // The configuration of a host with systemd-resolved, which does not run.
     let etc = plane.folder().join("odd-etc");
     fs::create_dir(&etc).unwrap();
     symlink("/nowhere/stub-resolv.conf", etc.join("resolv.conf")).unwrap();

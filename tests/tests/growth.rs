@@ -1,10 +1,6 @@
-//! Maps that are too small, or far too large: others take their place while every connect is
-//! translated, and what sockets and clients remember stays.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "the set-up of a test: what fails in it fails the test"
-)]
+//! Replacement of maps that are too small or far too large, while every connect is translated and
+//! sockets and clients keep their backends.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failure in the set-up fails the test")]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,25 +10,26 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use svclb_tests::{
-    Backend, Dialling, Faults, HOOKS, Operation, Remembered, Tcp, World, at_least, counter,
-    eventually, within,
+    Backend, ContinuousClient, Faults, HOOKS, Operation, StickyClients, Tcp, World, at_least,
+    counter, eventually, within,
 };
 
 const HELLO: &str = "10.96.0.10:80";
-/// One of the first frontends that [`many`] writes, there from the beginning.
+/// One of the first frontends of [`many`], which always exists.
 const OLD: &str = "198.18.0.77:1009";
-/// Frontends of each of the Services that [`many`] writes: at 100 external IPs and a ClusterIP, ten ports.
+/// Frontends of each Service of [`many`]: ten ports at 100 external IPs and a ClusterIP.
 const EACH: usize = 1010;
-/// Who answers at the Services of [`many`].
+/// The backends of the Services of [`many`].
 const PODS: [(&str, &str); 2] = [("even", "10.244.0.2"), ("odd", "10.244.0.3")];
-/// So many of them need larger maps than one does.
+/// A number of Services that needs larger maps than one Service.
 const LARGE: usize = 6;
-/// Backends of each of the Services that [`wide`] writes.
+/// Backends of each Service of [`wide`].
 const WIDTH: usize = 10_000;
-/// Longer than reading and writing all of it takes.
+/// Limit for reading and writing all Services.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// So many Services and their slices, answered by [`PODS`] in turn, and by nobody who answers others.
+/// The YAML of Services with their slices. [`PODS`] are their backends in turn, and of no other
+/// Services.
 fn many(services: usize) -> String {
     let mut text = String::new();
     for service in 0..services {
@@ -58,15 +55,16 @@ fn many(services: usize) -> String {
     text
 }
 
-/// What `svclb status -o json` shows. Between two sets of maps there is a moment in which it shows nothing.
-fn shown(world: &World) -> Value {
-    eventually("svclb status shows something", || {
+/// The output of `svclb status -o json`. While maps are being replaced, there is a moment in which the
+/// command fails.
+fn status_of(world: &World) -> Value {
+    eventually("svclb status succeeds", || {
         let output = world.svclb(&["status", "-o", "json"]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() {
             Ok(serde_json::from_slice(&output.stdout).unwrap())
         } else {
-            Err(said)
+            Err(stderr)
         }
     })
 }
@@ -75,42 +73,42 @@ fn number(status: &Value, name: &str) -> usize {
     usize::try_from(status[name].as_u64().unwrap()).unwrap()
 }
 
-/// Waits until the maps hold so many frontends of [`many`] and nobody is short of room.
+/// Waits until the maps hold all frontends of this many Services of [`many`] and no service is unplaced.
 fn wait_for(world: &World, services: usize) {
     let held = within(PATIENCE, || {
-        let status = shown(world);
+        let status = status_of(world);
         let done = number(&status, "frontends") >= services * EACH && number(&status, "short") == 0;
         if done { Ok(()) } else { Err(format!("{status:#}\n{}", world.agent_log())) }
     });
-    held.unwrap_or_else(|last| panic!("the frontends do not come: {last}"));
+    held.unwrap_or_else(|last| panic!("the frontends must be installed: {last}"));
 }
 
-/// Leaves only the first Service of [`many`].
-fn leave_one(world: &World) {
+/// Removes all Services of [`many`] but the first.
+fn remove_all_but_one(world: &World) {
     world.write_file("many.yaml", &many(1));
-    let gone = within(PATIENCE, || match number(&shown(world), "frontends") {
+    let gone = within(PATIENCE, || match number(&status_of(world), "frontends") {
         left if left < 2 * EACH => Ok(()),
         left => Err(left.to_string()),
     });
-    gone.unwrap_or_else(|left| panic!("the frontends do not go: {left}"));
+    gone.unwrap_or_else(|left| panic!("the frontends must be removed, left: {left}"));
 }
 
-/// Waits until the index has so many lines.
+/// Waits until the index has this number of lines.
 fn wait_for_lines(world: &World, lines: &Value) {
-    let held = within(PATIENCE, || match shown(world) {
+    let held = within(PATIENCE, || match status_of(world) {
         status if status["index_lines"] == *lines => Ok(()),
         status => Err(format!("{status}\n{}", world.agent_log())),
     });
-    held.unwrap_or_else(|last| panic!("the index does not get its {lines} lines: {last}"));
+    held.unwrap_or_else(|last| panic!("the index must get {lines} lines: {last}"));
 }
 
-/// A world with Services that remember something and one of [`many`].
-fn stage(name: &str, faults: Option<&Faults>) -> (World, Vec<Backend>) {
-    // All of them are in one namespace.
+/// Creates a world with the Services of [`StickyClients`] and one Service of [`many`].
+fn set_up(name: &str, faults: Option<&Faults>) -> (World, Vec<Backend>) {
+    // All Services are in one namespace.
     let all = ["--namespace-share", "100"];
     let world = World::builder(name).agent_args(all).without_agent().start();
-    world.start_agent_under(faults);
-    let mut backends = Remembered::prepare(&world);
+    world.start_agent_with_faults(faults);
+    let mut backends = StickyClients::prepare(&world);
     let pods = PODS.map(|(name, ip)| world.backend(name, Tcp, &format!("{ip}:8080")));
     backends.extend(pods);
     world.write_file("many.yaml", &many(1));
@@ -118,62 +116,63 @@ fn stage(name: &str, faults: Option<&Faults>) -> (World, Vec<Backend>) {
     (world, backends)
 }
 
-/// Clients of two Services, each answered by its own pod and by no other, meet nothing of what `task` does.
-fn unnoticed(world: &World, task: impl FnOnce()) -> u32 {
-    let clients = [Dialling::tcp(HELLO, &["a"]), Dialling::tcp(OLD, &["even"])];
-    let (rounds, ()) = world.without_gaps(clients, task);
+/// Runs `task` and asserts that clients of two Services reach their own pods without interruption.
+/// Returns the number of connects.
+fn uninterrupted(world: &World, task: impl FnOnce()) -> u32 {
+    let clients = [ContinuousClient::tcp(HELLO, &["a"]), ContinuousClient::tcp(OLD, &["even"])];
+    let (rounds, ()) = world.assert_all_uninterrupted(clients, task);
     assert!(
         rounds.iter().all(|it| *it >= at_least(10)),
-        "the clients connected {rounds:?} times only"
+        "expected at least 10 connects of each client, got {rounds:?}"
     );
     rounds.iter().sum()
 }
 
-/// Some of the frontends of these Services are answered by whom they should be.
-fn some_are_answered(world: &World, services: &[usize]) {
+/// Asserts that two frontends of each of these Services reach the right pod.
+fn assert_answered(world: &World, services: &[usize]) {
     for service in services {
         for to in [format!("10.97.0.{service}:1003"), format!("198.18.{service}.77:1009")] {
-            assert_eq!(world.ask(Tcp, to.as_str()).unwrap(), PODS[service % 2].0, "{to}");
+            assert_eq!(world.request(Tcp, to.as_str()).unwrap(), PODS[service % 2].0, "{to}");
         }
     }
 }
 
 #[test]
-fn maps_grow_from_1000_to_100000_frontends_and_shrink_again_and_no_connect_notices() {
-    let (world, _backends) = stage("growth", None);
-    let small = shown(&world);
-    let remembered = Remembered::of(&world);
+fn maps_grow_from_1000_to_100000_frontends_and_shrink_without_interruption() {
+    let (world, _backends) = set_up("growth", None);
+    let small = status_of(&world);
+    let sticky = StickyClients::of(&world);
 
-    let rounds = unnoticed(&world, || {
+    let rounds = uninterrupted(&world, || {
         world.write_file("many.yaml", &many(100));
         wait_for(&world, 100);
     });
-    let large = shown(&world);
+    let large = status_of(&world);
     assert!(number(&large, "index_lines") >= 4 * 100 * EACH, "{large}");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    sticky.assert_sockets_keep_backend();
+    sticky.assert_client_keeps_backend(&world);
     let (translated, not_service) = (counter(&large, "translated"), counter(&large, "not_service"));
     assert!(translated >= u64::from(rounds), "{large}");
-    some_are_answered(&world, &[0, 1, 17, 50, 99]);
-    let status = shown(&world);
+    assert_answered(&world, &[0, 1, 17, 50, 99]);
+    let status = status_of(&world);
     assert_eq!(counter(&status, "not_service"), not_service, "counters go on: {status}");
 
-    // They stay as they are while the agent runs: what went may come back.
-    leave_one(&world);
-    assert_eq!(shown(&world)["index_lines"], large["index_lines"]);
-    unnoticed(&world, || {
+    // Maps do not shrink while the agent runs, because the Services may come back.
+    remove_all_but_one(&world);
+    assert_eq!(status_of(&world)["index_lines"], large["index_lines"]);
+    uninterrupted(&world, || {
         world.take_agent().kill();
         world.start_agent();
         wait_for_lines(&world, &small["index_lines"]);
     });
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    sticky.assert_sockets_keep_backend();
+    sticky.assert_client_keeps_backend(&world);
     world.write_file("many.yaml", "");
     world.settle();
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "a");
 }
 
-/// Services of ten ports and a thousand endpoints each, whom nobody dials.
+/// The YAML of Services with ten ports and a thousand endpoints each, which no client dials.
 fn wide(services: usize) -> String {
     let mut text = String::new();
     let ports = (0..10).map(|port| format!("{{name: p{port}, port: {}}}", 1000 + port));
@@ -195,114 +194,131 @@ fn wide(services: usize) -> String {
 }
 
 #[test]
-fn slots_grow_with_the_backends_and_shrink_again_and_no_connect_notices() {
+fn slots_grow_with_the_backends_and_shrink_without_interruption() {
     const SERVICES: usize = 12;
-    let (world, _backends) = stage("growth-slots", None);
-    let small = shown(&world);
-    let remembered = Remembered::of(&world);
+    let (world, _backends) = set_up("growth-slots", None);
+    let small = status_of(&world);
+    let sticky = StickyClients::of(&world);
     let wait_for = |what: &str, is_so: &dyn Fn(&Value) -> bool| {
-        let held = within(PATIENCE, || match shown(&world) {
+        let held = within(PATIENCE, || match status_of(&world) {
             status if is_so(&status) && number(&status, "short") == 0 => Ok(()),
             status => Err(format!("{status:#}\n{}", world.agent_log())),
         });
         held.unwrap_or_else(|last| panic!("{what}: {last}"));
     };
-    unnoticed(&world, || {
+    uninterrupted(&world, || {
         world.write_file("wide.yaml", &wide(SERVICES));
-        wait_for("the backends do not come", &|it| number(it, "backends") >= SERVICES * WIDTH);
+        wait_for("the backends must be installed", &|it| {
+            number(it, "backends") >= SERVICES * WIDTH
+        });
     });
-    let large = shown(&world);
+    let large = status_of(&world);
     assert!(number(&large, "slots") >= SERVICES * WIDTH, "{large}");
     assert!(number(&large, "slots") > 4 * number(&small, "slots"), "{large}");
-    assert_eq!(large["index_lines"], small["index_lines"], "only slots lacked");
-    remembered.sockets_do();
+    assert_eq!(large["index_lines"], small["index_lines"], "the index must not grow");
+    sticky.assert_sockets_keep_backend();
 
-    unnoticed(&world, || {
+    uninterrupted(&world, || {
         world.write_file("wide.yaml", "");
-        wait_for("the backends do not go", &|it| number(it, "backends") < WIDTH);
-        assert_eq!(shown(&world)["slots"], large["slots"], "what went may come back");
+        wait_for("the backends must be removed", &|it| number(it, "backends") < WIDTH);
+        assert_eq!(
+            status_of(&world)["slots"],
+            large["slots"],
+            "the slots must not shrink while the agent runs"
+        );
         world.take_agent().kill();
         world.start_agent();
-        wait_for("the slots are not as few again", &|it| it["slots"] == small["slots"]);
+        wait_for("the slots must shrink after a restart", &|it| it["slots"] == small["slots"]);
     });
-    assert_eq!(shown(&world)["index_lines"], small["index_lines"]);
-    remembered.sockets_do();
-    remembered.clients_do(&world);
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
+    assert_eq!(status_of(&world)["index_lines"], small["index_lines"]);
+    sticky.assert_sockets_keep_backend();
+    sticky.assert_client_keeps_backend(&world);
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "a");
 }
 
-/// What is there of maps that have not taken the place of others yet.
-fn half_made(world: &World) -> Vec<&'static str> {
+/// The folders of maps that have not replaced others yet.
+fn unfinished_folders(world: &World) -> Vec<&'static str> {
     let folder = world.version();
     let is_there = move |name: &&str| folder.join(name).exists();
     world.inside(|| ["next", "commit"].into_iter().filter(is_there).collect())
 }
 
-/// Where in a change of maps an agent is killed.
+/// The phase of a replacement of maps in which the agent is killed.
 #[derive(Clone, Copy, Debug)]
-enum Death {
-    /// So many milliseconds after it began to make new ones.
+enum KillPoint {
+    /// While the new maps are filled, this many milliseconds after that began.
     Filling(u64),
-    /// As soon as they are filled and take their place.
+    /// As soon as the new maps are filled and replace the old ones.
     Switching,
 }
 
-/// Kills the agent in a change of maps that is about to come. Gives what that left half made.
-fn killed_in_a_change(world: &World, death: Death) -> Vec<&'static str> {
+/// Kills the agent in the next replacement of maps, and returns the folders that it left.
+fn kill_in_a_replacement(world: &World, kill_point: KillPoint) -> Vec<&'static str> {
     let (next, index) = (world.version().join("next"), world.pinned("maps", "svclb_index"));
-    // In there, and without a pause: a switch takes a moment.
+    // The test polls in the namespace and without a pause, because the switch is very short.
     let seen = world.inside(move || {
         let inode = || fs::metadata(&index).map(|data| data.ino()).unwrap_or_default();
         let (first, start) = (inode(), Instant::now());
-        // Another index has taken its place when all was too quick for us.
+        // The inode of the index changes if the replacement was too quick to be observed.
         let waits_for = |there: bool| next.exists() != there && inode() == first;
         while waits_for(true) && start.elapsed() < PATIENCE {}
-        match death {
-            Death::Filling(later) => thread::sleep(Duration::from_millis(later)),
-            Death::Switching => while waits_for(false) && start.elapsed() < PATIENCE {},
+        match kill_point {
+            KillPoint::Filling(later) => thread::sleep(Duration::from_millis(later)),
+            KillPoint::Switching => while waits_for(false) && start.elapsed() < PATIENCE {},
         }
         start.elapsed() < PATIENCE
     });
-    assert!(seen, "no other maps are made: {}", world.agent_log());
+    assert!(seen, "the agent must create other maps: {}", world.agent_log());
     world.take_agent().kill();
-    half_made(world)
+    unfinished_folders(world)
 }
 
 #[test]
-fn an_agent_that_is_killed_while_maps_grow_or_shrink_leaves_what_the_next_one_finishes() {
-    use Death::{Filling, Switching};
-    let (world, _backends) = stage("growth-killed", None);
-    let small = shown(&world)["index_lines"].clone();
-    let remembered = Remembered::of(&world);
+fn a_replacement_of_maps_whose_agent_is_killed_is_finished_by_the_next() {
+    use KillPoint::{Filling, Switching};
+    let (world, _backends) = set_up("growth-killed", None);
+    let small = status_of(&world)["index_lines"].clone();
+    let sticky = StickyClients::of(&world);
     let mut left = Vec::new();
-    unnoticed(&world, || {
-        for death in [Filling(0), Switching, Filling(60), Filling(250)] {
-            // Larger maps, while it runs.
+    uninterrupted(&world, || {
+        for kill_point in [Filling(0), Switching, Filling(60), Filling(250)] {
+            // Larger maps, while the agent runs.
             world.write_file("many.yaml", &many(LARGE));
-            left.push((death, killed_in_a_change(&world, death)));
+            left.push((kill_point, kill_in_a_replacement(&world, kill_point)));
             world.start_agent();
             wait_for(&world, LARGE);
-            assert_eq!(half_made(&world), [""; 0], "{death:?}: maps that were being filled");
-            some_are_answered(&world, &[0, 1, LARGE - 1]);
-            // Smaller ones, right after its start.
-            leave_one(&world);
+            assert_eq!(
+                unfinished_folders(&world),
+                [""; 0],
+                "{kill_point:?}: unfinished maps must be removed"
+            );
+            assert_answered(&world, &[0, 1, LARGE - 1]);
+            // Smaller maps, right after its start.
+            remove_all_but_one(&world);
             world.take_agent().kill();
             world.put_agent(world.launch_agent(None));
-            left.push((death, killed_in_a_change(&world, death)));
+            left.push((kill_point, kill_in_a_replacement(&world, kill_point)));
             world.start_agent();
             wait_for_lines(&world, &small);
-            assert_eq!(half_made(&world), [""; 0], "{death:?}: maps that were being filled");
-            some_are_answered(&world, &[0]);
+            assert_eq!(
+                unfinished_folders(&world),
+                [""; 0],
+                "{kill_point:?}: unfinished maps must be removed"
+            );
+            assert_answered(&world, &[0]);
         }
     });
-    let half_made = left.iter().filter(|(_, left)| !left.is_empty()).count();
-    assert!(half_made >= 2, "hardly an agent died in a change of maps: {left:?}");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
-    assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a");
+    let unfinished_folders = left.iter().filter(|(_, left)| !left.is_empty()).count();
+    assert!(
+        unfinished_folders >= 2,
+        "expected at least 2 agents killed during a replacement: {left:?}"
+    );
+    sticky.assert_sockets_keep_backend();
+    sticky.assert_client_keeps_backend(&world);
+    assert_eq!(world.request(Tcp, HELLO).unwrap(), "a");
 }
 
-/// Waits until so many calls failed: it is tried again and again.
+/// Waits until this many calls have failed: the agent retries.
 fn wait_for_failures(faults: &Faults, world: &World, count: usize, row: &str) {
     let failed = within(PATIENCE, || match faults.failed().len() {
         failed if failed >= count => Ok(()),
@@ -311,16 +327,16 @@ fn wait_for_failures(faults: &Faults, world: &World, count: usize, row: &str) {
     failed.unwrap_or_else(|last| panic!("{row}: {last}"));
 }
 
-/// Makes the maps as small as they were.
+/// Makes the maps small again.
 fn shrink(world: &World, faults: &Faults, small: &Value) {
-    leave_one(world);
+    remove_all_but_one(world);
     world.take_agent().kill();
-    world.start_agent_under(Some(faults));
+    world.start_agent_with_faults(Some(faults));
     wait_for_lines(world, small);
 }
 
 #[test]
-fn while_larger_maps_are_refused_what_was_served_stays_served_and_what_is_short_is_shown() {
+fn while_larger_maps_are_refused_served_services_stay_served_and_unplaced_ones_are_reported() {
     let rows = [
         (Operation::CreateMap, "svclb_index"),
         (Operation::CreateMap, "svclb_frontends"),
@@ -328,111 +344,118 @@ fn while_larger_maps_are_refused_what_was_served_stays_served_and_what_is_short_
         (Operation::LoadProgram, "svclb_connect4"),
     ];
     let faults = Faults::new();
-    let (world, _backends) = stage("growth-refused", Some(&faults));
-    let small = shown(&world)["index_lines"].clone();
-    let remembered = Remembered::of(&world);
+    let (world, _backends) = set_up("growth-refused", Some(&faults));
+    let small = status_of(&world)["index_lines"].clone();
+    let sticky = StickyClients::of(&world);
     for (operation, name) in rows {
         let row = format!("{operation:?} of {name}");
-        let told = world.agent_log().len();
+        let log_start = world.agent_log().len();
         faults.fail(operation, name, libc::ENOMEM, usize::MAX);
-        unnoticed(&world, || {
+        uninterrupted(&world, || {
             world.write_file("many.yaml", &many(LARGE));
             wait_for_failures(&faults, &world, 3, &row);
-            let status = shown(&world);
+            let status = status_of(&world);
             assert_eq!(status["index_lines"], small, "{row}");
-            assert!(number(&status, "short") > 0, "{row}: nobody is short: {status}");
-            let log = world.agent_log().split_off(told);
+            assert!(number(&status, "short") > 0, "{row}: expected unplaced services: {status}");
+            let log = world.agent_log().split_off(log_start);
             let words = ["ERROR", "cannot make maps of other sizes", name, "allocate memory"];
-            let is_told = |line: &&str| words.iter().all(|word| line.contains(word));
-            assert_eq!(log.lines().filter(is_told).count(), 1, "{row}: {log}");
+            let is_logged = |line: &&str| words.iter().all(|word| line.contains(word));
+            assert_eq!(log.lines().filter(is_logged).count(), 1, "{row}: {log}");
             let is_short = |line: &&str| line.contains("ERROR") && line.contains("many/s");
-            assert!(log.lines().any(|line| is_short(&line)), "{row}: nobody is named: {log}");
-            eventually(&format!("{row}: nothing is left half made"), || match half_made(&world) {
-                left if left.is_empty() => Ok(()),
-                left => Err(format!("{left:?}")),
-            });
-            // It comes to an end without being asked for.
+            assert!(
+                log.lines().any(|line| is_short(&line)),
+                "{row}: expected a line that names an unplaced service: {log}"
+            );
+            eventually(
+                &format!("{row}: no unfinished maps are left"),
+                || match unfinished_folders(&world) {
+                    left if left.is_empty() => Ok(()),
+                    left => Err(format!("{left:?}")),
+                },
+            );
+            // The replacement completes without any further change.
             faults.clear();
             wait_for(&world, LARGE);
         });
-        some_are_answered(&world, &[0, 1, LARGE - 1]);
-        remembered.sockets_do();
-        remembered.clients_do(&world);
+        assert_answered(&world, &[0, 1, LARGE - 1]);
+        sticky.assert_sockets_keep_backend();
+        sticky.assert_client_keeps_backend(&world);
         shrink(&world, &faults, &small);
     }
 }
 
 #[test]
-fn half_of_a_switch_to_larger_maps_is_no_gap_and_is_finished_by_the_agent_or_the_next_one() {
+fn a_partial_switch_to_larger_maps_interrupts_nothing_and_is_finished_later() {
     let faults = Faults::new();
-    let (world, _backends) = stage("growth-half", Some(&faults));
-    let small = shown(&world)["index_lines"].clone();
-    let remembered = Remembered::of(&world);
-    // So many of the nine hooks have the new programs; whether the agent dies over it.
+    let (world, _backends) = set_up("growth-half", Some(&faults));
+    let small = status_of(&world)["index_lines"].clone();
+    let sticky = StickyClients::of(&world);
+    // The number of hooks, of nine, that have the new programs, and whether the agent is killed then.
     for (switched, is_killed) in [(1, true), (4, false), (8, true), (8, false)] {
         let row = format!("{switched} hooks, killed {is_killed}");
-        let told = world.agent_log().len();
+        let log_start = world.agent_log().len();
         faults.fail_after(switched, Operation::UpdateLink, "", libc::ENOMEM, usize::MAX);
-        unnoticed(&world, || {
+        uninterrupted(&world, || {
             world.write_file("many.yaml", &many(LARGE));
-            // One try is one call for each hook that is left.
+            // An attempt makes one call for each remaining hook.
             let left = HOOKS.len() - switched;
             wait_for_failures(&faults, &world, 1 + 2 * left, &row);
-            let log = world.agent_log().split_off(told);
+            let log = world.agent_log().split_off(log_start);
             let words = ["ERROR", "not every hook runs the new programs yet", "allocate memory"];
-            let is_told = |line: &str| words.iter().all(|word| line.contains(word));
-            assert!(log.lines().any(is_told), "{row}: {log}");
-            // Hooks of both kinds work together, whether anybody runs or not. Who did not fit waits.
+            let is_logged = |line: &str| words.iter().all(|word| line.contains(word));
+            assert!(log.lines().any(is_logged), "{row}: {log}");
+            // Old and new programs work together, with and without an agent. Services that did not fit
+            // are still waiting.
             let work = || {
-                remembered.sockets_do();
-                remembered.clients_do(&world);
-                some_are_answered(&world, &[0; 4]);
+                sticky.assert_sockets_keep_backend();
+                sticky.assert_client_keeps_backend(&world);
+                assert_answered(&world, &[0; 4]);
             };
             work();
             if is_killed {
                 world.take_agent().kill();
                 work();
                 faults.clear();
-                world.start_agent_under(Some(&faults));
+                world.start_agent_with_faults(Some(&faults));
             } else {
                 faults.clear();
             }
             let rest = if is_killed { HOOKS.len() } else { left };
-            eventually(&format!("{row}: the other hooks have them, too"), || {
+            eventually(&format!("{row}: the other hooks have the new programs"), || {
                 let calls = faults.calls();
                 let done =
                     calls.iter().filter(|call| call.operation == Operation::UpdateLink).count();
                 if done == rest { Ok(()) } else { Err(format!("{done}: {}", world.agent_log())) }
             });
             wait_for(&world, LARGE);
-            assert_eq!(half_made(&world), [""; 0], "{row}");
+            assert_eq!(unfinished_folders(&world), [""; 0], "{row}");
         });
-        some_are_answered(&world, &[0, 1, LARGE - 1]);
-        remembered.sockets_do();
-        remembered.clients_do(&world);
+        assert_answered(&world, &[0, 1, LARGE - 1]);
+        sticky.assert_sockets_keep_backend();
+        sticky.assert_client_keeps_backend(&world);
         shrink(&world, &faults, &small);
     }
 }
 
 #[test]
-fn an_agent_that_cannot_begin_to_switch_leaves_the_maps_as_they_were() {
+fn a_switch_that_cannot_begin_leaves_the_old_maps_in_use() {
     let faults = Faults::new();
-    let (world, _backends) = stage("growth-not", Some(&faults));
-    let small = shown(&world)["index_lines"].clone();
+    let (world, _backends) = set_up("growth-not", Some(&faults));
+    let small = status_of(&world)["index_lines"].clone();
     faults.fail(Operation::UpdateLink, "", libc::ENOMEM, usize::MAX);
-    unnoticed(&world, || {
+    uninterrupted(&world, || {
         world.write_file("many.yaml", &many(LARGE));
-        // The agent goes on, and tries again.
+        // The agent goes on and retries.
         wait_for_failures(&faults, &world, 2, "no hook");
         let log = world.agent_log();
         let words = ["ERROR", "these stay", "cannot replace the program", "allocate memory"];
-        let is_told = |line: &str| words.iter().all(|word| line.contains(word));
-        assert!(log.lines().any(is_told), "{log}");
-        assert_eq!(shown(&world)["index_lines"], small);
-        some_are_answered(&world, &[0; 10]);
+        let is_logged = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(log.lines().any(is_logged), "{log}");
+        assert_eq!(status_of(&world)["index_lines"], small);
+        assert_answered(&world, &[0; 10]);
         faults.clear();
         wait_for(&world, LARGE);
-        assert_eq!(half_made(&world), [""; 0]);
+        assert_eq!(unfinished_folders(&world), [""; 0]);
     });
-    some_are_answered(&world, &[0, 1, LARGE - 1]);
+    assert_answered(&world, &[0, 1, LARGE - 1]);
 }

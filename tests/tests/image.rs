@@ -1,8 +1,8 @@
-//! The image archive that `cargo xtask image` writes: what a container engine relies on.
+//! The image archive that `cargo xtask image` writes, as far as container engines rely on it.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests: what fails in them fails the test, with its reason"
+    reason = "a failure in a helper fails the test, with its reason"
 )]
 
 #[path = "pod/image.rs"]
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use svclb_tests::spawn;
 
 #[test]
-fn the_archive_is_an_image_layout_of_one_image_for_this_machine() {
+fn the_archive_is_an_oci_layout_with_one_image_for_this_machine() {
     let archive = Archive::read();
     let layout: Value = serde_json::from_slice(archive.file("oci-layout")).unwrap();
     assert_eq!(layout, json!({"imageLayoutVersion": "1.0.0"}));
@@ -54,7 +54,7 @@ fn the_index_for_docker_names_the_same_content() {
 }
 
 #[test]
-fn the_program_starts_with_nothing_but_its_image_around_it() {
+fn the_program_runs_with_only_the_files_of_its_image() {
     let root = Archive::read().unpack();
     let path = root.path().to_owned();
     for (name, mode) in [("svclb", 0o755), ("licenses/LICENSE-MIT", 0o644), ("tmp", 0o1777)] {
@@ -80,24 +80,27 @@ fn the_program_starts_with_nothing_but_its_image_around_it() {
     let expected = format!("svclb {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(String::from_utf8(version.stdout).unwrap(), expected);
     let services = inside(&["services"]);
-    let said = String::from_utf8(services.stderr).unwrap();
-    assert!(!services.status.success() && said.contains("no svclb runs"), "{said}");
-    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    let stderr = String::from_utf8(services.stderr).unwrap();
+    assert!(!services.status.success() && stderr.contains("no svclb runs"), "{stderr}");
+    assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
 }
 
 #[test]
-fn the_program_does_not_tell_where_it_was_built() {
+fn the_program_does_not_contain_paths_of_its_build() {
     let root = Archive::read().unpack();
     let program = std::fs::read(root.path().join("svclb")).unwrap();
     let home = std::env::var("HOME").unwrap_or_default();
     let cargo = std::env::var("CARGO_HOME").unwrap_or(format!("{home}/.cargo"));
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    // And what they are called there instead.
-    let instead = [(cargo.as_str(), "/cargo/registry/"), (workspace.to_str().unwrap(), "/svclb/")];
-    for (folder, name) in instead {
+    // The folders of the build, and the names that replace them in the program.
+    let replaced = [(cargo.as_str(), "/cargo/registry/"), (workspace.to_str().unwrap(), "/svclb/")];
+    for (folder, name) in replaced {
         let has = |text: &str| program.windows(text.len()).any(|it| it == text.as_bytes());
-        let is_called_so = name.starts_with(folder);
-        assert!(is_called_so || !has(&format!("{folder}/")), "{folder} is in the program");
-        assert!(has(name), "{name} is not in the program");
+        let is_own_name = name.starts_with(folder);
+        assert!(
+            is_own_name || !has(&format!("{folder}/")),
+            "the program must not contain {folder}"
+        );
+        assert!(has(name), "the program must contain {name}");
     }
 }

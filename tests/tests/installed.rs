@@ -1,6 +1,6 @@
-//! What an agent has installed: it is one agent's, it is put back when somebody takes it away, and
-//! `svclb uninstall` leaves nothing of it.
-#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
+//! The installation of an agent: it belongs to one agent, it is restored when another program removes a
+//! part of it, and `svclb uninstall` removes all of it.
+#![expect(clippy::unwrap_used, reason = "a failure in the set-up fails the test")]
 
 #[path = "installed/foreign.rs"]
 mod foreign;
@@ -17,11 +17,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Stranger, Tcp, World, at_least, eventually, holds_for};
+use svclb_tests::{Backend, Tcp, ThirdPartyProgram, World, at_least, eventually, holds_for};
 
 const DIALLED: &str = "10.96.0.10:80";
 
-/// A world whose only Service is answered by `a`.
+/// Creates a world with one Service and its backend `a`.
 fn world(name: &str) -> (World, Backend) {
     let world = World::new(name);
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
@@ -29,7 +29,7 @@ fn world(name: &str) -> (World, Backend) {
     (world, a)
 }
 
-/// What a command that must fail says.
+/// Runs a command that must fail, and returns its standard error.
 fn refused(world: &World, command: Command) -> String {
     let output = world.output(command);
     assert!(!output.status.success(), "{output:?}");
@@ -45,34 +45,34 @@ fn second_agent(world: &World) -> Command {
 }
 
 #[test]
-fn a_second_agent_is_refused_and_says_who_the_first_is() {
+fn a_second_agent_is_refused_and_names_the_first() {
     let (world, _a) = world("second");
     let first = world.take_agent();
-    let who = format!("(process {})", first.pid());
+    let holder = format!("(process {})", first.pid());
     for _ in 0..3 {
-        let said = refused(&world, second_agent(&world));
-        assert!(said.contains("an agent runs") && said.contains(&who), "{said}");
+        let stderr = refused(&world, second_agent(&world));
+        assert!(stderr.contains("an agent runs") && stderr.contains(&holder), "{stderr}");
     }
-    // Nobody can take away below it what it would put back.
+    // uninstall is refused too, because the agent would restore what it removes.
     let mut uninstall = Command::new(world.program());
     uninstall.arg("uninstall").arg("--pins").arg(world.pins());
-    let said = refused(&world, uninstall);
-    assert!(said.contains("an agent runs") && said.contains(&who), "{said}");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
-    // The lock dies with its holder.
+    let stderr = refused(&world, uninstall);
+    assert!(stderr.contains("an agent runs") && stderr.contains(&holder), "{stderr}");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
+    // The lock is released when its holder exits.
     first.kill();
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
-fn a_hook_that_somebody_detached_is_attached_again() {
+fn a_detached_hook_is_attached_again() {
     let (world, _a) = world("detached");
     let agent = world.take_agent();
     let pid = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
     world.put_agent(agent);
-    // It would be there again before anybody has looked.
+    // The agent is stopped, because it would attach the hook again before the test could look.
     kill(pid, Signal::SIGSTOP).unwrap();
     for hook in ["connect4", "sock_release"] {
         world.detach(hook);
@@ -81,24 +81,24 @@ fn a_hook_that_somebody_detached_is_attached_again() {
     kill(pid, Signal::SIGCONT).unwrap();
     let error = dialled.unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
-    eventually("clients are translated again", || match world.ask(Tcp, DIALLED) {
+    eventually("clients are translated again", || match world.request(Tcp, DIALLED) {
         Ok(name) if name == "a" => Ok(()),
         other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
     });
     let all = || {
         let status = world.svclb(&["status", "--ready"]);
-        let said = String::from_utf8_lossy(&status.stderr).into_owned();
-        if status.status.success() { Ok(()) } else { Err(said) }
+        let stderr = String::from_utf8_lossy(&status.stderr).into_owned();
+        if status.status.success() { Ok(()) } else { Err(stderr) }
     };
     eventually("every hook is attached", all);
     for hook in ["connect4", "sock_release"] {
-        let told = world.agent_log().lines().filter(|line| line.contains(hook)).count();
-        assert_eq!(told, 1, "{hook}: {}", world.agent_log());
+        let lines = world.agent_log().lines().filter(|line| line.contains(hook)).count();
+        assert_eq!(lines, 1, "{hook}: {}", world.agent_log());
     }
 }
 
 #[test]
-fn a_program_that_somebody_put_behind_our_link_gives_way_to_ours() {
+fn a_program_that_replaced_the_agents_own_on_its_link_is_replaced_again() {
     let (world, _a) = world("replaced");
     let ours = world.programs();
     let agent = world.take_agent();
@@ -106,20 +106,24 @@ fn a_program_that_somebody_put_behind_our_link_gives_way_to_ours() {
     world.put_agent(agent);
     let below = world.cgroup().join("below");
     fs::create_dir(&below).unwrap();
-    let stranger = Stranger::attach(&below, false);
-    // It would be there again before anybody has looked.
+    let third_party = ThirdPartyProgram::attach(&below, false);
+    // The agent is stopped, because it would replace the program again before the test could look.
     kill(pid, Signal::SIGSTOP).unwrap();
-    stranger.replace(&world, "connect4");
+    third_party.replace(&world, "connect4");
     let (dialled, theirs) = (world.dial(Tcp, DIALLED).map(drop), world.programs());
     kill(pid, Signal::SIGCONT).unwrap();
-    assert_eq!(dialled.unwrap_err().raw_os_error(), Some(libc::EACCES), "it is translated");
+    assert_eq!(
+        dialled.unwrap_err().raw_os_error(),
+        Some(libc::EACCES),
+        "a connect must not be translated meanwhile"
+    );
     assert!(theirs[0] != ours[0] && theirs[1..] == ours[1..], "{ours:?} {theirs:?}");
-    eventually("ours is there again", || match world.programs() {
+    eventually("the agent's program is restored", || match world.programs() {
         programs if programs == ours => Ok(()),
-        programs => Err(format!("{programs:?}, not {ours:?}: {}", world.agent_log())),
+        programs => Err(format!("{programs:?}, expected {ours:?}: {}", world.agent_log())),
     });
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
-    eventually("the log says so, once", || {
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
+    eventually("the repair is logged once", || {
         let log = world.agent_log();
         match log.matches("the program on connect4 was another").count() {
             1 => Ok(()),
@@ -129,17 +133,17 @@ fn a_program_that_somebody_put_behind_our_link_gives_way_to_ours() {
 }
 
 #[test]
-fn a_pin_that_somebody_removed_is_there_again_and_no_connect_misses_it() {
+fn a_removed_pin_is_restored_without_interruption() {
     let (world, _a) = world("unpinned");
     let pins = [
         world.pinned("links", "connect4"),
         world.pinned("links", "getpeername4"),
         world.pinned("maps", "svclb_slots"),
     ];
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         let removed = pins.clone();
         world.inside(move || removed.iter().for_each(|pin| fs::remove_file(pin).unwrap()));
-        eventually("the pins are there again", || {
+        eventually("the pins are restored", || {
             let looked = pins.clone();
             match world.inside(move || looked.iter().all(|pin| pin.exists())) {
                 true => Ok(()),
@@ -147,51 +151,52 @@ fn a_pin_that_somebody_removed_is_there_again_and_no_connect_misses_it() {
             }
         });
     });
-    assert!(rounds >= at_least(10), "the client connected {rounds} times only");
-    // They are good pins: the next agent takes everything over.
+    assert!(rounds >= at_least(10), "expected at least 10 connects, got {rounds}");
+    // The restored pins work: the next agent adopts them.
     world.take_agent().kill();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
-fn the_folder_of_the_pins_is_there_again_with_its_lock() {
+fn a_removed_pins_folder_is_restored_with_its_lock() {
     let (world, _a) = world("folder");
     let links = world.version().join("links");
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         let root = world.pins();
         world.inside(move || fs::remove_dir_all(root).unwrap());
-        eventually("the pins are there again", || {
+        eventually("the pins are restored", || {
             let links = links.clone();
             match world.inside(move || fs::read_dir(links).map_or(0, Iterator::count)) {
                 9 => Ok(()),
                 _ => Err(world.agent_log()),
             }
         });
-        let said = refused(&world, second_agent(&world));
-        assert!(said.contains("an agent runs"), "{said}");
+        let stderr = refused(&world, second_agent(&world));
+        assert!(stderr.contains("an agent runs"), "{stderr}");
     });
-    assert!(rounds >= at_least(10), "the client connected {rounds} times only");
+    assert!(rounds >= at_least(10), "expected at least 10 connects, got {rounds}");
     world.take_agent().kill();
     world.start_agent();
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
-fn an_agent_whose_folder_another_has_meanwhile_ends_and_leaves_that_one_alone() {
+fn an_agent_exits_if_another_agent_has_its_pins_folder() {
     let (world, _a) = world("ousted");
     let first = world.take_agent();
     let pid = Pid::from_raw(first.pid().cast_signed());
     kill(pid, Signal::SIGSTOP).unwrap();
     let root = world.pins();
     world.inside(move || fs::remove_dir_all(root).unwrap());
-    // The programs of the first are still on the hooks of its cgroup, where another is refused.
-    let said = refused(&world, second_agent(&world));
-    assert!(said.contains("no bpffs that is mounted here has their pins"), "{said}");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    // The programs of the first agent are still on the hooks of its cgroup, where another agent is
+    // refused.
+    let stderr = refused(&world, second_agent(&world));
+    assert!(stderr.contains("no bpffs that is mounted here has their pins"), "{stderr}");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     let elsewhere = world.cgroup().join("other");
     fs::create_dir(&elsewhere).unwrap();
     let mut other = Command::new(world.program());
@@ -206,7 +211,7 @@ fn an_agent_whose_folder_another_has_meanwhile_ends_and_leaves_that_one_alone() 
     kill(pid, Signal::SIGCONT).unwrap();
     assert!(!first.wait().success(), "{}", world.agent_log());
     assert!(world.agent_log().contains("an agent runs with the pins"), "{}", world.agent_log());
-    assert!(other.try_wait().unwrap().is_none(), "the other agent ended");
+    assert!(other.try_wait().unwrap().is_none(), "the other agent must go on");
     other.kill().unwrap();
     other.wait().unwrap();
     links().unwrap();
@@ -224,12 +229,12 @@ fn uninstall_leaves_no_link_no_map_and_no_program() {
 }
 
 #[test]
-fn uninstall_leaves_nothing_of_a_change_of_maps_and_of_other_versions_either() {
+fn uninstall_removes_unfinished_maps_and_other_versions_too() {
     let (world, _a) = world("half-left");
     world.take_agent().kill();
     let (ours, older) = (world.version(), world.version_of(LAYOUT_VERSION - 1));
     let newer = world.version_of(LAYOUT_VERSION + 1);
-    // Maps that are being filled, such that are about to be used, and those of another version.
+    // Maps that are being filled, filled maps before the switch, and maps of another version.
     let others = [ours.join("next"), ours.join("commit"), older];
     for folder in &others {
         let folders = ["maps", "layouts", "links"].map(|it| folder.join(it));
@@ -239,21 +244,24 @@ fn uninstall_leaves_nothing_of_a_change_of_maps_and_of_other_versions_either() {
         let pin = folder.join("maps").join(name).into_os_string();
         world.bpftool(["map", "create"], [pin].into_iter().chain(words.map(OsString::from)));
     }
-    // A later version has taken a link over, and does not run any more.
+    // A later version has moved a link to its own pins, and does not run any more.
     world.move_pin(&world.pinned("links", "connect4"), &newer.join("links/connect4"));
     let folders = [ours, newer].into_iter().chain(others);
     let all: Vec<_> = folders.flat_map(|folder| world.objects_in(&folder)).collect();
     assert_eq!(all.len(), 11 + 9 + 9 + 3, "{all:?}");
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     let output = world.svclb(&["uninstall"]);
     assert!(output.status.success(), "{output:?}");
     let root = world.pins().parent().unwrap().to_owned();
-    assert!(!world.names_in(&root).contains(&"svclb".to_owned()), "the folder is left");
-    assert!(world.ask(Tcp, DIALLED).is_err(), "clients are still translated");
+    assert!(
+        !world.names_in(&root).contains(&"svclb".to_owned()),
+        "the folder of the pins must be removed"
+    );
+    assert!(world.request(Tcp, DIALLED).is_err(), "clients must not be translated any more");
     world.wait_until_freed(&all);
 }
 
-/// Runs an agent over other pins, on another cgroup, until it is ready. Gives what it logged.
+/// Runs an agent with other pins on another cgroup until it is ready, and returns its log.
 fn run_elsewhere(world: &World, pins: &Path, cgroup: &Path) -> String {
     run_with(world, pins, cgroup, &[])
 }
@@ -261,27 +269,28 @@ fn run_elsewhere(world: &World, pins: &Path, cgroup: &Path) -> String {
 /// As [`run_elsewhere`], with more arguments.
 fn run_with(world: &World, pins: &Path, cgroup: &Path, more: &[&str]) -> String {
     let mut command = Command::new("bash");
-    // The end of the agent is clean: its pins stay.
+    // The agent ends cleanly, so its pins stay.
     command.args(["-c", "coproc timeout 120 \"$@\"; read -r said <&\"${COPROC[0]}\"; echo \"$said\"; kill $COPROC_PID; wait", "-"]);
     command.arg(world.program()).args(["agent", "--node", "other", "--from"]).arg(world.yaml());
     command.arg("--pins").arg(pins).arg("--cgroup").arg(cgroup).args(more);
     let output = world.output(command);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.starts_with("ready"), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.starts_with("ready"), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
-fn what_is_pinned_in_the_same_folder_by_others_is_left_alone() {
+fn pins_of_others_in_the_same_folder_are_left_alone() {
     let (world, _a) = world("shared-folder");
-    // The whole bpffs is the folder of other pins, and what is in it somebody else's.
+    // The whole bpffs becomes the folder of other pins; the content that is already there belongs to
+    // others.
     let root = world.pins().parent().unwrap().to_owned();
     world.take_agent().stop();
-    let strange = root.join("tc/links/connect4");
-    world.move_pin(&world.pinned("links", "connect4"), &strange);
+    let other_link = root.join("tc/links/connect4");
+    world.move_pin(&world.pinned("links", "connect4"), &other_link);
     let elsewhere = world.cgroup().join("other");
     fs::create_dir(&elsewhere).unwrap();
-    // The kernel has something of its own there, too.
+    // The kernel has an entry of its own there too.
     let before = world.names_in(&root);
     assert!(["svclb", "tc"].iter().all(|name| before.contains(&(*name).to_owned())), "{before:?}");
     let with = |name: &str| {
@@ -290,31 +299,31 @@ fn what_is_pinned_in_the_same_folder_by_others_is_left_alone() {
         names.sort();
         names
     };
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
+    let (rounds, ()) = world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
         run_elsewhere(&world, &root, &elsewhere);
         assert_eq!(world.names_in(&root), with(&format!("v{LAYOUT_VERSION}")));
         let mut uninstall = Command::new(world.program());
         uninstall.arg("uninstall").arg("--pins").arg(&root);
         let output = world.output(uninstall);
         assert!(output.status.success(), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains(&format!("left {} alone", root.join("tc").display())), "{said}");
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(stdout.contains(&format!("left {} alone", root.join("tc").display())), "{stdout}");
         assert_eq!(world.names_in(&root), before);
     });
-    assert!(rounds >= at_least(10), "the client connected {rounds} times only");
+    assert!(rounds >= at_least(10), "expected at least 10 connects, got {rounds}");
     assert_eq!(world.names_in(&world.version().join("maps")).len(), 11);
-    world.move_pin(&strange, &world.pinned("links", "connect4"));
+    world.move_pin(&other_link, &world.pinned("links", "connect4"));
     world.start_agent();
     world.settle();
-    // A folder that is on no bpffs is nobody's to empty.
+    // A folder that is not on a bpffs is refused.
     let mut uninstall = Command::new(world.program());
     uninstall.arg("uninstall").arg("--pins").arg(world.yaml());
-    let said = refused(&world, uninstall);
-    assert!(said.contains("is not on a bpffs"), "{said}");
+    let stderr = refused(&world, uninstall);
+    assert!(stderr.contains("is not on a bpffs"), "{stderr}");
 }
 
 #[test]
-fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
+fn clients_are_served_while_the_bpffs_is_unmounted() {
     let (world, _a) = world("unmounted");
     let root = world.pins().parent().unwrap().to_owned();
     let mount_at = |what: &'static str, flags| {
@@ -325,43 +334,46 @@ fn a_bpffs_that_somebody_unmounted_is_waited_for_while_clients_are_served() {
         let root = root.clone();
         world.inside(move || umount2(&root, MntFlags::MNT_DETACH).unwrap());
     };
-    let (rounds, ()) = world.without_a_gap(Tcp, DIALLED, &["a"], || {
-        // What is beneath can be written to, or cannot.
-        for beneath in [false, true] {
-            let told = world.agent_log().len();
-            unmount();
-            if beneath {
-                mount_at("tmpfs", MsFlags::MS_RDONLY);
-            }
-            eventually("the agent says so", || match world.agent_log().split_off(told) {
-                said if said.contains("cannot restore") && said.contains("bpffs") => Ok(()),
-                said => Err(said),
-            });
-            // It looks every 2 s.
-            holds_for(Duration::from_secs(5), "nothing is made beneath", || {
-                match &world.names_in(&root)[..] {
-                    [] => Ok(()),
-                    names => Err(format!("{names:?}")),
-                }
-            });
-            let said = world.agent_log().split_off(told);
-            assert_eq!(said.matches("cannot restore").count(), 1, "{said}");
-            if beneath {
+    let (rounds, ()) =
+        world.assert_uninterrupted(Tcp, DIALLED, &["a"], || {
+            // The folder below the mount is writable, or not.
+            for is_read_only in [false, true] {
+                let log_start = world.agent_log().len();
                 unmount();
+                if is_read_only {
+                    mount_at("tmpfs", MsFlags::MS_RDONLY);
+                }
+                eventually("the agent logs that it cannot restore its pins", || {
+                    match world.agent_log().split_off(log_start) {
+                        log if log.contains("cannot restore") && log.contains("bpffs") => Ok(()),
+                        log => Err(log),
+                    }
+                });
+                // The agent checks its pins every 2 s.
+                holds_for(Duration::from_secs(5), "nothing is created below the mount", || {
+                    match &world.names_in(&root)[..] {
+                        [] => Ok(()),
+                        names => Err(format!("{names:?}")),
+                    }
+                });
+                let log = world.agent_log().split_off(log_start);
+                assert_eq!(log.matches("cannot restore").count(), 1, "{log}");
+                if is_read_only {
+                    unmount();
+                }
+                mount_at("bpf", MsFlags::empty());
+                eventually("the pins are restored", || {
+                    let there = ["links", "maps", "layouts"]
+                        .map(|folder| world.names_in(&world.version().join(folder)).len());
+                    if there == [9, 11, 11] { Ok(()) } else { Err(format!("{there:?}")) }
+                });
             }
-            mount_at("bpf", MsFlags::empty());
-            eventually("the pins are there again", || {
-                let there = ["links", "maps", "layouts"]
-                    .map(|folder| world.names_in(&world.version().join(folder)).len());
-                if there == [9, 11, 11] { Ok(()) } else { Err(format!("{there:?}")) }
-            });
-        }
-        let said = refused(&world, second_agent(&world));
-        assert!(said.contains("an agent runs"), "{said}");
-    });
-    assert!(rounds >= at_least(10), "the client connected {rounds} times only");
+            let stderr = refused(&world, second_agent(&world));
+            assert!(stderr.contains("an agent runs"), "{stderr}");
+        });
+    assert!(rounds >= at_least(10), "expected at least 10 connects, got {rounds}");
     world.take_agent().kill();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
 }

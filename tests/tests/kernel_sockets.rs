@@ -1,15 +1,15 @@
-//! Sockets of the kernel's own, for which it runs no release: nothing is kept of them, or the origins
-//! would fill for good. MPTCP's are in the file `tcp`.
+//! Sockets of the kernel itself, for which it runs no sock_release: no origin is recorded for them,
+//! because it would never be freed. MPTCP sockets are tested in the file `tcp`.
 
 use socket2::{Domain, Type};
 use svclb_tests::{Kind, Tcp, Udp, World, at};
 
-/// More than one, and few enough for an emulator.
+/// More than one connect, and few enough for an emulator.
 const CONNECTS: usize = 20;
-/// An agent as it is, and one that cannot tell the kernel's sockets from others; with how many origins
-/// are left of each connect.
+/// An agent with default settings, and one that cannot recognize the kernel's sockets; with the number
+/// of origins that each connect leaves.
 const AGENTS: [(&str, &[&str], usize); 2] =
-    [("told", &[], 0), ("untold", &["--without", "kern-sock"], 1)];
+    [("default", &[], 0), ("without", &["--without", "kern-sock"], 1)];
 
 fn world(name: &str, arguments: &[&str]) -> World {
     let builder = World::builder(name);
@@ -19,7 +19,8 @@ fn world(name: &str, arguments: &[&str]) -> World {
     }
 }
 
-/// Whether there are SMC sockets (RFC 7609), each of which dials by a TCP socket of the kernel's own.
+/// Returns true if the kernel supports SMC sockets (RFC 7609), each of which dials through a TCP socket
+/// of the kernel.
 fn has_smc() -> bool {
     match socket2::Socket::new(Domain::from(svclb_tests::AF_SMC), Type::STREAM, None) {
         Ok(_) => true,
@@ -43,8 +44,8 @@ fn an_smc_socket_is_translated_and_leaves_no_origin() {
         for number in 1..=CONNECTS {
             let socket = world.socket(Kind::Smc4);
             socket.dial("10.96.0.10:80").unwrap();
-            assert_eq!(socket.ask().unwrap(), "a");
-            // Without a record it is shown its pod (docs/limits.md).
+            assert_eq!(socket.request().unwrap(), "a");
+            // Without a record, getpeername shows the backend (docs/limits.md).
             let shown = if left == 0 { "10.244.0.1:8080" } else { "10.96.0.10:80" };
             assert_eq!(socket.peer().unwrap(), at(shown), "{name}");
             drop(socket);
@@ -65,7 +66,7 @@ fn a_udp_socket_that_the_kernel_connects_is_translated_and_leaves_no_origin() {
         let service = world.service("default/lns").cluster_ip("10.96.0.10");
         let service = service.cluster_ip("fd00:96::10");
         service.port(1701, Udp).backends(&backends).apply();
-        // A connect to a Service that is not translated fails, and the tunnel with it.
+        // An untranslated connect to a Service fails, and the creation of the tunnel with it.
         world.tunnel(1, "10.244.0.9:2000", "10.96.0.10:1701");
         world.tunnel(2, "[fd00:244::9]:2000", "[fd00:96::10]:1701");
         assert_eq!(world.origins().len(), 2 * left, "{name}");

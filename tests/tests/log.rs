@@ -1,17 +1,17 @@
-//! `--log-bpf`: the hooks say what they decide, and nothing of it is there otherwise.
+//! `--log-bpf`: the hooks log their decisions, and log nothing without the flag.
 
 use svclb_tests::{Tcp, Udp, World, eventually};
 
 #[test]
-fn the_hooks_log_their_decisions_when_they_are_asked_to() {
+fn with_log_bpf_the_hooks_log_their_decisions() {
     let world = World::builder("log").agent_args(["--log-bpf"]).start();
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     world.service("default/empty").cluster_ip("10.96.0.11").port(80, Udp).apply();
-    assert_eq!(world.ask(Tcp, "10.96.0.10:80").unwrap(), "a");
-    world.ask(Udp, "10.96.0.11:80").unwrap_err();
-    assert_eq!(world.ask(Tcp, "10.244.0.1:8080").unwrap(), "a");
-    // Addresses as the maps have them: IPv4 as v4-mapped.
+    assert_eq!(world.request(Tcp, "10.96.0.10:80").unwrap(), "a");
+    world.request(Udp, "10.96.0.11:80").unwrap_err();
+    assert_eq!(world.request(Tcp, "10.244.0.1:8080").unwrap(), "a");
+    // Addresses as in the maps: IPv4 is v4-mapped.
     for expected in [
         "connect: ::ffff:10.96.0.10:80 becomes ::ffff:10.244.0.1:8080",
         "connect: ::ffff:10.96.0.11:80 refused",
@@ -25,22 +25,23 @@ fn the_hooks_log_their_decisions_when_they_are_asked_to() {
 }
 
 #[test]
-fn the_hooks_are_silent_when_they_are_not_asked() {
+fn without_log_bpf_the_hooks_log_nothing() {
     let world = World::new("silent");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
-    assert_eq!(world.ask(Tcp, "10.96.0.10:80").unwrap(), "a");
+    assert_eq!(world.request(Tcp, "10.96.0.10:80").unwrap(), "a");
     world.settle();
     assert!(!world.agent_log().contains("becomes"), "{}", world.agent_log());
 }
 
 #[test]
-fn nothing_that_an_object_or_a_file_says_reaches_a_terminal_as_more_than_text() {
-    // Clears a screen, changes a title, ends a line, turns the direction of text, colours, and hides.
+fn control_characters_of_objects_and_files_are_escaped_in_all_output() {
+    // Sequences that clear the screen, set a title, end a line, reverse the text direction, colour, and
+    // hide.
     const HOSTILE: &str =
         "\\e[2J\\e]0;owned\\a\\r\\nERROR all is lost\\x9b31m\\u202e\\u2028\\u200b\\e[31m\\e[8m";
     for format in ["text", "json"] {
-        // The cgroup bears the world's name, and the agent says it in a field as it is.
+        // The cgroup has the world's name, which the agent logs in a field.
         let name = format!("hostile\u{1b}[31m\u{1b}[8m-{format}");
         let world = World::builder(&name).agent_args(["--log-format", format]).start();
         let document = |kind: &str, spec: &str| {
@@ -62,24 +63,30 @@ fn nothing_that_an_object_or_a_file_says_reaches_a_terminal_as_more_than_text() 
             "---\n\"\\e[2J\": [\n".to_owned(),
         ];
         world.write_file("hostile\u{1b}[2J\u{202e}.yaml", &text.concat());
-        eventually("they are rejected", || {
+        eventually("the objects are rejected", || {
             let log = world.agent_log();
             if log.contains("stays") && log.contains("hostile") { Ok(()) } else { Err(log) }
         });
         world.settle();
-        let mut said = world.agent_log();
+        let mut output_text = world.agent_log();
         for command in ["services", "backends", "sockets", "status", "check"] {
             for output in ["table", "json", "yaml"] {
                 let shown = world.svclb(&[command, "-o", output]);
-                said += &String::from_utf8(shown.stdout).unwrap();
-                said += &String::from_utf8(shown.stderr).unwrap();
+                output_text += &String::from_utf8(shown.stdout).unwrap();
+                output_text += &String::from_utf8(shown.stderr).unwrap();
             }
         }
-        let obeyed =
+        let is_interpreted =
             |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{2028}\u{200b}".contains(c);
-        assert!(said.contains("cgroup") && said.contains("u{1b}[31m"), "{said:?}");
-        let found: Vec<char> = said.chars().filter(|c| obeyed(*c)).collect();
-        assert!(found.is_empty(), "{found:?} in {said:?}");
-        assert!(!said.lines().any(|line| line.starts_with("ERROR all is lost")), "{said}");
+        assert!(
+            output_text.contains("cgroup") && output_text.contains("u{1b}[31m"),
+            "{output_text:?}"
+        );
+        let found: Vec<char> = output_text.chars().filter(|c| is_interpreted(*c)).collect();
+        assert!(found.is_empty(), "{found:?} in {output_text:?}");
+        assert!(
+            !output_text.lines().any(|line| line.starts_with("ERROR all is lost")),
+            "{output_text}"
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! manifests/ as a user applies them: the real kustomize, a real API server, and the DaemonSet's own pod
-//! with its image, its capabilities and its ClusterRole.
+//! manifests/ as a user applies them: with the real kustomize and a real API server, and the DaemonSet's
+//! own pod with its image, capabilities and ClusterRole.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests: what fails in them fails the test, with its reason"
+    reason = "a failure in a helper fails the test, with its reason"
 )]
 
 mod pod;
@@ -19,7 +19,7 @@ use svclb_tests::cluster::{ControlPlane, Reference, component, documents, eventu
 use svclb_tests::{Tcp, World, at};
 
 const NODE: &str = "node-a";
-/// What the agent may do, and who it is there.
+/// The agent's service account.
 const ACCOUNT: &str = "kube-system/svclb";
 const DIALLED: &str = "10.96.0.10:80";
 
@@ -35,12 +35,12 @@ fn build(folder: &str) -> Vec<Value> {
 fn build_at(path: &Path) -> Vec<Value> {
     let mut kustomize = Command::new(component("kustomize"));
     let output = kustomize.arg("build").arg(path).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "kustomize build {}: {said}", path.display());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kustomize build {}: {stderr}", path.display());
     documents(&String::from_utf8(output.stdout).unwrap())
 }
 
-/// Builds a kustomization of a user's own, which lies beside `manifests`.
+/// Builds a user's own kustomization, which lies beside `manifests`.
 fn build_own(kustomization: &str) -> Vec<Value> {
     let prefix = format!("svclb-test-{}-own-", std::process::id());
     let folder = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
@@ -50,7 +50,7 @@ fn build_own(kustomization: &str) -> Vec<Value> {
     build_at(folder.path())
 }
 
-/// The images of all containers of the one DaemonSet.
+/// The images of all containers of the only DaemonSet.
 fn images(objects: &[Value]) -> Vec<&str> {
     let spec = &of_kind(objects, "DaemonSet")["spec"]["template"]["spec"];
     let kinds = ["initContainers", "containers"];
@@ -60,15 +60,17 @@ fn images(objects: &[Value]) -> Vec<&str> {
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let mut found = objects.iter().filter(|object| object["kind"] == kind);
-    let (Some(object), None) = (found.next(), found.next()) else { panic!("not one {kind}") };
+    let (Some(object), None) = (found.next(), found.next()) else {
+        panic!("expected exactly one {kind}")
+    };
     object
 }
 
-/// Everything but the DaemonSet: no kubelet is there to run it.
+/// Applies all objects but the DaemonSet, because there is no kubelet to run it.
 fn apply_rights(plane: &ControlPlane, objects: &[Value]) {
     let rights: Vec<Value> =
         objects.iter().filter(|object| object["kind"] != "DaemonSet").cloned().collect();
-    assert_eq!(rights.len(), 3, "service account, role, binding");
+    assert_eq!(rights.len(), 3, "expected a service account, a role and a binding");
     plane.api().apply_all(&rights);
 }
 
@@ -104,7 +106,7 @@ fn pod<'w>(world: &'w World, plane: &ControlPlane, daemon_set: &Value) -> Pod<'w
     pod_at(world, plane, daemon_set, plane.address())
 }
 
-/// A pod that knows the API server by this address.
+/// A pod that reaches the API server at this address.
 fn pod_at<'w>(
     world: &'w World,
     plane: &ControlPlane,
@@ -113,7 +115,11 @@ fn pod_at<'w>(
 ) -> Pod<'w> {
     let token = plane.service_account_token(ACCOUNT, Duration::from_secs(3600));
     let server = (address.ip().to_string(), address.port());
-    Pod::new(world, daemon_set, NODE).knows((&server.0, server.1), &token, &plane.authority())
+    Pod::new(world, daemon_set, NODE).with_api_server(
+        (&server.0, server.1),
+        &token,
+        &plane.authority(),
+    )
 }
 
 #[test]
@@ -126,19 +132,20 @@ fn the_api_server_accepts_every_object_of_every_folder() {
             let accepted = plane.api().try_apply(object, true);
             let accepted = accepted
                 .unwrap_or_else(|error| panic!("{folder}: {}: {error}", Reference::of(object)));
-            // A field that the API server does not know would be gone.
+            // The API server drops fields that it does not know.
             assert_contains(&accepted, object, &format!("{folder}: {}", Reference::of(object)));
         }
     }
 }
 
-/// Whether all of `part` is in `whole`, which may have more fields.
+/// Asserts that all of `part` is in `whole`, which may have more fields.
 fn assert_contains(whole: &Value, part: &Value, at: &str) {
     match (whole, part) {
         (Value::Object(whole), Value::Object(part)) => {
             for (name, part) in part {
                 let at = format!("{at}.{name}");
-                let whole = whole.get(name).unwrap_or_else(|| panic!("{at} is not known"));
+                let whole =
+                    whole.get(name).unwrap_or_else(|| panic!("the API server does not know {at}"));
                 assert_contains(whole, part, &at);
             }
         }
@@ -153,7 +160,7 @@ fn assert_contains(whole: &Value, part: &Value, at: &str) {
 }
 
 #[test]
-fn every_folder_runs_the_version_of_this_checkout() {
+fn every_folder_has_the_image_version_of_this_checkout() {
     let expected = format!("localhost/svclb:{}", env!("CARGO_PKG_VERSION"));
     for folder in ["base", "overlays/mount-bpffs", "uninstall"] {
         let objects = build(folder);
@@ -163,7 +170,7 @@ fn every_folder_runs_the_version_of_this_checkout() {
 }
 
 #[test]
-fn the_kustomization_of_the_manual_builds_for_the_way_there_and_back() {
+fn the_documented_kustomization_builds_for_installation_and_uninstallation() {
     let manual = std::fs::read_to_string(workspace().join("docs/operating.md")).unwrap();
     let (_, rest) = manual.split_once("```yaml\n").unwrap();
     let (shown, _) = rest.split_once("```").unwrap();
@@ -196,7 +203,7 @@ fn the_kustomization_of_the_manual_builds_for_the_way_there_and_back() {
 }
 
 #[test]
-fn what_was_applied_can_be_deleted_the_way_that_the_manual_says() {
+fn applied_objects_can_be_deleted_as_documented() {
     let plane = ControlPlane::builder("delete").without_controllers().start();
     for folder in ["base", "uninstall"] {
         let objects = build(folder);
@@ -204,13 +211,16 @@ fn what_was_applied_can_be_deleted_the_way_that_the_manual_says() {
         for object in &objects {
             let what = Reference::of(object);
             plane.api().try_delete(&what).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert!(plane.api().get(&what).unwrap().is_some(), "{what}: it was a dry run");
+            assert!(
+                plane.api().get(&what).unwrap().is_some(),
+                "{what}: a dry run must not delete it"
+            );
         }
     }
 }
 
 #[test]
-fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind() {
+fn the_daemon_sets_pod_serves_with_its_own_rights_and_translation_outlives_it() {
     let plane = ControlPlane::builder("pod").without_controllers().start();
     let world = World::builder("pod").without_agent().start();
     let _relay = plane.relay(&world);
@@ -220,15 +230,22 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind(
     apply_rights(&plane, &objects);
 
     let pod = pod(&world, &plane, of_kind(&objects, "DaemonSet"));
-    assert!(pod.probe("agent").unwrap_err().contains("no svclb runs"), "before it was started");
+    assert!(
+        pod.probe("agent").unwrap_err().contains("no svclb runs"),
+        "the agent must not run before the pod starts"
+    );
     let agent = pod.start("agent");
     eventually("the pod is ready", || pod.probe("agent"));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     assert_sees_its_pins_only(&world, &agent);
-    assert!(!pod.log().contains("open to others"), "the kubelet made it so: {}", pod.log());
-    // NET_ADMIN, PERFMON, BPF.
+    assert!(
+        !pod.log().contains("open to others"),
+        "the kubelet's mode of the folder must be accepted: {}",
+        pod.log()
+    );
+    // NET_ADMIN, PERFMON and BPF.
     assert_eq!(agent.capabilities(), [1 << 12 | 1 << 38 | 1 << 39; 2]);
-    // As its manual says: without any flag.
+    // As documented: without any flag.
     for command in ["services", "backends", "sockets", "status"] {
         let output = pod.exec("agent", &[command]);
         assert!(output.status.success(), "{command}: {output:?}");
@@ -236,41 +253,41 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_leaves_translation_behind(
     let services = pod.exec("agent", &["services", "-o", "json"]).stdout;
     assert!(String::from_utf8(services).unwrap().contains(DIALLED));
 
-    // A new agent that cannot yet hear is not ready, and translation goes on meanwhile.
+    // A new agent that cannot read its sources yet is not ready, and translation goes on meanwhile.
     assert!(agent.stop().success(), "{}", pod.log());
     assert!(pod.probe("agent").unwrap_err().contains("no agent runs"));
     plane.stop_api_server();
     let mut agent = pod.start("agent");
-    eventually("the new agent is known", || match pod.probe("agent") {
-        Err(said) if said.contains("not yet heard") => Ok(()),
+    eventually("the probe reports the new agent as not ready", || match pod.probe("agent") {
+        Err(error) if error.contains("not yet heard") => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    assert!(agent.runs(), "{}", pod.log());
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert!(agent.is_running(), "{}", pod.log());
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     plane.start_api_server();
     eventually("the pod is ready again", || pod.probe("agent"));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     drop(agent);
 
-    // The way back.
+    // Uninstallation.
     let objects = build("uninstall");
     let pod = Pod::new(&world, of_kind(&objects, "DaemonSet"), NODE);
     let done = pod.run("uninstall");
     assert!(done.status.success(), "{done:?}");
     assert_eq!(world.dial(Tcp, DIALLED).unwrap_err().raw_os_error(), Some(libc::EACCES));
     let mut stays = pod.start("done");
-    eventually("the pod says that it is done", || {
+    eventually("the pod logs that nothing is left", || {
         let log = pod.log();
         if log.contains("nothing is left") { Ok(()) } else { Err(log) }
     });
-    assert!(stays.runs());
+    assert!(stays.is_running());
     assert_sees_its_pins_only(&world, &stays);
     assert!(stays.stop().success());
-    // The folder itself is what the kubelet mounts: it stays, empty.
+    // The kubelet has mounted the folder itself: it stays, empty.
     assert!(world.names_in(&world.pins()).is_empty());
 }
 
-/// A container of svclb reaches nothing of the node's bpffs but its own folder.
+/// Asserts that a container of svclb sees nothing of the node's bpffs but its own folder.
 fn assert_sees_its_pins_only(world: &World, container: &Running) {
     let others = world.pins().with_file_name("others");
     if !world.names_in(world.pins().parent().unwrap()).contains(&"others".to_owned()) {
@@ -282,15 +299,15 @@ fn assert_sees_its_pins_only(world: &World, container: &Running) {
 }
 
 #[test]
-fn pod_follows_an_api_server_again_that_gave_up_its_endpoint() {
+fn pod_reconnects_to_an_api_server_that_removed_its_endpoint() {
     let plane = ControlPlane::builder("pod-way").without_controllers();
-    // It takes its endpoint away before it ends, and watches go on for a moment.
+    // The API server removes its endpoint before it ends, and watches go on for a moment.
     let has_endpoint = ["--endpoint-reconciler-type=lease", "--shutdown-delay-duration=2s"];
     let plane = plane.api_server_args(has_endpoint).start();
     let world = World::builder("pod-way").without_agent().start();
     let cluster_ip = at("10.96.0.1:443");
-    // One stands in for kube-proxy's rules, and one is the endpoint.
-    world.have(cluster_ip.ip());
+    // One relay stands in for kube-proxy's rules, the other is the endpoint.
+    world.add_local_address(cluster_ip.ip());
     let _proxy = plane.relay_at(&world, cluster_ip);
     let _endpoint = plane.relay_at(&world, plane.advertised());
     let _backend = world.backend("hello", Tcp, "10.244.0.1:8080");
@@ -309,10 +326,10 @@ fn pod_follows_an_api_server_again_that_gave_up_its_endpoint() {
     assert!(agent.stop().success(), "{}", pod.log());
     let _agent = pod.start("agent");
     eventually("the new agent is not ready", || match pod.probe("agent") {
-        Err(said) if said.contains("not yet heard its sources since it started") => Ok(()),
+        Err(error) if error.contains("not yet heard its sources since it started") => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     plane.start_api_server();
     eventually("the pod is ready again", || pod.probe("agent"));
     eventually("clients reach the API server", || {
@@ -320,12 +337,12 @@ fn pod_follows_an_api_server_again_that_gave_up_its_endpoint() {
     });
     let status = pod.exec("agent", &["status", "-o", "json"]).stdout;
     let status: Value = serde_json::from_slice(&status).unwrap();
-    let heard = &status["sources"][0];
-    assert!(heard["heard_seconds_ago"].is_u64() && heard["name"] == "services", "{heard}");
+    let source = &status["sources"][0];
+    assert!(source["heard_seconds_ago"].is_u64() && source["name"] == "services", "{source}");
 }
 
 #[test]
-fn on_a_node_with_cgroup_v1_too_the_cgroup2_below_it_is_served() {
+fn on_a_hybrid_node_the_agent_uses_the_cgroup2_below_cgroup_v1() {
     let plane = ControlPlane::builder("hybrid").without_controllers().start();
     let world = World::builder("hybrid").without_agent().start();
     let _relay = plane.relay(&world);
@@ -336,17 +353,17 @@ fn on_a_node_with_cgroup_v1_too_the_cgroup2_below_it_is_served() {
     let pod = pod(&world, &plane, of_kind(&objects, "DaemonSet")).on_hybrid_node();
     let _agent = pod.start("agent");
     eventually("the pod is ready", || pod.probe("agent"));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "hello");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     assert!(pod.log().contains("/host/cgroup/unified"), "{}", pod.log());
 }
 
 #[test]
-fn the_component_for_nodes_without_a_bpffs_mounts_one_once() {
+fn the_mount_bpffs_component_mounts_one_bpffs_once() {
     let world = World::builder("bpffs").without_agent().start();
     let objects = build("overlays/mount-bpffs");
     let pod = Pod::new(&world, of_kind(&objects, "DaemonSet"), NODE);
     let (pod, folder) = pod.on_node_without_bpffs();
-    // How many there are at the node's folder, seen from the node.
+    // The number of bpffs mounts at the node's folder, as the node sees them.
     let mounted = || {
         let folder = folder.clone();
         world.inside(move || {
@@ -356,23 +373,24 @@ fn the_component_for_nodes_without_a_bpffs_mounts_one_once() {
             mounts.lines().filter(is_one).count()
         })
     };
-    let said = |output: std::process::Output| {
+    let stdout_of = |output: std::process::Output| {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
     assert_eq!(mounted(), 0);
-    // Nothing can be made in sysfs: without the component the pod does not start, and says so.
+    // No folder can be created in sysfs: without the component the pod does not start, and the error
+    // names the folder.
     let base = Pod::new(&world, of_kind(&build("base"), "DaemonSet"), NODE).at_bpffs(&folder);
     let refused = base.set_up_volumes().unwrap_err();
     assert!(refused.contains("fs/bpf/svclb"), "{refused}");
-    assert_eq!(said(pod.run("mount-bpffs")), "mounted a bpffs at /host/bpf\n");
-    assert_eq!(mounted(), 1, "it outlives the container, on the node");
-    // The next pod there, and a container that only sees what the node has.
-    assert_eq!(said(pod.run("mount-bpffs")), "/host/bpf is on a bpffs already\n");
+    assert_eq!(stdout_of(pod.run("mount-bpffs")), "mounted a bpffs at /host/bpf\n");
+    assert_eq!(mounted(), 1, "the mount must outlive the container on the node");
+    // The next pod there, and a container that sees only what the node has mounted.
+    assert_eq!(stdout_of(pod.run("mount-bpffs")), "/host/bpf is on a bpffs already\n");
     assert_eq!(mounted(), 1);
     let agents = pod.exec("agent", &["mount-bpffs", "/host/bpf/svclb"]);
-    assert_eq!(said(agents), "/host/bpf/svclb is on a bpffs already\n");
-    // What is above svclb's folder there is the container's own root, and not the node's bpffs.
+    assert_eq!(stdout_of(agents), "/host/bpf/svclb is on a bpffs already\n");
+    // Above svclb's folder is the container's own root there, not the node's bpffs.
     let agents = pod.exec("agent", &["uninstall", "--pins", "/host/bpf"]);
     let error = String::from_utf8_lossy(&agents.stderr).into_owned();
     assert!(!agents.status.success() && error.contains("Read-only file system"), "{error}");
@@ -380,7 +398,7 @@ fn the_component_for_nodes_without_a_bpffs_mounts_one_once() {
 }
 
 #[test]
-fn a_role_that_lacks_a_rule_is_named_in_the_log() {
+fn a_missing_rule_of_the_role_is_logged() {
     let objects = build("base");
     let rules = of_kind(&objects, "ClusterRole")["rules"].as_array().unwrap().clone();
     let plane = ControlPlane::builder("rights").without_controllers().start();
@@ -401,9 +419,9 @@ fn a_role_that_lacks_a_rule_is_named_in_the_log() {
         let _agent = pod.start("agent");
         eventually(&format!("the log names {missing}"), || {
             let log = pod.log();
-            let named =
+            let is_logged =
                 log.lines().any(|line| line.contains("forbidden") && line.contains(missing));
-            if named { Ok(()) } else { Err(log) }
+            if is_logged { Ok(()) } else { Err(log) }
         });
         assert!(pod.probe("agent").is_err(), "without {missing}");
     }

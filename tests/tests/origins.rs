@@ -1,4 +1,4 @@
-//! The origins array and its overflow: full while sockets live, empty when they are gone.
+//! The origins array and its overflow: filled while sockets live, and empty once they are closed.
 
 use std::io;
 use std::time::Duration;
@@ -6,10 +6,11 @@ use std::time::Duration;
 use svclb_tests::{Kind, Tcp, Udp, World, at, counter};
 
 #[test]
-fn two_hundred_thousand_sockets_leave_nothing() {
+fn two_hundred_thousand_sockets_leave_no_origin() {
     const SOCKETS: usize = 200_000;
     const AT_ONCE: usize = 400;
-    // Roomy; so small that many sockets of a batch are in the overflow; and most.
+    // An array that is large enough; one that sends many sockets of a batch to the overflow; and one
+    // that sends most of them there.
     let rows =
         [("65536", AT_ONCE, 0), ("256", AT_ONCE, AT_ONCE - 256), ("64", AT_ONCE, AT_ONCE - 64)];
     for (places, recorded, overflowed) in rows {
@@ -34,7 +35,7 @@ fn two_hundred_thousand_sockets_leave_nothing() {
             let sockets = world.sockets(kind, AT_ONCE);
             for socket in &sockets {
                 if round % 5 == 3 {
-                    // Unconnected, with two Services.
+                    // Unconnected sockets, with two Services each.
                     socket.send_to(dialled).unwrap();
                     socket.send_to("[::ffff:10.96.0.10]:81").unwrap();
                 } else {
@@ -49,12 +50,12 @@ fn two_hundred_thousand_sockets_leave_nothing() {
                 assert!(overflow >= overflowed as u64, "{what}");
             }
         }
-        world.wait_until_forgotten();
+        world.wait_until_origins_released();
     }
 }
 
 #[test]
-fn a_socket_gives_its_origin_up_however_it_ends() {
+fn an_origin_is_released_however_its_socket_ends() {
     let world = World::new("ends");
     let mut a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
@@ -64,32 +65,32 @@ fn a_socket_gives_its_origin_up_however_it_ends() {
     lingers.raw().set_linger(Some(Duration::ZERO)).unwrap();
     assert_eq!(world.origins().len(), 1, "linger 0");
     drop(lingers);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 
     let first = world.dial(Tcp, dialled).unwrap();
     let second = first.duplicate();
     drop(first);
     assert_eq!(world.origins().len(), 1, "duplicated");
     drop(second);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 
     let reset = world.dial(Tcp, dialled).unwrap();
     a.stop();
-    let _: io::Result<String> = reset.ask();
+    let _: io::Result<String> = reset.request();
     drop(reset);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 
-    // Nobody listens there any more: the connect is translated and then refused by the pod.
+    // Nothing listens on the backend's port: the connect is translated and then refused by the pod.
     let refused = world.socket(Kind::Tcp4);
     let error = refused.dial(dialled).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
     drop(refused);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 }
 
 #[test]
-fn an_origin_says_what_was_dialled_and_given() {
-    let world = World::new("says");
+fn an_origin_has_the_dialled_address_and_the_backend() {
+    let world = World::new("origins");
     let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
     let udp = world.backend("a", Udp, "10.244.0.1:9090");
     world
@@ -101,14 +102,14 @@ fn an_origin_says_what_was_dialled_and_given() {
         .backends([&udp])
         .apply();
     let connected = world.dial(Tcp, "10.96.0.10:80").unwrap();
-    let sends = world.socket(Kind::Udp4);
-    sends.ask_at("10.96.0.10:53").unwrap();
+    let unconnected = world.socket(Kind::Udp4);
+    unconnected.request_to("10.96.0.10:53").unwrap();
     let mut origins = world.origins();
     origins.sort_by(|a, b| a.protocol.cmp(&b.protocol));
-    let [first, second] = &origins[..] else { panic!("two origins, not {origins:?}") };
+    let [first, second] = &origins[..] else { panic!("expected two origins, got {origins:?}") };
     let expected = [
         (connected.cookie(), "TCP", at("10.96.0.10:80"), tcp.address()),
-        (sends.cookie(), "UDP", at("10.96.0.10:53"), udp.address()),
+        (unconnected.cookie(), "UDP", at("10.96.0.10:53"), udp.address()),
     ];
     for (origin, (cookie, protocol, dialled, given)) in [first, second].into_iter().zip(expected) {
         assert_eq!(
@@ -139,22 +140,23 @@ fn a_socket_with_more_services_than_the_overflow_holds_still_reaches_all_of_them
     let socket = world.socket(Kind::Udp4);
     for round in 0..3 {
         for (backend, dialled) in &services {
-            let answer = socket.ask_at(dialled).unwrap();
+            let answer = socket.request_to(dialled).unwrap();
             assert_eq!(answer.backend, backend.name(), "round {round}: {dialled}");
-            // Whoever asks and then hears is always told the dialled address.
+            // A client that receives a response directly after its request always sees the dialled
+            // address.
             assert_eq!(answer.from, at(dialled), "round {round}");
         }
     }
     drop(socket);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 }
 
 #[test]
-fn a_socket_for_which_there_is_no_room_is_translated_sees_its_pod_and_is_counted() {
+fn with_a_full_overflow_a_socket_is_translated_shows_its_pod_and_is_counted() {
     const PLACES: usize = 64;
-    // As many as the overflow holds, at the least.
+    // The minimum capacity of the overflow.
     const OVERFLOW: u64 = 131_072;
-    let world = World::builder("no-room").agent_args(["--origins", "64"]).start();
+    let world = World::builder("full-overflow").agent_args(["--origins", "64"]).start();
     let tcp = world.backend("a", Tcp, "10.244.0.1:8080");
     let udp = world.backend("a", Udp, "10.244.0.1:8080");
     let service = world.service("default/hello").cluster_ip("10.96.0.10");
@@ -163,28 +165,32 @@ fn a_socket_for_which_there_is_no_room_is_translated_sees_its_pod_and_is_counted
     world.add_overflow(0..OVERFLOW);
 
     let sockets = world.sockets(Kind::Tcp4, 3 * PLACES);
-    let mut without = 0;
+    let mut unrecorded = 0;
     for socket in &sockets {
         socket.dial("10.96.0.10:80").unwrap();
-        assert_eq!(socket.ask().unwrap(), "a");
+        assert_eq!(socket.request().unwrap(), "a");
         match socket.peer().unwrap() {
             peer if peer == dialled => {}
             peer => {
                 assert_eq!(peer, pod);
-                without += 1;
+                unrecorded += 1;
             }
         }
     }
-    assert!(without >= sockets.len() - PLACES, "{without} of {}", sockets.len());
-    assert_eq!(counter(&world.status(), "unrecorded"), without as u64);
-    // One that is not connected is answered too, by its pod's own address or the dialled one.
+    assert!(
+        unrecorded >= sockets.len() - PLACES,
+        "expected at least {} unrecorded sockets, got {unrecorded}",
+        sockets.len()
+    );
+    assert_eq!(counter(&world.status(), "unrecorded"), unrecorded as u64);
+    // An unconnected socket is answered too, from the backend's address or the dialled one.
     let socket = world.socket(Kind::Udp4);
-    let answer = socket.ask_at("10.96.0.10:80").unwrap();
+    let answer = socket.request_to("10.96.0.10:80").unwrap();
     assert!(answer.backend == "a" && [dialled, pod].contains(&answer.from), "{answer:?}");
 
-    // With room again, the next one is remembered.
+    // With free capacity, the next socket is recorded.
     world.remove_overflow(0..OVERFLOW);
     drop((sockets, socket));
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
     assert_eq!(world.dial(Tcp, "10.96.0.10:80").unwrap().peer().unwrap(), dialled);
 }

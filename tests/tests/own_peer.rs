@@ -1,5 +1,5 @@
 //! UDP sockets that were connected to an address before it was a frontend for them: kube-proxy answers
-//! them, and goes on to.
+//! them, and continues to.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a client of a test fails it")]
 
 use std::io;
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socket2::SockAddr;
-use svclb_tests::{Backend, Kind, Place as _, Socket, Udp, World, at, eventually};
+use svclb_tests::{Backend, Kind, Socket, ToAddress as _, Udp, World, at, eventually};
 
 const PROXY: &str = "kube-proxy";
 const V4: &str = "10.96.0.10:53";
@@ -18,14 +18,14 @@ const V6: &str = "[fd00:96::10]:53";
 /// How a client sends on its connected socket.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// send(2): on an IPv6 socket that is connected to a v4-mapped address the kernel runs sendmsg4 for
-    /// it, with the peer as destination. OpenJDK 17 sends so, from such a socket, bound to `[::]:0`.
+    /// send(2). On an IPv6 socket connected to a v4-mapped address, the kernel runs sendmsg4 with the
+    /// peer as destination. OpenJDK 17 sends so, from such a socket bound to `[::]:0`.
     Plain,
     /// sendto(2) with the address that the socket is connected to.
     Named,
 }
 
-/// A client: its socket, what that is connected to, and how it sends.
+/// A client: its socket, the address that it is connected to, and how it sends.
 struct Client {
     row: &'static str,
     socket: Socket,
@@ -45,7 +45,7 @@ impl Client {
         Self { row, socket, dialled: at(dialled), way }
     }
 
-    /// One of each kind, connected by itself.
+    /// One client of each kind, connected.
     fn all(world: &World, [v4, mapped, v6]: [&str; 3]) -> Vec<Self> {
         [
             ("IPv4", Kind::Udp4, v4, Way::Plain),
@@ -60,24 +60,24 @@ impl Client {
         .collect()
     }
 
-    fn ask(&self) -> io::Result<String> {
-        let question = format!("{}?\n", self.row);
+    fn request(&self) -> io::Result<String> {
+        let request = format!("{}?\n", self.row);
         match self.way {
-            Way::Plain => self.socket.raw().send(question.as_bytes()),
+            Way::Plain => self.socket.raw().send(request.as_bytes()),
             Way::Named => {
-                self.socket.raw().send_to(question.as_bytes(), &SockAddr::from(self.dialled))
+                self.socket.raw().send_to(request.as_bytes(), &SockAddr::from(self.dialled))
             }
         }?;
-        let answer = self.socket.hear(&question)?;
+        let answer = self.socket.receive_response(&request)?;
         assert_eq!(answer.from, self.dialled, "{}", self.row);
         Ok(answer.backend)
     }
 
-    /// The clients are answered by this one, each time.
+    /// Asserts that each client is answered by this backend, several times.
     fn expect(clients: &[Self], name: &str, when: &str) {
         for client in clients {
             for number in 0..5 {
-                let answer = client.ask().map_err(|error| error.to_string());
+                let answer = client.request().map_err(|error| error.to_string());
                 assert_eq!(answer.as_deref(), Ok(name), "{when}, {}: send {number}", client.row);
                 let peer = client.socket.peer().unwrap();
                 assert_eq!(peer, client.dialled, "{when}, {}", client.row);
@@ -86,7 +86,7 @@ impl Client {
     }
 }
 
-/// The stand-ins for kube-proxy, and the backends of the Service.
+/// Starts the stand-ins for kube-proxy, and the backends of the Service.
 fn servers(world: &World, addresses: [&str; 2]) -> (Vec<Backend>, Vec<Backend>) {
     let proxies = addresses.map(|address| world.proxy_at(Udp, address)).into();
     let backends = ["10.244.0.1:5353", "[fd00:244::1]:5353"];
@@ -100,7 +100,7 @@ fn apply(world: &World, ips: [&str; 2], backends: &[Backend]) {
 }
 
 #[test]
-fn sockets_connected_before_the_agent_ran_go_on_with_kube_proxy() {
+fn sockets_connected_before_the_agent_ran_stay_with_kube_proxy() {
     let world = World::builder("peer-before").without_agent().start();
     let (_proxies, backends) = servers(&world, [V4, V6]);
     let clients = Client::all(&world, [V4, MAPPED, V6]);
@@ -108,10 +108,10 @@ fn sockets_connected_before_the_agent_ran_go_on_with_kube_proxy() {
     world.start_agent();
     apply(&world, ["10.96.0.10", "fd00:96::10"], &backends);
     Client::expect(&clients, PROXY, "while the agent runs");
-    // New sockets are translated, connected or not, and those that connect again.
+    // New sockets are translated, connected or not, and so are old ones that connect again.
     Client::expect(&Client::all(&world, [V4, MAPPED, V6]), "a", "new");
     for (kind, dialled) in [(Kind::Udp4, V4), (Kind::Udp6, MAPPED), (Kind::Udp6, V6)] {
-        assert_eq!(world.socket(kind).ask_at(dialled).unwrap().backend, "a", "{dialled}");
+        assert_eq!(world.socket(kind).request_to(dialled).unwrap().backend, "a", "{dialled}");
     }
     for client in &clients {
         client.socket.dial(client.dialled).unwrap();
@@ -120,20 +120,20 @@ fn sockets_connected_before_the_agent_ran_go_on_with_kube_proxy() {
 }
 
 #[test]
-fn sockets_connected_before_the_service_was_known_go_on_with_kube_proxy() {
+fn sockets_connected_before_the_service_was_known_stay_with_kube_proxy() {
     let world = World::new("peer-unknown");
     let (_proxies, backends) = servers(&world, [V4, V6]);
     let clients = Client::all(&world, [V4, MAPPED, V6]);
     Client::expect(&clients, PROXY, "before");
     apply(&world, ["10.96.0.10", "fd00:96::10"], &backends);
     Client::expect(&clients, PROXY, "once the Service is known");
-    // Without a backend, too: a socket of svclb's would be refused.
+    // Also without a backend, in which case a translated socket would be refused.
     apply(&world, ["10.96.0.10", "fd00:96::10"], &[]);
     Client::expect(&clients, PROXY, "without a backend");
 }
 
 #[test]
-fn sockets_connected_to_an_address_that_becomes_an_external_ip_go_on_with_kube_proxy() {
+fn sockets_connected_to_an_address_that_becomes_an_external_ip_stay_with_kube_proxy() {
     let dialled = ["203.0.113.9:53", "[::ffff:203.0.113.9]:53", "[2001:db8:c::9]:53"];
     let world = World::new("peer-external");
     let (_proxies, backends) = servers(&world, [dialled[0], dialled[2]]);
@@ -148,14 +148,14 @@ fn sockets_connected_to_an_address_that_becomes_an_external_ip_go_on_with_kube_p
 }
 
 #[test]
-fn sockets_connected_while_a_hook_was_detached_go_on_with_kube_proxy() {
+fn sockets_connected_while_a_hook_was_detached_stay_with_kube_proxy() {
     let world = World::new("peer-detached");
     let (_proxies, backends) = servers(&world, [V4, V6]);
     apply(&world, ["10.96.0.10", "fd00:96::10"], &backends);
     let agent = world.take_agent();
     let pid = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
     world.put_agent(agent);
-    // It would attach them again before any client has connected.
+    // The agent is stopped, because it would attach the hooks again before any client could connect.
     kill(pid, Signal::SIGSTOP).unwrap();
     for hook in ["connect4", "connect6"] {
         world.detach(hook);
@@ -168,7 +168,7 @@ fn sockets_connected_while_a_hook_was_detached_go_on_with_kube_proxy() {
     Client::expect(&clients, PROXY, "with sendmsg hooks only");
     eventually("the hooks are attached again", || {
         for dialled in [V4, V6] {
-            let answer = world.ask(Udp, dialled).map_err(|error| error.to_string())?;
+            let answer = world.request(Udp, dialled).map_err(|error| error.to_string())?;
             if answer != "a" {
                 return Err(format!("{dialled}: {answer}"));
             }
@@ -179,13 +179,13 @@ fn sockets_connected_while_a_hook_was_detached_go_on_with_kube_proxy() {
 }
 
 #[test]
-fn socket_whose_backend_is_a_frontend_too_sends_to_its_backend() {
+fn socket_whose_backend_becomes_a_frontend_keeps_its_backend() {
     let world = World::new("peer-backend");
     let (_proxies, backends) = servers(&world, [V4, V6]);
     apply(&world, ["10.96.0.10", "fd00:96::10"], &backends);
     let clients = Client::all(&world, [V4, MAPPED, V6]);
     Client::expect(&clients, "a", "before");
-    // What they were given becomes an external IP, behind which is another.
+    // The addresses of the backends become external IPs of another Service.
     let others = ["10.244.0.2:5353", "[fd00:244::2]:5353"];
     let others = others.map(|address| world.backend("b", Udp, address));
     let service = world.service("default/other").cluster_ip("10.96.0.11").cluster_ip("fd00:96::11");
@@ -194,6 +194,10 @@ fn socket_whose_backend_is_a_frontend_too_sends_to_its_backend() {
     Client::expect(&clients, "a", "after");
     let v6: IpAddr = "fd00:244::1".parse().unwrap();
     for (kind, dialled) in [(Kind::Udp4, at("10.244.0.1:5353")), (Kind::Udp6, (v6, 5353).into())] {
-        assert_eq!(world.socket(kind).ask_at(dialled.place()).unwrap().backend, "b", "{dialled}");
+        assert_eq!(
+            world.socket(kind).request_to(dialled.to_address()).unwrap().backend,
+            "b",
+            "{dialled}"
+        );
     }
 }

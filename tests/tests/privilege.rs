@@ -1,9 +1,9 @@
-//! The agent with no more than it needs: three capabilities, no new privileges, and nothing that it could
-//! write to but its pins (docs/privileges.md).
+//! The agent with minimal privileges: three capabilities, no new privileges, and write access only to
+//! its pins (docs/privileges.md).
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests: what fails in them fails the test, with its reason"
+    reason = "a failure in a helper fails the test, with its reason"
 )]
 
 use std::fs;
@@ -15,14 +15,14 @@ use serde_json::json;
 use svclb_tests::{Backend, Tcp, World, eventually};
 
 const DIALLED: &str = "10.96.0.10:80";
-/// As setpriv(1) names them.
+/// Names of capabilities for setpriv(1).
 const NEEDED: [&str; 3] = ["bpf", "net_admin", "perfmon"];
-/// NET_ADMIN, PERFMON, BPF: bits by the numbers of linux/capability.h.
+/// NET_ADMIN, PERFMON and BPF, as bits by the numbers of linux/capability.h.
 const MASK: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
-/// A program that starts svclb in a cgroup, with as much locked memory as can be had (before 5.11 maps
-/// are such), with everything read-only but the folder of the pins, mounted by itself as in the pod, and
-/// with these capabilities.
+/// Writes a program that starts svclb in the cgroup with these capabilities, with unlimited locked
+/// memory if possible (before Linux 5.11 maps count as locked memory), and with everything read-only
+/// except the folder of the pins, which is a mount of its own as in the pod.
 fn confined(world: &World, capabilities: &[&str]) -> PathBuf {
     let path = world.yaml().parent().unwrap().join(format!("confined-{}", capabilities.join("-")));
     let bounding: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
@@ -52,16 +52,16 @@ fn confined(world: &World, capabilities: &[&str]) -> PathBuf {
 
 fn start(world: &World, program: &Path) -> u32 {
     world.start_agent_of(program, &[Path::new("--from"), &world.yaml()]);
-    // The one that has the lock.
-    let said = world.svclb(&["check", "-o", "json"]);
-    let findings: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    // The process that holds the lock is the agent.
+    let report = world.svclb(&["check", "-o", "json"]);
+    let findings: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
     let findings = findings.as_array().unwrap();
     let agent = findings.iter().find(|finding| finding["check"] == "agent").unwrap();
     let words: Vec<&str> = agent["found"].as_str().unwrap().split(' ').collect();
-    words[1].parse().unwrap_or_else(|_| panic!("no process is named: {agent}"))
+    words[1].parse().unwrap_or_else(|_| panic!("expected a process id in {agent}"))
 }
 
-/// A set of capabilities, and whether new privileges are possible, of every thread of a process.
+/// Asserts the sets of capabilities and `no_new_privs` of every thread of a process.
 fn assert_confined(pid: u32, bounding: u64) {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     for thread in threads {
@@ -77,8 +77,8 @@ fn assert_confined(pid: u32, bounding: u64) {
     }
 }
 
-/// Where a process could write, by its mounts (proc_pid_mountinfo(5): id, parent, device, root, mount
-/// point, options). A mount with another one right on top of it cannot be reached.
+/// The writable mounts of a process (proc_pid_mountinfo(5): id, parent, device, root, mount point,
+/// options). A mount that is covered by another one at the same mount point cannot be reached.
 fn writable_mounts(pid: u32) -> Vec<PathBuf> {
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     let mounts: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
@@ -95,7 +95,7 @@ fn hello(world: &World, backend: &Backend) {
 }
 
 #[test]
-fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
+fn an_agent_needs_write_access_only_to_its_pins() {
     let world = World::builder("confined").without_agent().start();
     let program = confined(&world, &NEEDED);
     let [a, b] = [("a", "10.244.0.1:8080"), ("b", "10.244.0.2:8080")]
@@ -103,64 +103,64 @@ fn an_agent_lives_its_whole_life_with_nothing_to_write_to_but_its_pins() {
     hello(&world, &a);
     let pid = start(&world, &program);
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     assert_confined(pid, MASK);
     assert_eq!(writable_mounts(pid), [world.pins()]);
 
-    // Services come and go.
+    // Services are added and removed.
     hello(&world, &b);
     for number in 0..20 {
         let service = world.service(&format!("default/more-{number}"));
         service.cluster_ip(&format!("10.96.1.{number}")).port(80, Tcp).backends([&a, &b]).write();
     }
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
     for number in 0..20 {
         world.remove(&format!("default/more-{number}"));
     }
     world.settle();
 
-    // A hook and a pin are taken away, and put back. A link is there before its pin, and ends with the
-    // agent until then: the log tells of it once it is pinned.
+    // A hook and a pin are removed and restored. A new link exists before its pin and would end with the
+    // agent until then, so it is logged only once it is pinned.
     world.detach("connect4");
     let pin = world.pinned("maps", "svclb_slots");
     world.unpin(&pin);
-    eventually("both are there again", || {
+    eventually("both are restored", || {
         let log = world.agent_log();
         let gone = [format!("the pin {} was gone", pin.display()), "connect4 was detached".into()];
         match gone.iter().find(|line| !log.contains(*line)) {
             None => Ok(()),
-            Some(line) => Err(format!("nothing of {line:?} in the log:\n{log}")),
+            Some(line) => Err(format!("expected {line:?} in the log:\n{log}")),
         }
     });
     assert!(world.inside(move || pin.exists()));
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
 
-    // It is killed, and the next one takes over and writes what changed meanwhile.
+    // The agent is killed; the next one adopts the maps and writes what changed meanwhile.
     world.take_agent().kill();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "b");
     hello(&world, &a);
     let next = start(&world, &program);
     assert_ne!(next, pid);
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     assert_confined(next, MASK);
     assert!(world.take_agent().stop().success());
 }
 
 #[test]
-fn an_agent_that_was_given_everything_keeps_no_more_than_it_needs() {
+fn an_agent_drops_the_capabilities_that_it_does_not_need() {
     let world = World::builder("dropped").without_agent().start();
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     hello(&world, &a);
     let pid = start(&world, world.program());
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     assert_confined(pid, 0);
 }
 
 #[test]
-fn each_capability_that_is_missing_is_named() {
+fn each_missing_capability_is_named() {
     let world = World::builder("missing").without_agent().start();
     let from = world.yaml();
     for missing in NEEDED {
@@ -168,17 +168,16 @@ fn each_capability_that_is_missing_is_named() {
         let mut command = Command::new(confined(&world, &others));
         command.arg("agent").arg("--from").arg(&from).arg("--pins").arg(world.pins());
         let output = world.output(command);
-        let said = String::from_utf8_lossy(&output.stderr);
+        let text = String::from_utf8_lossy(&output.stderr);
         let name = format!("it lacks CAP_{};", missing.to_uppercase());
-        assert!(!output.status.success() && said.contains(&name), "{missing}: {said}");
-        assert_eq!(said.trim().lines().count(), 1, "{missing}: {said}");
+        assert!(!output.status.success() && text.contains(&name), "{missing}: {text}");
+        assert_eq!(text.trim().lines().count(), 1, "{missing}: {text}");
     }
-    assert!(world.names_in(&world.pins()).is_empty(), "no pin was made");
+    assert!(world.names_in(&world.pins()).is_empty(), "no pin may be created");
 }
 
-/// Every folder of the pins is for its owner only, and there are at least so many.
 #[test]
-fn killed_agent_leaves_no_process_of_an_exec_plugin_and_each_had_no_capability() {
+fn processes_of_an_exec_plugin_have_no_capability_and_end_with_a_killed_agent() {
     let world = World::builder("kill-plugin").without_agent().start();
     let folder = world.yaml().parent().unwrap().join("plugin");
     fs::create_dir(&folder).unwrap();
@@ -223,7 +222,7 @@ wait";
     }
     agent.kill().unwrap();
     agent.wait().unwrap();
-    eventually("they are gone", || {
+    eventually("the plugin's processes have ended", || {
         let left: Vec<_> = processes
             .iter()
             .filter_map(|process| fs::read_to_string(format!("/proc/{process}/stat")).ok())
@@ -233,6 +232,8 @@ wait";
     });
 }
 
+/// Asserts that every folder of the pins is accessible to its owner only, and that there are at least
+/// `least` folders.
 fn assert_closed(world: &World, least: usize) {
     let root = world.pins();
     let modes = world.inside(move || {
@@ -252,13 +253,13 @@ fn assert_closed(world: &World, least: usize) {
 }
 
 #[test]
-fn every_folder_of_the_pins_is_for_its_owner_only() {
+fn every_pins_folder_is_accessible_to_its_owner_only() {
     let world = World::new("closed");
     assert_closed(&world, 5);
 }
 
 #[test]
-fn folders_of_the_pins_that_are_open_to_others_are_closed() {
+fn pins_folders_that_are_open_to_others_are_closed() {
     let world = World::builder("opened").without_agent().start();
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     hello(&world, &a);
@@ -276,26 +277,26 @@ fn folders_of_the_pins_that_are_open_to_others_are_closed() {
     let log = world.agent_log();
     for folder in [world.pins(), folders[0].clone(), folders[2].clone()] {
         // Paths in the log may be quoted.
-        let said = format!("{}", folder.display());
-        let is_said = |line: &str| {
-            line.contains("open to others") && line.contains(said.trim_end_matches('/'))
+        let text = format!("{}", folder.display());
+        let is_logged = |line: &str| {
+            line.contains("open to others") && line.contains(text.trim_end_matches('/'))
         };
-        assert!(log.lines().any(is_said), "{said}: {log}");
+        assert!(log.lines().any(is_logged), "{text}: {log}");
     }
-    // Under an agent that runs, too.
+    // The running agent closes them too.
     open(world.pins());
     open(folders[1].clone());
-    eventually("they are closed again", || {
+    eventually("the folders are closed again", || {
         let all = [world.pins(), folders[1].clone()];
         let modes = world.inside(move || all.map(|it| fs::metadata(it).unwrap().mode() & 0o7777));
         if modes == [0o700; 2] { Ok(()) } else { Err(format!("{modes:?}")) }
     });
     world.settle();
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
 }
 
 #[test]
-fn folders_of_the_pins_that_somebody_else_made_are_refused() {
+fn pins_folders_of_another_user_are_refused() {
     const NOBODY: u32 = 65534;
     let world = World::builder("taken").without_agent().start();
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
@@ -314,38 +315,38 @@ fn folders_of_the_pins_that_somebody_else_made_are_refused() {
         assert!(!output.status.success(), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    // Root that may do no more than an agent needs cannot even look into such a folder.
+    // Root with only the agent's capabilities cannot even look into such a folder.
     for program in [world.program().to_owned(), confined(&world, &NEEDED)] {
         for folder in [world.pins(), world.version(), world.version().join("links")] {
             give(&folder, NOBODY);
-            let said = start(&program);
+            let text = start(&program);
             let expected = format!("{} is user {NOBODY}'s", folder.display());
-            assert!(said.contains(&expected) && said.contains("remove it"), "{expected}: {said}");
+            assert!(text.contains(&expected) && text.contains("remove it"), "{expected}: {text}");
             let checked = world.svclb(&["check"]);
             let found = String::from_utf8(checked.stdout).unwrap();
             assert!(!checked.status.success() && found.contains(&expected), "{found}");
             let uninstalled = world.svclb(&["uninstall"]);
-            let said = String::from_utf8(uninstalled.stderr).unwrap();
-            assert!(!uninstalled.status.success() && said.contains(&expected), "{said}");
+            let text = String::from_utf8(uninstalled.stderr).unwrap();
+            assert!(!uninstalled.status.success() && text.contains(&expected), "{text}");
             give(&folder, 0);
         }
     }
-    // Nor is it looked for somewhere else.
+    // A symbolic link is not followed either.
     let (root, aside) = (world.pins(), world.pins().with_file_name("aside"));
     world.move_pin(&root, &aside);
     let link = root.clone();
     world.inside(move || symlink(aside, link).unwrap());
-    let said = start(world.program());
-    assert!(said.contains(&format!("{} is no folder", root.display())), "{said}");
+    let text = start(world.program());
+    assert!(text.contains(&format!("{} is no folder", root.display())), "{text}");
     world.unpin(&root);
     world.move_pin(&root.with_file_name("aside"), &root);
-    assert_eq!(world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "a");
     world.start_agent();
     world.settle();
 }
 
 #[test]
-fn the_other_commands_do_with_what_the_manual_says() {
+fn the_other_commands_need_only_the_documented_capabilities() {
     let world = World::new("commands");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     hello(&world, &a);
@@ -366,12 +367,12 @@ fn the_other_commands_do_with_what_the_manual_says() {
     world.take_agent().stop();
     let uninstalled = run(&["bpf"], &["uninstall"]);
     assert!(uninstalled.status.success(), "{uninstalled:?}");
-    // The folder itself is what is mounted.
-    assert!(world.names_in(&world.pins()).is_empty(), "something is left");
+    // The folder itself is a mount, so it stays.
+    assert!(world.names_in(&world.pins()).is_empty(), "the folder of the pins must be empty");
 }
 
 #[test]
-fn mounting_a_bpffs_is_what_needs_more() {
+fn mounting_a_bpffs_needs_cap_sys_admin() {
     let world = World::builder("mounting").without_agent().start();
     let folder = world.yaml().parent().unwrap().join("mount");
     fs::create_dir(&folder).unwrap();
@@ -379,11 +380,11 @@ fn mounting_a_bpffs_is_what_needs_more() {
         let mut command = Command::new(confined(&world, capabilities));
         command.arg("mount-bpffs").arg(&folder);
         let output = world.output(command);
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(said).unwrap())
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
     };
-    let (done, said) = run(&NEEDED);
-    assert!(!done && said.contains("CAP_SYS_ADMIN is needed"), "{said}");
-    let (done, said) = run(&["sys_admin"]);
-    assert!(done && said.contains("mounted a bpffs"), "{said}");
+    let (done, text) = run(&NEEDED);
+    assert!(!done && text.contains("CAP_SYS_ADMIN is needed"), "{text}");
+    let (done, text) = run(&["sys_admin"]);
+    assert!(done && text.contains("mounted a bpffs"), "{text}");
 }

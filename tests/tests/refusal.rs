@@ -1,4 +1,4 @@
-//! A Service without a usable backend refuses, at once and with the error of a closed port.
+//! A Service without a usable backend refuses at once, with the error of a closed port.
 
 use std::io;
 
@@ -13,11 +13,11 @@ const DIALS: [(Kind, &str); 6] = [
     (Kind::Udp6, "[::ffff:10.96.0.10]:80"),
 ];
 
-/// The error of a call that is refused.
+/// The error of a refused call.
 fn refusal(kind: Kind) -> Option<i32> {
     match kind {
-        // docs/decisions/0005: nothing better can be said over UDP on such a kernel.
-        Kind::Udp4 | Kind::Udp6 if !Feature::SetRetval.is_there() => Some(libc::EPERM),
+        // On such a kernel a hook cannot choose the error over UDP (docs/decisions/0005).
+        Kind::Udp4 | Kind::Udp6 if !Feature::SetRetval.is_supported() => Some(libc::EPERM),
         _ => Some(libc::ECONNREFUSED),
     }
 }
@@ -26,7 +26,7 @@ fn error<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-/// Gives 10.96.0.10:80 and [fd00:96::10]:80 these backends, over both protocols.
+/// Applies a Service at 10.96.0.10:80 and [fd00:96::10]:80 with these endpoints, over both protocols.
 fn apply(world: &World, endpoints: &[Endpoint]) {
     world
         .service("default/hello")
@@ -39,7 +39,7 @@ fn apply(world: &World, endpoints: &[Endpoint]) {
         .apply();
 }
 
-/// Responders over both protocols and families.
+/// Starts responders for both protocols and families.
 fn backends(world: &World) -> Vec<Backend> {
     let both = |address| [Tcp, Udp].map(|protocol| world.backend("a", protocol, address));
     ["10.244.0.1:8080", "[fd00:244::1]:8080"].into_iter().flat_map(both).collect()
@@ -70,7 +70,7 @@ fn connect_and_send_are_refused_while_there_is_no_usable_backend() {
         for (kind, dialled) in DIALS {
             let socket = world.socket(kind);
             socket.dial(dialled).unwrap_or_else(|error| panic!("{kind:?} {dialled}: {error}"));
-            assert_eq!(socket.ask().unwrap(), "a", "{kind:?} {dialled}");
+            assert_eq!(socket.request().unwrap(), "a", "{kind:?} {dialled}");
         }
     }
     assert_eq!(backends.iter().map(Backend::hits).sum::<usize>(), 2 * DIALS.len());
@@ -88,18 +88,18 @@ fn a_refused_socket_can_be_used_again() {
     apply(&world, &endpoints(&backends));
     for (socket, (kind, dialled)) in sockets.iter().zip(DIALS) {
         socket.dial(dialled).unwrap_or_else(|error| panic!("{kind:?} {dialled}: {error}"));
-        assert_eq!(socket.ask().unwrap(), "a", "{kind:?} {dialled}");
+        assert_eq!(socket.request().unwrap(), "a", "{kind:?} {dialled}");
     }
 }
 
 #[test]
-fn without_set_retval_tcp_is_refused_and_udp_is_denied() {
+fn without_set_retval_tcp_gets_econnrefused_and_udp_gets_eperm() {
     let world = World::builder("no-set-retval").agent_args(["--without", "set-retval"]).start();
     let backends = backends(&world);
     apply(&world, &[]);
     for (kind, dialled) in DIALS {
         let socket = world.socket(kind);
-        // docs/decisions/0005: nothing better can be said over UDP on such a kernel.
+        // On such a kernel a hook cannot choose the error over UDP (docs/decisions/0005).
         let expected = match kind {
             Kind::Udp4 | Kind::Udp6 => libc::EPERM,
             _ => libc::ECONNREFUSED,
@@ -114,6 +114,6 @@ fn without_set_retval_tcp_is_refused_and_udp_is_denied() {
     for (kind, dialled) in DIALS {
         let socket = world.socket(kind);
         socket.dial(dialled).unwrap_or_else(|error| panic!("{kind:?} {dialled}: {error}"));
-        assert_eq!(socket.ask().unwrap(), "a", "{kind:?} {dialled}");
+        assert_eq!(socket.request().unwrap(), "a", "{kind:?} {dialled}");
     }
 }

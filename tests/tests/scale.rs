@@ -1,9 +1,9 @@
-//! A large cluster on one agent, as it is shipped: SPEED.md's 5,000 Services with 250,000 endpoints, from
-//! a real API server.
+//! A large cluster on one agent of the shipped image: the 5,000 Services with 250,000 endpoints of
+//! SPEED.md, from a real API server.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests: what fails in them fails the test, with its reason"
+    reason = "a failure in a helper fails the test, with its reason"
 )]
 
 #[path = "pod/image.rs"]
@@ -15,13 +15,13 @@ use svclb_tests::World;
 use svclb_tests::cluster::{ControlPlane, Large, eventually};
 
 const CLUSTER: Large = Large::SPEED;
-/// What the agent may keep in memory, MB: SPEED.md's target.
+/// Limit of the agent's resident memory in MB: SPEED.md's target.
 const RESIDENT: u64 = 40;
-/// What it may take for a moment, MB: the lists of all kinds are read page by page, and a list that
-/// replaces another must not make a second catalog beside the first.
+/// Limit of its peak in MB. The lists of all kinds are read page by page, and a list that replaces
+/// another must not need a second catalog.
 const PEAK: u64 = 60;
 
-/// A field of `/proc/PID/status`, MB.
+/// A field of `/proc/PID/status`, in MB.
 fn megabytes(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -30,7 +30,8 @@ fn megabytes(pid: u32, field: &str) -> u64 {
 
 #[test]
 fn a_quarter_of_a_million_endpoints_fit_in_forty_megabytes() {
-    // More than one priority level's worth of requests at once is not what this is about.
+    // Priority and fairness would limit the requests that create the objects, which is not the subject
+    // of this test.
     let plane = ControlPlane::builder("scale")
         .without_controllers()
         .api_server_args(["--enable-priority-and-fairness=false"])
@@ -48,7 +49,7 @@ fn a_quarter_of_a_million_endpoints_fit_in_forty_megabytes() {
         let status = world.status();
         (status["services"].as_u64(), status["backends"].as_u64())
     };
-    // The default Service `kubernetes` comes on top, without endpoints.
+    // In addition there is the default Service `kubernetes`, without endpoints.
     let all = (Some(CLUSTER.services as u64 + 1), Some(CLUSTER.all_endpoints() as u64));
     eventually("every service is served", || match counted() {
         found if found == all => Ok(()),
@@ -63,13 +64,22 @@ fn a_quarter_of_a_million_endpoints_fit_in_forty_megabytes() {
         resident("RssShmem"),
         resident("VmHWM"),
     );
-    let fits = || {
-        assert!(resident("VmRSS") <= RESIDENT, "{} MB are resident", resident("VmRSS"));
-        assert!(resident("VmHWM") <= PEAK, "{} MB were resident", resident("VmHWM"));
+    let assert_fits = || {
+        assert!(
+            resident("VmRSS") <= RESIDENT,
+            "expected at most {RESIDENT} MB resident, got {} MB",
+            resident("VmRSS")
+        );
+        assert!(
+            resident("VmHWM") <= PEAK,
+            "expected a peak of at most {PEAK} MB, got {} MB",
+            resident("VmHWM")
+        );
     };
-    fits();
+    assert_fits();
 
-    // Replaced whole, as after a lost connection, it holds both for a moment, and lets go again.
+    // When all lists are replaced after a lost connection, memory may peak for a moment and must shrink
+    // again.
     plane.stop_api_server();
     plane.start_api_server();
     plane.api().create(&CLUSTER.service(CLUSTER.services)).unwrap();
@@ -78,5 +88,5 @@ fn a_quarter_of_a_million_endpoints_fit_in_forty_megabytes() {
         found => Err(format!("{found:?}")),
     });
     println!("after a relist: {} MB resident, at most {} MB", resident("VmRSS"), resident("VmHWM"),);
-    fits();
+    assert_fits();
 }

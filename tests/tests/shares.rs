@@ -1,21 +1,24 @@
-//! What one client takes of the maps that all clients use: never so much that others lose anything.
+//! Shares: one client can use only a part of the maps that all clients share, so that others lose
+//! nothing.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "steps that several tests have in common, and what they measured"
+    reason = "steps that several tests share, and their measurements"
 )]
 
 use std::collections::BTreeSet;
 
-use svclb_tests::{Crowd, Deed, Kind, Pod, Socket, Tcp, Udp, World, at, counter, eventually};
+use svclb_tests::{
+    Kind, ManySockets, Pod, Socket, SocketUse, Tcp, Udp, World, at, counter, eventually,
+};
 
-/// Entries that the overflow has room for (docs/limits.md).
+/// Capacity of the overflow (docs/limits.md).
 const OVERFLOW: u64 = 131_072;
-/// A pod's cgroup and its container's, as kubelet makes them.
+/// The cgroup of a pod's container, as the kubelet names it.
 const GREEDY: &str =
     "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/a.scope";
 
-/// Two Services of eight backends each, for TCP and UDP.
+/// Creates three services at 10.96.0.10 with eight backends each, two over UDP and one over TCP.
 fn world(name: &str) -> (World, Vec<svclb_tests::Backend>) {
     let world = World::new(name);
     let mut all = Vec::new();
@@ -32,88 +35,92 @@ fn world(name: &str) -> (World, Vec<svclb_tests::Backend>) {
 const DNS: &str = "10.96.0.10:53";
 const OTHER: &str = "10.96.0.10:54";
 
-/// A pod's sockets: one that sends, two that are connected.
-struct Modest {
+/// The sockets of a pod that opens few: an unconnected one and two connected ones.
+struct FewSockets {
     sends: Socket,
-    kept: String,
+    backend: String,
     connected: [Socket; 2],
 }
 
-impl Modest {
+impl FewSockets {
     fn of(pod: &Pod<'_>) -> Self {
         let sends = pod.socket(Kind::Udp4);
-        let kept = sends.ask_at(DNS).unwrap().backend;
-        Self { sends, kept, connected: [Udp, Tcp].map(|it| pod.dial(it, DNS).unwrap()) }
+        let backend = sends.request_to(DNS).unwrap().backend;
+        Self { sends, backend, connected: [Udp, Tcp].map(|it| pod.dial(it, DNS).unwrap()) }
     }
 
-    /// Replies are named after the Service, sends keep their backend, and peers are the Service.
+    /// Asserts that responses come from the Service's address, the unconnected socket keeps its backend,
+    /// and the peers are the Service.
     fn check(&self, when: &str) {
         for _ in 0..10 {
-            let answer = self.sends.ask_at(DNS).unwrap();
-            assert_eq!((answer.from, &answer.backend), (at(DNS), &self.kept), "{when}");
+            let answer = self.sends.request_to(DNS).unwrap();
+            assert_eq!((answer.from, &answer.backend), (at(DNS), &self.backend), "{when}");
         }
         for socket in &self.connected {
             assert_eq!(socket.peer().unwrap(), at(DNS), "{when}");
-            socket.ask().unwrap();
+            socket.request().unwrap();
         }
     }
 }
 
-/// A pod opens so many sockets; others keep names, replies and backends, and so do those that come.
-fn others_keep_theirs(name: &str, sockets: usize, deed: Deed) {
+/// A pod opens very many sockets. Existing and new sockets of other pods must keep names, responses and
+/// backends.
+fn assert_other_pods_unaffected(name: &str, sockets: usize, usage: SocketUse) {
     let (world, _backends) = world(name);
     let pods = [world.pod(), world.pod()];
-    let before: Vec<Modest> = pods.iter().map(Modest::of).collect();
-    let crowd = world.crowd(GREEDY, sockets, deed, &[DNS, OTHER]);
+    let before: Vec<FewSockets> = pods.iter().map(FewSockets::of).collect();
+    let sockets_of_greedy = world.open_many_sockets(GREEDY, sockets, usage, &[DNS, OTHER]);
     let status = world.status();
     let taken = world.overflow_entries();
-    println!("{sockets} sockets that {deed:?}: {taken} entries of the overflow; {status}");
+    println!("{sockets} sockets that {usage:?}: {taken} entries of the overflow; {status}");
     assert!(taken > OVERFLOW / 20 && taken <= OVERFLOW / 9 + 10, "{taken} entries");
     for pod in &pods {
-        // Enough that some have no place of their own.
-        let come: Vec<Modest> = (0..20).map(|_| Modest::of(pod)).collect();
-        come.iter().for_each(|it| it.check("opened meanwhile"));
-        let met: BTreeSet<&str> = come.iter().map(|it| it.kept.as_str()).collect();
+        // Enough sockets that some find no place in the array.
+        let opened: Vec<FewSockets> = (0..20).map(|_| FewSockets::of(pod)).collect();
+        opened.iter().for_each(|it| it.check("opened meanwhile"));
+        let met: BTreeSet<&str> = opened.iter().map(|it| it.backend.as_str()).collect();
         assert!(met.len() > 1, "{met:?}");
     }
     before.iter().for_each(|it| it.check("opened before"));
     let status = world.status();
     assert!(counter(&status, "over_share") > 0, "{status}");
-    drop((crowd, before));
-    world.wait_until_forgotten();
+    drop((sockets_of_greedy, before));
+    world.wait_until_origins_released();
 }
 
 #[test]
-fn a_pod_with_68000_unconnected_sockets_takes_no_name_and_no_backend_from_others() {
-    others_keep_theirs("shares-68000", 68_000, Deed::Send);
+fn a_pod_with_68000_unconnected_sockets_does_not_affect_other_pods() {
+    assert_other_pods_unaffected("shares-68000", 68_000, SocketUse::Send);
 }
 
 #[test]
-fn a_pod_with_300000_unconnected_sockets_takes_no_name_and_no_backend_from_others() {
-    others_keep_theirs("shares-300000", 300_000, Deed::Send);
+fn a_pod_with_300000_unconnected_sockets_does_not_affect_other_pods() {
+    assert_other_pods_unaffected("shares-300000", 300_000, SocketUse::Send);
 }
 
 #[test]
-fn a_pod_with_300000_connected_sockets_takes_no_name_and_no_backend_from_others() {
-    others_keep_theirs("shares-connected", 300_000, Deed::Connect);
+fn a_pod_with_300000_connected_sockets_does_not_affect_other_pods() {
+    assert_other_pods_unaffected("shares-connected", 300_000, SocketUse::Connect);
 }
 
-/// How many entries two crowds have that share a client, or do not.
-fn taken_by_two(world: &World, workloads: [&str; 2]) -> u64 {
+/// The number of overflow entries while two workloads, of one client or of two, have very many sockets
+/// each.
+fn entries_of_two(world: &World, workloads: [&str; 2]) -> u64 {
     const SOCKETS: usize = 48_000;
-    let open = |workload| world.crowd(workload, SOCKETS, Deed::Send, &[DNS, OTHER]);
-    let _crowds: Vec<Crowd> = workloads.map(open).into();
+    let open =
+        |workload| world.open_many_sockets(workload, SOCKETS, SocketUse::Send, &[DNS, OTHER]);
+    let _crowds: Vec<ManySockets> = workloads.map(open).into();
     world.overflow_entries()
 }
 
 #[test]
-fn a_client_is_one_however_many_namespaces_and_cgroups_it_makes() {
+fn a_client_has_one_share_however_many_namespaces_and_cgroups_it_creates() {
     let world = World::builder("shares-clients").agent_args(["--origins", "1024"]).start();
     let backends = world.backends("a", Udp, 2);
     let service = world.service("default/dns").cluster_ip("10.96.0.10");
     service.port(53, Udp).backends(&backends).port(54, Udp).backends(&backends).apply();
-    // A pod has one more level than a Guaranteed one and than a user's session. Each process has a network
-    // namespace of its own.
+    // A pod's cgroup has one level more than a Guaranteed pod's and than a user session's. Each process
+    // has a network namespace of its own.
     let clients = [
         GREEDY,
         "kubepods.slice/kubepods-pod3.slice/a.scope",
@@ -121,20 +128,20 @@ fn a_client_is_one_however_many_namespaces_and_cgroups_it_makes() {
     ];
     for client in clients {
         let below = ["of/its/own", "and/another"].map(|cgroup| format!("{client}/{cgroup}"));
-        let one = taken_by_two(&world, [&below[0], &below[1]]);
+        let one = entries_of_two(&world, [&below[0], &below[1]]);
         assert!(one <= OVERFLOW / 9 + 10, "{client}: {one} entries of one client");
-        world.wait_until_forgotten();
-        // The whole of the client's share is there again.
-        assert_eq!(taken_by_two(&world, [client, &below[0]]), one, "{client}");
-        world.wait_until_forgotten();
+        world.wait_until_origins_released();
+        // The client's whole share is free again.
+        assert_eq!(entries_of_two(&world, [client, &below[0]]), one, "{client}");
+        world.wait_until_origins_released();
     }
     let other = GREEDY.replace("pod1", "pod2");
-    let two = taken_by_two(&world, [GREEDY, &other]);
+    let two = entries_of_two(&world, [GREEDY, &other]);
     assert!(two > OVERFLOW / 9 + OVERFLOW / 20, "{two} entries of two clients");
 }
 
 #[test]
-fn counts_that_are_wrong_are_corrected_by_the_next_audit() {
+fn wrong_counts_are_corrected_by_the_next_audit() {
     let world = World::builder("shares-audit").agent_args(["--origins", "64", "--audit", "1"]);
     let world = world.start();
     let backends = world.backends("a", Udp, 2);
@@ -145,7 +152,7 @@ fn counts_that_are_wrong_are_corrected_by_the_next_audit() {
     assert!(entries > 0);
     let right = world.counted_entries();
     assert_eq!(right.values().copied().collect::<Vec<_>>(), [entries; 2], "{right:?}");
-    // As if all of the overflow were this client's.
+    // As if this client used the whole overflow.
     for client in right.keys() {
         world.put_counted_entries(*client, 1 << 20);
     }
@@ -154,7 +161,7 @@ fn counts_that_are_wrong_are_corrected_by_the_next_audit() {
         found => Err(format!("{found:?}, expected {right:?}")),
     });
     drop(sockets);
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
     eventually("idle clients have no row", || match world.counted_entries() {
         found if found.values().all(|count| *count == 0) && found.len() == 1 => Ok(()),
         found => Err(format!("{found:?}")),

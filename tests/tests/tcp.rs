@@ -1,4 +1,4 @@
-//! ClusterIPs over TCP: who answers, in every way of connecting that the kernel has.
+//! ClusterIPs over TCP: the backend that answers, for every way of connecting that the kernel has.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,13 +7,13 @@ use std::thread;
 
 use socket2::{Domain, SockAddr, Type};
 use svclb_common::layout::AGENT_PRIORITY;
-use svclb_tests::{Backend, Endpoint, Feature, Kind, Place, Socket, Tcp, Udp, World, at};
+use svclb_tests::{Backend, Endpoint, Feature, Kind, Socket, Tcp, ToAddress, Udp, World, at};
 
-/// Enough draws that one of two or three backends is missed once in 2^60 runs.
+/// Number of draws: one of two or three backends is missed once in 2^60 runs.
 const DRAWS: usize = 150;
 
 #[test]
-fn a_cluster_ip_is_answered_by_each_of_its_backends_and_keeps_its_name() {
+fn a_cluster_ip_reaches_each_of_its_backends_and_is_shown_as_the_peer() {
     let world = World::new("tcp");
     let v4 = world.backends("v4", Tcp, 3);
     let v6: Vec<Backend> = (1..=3)
@@ -38,7 +38,7 @@ fn a_cluster_ip_is_answered_by_each_of_its_backends_and_keeps_its_name() {
             let socket = world.socket(kind);
             socket.dial(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
             assert_eq!(socket.peer().unwrap(), at(dialled), "{row}");
-            met.insert(socket.ask().unwrap());
+            met.insert(socket.request().unwrap());
             assert_eq!(socket.peer().unwrap(), at(dialled), "{row}, after data");
         }
         let all: BTreeSet<String> = backends.iter().map(|backend| backend.name().into()).collect();
@@ -53,7 +53,7 @@ fn backends_of_one_service_may_listen_on_different_ports() {
     let b = world.backend("b", Tcp, "10.244.0.1:8081");
     world.service("default/two").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a, &b]).apply();
     let met: BTreeSet<String> =
-        (0..DRAWS).map(|_| world.ask(Tcp, "10.96.0.10:80").unwrap()).collect();
+        (0..DRAWS).map(|_| world.request(Tcp, "10.96.0.10:80").unwrap()).collect();
     assert_eq!(met, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
 }
 
@@ -62,7 +62,7 @@ fn one_port_serves_tcp_and_udp_of_different_services() {
     let world = World::new("tcp-and-udp");
     let tcp = world.backend("tcp", Tcp, "10.244.0.1:8080");
     let udp = world.backend("udp", Udp, "10.244.0.1:8080");
-    // Two ports of one Service are two services; and so are two Services with one ClusterIP.
+    // Two ports of one Service are two services, and so are two Services with one ClusterIP.
     world
         .service("default/dns")
         .cluster_ip("10.96.0.10")
@@ -75,8 +75,8 @@ fn one_port_serves_tcp_and_udp_of_different_services() {
     world.service("b/udp").cluster_ip("10.96.0.11").port(53, Udp).backends([&udp]).apply();
     for dialled in ["10.96.0.10:53", "10.96.0.11:53"] {
         for _ in 0..10 {
-            assert_eq!(world.ask(Tcp, dialled).unwrap(), "tcp", "{dialled}");
-            assert_eq!(world.ask(Udp, dialled).unwrap(), "udp", "{dialled}");
+            assert_eq!(world.request(Tcp, dialled).unwrap(), "tcp", "{dialled}");
+            assert_eq!(world.request(Udp, dialled).unwrap(), "udp", "{dialled}");
         }
     }
 }
@@ -102,11 +102,11 @@ fn a_socket_outside_the_cgroup_is_left_alone() {
     let dialled: std::net::SocketAddr = at("10.96.0.10:80");
     let error = world.inside(move || std::net::TcpStream::connect(dialled)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
-    assert_eq!(world.ask(Tcp, dialled).unwrap(), "a");
+    assert_eq!(world.request(Tcp, dialled).unwrap(), "a");
 }
 
 #[test]
-fn an_established_connection_outlives_its_backends_place_in_the_service() {
+fn an_established_connection_outlives_the_removal_of_its_backend() {
     let world = World::new("established");
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     let b = world.backend("b", Tcp, "10.244.0.2:8080");
@@ -114,22 +114,22 @@ fn an_established_connection_outlives_its_backends_place_in_the_service() {
     service.clone().backends([&a]).apply();
     let old = world.dial(Tcp, "10.96.0.10:80").unwrap();
     service.clone().backends([&b]).apply();
-    assert_eq!(world.ask(Tcp, "10.96.0.10:80").unwrap(), "b");
-    assert_eq!(old.ask().unwrap(), "a");
+    assert_eq!(world.request(Tcp, "10.96.0.10:80").unwrap(), "b");
+    assert_eq!(old.request().unwrap(), "a");
     assert_eq!(old.peer().unwrap(), at("10.96.0.10:80"));
     world.remove("default/hello");
     world.settle();
-    assert_eq!(old.ask().unwrap(), "a");
+    assert_eq!(old.request().unwrap(), "a");
 }
 
 #[test]
-fn endpoints_that_end_serve_only_while_none_is_ready() {
+fn terminating_endpoints_serve_only_while_none_is_ready() {
     let world = World::new("terminating");
     let [a, b] = [("a", "10.244.0.1:8080"), ("b", "10.244.0.2:8080")]
         .map(|(name, address)| world.backend(name, Tcp, address));
     let service = world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp);
     let met = || -> BTreeSet<String> {
-        (0..DRAWS).map(|_| world.ask(Tcp, "10.96.0.10:80").unwrap()).collect()
+        (0..DRAWS).map(|_| world.request(Tcp, "10.96.0.10:80").unwrap()).collect()
     };
     service.clone().backends([Endpoint::from(&a).terminating(), Endpoint::from(&b)]).apply();
     assert_eq!(met(), BTreeSet::from(["b".to_owned()]), "one ready");
@@ -170,17 +170,17 @@ fn every_way_of_connecting_reaches_the_service() {
         for (kind, dialled) in dials {
             let socket = world.socket(kind);
             connect(&socket, dialled).unwrap_or_else(|error| panic!("{way} {dialled}: {error}"));
-            assert_eq!(socket.ask().unwrap(), "a", "{way} {dialled}");
+            assert_eq!(socket.request().unwrap(), "a", "{way} {dialled}");
             assert_eq!(socket.peer().unwrap(), at(dialled), "{way} {dialled}");
         }
     }
 }
 
 #[test]
-fn a_pod_that_is_given_itself_reaches_itself() {
+fn a_pod_reaches_itself_through_its_service() {
     let world = World::new("hairpin");
     let pod = world.pod();
-    // The address that it has among pods.
+    // The pod's address among pods.
     let ip = pod.dial(Udp, "10.244.0.1:9").unwrap().local().unwrap().ip();
     let itself = pod.backend("itself", Tcp, &format!("{ip}:8080"));
     world
@@ -190,36 +190,37 @@ fn a_pod_that_is_given_itself_reaches_itself() {
         .backends([&itself])
         .apply();
     let socket = pod.dial(Tcp, "10.96.0.10:80").unwrap();
-    assert_eq!(socket.ask().unwrap(), "itself");
+    assert_eq!(socket.request().unwrap(), "itself");
     assert_eq!(socket.peer().unwrap(), at("10.96.0.10:80"));
     assert_eq!(socket.local().unwrap().ip(), ip);
 }
 
-/// Whether there are MPTCP sockets: a kernel that cannot tell their subflows may have none at all.
+/// Returns true if the kernel has MPTCP sockets. A kernel on which their subflows cannot be recognized
+/// may have none.
 fn has_mptcp() -> bool {
     match socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(socket2::Protocol::MPTCP)) {
-        Err(error) if !Feature::Mptcp.is_there() => {
+        Err(error) if !Feature::Mptcp.is_supported() => {
             assert_eq!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT), "{error}");
             false
         }
-        // Where they should be, and are not, the first one says so.
+        // On a kernel that must have them, the first socket reports the error.
         _ => true,
     }
 }
 
 #[test]
-fn where_the_kernels_sockets_are_not_told_apart_each_mptcp_connect_leaves_an_origin() {
+fn if_kernel_sockets_are_not_recognized_each_mptcp_connect_leaves_an_origin() {
     const CONNECTS: usize = 20;
     if !has_mptcp() {
         return;
     }
-    let world = World::builder("mptcp-untold").agent_args(["--without", "kern-sock"]).start();
+    let world = World::builder("mptcp-without").agent_args(["--without", "kern-sock"]).start();
     let a = world.backend("a", Tcp, "10.244.0.1:8080");
     world.service("default/hello").cluster_ip("10.96.0.10").port(80, Tcp).backends([&a]).apply();
     for number in 0..CONNECTS {
         let socket = world.socket(Kind::Mptcp4);
         socket.dial("10.96.0.10:80").unwrap();
-        assert_eq!(socket.ask().unwrap(), "a");
+        assert_eq!(socket.request().unwrap(), "a");
         assert_eq!(socket.peer().unwrap(), at("10.244.0.1:8080"), "docs/limits.md");
         drop(socket);
         let left = world.origins();
@@ -239,8 +240,8 @@ fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
     for _ in 0..100 {
         let socket = world.socket(Kind::Mptcp4);
         socket.dial("10.96.0.10:80").unwrap();
-        assert_eq!(socket.ask().unwrap(), "a");
-        // No release would come for the cookie that the connect ran with (docs/decisions/0021).
+        assert_eq!(socket.request().unwrap(), "a");
+        // No release would come for the cookie of the connect (docs/decisions/0021).
         assert_eq!(world.origins(), []);
     }
 }
@@ -248,13 +249,13 @@ fn an_mptcp_socket_is_translated_and_leaves_no_origin() {
 fn connect_without_blocking(socket: &Socket, to: &str) -> io::Result<()> {
     socket.raw().set_nonblocking(true)?;
     let connected =
-        socket.raw().connect_timeout(&SockAddr::from(to.place()), svclb_tests::PATIENCE);
+        socket.raw().connect_timeout(&SockAddr::from(to.to_address()), svclb_tests::PATIENCE);
     socket.raw().set_nonblocking(false)?;
     connected
 }
 
-/// On a thread of its own: what the kernel does for a ring at its end interrupts later waits of the
-/// thread that made it, with EINTR (seen on 5.10 and 6.1).
+/// Uses a thread of its own, because the kernel's work at the end of a ring interrupts later waits of
+/// the thread that created it with EINTR (seen on 5.10 and 6.1).
 fn connect_by_io_uring(socket: &Socket, to: &str) -> io::Result<()> {
     let done = thread::scope(|scope| scope.spawn(|| connect_by_ring(socket, to)).join());
     done.unwrap_or_else(|_| Err(io::Error::other("the ring's thread panicked")))
@@ -263,7 +264,7 @@ fn connect_by_io_uring(socket: &Socket, to: &str) -> io::Result<()> {
 fn connect_by_ring(socket: &Socket, to: &str) -> io::Result<()> {
     use io_uring::{IoUring, opcode, types};
     let mut ring = IoUring::new(2)?;
-    let address = SockAddr::from(to.place());
+    let address = SockAddr::from(to.to_address());
     let file = types::Fd(socket.raw().as_raw_fd());
     let connect = opcode::Connect::new(file, address.as_ptr().cast(), address.len()).build();
     // SAFETY: the address lives until the entry is complete, which is awaited below.
@@ -277,9 +278,9 @@ fn connect_by_ring(socket: &Socket, to: &str) -> io::Result<()> {
 }
 
 fn connect_by_fast_open_send(socket: &Socket, to: &str) -> io::Result<()> {
-    let to = SockAddr::from(to.place());
+    let to = SockAddr::from(to.to_address());
     socket.raw().send_to_with_flags(b"early\n", &to, libc::MSG_FASTOPEN)?;
-    hear_early(socket)
+    receive_early_answer(socket)
 }
 
 fn connect_by_fast_open_connect(socket: &Socket, to: &str) -> io::Result<()> {
@@ -293,11 +294,11 @@ fn connect_by_fast_open_connect(socket: &Socket, to: &str) -> io::Result<()> {
     assert_eq!(set, 0, "TCP_FASTOPEN_CONNECT: {}", io::Error::last_os_error());
     socket.dial(to)?;
     socket.raw().send(b"early\n")?;
-    hear_early(socket)
+    receive_early_answer(socket)
 }
 
-/// Reads the answer to what came with the first packet, and looks whether it did.
-fn hear_early(socket: &Socket) -> io::Result<()> {
+/// Reads the answer to the data in the first packet, and asserts that the first packet had data.
+fn receive_early_answer(socket: &Socket) -> io::Result<()> {
     let mut answer = [std::mem::MaybeUninit::uninit(); 64];
     let size = socket.raw().recv(&mut answer)?;
     assert_eq!(size, "a early\n".len());
@@ -313,7 +314,7 @@ fn hear_early(socket: &Socket) -> io::Result<()> {
         libc::getsockopt(socket.raw().as_raw_fd(), libc::IPPROTO_TCP, option, value, &raw mut size)
     };
     assert_eq!(got, 0, "TCP_INFO: {}", io::Error::last_os_error());
-    assert_ne!(info[OPTIONS] & SYN_DATA, 0, "the first packet carried the data");
+    assert_ne!(info[OPTIONS] & SYN_DATA, 0, "the first packet must carry data");
     Ok(())
 }
 
@@ -336,13 +337,13 @@ fn two_sockets_with_one_source_port_cannot_dial_two_services_of_one_pod() {
     sockets[1].raw().bind(&SockAddr::from(local)).unwrap();
     sockets[2].raw().bind(&SockAddr::from(local)).unwrap();
     sockets[0].dial("10.96.0.10:80").unwrap();
-    // To the kernel it is the same connection again.
+    // For the kernel this is the same connection again.
     let error = sockets[1].dial("10.96.0.11:80").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "{error}");
-    // Without a common pod it is not.
+    // With another pod it is not.
     sockets[2].dial("10.96.0.12:80").unwrap();
-    assert_eq!(sockets[0].ask().unwrap(), "a");
-    assert_eq!(sockets[2].ask().unwrap(), "b");
+    assert_eq!(sockets[0].request().unwrap(), "a");
+    assert_eq!(sockets[2].request().unwrap(), "b");
 }
 
 #[test]
@@ -355,13 +356,13 @@ fn a_connect_of_a_socket_with_the_agents_priority_is_left_alone() {
     }
     for (name, ip) in services {
         let dialled = format!("{ip}:443");
-        assert_eq!(world.ask(Tcp, &dialled).unwrap(), "a", "{name}");
+        assert_eq!(world.request(Tcp, &dialled).unwrap(), "a", "{name}");
         for (priority, expected) in [(6, None), (AGENT_PRIORITY, Some(libc::EACCES))] {
             let socket = world.socket(Kind::Tcp4);
             let value = i32::from_ne_bytes(priority.to_ne_bytes());
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Priority, &value)
                 .unwrap();
-            // What is not translated is prohibited here.
+            // An untranslated connect is prohibited here.
             let error = socket.dial(&dialled).err().and_then(|error| error.raw_os_error());
             assert_eq!(error, expected, "{name}, priority {priority}");
         }

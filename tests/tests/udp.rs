@@ -1,4 +1,5 @@
-//! ClusterIPs over UDP, connected and not: who answers, and from where.
+//! ClusterIPs over UDP, on connected and unconnected sockets: the backend that answers, and the source
+//! address of its answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,12 +12,12 @@ use std::time::Duration;
 use nix::sys::socket::sockopt::Ipv4RecvErr;
 use nix::sys::socket::{MsgFlags, SockaddrIn, recvmsg, setsockopt};
 use socket2::{SockAddr, SockAddrStorage};
-use svclb_tests::{Answer, Backend, Kind, Place, Socket, Tcp, Udp, World, at, eventually};
+use svclb_tests::{Backend, Kind, Response, Socket, Tcp, ToAddress, Udp, World, at, eventually};
 
-/// Enough draws that one of three backends is missed once in 2^60 runs.
+/// Number of draws: one of three backends is missed once in 2^60 runs.
 const DRAWS: usize = 150;
 
-/// A world with three backends of each family behind 10.96.0.10:53 and [fd00:96::10]:53.
+/// Creates a world with three backends of each family behind 10.96.0.10:53 and [fd00:96::10]:53.
 fn dual(name: &str) -> (World, Vec<Backend>, Vec<Backend>) {
     let world = World::new(name);
     let v4 = world.backends("v4", Udp, 3);
@@ -38,7 +39,7 @@ fn names(backends: &[Backend]) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_connected_socket_hears_a_backend_and_keeps_the_dialled_name() {
+fn a_connected_socket_is_answered_from_the_dialled_address() {
     let (world, v4, v6) = dual("udp-connected");
     let rows = [
         ("IPv4", Kind::Udp4, "10.96.0.10:53", &v4),
@@ -51,11 +52,11 @@ fn a_connected_socket_hears_a_backend_and_keeps_the_dialled_name() {
         for _ in 0..DRAWS {
             let socket = world.socket(kind);
             socket.dial(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
-            let first = socket.ask().unwrap_or_else(|error| panic!("{row}: {error}"));
-            assert_eq!(socket.ask().unwrap(), first, "{row}");
-            // A socket that is connected may ask for the source all the same.
-            let question = socket.raw().send(b"?\n").map(|_| "?\n").unwrap();
-            let from = socket.hear(question).unwrap().from;
+            let first = socket.request().unwrap_or_else(|error| panic!("{row}: {error}"));
+            assert_eq!(socket.request().unwrap(), first, "{row}");
+            // A connected socket may read the source address too.
+            let request = socket.raw().send(b"?\n").map(|_| "?\n").unwrap();
+            let from = socket.receive_response(request).unwrap().from;
             assert_eq!(unmapped(from), unmapped(at(dialled)), "{row}");
             met.insert(first);
         }
@@ -75,9 +76,9 @@ fn a_reply_comes_from_the_dialled_address() {
         let mut met = BTreeSet::new();
         for _ in 0..DRAWS {
             let socket = world.socket(kind);
-            let first = socket.ask_at(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
+            let first = socket.request_to(dialled).unwrap_or_else(|error| panic!("{row}: {error}"));
             assert_eq!(first.from, at(dialled), "{row}");
-            assert_eq!(socket.ask_at(dialled).unwrap(), first, "{row}");
+            assert_eq!(socket.request_to(dialled).unwrap(), first, "{row}");
             met.insert(first.backend);
         }
         assert_eq!(met, names(backends), "{row}");
@@ -85,11 +86,12 @@ fn a_reply_comes_from_the_dialled_address() {
 }
 
 #[test]
-fn an_ipv4_address_of_no_family_is_an_ipv4_address() {
+fn an_address_of_family_af_unspec_is_taken_for_ipv4() {
     let (world, v4, _) = dual("udp-unspecified");
     let socket = world.socket(Kind::Udp4);
     let mut address = SockAddrStorage::zeroed();
-    // SAFETY: it is an IPv4 address, but for its family: AF_UNSPEC, which sendto(2) takes for AF_INET.
+    // SAFETY: the fields are those of an IPv4 address. Only its family is AF_UNSPEC, which sendto(2)
+    // takes for AF_INET.
     let address = unsafe {
         let parts = address.view_as::<libc::sockaddr_in>();
         parts.sin_port = 53_u16.to_be();
@@ -97,24 +99,24 @@ fn an_ipv4_address_of_no_family_is_an_ipv4_address() {
         SockAddr::new(address, size_of::<libc::sockaddr_in>().try_into().unwrap())
     };
     socket.raw().send_to(b"?\n", &address).unwrap();
-    let answer = socket.hear("?\n").unwrap();
+    let answer = socket.receive_response("?\n").unwrap();
     assert!(names(&v4).contains(&answer.backend), "{answer:?}");
     assert_eq!(answer.from, at("10.96.0.10:53"));
 }
 
 #[test]
-fn a_send_straight_to_a_backend_is_answered_by_its_own_address() {
+fn a_send_directly_to_a_backend_is_answered_from_its_own_address() {
     let (world, v4, _) = dual("udp-direct");
     let socket = world.socket(Kind::Udp4);
     for backend in &v4 {
-        let answer = socket.ask_at(backend).unwrap();
-        assert_eq!(answer, Answer { backend: backend.name().into(), from: backend.address() });
+        let answer = socket.request_to(backend).unwrap();
+        assert_eq!(answer, Response { backend: backend.name().into(), from: backend.address() });
     }
     assert_eq!(world.origins(), []);
 }
 
 #[test]
-fn one_socket_tells_services_apart_whose_backends_are_the_same() {
+fn one_socket_distinguishes_services_with_the_same_backends() {
     let world = World::new("udp-shared");
     let rows =
         [("one backend", world.backends("a", Udp, 1)), ("three", world.backends("b", Udp, 3))];
@@ -132,29 +134,33 @@ fn one_socket_tells_services_apart_whose_backends_are_the_same() {
         let socket = world.socket(Kind::Udp4);
         let mut given: BTreeMap<&str, String> = BTreeMap::new();
         for round in 0..20 {
-            // Each round in another order.
+            // Each round uses another order.
             for step in 0..dialled.len() {
                 let to = &dialled[(step * (round % 4 + 1)) % dialled.len()];
-                let answer = socket.ask_at(to).unwrap();
+                let answer = socket.request_to(to).unwrap();
                 assert_eq!(answer.from, at(to), "{row}, round {round}");
                 let first = given.entry(to).or_insert_with(|| answer.backend.clone());
-                assert_eq!(*first, answer.backend, "{row}, round {round}: the backend stays");
+                assert_eq!(*first, answer.backend, "{row}, round {round}: the backend must stay");
             }
         }
     }
 }
 
 #[test]
-fn one_socket_keeps_its_backend_for_a_thousand_datagrams_while_other_services_churn() {
+fn one_socket_keeps_its_backend_for_a_thousand_datagrams_while_other_services_change() {
     let world = World::new("udp-thousand");
     let backends = world.backends("a", Udp, 5);
     let others = world.backends("other", Tcp, 5);
     world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends(&backends).apply();
     let socket = world.socket(Kind::Udp4);
-    let first = socket.ask_at("10.96.0.10:53").unwrap();
+    let first = socket.request_to("10.96.0.10:53").unwrap();
     let send = |count: usize, when: &str| {
         for number in 0..count {
-            assert_eq!(socket.ask_at("10.96.0.10:53").unwrap(), first, "{when}: datagram {number}");
+            assert_eq!(
+                socket.request_to("10.96.0.10:53").unwrap(),
+                first,
+                "{when}: datagram {number}"
+            );
         }
     };
     send(1000, "at rest");
@@ -178,7 +184,7 @@ fn one_socket_keeps_its_backend_for_a_thousand_datagrams_while_other_services_ch
             world.settle();
             rounds
         });
-        // A failure in here must end the churn too, or the scope waits for ever.
+        // A failure in here must end the churn too, or the scope would wait forever.
         let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..5 {
                 send(200, "under churn");
@@ -188,15 +194,15 @@ fn one_socket_keeps_its_backend_for_a_thousand_datagrams_while_other_services_ch
         done.store(true, Ordering::Relaxed);
         let rounds = churn.join().unwrap();
         sent.unwrap();
-        assert!(rounds > 1, "there was churn");
+        assert!(rounds > 1, "Services must have changed meanwhile");
     });
     send(100, "after the churn");
     let hit: Vec<&Backend> = backends.iter().filter(|backend| backend.hits() > 0).collect();
-    assert_eq!(hit.len(), 1, "one backend got all of them");
+    assert_eq!(hit.len(), 1, "one backend must get all datagrams");
 }
 
 #[test]
-fn a_datagram_socket_moves_on_when_its_backend_goes() {
+fn an_unconnected_socket_moves_when_its_backend_is_removed() {
     let world = World::new("udp-moves");
     let a = world.backend("a", Udp, "10.244.0.1:5353");
     let b = world.backend("b", Udp, "10.244.0.2:5353");
@@ -204,12 +210,16 @@ fn a_datagram_socket_moves_on_when_its_backend_goes() {
     service.clone().backends([&a]).apply();
     let socket = world.socket(Kind::Udp4);
     let dialled = "10.96.0.10:53";
-    assert_eq!(socket.ask_at(dialled).unwrap().backend, "a");
+    assert_eq!(socket.request_to(dialled).unwrap().backend, "a");
     service.clone().backends([&a, &b]).apply();
-    assert_eq!(socket.ask_at(dialled).unwrap().backend, "a", "a newcomer takes nobody over");
+    assert_eq!(
+        socket.request_to(dialled).unwrap().backend,
+        "a",
+        "a new backend must not take over existing sockets"
+    );
     service.clone().backends([&b]).apply();
-    let moved = socket.ask_at(dialled).unwrap();
-    assert_eq!(moved, Answer { backend: "b".into(), from: at(dialled) });
+    let moved = socket.request_to(dialled).unwrap();
+    assert_eq!(moved, Response { backend: "b".into(), from: at(dialled) });
 }
 
 #[test]
@@ -224,7 +234,7 @@ fn a_hundred_thousand_connections_spread_evenly() {
     for _ in 0..CONNECTIONS / 250 {
         for socket in world.sockets(Kind::Udp4, 250) {
             socket.dial("10.96.0.10:53").unwrap();
-            *counts.entry(socket.ask().unwrap()).or_default() += 1;
+            *counts.entry(socket.request().unwrap()).or_default() += 1;
         }
     }
     let expected = f64::from(CONNECTIONS) / 10.0;
@@ -237,7 +247,7 @@ fn a_hundred_thousand_connections_spread_evenly() {
 }
 
 #[test]
-fn every_way_of_sending_reaches_the_service_and_hears_the_dialled_address() {
+fn every_way_of_sending_reaches_the_service_and_is_answered_from_its_address() {
     let (world, _v4, _v6) = dual("udp-ways");
     type Way = fn(&Socket, &str, &[u8]) -> io::Result<()>;
     let ways: [(&str, Way); 3] = [
@@ -254,10 +264,11 @@ fn every_way_of_sending_reaches_the_service_and_hears_the_dialled_address() {
         for (kind, dialled) in dials {
             let socket = world.socket(kind);
             send(&socket, dialled, b"1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
-            let answer = socket.hear("1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
+            let answer =
+                socket.receive_response("1\n").unwrap_or_else(|error| panic!("{way}: {error}"));
             assert_eq!(answer.from, at(dialled), "{way}");
             send(&socket, dialled, b"2\n").unwrap();
-            assert_eq!(socket.hear("2\n").unwrap(), answer, "{way}: the same backend");
+            assert_eq!(socket.receive_response("2\n").unwrap(), answer, "{way}: the same backend");
         }
     }
 }
@@ -278,7 +289,7 @@ fn part(bytes: &[u8]) -> libc::iovec {
 }
 
 fn send_by_sendmmsg(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
-    let (to, mut part) = (SockAddr::from(to.place()), part(bytes));
+    let (to, mut part) = (SockAddr::from(to.to_address()), part(bytes));
     let mut messages = [libc::mmsghdr { msg_hdr: message(&to, &mut part), msg_len: 0 }];
     // SAFETY: the message points to what lives here, and is one.
     match unsafe { libc::sendmmsg(socket.raw().as_raw_fd(), messages.as_mut_ptr(), 1, 0) } {
@@ -287,8 +298,8 @@ fn send_by_sendmmsg(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// On a thread of its own: what the kernel does for a ring at its end interrupts later waits of the
-/// thread that made it, with EINTR (seen on 5.10 and 6.1).
+/// Uses a thread of its own, because the kernel's work at the end of a ring interrupts later waits of
+/// the thread that created it with EINTR (seen on 5.10 and 6.1).
 fn send_by_io_uring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     let done = thread::scope(|scope| scope.spawn(|| send_by_ring(socket, to, bytes)).join());
     done.unwrap_or_else(|_| Err(io::Error::other("the ring's thread panicked")))
@@ -297,7 +308,7 @@ fn send_by_io_uring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
 fn send_by_ring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     use io_uring::{IoUring, opcode, types};
     let mut ring = IoUring::new(2)?;
-    let (to, mut part) = (SockAddr::from(to.place()), part(bytes));
+    let (to, mut part) = (SockAddr::from(to.to_address()), part(bytes));
     let message = message(&to, &mut part);
     let send =
         opcode::SendMsg::new(types::Fd(socket.raw().as_raw_fd()), &raw const message).build();
@@ -311,21 +322,21 @@ fn send_by_ring(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// To the same frontend that the socket is connected to, so that the reply is one of its peer.
+/// Sends to the frontend that the socket is connected to, so that the response comes from its peer.
 fn send_while_connected(socket: &Socket, to: &str, bytes: &[u8]) -> io::Result<()> {
     if socket.peer().is_err() {
         socket.dial(to)?;
     }
-    socket.raw().send_to(bytes, &SockAddr::from(to.place())).map(drop)
+    socket.raw().send_to(bytes, &SockAddr::from(to.to_address())).map(drop)
 }
 
-/// The address, IPv4 where it is v4-mapped.
+/// The address, as IPv4 if it is v4-mapped.
 fn unmapped(address: std::net::SocketAddr) -> std::net::SocketAddr {
     std::net::SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The address that the error queue of a socket names (ip(7), IP_RECVERR): the destination of the datagram
-/// that could not be delivered.
+/// The address in a socket's error queue (ip(7), IP_RECVERR): the destination of the datagram that could
+/// not be delivered.
 fn failed_destination(socket: &Socket) -> io::Result<SocketAddr> {
     let mut data = [0_u8; 64];
     let mut buffers = [io::IoSliceMut::new(&mut data)];
@@ -336,31 +347,31 @@ fn failed_destination(socket: &Socket) -> io::Result<SocketAddr> {
 }
 
 #[test]
-fn the_error_queue_of_a_connected_socket_names_the_pod() {
+fn the_error_queue_of_a_connected_socket_has_the_pods_address() {
     let world = World::new("udp-error-queue");
     let a = world.backend("a", Udp, "10.244.0.1:5353");
     world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends([&a]).apply();
-    // Its address stays, and nothing listens there any more.
+    // The backend's address stays, but nothing listens there.
     drop(a);
     let socket = world.socket(Kind::Udp4);
     setsockopt(&socket, Ipv4RecvErr, &true).unwrap();
     socket.dial("10.96.0.10:53").unwrap();
     socket.raw().send(b"?\n").unwrap();
-    let named = eventually("the kernel reports the refused datagram", || {
+    let failed = eventually("the kernel reports the refused datagram", || {
         failed_destination(&socket).map_err(|error| error.to_string())
     });
-    assert_eq!(named, at("10.244.0.1:5353"));
-    // The name of the peer is as always.
+    assert_eq!(failed, at("10.244.0.1:5353"));
+    // getpeername shows the Service as usual.
     assert_eq!(socket.peer().unwrap(), at("10.96.0.10:53"));
 }
 
 #[test]
-fn an_answer_that_another_socket_of_a_shared_port_receives_shows_the_pod() {
+fn an_answer_received_by_another_socket_of_a_shared_port_shows_the_pod() {
     let world = World::new("udp-reuseport");
     let backends = world.backends("a", Udp, 3);
     world.service("default/dns").cluster_ip("10.96.0.10").port(53, Udp).backends(&backends).apply();
     let mut received = [0, 0];
-    // Which of the sockets of a port is chosen follows from both addresses: a new pair each time.
+    // The kernel chooses a socket of the port by both addresses, which differ each time.
     for _ in 0..DRAWS {
         let sockets = world.sockets(Kind::Udp4, 2);
         for socket in &sockets {
@@ -369,10 +380,11 @@ fn an_answer_that_another_socket_of_a_shared_port_receives_shows_the_pod() {
         }
         sockets[0].raw().bind(&SockAddr::from(at("0.0.0.0:0"))).unwrap();
         sockets[1].raw().bind(&SockAddr::from(sockets[0].local().unwrap())).unwrap();
-        let question = sockets[0].send_to("10.96.0.10:53").unwrap();
+        let request = sockets[0].send_to("10.96.0.10:53").unwrap();
         let (which, answer) = eventually("one of the two receives the answer", || {
-            let found =
-                [0, 1].into_iter().find_map(|it| Some((it, sockets[it].hear(&question).ok()?)));
+            let found = [0, 1]
+                .into_iter()
+                .find_map(|it| Some((it, sockets[it].receive_response(&request).ok()?)));
             found.ok_or_else(|| "neither".to_owned())
         });
         received[which] += 1;

@@ -1,32 +1,32 @@
-//! Programs and maps are replaced under load: by the same programs, over maps of another layout, over
-//! what somebody broke. No connect is refused or left alone, and what sockets and clients remember
-//! survives where it can.
+//! Replacement of programs and maps under load: by the same programs, over maps of another layout, and
+//! over damaged maps. No connect is refused or left alone, and records of sockets and clients survive
+//! where possible.
 
 use std::fs;
 
 use svclb_common::layout::LAYOUT_VERSION;
-use svclb_tests::{Backend, Dialling, HOOKS, Remembered, Tcp, Udp, World, at_least};
+use svclb_tests::{Backend, ContinuousClient, HOOKS, StickyClients, Tcp, Udp, World, at_least};
 
 const HELLO: &str = "10.96.0.10:80";
 
-/// A world with a Service of each kind that remembers something.
-fn stage(name: &str) -> (World, Vec<Backend>) {
+/// Creates a world with the Services of [`StickyClients`].
+fn set_up(name: &str) -> (World, Vec<Backend>) {
     let world = World::new(name);
-    let backends = Remembered::prepare(&world);
+    let backends = StickyClients::prepare(&world);
     (world, backends)
 }
 
-/// What somebody did to the pins while no agent ran.
-type Breaks = fn(&World);
+/// Damage to the pins while no agent runs.
+type Damage = fn(&World);
 
 fn unpin(world: &World, map: &str) {
     world.unpin(&world.pinned("maps", map));
 }
 
-/// Puts a new map in the place of a pinned one: as that is, but for what is said here.
-fn remake(world: &World, name: &str, other: &[(&str, &str)]) {
+/// Replaces a pinned map by a new one with the same properties, except for those given here.
+fn recreate_map(world: &World, name: &str, other: &[(&str, &str)]) {
     let pin = world.pinned("maps", name);
-    let shown = world.shown("map", &pin);
+    let shown = world.bpftool_show("map", &pin);
     world.unpin(&pin);
     let mut words = vec![pin.into_os_string(), "name".into(), name.into()];
     let traits = ["type", "key", "value", "entries", "flags"];
@@ -44,44 +44,44 @@ fn older_version(world: &World) {
     world.move_pin(&world.version(), &world.version_of(LAYOUT_VERSION - 1));
 }
 
-/// The maps whose loss the log tells of, one line each.
-fn told_lost(log: &str) -> Vec<&str> {
+/// The maps whose loss the log reports, one line each.
+fn lost_maps(log: &str) -> Vec<&str> {
     let lines = log.lines().filter(|line| {
         line.contains("WARN")
             && line.contains("what it remembers of sockets or clients cannot be used")
     });
     let words = lines.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
-    // The name of the crate is in each line, too.
+    // Each line has the name of the crate too.
     words.filter(|word| word.starts_with("svclb_") && *word != "svclb_dataplane").collect()
 }
 
 #[test]
-fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
+fn unusable_maps_are_replaced_without_interruption() {
     const OTHER: &str = "another type, key size, value size or flags";
-    // What was done, what the log says of it, and the maps whose content is lost.
-    let rows: [(&str, Breaks, &[&str], &[&str]); 18] = [
-        // As large as ours, but it cannot be mapped.
+    // A name, the damage, the words of the log, and the maps whose content is lost.
+    let rows: [(&str, Damage, &[&str], &[&str]); 18] = [
+        // The same size, but without the flag that allows mapping.
         (
             "other-flags",
-            |world| remake(world, "svclb_index", &[("flags", "0")]),
+            |world| recreate_map(world, "svclb_index", &[("flags", "0")]),
             &["svclb_index", OTHER],
             &[],
         ),
         (
             "other-value",
-            |world| remake(world, "svclb_slots", &[("value", "24")]),
+            |world| recreate_map(world, "svclb_slots", &[("value", "24")]),
             &["svclb_slots", OTHER],
             &[],
         ),
         (
             "other-key",
-            |world| remake(world, "svclb_frontends", &[("key", "20")]),
+            |world| recreate_map(world, "svclb_frontends", &[("key", "20")]),
             &["svclb_frontends", OTHER],
             &[],
         ),
         (
             "other-size",
-            |world| remake(world, "svclb_index", &[("entries", "8192")]),
+            |world| recreate_map(world, "svclb_index", &[("entries", "8192")]),
             &["describes other maps"],
             &[],
         ),
@@ -108,14 +108,14 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         ),
         (
             "origins-value",
-            |world| remake(world, "svclb_origins", &[("value", "56")]),
+            |world| recreate_map(world, "svclb_origins", &[("value", "56")]),
             &["svclb_origins", OTHER],
             &["svclb_origins"],
         ),
         // Places are found by a mask.
         (
             "origins-size",
-            |world| remake(world, "svclb_origins", &[("entries", "100")]),
+            |world| recreate_map(world, "svclb_origins", &[("entries", "100")]),
             &["svclb_origins", "expected a power of two"],
             &["svclb_origins"],
         ),
@@ -133,11 +133,11 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         ),
         (
             "affinity-type",
-            |world| remake(world, "svclb_affinity", &[("type", "lru_hash"), ("flags", "0")]),
+            |world| recreate_map(world, "svclb_affinity", &[("type", "lru_hash"), ("flags", "0")]),
             &["svclb_affinity", OTHER],
             &["svclb_affinity"],
         ),
-        // Without the names that belong to ids nobody knows whose affinity it is.
+        // Without the names of the services' ids, affinity rows belong to no known service.
         (
             "services",
             |world| world.relabel("svclb_services", None),
@@ -146,7 +146,7 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
         ),
         (
             "services-type",
-            |world| remake(world, "svclb_services", &[("type", "lru_hash"), ("flags", "0")]),
+            |world| recreate_map(world, "svclb_services", &[("type", "lru_hash"), ("flags", "0")]),
             &["svclb_services", OTHER],
             &["svclb_affinity"],
         ),
@@ -157,62 +157,64 @@ fn maps_that_cannot_be_used_are_replaced_and_no_connect_notices() {
             &["svclb_counters"],
         ),
     ];
-    for (row, breaks, said, lost) in rows {
-        let (world, _backends) = stage(&format!("upgrade-{row}"));
-        let remembered = Remembered::of(&world);
-        let (rounds, ()) = world.without_a_gap(Tcp, HELLO, &["a"], || {
+    for (row, damage, words, lost) in rows {
+        let (world, _backends) = set_up(&format!("upgrade-{row}"));
+        let sticky = StickyClients::of(&world);
+        let (rounds, ()) = world.assert_uninterrupted(Tcp, HELLO, &["a"], || {
             world.take_agent().stop();
-            breaks(&world);
+            damage(&world);
             world.start_agent();
             world.settle();
         });
-        assert!(rounds >= at_least(10), "{row}: the client connected {rounds} times only");
+        assert!(rounds >= at_least(10), "{row}: expected at least 10 connects, got {rounds}");
         let log = world.agent_log();
-        let is_said = |line: &str| {
-            line.contains("these maps cannot be used") && said.iter().all(|it| line.contains(it))
+        let is_logged = |line: &str| {
+            line.contains("these maps cannot be used") && words.iter().all(|it| line.contains(it))
         };
-        assert!(log.lines().any(is_said), "{row}: no {said:?} in {log}");
-        assert_eq!(told_lost(&log), *lost, "{row}: what is lost, in {log}");
+        assert!(log.lines().any(is_logged), "{row}: expected {words:?} in {log}");
+        assert_eq!(lost_maps(&log), *lost, "{row}: lost maps, in {log}");
         if !lost.contains(&"svclb_origins") {
-            remembered.sockets_do();
+            sticky.assert_sockets_keep_backend();
         }
         if !lost.contains(&"svclb_affinity") {
-            remembered.clients_do(&world);
+            sticky.assert_client_keeps_backend(&world);
         }
-        assert_eq!(world.ask(Tcp, HELLO).unwrap(), "a", "{row}");
-        // It is a whole set: the next agent takes it over without a word.
+        assert_eq!(world.request(Tcp, HELLO).unwrap(), "a", "{row}");
+        // The maps are complete: the next agent adopts them without a message.
         let before = log.len();
         world.take_agent().kill();
         world.start_agent();
         world.settle();
-        let said = world.agent_log()[before..].to_owned();
-        assert!(!said.contains("cannot be used"), "{row}: {said}");
+        let log = world.agent_log()[before..].to_owned();
+        assert!(!log.contains("cannot be used"), "{row}: {log}");
         let (old, root) = (world.version_of(LAYOUT_VERSION - 1), world.pins());
         let left = world.inside(move || (old.exists(), fs::read_dir(root).unwrap().count()));
-        assert_eq!(left, (false, 1), "{row}: only this version's pins are left");
+        assert_eq!(left, (false, 1), "{row}: only this version's pins may be left");
     }
 }
 
 #[test]
-fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() {
+fn programs_are_replaced_100_times_under_load_without_interruption() {
     const REPLACEMENTS: u32 = 100;
-    let (world, _backends) = stage("replaced");
-    let remembered = Remembered::of(&world);
+    let (world, _backends) = set_up("replaced");
+    let sticky = StickyClients::of(&world);
     assert_eq!(world.names_in(&world.version().join("links")).len(), HOOKS.len());
-    let kept = world.ask(Tcp, Remembered::KEPT).unwrap();
+    let affinity_backend = world.request(Tcp, StickyClients::AFFINITY).unwrap();
     let dns: Vec<String> = (0..8).map(|number| format!("dns-{number}")).collect();
     let dns: Vec<&str> = dns.iter().map(String::as_str).collect();
-    let (hello, kept) = (Dialling::tcp(HELLO, &["a"]), [kept.as_str()]);
-    let dns = Dialling { protocol: Udp, ..Dialling::tcp(Remembered::DNS, &dns) };
-    let clients = [hello, hello, Dialling::tcp(Remembered::KEPT, &kept), dns];
-    let (rounds, ()) = world.without_gaps(clients, || {
+    let (hello, affinity_backend) =
+        (ContinuousClient::tcp(HELLO, &["a"]), [affinity_backend.as_str()]);
+    let dns = ContinuousClient { protocol: Udp, ..ContinuousClient::tcp(StickyClients::DNS, &dns) };
+    let clients =
+        [hello, hello, ContinuousClient::tcp(StickyClients::AFFINITY, &affinity_backend), dns];
+    let (rounds, ()) = world.assert_all_uninterrupted(clients, || {
         let first = world.programs();
         let mut before = first[0];
         for round in 0..REPLACEMENTS {
             world.take_agent().kill();
             world.start_agent();
             let now = world.programs()[0];
-            assert_ne!(now, before, "round {round}: the program is the one before");
+            assert_ne!(now, before, "round {round}: the program must have been replaced");
             before = now;
         }
         let last = world.programs();
@@ -220,26 +222,30 @@ fn programs_are_replaced_100_times_under_load_and_every_connect_is_translated() 
         assert!(!same, "{HOOKS:?}: {first:?}, and then {last:?}");
     });
     let connects: u32 = rounds.iter().sum();
-    assert!(connects > 4 * REPLACEMENTS, "the clients connected {rounds:?} times only");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    assert!(
+        connects > 4 * REPLACEMENTS,
+        "expected more than {} connects, got {rounds:?}",
+        4 * REPLACEMENTS
+    );
+    sticky.assert_sockets_keep_backend();
+    sticky.assert_client_keeps_backend(&world);
 }
 
 #[test]
-fn origins_that_are_taken_over_keep_their_size_whatever_new_ones_would_have() {
-    let (world, _backends) = stage("upgrade-origins");
-    let remembered = Remembered::of(&world);
+fn adopted_origins_keep_their_size() {
+    let (world, _backends) = set_up("upgrade-origins");
+    let sticky = StickyClients::of(&world);
     world.take_agent().stop();
     world.relabel("svclb_index", None);
     let yaml = world.yaml();
     world.start_agent_with(&["--from", yaml.to_str().unwrap(), "--origins", "256"]);
-    remembered.sockets_do();
+    sticky.assert_sockets_keep_backend();
     assert_eq!(world.status()["origins"], 65_536);
     world.take_agent().stop();
-    let told = world.agent_log().len();
+    let log_start = world.agent_log().len();
     world.start_agent();
-    let log = world.agent_log().split_off(told);
+    let log = world.agent_log().split_off(log_start);
     assert!(!log.contains("cannot be used"), "{log}");
-    remembered.sockets_do();
-    remembered.clients_do(&world);
+    sticky.assert_sockets_keep_backend();
+    sticky.assert_client_keeps_backend(&world);
 }

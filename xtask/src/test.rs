@@ -58,7 +58,7 @@ pub(crate) fn oracle(worlds: Option<u64>, seed: Option<u64>) -> anyhow::Result<(
 }
 
 /// The test in which everything happens at once.
-const SOAK: &str = "nothing_breaks_and_nothing_grows";
+const SOAK: &str = "all_answers_are_right_and_nothing_grows_under_continuous_change";
 
 /// Runs it for so many minutes.
 ///

@@ -161,7 +161,7 @@ fn from_files(book: &mut Book) -> anyhow::Result<()> {
     for (name, _, backend) in backends.iter().rev().cycle().take(FILE_CHANGES) {
         let begin = Instant::now();
         point(backend);
-        while world.ask(Tcp, FILE_SERVICE).ok().as_deref() != Some(*name) {
+        while world.request(Tcp, FILE_SERVICE).ok().as_deref() != Some(*name) {
             ensure!(begin.elapsed() < FILE_PATIENCE, "no client met the change of a file");
         }
         times.push(times::of(begin.elapsed()));

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use svclb_dataplane::bpf::inspect::{self, Whose};
 use svclb_dataplane::hooks::HOOKS;
-use svclb_tests::Stranger;
+use svclb_tests::ThirdPartyProgram;
 
 /// The kernel counts as long as this is held, for the whole machine.
 pub(crate) fn count() -> anyhow::Result<OwnedFd> {
@@ -75,7 +75,7 @@ impl Programs {
 
 /// Programs that do nothing, one on each hook.
 #[derive(Debug)]
-pub(crate) struct Empty(#[expect(dead_code, reason = "they go with it")] Vec<Stranger>);
+pub(crate) struct Empty(#[expect(dead_code, reason = "they go with it")] Vec<ThirdPartyProgram>);
 
 impl Empty {
     /// Attaches them.
@@ -85,10 +85,10 @@ impl Empty {
     pub(crate) fn attach(cgroup: &Path) -> anyhow::Result<Self> {
         let all = HOOKS.iter().map(|hook| {
             let kind = match hook.name {
-                "sock_release" => svclb_tests::StrangerKind::Socket,
-                _ => svclb_tests::StrangerKind::Address,
+                "sock_release" => svclb_tests::ProgramKind::Socket,
+                _ => svclb_tests::ProgramKind::Address,
             };
-            Stranger::attach_to(cgroup, kind, inspect::number(hook), false)
+            ThirdPartyProgram::attach_to(cgroup, kind, inspect::number(hook), false)
         });
         Ok(Self(all.collect()))
     }

@@ -156,6 +156,6 @@ impl Proxy {
 
     /// The end of what it said.
     pub(crate) fn said(&self) -> String {
-        self.process.said()
+        self.process.log_tail()
     }
 }

@@ -1,14 +1,15 @@
-//! The first process of a guest of `cargo xtask vm`: furnishes the machine, runs each test binary of
-//! `/tests` with a time limit, says on the console what came of it, and switches the machine off.
+//! The first process of a guest of `cargo xtask vm`: it mounts file systems and loads modules, runs each
+//! test binary of `/tests` with a time limit, reports the results on the console, and powers the machine
+//! off.
 //!
-//! What it says begins with `svclb-guest: `, as xtask/src/vm/console.rs reads it; everything else on
-//! the console is the tests' or the kernel's.
+//! Its lines begin with `svclb-guest: `, which xtask/src/vm/console.rs reads; everything else on the
+//! console comes from the tests or the kernel.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "what fails here ends the guest, with its reason on the console"
+    reason = "a failure here ends the guest, with its reason on the console"
 )]
 
 use std::convert::Infallible;
@@ -29,12 +30,12 @@ use nix::sys::wait::wait;
 use nix::unistd::Pid;
 use svclb_tests::{Feature, loopback_up};
 
-/// Where xtask puts things, see xtask/src/vm/initramfs.rs.
+/// Paths at which xtask/src/vm/initramfs.rs puts things.
 const MODULES: &str = "/modules";
 const TESTS: &str = "/tests";
 const ARGUMENTS: &str = "/arguments";
 const PROGRAM: &str = "/svclb";
-/// How many seconds a test binary may take, in the environment (by the kernel's command line).
+/// Environment variable, set by the kernel's command line, with the limit of a test binary in seconds.
 const LIMIT: &str = "SVCLB_GUEST_LIMIT";
 
 const MOUNTS: [(&str, &str); 7] = [
@@ -49,30 +50,31 @@ const MOUNTS: [(&str, &str); 7] = [
 
 fn main() {
     if std::process::id() == 1 {
-        first();
+        run_init();
     }
     assert!(
         std::env::args().nth(1).as_deref() == Some("run"),
-        "this is the first process of a guest of `cargo xtask vm`, and nothing else"
+        "this is the first process of a guest of `cargo xtask vm`, and has no other use"
     );
     run();
 }
 
-/// The first process: collects the dead, so that nobody takes them for living, until the second ends.
-fn first() -> ! {
+/// The init process: mounts file systems, starts the second process and reaps children until that one
+/// exits. Unreaped children would look like running processes to the tests.
+fn run_init() -> ! {
     for (kind, target) in MOUNTS {
         fs::create_dir_all(target).unwrap();
         mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)
             .unwrap_or_else(|error| panic!("cannot mount {kind} on {target}: {error}"));
     }
-    #[expect(clippy::zombie_processes, reason = "the loop below waits for whoever ends")]
+    #[expect(clippy::zombie_processes, reason = "the loop below reaps every child")]
     let second = Command::new("/proc/self/exe").arg("run").spawn().unwrap();
     let second = Pid::from_raw(i32::try_from(second.id()).unwrap());
     while wait().unwrap().pid() != Some(second) {}
-    off()
+    power_off()
 }
 
-fn off() -> ! {
+fn power_off() -> ! {
     io::stdout().flush().unwrap();
     let Err(error): Result<Infallible, _> = reboot(RebootMode::RB_POWER_OFF);
     panic!("cannot switch the machine off: {error}");
@@ -80,7 +82,7 @@ fn off() -> ! {
 
 fn run() {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    say(&format!("kernel {}", release.trim()));
+    report(&format!("kernel {}", release.trim()));
     loopback_up().unwrap();
     for module in sorted(MODULES) {
         let file = File::open(&module).unwrap();
@@ -88,15 +90,15 @@ fn run() {
             .unwrap_or_else(|error| panic!("cannot load {}: {error}", module.display()));
     }
     for feature in Feature::ALL {
-        let answer = if feature.is_there() { "yes" } else { "no" };
-        say(&format!("feature {} {answer}", feature.name()));
+        let answer = if feature.is_supported() { "yes" } else { "no" };
+        report(&format!("feature {} {answer}", feature.name()));
     }
     let limit = std::env::var(LIMIT).ok().and_then(|limit| limit.parse().ok());
     let limit = Duration::from_secs(limit.expect("a number of seconds"));
     let arguments = fs::read_to_string(ARGUMENTS).unwrap();
     for test in sorted(TESTS) {
         let name = test.file_name().unwrap().to_string_lossy();
-        say(&format!("begin {name}"));
+        report(&format!("begin {name}"));
         let mut command = Command::new(&test);
         command.args(arguments.lines()).env("SVCLB_BIN", PROGRAM).env("TMPDIR", "/tmp");
         let start = Instant::now();
@@ -105,12 +107,13 @@ fn run() {
             Some(status) => format!("badly: {status}"),
             None => format!("badly: stopped after {limit:?}"),
         };
-        say(&format!("end {name} {} {how}", start.elapsed().as_secs()));
+        report(&format!("end {name} {} {how}", start.elapsed().as_secs()));
     }
-    say("done");
+    report("done");
 }
 
-/// Runs a command to its end, or kills it and all that it started: then there is no status.
+/// Runs a command to its end. After `limit` it kills the command and its process group, and returns no
+/// status.
 fn bounded(mut command: Command, limit: Duration) -> Option<ExitStatus> {
     let start = Instant::now();
     let mut child = command.process_group(0).spawn().unwrap();
@@ -126,11 +129,11 @@ fn bounded(mut command: Command, limit: Duration) -> Option<ExitStatus> {
     None
 }
 
-fn say(what: &str) {
+fn report(what: &str) {
     println!("svclb-guest: {what}");
 }
 
-/// What a folder holds, by name.
+/// The paths in a folder, sorted.
 fn sorted(folder: impl AsRef<Path>) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();

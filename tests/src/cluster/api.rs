@@ -1,5 +1,5 @@
-//! A client of an API server for tests: it blocks, and its sockets are in the control plane's
-//! namespace. Objects are JSON as the API writes it.
+//! A blocking client of an API server. Its sockets are in the control plane's namespace. Objects are
+//! JSON as the API writes it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,19 +14,19 @@ use kube::discovery::{ApiCapabilities, Scope, pinned_kind};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-/// As whom objects are applied.
+/// Field manager of applied objects.
 const MANAGER: &str = "svclb-test";
 
-/// Which object: its version and kind, its namespace and name.
+/// Identifies an object by version, kind, namespace and name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Reference {
     /// Such as `v1` or `discovery.k8s.io/v1`.
     pub api_version: String,
     /// Such as `Service`.
     pub kind: String,
-    /// Empty for what is in none.
+    /// Empty for objects without a namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name of the object.
     pub name: String,
 }
 
@@ -62,7 +62,7 @@ impl Reference {
         Self::new("discovery.k8s.io/v1", "EndpointSlice", name)
     }
 
-    /// What an object says of itself. What it leaves out is empty.
+    /// The reference of an object. Missing fields are empty.
     pub fn of(object: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Self {
@@ -100,41 +100,41 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client that is configured by this file. Its work is done on `runtime`.
+    /// Creates a client that a kubeconfig configures. Its tasks run on `runtime`.
     pub(crate) fn new(runtime: &Arc<Runtime>, kubeconfig: &Path) -> Self {
         let file = Kubeconfig::read_from(kubeconfig).expect("the kubeconfig can be read");
         let client = wait(runtime, async {
             let options = KubeConfigOptions::default();
             let config = kube::Config::from_custom_kubeconfig(file, &options).await;
-            let mut config = config.expect("the kubeconfig is one");
-            // A user's, from the environment: it cannot be reached from the namespace.
+            let mut config = config.expect("the kubeconfig is valid");
+            // The environment may set a user's proxy, which the namespace cannot reach.
             config.proxy_url = None;
             kube::Client::try_from(config)
         });
-        let client = client.expect("the kubeconfig makes a client");
+        let client = client.expect("a client can be created from the kubeconfig");
         Self { runtime: Arc::clone(runtime), client, kinds: Mutex::default() }
     }
 
-    /// The asynchronous client, for what is not here. Its sockets are in the control plane's namespace
-    /// only in what [`Self::wait`] does.
+    /// The asynchronous client, for calls that have no method here. Its sockets are in the control
+    /// plane's namespace only within [`Self::wait`].
     pub fn client(&self) -> kube::Client {
         self.client.clone()
     }
 
-    /// Does something asynchronous in the control plane's namespace, and waits for it.
+    /// Runs an asynchronous task in the control plane's namespace and waits for its result.
     pub fn wait<R: Send + 'static>(&self, task: impl Future<Output = R> + Send + 'static) -> R {
         wait(&self.runtime, task)
     }
 
-    /// Applies every document of a YAML text (server-side apply) and gives what is there then.
+    /// Applies every document of a YAML text (server-side apply) and returns the resulting objects.
     ///
     /// # Panics
-    /// When one is refused: with its name and the API server's reason.
+    /// If an object is refused, with its name and the API server's reason.
     pub fn apply(&self, yaml: &str) -> Vec<Value> {
         self.apply_all(&documents(yaml))
     }
 
-    /// Applies objects, a number of them at a time.
+    /// Applies objects, several at a time.
     ///
     /// # Panics
     /// As [`Self::apply`].
@@ -147,7 +147,7 @@ impl Client {
                 .map(|object| {
                     let reference = Reference::of(object);
                     let api = self.api(&reference).unwrap_or_else(|error| {
-                        panic!("the API server knows no kind of {reference}: {error}")
+                        panic!("the API server has no resource for {reference}: {error}")
                     });
                     let (object, name) = (object.clone(), reference.name.clone());
                     let task = async move {
@@ -167,7 +167,7 @@ impl Client {
         applied
     }
 
-    /// Applies an object, or looks only whether it could be applied.
+    /// Applies an object, or only validates it (dry run).
     ///
     /// # Errors
     /// The API server's refusal.
@@ -192,7 +192,7 @@ impl Client {
         })
     }
 
-    /// Replaces an object, which carries its `resourceVersion` if nobody else may have changed it.
+    /// Replaces an object. With a `resourceVersion`, this fails if the object has changed since.
     ///
     /// # Errors
     /// The API server's refusal.
@@ -247,7 +247,7 @@ impl Client {
         })
     }
 
-    /// Deletes an object. A Pod has `grace` seconds to end, if given.
+    /// Deletes an object. A Pod gets `grace` seconds to terminate, if given.
     ///
     /// # Errors
     /// The API server's refusal.
@@ -259,7 +259,7 @@ impl Client {
         })
     }
 
-    /// Looks only whether an object could be deleted, after all that it owns.
+    /// Validates a foreground deletion by a dry run.
     ///
     /// # Errors
     /// The API server's refusal.
@@ -270,8 +270,8 @@ impl Client {
         })
     }
 
-    /// Deletes all objects of a kind in a namespace (empty: in all) that have these labels (empty:
-    /// all).
+    /// Deletes the objects of a kind that are in a namespace (empty: in all) and have these labels
+    /// (empty: all objects).
     ///
     /// # Errors
     /// The API server's refusal.
@@ -295,7 +295,7 @@ impl Client {
         })
     }
 
-    /// Reads an object, if it is there.
+    /// Reads an object, or returns `None` if it does not exist.
     ///
     /// # Errors
     /// The API server's refusal.
@@ -304,7 +304,8 @@ impl Client {
         self.on(what, |api| async move { Ok(api.get_opt(&name).await?.as_ref().map(value)) })
     }
 
-    /// Reads all objects of a kind in a namespace (empty: in all) that have these labels (empty: all).
+    /// Lists the objects of a kind that are in a namespace (empty: in all) and have these labels (empty:
+    /// all objects).
     ///
     /// # Errors
     /// The API server's refusal.
@@ -329,7 +330,7 @@ impl Client {
         })
     }
 
-    /// The text at a path, such as `/readyz`.
+    /// Reads the text at a path, such as `/readyz`.
     ///
     /// # Errors
     /// The API server's refusal.
@@ -362,34 +363,35 @@ impl Client {
         })
     }
 
-    /// How a kind's path is written: asked once.
+    /// The resource of a kind, which is looked up once.
     fn resource(&self, kind: &GroupVersionKind) -> kube::Result<(ApiResource, ApiCapabilities)> {
         if let Some(known) = self.kinds.lock().unwrap().get(kind) {
             return Ok(known.clone());
         }
-        let (client, asked) = (self.client.clone(), kind.clone());
-        let found = self.wait(async move { pinned_kind(&client, &asked).await })?;
+        let (client, wanted) = (self.client.clone(), kind.clone());
+        let found = self.wait(async move { pinned_kind(&client, &wanted).await })?;
         self.kinds.lock().unwrap().insert(kind.clone(), found.clone());
         Ok(found)
     }
 }
 
-/// The documents of a YAML text. Empty ones are left out.
+/// Parses the documents of a YAML text, without the empty ones.
 ///
 /// # Panics
-/// When it is no YAML.
+/// If the text is not YAML.
 pub fn documents(yaml: &str) -> Vec<Value> {
     let found: Vec<Value> = serde_saphyr::from_multiple(yaml)
-        .unwrap_or_else(|error| panic!("no YAML: {error}\n{yaml}"));
+        .unwrap_or_else(|error| panic!("not YAML: {error}\n{yaml}"));
     found.into_iter().filter(|document| !document.is_null()).collect()
 }
 
-/// A future polled by another thread would make its sockets in that thread's namespace.
+/// Spawns the task: polled by another thread, the future would create its sockets in that thread's
+/// namespace.
 fn wait<R: Send + 'static>(runtime: &Runtime, task: impl Future<Output = R> + Send + 'static) -> R {
     runtime.block_on(runtime.spawn(task)).expect("the task did not panic")
 }
 
-/// What the API server says against something, or what else went wrong.
+/// The API server's message, or the text of any other error.
 fn reason(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),

@@ -1,18 +1,18 @@
-//! Many objects at once, as quickly as the API server takes them.
+//! Creating many objects at once, as fast as the API server accepts them.
 
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::Client;
 
-/// How many requests are under way at a time.
+/// Number of concurrent requests.
 const WORKERS: usize = 32;
 
 impl Client {
-    /// Creates namespaced objects that are not there.
+    /// Creates namespaced objects that do not exist yet.
     ///
     /// # Panics
-    /// When one is refused: with its name and the API server's reason.
+    /// If an object is refused, with its name and the API server's reason.
     pub fn create_all(&self, objects: Vec<Value>) {
         let mut parts: Vec<Vec<Value>> = (0..WORKERS).map(|_| Vec::new()).collect();
         for (at, object) in objects.into_iter().enumerate() {
@@ -39,7 +39,7 @@ impl Client {
 async fn create(client: &kube::Client, object: &Value) {
     let path = path(object);
     let request = http::Request::post(&path).header("content-type", "application/json");
-    let request = request.body(object.to_string().into_bytes()).expect("it is a request");
+    let request = request.body(object.to_string().into_bytes()).expect("the request is valid");
     let name = &object["metadata"]["name"];
     client
         .request_text(request)
@@ -47,7 +47,8 @@ async fn create(client: &kube::Client, object: &Value) {
         .unwrap_or_else(|error| panic!("cannot create {name} of {path}: {error}"));
 }
 
-/// Where objects of its kind and namespace are. Kinds whose plural ends otherwise are not known here.
+/// The path of the collection of the object's kind and namespace. Only kinds with a plural in -s are
+/// supported.
 fn path(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let version = text(&object["apiVersion"]);

@@ -1,5 +1,5 @@
-//! The keys of a control plane: an authority of its own, the API server's certificate, clients'
-//! certificates, and the pair with which tokens of service accounts are signed.
+//! The keys of a control plane: a certificate authority, the API server's certificate, client
+//! certificates, and the key pair that signs tokens of service accounts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 
-/// What an API server is called: by those beside it, by pods, and by those in other namespaces.
+/// The names under which the API server is reached: from its own namespace, by pods, and from other
+/// namespaces.
 const NAMES: [&str; 7] = [
     "127.0.0.1",
     "::1",
@@ -20,7 +21,7 @@ const NAMES: [&str; 7] = [
     "kubernetes.default.svc",
 ];
 
-/// An authority, with what it signed in one folder.
+/// A certificate authority, and the folder with what it signed.
 #[derive(Debug)]
 pub(crate) struct Certificates {
     folder: PathBuf,
@@ -28,7 +29,7 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
-    /// Makes the authority, the API server's certificate and the key pair for tokens.
+    /// Creates the authority, the API server's certificate and the key pair for tokens.
     pub(crate) fn make(folder: &Path) -> Self {
         let mut own = CertificateParams::default();
         own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,18 +46,18 @@ impl Certificates {
         certificates
     }
 
-    /// The authority's certificate.
+    /// The path of the authority's certificate.
     pub(crate) fn authority(&self) -> PathBuf {
         self.path("ca.crt")
     }
 
-    /// A file of the folder: `server.crt`, `server.key`, `tokens.pub`, `tokens.key`.
+    /// The path of a file of the folder: `server.crt`, `server.key`, `tokens.pub`, `tokens.key`.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Makes the certificate of a client: the API server takes the common name for the user's and each
-    /// organization for a group's. Gives its file and that of its key.
+    /// Creates the certificate of a client and returns the paths of the certificate and its key. The API
+    /// server takes the common name as the user and each organization as a group.
     pub(crate) fn client(&self, user: &str, groups: &[&str]) -> (PathBuf, PathBuf) {
         let mut client = CertificateParams::default();
         client.distinguished_name.push(DnType::CommonName, user);

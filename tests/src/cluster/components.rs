@@ -1,18 +1,19 @@
-//! Where the cluster's programs are. `cargo xtask setup --cluster` builds them; nothing is built here.
+//! The paths of the cluster's programs. `cargo xtask setup --cluster` builds them; nothing is built
+//! here.
 
 use std::path::PathBuf;
 
-/// Names the folders with the programs, as PATH does.
+/// Environment variable with the folders of the programs, in the form of PATH.
 const VARIABLE: &str = "SVCLB_COMPONENTS";
 
-/// A program, such as `kube-apiserver`.
+/// The path of a program, such as `kube-apiserver`.
 ///
 /// # Panics
-/// When it is not there: with what to do.
+/// If it does not exist, with what to do about it.
 pub fn component(name: &str) -> PathBuf {
     let folders = std::env::var_os(VARIABLE).unwrap_or_else(|| {
         panic!(
-            "{VARIABLE} does not say where {name} is: run the cluster tests by `cargo xtask test`, \
+            "{VARIABLE} is not set, so {name} cannot be found: run the cluster tests by `cargo xtask test`, \
              or set it to what `cargo xtask setup --cluster` prints"
         )
     });

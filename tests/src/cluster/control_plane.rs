@@ -1,5 +1,5 @@
-//! A control plane of a test's own: etcd, kube-apiserver and, if wanted, kube-controller-manager, in a
-//! private network namespace, with keys, users and a folder that nobody else has.
+//! A control plane for one test: etcd, kube-apiserver and optionally kube-controller-manager, in a
+//! private network namespace, with its own keys, users and folder.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -22,15 +22,15 @@ use crate::World;
 use crate::harness::namespace::Namespace;
 use crate::harness::wait::within;
 
-/// Where the API server listens, in its own namespace and in worlds with a relay: so one kubeconfig
-/// is right everywhere.
+/// Address of the API server, in its own namespace and in worlds with a relay, so that one kubeconfig is
+/// right everywhere.
 const ADDRESS: &str = "127.0.0.1:6443";
-/// What the API server says is its address. A relay can listen on it in a world: an EndpointSlice
-/// cannot name a loopback address.
+/// Address that the API server advertises. A relay in a world can listen on it; a loopback address would
+/// not do, as an EndpointSlice cannot contain one.
 pub(crate) const ADVERTISED: &str = "10.244.255.254";
 /// The ranges of ClusterIPs.
 const SERVICES: &str = "10.96.0.0/16,fd00:96::/112";
-/// etcd, in the namespace.
+/// Address of etcd in the namespace.
 const STORE: &str = "http://127.0.0.1:2379";
 const STORE_PEERS: &str = "http://127.0.0.1:2380";
 /// Controllers that act on what a test creates: Deployments become Pods, Pods become EndpointSlices.
@@ -38,10 +38,10 @@ const STORE_PEERS: &str = "http://127.0.0.1:2380";
 const CONTROLLERS: &str = "endpointslice-controller,endpoints-controller,\
     endpointslice-mirroring-controller,deployment-controller,replicaset-controller,\
     namespace-controller,serviceaccount-controller,garbage-collector-controller";
-/// How long a component may take to be ready, on a busy machine.
+/// Limit for a component to become ready, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What is different from most control planes.
+/// Options of a control plane.
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]
 pub struct Builder {
@@ -52,7 +52,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Leaves the controller manager out: what the test writes is all there is.
+    /// Leaves the controller manager out, so that only the test writes objects.
     pub fn without_controllers(mut self) -> Self {
         self.has_controllers = false;
         self
@@ -71,30 +71,30 @@ impl Builder {
         self
     }
 
-    /// Starts all of it, and waits until it is ready.
+    /// Starts all components and waits until they are ready.
     ///
     /// # Panics
-    /// When a component is not built, or does not get ready: with its log.
+    /// If a component is not built, or does not become ready, with its log.
     pub fn start(self) -> ControlPlane {
         ControlPlane::make(self)
     }
 }
 
-/// A running control plane. All of it ends when this is dropped, or with the test's process.
+/// A running control plane. All components end on drop, or with the test's process.
 pub struct ControlPlane {
     api: Option<Client>,
     processes: Mutex<Processes>,
-    /// What the API server says is its address.
+    /// The address that the API server advertises.
     advertised: Mutex<IpAddr>,
     arguments: Vec<String>,
-    // In the order of their ends.
+    // Fields are dropped in this order.
     runtime: Arc<Runtime>,
     certificates: Certificates,
     namespace: Namespace,
     folder: Folder,
 }
 
-/// In the order of their ends.
+/// Fields are dropped in this order.
 #[derive(Debug, Default)]
 struct Processes {
     controllers: Option<Process>,
@@ -103,7 +103,7 @@ struct Processes {
 }
 
 impl ControlPlane {
-    /// A control plane with the controllers that make EndpointSlices.
+    /// Creates a control plane with the controllers that write EndpointSlices.
     ///
     /// # Panics
     /// As [`Builder::start`].
@@ -111,7 +111,7 @@ impl ControlPlane {
         Self::builder(name).start()
     }
 
-    /// A control plane that is different.
+    /// Begins a control plane with options.
     pub fn builder(name: &str) -> Builder {
         Builder {
             name: name.to_owned(),
@@ -122,7 +122,7 @@ impl ControlPlane {
     }
 
     fn make(builder: Builder) -> Self {
-        // Before anything is made: they may lack.
+        // The programs come first, because they may be missing.
         for name in ["etcd", "kube-apiserver", "kube-controller-manager"] {
             component(name);
         }
@@ -150,12 +150,12 @@ impl ControlPlane {
         plane
     }
 
-    /// A client of the administrator.
+    /// The administrator's client.
     pub fn api(&self) -> &Client {
         self.api.as_ref().expect("there is a client from the start on")
     }
 
-    /// A client of whomever a kubeconfig names.
+    /// Creates a client with the credentials of a kubeconfig.
     pub fn client(&self, kubeconfig: &Path) -> Client {
         Client::new(&self.runtime, kubeconfig)
     }
@@ -165,10 +165,10 @@ impl ControlPlane {
         self.kubeconfig_of(kubeconfig::ADMIN)
     }
 
-    /// The administrator's kubeconfig, by which the API server is reached at another address.
+    /// Writes the administrator's kubeconfig for another address of the API server.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn kubeconfig_at(&self, server: SocketAddr) -> PathBuf {
         let path = self.folder().join(format!("at-{}.kubeconfig", server.ip()));
         let user = format!("token: {}", kubeconfig::token(kubeconfig::ADMIN));
@@ -177,13 +177,13 @@ impl ControlPlane {
         path
     }
 
-    /// The kubeconfig of the administrator or of a user of the builder.
+    /// Writes the kubeconfig of the administrator or of a user of the builder.
     pub fn kubeconfig_of(&self, user: &str) -> PathBuf {
         self.write_kubeconfig(user, &format!("token: {}", kubeconfig::token(user)))
     }
 
-    /// A kubeconfig with a client certificate for this user in these groups, who need not have been
-    /// known before.
+    /// Writes a kubeconfig with a client certificate for this user in these groups. The user need not be
+    /// one of the builder's.
     pub fn kubeconfig_with_certificate<const N: usize>(
         &self,
         user: &str,
@@ -195,43 +195,43 @@ impl ControlPlane {
         self.write_kubeconfig(&format!("{user}-certificate"), &how)
     }
 
-    /// A kubeconfig with a token of a service account, `NAMESPACE/NAME`, which is there.
+    /// Writes a kubeconfig with a token of an existing service account, `NAMESPACE/NAME`.
     ///
     /// # Panics
-    /// When it is not.
+    /// If there is no such service account.
     pub fn kubeconfig_of_service_account(&self, name: &str) -> PathBuf {
         let token = self.service_account_token(name, Duration::from_secs(3600));
         self.write_kubeconfig(&format!("account-{name}"), &format!("token: {token}"))
     }
 
-    /// A token of a service account, `NAMESPACE/NAME`, as a pod would get it. The API server gives none
-    /// for less than ten minutes.
+    /// Requests a token of a service account, `NAMESPACE/NAME`, as a pod would get it. The API server
+    /// issues none for less than ten minutes.
     ///
     /// # Panics
-    /// When there is no such service account.
-    pub fn service_account_token(&self, name: &str, lives: Duration) -> String {
+    /// If there is no such service account.
+    pub fn service_account_token(&self, name: &str, lifetime: Duration) -> String {
         let account = Reference::new("v1", "ServiceAccount", name);
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": { "expirationSeconds": lives.as_secs() },
+            "spec": { "expirationSeconds": lifetime.as_secs() },
         });
         let given = self.api().create_subresource(&account, "token", &request);
         let given = given.unwrap_or_else(|error| panic!("no token for {account}: {error}"));
         given["status"]["token"].as_str().expect("a token is text").to_owned()
     }
 
-    /// The certificate of the authority that signed the API server's.
+    /// The path of the certificate of the authority that signed the API server's certificate.
     pub fn authority(&self) -> PathBuf {
         self.certificates.authority()
     }
 
-    /// Where the API server listens, in its namespace and in worlds that have a [`Relay`].
+    /// The address of the API server, in its namespace and in worlds with a [`Relay`].
     pub fn address(&self) -> SocketAddr {
         crate::at(ADDRESS)
     }
 
-    /// An address at which a relay can offer the API server to pods: the backend of the Service
+    /// The address at which a relay can offer the API server to pods: the backend of the Service
     /// `default/kubernetes`.
     pub fn advertised(&self) -> SocketAddr {
         SocketAddr::new(*self.advertised.lock().unwrap(), self.address().port())
@@ -243,20 +243,20 @@ impl ControlPlane {
         self.relay_at(world, self.address())
     }
 
-    /// Makes the API server reachable at some local address of a world.
+    /// Makes the API server reachable at a local address of a world.
     ///
     /// # Panics
-    /// When something else listens there.
+    /// If the address is in use.
     pub fn relay_at(&self, world: &World, listen: SocketAddr) -> Relay {
         Relay::start(&self.runtime, world, listen, self.address())
     }
 
-    /// [`Self::relay`] into a namespace that is no world's.
+    /// As [`Self::relay`], for a namespace that belongs to no world.
     pub(crate) fn relay_into(&self, namespace: &Namespace) -> Relay {
         Relay::start_in(&self.runtime, namespace, self.address(), self.address())
     }
 
-    /// [`Self::spawn`] in another namespace.
+    /// As [`Self::spawn`], in another namespace.
     pub(crate) fn spawn_into(
         &self,
         namespace: &Namespace,
@@ -266,12 +266,12 @@ impl ControlPlane {
         Process::start(namespace, self.folder(), name, command)
     }
 
-    /// The folder of its files: `kube-apiserver.log` and the like. It ends with this.
+    /// The folder of its files, such as `kube-apiserver.log`, which is removed on drop.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Process ids of etcd, the API server and the controller manager, of those that run.
+    /// The process ids of the running components.
     pub fn pids(&self) -> Vec<u32> {
         let processes = self.processes.lock().unwrap();
         let all = [&processes.store, &processes.api_server, &processes.controllers];
@@ -283,22 +283,22 @@ impl ControlPlane {
         Process::start(&self.namespace, self.folder(), name, command)
     }
 
-    /// Ends the API server at once. etcd and the controller manager stay.
+    /// Kills the API server. etcd and the controller manager go on.
     pub fn stop_api_server(&self) {
         self.processes.lock().unwrap().api_server = None;
     }
 
-    /// Ends the API server as a node's shutdown or an upgrade does: it gives up its endpoint first, unless its
-    /// arguments keep it from having one.
+    /// Terminates the API server as a node's shutdown or an upgrade does: it first removes its endpoint,
+    /// unless its arguments keep it from having one.
     ///
     /// # Panics
-    /// When it does not run, or goes on.
+    /// If it does not run, or does not exit.
     pub fn terminate_api_server(&self) {
         let running = self.processes.lock().unwrap().api_server.take();
         running.expect("an API server runs").terminate();
     }
 
-    /// Makes the API server say, from its next start on, that this is its address.
+    /// Makes the API server advertise this address from its next start on.
     pub fn advertise(&self, address: IpAddr) {
         *self.advertised.lock().unwrap() = address;
     }
@@ -306,7 +306,7 @@ impl ControlPlane {
     /// Starts the API server, after [`Self::stop_api_server`], and waits until it is ready.
     ///
     /// # Panics
-    /// When it does not get ready: with its log.
+    /// If it does not become ready, with its log.
     pub fn start_api_server(&self) {
         let key = |name: &str| self.certificates.path(name);
         let mut command = Command::new(component("kube-apiserver"));
@@ -330,14 +330,14 @@ impl ControlPlane {
         command.args(["--endpoint-reconciler-type", "none"]);
         command.args(["--service-cluster-ip-range", SERVICES, "--authorization-mode", "RBAC"]);
         command.args(["--service-account-issuer", "https://kubernetes.default.svc"]);
-        // Pods here have no containers that could use a service account, which would have to be there
-        // before the first Pod.
+        // Pods here have no containers that could use a service account. With the plugin, each Pod's
+        // account would have to exist first.
         command.args(["--disable-admission-plugins", "ServiceAccount", "--allow-privileged"]);
         command.arg("--profiling=false").args(&self.arguments);
         self.processes.lock().unwrap().api_server = Some(self.spawn("kube-apiserver", command));
         let ready = || self.api().text("/readyz").map_err(|error| error.to_string());
         self.wait_until("the API server is ready", ready);
-        // It makes its namespaces and reads its ranges itself, after it is ready.
+        // The API server creates its namespaces and reads its ranges only after it is ready.
         let service = json!({
             "apiVersion": "v1",
             "kind": "Service",
@@ -348,24 +348,24 @@ impl ControlPlane {
         self.wait_until("the API server takes Services", takes);
     }
 
-    /// Puts etcd's data aside as they are now, for [`Self::restore_store`].
+    /// Saves etcd's current data for [`Self::restore_store`].
     ///
     /// # Panics
-    /// When they cannot be copied.
+    /// If the data cannot be copied.
     pub fn save_store(&self) {
         self.move_store("etcd", "etcd-saved");
     }
 
-    /// Gives etcd the data that were put aside, as an operator restores a backup. An API server that runs goes
-    /// on.
+    /// Replaces etcd's data by the saved data, as an operator restores a backup, while the API server
+    /// goes on.
     ///
     /// # Panics
-    /// When they cannot be copied.
+    /// If the data cannot be copied.
     pub fn restore_store(&self) {
         self.move_store("etcd-saved", "etcd");
     }
 
-    /// Copies a folder while etcd does not run.
+    /// Copies a data folder while etcd is stopped.
     fn move_store(&self, from: &str, to: &str) {
         self.processes.lock().unwrap().store = None;
         let [from, to] = [from, to].map(|name| self.folder().join(name));
@@ -375,7 +375,7 @@ impl ControlPlane {
         self.start_store();
     }
 
-    /// Ends the controller manager: EndpointSlices stay as they are.
+    /// Kills the controller manager, so that EndpointSlices stay as they are.
     pub fn stop_controllers(&self) {
         self.processes.lock().unwrap().controllers = None;
     }
@@ -383,21 +383,21 @@ impl ControlPlane {
     /// Starts the controller manager, and waits until it is ready.
     ///
     /// # Panics
-    /// When it does not get ready: with its log.
+    /// If it does not become ready, with its log.
     pub fn start_controllers(&self) {
         let mut command = Command::new(component("kube-controller-manager"));
         command.arg("--kubeconfig").arg(self.kubeconfig());
         command.arg(format!("--controllers={CONTROLLERS}"));
         command.args(["--leader-elect=false", "--bind-address=127.0.0.1"]);
         command.arg("--cert-dir").arg(self.folder().join("keys"));
-        // A test waits for each of its steps.
+        // The default rate limits would delay a test, which waits for each step.
         command.args(["--kube-api-qps=1000", "--kube-api-burst=2000"]);
         command.arg("--endpointslice-updates-batch-period=0s");
         command.arg("--endpoint-updates-batch-period=0s");
         command.args(["--concurrent-service-endpoint-syncs=10", "--profiling=false"]);
         let process = self.spawn("kube-controller-manager", command);
         self.processes.lock().unwrap().controllers = Some(process);
-        // What shows that they work is their work: the account that each namespace gets.
+        // The controllers work once the namespace has its default service account.
         let account = Reference::new("v1", "ServiceAccount", "default/default");
         let ready = || match self.api().get(&account) {
             Ok(Some(_)) => Ok(()),
@@ -416,7 +416,7 @@ impl ControlPlane {
         self.processes.lock().unwrap().store = Some(self.spawn("etcd", command));
     }
 
-    /// Waits as long as every component lives.
+    /// Waits for `check` to succeed, and fails at once if a component exits.
     fn wait_until<T>(&self, what: &str, mut check: impl FnMut() -> Result<T, String>) {
         let mut ended = None;
         let done = within(PATIENCE, || {
@@ -425,8 +425,8 @@ impl ControlPlane {
         });
         match (done, ended) {
             (Ok(Some(_)), _) => {}
-            (_, Some(ended)) => panic!("{what}: not so: {ended}"),
-            (Err(last), None) => panic!("{what}: not so after {PATIENCE:?}: {last}"),
+            (_, Some(ended)) => panic!("{what}: expected, but a component exited: {ended}"),
+            (Err(last), None) => panic!("{what}: expected within {PATIENCE:?}, but: {last}"),
             (Ok(None), None) => unreachable!("nothing ended"),
         }
     }
@@ -443,7 +443,8 @@ impl ControlPlane {
     fn write_kubeconfig(&self, name: &str, credentials: &str) -> PathBuf {
         let path = self.folder().join(format!("{}.kubeconfig", name.replace(['/', ':'], "-")));
         let text = kubeconfig::text(self.address(), &self.authority(), credentials);
-        // By rename: a program that was just started may be reading what an earlier call wrote.
+        // The file is replaced by a rename, because a program that was just started may be reading the
+        // old one.
         let new = path.with_extension("new");
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &path))
@@ -468,16 +469,16 @@ impl Drop for ControlPlane {
     }
 }
 
-/// As [`crate::eventually`], with the time that components take on a busy machine.
+/// As [`crate::eventually`], with the limit of components on a busy machine.
 ///
 /// # Panics
-/// When it never is: with what it said last.
+/// If `check` does not succeed within the limit, with its last error.
 pub fn eventually<T>(what: &str, check: impl FnMut() -> Result<T, String>) -> T {
     within(PATIENCE, check)
-        .unwrap_or_else(|last| panic!("{what}: not so after {PATIENCE:?}: {last}"))
+        .unwrap_or_else(|last| panic!("{what}: expected within {PATIENCE:?}, but: {last}"))
 }
 
-/// Threads in the namespace of the thread that calls this.
+/// Creates a runtime whose threads are in the namespace of the calling thread.
 fn runtime() -> Runtime {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -1,4 +1,4 @@
-//! The name server of the cluster, and what makes a world's processes ask it.
+//! The cluster's DNS server, and the resolver configuration of a world's processes.
 
 use std::fs;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use super::kubelet::Pod;
 use super::process::Process;
 use crate::World;
 
-/// The account of the name server and what it may read: what its `kubernetes` plugin watches.
+/// The service account of the DNS server with the permissions of its `kubernetes` plugin.
 const ACCOUNT: &str = r#"
 apiVersion: v1
 kind: ServiceAccount
@@ -35,12 +35,12 @@ subjects:
   - { kind: ServiceAccount, name: coredns, namespace: kube-system }
 "#;
 
-/// A name server on a Pod's address in a world.
+/// A DNS server on a Pod's address in a world.
 #[derive(Debug)]
 pub struct CoreDns(Process);
 
 impl CoreDns {
-    /// Starts it. It reads the API server, which the world reaches by a [`Relay`](super::Relay).
+    /// Starts the server. It reaches the API server through the world's [`Relay`](super::Relay).
     pub fn start(plane: &ControlPlane, world: &World, pod: &Pod<'_>) -> Self {
         plane.api().apply(ACCOUNT);
         let kubeconfig = plane.kubeconfig_of_service_account("kube-system/coredns");
@@ -63,21 +63,20 @@ impl CoreDns {
         Self(Process::start(world.namespace(), plane.folder(), "coredns", command))
     }
 
-    /// The end of what it said.
-    pub fn said(&self) -> String {
-        self.0.said()
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
+        self.0.log_tail()
     }
 }
 
-/// Where services of the host offer to resolve names, by sockets that a network namespace does not
-/// divide.
+/// Folders with sockets of the host's resolver services, which a network namespace does not isolate.
 const RESOLVERS: [&str; 2] = ["/run/nscd", "/run/systemd/resolve"];
 
-/// Makes processes of a world resolve names as a pod of the namespace `default` does, by this name
-/// server and whatever the host resolves by.
+/// Makes processes of a world resolve names as a pod of the namespace `default` does: only by this DNS
+/// server, whatever resolvers the host has.
 ///
 /// # Panics
-/// When /etc cannot be covered.
+/// If /etc cannot be covered by a mount.
 pub fn resolve_by(plane: &ControlPlane, world: &World, server: IpAddr) {
     let own = [
         (
@@ -99,7 +98,8 @@ pub fn resolve_by(plane: &ControlPlane, world: &World, server: IpAddr) {
     for (name, text) in &own {
         fs::write(etc.join(name), text).expect("a file can be written");
     }
-    // All else is the host's. A file of its own cannot be covered where it is a link to nowhere.
+    // All other files are the host's. A single file cannot be covered by a mount if it is a dangling
+    // link.
     for entry in fs::read_dir("/etc").expect("/etc can be read").flatten() {
         let name = entry.file_name();
         if own.iter().all(|(own, _)| name != *own) {
@@ -108,7 +108,7 @@ pub fn resolve_by(plane: &ControlPlane, world: &World, server: IpAddr) {
         }
     }
     world.inside(move || {
-        // In this mount namespace only.
+        // These mounts are visible in this mount namespace only.
         cover("/etc".as_ref(), &host);
         read_only(&host);
         cover(&etc, "/etc".as_ref());
@@ -118,7 +118,7 @@ pub fn resolve_by(plane: &ControlPlane, world: &World, server: IpAddr) {
     });
 }
 
-/// Shows one folder at the place of another.
+/// Bind-mounts a folder over another.
 fn cover(folder: &Path, at: &Path) {
     let none = None::<&str>;
     mount(Some(folder), at, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)

@@ -1,5 +1,5 @@
-//! A temporary folder that goes when its owner does, named so that the next run removes what a killed
-//! one left.
+//! A temporary folder that is removed with its owner. Its name lets the next run remove what a killed
+//! run left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::cgroup::{PREFIX, remove_leftovers};
 
-/// A temporary folder.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes a folder that no other has.
+    /// Creates a folder with a unique name.
     pub(crate) fn make(name: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         remove_leftovers();
@@ -24,12 +23,11 @@ impl Folder {
         Self(path)
     }
 
-    /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// A new folder in it.
+    /// Creates a folder in it.
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::create_dir(&path)

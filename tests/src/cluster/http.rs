@@ -1,4 +1,4 @@
-//! A web server for `curl`: it answers each request with the same text and closes.
+//! A web server for `curl`, which answers each request with the same text and closes the connection.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use crate::World;
 use crate::harness::client::PATIENCE;
 
-/// A web server. It ends when this is dropped.
+/// A web server that stops on drop.
 #[derive(Debug)]
 pub struct HttpServer {
     listener: TcpListener,
@@ -16,23 +16,23 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Starts it on a local address of the world, outside the cgroup.
+    /// Starts the server on a local address of the world, outside the cgroup.
     ///
     /// # Panics
-    /// When something else listens there.
+    /// If the address is in use.
     pub fn start(world: &World, address: SocketAddr, text: &str) -> Self {
         let listener = world
             .inside(move || TcpListener::bind(address))
             .unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"));
         let accepting = listener.try_clone().expect("a descriptor can be duplicated");
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{text}",
             text.len()
         );
         let serve = move || {
             for client in accepting.incoming().map_while(Result::ok) {
-                // One that went away is no concern of the others.
-                let _ = serve(client, &answer);
+                // A client that has closed its connection must not affect the others.
+                let _ = serve(client, &response);
             }
         };
         let thread = thread::Builder::new().name(format!("http {address}")).spawn(serve);
@@ -42,17 +42,16 @@ impl HttpServer {
 
 impl Drop for HttpServer {
     fn drop(&mut self) {
-        // Ends the accept.
-        // SAFETY: no memory is involved.
+        // SAFETY: no memory is involved. The shutdown ends the accept.
         unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RDWR) };
         if let Some(thread) = self.thread.take() {
-            // It has said what went wrong.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }
 }
 
-fn serve(mut client: TcpStream, answer: &str) -> std::io::Result<()> {
+fn serve(mut client: TcpStream, response: &str) -> std::io::Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     let mut request = Vec::new();
     let mut part = [0; 1024];
@@ -62,5 +61,5 @@ fn serve(mut client: TcpStream, answer: &str) -> std::io::Result<()> {
             size => request.extend_from_slice(&part[..size]),
         }
     }
-    client.write_all(answer.as_bytes())
+    client.write_all(response.as_bytes())
 }

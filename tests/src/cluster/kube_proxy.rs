@@ -1,4 +1,5 @@
-//! kube-proxy, as it runs where no limit of connection tracking is a test's to set.
+//! kube-proxy, started with arguments that suit a namespace that cannot set limits of connection
+//! tracking.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,11 +9,11 @@ use super::{ControlPlane, Process};
 use crate::World;
 
 impl ControlPlane {
-    /// Starts kube-proxy in a world that has a [`Relay`](super::Relay), in a mode of its own
-    /// (`nftables`, `iptables`), on this node, which it waits for.
+    /// Starts kube-proxy for this node in a world that has a [`Relay`](super::Relay), in this mode
+    /// (`nftables`, `iptables`). It waits until the Node exists.
     ///
     /// # Panics
-    /// When it is not built, or cannot be started.
+    /// If it is not built or cannot be started.
     pub fn kube_proxy(&self, world: &World, mode: &str, node: &str) -> Process {
         let host = ["--hostname-override", node];
         let command = kube_proxy(&self.kubeconfig(), mode, &host);
@@ -20,13 +21,13 @@ impl ControlPlane {
     }
 }
 
-/// The command, with these arguments too.
+/// The command line of kube-proxy, with additional arguments.
 pub(crate) fn kube_proxy(kubeconfig: &Path, mode: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(component("kube-proxy"));
     command.arg("--kubeconfig").arg(kubeconfig);
     command.arg(format!("--proxy-mode={mode}"));
     command.args(["--detect-local-mode=ClusterCIDR", "--cluster-cidr=10.244.0.0/16,fd00:244::/32"]);
-    // What is left at 0 is left alone: the limits are not this namespace's.
+    // Limits of 0 are left unchanged: this namespace cannot set them.
     command.args(["--conntrack-max-per-core=0", "--conntrack-min=0"]);
     command
         .args(["--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s"]);

@@ -1,5 +1,5 @@
-//! What a kubelet tells the API server, told by a test: that a Pod runs and where, that it is ready or
-//! no more, that it has ended. What listens on a Pod's addresses is the test's, in a world.
+//! The kubelet's reports to the API server, made by a test: a Pod runs, is ready or not, has ended.
+//! Responders on a Pod's addresses are started by the test, in a world.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,7 +13,7 @@ use super::http::HttpServer;
 use crate::harness::wait::within;
 use crate::{Backend, Protocol, World};
 
-/// One node, and its part of the pods' addresses: 10.244.N.0/24 and fd00:244::N:0/112.
+/// A node, with its range of pod addresses: 10.244.N.0/24 and fd00:244::N:0/112.
 pub struct Kubelet<'plane> {
     plane: &'plane ControlPlane,
     node: String,
@@ -31,11 +31,11 @@ pub struct Pod<'plane> {
 }
 
 impl<'plane> Kubelet<'plane> {
-    /// Makes the Node, in a topology zone (empty: in none). Each node of one cluster has another
-    /// `number`, from 0 to 99.
+    /// Creates the Node in a topology zone (empty: in none). Each node of a cluster needs a `number` of
+    /// its own, from 0 to 99.
     ///
     /// # Panics
-    /// When the API server refuses it.
+    /// If the API server refuses it.
     pub fn new(plane: &'plane ControlPlane, node: &str, zone: &str, number: u8) -> Self {
         let mut labels = json!({ "kubernetes.io/hostname": node });
         if !zone.is_empty() {
@@ -56,29 +56,29 @@ impl<'plane> Kubelet<'plane> {
             "conditions": [condition("Ready", true)],
         }});
         let done = plane.api().patch_status(&Reference::node(node), &status);
-        done.unwrap_or_else(|error| panic!("cannot say how the node {node} is: {error}"));
+        done.unwrap_or_else(|error| panic!("cannot report the status of node {node}: {error}"));
         kubelet
     }
 
-    /// The node's addresses, as its status names them.
+    /// The node's addresses, as in its status.
     pub fn node_addresses(&self) -> [IpAddr; 2] {
         let (ipv4, ipv6) = self.addresses(255);
         [ipv4.into(), ipv6.into()]
     }
 
-    /// Creates a Pod on this node, `NAMESPACE/NAME`, with a label `app`. It is not ready.
+    /// Creates a Pod on this node, `NAMESPACE/NAME`, with a label `app`. It is not ready yet.
     ///
     /// # Panics
-    /// When the API server refuses it.
+    /// If the API server refuses it.
     pub fn pod(&self, name: &str, app: &str) -> Pod<'plane> {
         self.pod_with(name, &json!({ "app": app }), &json!({}))
     }
 
-    /// Creates a Pod with these labels, and with more in its specification, such as named ports of its
-    /// containers.
+    /// Creates a Pod with these labels and additional fields of its specification, such as containers
+    /// with named ports.
     ///
     /// # Panics
-    /// When the API server refuses it.
+    /// If the API server refuses it.
     pub fn pod_with(&self, name: &str, labels: &Value, more: &Value) -> Pod<'plane> {
         let reference = Reference::pod(name);
         let mut pod = json!({
@@ -99,14 +99,14 @@ impl<'plane> Kubelet<'plane> {
         }
         let made = self.plane.api().create(&pod);
         made.unwrap_or_else(|error| panic!("cannot create {reference}: {error}"));
-        self.place(reference)
+        self.assign_addresses(reference)
     }
 
-    /// Takes so many Pods that someone else made, such as a Deployment, and that are on no node yet:
-    /// waits for them, as a scheduler does, and gives them places here. They are not ready.
+    /// Waits for `count` Pods that a controller such as a Deployment has created and that have no node
+    /// yet, and binds them to this node, as a scheduler does. They are not ready yet.
     ///
     /// # Panics
-    /// When there are not so many in good time.
+    /// If there are fewer Pods within the limit.
     pub fn adopt(&self, namespace: &str, labels: &str, count: usize) -> Vec<Pod<'plane>> {
         let waiting = within(PATIENCE, || {
             let found = self.api().list("v1", "Pod", namespace, labels);
@@ -120,7 +120,9 @@ impl<'plane> Kubelet<'plane> {
             found.truncate(count);
             Ok(found)
         });
-        let waiting = waiting.unwrap_or_else(|error| panic!("not so after {PATIENCE:?}: {error}"));
+        let waiting = waiting.unwrap_or_else(|error| {
+            panic!("expected Pods to adopt within {PATIENCE:?}, found {error}")
+        });
         waiting.iter().map(|pod| self.bind(Reference::of(pod))).collect()
     }
 
@@ -133,18 +135,18 @@ impl<'plane> Kubelet<'plane> {
         });
         let bound = self.api().create_subresource(&reference, "binding", &binding);
         bound.unwrap_or_else(|error| panic!("cannot bind {reference}: {error}"));
-        self.place(reference)
+        self.assign_addresses(reference)
     }
 
-    fn place(&self, reference: Reference) -> Pod<'plane> {
-        let place = self.next.fetch_add(1, Ordering::Relaxed);
-        assert!(place < 255, "the node {} has no address for {reference}", self.node);
-        let (ipv4, ipv6) = self.addresses(place);
+    fn assign_addresses(&self, reference: Reference) -> Pod<'plane> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        assert!(index < 255, "the node {} has no address for {reference}", self.node);
+        let (ipv4, ipv6) = self.addresses(index);
         Pod { plane: self.plane, reference, node: self.node.clone(), ipv4, ipv6 }
     }
 
-    fn addresses(&self, place: u8) -> (Ipv4Addr, Ipv6Addr) {
-        let (node, pod) = (self.number, place);
+    fn addresses(&self, index: u8) -> (Ipv4Addr, Ipv6Addr) {
+        let (node, pod) = (self.number, index);
         let ipv6 = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, node.into(), pod.into());
         (Ipv4Addr::new(10, 244, node, pod), ipv6)
     }
@@ -155,12 +157,12 @@ impl<'plane> Kubelet<'plane> {
 }
 
 impl Pod<'_> {
-    /// Its name, without its namespace.
+    /// The Pod's name, without its namespace.
     pub fn name(&self) -> &str {
         &self.reference.name
     }
 
-    /// The object.
+    /// The reference of the Pod object.
     pub fn reference(&self) -> &Reference {
         &self.reference
     }
@@ -175,21 +177,21 @@ impl Pod<'_> {
         SocketAddr::new(self.ipv6.into(), port)
     }
 
-    /// Starts responders on both its addresses, which answer with the Pod's name.
+    /// Starts responders on both addresses of the Pod, which answer with its name.
     pub fn listen(&self, world: &World, protocol: Protocol, port: u16) -> [Backend; 2] {
         [self.at(port), self.at6(port)]
             .map(|at| world.backend(self.name(), protocol, &at.to_string()))
     }
 
-    /// Starts a web server on its IPv4 address, which answers with the Pod's name and this text.
+    /// Starts a web server on the Pod's IPv4 address, which answers with its name and this text.
     pub fn serve(&self, world: &World, port: u16, text: &str) -> HttpServer {
         HttpServer::start(world, self.at(port), &format!("{} {text}\n", self.name()))
     }
 
-    /// Says that it runs, and whether it is ready.
+    /// Reports that the Pod runs, and whether it is ready.
     ///
     /// # Panics
-    /// When the API server refuses it.
+    /// If the API server refuses it.
     pub fn set_ready(&self, is_ready: bool) {
         let conditions = ["PodScheduled", "Initialized"].map(|kind| condition(kind, true));
         let ready = ["ContainersReady", "Ready"].map(|kind| condition(kind, is_ready));
@@ -203,26 +205,28 @@ impl Pod<'_> {
             "conditions": conditions,
         }});
         let done = self.plane.api().patch_status(&self.reference, &status);
-        done.unwrap_or_else(|error| panic!("cannot say how {} is: {error}", self.reference));
+        done.unwrap_or_else(|error| {
+            panic!("cannot report the status of {}: {error}", self.reference)
+        });
     }
 
-    /// Asks for its end, as a user does: from now on it is terminating, until [`Self::remove`].
+    /// Deletes the Pod as a user does: it is terminating until [`Self::remove`].
     ///
     /// # Panics
-    /// When the API server refuses it.
+    /// If the API server refuses it.
     pub fn terminate(&self) {
         self.delete(3600);
     }
 
-    /// Says that it has ended: it is no more.
+    /// Reports that the Pod has ended, which removes it.
     ///
     /// # Panics
-    /// When the API server refuses it.
+    /// If the API server refuses it.
     pub fn remove(&self) {
         self.delete(0);
     }
 
-    /// The node that it is on.
+    /// The name of its node.
     pub fn node(&self) -> &str {
         &self.node
     }
@@ -233,12 +237,12 @@ impl Pod<'_> {
     }
 }
 
-fn condition(kind: &str, is_so: bool) -> Value {
-    let status = if is_so { "True" } else { "False" };
+fn condition(kind: &str, is_true: bool) -> Value {
+    let status = if is_true { "True" } else { "False" };
     json!({ "type": kind, "status": status, "lastTransitionTime": now() })
 }
 
-/// The time as the API writes it, to the second.
+/// The current time in the API's format, in seconds.
 fn now() -> String {
     format!("{:.0}", Timestamp::now())
 }

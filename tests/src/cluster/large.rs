@@ -1,26 +1,27 @@
-//! A large cluster's objects: SPEED.md's 5,000 Services with 250,000 endpoints, and others of that shape.
+//! The objects of a large cluster: the 5,000 Services with 250,000 endpoints of SPEED.md, and others of
+//! that shape.
 
 use serde_json::{Value, json};
 
-/// The namespace of all.
+/// Namespace of all objects.
 const NAMESPACE: &str = "default";
-/// The first byte of each endpoint's address, and the first value of the second.
+/// First byte of each endpoint's address, and the lowest value of the second byte.
 const PODS: (usize, usize) = (10, 128);
 
-/// So many Services, each with an EndpointSlice of so many endpoints.
+/// A number of Services, each with one EndpointSlice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Large {
-    /// How many Services.
+    /// Number of Services.
     pub services: usize,
-    /// How many endpoints each has, at most 1,000.
+    /// Number of endpoints per Service, at most 1,000.
     pub endpoints: usize,
 }
 
 impl Large {
-    /// That of SPEED.md.
+    /// The cluster of SPEED.md.
     pub const SPEED: Self = Self { services: 5_000, endpoints: 50 };
 
-    /// How many endpoints all have.
+    /// Number of endpoints of all Services.
     pub const fn all_endpoints(&self) -> usize {
         self.services * self.endpoints
     }
@@ -30,7 +31,7 @@ impl Large {
         (0..self.services).flat_map(|number| [self.service(number), self.slice(number)]).collect()
     }
 
-    /// A Service. The API server gives it an address.
+    /// A Service, to which the API server will assign an address.
     pub fn service(&self, number: usize) -> Value {
         json!({
             "apiVersion": "v1", "kind": "Service",
@@ -39,7 +40,7 @@ impl Large {
         })
     }
 
-    /// Its EndpointSlice, with all that the controller writes.
+    /// The EndpointSlice of a Service, with all fields that the controller writes.
     pub fn slice(&self, number: usize) -> Value {
         let endpoint = |at: usize| {
             let pod = number * self.endpoints + at;

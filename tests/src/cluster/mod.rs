@@ -1,8 +1,8 @@
-//! A real cluster for tests: etcd, kube-apiserver and kube-controller-manager as they are, CoreDNS, and
-//! a test that plays the kubelet.
+//! A real cluster for tests: unmodified etcd, kube-apiserver, kube-controller-manager and CoreDNS, while
+//! the test does the work of the kubelet.
 //!
-//! A [`ControlPlane`] has a network namespace of its own. A [`World`](crate::World) reaches it by a
-//! [`Relay`], at the same address, so that one kubeconfig is right on both sides:
+//! A [`ControlPlane`] has a network namespace of its own. A [`World`](crate::World) reaches it through a
+//! [`Relay`] at the same address, so that one kubeconfig is right on both sides:
 //!
 //! ```no_run
 //! use svclb_tests::World;

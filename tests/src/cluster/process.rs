@@ -1,4 +1,4 @@
-//! A component as a process, with its log, killed when dropped.
+//! A component as a process with a log, killed on drop.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::harness::agent::tail;
 use crate::harness::namespace::Namespace;
 use crate::harness::wait::within;
 
-/// A running component.
+/// A running component of the cluster.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -22,7 +22,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it in the namespace. What it says goes to `NAME.log` in the folder.
+    /// Starts the component in the namespace. Its output goes to `NAME.log` in the folder.
     pub(crate) fn start(
         namespace: &Namespace,
         folder: &Path,
@@ -42,44 +42,46 @@ impl Process {
         self.child.id()
     }
 
-    /// Ends it as it is ended in earnest, by SIGTERM, and waits until it has.
+    /// Ends the component by SIGTERM, as in production, and waits until it has exited.
     ///
     /// # Panics
-    /// When it goes on.
+    /// If it does not exit within the limit.
     pub(crate) fn terminate(mut self) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        kill(pid, Signal::SIGTERM).expect("a child can be told to stop");
+        kill(pid, Signal::SIGTERM).expect("a child can be sent SIGTERM");
         let ended = within(PATIENCE, || match self.child.try_wait() {
             Ok(Some(_)) => Ok(()),
             other => Err(format!("{other:?}")),
         });
-        ended.unwrap_or_else(|last| panic!("{} goes on after SIGTERM: {last}", self.name));
+        ended.unwrap_or_else(|last| panic!("{} did not exit after SIGTERM: {last}", self.name));
     }
 
-    /// The end of what it said.
-    pub fn said(&self) -> String {
+    /// The last lines of its log.
+    pub fn log_tail(&self) -> String {
         tail(&self.log)
     }
 
-    /// Whether it still runs: nothing here ends by itself.
+    /// Checks that the component still runs: none exits by itself.
     ///
     /// # Errors
-    /// It has ended, with its log.
+    /// The component has exited, with its log.
     pub fn check(&mut self) -> Result<(), String> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
-            ended => Err(format!("{} has ended ({ended:?}); its log:\n{}", self.name, self.said())),
+            ended => {
+                Err(format!("{} has exited ({ended:?}); its log:\n{}", self.name, self.log_tail()))
+            }
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when it has ended before.
+        // Both calls fail only if the component has exited before.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("the log of {} ended with:\n{}", self.name, self.said());
+            eprintln!("the log of {} ended with:\n{}", self.name, self.log_tail());
         }
     }
 }

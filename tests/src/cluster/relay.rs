@@ -1,6 +1,6 @@
-//! A way from one network namespace to a control plane in another: each connection that is accepted
-//! here is carried on there. Cutting it is what a failing network does, freezing it what something in
-//! between does that keeps connections and passes nothing on. Whoever measures is told when something came.
+//! A relay of TCP connections from one network namespace to a control plane in another. Cutting it
+//! imitates a network failure, and freezing it a middlebox that keeps connections open and forwards
+//! nothing. It also records when data arrives from the control plane, for measurements.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,7 +18,7 @@ use crate::World;
 use crate::harness::namespace::Namespace;
 use crate::harness::wait::{LIMIT, within};
 
-/// A listener in a world whose connections end at the API server. It goes when this is dropped.
+/// A listener in a world whose connections are forwarded to the API server. It is closed on drop.
 #[derive(Debug)]
 pub struct Relay {
     runtime: Arc<Runtime>,
@@ -26,11 +26,11 @@ pub struct Relay {
     to: SocketAddr,
     running: Mutex<Option<JoinHandle<()>>>,
     frozen: watch::Sender<bool>,
-    heard: Heard,
+    first_data: FirstData,
 }
 
-/// When something first came from there.
-type Heard = Arc<Mutex<Option<Instant>>>;
+/// Time of the first data from the API server since the last reset.
+type FirstData = Arc<Mutex<Option<Instant>>>;
 
 impl Relay {
     /// Listens in the world. `runtime` is in the namespace of the other end.
@@ -43,7 +43,7 @@ impl Relay {
         Self::start_in(runtime, world.namespace(), listen, to)
     }
 
-    /// Listens in a namespace that is no world's.
+    /// Listens in a namespace that belongs to no world.
     pub(crate) fn start_in(
         runtime: &Arc<Runtime>,
         namespace: &Namespace,
@@ -52,57 +52,57 @@ impl Relay {
     ) -> Self {
         let running = Mutex::new(None);
         let frozen = watch::Sender::new(false);
-        let (runtime, heard) = (Arc::clone(runtime), Heard::default());
-        let relay = Self { runtime, listen, to, running, frozen, heard };
+        let (runtime, first_data) = (Arc::clone(runtime), FirstData::default());
+        let relay = Self { runtime, listen, to, running, frozen, first_data };
         relay.open_in(namespace);
         relay
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.listen
     }
 
-    /// Ends every connection at once. From now on a connect is refused.
+    /// Closes every connection at once. Connects are refused from now on.
     pub fn cut(&self) {
         if let Some(running) = self.running.lock().unwrap().take() {
             running.abort();
-            // The listener and the connections are closed when the task is gone.
+            // The listener and the connections are closed once the task has ended.
             let _ = self.runtime.block_on(running);
         }
     }
 
-    /// Passes nothing on any more, and closes nothing; connects go on to succeed.
+    /// Stops forwarding without closing connections; new connects still succeed.
     pub fn freeze(&self) {
         self.frozen.send_replace(true);
     }
 
-    /// Carries new connections again. Frozen ones stay as they are.
+    /// Forwards new connections again. Frozen ones stay frozen.
     pub fn thaw(&self) {
         self.frozen.send_replace(false);
     }
 
-    /// From now on it is noted when the API server says something: see [`Self::heard`].
+    /// Starts to wait for data from the API server: see [`Self::first_data`].
     ///
     /// # Panics
-    /// When a connection's task panicked.
-    pub fn listen(&self) {
-        *self.heard.lock().unwrap() = None;
+    /// If a connection's task panicked.
+    pub fn watch_data(&self) {
+        *self.first_data.lock().unwrap() = None;
     }
 
-    /// When it first said something after [`Self::listen`], whatever and to whomever. That is before it is
-    /// passed on.
+    /// The time at which data from the API server first arrived after [`Self::watch_data`], on any
+    /// connection, before it was forwarded.
     ///
     /// # Panics
-    /// As [`Self::listen`].
-    pub fn heard(&self) -> Option<Instant> {
-        *self.heard.lock().unwrap()
+    /// As [`Self::watch_data`].
+    pub fn first_data(&self) -> Option<Instant> {
+        *self.first_data.lock().unwrap()
     }
 
     /// Listens again in the same world, after a cut.
     ///
     /// # Panics
-    /// When something else listens there.
+    /// If the address is in use.
     pub fn open(&self, world: &World) {
         self.open_in(world.namespace());
     }
@@ -110,17 +110,17 @@ impl Relay {
     fn open_in(&self, namespace: &Namespace) {
         self.cut();
         let listen = self.listen;
-        // A child that another thread forked holds the listener of before until its exec.
+        // A child forked by another thread holds the previous listener until its exec.
         let bind = move || within(LIMIT, || TcpListener::bind(listen).map_err(|it| it.to_string()));
         let listener = namespace
             .run(bind)
             .unwrap_or_else(|error| panic!("cannot listen on {listen}: {error}"));
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
-        let task = self.runtime.spawn(carry(
+        let task = self.runtime.spawn(forward(
             listener,
             self.to,
             self.frozen.subscribe(),
-            Arc::clone(&self.heard),
+            Arc::clone(&self.first_data),
         ));
         *self.running.lock().unwrap() = Some(task);
     }
@@ -132,19 +132,25 @@ impl Drop for Relay {
     }
 }
 
-async fn carry(listener: TcpListener, to: SocketAddr, frozen: watch::Receiver<bool>, heard: Heard) {
-    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener is a listener");
-    // Aborts what it holds when it is dropped.
+async fn forward(
+    listener: TcpListener,
+    to: SocketAddr,
+    frozen: watch::Receiver<bool>,
+    first_data: FirstData,
+) {
+    let listener =
+        tokio::net::TcpListener::from_std(listener).expect("the listener is non-blocking");
+    // Dropping the set aborts its tasks.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((mut here, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let (mut frozen, heard) = (frozen.clone(), Arc::clone(&heard));
+        let (mut frozen, first_data) = (frozen.clone(), Arc::clone(&first_data));
         connections.spawn(async move {
             let there = TcpStream::connect(to).await?;
             here.set_nodelay(true)?;
             there.set_nodelay(true)?;
             let mut there = InspectReader::new(there, |_| {
-                heard.lock().unwrap().get_or_insert_with(Instant::now);
+                first_data.lock().unwrap().get_or_insert_with(Instant::now);
             });
             tokio::select! {
                 biased;

@@ -1,4 +1,4 @@
-//! The program under test as a process: started until it says `ready`, stopped, killed.
+//! The program under test as a process: started until it prints `ready`, stopped, killed.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
@@ -15,10 +15,10 @@ use super::failing::{Faults, Supervisor};
 use super::namespace::Namespace;
 use super::wait::{patient, within};
 
-/// How long it may take to be ready and to end, on a busy machine: there the kernel alone may take 20 s
-/// to see that no program runs any more over what was freed.
+/// Limit for becoming ready and for exiting on a busy machine, where one RCU grace period alone may take
+/// 20 s.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How many lines of its log a failure shows.
+/// Lines of the agent's log that a failure prints.
 const TAIL: usize = 40;
 
 /// A running agent, killed when dropped.
@@ -26,21 +26,21 @@ const TAIL: usize = 40;
 pub struct Agent {
     child: Child,
     log: PathBuf,
-    /// What it says on its standard output.
-    said: Mutex<mpsc::Receiver<String>>,
-    /// Answers its system calls, if it was started so; longer than the child lives.
+    /// Lines of the agent's standard output.
+    stdout: Mutex<mpsc::Receiver<String>>,
+    /// Answers the agent's system calls if it was started with faults; outlives the child.
     _supervisor: Option<Supervisor>,
 }
 
 impl Agent {
-    /// Starts it and waits until it is ready. It appends to the log.
+    /// Starts the agent, appending to `log`, and waits until it is ready.
     pub(crate) fn start(namespace: &Namespace, command: Command, log: &Path) -> Self {
         let agent = Self::launch(namespace, command, log, None);
         agent.wait_until_ready();
         agent
     }
 
-    /// Starts it, and does not wait.
+    /// Starts the agent without waiting until it is ready.
     pub(crate) fn launch(
         namespace: &Namespace,
         mut command: Command,
@@ -50,44 +50,50 @@ impl Agent {
         let file = File::options().create(true).append(true).open(log);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(file.expect("a file can be made in the temporary folder"));
-        let supervisor = faults.map(|faults| faults.over(&mut command));
+        let supervisor = faults.map(|faults| faults.supervise(&mut command));
         let mut child = namespace.spawn(command);
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (say, said) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
             // Reads on after `ready`, so that the agent never meets a closed pipe.
             for line in stdout.lines().map_while(Result::ok) {
-                let _ = say.send(line);
+                let _ = sender.send(line);
             }
         });
-        Self { child, log: log.to_owned(), said: Mutex::new(said), _supervisor: supervisor }
+        Self { child, log: log.to_owned(), stdout: Mutex::new(lines), _supervisor: supervisor }
     }
 
-    /// Waits until it says that it is ready, or that it serves what an earlier agent wrote.
+    /// Waits until the agent prints `ready`, or `serving` when it goes on with what an earlier agent
+    /// wrote.
     ///
     /// # Panics
-    /// When it ends before, or is not in good time.
+    /// If the agent exits before that, or the limit passes.
     pub fn wait_until_ready(&self) {
-        match self.said.lock().unwrap().recv_timeout(patient(PATIENCE)) {
+        match self.stdout.lock().unwrap().recv_timeout(patient(PATIENCE)) {
             Ok(line) if line == "ready" || line == "serving" => {}
-            said => panic!("the agent is not ready but {said:?}; its log:\n{}", tail(&self.log)),
+            other => panic!(
+                "expected the agent to print `ready` or `serving`, got {other:?}; its log:\n{}",
+                tail(&self.log)
+            ),
         }
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the agent exits by itself.
     ///
     /// # Panics
-    /// When it does not.
+    /// If it does not exit within the limit.
     pub fn wait(mut self) -> ExitStatus {
-        self.ended().unwrap_or_else(|| panic!("the agent goes on; its log:\n{}", tail(&self.log)))
+        self.wait_for_exit().unwrap_or_else(|| {
+            panic!("the agent did not exit by itself; its log:\n{}", tail(&self.log))
+        })
     }
 
-    fn ended(&mut self) -> Option<ExitStatus> {
-        let ended = within(PATIENCE, || match self.child.try_wait() {
+    fn wait_for_exit(&mut self) -> Option<ExitStatus> {
+        let exited = within(PATIENCE, || match self.child.try_wait() {
             Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}")),
         });
-        ended.ok()
+        exited.ok()
     }
 
     /// Its process id.
@@ -95,25 +101,25 @@ impl Agent {
         self.child.id()
     }
 
-    /// Ends it at once: SIGKILL.
+    /// Ends the agent at once (SIGKILL).
     pub fn kill(mut self) {
         self.end();
     }
 
-    /// Ends it cleanly: SIGTERM.
+    /// Ends the agent cleanly (SIGTERM) and returns its exit status.
     ///
     /// # Panics
-    /// When it does not end.
+    /// If it does not exit within the limit.
     pub fn stop(mut self) -> ExitStatus {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        kill(pid, Signal::SIGTERM).expect("a child can be told to stop");
-        self.ended().unwrap_or_else(|| {
-            panic!("the agent goes on after SIGTERM; its log:\n{}", tail(&self.log))
+        kill(pid, Signal::SIGTERM).expect("a child can be sent SIGTERM");
+        self.wait_for_exit().unwrap_or_else(|| {
+            panic!("the agent did not exit after SIGTERM; its log:\n{}", tail(&self.log))
         })
     }
 
     fn end(&mut self) {
-        // Both fail only when it has ended before.
+        // Both calls fail only if the agent has exited before.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -125,7 +131,7 @@ impl Drop for Agent {
     }
 }
 
-/// The end of a log.
+/// The last lines of a log file.
 pub(crate) fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! Who answers: a thread with a socket outside the cgroup, which says its name.
+//! A responder: a thread with a socket outside the cgroup that answers with its name.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,14 +13,14 @@ use socket2::{Domain, SockAddr, SockRef, Type};
 use super::namespace::Namespace;
 use crate::Protocol;
 
-/// A responder. It answers each question with its name and the question, until it is dropped.
+/// A responder. Until it is dropped, it answers each request with its name and the request.
 #[derive(Debug)]
 pub struct Backend {
     name: String,
     protocol: Protocol,
     address: SocketAddr,
     sources: Arc<Mutex<Vec<SocketAddr>>>,
-    /// Closing it stops the thread.
+    /// Closing this end stops the thread.
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,44 +37,44 @@ impl Backend {
             .unwrap_or_else(|error| panic!("backend {name} cannot listen on {address}: {error}"));
         let (stop, stopped) = UnixStream::pair().expect("a socket pair can be made");
         let sources = Arc::new(Mutex::new(Vec::new()));
-        let (own_name, heard) = (name.to_owned(), Arc::clone(&sources));
+        let (own_name, seen) = (name.to_owned(), Arc::clone(&sources));
         let thread = thread::Builder::new()
             .name(format!("backend {name}"))
             .spawn(move || match protocol {
-                Protocol::Tcp => serve_tcp(&own_name, &socket.into(), &stopped, &heard),
-                Protocol::Udp => serve_udp(&own_name, &socket.into(), &stopped, &heard),
+                Protocol::Tcp => serve_tcp(&own_name, &socket.into(), &stopped, &seen),
+                Protocol::Udp => serve_udp(&own_name, &socket.into(), &stopped, &seen),
             })
             .expect("a thread can be started");
         let (stop, thread) = (Some(stop), Some(thread));
         Self { name: name.to_owned(), protocol, address, sources, stop, thread }
     }
 
-    /// What it answers.
+    /// The name that it answers with.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it speaks.
+    /// The protocol that it serves.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it accepted, or datagrams it got.
+    /// The number of accepted connections, or of received datagrams.
     pub fn hits(&self) -> usize {
         self.sources.lock().unwrap().len()
     }
 
-    /// Where each of them came from.
+    /// The source address of each connection or datagram.
     pub fn sources(&self) -> Vec<SocketAddr> {
         self.sources.lock().unwrap().clone()
     }
 
-    /// Closes its sockets and waits for its end.
+    /// Closes its sockets and joins its thread.
     pub fn stop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
@@ -87,7 +87,7 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It has said what went wrong.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }
@@ -102,7 +102,7 @@ fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<socket2::Socket> 
     if protocol == Protocol::Tcp {
         socket.set_reuse_address(true)?;
     } else {
-        // Room for what comes while this thread waits for the processor.
+        // A large buffer keeps datagrams that arrive while this thread waits for the processor.
         socket.set_recv_buffer_size(1 << 20)?;
     }
     socket.bind(&SockAddr::from(address))?;
@@ -125,14 +125,19 @@ fn accept_fast_open(socket: &socket2::Socket) -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn serve_udp(name: &str, socket: &UdpSocket, stopped: &UnixStream, heard: &Mutex<Vec<SocketAddr>>) {
+fn serve_udp(
+    name: &str,
+    socket: &UdpSocket,
+    stopped: &UnixStream,
+    sources: &Mutex<Vec<SocketAddr>>,
+) {
     socket.set_nonblocking(true).expect("a socket can be non-blocking");
     let mut buffer = [0; 512];
     while readable(&[stopped.as_fd(), socket.as_fd()])[0] == 0 {
         while let Ok((size, from)) = socket.recv_from(&mut buffer) {
-            heard.lock().unwrap().push(from);
-            // A client may be gone meanwhile.
-            let _ = socket.send_to(&answer(name, &buffer[..size]), from);
+            sources.lock().unwrap().push(from);
+            // The send fails if the client has closed its socket meanwhile.
+            let _ = socket.send_to(&response(name, &buffer[..size]), from);
         }
     }
 }
@@ -141,7 +146,7 @@ fn serve_tcp(
     name: &str,
     listener: &TcpListener,
     stopped: &UnixStream,
-    heard: &Mutex<Vec<SocketAddr>>,
+    sources: &Mutex<Vec<SocketAddr>>,
 ) {
     listener.set_nonblocking(true).expect("a socket can be non-blocking");
     let mut clients: Vec<TcpStream> = Vec::new();
@@ -150,46 +155,46 @@ fn serve_tcp(
         all.extend(clients.iter().map(|client| client.as_fd()));
         let ready = readable(&all);
         if ready[0] != 0 {
-            // A child that is just being started may hold the socket for a moment more, and would keep it
-            // listening.
+            // A child process that is just being started may hold the socket a moment longer, which
+            // would keep it listening.
             SockRef::from(listener).shutdown(Shutdown::Both).expect("a listener can be shut down");
             return;
         }
         let mut number = 2;
         clients.retain_mut(|client| {
             number += 1;
-            ready[number - 1] == 0 || talk(name, client)
+            ready[number - 1] == 0 || respond(name, client)
         });
         while let Ok((client, from)) = listener.accept() {
-            heard.lock().unwrap().push(from);
+            sources.lock().unwrap().push(from);
             client.set_nonblocking(true).expect("a socket can be non-blocking");
             clients.push(client);
         }
     }
 }
 
-/// Answers what a client said; false when it is gone.
-fn talk(name: &str, client: &mut TcpStream) -> bool {
+/// Answers one request; returns false once the client has closed the connection.
+fn respond(name: &str, client: &mut TcpStream) -> bool {
     let mut buffer = [0; 512];
     match client.read(&mut buffer) {
         Ok(0) => false,
-        Ok(size) => client.write_all(&answer(name, &buffer[..size])).is_ok(),
+        Ok(size) => client.write_all(&response(name, &buffer[..size])).is_ok(),
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
 }
 
-fn answer(name: &str, question: &[u8]) -> Vec<u8> {
-    [name.as_bytes(), b" ", question].concat()
+fn response(name: &str, request: &[u8]) -> Vec<u8> {
+    [name.as_bytes(), b" ", request].concat()
 }
 
-/// Waits until one of these can be read, or for a while: what poll(2) says of each.
+/// Polls the sockets for at most a second and returns the `revents` of each.
 fn readable(sockets: &[BorrowedFd<'_>]) -> Vec<i16> {
     let mut polled: Vec<libc::pollfd> = sockets
         .iter()
         .map(|socket| libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 })
         .collect();
     let patience = i32::try_from(Duration::from_secs(1).as_millis()).unwrap();
-    // SAFETY: the array is as long as said.
+    // SAFETY: the pointer and the length are those of one array.
     unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, patience) };
     polled.iter().map(|it| it.revents).collect()
 }

@@ -1,4 +1,4 @@
-//! A cgroup of a test's own, and what earlier runs left behind.
+//! A cgroup for one test, and the removal of what earlier runs left behind.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::wait::within;
 
-/// How everything that a test makes is called: this, the process id, a number, the test's name.
+/// Prefix of the name of everything that a test creates; the process id, a number and the test's name
+/// follow.
 pub(crate) const PREFIX: &str = "svclb-test-";
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A cgroup that goes when this is dropped.
+/// A cgroup that is removed on drop.
 pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -29,13 +30,12 @@ impl Cgroup {
         Self(path)
     }
 
-    /// Its folder.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The file that a process writes `0` to in order to join.
-    pub(crate) fn entrance(&self) -> File {
+    /// Opens the file into which a process writes `0` to join the cgroup.
+    pub(crate) fn procs_file(&self) -> File {
         let path = self.0.join("cgroup.procs");
         File::options().write(true).open(&path).unwrap_or_else(|error| {
             panic!("cannot open {} ({error}): run the tests as root", path.display())
@@ -45,7 +45,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // A process that has just ended may still be counted.
+        // A process that has just exited may still be counted as a member.
         let removed = within(PATIENCE, || remove(&self.0).map_err(|error| error.to_string()));
         if let Err(error) = removed {
             eprintln!("cannot remove the cgroup {}: {error}", self.0.display());
@@ -53,7 +53,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Removes a cgroup and those below it (an agent's, when it was killed in its probe).
+/// Removes a cgroup and its descendants (an agent that was killed during its probe leaves one).
 fn remove(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -64,7 +64,7 @@ fn remove(path: &Path) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
-/// Where cgroup2 is mounted.
+/// Returns the mount point of cgroup2.
 fn mount_point() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -76,7 +76,7 @@ fn mount_point() -> &'static Path {
     })
 }
 
-/// The first writable cgroup2 of a mountinfo (proc(5)).
+/// Finds the first writable cgroup2 in the text of a mountinfo file (proc(5)).
 fn find(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let (mount, system) = line.split_once(" - ")?;
@@ -88,15 +88,15 @@ fn find(mounts: &str) -> Option<PathBuf> {
     })
 }
 
-/// Removes what killed runs left: cgroups and temporary folders named after a process that is gone.
-/// A cgroup with a living process in it cannot be removed, whoever the process belongs to.
+/// Removes cgroups and temporary folders that killed runs left, named after a process that no longer
+/// exists. The kernel refuses to remove a cgroup that still has a live process.
 pub(crate) fn remove_leftovers() {
     static DONE: Once = Once::new();
     DONE.call_once(remove_now);
 }
 
 fn remove_now() {
-    // What another process removes at the same time, or still uses, is not there, or stays.
+    // Errors are ignored: another process may remove the same path at the same time, or still use it.
     for path in leftovers(mount_point()) {
         let _ = remove(&path);
     }
@@ -108,11 +108,11 @@ fn remove_now() {
 fn leftovers(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| is_dead(name)).map(|name| folder.join(name)).collect()
+    names.filter(|name| is_of_ended_process(name)).map(|name| folder.join(name)).collect()
 }
 
-/// True for the name of something that a process made which is no more.
-fn is_dead(name: &str) -> bool {
+/// Returns true if the name belongs to a test process that no longer exists.
+fn is_of_ended_process(name: &str) -> bool {
     let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
     let pid = pid.and_then(|pid| pid.parse::<u32>().ok());
     pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
@@ -123,21 +123,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_dead_processes_are_leftovers() {
+    fn only_names_of_ended_processes_are_leftovers() {
         let own = std::process::id();
         let rows = [
             ("of this process", format!("{PREFIX}{own}-0-name"), false),
-            ("of no process", format!("{PREFIX}4194399-0-name"), true),
+            ("of an ended process", format!("{PREFIX}4194399-0-name"), true),
             ("without a number", format!("{PREFIX}name"), false),
-            ("of someone else", "user.slice".to_owned(), false),
+            ("not made by a test", "user.slice".to_owned(), false),
         ];
         for (row, name, expected) in rows {
-            assert_eq!(is_dead(&name), expected, "{row}");
+            assert_eq!(is_of_ended_process(&name), expected, "{row}");
         }
     }
 
     #[test]
-    fn what_a_killed_run_left_goes_with_the_next() {
+    fn leftovers_of_a_killed_run_are_removed_by_the_next() {
         let name = format!("{PREFIX}4194399-0-killed");
         let cgroup = mount_point().join(&name).join("svclb-probe-1");
         let folder = std::env::temp_dir().join(&name).join("yaml");

@@ -1,4 +1,4 @@
-//! A socket of a pod, in a test's hands. Everything on it ends within [`PATIENCE`].
+//! A client's socket in the hands of a test. Every call on it ends within [`PATIENCE`].
 
 use std::fmt;
 use std::io;
@@ -14,13 +14,13 @@ use super::factory::Order;
 use super::wait::patient;
 use crate::{Backend, Protocol};
 
-/// How long a connect, a send or a receive may take.
+/// Limit for a connect, a send or a receive.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// AF_SMC (include/linux/socket.h).
 pub const AF_SMC: i32 = 43;
 
-/// What kind of socket a client opens.
+/// The kind of socket that a client opens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// TCP over IPv4.
@@ -33,12 +33,13 @@ pub enum Kind {
     Udp6,
     /// Multipath TCP (RFC 8684) over IPv4.
     Mptcp4,
-    /// Shared Memory Communications (RFC 7609) over IPv4, which the peer does not speak.
+    /// Shared Memory Communications (RFC 7609) over IPv4. The peers of tests do not support it, so it
+    /// falls back to TCP.
     Smc4,
 }
 
 impl Kind {
-    /// What a client opens to dial this address.
+    /// The kind of socket that can dial this address with this protocol.
     pub fn of(protocol: Protocol, address: SocketAddr) -> Self {
         match (protocol, address) {
             (Protocol::Tcp, SocketAddr::V4(_)) => Self::Tcp4,
@@ -61,60 +62,60 @@ impl Kind {
     }
 }
 
-/// The address that this text writes, such as `10.96.0.10:80` or `[::ffff:10.96.0.10]:80`.
+/// Parses an address and port, such as `10.96.0.10:80` or `[::ffff:10.96.0.10]:80`.
 ///
 /// # Panics
-/// When it writes none.
+/// If the text is not an address and port.
 pub fn at(text: &str) -> SocketAddr {
     text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
 }
 
-/// Where something can be sent: an address, its text, or a backend.
-pub trait Place {
-    /// The address.
-    fn place(&self) -> SocketAddr;
+/// A value with a socket address: an address, its text, or a backend.
+pub trait ToAddress {
+    /// Returns the address.
+    fn to_address(&self) -> SocketAddr;
 }
 
-impl Place for SocketAddr {
-    fn place(&self) -> SocketAddr {
+impl ToAddress for SocketAddr {
+    fn to_address(&self) -> SocketAddr {
         *self
     }
 }
 
-impl Place for str {
-    fn place(&self) -> SocketAddr {
+impl ToAddress for str {
+    fn to_address(&self) -> SocketAddr {
         at(self)
     }
 }
 
-impl Place for String {
-    fn place(&self) -> SocketAddr {
+impl ToAddress for String {
+    fn to_address(&self) -> SocketAddr {
         at(self)
     }
 }
 
-impl Place for Backend {
-    fn place(&self) -> SocketAddr {
+impl ToAddress for Backend {
+    fn to_address(&self) -> SocketAddr {
         self.address()
     }
 }
 
-impl<P: Place + ?Sized> Place for &P {
-    fn place(&self) -> SocketAddr {
-        (*self).place()
+impl<P: ToAddress + ?Sized> ToAddress for &P {
+    fn to_address(&self) -> SocketAddr {
+        (*self).to_address()
     }
 }
 
-/// What came back.
+/// A response that a socket received.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
+pub struct Response {
     /// Name of the backend that answered.
     pub backend: String,
-    /// Where the answer came from, as the socket tells.
+    /// Source address of the response, as recvfrom(2) returned it.
     pub from: SocketAddr,
 }
 
-/// A socket that was made in the world's cgroup and network.
+/// A socket that was created in the world's cgroup and network namespace.
 pub struct Socket(socket2::Socket);
 
 impl fmt::Debug for Socket {
@@ -124,7 +125,7 @@ impl fmt::Debug for Socket {
 }
 
 impl From<OwnedFd> for Socket {
-    /// Bounds what the socket can wait for.
+    /// Sets the socket's timeouts to [`PATIENCE`].
     fn from(fd: OwnedFd) -> Self {
         let socket = socket2::Socket::from(fd);
         let patience = Some(patient(PATIENCE));
@@ -141,7 +142,7 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// The socket itself, for what is not here.
+    /// The underlying socket, for calls that have no method here.
     pub fn raw(&self) -> &socket2::Socket {
         &self.0
     }
@@ -155,15 +156,15 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn dial(&self, to: impl Place) -> io::Result<()> {
-        self.0.connect(&SockAddr::from(to.place()))
+    pub fn dial(&self, to: impl ToAddress) -> io::Result<()> {
+        self.0.connect(&SockAddr::from(to.to_address()))
     }
 
-    /// connect(2) with AF_UNSPEC: the socket is connected no more.
+    /// Dissolves the connection: connect(2) with AF_UNSPEC.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn undial(&self) -> io::Result<()> {
+    pub fn disconnect(&self) -> io::Result<()> {
         // SAFETY: plain bytes.
         let mut nowhere: libc::sockaddr = unsafe { MaybeUninit::zeroed().assume_init() };
         nowhere.sa_family = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap();
@@ -196,18 +197,19 @@ impl Socket {
         self.0.cookie().expect("a socket has a cookie")
     }
 
-    /// Asks the peer of a connected socket who it is: its name.
+    /// Sends a request on a connected socket and returns the name of the backend that answers.
     ///
     /// # Errors
-    /// The kernel's; TimedOut when nothing came; InvalidData when it is no answer to this question.
-    pub fn ask(&self) -> io::Result<String> {
-        let question = question();
-        self.0.send(question.as_bytes())?;
-        self.read(&question)
+    /// The kernel's; `TimedOut` without a response; `InvalidData` if the response belongs to another
+    /// request.
+    pub fn request(&self) -> io::Result<String> {
+        let new_request = new_request();
+        self.0.send(new_request.as_bytes())?;
+        self.read(&new_request)
     }
 
-    /// Reads the answer to a question that was sent.
-    pub(crate) fn read(&self, question: &str) -> io::Result<String> {
+    /// Reads the response to a request that was sent, and returns the backend's name.
+    pub(crate) fn read(&self, new_request: &str) -> io::Result<String> {
         let mut answer = Vec::new();
         while answer.last() != Some(&b'\n') {
             let mut part = [MaybeUninit::uninit(); 256];
@@ -218,55 +220,55 @@ impl Socket {
             // SAFETY: the kernel wrote that many bytes.
             answer.extend(part[..size].iter().map(|byte| unsafe { byte.assume_init() }));
         }
-        name_in(&answer, question)
+        name_in(&answer, new_request)
     }
 
-    /// Sends a question to an address and waits for the answer, on an unconnected UDP socket.
+    /// Sends a request to an address and waits for the response, on an unconnected UDP socket.
     ///
     /// # Errors
-    /// As [`Self::ask`].
-    pub fn ask_at(&self, to: impl Place) -> io::Result<Answer> {
-        let question = self.send_to(to)?;
-        self.hear(&question)
+    /// As [`Self::request`].
+    pub fn request_to(&self, to: impl ToAddress) -> io::Result<Response> {
+        let new_request = self.send_to(to)?;
+        self.receive_response(&new_request)
     }
 
-    /// Sends a question to an address, and gives it.
+    /// Sends a new request to an address and returns its text.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn send_to(&self, to: impl Place) -> io::Result<String> {
-        let question = question();
-        self.0.send_to(question.as_bytes(), &SockAddr::from(to.place()))?;
-        Ok(question)
+    pub fn send_to(&self, to: impl ToAddress) -> io::Result<String> {
+        let new_request = new_request();
+        self.0.send_to(new_request.as_bytes(), &SockAddr::from(to.to_address()))?;
+        Ok(new_request)
     }
 
-    /// Receives the answer to a question, and where it came from.
+    /// Receives the response to a request, with its source address.
     ///
     /// # Errors
-    /// As [`Self::ask`].
-    pub fn hear(&self, question: &str) -> io::Result<Answer> {
+    /// As [`Self::request`].
+    pub fn receive_response(&self, new_request: &str) -> io::Result<Response> {
         let mut part = [MaybeUninit::uninit(); 256];
         let (size, from) = self.0.recv_from(&mut part).map_err(timed_out)?;
         // SAFETY: the kernel wrote that many bytes.
         let answer: Vec<u8> =
             part[..size].iter().map(|byte| unsafe { byte.assume_init() }).collect();
-        Ok(Answer { backend: name_in(&answer, question)?, from: internet(&from)? })
+        Ok(Response { backend: name_in(&answer, new_request)?, from: internet(&from)? })
     }
 }
 
-/// A question that nobody asked before.
-pub(crate) fn question() -> String {
+/// Creates a request with a text that no other request of this process has.
+pub(crate) fn new_request() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("{}\n", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A backend answers with its name and the question.
-fn name_in(answer: &[u8], question: &str) -> io::Result<String> {
+/// Extracts the backend's name from a response, which consists of the name and the request.
+fn name_in(answer: &[u8], new_request: &str) -> io::Result<String> {
     let text = String::from_utf8_lossy(answer);
-    match text.strip_suffix(question).and_then(|rest| rest.strip_suffix(' ')) {
+    match text.strip_suffix(new_request).and_then(|rest| rest.strip_suffix(' ')) {
         Some(name) => Ok(name.to_owned()),
         None => {
-            let what = format!("{text:?} is no answer to {question:?}");
+            let what = format!("{text:?} is no answer to {new_request:?}");
             Err(io::Error::new(io::ErrorKind::InvalidData, what))
         }
     }
@@ -276,7 +278,7 @@ fn internet(address: &SockAddr) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::other(format!("{address:?} is no address")))
 }
 
-/// What a timeout of a receive looks like is up to the kernel; this says what it is.
+/// Turns the `WouldBlock` that a timed-out receive returns into `TimedOut`.
 fn timed_out(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock {
         return io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {PATIENCE:?}"));

@@ -1,4 +1,5 @@
-//! All that the maps hold, read from the pins: what two agents over the same Services must agree on.
+//! The content of all maps, read from the pins, in a form that is the same for two agents over the same
+//! Services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -14,7 +15,7 @@ use super::failing::Faults;
 use super::wait::eventually;
 use super::world::World;
 
-/// A layout type as aya wants it.
+/// A layout type for which aya's `Pod` can be implemented.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Plain<T>(pub(crate) T);
@@ -23,58 +24,59 @@ pub(crate) struct Plain<T>(pub(crate) T);
 unsafe impl<T: Copy + 'static> aya::Pod for Plain<T> {}
 
 impl World {
-    /// All that the maps say, but for what differs from agent to agent: numbers of services, lines and
-    /// slots. What does not fit together in them is told in lines of its own, which no other world has.
+    /// Returns all content of the maps as lines of text, without what differs from agent to agent: the
+    /// numbers of services, lines and slots. Each inconsistency between maps becomes a line with
+    /// `wrong:`, which no intact world has.
     pub fn content(&self) -> BTreeSet<String> {
         let maps = self.maps_folder();
-        self.inside(move || content(&maps))
+        self.inside(move || read_content(&maps))
     }
 
-    /// Starts the agent on the folder, waits until it has written all that was in there, and makes it
-    /// the world's.
+    /// Starts the agent on the folder, optionally with faults, waits until it has written everything
+    /// that the folder held, and makes it the world's agent.
     ///
     /// # Panics
-    /// When it does not in good time.
-    pub fn start_agent_under(&self, faults: Option<&Faults>) {
+    /// If the agent does not do so within the limit.
+    pub fn start_agent_with_faults(&self, faults: Option<&Faults>) {
         let agent = self.launch_agent(faults);
         self.wait_until_written(&agent);
         self.put_agent(agent);
     }
 
-    /// Waits until an agent is ready and has written all that was in the folder when it began.
+    /// Waits until an agent is ready and has written everything that was in the folder when it started.
     ///
     /// # Panics
-    /// When it does not in good time.
+    /// If the agent does not do so within the limit.
     pub fn wait_until_written(&self, agent: &Agent) {
         agent.wait_until_ready();
-        eventually("the agent has written what its source says", || match self.meta() {
+        eventually("the agent has written all of its source", || match self.meta() {
             meta if meta.agent == agent.pid() && meta.synced == 1 => Ok(()),
             meta => Err(format!("{meta:?}; its log:\n{}", self.agent_log())),
         });
     }
 
-    /// Looks whether the maps say what those of an agent that was never disturbed do.
+    /// Asserts that the maps have the content that a fresh agent over the same folder would write.
     ///
     /// # Panics
-    /// When they do not: with what is different.
-    pub fn assert_as_fresh(&self) {
+    /// If they differ, with the differences.
+    pub fn assert_same_as_fresh_agent(&self) {
         let fresh = Self::builder("fresh").without_agent().start();
         fresh.start_agent_with(&[OsStr::new("--from"), self.yaml().as_os_str()]);
-        eventually("a first agent has written all", || match fresh.meta().synced {
+        eventually("a fresh agent has written all of its source", || match fresh.meta().synced {
             1 => Ok(()),
             _ => Err(fresh.agent_log()),
         });
         let (found, expected) = (self.content(), fresh.content());
         let missing: Vec<_> = expected.difference(&found).collect();
-        let too_much: Vec<_> = found.difference(&expected).collect();
+        let unexpected: Vec<_> = found.difference(&expected).collect();
         assert!(
-            missing.is_empty() && too_much.is_empty(),
-            "not what a first agent writes: missing {missing:#?}, too much {too_much:#?}"
+            missing.is_empty() && unexpected.is_empty(),
+            "the maps differ from those of a fresh agent: missing {missing:#?}, unexpected {unexpected:#?}"
         );
         assert!(!found.iter().any(|line| line.contains("wrong:")), "{found:#?}");
     }
 
-    /// The folder of the pinned maps. Only processes inside see it.
+    /// The folder of the pinned maps, which only processes in the mount namespace see.
     pub(crate) fn maps_folder(&self) -> PathBuf {
         self.version().join("maps")
     }
@@ -109,17 +111,17 @@ fn rows<K: Copy + 'static, V: Copy + 'static>(maps: &Path, name: &str) -> Vec<(K
     rows.collect::<Result<_, _>>().unwrap_or_else(|error| panic!("cannot read {name}: {error}"))
 }
 
-fn content(maps: &Path) -> BTreeSet<String> {
+fn read_content(maps: &Path) -> BTreeSet<String> {
     let services: Vec<(u32, ServiceRow)> = rows(maps, "svclb_services");
     let names: BTreeMap<u32, String> =
         services.iter().map(|(id, row)| (*id, service_name(row))).collect();
-    let mut said = BTreeSet::new();
+    let mut found = BTreeSet::new();
     let mut wrong = BTreeSet::new();
     if names.values().collect::<BTreeSet<_>>().len() != names.len() {
         wrong.insert(format!("wrong: a service has two rows: {names:?}"));
     }
     for (id, row) in &services {
-        said.insert(format!(
+        found.insert(format!(
             "service {}: {} frontends, {} and {} backends, {} {}, notes {}",
             names[id],
             row.frontends,
@@ -135,7 +137,7 @@ fn content(maps: &Path) -> BTreeSet<String> {
     for (key, row) in rows::<BackendKey, BackendRow>(maps, "svclb_backends") {
         let BackendRow { sets, state, weight, .. } = row;
         let (service, at) = (name(key.service), format!("{}:{}", key.address, key.port));
-        said.insert(format!(
+        found.insert(format!(
             "member {at} of {service}: sets {sets}, state {state}, weight {weight}"
         ));
     }
@@ -161,9 +163,9 @@ fn content(maps: &Path) -> BTreeSet<String> {
                 Err(error) => format!("wrong: slot {number}: {error}"),
             })
             .collect();
-        said.insert(format!(
+        found.insert(format!(
             "{} of {}: flags {}, affinity {}, refuses {}, draws {drawn:?}",
-            shown(&key),
+            frontend_text(&key),
             name(line.service),
             line.flags,
             line.affinity_seconds,
@@ -171,24 +173,24 @@ fn content(maps: &Path) -> BTreeSet<String> {
         ));
     }
     for (key, row) in rows::<FrontendKey, FrontendRow>(maps, "svclb_frontends") {
-        said.insert(format!("frontend {} of {}", shown(&key), name(row.service)));
+        found.insert(format!("frontend {} of {}", frontend_text(&key), name(row.service)));
         if placed.remove(&key) != Some(row.line) {
             wrong.insert(format!("wrong: {key:?} is not in line {}", row.line));
         }
     }
     wrong.extend(placed.keys().map(|key| format!("wrong: {key:?} has a line and no row")));
-    said.append(&mut wrong);
-    said
+    found.append(&mut wrong);
+    found
 }
 
-/// The lines that hold frontends.
+/// The lines of the index that hold a frontend, with their numbers.
 fn lines(maps: &Path) -> Vec<(u32, Line)> {
     let index = array::<Line>(maps, "svclb_index");
     let line = |number| (number, index.get(&number, 0).expect("a line within the index").0);
     (0..index.len()).map(line).filter(|(_, line)| line.protocol != 0).collect()
 }
 
-fn shown(key: &FrontendKey) -> String {
+fn frontend_text(key: &FrontendKey) -> String {
     format!("{}:{}/{} scope {}", key.address, key.port, key.protocol, key.scope)
 }
 

@@ -1,11 +1,11 @@
-//! A process in the cgroup that makes sockets and hands them over.
+//! A process in the cgroup that creates sockets and passes them to the test.
 //!
-//! What counts for the hooks is the cgroup (and the network namespace) in which a socket was made,
-//! also after it was passed on. So a test stays one process that can be read from top to bottom, and
-//! its sockets are those of a pod.
+//! The hooks see the cgroup and the network namespace in which a socket was created, also after it was
+//! passed on. So a test stays one process that can be read from top to bottom, while its sockets are
+//! those of a pod.
 //!
-//! The process is forked without exec from a process with threads: until its end it makes system
-//! calls only, no allocation and no lock.
+//! The process is forked without exec from a process with threads, so until it exits it may only make
+//! system calls: no allocation, no lock.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,42 +17,43 @@ use nix::unistd::Pid;
 
 use super::cgroup::Cgroup;
 use super::client::{Kind, Socket};
+use super::fd_passing::{self, BATCH};
 use super::namespace::Namespace;
-use super::passing::{self, BATCH};
 
-/// What is asked of the process.
+/// An order for sockets.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Order {
     /// First argument of socket(2).
     pub(crate) domain: i32,
-    /// Second.
+    /// Second argument of socket(2), without flags.
     pub(crate) kind: i32,
-    /// Third.
+    /// Third argument of socket(2).
     pub(crate) protocol: i32,
-    /// How many, at most [`BATCH`].
+    /// Number of sockets, at most [`BATCH`].
     pub(crate) count: u32,
 }
 
-/// The process.
+/// The process that creates sockets.
 pub(crate) struct Factory {
-    line: Mutex<OwnedFd>,
+    channel: Mutex<OwnedFd>,
     process: Pid,
 }
 
 impl Factory {
     /// Starts the process in the namespace and the cgroup.
     pub(crate) fn start(namespace: &Namespace, cgroup: &Cgroup) -> Self {
-        let entrance = cgroup.entrance();
+        let procs_file = cgroup.procs_file();
         namespace.run(move || {
-            let (ours, theirs) = passing::line();
+            let (ours, theirs) = fd_passing::channel();
             // SAFETY: the child calls `work`, which makes system calls only and never returns.
             match unsafe { libc::fork() } {
-                0 => work(theirs.as_raw_fd(), entrance.as_raw_fd()),
+                0 => work(theirs.as_raw_fd(), procs_file.as_raw_fd()),
                 -1 => panic!("fork: {}", io::Error::last_os_error()),
                 process => {
-                    let factory = Self { line: Mutex::new(ours), process: Pid::from_raw(process) };
-                    // The first answer says that the process is in the cgroup.
+                    let factory =
+                        Self { channel: Mutex::new(ours), process: Pid::from_raw(process) };
+                    // The first answer shows that the process has joined the cgroup.
                     let first = Order {
                         domain: libc::AF_INET,
                         kind: libc::SOCK_DGRAM,
@@ -66,7 +67,7 @@ impl Factory {
         })
     }
 
-    /// Makes so many sockets of a client.
+    /// Creates sockets of a client.
     pub(crate) fn sockets(&self, kind: Kind, count: usize) -> Vec<Socket> {
         let mut sockets = Vec::with_capacity(count);
         while sockets.len() < count {
@@ -78,43 +79,45 @@ impl Factory {
         sockets
     }
 
-    /// Makes sockets.
+    /// Sends an order to the process and returns its sockets.
     pub(crate) fn make(&self, order: Order) -> io::Result<Vec<OwnedFd>> {
-        let line = self.line.lock().unwrap();
+        let channel = self.channel.lock().unwrap();
         let bytes = (&raw const order).cast();
         // SAFETY: an order is plain bytes.
-        let sent = unsafe { libc::send(line.as_raw_fd(), bytes, size_of::<Order>(), 0) };
+        let sent = unsafe { libc::send(channel.as_raw_fd(), bytes, size_of::<Order>(), 0) };
         if sent < 0 {
             return Err(io::Error::last_os_error());
         }
-        passing::receive(line.as_raw_fd())
+        fd_passing::receive(channel.as_raw_fd())
     }
 }
 
 impl Drop for Factory {
     fn drop(&mut self) {
-        // The end of the line ends the process.
-        let line = match self.line.get_mut() {
-            Ok(line) => line.as_raw_fd(),
+        // The end of the channel ends the process.
+        let channel = match self.channel.get_mut() {
+            Ok(channel) => channel.as_raw_fd(),
             Err(broken) => broken.into_inner().as_raw_fd(),
         };
         // SAFETY: no memory is involved.
-        unsafe { libc::shutdown(line, libc::SHUT_RDWR) };
+        unsafe { libc::shutdown(channel, libc::SHUT_RDWR) };
         if let Err(error) = waitpid(self.process, None) {
             eprintln!("cannot wait for the process that makes sockets: {error}");
         }
     }
 }
 
-/// The process: system calls only.
-fn work(line: RawFd, entrance: RawFd) -> ! {
+/// The body of the process, which may only make system calls.
+fn work(channel: RawFd, procs_file: RawFd) -> ! {
     // SAFETY: descriptors and memory of this process, which has no other thread.
     unsafe {
-        if libc::write(entrance, c"0".as_ptr().cast(), 1) != 1 {
+        if libc::write(procs_file, c"0".as_ptr().cast(), 1) != 1 {
             libc::_exit(1);
         }
-        // It must not keep open what others close: only the line stays, as descriptor 0.
-        if libc::dup2(line, 0) != 0 || libc::syscall(libc::SYS_close_range, 1, u32::MAX, 0) != 0 {
+        // The process must not keep descriptors of the test open: only the channel stays, as descriptor
+        // 0.
+        if libc::dup2(channel, 0) != 0 || libc::syscall(libc::SYS_close_range, 1, u32::MAX, 0) != 0
+        {
             libc::_exit(2);
         }
         loop {
@@ -127,13 +130,13 @@ fn work(line: RawFd, entrance: RawFd) -> ! {
     }
 }
 
-/// Makes the sockets of an order and sends them: system calls only.
+/// Creates the sockets of an order and sends them, by system calls only.
 fn serve(order: &Order) {
     let mut sockets = [-1; BATCH];
     let mut error = 0_i32;
-    let wanted = (order.count as usize).min(BATCH);
+    let count = (order.count as usize).min(BATCH);
     let mut made = 0;
-    while made < wanted && error == 0 {
+    while made < count && error == 0 {
         // SAFETY: plain numbers; errno is this thread's.
         unsafe {
             sockets[made] =
@@ -145,7 +148,7 @@ fn serve(order: &Order) {
         }
         made += 1;
     }
-    passing::send(0, if error == 0 { &sockets[..made] } else { &[] }, error);
+    fd_passing::send(0, if error == 0 { &sockets[..made] } else { &[] }, error);
     for socket in &sockets[..made] {
         // SAFETY: a descriptor of this process.
         unsafe { libc::close(*socket) };

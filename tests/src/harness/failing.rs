@@ -1,8 +1,8 @@
-//! System calls of the agent that fail on request, as the kernel would fail them.
+//! Failing system calls of the agent on request, with the errors that the kernel would return.
 //!
-//! The agent is started under a seccomp filter (seccomp_unotify(2)) that stops each bpf(2) and each
-//! shared mapping until a thread of the test says what becomes of it: the kernel does it, or it fails
-//! with an error number and was never done. Nothing of the agent knows of it.
+//! The agent runs under a seccomp filter (seccomp_unotify(2)) that stops each bpf(2) call and each
+//! shared mapping until a thread of the test decides: the kernel executes the call, or the call fails
+//! with an error number and has no effect. The agent cannot tell the difference.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -16,34 +16,34 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::passing;
+use super::fd_passing;
 
-/// Commands for many values at a time.
+/// Commands of bpf(2) for many values at a time.
 const LOOKUP_BATCH: u64 = 24;
 const UPDATE_BATCH: u64 = 26;
 
-/// What is asked of the kernel. The numbers of bpf(2)'s commands are include/uapi/linux/bpf.h's.
+/// A kind of system call. The numbers of bpf(2)'s commands are those of include/uapi/linux/bpf.h.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Operation {
-    /// A new map.
+    /// Creating a map.
     CreateMap,
-    /// A value of a map, read, or many.
+    /// Reading one or many values of a map.
     Lookup,
-    /// A value of a map, written, or many.
+    /// Writing one or many values of a map.
     Update,
-    /// A value of a map, removed.
+    /// Deleting a value of a map.
     Delete,
-    /// A program, loaded.
+    /// Loading a program.
     LoadProgram,
-    /// A pin, made.
+    /// Creating a pin.
     Pin,
-    /// A pin, opened.
+    /// Opening a pin.
     OpenPin,
-    /// A program, attached by a new link.
+    /// Attaching a program by a new link.
     CreateLink,
-    /// A program, put behind a link.
+    /// Replacing the program of a link.
     UpdateLink,
-    /// A map, mapped into the agent's memory (mmap(2)).
+    /// Mapping a map into the agent's memory (mmap(2)).
     Map,
 }
 
@@ -64,28 +64,28 @@ impl Operation {
     }
 }
 
-/// Something that the agent asked for.
+/// A recorded call of the agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
-    /// What.
+    /// The kind of call.
     pub operation: Operation,
-    /// Of what: the name of a map, a program or a pin; empty where none can be told.
+    /// The name of the map, program or pin; empty if it cannot be found out.
     pub name: String,
-    /// The error number that it was given instead.
+    /// The error number with which the call was made to fail.
     pub failed: Option<i32>,
-    /// When.
+    /// Time of the call.
     pub at: Instant,
 }
 
-/// Which calls fail.
+/// A rule that makes calls fail.
 struct Rule {
     operation: Operation,
-    /// Empty: any.
+    /// Name of the map, program or pin; empty for any.
     name: String,
     error: i32,
-    /// So many are let through first.
+    /// Number of matching calls that pass first.
     skip: usize,
-    /// So many fail.
+    /// Number of matching calls that fail after those.
     count: usize,
 }
 
@@ -96,24 +96,24 @@ struct Shared {
     names: HashMap<u32, String>,
 }
 
-/// Decides over the calls of agents that were started under it.
+/// Records the calls of the agents that were started under it, and makes some fail.
 #[derive(Clone, Default)]
 pub struct Faults {
     shared: Arc<Mutex<Shared>>,
 }
 
 impl Faults {
-    /// Nothing fails yet.
+    /// Faults without a rule: nothing fails yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets the next `count` calls like this fail with an error number. An empty name means any.
+    /// Makes the next `count` calls of this kind fail with `error`. An empty name matches any.
     pub fn fail(&self, operation: Operation, name: &str, error: i32, count: usize) {
         self.fail_after(0, operation, name, error, count);
     }
 
-    /// The same, after `skip` of them.
+    /// As [`Self::fail`], after `skip` calls have passed.
     pub fn fail_after(
         &self,
         skip: usize,
@@ -126,7 +126,7 @@ impl Faults {
         self.shared.lock().unwrap().rules.push(rule);
     }
 
-    /// Lets nothing fail any more, and forgets what was asked. Gives the calls that failed.
+    /// Removes all rules and recorded calls, and returns the calls that failed.
     pub fn clear(&self) -> Vec<Call> {
         let mut shared = self.shared.lock().unwrap();
         shared.rules.clear();
@@ -145,16 +145,16 @@ impl Faults {
         self.shared.lock().unwrap().calls.clone()
     }
 
-    /// Prepares a command to run under this. The answer must be kept while it runs.
-    pub(crate) fn over(&self, command: &mut Command) -> Supervisor {
-        let (near, far) = passing::line();
+    /// Prepares a command to run under these faults. The supervisor must be kept while it runs.
+    pub(crate) fn supervise(&self, command: &mut Command) -> Supervisor {
+        let (near, far) = fd_passing::channel();
         let filter = filter();
-        // SAFETY: system calls only between fork and exec, on memory that was made before.
+        // SAFETY: system calls only between fork and exec, on memory that was allocated before.
         unsafe {
             command.pre_exec(move || {
                 let listener = install(&filter)?;
-                // The listener itself goes at the exec, as the line does.
-                if passing::send(far.as_raw_fd(), &[listener.as_raw_fd()], 0) < 0 {
+                // The exec closes the listener and the channel.
+                if fd_passing::send(far.as_raw_fd(), &[listener.as_raw_fd()], 0) < 0 {
                     return Err(io::Error::last_os_error());
                 }
                 Ok(())
@@ -165,8 +165,8 @@ impl Faults {
         let thread = thread::Builder::new()
             .name("faults".to_owned())
             .spawn(move || {
-                // The child sends one, or came to nothing.
-                let Some(listener) = first(&near, &ended) else { return };
+                // The child sends the listener, or failed before it could.
+                let Some(listener) = receive_listener(&near, &ended) else { return };
                 while !ended.load(Ordering::Relaxed) {
                     match readable(listener.as_fd()) {
                         Readable::Now => faults.answer(listener.as_fd()),
@@ -179,30 +179,31 @@ impl Faults {
         Supervisor { done, thread: Some(thread) }
     }
 
-    /// Takes one call and says what becomes of it.
+    /// Receives one stopped call and answers it.
     fn answer(&self, listener: BorrowedFd<'_>) {
         // SAFETY: plain integers.
-        let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-        // SAFETY: the structure is what the request fills.
-        let got =
-            unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+        let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+        // SAFETY: the request fills this structure.
+        let got = unsafe {
+            libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification)
+        };
         if got != 0 {
-            // The process was killed meanwhile.
+            // The process was killed in the meantime.
             return;
         }
-        let error = self.decide(&asked);
+        let error = self.decide(&notification);
         let mut reply = libc::seccomp_notif_resp {
-            id: asked.id,
+            id: notification.id,
             val: 0,
             error: error.map_or(0, |error| -error),
             flags: if error.is_none() { CONTINUE } else { 0 },
         };
-        // SAFETY: the structure is what the request reads. It fails when the process was killed.
+        // SAFETY: the request reads this structure. It fails if the process was killed.
         unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND, &raw mut reply) };
     }
 
-    fn decide(&self, asked: &libc::seccomp_notif) -> Option<i32> {
-        let (pid, data) = (asked.pid, &asked.data);
+    fn decide(&self, notification: &libc::seccomp_notif) -> Option<i32> {
+        let (pid, data) = (notification.pid, &notification.data);
         let is_bpf = i64::from(data.nr) == libc::SYS_bpf;
         let operation = if is_bpf { Operation::of_command(data.args[0])? } else { Operation::Map };
         let mut shared = self.shared.lock().unwrap();
@@ -225,7 +226,7 @@ impl Faults {
     }
 }
 
-/// Answers until it is dropped, or the process has ended.
+/// A thread that answers calls until this is dropped, or the process has exited.
 pub(crate) struct Supervisor {
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -241,13 +242,13 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // A panic in it has been told.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }
 }
 
-/// The name of what a call is about: a map's, a program's, the last part of a pin's.
+/// The name of the call's object: of a map or a program, or the last component of a pin's path.
 fn name_of(
     names: &mut HashMap<u32, String>,
     pid: u32,
@@ -257,7 +258,7 @@ fn name_of(
     let attr = |offset: u64, size: usize| read(pid, data.args[1] + offset, size);
     let number = |offset| Some(u32::from_ne_bytes(attr(offset, 4)?.try_into().ok()?));
     match operation {
-        // The places of these fields in `union bpf_attr`.
+        // Offsets of these fields in `union bpf_attr`.
         Operation::CreateMap => text(&attr(28, 16)?),
         Operation::LoadProgram => text(&attr(48, 16)?),
         Operation::Lookup | Operation::Update | Operation::Delete => {
@@ -274,7 +275,7 @@ fn name_of(
     }
 }
 
-/// Memory of a process: as much of it as there is.
+/// Reads memory of a process, up to `size` bytes.
 fn read(pid: u32, at: u64, size: usize) -> Option<Vec<u8>> {
     let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
     let mut found = vec![0; size];
@@ -288,7 +289,7 @@ fn text(bytes: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
 }
 
-/// The name of the map behind a descriptor of a process.
+/// Returns the name of the map behind a descriptor of a process.
 fn map_name(names: &mut HashMap<u32, String>, pid: u32, fd: u32) -> Option<String> {
     let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
     let id = info.lines().find_map(|line| line.strip_prefix("map_id:"))?.trim().parse().ok()?;
@@ -305,10 +306,10 @@ fn map_name(names: &mut HashMap<u32, String>, pid: u32, fd: u32) -> Option<Strin
 // _IOWR('!', 1, struct seccomp_notif_resp), of 80 and 24 bytes.
 const SECCOMP_IOCTL_NOTIF_RECV: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
 const SECCOMP_IOCTL_NOTIF_SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
-/// SECCOMP_USER_NOTIF_FLAG_CONTINUE: the kernel does what was asked.
+/// SECCOMP_USER_NOTIF_FLAG_CONTINUE: the kernel executes the call.
 const CONTINUE: u32 = 1;
 
-/// Lets all calls pass but bpf(2) and mmap(2) of what is shared.
+/// A filter that notifies of bpf(2) and of mmap(2) with MAP_SHARED, and allows all other calls.
 fn filter() -> [libc::sock_filter; 7] {
     const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
@@ -329,7 +330,8 @@ fn filter() -> [libc::sock_filter; 7] {
     ]
 }
 
-/// Puts the calling process under the filter, and gives what tells of its calls. System calls only.
+/// Puts the calling process under the filter and returns the listener of its notifications. Makes system
+/// calls only.
 fn install(filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     use std::os::fd::FromRawFd as _;
     let program = libc::sock_fprog {
@@ -352,11 +354,11 @@ fn install(filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     }
 }
 
-/// What a process that is about to exec sends; none when it never does.
-fn first(line: &OwnedFd, ended: &AtomicBool) -> Option<OwnedFd> {
+/// Receives the listener from a process that is about to exec, or `None` if it never sends one.
+fn receive_listener(channel: &OwnedFd, ended: &AtomicBool) -> Option<OwnedFd> {
     while !ended.load(Ordering::Relaxed) {
-        match readable(line.as_fd()) {
-            Readable::Now => return passing::receive(line.as_raw_fd()).ok()?.pop(),
+        match readable(channel.as_fd()) {
+            Readable::Now => return fd_passing::receive(channel.as_raw_fd()).ok()?.pop(),
             Readable::NotYet => {}
             Readable::Never => return None,
         }
@@ -373,7 +375,7 @@ enum Readable {
 fn readable(fd: BorrowedFd<'_>) -> Readable {
     const A_WHILE: libc::c_int = 100;
     let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one descriptor, as said.
+    // SAFETY: the pointer and the length are those of one descriptor.
     match unsafe { libc::poll(&raw mut polled, 1, A_WHILE) } {
         1 if polled.revents & libc::POLLIN != 0 => Readable::Now,
         1 => Readable::Never,

@@ -1,22 +1,23 @@
-//! What the running kernel has of what the programs use where they find it, and what a test may
-//! therefore ask for. By its version: what the programs find out themselves is the thing under test.
+//! Optional features of the running kernel on which the answers that a test expects depend. They are
+//! derived from the kernel's version, because the detection in the programs is itself under test.
 
 use std::fs;
 use std::sync::OnceLock;
 
-/// Something that the oldest supported kernel (5.10) lacks.
+/// A feature that the oldest supported kernel (5.10) lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Feature {
-    /// A hook chooses the error of a refused call (`bpf_set_retval`). Without: docs/decisions/0005.
+    /// A hook can choose the error of a refused call (`bpf_set_retval`). Behaviour without it:
+    /// docs/decisions/0005.
     SetRetval,
-    /// There are MPTCP sockets, in the kernels that tests run on: Debian's 5.10 is built without.
+    /// MPTCP sockets. The Linux 5.10 that tests run on, Debian's, is built without them.
     Mptcp,
-    /// A process can ask for the cookie of its network namespace (`SO_NETNS_COOKIE`).
+    /// A process can read the cookie of its network namespace (`SO_NETNS_COOKIE`).
     NetnsCookie,
 }
 
 impl Feature {
-    /// All of them.
+    /// All features.
     pub const ALL: [Self; 3] = [Self::SetRetval, Self::Mptcp, Self::NetnsCookie];
 
     /// Its name in docs/kernels.json.
@@ -28,7 +29,7 @@ impl Feature {
         }
     }
 
-    /// The first version with it.
+    /// The first kernel version with the feature.
     const fn since(self) -> (u32, u32) {
         match self {
             Self::SetRetval => (5, 18),
@@ -37,18 +38,19 @@ impl Feature {
         }
     }
 
-    /// Whether the running kernel has it.
-    pub fn is_there(self) -> bool {
+    /// Returns true if the running kernel has the feature.
+    pub fn is_supported(self) -> bool {
         version() >= self.since()
     }
 }
 
-/// First two numbers of the running kernel's version.
+/// Major and minor version of the running kernel.
 fn version() -> (u32, u32) {
     static FOUND: OnceLock<(u32, u32)> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is mounted");
-        parse(&release).unwrap_or_else(|| panic!("the kernel calls itself {release:?}"))
+        parse(&release)
+            .unwrap_or_else(|| panic!("cannot read a version from osrelease {release:?}"))
     })
 }
 
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_is_known_by_its_first_two_numbers() {
+    fn kernel_version_is_parsed_from_osrelease() {
         let rows = [
             ("5.10.0-46-cloud-amd64\n", Some((5, 10))),
             ("7.2.13+deb14-cloud-amd64", Some((7, 2))),

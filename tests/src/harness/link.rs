@@ -1,5 +1,5 @@
-//! A pair of interfaces between two network namespaces, their addresses and the routes over them, set by
-//! rtnetlink(7) as the rest of the routes.
+//! A pair of interfaces between two network namespaces, with their addresses and routes, set by
+//! rtnetlink(7) like the other routes.
 
 use std::ffi::CStr;
 use std::io;
@@ -14,10 +14,10 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_F_NODAD: u8 = 2;
-/// `struct ifinfomsg` about no interface in particular.
+/// A `struct ifinfomsg` that names no interface.
 const ANY_LINK: [u8; 16] = [0; 16];
 
-/// Makes a pair of interfaces: `near` in this thread's namespace, `far` in the other.
+/// Creates a veth pair: `near` in this thread's namespace, `far` in the other.
 pub(crate) fn pair(near: &CStr, far: &CStr, other: BorrowedFd<'_>) -> io::Result<()> {
     let other = other.as_raw_fd().to_ne_bytes();
     let far = [
@@ -36,20 +36,21 @@ pub(crate) fn pair(near: &CStr, far: &CStr, other: BorrowedFd<'_>) -> io::Result
     request(libc::RTM_NEWLINK, &body.concat())
 }
 
-/// Gives an interface an address of a network of `bits` bits.
+/// Gives an interface an address in a network with a prefix of `bits` bits.
 pub(crate) fn address(interface: &CStr, address: IpAddr, bits: u8) -> io::Result<()> {
     let (family, bytes) = family(address);
-    // `struct ifaddrmsg`. An IPv6 address would be tentative for a while.
+    // `struct ifaddrmsg`. Without IFA_F_NODAD an IPv6 address would be tentative for a while.
     let head = [&[family, bits, IFA_F_NODAD, 0][..], &index(interface)?.to_ne_bytes()].concat();
     let body =
         [head, attribute(libc::IFA_LOCAL, &bytes), attribute(libc::IFA_ADDRESS, &bytes)].concat();
     request(libc::RTM_NEWADDR, &body)
 }
 
-/// Sends what goes to the addresses that begin with `bits` bits of `destination` to a neighbour.
+/// Adds a route through `neighbour` to the addresses that begin with `bits` bits of `destination`.
 pub(crate) fn route(destination: IpAddr, bits: u8, neighbour: IpAddr) -> io::Result<()> {
     let (family, bytes) = family(destination);
-    // `struct rtmsg`: table, protocol, scope and kind follow three sizes and a type of service.
+    // `struct rtmsg`: after the family come three prefix lengths and a type of service, then table,
+    // protocol, scope and kind.
     let head = [
         family,
         bits,
@@ -84,7 +85,7 @@ fn index(interface: &CStr) -> io::Result<u32> {
     }
 }
 
-/// `struct rtattr`, its value, and zeros to the next multiple of four.
+/// Builds a `struct rtattr` with its value, padded with zeros to a multiple of four.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let size = u16::try_from(4 + value.len()).unwrap();
     let mut bytes = [&size.to_ne_bytes(), &kind.to_ne_bytes(), value].concat();
@@ -92,11 +93,11 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Asks for something new.
+/// Sends a request that creates an object.
 fn request(kind: u16, body: &[u8]) -> io::Result<()> {
     let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
     let size = u32::try_from(size_of::<libc::nlmsghdr>() + body.len()).unwrap();
-    // `struct nlmsghdr`: sequence number 1, from whoever sends.
+    // `struct nlmsghdr` with sequence number 1 and port 0.
     let head = [
         &size.to_ne_bytes()[..],
         &kind.to_ne_bytes(),

@@ -1,9 +1,9 @@
-//! A thread in a network and mount namespace of its own, which does things there on request.
+//! A thread in a network and mount namespace of its own, which runs tasks there on request.
 //!
-//! The network has a loopback only. Addresses of backends are local, those of Services are
-//! prohibited, and there is no way to anything else: no packet can leave, and a connect that was not
-//! translated fails with EACCES. The mount namespace holds a bpffs that only this test sees; pins in
-//! it go with it, however the test ends. Processes started by the thread are killed when it ends.
+//! The network has a loopback interface only. Addresses of backends are local, those of Services are
+//! prohibited, and there is no route to anything else: no packet can leave, and an untranslated connect
+//! to a Service fails with EACCES. The mount namespace holds a bpffs that only this test sees; its pins
+//! vanish with it, however the test ends. Processes started by the thread are killed when it ends.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -19,7 +19,8 @@ use nix::sched::{CloneFlags, unshare};
 use super::program;
 use super::routes::{self, Route};
 
-/// Backends have the first two, Services the next two; then external IPs and nodes.
+/// Routes: the first two are for backends, the next two for ClusterIPs, the others for external IPs and
+/// nodes.
 const ROUTES: [(Route, &str, u8); 8] = [
     (Route::Local, "10.244.0.0", 16),
     (Route::Local, "fd00:244::", 64),
@@ -32,17 +33,17 @@ const ROUTES: [(Route, &str, u8); 8] = [
 ];
 
 const SETTINGS: [(&str, &str); 4] = [
-    // An address of a local route can be bound (IPv4 needs no leave).
+    // IPv6 sockets can bind any address of a local route; IPv4 sockets can anyway.
     ("ipv6/ip_nonlocal_bind", "1"),
-    // Fast Open with data in the first packet, on both sides, without a cookie.
+    // TCP Fast Open with data in the first packet, on both sides, without a cookie.
     ("ipv4/tcp_fastopen", "519"),
-    // A test opens more sockets in a minute than there are ports, all to few addresses.
+    // A test opens more sockets in a minute than there are ports, all to a few addresses.
     ("ipv4/tcp_tw_reuse", "1"),
     ("ipv4/ip_local_port_range", "1024 65535"),
 ];
 
-/// A user's, who may reach the world by a proxy. Nothing inside would reach that, and nothing inside is
-/// behind it.
+/// Proxy variables of the user's environment, which are removed: nothing inside can reach such a proxy
+/// or needs one.
 const PROXIES: [&str; 8] = [
     "HTTPS_PROXY",
     "https_proxy",
@@ -56,28 +57,29 @@ const PROXIES: [&str; 8] = [
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// The thread.
+/// The thread that runs tasks in the namespaces.
 pub(crate) struct Namespace {
     tasks: Option<mpsc::Sender<Task>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Namespace {
-    /// Makes the namespaces, with a bpffs at `bpffs`, an existing folder.
+    /// Creates the namespaces, with a bpffs mounted at `bpffs`, an existing folder, and sets up the
+    /// network.
     pub(crate) fn make(bpffs: PathBuf) -> Self {
         let namespace = Self::bare(bpffs);
-        namespace.run(furnish);
+        namespace.run(configure_network);
         namespace
     }
 
-    /// The same without routes and settings: not even the loopback is up.
+    /// As [`Self::make`] without routes and settings: not even the loopback interface is up.
     pub(crate) fn bare(bpffs: PathBuf) -> Self {
         let namespace = Self::thread();
         namespace.run(move || enter(&bpffs));
         namespace
     }
 
-    /// A network namespace only, with nothing in it that is up.
+    /// Creates a network namespace only, with no interface up.
     pub(crate) fn network() -> Self {
         let namespace = Self::thread();
         namespace.run(|| unshare(CloneFlags::CLONE_NEWNET)).unwrap_or_else(|error| {
@@ -95,21 +97,21 @@ impl Namespace {
         Self { tasks: Some(tasks), thread: Some(thread) }
     }
 
-    /// Does something inside, and waits for it.
+    /// Runs a task inside and waits for its result.
     pub(crate) fn run<R: Send + 'static>(&self, task: impl FnOnce() -> R + Send + 'static) -> R {
-        let (say, hear) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let task = Box::new(move || {
             // The receiver waits below.
-            let _ = say.send(catch_unwind(AssertUnwindSafe(task)));
+            let _ = sender.send(catch_unwind(AssertUnwindSafe(task)));
         });
         self.tasks.as_ref().unwrap().send(task).expect("the thread of the namespace lives");
-        match hear.recv().expect("the thread of the namespace answers") {
+        match receiver.recv().expect("the thread of the namespace answers") {
             Ok(result) => result,
             Err(panic) => resume_unwind(panic),
         }
     }
 
-    /// Starts a process inside. It does not outlive the namespace.
+    /// Starts a process inside. It is killed when the namespace ends.
     pub(crate) fn spawn(&self, mut command: Command) -> Child {
         for variable in PROXIES {
             command.env_remove(variable);
@@ -133,7 +135,7 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         self.tasks = None;
         if let Some(thread) = self.thread.take() {
-            // A task that panicked has said so where it was asked for.
+            // A panic of a task has been resumed in the caller of `run`.
             let _ = thread.join();
         }
     }
@@ -151,7 +153,7 @@ fn enter(bpffs: &Path) {
     });
 }
 
-fn furnish() {
+fn configure_network() {
     routes::loopback_up().expect("a new loopback can be brought up");
     for (route, address, bits) in ROUTES {
         let destination = address.parse().unwrap();

@@ -1,4 +1,4 @@
-//! The pins of a world's agent: where they are, and what somebody else does to them.
+//! The pins of a world's agent: their paths, and the damage that a test does to them.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -31,20 +31,20 @@ impl World {
         self.version_of(LAYOUT_VERSION)
     }
 
-    /// The folder that the pins of a version are, or would be, in.
+    /// The folder of the pins of a layout version, whether or not it exists.
     pub fn version_of(&self, number: u32) -> PathBuf {
         self.pins().join(format!("v{number}"))
     }
 
-    /// A pin in use: in `maps` or `links`, by its name.
+    /// The path of a pin in use, by its kind (`maps` or `links`) and its name.
     pub fn pinned(&self, kind: &str, name: &str) -> PathBuf {
         self.version().join(kind).join(name)
     }
 
-    /// What lies in a folder of the pins, by name; nothing, where there is no folder.
+    /// The sorted names in a folder of pins; empty if the folder does not exist.
     ///
     /// # Panics
-    /// When it cannot be read.
+    /// If the folder cannot be read.
     pub fn names_in(&self, folder: &Path) -> Vec<String> {
         let folder = folder.to_owned();
         self.inside(move || {
@@ -56,10 +56,10 @@ impl World {
         })
     }
 
-    /// Moves a pin, to a folder that is made if need be.
+    /// Moves a pin, creating the target folder if necessary.
     ///
     /// # Panics
-    /// When it cannot be moved.
+    /// If it cannot be moved.
     pub fn move_pin(&self, from: &Path, to: &Path) {
         let (from, to) = (from.to_owned(), to.to_owned());
         self.inside(move || {
@@ -71,16 +71,16 @@ impl World {
     /// Removes a pin.
     ///
     /// # Panics
-    /// When it is not there.
+    /// If it does not exist.
     pub fn unpin(&self, pin: &Path) {
         let pin = pin.to_owned();
         self.inside(move || fs::remove_file(pin).unwrap());
     }
 
-    /// Gives a pinned map another label, or none: it is one of another layout then.
+    /// Replaces or removes the label of a pinned map, which then counts as a map of another layout.
     ///
     /// # Panics
-    /// When it has none.
+    /// If the map has no label.
     pub fn relabel(&self, map: &str, text: Option<&str>) {
         let label = self.pinned("layouts", map);
         let text = text.map(str::to_owned);
@@ -92,36 +92,36 @@ impl World {
         });
     }
 
-    /// Detaches a hook, as an operator would; its pin stays.
+    /// Detaches a hook's link, as an operator would; its pin stays.
     ///
     /// # Panics
-    /// When that fails.
+    /// If that fails.
     pub fn detach(&self, hook: &str) {
         self.bpftool(["link", "detach", "pinned"], [self.pinned("links", hook)]);
     }
 
-    /// The programs behind the hooks' pinned links by their ids, in the order of [`HOOKS`].
+    /// The ids of the programs behind the pinned links, in the order of [`HOOKS`].
     ///
     /// # Panics
-    /// When a link is not there.
+    /// If a link does not exist.
     pub fn programs(&self) -> Vec<u64> {
         let program = |hook: &&str| {
-            let shown = self.shown("link", &self.pinned("links", hook));
+            let shown = self.bpftool_show("link", &self.pinned("links", hook));
             shown["prog_id"].as_u64().unwrap_or_else(|| panic!("{hook}: {shown}"))
         };
         HOOKS.iter().map(program).collect()
     }
 
-    /// What the kernel has behind the pins in a folder such as [`Self::version`], by kind and id: maps,
-    /// links, and their programs.
+    /// The kernel objects behind the pins in a folder such as [`Self::version`], by kind and id: maps,
+    /// links, and the links' programs.
     ///
     /// # Panics
-    /// When a pin cannot be read.
+    /// If a pin cannot be read.
     pub fn objects_in(&self, folder: &Path) -> Vec<(&'static str, u64)> {
         let mut found = Vec::new();
         for (folder, kind) in [(folder.join("maps"), "map"), (folder.join("links"), "link")] {
             for name in self.names_in(&folder) {
-                let shown = self.shown(kind, &folder.join(name));
+                let shown = self.bpftool_show(kind, &folder.join(name));
                 let id = |field: &str| shown[field].as_u64().unwrap_or_else(|| panic!("{shown}"));
                 found.push((kind, id("id")));
                 if kind == "link" {
@@ -132,10 +132,10 @@ impl World {
         found
     }
 
-    /// Waits until the kernel has freed these, which it does in its own time.
+    /// Waits until the kernel has freed these objects, which it does asynchronously.
     ///
     /// # Panics
-    /// When it does not.
+    /// If it does not within the limit.
     pub fn wait_until_freed<'a>(
         &self,
         objects: impl IntoIterator<Item = &'a (&'a str, u64)> + Clone,
@@ -155,20 +155,20 @@ impl World {
         });
     }
 
-    /// What bpftool(8) shows of a pinned `map` or `link`.
+    /// The JSON that bpftool(8) prints for a pinned `map` or `link`.
     ///
     /// # Panics
-    /// When it shows nothing.
-    pub fn shown(&self, kind: &str, pin: &Path) -> Value {
-        let said = self.bpftool(["-j", kind, "show", "pinned"], [pin]);
-        serde_json::from_slice(&said)
+    /// If bpftool fails or prints no JSON.
+    pub fn bpftool_show(&self, kind: &str, pin: &Path) -> Value {
+        let output = self.bpftool(["-j", kind, "show", "pinned"], [pin]);
+        serde_json::from_slice(&output)
             .unwrap_or_else(|error| panic!("{kind} {}: {error}", pin.display()))
     }
 
-    /// Runs bpftool(8) inside. Gives what it says.
+    /// Runs bpftool(8) inside the namespaces and returns its standard output.
     ///
     /// # Panics
-    /// When it fails.
+    /// If it fails.
     pub fn bpftool<const N: usize>(
         &self,
         words: [&str; N],

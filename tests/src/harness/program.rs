@@ -1,5 +1,5 @@
-//! Where the program `svclb` is: named by the environment, or built once for this test process; and how
-//! programs are started.
+//! The program `svclb`: named by the environment, or built once per test process; and a function that
+//! starts programs.
 
 use std::io::{self, BufRead as _};
 use std::path::{Path, PathBuf};
@@ -21,15 +21,15 @@ pub(crate) fn svclb() -> &'static Path {
     FOUND.get_or_init(|| match std::env::var_os(VARIABLE) {
         Some(path) => {
             let path = PathBuf::from(path);
-            assert!(path.is_file(), "{VARIABLE} names {}, which is no file", path.display());
+            assert!(path.is_file(), "{VARIABLE} names {}, which is not a file", path.display());
             path
         }
         None => build(),
     })
 }
 
-/// Builds it. Several test processes may: cargo lets one after the other in, and the later ones find
-/// that all is done.
+/// Builds the program. Several test processes may do so at once: cargo locks the target folder, and the
+/// later ones find everything built.
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -50,9 +50,8 @@ fn build() -> PathBuf {
         .expect("cargo names the program that it built")
 }
 
-/// Starts a program, also one that was written just before: as long as a child that another thread
-/// forked has not come to its exec, it may hold the file open for writing, and the kernel says "text
-/// file busy".
+/// Starts a program, also one that was written just before. While a child forked by another thread has
+/// not reached its exec, it may hold the file open for writing, and the kernel returns ETXTBSY.
 ///
 /// # Errors
 /// The kernel's.

@@ -1,22 +1,21 @@
-//! The loopback and the routes of a world, set by rtnetlink(7): no tool has to be installed, here or
-//! in a small virtual machine.
+//! The loopback interface and the routes of a world, set by rtnetlink(7), so that no tool has to be
+//! installed, here or in a small virtual machine.
 
 use std::ffi::CStr;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-/// What a route does with a packet.
+/// The effect of a route on a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Route {
-    /// The addresses are this host's.
+    /// The addresses are local to this host.
     Local,
     /// A connect or a send fails with EACCES.
     Prohibit,
 }
 
-/// `struct nlmsghdr`, `struct rtmsg` and the attributes RTA_DST and RTA_OIF. An IPv4 address uses the
-/// first four bytes of `destination` and its attribute says so; the next one follows at once.
+/// `struct nlmsghdr` and `struct rtmsg`, which the attributes RTA_DST and RTA_OIF follow.
 #[repr(C)]
 struct Request {
     header: libc::nlmsghdr,
@@ -40,7 +39,7 @@ struct Rtmsg {
 /// Brings the loopback of this thread's network namespace up.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// If the kernel returns an error.
 pub fn loopback_up() -> io::Result<()> {
     up(c"lo")
 }
@@ -48,13 +47,13 @@ pub fn loopback_up() -> io::Result<()> {
 /// Brings an interface up.
 pub(crate) fn up(interface: &CStr) -> io::Result<()> {
     let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
-    // SAFETY: plain bytes.
+    // SAFETY: all zeros are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.to_bytes()) {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap();
-    // SAFETY: the request names an interface and has flags.
+    // SAFETY: the request has the name of an interface and flags.
     match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -106,7 +105,7 @@ pub(crate) fn add(route: Route, destination: IpAddr, bits: u8) -> io::Result<()>
     exchange(&[head, &attributes].concat())
 }
 
-/// `struct rtattr` and its value, whose sizes here need no padding.
+/// Builds a `struct rtattr` with its value; the sizes used here need no padding.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let size = u16::try_from(4 + value.len()).unwrap();
     [&size.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
@@ -121,7 +120,7 @@ pub(super) fn exchange(request: &[u8]) -> io::Result<()> {
         libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0);
         libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0)
     };
-    // `struct nlmsgerr` behind the header: a negative error number, or 0.
+    // `struct nlmsgerr` after the header: a negative error number, or 0.
     let at = size_of::<libc::nlmsghdr>();
     match usize::try_from(got) {
         Ok(size) if size >= at + 4 => {

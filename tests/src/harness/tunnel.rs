@@ -1,5 +1,5 @@
-//! UDP sockets of the kernel's own: an L2TP tunnel has one, which the kernel makes and connects for the
-//! process that asks for the tunnel (genetlink, include/uapi/linux/l2tp.h).
+//! UDP sockets that the kernel creates itself: it creates and connects one for an L2TP tunnel, on behalf
+//! of the process that requests the tunnel (genetlink, include/uapi/linux/l2tp.h).
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use super::client::Place;
+use super::client::ToAddress;
 use super::program;
 use super::world::World;
 
@@ -21,36 +21,36 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const L2TP_CMD_TUNNEL_CREATE: u8 = 1;
 
 impl World {
-    /// Whether the kernel has such tunnels.
+    /// Returns true if the kernel supports L2TP tunnels.
     ///
     /// # Panics
-    /// When it cannot be asked.
+    /// If the kernel returns any other error.
     pub fn has_tunnels(&self) -> bool {
         match self.inside(|| family(&socket()?)) {
             Ok(_) => true,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
-            Err(error) => panic!("cannot ask for the netlink family l2tp: {error}"),
+            Err(error) => panic!("cannot look up the netlink family l2tp: {error}"),
         }
     }
 
-    /// Makes a tunnel, as a process in the cgroup: the kernel connects a UDP socket to this address. The
-    /// tunnel stays until the world's end.
+    /// Creates a tunnel on behalf of a process in the cgroup: the kernel connects a UDP socket to `to`.
+    /// The tunnel stays until the end of the world.
     ///
     /// # Panics
-    /// When it cannot be made, so also when the connect fails.
+    /// If it cannot be created, for example because the connect fails.
     pub fn tunnel(&self, number: u8, from: &str, to: &str) {
-        let (from, to) = (from.place(), to.place());
+        let (from, to) = (from.to_address(), to.to_address());
         let processes = self.cgroup().join("cgroup.procs");
         let mut command = Command::new(program::svclb());
         command.arg("--version");
-        // SAFETY: this thread alone goes on in the child, and holds no lock.
+        // SAFETY: only this thread goes on in the child, and it holds no lock.
         unsafe {
             command.pre_exec(move || {
                 fs::write(&processes, "0")?;
                 create(number, from, to)
             });
         }
-        let output = self.client(command);
+        let output = self.run_as_client(command);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -60,7 +60,7 @@ fn create(number: u8, from: SocketAddr, to: SocketAddr) -> io::Result<()> {
     let family = family(&socket)?;
     let id = u32::from(number).to_ne_bytes();
     let mut attributes = [
-        // Over UDP, in version 3.
+        // Encapsulation in UDP, protocol version 3.
         attribute(2, &0_u16.to_ne_bytes()),
         attribute(7, &[3]),
         attribute(9, &id),
@@ -93,7 +93,7 @@ fn family(socket: &OwnedFd) -> io::Result<u16> {
     Err(io::Error::other("no number of the family l2tp"))
 }
 
-/// Sends a request and reads what comes first: the answer, or an error.
+/// Sends a request and reads the first reply: the answer, or an error.
 fn exchange(socket: &OwnedFd, family: u16, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
     let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_ACK).unwrap();
     let mut request = u32::try_from(HEADERS + attributes.len()).unwrap().to_ne_bytes().to_vec();
@@ -121,7 +121,7 @@ fn exchange(socket: &OwnedFd, family: u16, command: u8, attributes: &[u8]) -> io
     Ok(answer)
 }
 
-/// `struct nlattr` and its value, with what fills it up to words.
+/// Builds a `struct nlattr` with its value, padded to a multiple of four.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let size = u16::try_from(4 + value.len()).unwrap();
     let mut bytes = [&size.to_ne_bytes(), &kind.to_ne_bytes(), value].concat();

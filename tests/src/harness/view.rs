@@ -1,4 +1,4 @@
-//! What `svclb services`, `backends` and `sockets` show as JSON, and what they should show.
+//! The JSON output of `svclb services`, `backends` and `sockets`, parsed, and the rows expected there.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::yaml::{Port, Service};
 
-/// One thing that the maps hold.
+/// A frontend or backend in the maps.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Row {
-    /// What clients dial.
+    /// An address that clients dial.
     Frontend {
         /// `NAMESPACE/NAME`.
         service: String,
@@ -22,7 +22,7 @@ pub enum Row {
         /// The address and port that clients dial.
         address: SocketAddr,
     },
-    /// What they are given.
+    /// A backend of a service.
     Backend {
         /// `NAMESPACE/NAME`.
         service: String,
@@ -49,20 +49,20 @@ impl fmt::Display for Row {
     }
 }
 
-/// What a live socket dialled and was given.
+/// The recorded origin of a live socket.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// The socket's cookie.
     pub cookie: u64,
     /// `TCP` or `UDP`.
     pub protocol: String,
-    /// What it dialled.
+    /// The address that the socket dialled.
     pub dialled: SocketAddr,
     /// The backend that it was given.
     pub given: SocketAddr,
 }
 
-/// What these Services should have in the maps, on a node with these addresses.
+/// The rows that these Services must have in the maps, on a node with these addresses.
 pub(crate) fn expected<'a>(
     services: impl Iterator<Item = &'a Service>,
     node: &[IpAddr],
@@ -87,7 +87,7 @@ pub(crate) fn expected<'a>(
     rows
 }
 
-/// Where a node port can be dialled: at the node's addresses and on loopback.
+/// The addresses of a node port: those of the node, and loopback.
 fn node_ports(service: &Service, port: &Port, node: &[IpAddr]) -> impl Iterator<Item = SocketAddr> {
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let ips = node.iter().copied().chain(loopback);
@@ -96,7 +96,7 @@ fn node_ports(service: &Service, port: &Port, node: &[IpAddr]) -> impl Iterator<
     addresses.collect::<Vec<_>>().into_iter()
 }
 
-/// What the maps hold.
+/// The rows in the output of `svclb services` and `svclb backends`.
 pub(crate) fn rows(services: &Value, backends: &Value) -> Result<BTreeSet<Row>, String> {
     let mut rows = BTreeSet::new();
     for shown in array(services)? {
@@ -133,7 +133,7 @@ pub(crate) fn origins(sockets: &Value) -> Result<Vec<Origin>, String> {
     array(sockets)?.iter().map(origin).collect()
 }
 
-/// How many entries the overflow has.
+/// The number of entries of the overflow map, from `svclb status`.
 pub(crate) fn overflow_entries(status: &Value) -> Result<u64, String> {
     status["overflow_entries"].as_u64().ok_or_else(|| format!("no overflow_entries in {status}"))
 }
@@ -141,22 +141,22 @@ pub(crate) fn overflow_entries(status: &Value) -> Result<u64, String> {
 /// A counter of `svclb status -o json`.
 ///
 /// # Panics
-/// When it is not there.
+/// If there is no such counter.
 pub fn counter(status: &Value, name: &str) -> u64 {
     let count = status["counters"][name].as_u64();
     count.unwrap_or_else(|| panic!("no counter {name:?} in {status}"))
 }
 
 fn array(value: &Value) -> Result<&Vec<Value>, String> {
-    value.as_array().ok_or_else(|| format!("{value} is no array"))
+    value.as_array().ok_or_else(|| format!("{value} is not an array"))
 }
 
 fn text(row: &Value, field: &str) -> Result<String, String> {
     row[field].as_str().map(str::to_owned).ok_or_else(|| format!("no text {field:?} in {row}"))
 }
 
-/// `10.96.0.10:80`, `[fd00:96::10]:80`.
+/// Parses `10.96.0.10:80` or `[fd00:96::10]:80`.
 fn address(value: &Value) -> Result<SocketAddr, String> {
-    let text = value.as_str().ok_or_else(|| format!("{value} is no address"))?;
+    let text = value.as_str().ok_or_else(|| format!("{value} is not an address"))?;
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }

@@ -1,66 +1,68 @@
-//! Bounded waits. No test asserts a time; each wait has an end.
+//! Waits with a limit. No test asserts a duration.
 
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything may take before it is a failure.
+/// Limit for most waits.
 pub const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) const STEP: Duration = Duration::from_millis(5);
 
-/// How many times as long as usual a slow machine, such as an emulated one, may take.
+/// Factor for all limits on a slow machine, such as an emulated one.
 const VARIABLE: &str = "SVCLB_PATIENCE";
 
-/// A limit as it is on this machine.
+/// The limit on this machine.
 ///
 /// # Panics
-/// When the environment names no number of times.
+/// If SVCLB_PATIENCE is not a whole number.
 pub(crate) fn patient(limit: Duration) -> Duration {
-    limit * times()
+    limit * factor()
 }
 
-/// How often a client must have got something done meanwhile, on this machine; twice at least.
-pub fn at_least(often: u32) -> u32 {
-    (often / times()).max(2)
+/// The minimum number of operations that a client must have completed, scaled for a slow machine; at
+/// least two.
+pub fn at_least(count: u32) -> u32 {
+    (count / factor()).max(2)
 }
 
-fn times() -> u32 {
+fn factor() -> u32 {
     static TIMES: OnceLock<u32> = OnceLock::new();
     *TIMES.get_or_init(|| match std::env::var(VARIABLE) {
-        Ok(times) => times.parse().unwrap_or_else(|error| panic!("{VARIABLE}={times}: {error}")),
+        Ok(factor) => factor.parse().unwrap_or_else(|error| panic!("{VARIABLE}={factor}: {error}")),
         Err(_) => 1,
     })
 }
 
-/// Tries until `check` is content, for at most half a minute.
+/// Repeats `check` until it succeeds, for at most [`LIMIT`].
 ///
 /// # Panics
-/// When it never is: with what it said last.
+/// If it does not succeed within the limit, with its last error.
 pub fn eventually<T>(what: &str, check: impl FnMut() -> Result<T, String>) -> T {
     match within(LIMIT, check) {
         Ok(found) => found,
-        Err(last) => panic!("{what}: not so after {LIMIT:?}: {last}"),
+        Err(last) => panic!("{what}: expected within {LIMIT:?}, but: {last}"),
     }
 }
 
-/// Looks for a while whether something stays as it is.
+/// Asserts for a while that `check` keeps succeeding.
 ///
 /// # Panics
-/// As soon as `check` is not content.
+/// As soon as `check` fails.
 pub fn holds_for(time: Duration, what: &str, mut check: impl FnMut() -> Result<(), String>) {
     let start = Instant::now();
     while start.elapsed() < time {
         if let Err(found) = check() {
-            panic!("{what}: no longer so after {:?}: {found}", start.elapsed());
+            panic!("{what}: held for {:?} only: {found}", start.elapsed());
         }
         thread::sleep(STEP);
     }
 }
 
-/// As [`eventually`], with a limit (on a usual machine), and the last answer instead of a panic.
+/// As [`eventually`], with a limit of its own (scaled for a slow machine), and returning the last error
+/// instead of panicking.
 ///
 /// # Errors
-/// What `check` said last.
+/// The last error of `check`.
 pub fn within<T>(
     limit: Duration,
     mut check: impl FnMut() -> Result<T, String>,

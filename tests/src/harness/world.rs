@@ -1,5 +1,5 @@
-//! One test's surroundings: namespaces, cgroup, pins, the agent over a folder of YAML, and the end of
-//! it all, also when the test fails.
+//! The environment of one test: namespaces, cgroup, pins and an agent over a folder of YAML, all removed
+//! at the end, also when the test fails.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ use std::thread;
 
 use super::agent::{Agent, tail};
 use super::cgroup::{Cgroup, PREFIX, remove_leftovers};
-use super::client::{Kind, Place, Socket};
+use super::client::{Kind, Socket, ToAddress};
 use super::factory::Factory;
 use super::failing::Faults;
 use super::namespace::Namespace;
@@ -24,7 +24,7 @@ use super::routes::{self, Route};
 use super::yaml::{self, Service, ServiceBuilder};
 use crate::{Backend, Protocol};
 
-/// What is different from most worlds.
+/// Options of a world.
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]
 pub struct Builder {
@@ -40,33 +40,33 @@ impl Builder {
         self
     }
 
-    /// Leaves the agent to the test, which calls [`World::start_agent`] once there is YAML.
+    /// Does not start the agent: the test calls [`World::start_agent`] once there is YAML.
     pub fn without_agent(mut self) -> Self {
         self.has_agent = false;
         self
     }
 
-    /// Makes the world.
+    /// Creates the world.
     ///
     /// # Panics
-    /// When the machine lacks something: with what to do.
+    /// If the machine lacks something, with what to do about it.
     pub fn start(self) -> World {
         World::make(self)
     }
 }
 
-/// One test's surroundings.
+/// The environment of one test.
 pub struct World {
     agent: Mutex<Option<Agent>>,
     arguments: Vec<String>,
     pub(super) services: Mutex<BTreeMap<String, Service>>,
-    /// Addresses of the node, once it has any.
+    /// Addresses of the node, once the test has set some.
     pub(super) node: Mutex<Vec<IpAddr>>,
-    /// Port of the Service that `settle` writes, different each time.
-    pub(super) fence: AtomicU16,
-    /// Third byte of the addresses that [`Self::backends`] chooses.
+    /// Port of the marker Service that `settle` writes, different each time.
+    pub(super) marker_port: AtomicU16,
+    /// Third byte of the addresses that [`Self::backends`] assigns.
     groups: AtomicU8,
-    // In the order of their ends.
+    // Fields are dropped in this order.
     factory: Factory,
     cgroup: Cgroup,
     namespace: Namespace,
@@ -74,22 +74,22 @@ pub struct World {
 }
 
 impl World {
-    /// A world with an agent over an empty folder.
+    /// Creates a world with an agent over an empty folder.
     ///
     /// # Panics
-    /// When the machine lacks something: with what to do.
+    /// If the machine lacks something, with what to do about it.
     pub fn new(name: &str) -> Self {
         Self::builder(name).start()
     }
 
-    /// A world that is different.
+    /// Begins a world with options.
     pub fn builder(name: &str) -> Builder {
         Builder { name: name.to_owned(), arguments: Vec::new(), has_agent: true }
     }
 
     fn make(builder: Builder) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        // Before anything is made: building it may take long, and may fail.
+        // The program comes first, because building it may take long and may fail.
         program::svclb();
         remove_leftovers();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -103,7 +103,7 @@ impl World {
             arguments: builder.arguments,
             services: Mutex::default(),
             node: Mutex::default(),
-            fence: AtomicU16::new(1),
+            marker_port: AtomicU16::new(1),
             groups: AtomicU8::new(100),
             factory,
             cgroup,
@@ -119,15 +119,16 @@ impl World {
     /// Starts the agent, and waits until it is ready.
     ///
     /// # Panics
-    /// When it is not, in good time.
+    /// If it is not ready within the limit.
     pub fn start_agent(&self) {
         self.start_agent_with(&[OsStr::new("--from"), self.yaml().as_os_str()]);
     }
 
-    /// Starts the agent with these arguments instead of the folder, and waits until it is ready.
+    /// Starts the agent with these arguments for its source instead of the folder, and waits until it is
+    /// ready.
     ///
     /// # Panics
-    /// When it is not, in good time.
+    /// If it is not ready within the limit.
     pub fn start_agent_with(&self, source: &[impl AsRef<OsStr>]) {
         self.start_agent_of(program::svclb(), source);
     }
@@ -135,15 +136,15 @@ impl World {
     /// Starts another build of the agent, and waits until it is ready.
     ///
     /// # Panics
-    /// When it is not, in good time.
+    /// If it is not ready within the limit.
     pub fn start_agent_of(&self, program: &Path, source: &[impl AsRef<OsStr>]) {
         let command = self.command_of(program, source);
         let agent = Agent::start(&self.namespace, command, &self.folder.log());
         self.put_agent(agent);
     }
 
-    /// Starts the agent on the folder and does not wait; its calls fail as is said. The world does not
-    /// have it before [`Self::put_agent`].
+    /// Starts the agent on the folder without waiting, optionally with faults. It becomes the world's
+    /// agent by [`Self::put_agent`].
     pub fn launch_agent(&self, faults: Option<&Faults>) -> Agent {
         let yaml = self.yaml();
         let command = self.command_of(program::svclb(), &[OsStr::new("--from"), yaml.as_os_str()]);
@@ -162,25 +163,25 @@ impl World {
         command
     }
 
-    /// The agent, for a test that ends it.
+    /// Takes the agent out of the world, for a test that ends it.
     ///
     /// # Panics
-    /// When there is none.
+    /// If no agent runs.
     pub fn take_agent(&self) -> Agent {
         self.agent.lock().unwrap().take().expect("an agent runs")
     }
 
-    /// What the agent said so far.
+    /// The log that the world's agents have written so far.
     pub fn agent_log(&self) -> String {
         fs::read_to_string(self.folder.log()).unwrap_or_default()
     }
 
-    /// The folder that the agent follows.
+    /// The folder of YAML that the agent watches.
     pub fn yaml(&self) -> PathBuf {
         self.folder.yaml()
     }
 
-    /// The pins. Only processes inside see them.
+    /// The folder of the pins, which only processes in the mount namespace see.
     pub fn pins(&self) -> PathBuf {
         self.folder.bpffs().join("svclb")
     }
@@ -190,16 +191,17 @@ impl World {
         self.cgroup.path()
     }
 
-    pub(crate) fn cgroup_itself(&self) -> &Cgroup {
+    pub(crate) fn cgroup_handle(&self) -> &Cgroup {
         &self.cgroup
     }
 
-    /// A responder on an address of 10.244.0.0/16 or fd00:244::/64.
+    /// Starts a responder on an address of 10.244.0.0/16 or fd00:244::/64.
     pub fn backend(&self, name: &str, protocol: Protocol, address: &str) -> Backend {
-        Backend::start(&self.namespace, name, protocol, address.place())
+        Backend::start(&self.namespace, name, protocol, address.to_address())
     }
 
-    /// So many responders, named `NAME-0` and so on, on IPv4 addresses of their own, at most 200.
+    /// Starts `count` responders, at most 200, named `NAME-0` and so on, each on an IPv4 address of its
+    /// own.
     pub fn backends(&self, name: &str, protocol: Protocol, count: usize) -> Vec<Backend> {
         let group = self.groups.fetch_add(1, Ordering::Relaxed);
         let start = |number: usize| {
@@ -210,55 +212,56 @@ impl World {
         (0..count).map(start).collect()
     }
 
-    /// A responder named `kube-proxy` at a virtual address itself, which becomes the world's own: it stands in
-    /// for kube-proxy, which answers clients that are not translated.
+    /// Starts a responder named `kube-proxy` on a virtual address, which becomes local to the world: it
+    /// stands in for kube-proxy, which answers clients that are not translated.
     ///
     /// # Panics
-    /// When the machine lacks something.
+    /// If the address cannot be added.
     pub fn proxy_at(&self, protocol: Protocol, address: &str) -> Backend {
-        let ip = address.place().ip();
+        let ip = address.to_address().ip();
         let bits = if ip.is_ipv4() { 32 } else { 128 };
         let made = self.inside(move || routes::add(Route::Local, ip, bits));
-        made.unwrap_or_else(|error| panic!("cannot have the address {ip}: {error}"));
+        made.unwrap_or_else(|error| panic!("cannot add the local address {ip}: {error}"));
         self.backend("kube-proxy", protocol, address)
     }
 
-    /// A Service, to be described and applied; one of this name is replaced.
+    /// Begins the description of a Service, to be applied; it replaces a Service of the same name.
     pub fn service(&self, name: &str) -> ServiceBuilder<'_> {
         ServiceBuilder::new(self, name)
     }
 
-    /// Removes a Service, and does not wait.
+    /// Removes a Service without waiting.
     ///
     /// # Panics
-    /// When there is none of this name.
+    /// If the world has no Service of this name.
     pub fn remove(&self, name: &str) {
         let service = self.services.lock().unwrap().remove(name).expect("the Service was written");
         fs::remove_file(self.yaml().join(file_name(&service))).expect("its file is there");
     }
 
-    /// Makes the agent's node `here` (its argument `--node`) one with these addresses, which become the
-    /// world's own; does not wait.
+    /// Gives the node `here` (the agent's `--node`) these addresses, which become local to the world,
+    /// without waiting.
     ///
     /// # Panics
-    /// When they cannot be.
+    /// If they cannot be added.
     pub fn node<const N: usize>(&self, addresses: [&str; N]) {
         let addresses = addresses.map(|ip| ip.parse().unwrap_or_else(|e| panic!("{ip:?}: {e}")));
         self.write_file("node.yaml", &yaml::node("here", &addresses));
         let old = std::mem::replace(&mut *self.node.lock().unwrap(), addresses.to_vec());
         for ip in addresses.into_iter().filter(|ip| !old.contains(ip)) {
-            self.have(ip);
+            self.add_local_address(ip);
         }
     }
 
-    /// Makes an address the world's own: what is sent there arrives, as by the rules of a proxy.
+    /// Makes an address local to the world, so that packets to it are delivered, as a proxy's rules
+    /// would do.
     ///
     /// # Panics
-    /// When it cannot be.
-    pub fn have(&self, ip: IpAddr) {
+    /// If it cannot be added.
+    pub fn add_local_address(&self, ip: IpAddr) {
         let bits = if ip.is_ipv4() { 32 } else { 128 };
         let made = self.inside(move || routes::add(Route::Local, ip, bits));
-        made.unwrap_or_else(|error| panic!("cannot have the address {ip}: {error}"));
+        made.unwrap_or_else(|error| panic!("cannot add the local address {ip}: {error}"));
     }
 
     pub(crate) fn put(&self, service: Service) {
@@ -269,7 +272,7 @@ impl World {
     /// Writes a file of the folder as an editor does: under a hidden name, then renamed.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn write_file(&self, name: &str, text: &str) {
         let hidden = self.yaml().join(format!(".{name}.new"));
         fs::write(&hidden, text).expect("a file can be written to the temporary folder");
@@ -284,91 +287,90 @@ impl World {
     /// Runs a command of `svclb` on this world's pins.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn svclb(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(program::svclb());
         command.args(arguments).arg("--pins").arg(self.pins());
         self.output(command)
     }
 
-    /// Runs a command inside the namespaces (and outside the cgroup) to its end.
+    /// Runs a command to its end, inside the namespaces and outside the cgroup.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn output(&self, mut command: Command) -> Output {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.namespace.spawn(command);
         child.wait_with_output().expect("a child can be waited for")
     }
 
-    /// Starts a command inside the namespaces (and outside the cgroup), and does not wait. It does not
-    /// outlive the world.
+    /// Starts a command inside the namespaces and outside the cgroup without waiting. It is killed at
+    /// the end of the world.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn spawn(&self, command: Command) -> Child {
         self.namespace.spawn(command)
     }
 
-    /// Runs a command as a pod's process would run, inside the namespaces and the cgroup, to its end.
+    /// Runs a command to its end as a pod's process would run, inside the namespaces and the cgroup.
     ///
     /// # Panics
-    /// When it cannot be started.
-    pub fn client(&self, mut command: Command) -> Output {
-        let entrance = self.cgroup.entrance();
+    /// If it cannot be started.
+    pub fn run_as_client(&self, mut command: Command) -> Output {
+        let procs_file = self.cgroup.procs_file();
         // SAFETY: one system call between fork and exec.
         unsafe {
             command.pre_exec(move || {
-                nix::unistd::write(&entrance, b"0")?;
+                nix::unistd::write(&procs_file, b"0")?;
                 Ok(())
             });
         }
         self.output(command)
     }
 
-    /// The namespaces, for what else runs in them.
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// Does something on a thread in the namespaces, and waits for it.
+    /// Runs a task on a thread in the namespaces and waits for its result.
     pub fn inside<R: Send + 'static>(&self, task: impl FnOnce() -> R + Send + 'static) -> R {
         self.namespace.run(task)
     }
 
-    /// A socket of a client.
+    /// Creates a socket of a client.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// If it cannot be created.
     pub fn socket(&self, kind: Kind) -> Socket {
         self.sockets(kind, 1).pop().unwrap()
     }
 
-    /// Sockets of a client.
+    /// Creates sockets of a client.
     ///
     /// # Panics
-    /// When they cannot be made.
+    /// If they cannot be created.
     pub fn sockets(&self, kind: Kind, count: usize) -> Vec<Socket> {
         self.factory.sockets(kind, count)
     }
 
-    /// A new socket of a client, connected.
+    /// Creates a socket of a client and connects it.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn dial(&self, protocol: Protocol, to: impl Place) -> io::Result<Socket> {
-        let to = to.place();
+    pub fn dial(&self, protocol: Protocol, to: impl ToAddress) -> io::Result<Socket> {
+        let to = to.to_address();
         let socket = self.socket(Kind::of(protocol, to));
         socket.dial(to)?;
         Ok(socket)
     }
 
-    /// Connects a new socket and asks who is there: the backend's name.
+    /// Connects a new socket, sends a request and returns the name of the backend that answers.
     ///
     /// # Errors
-    /// The kernel's, or as [`Socket::ask`].
-    pub fn ask(&self, protocol: Protocol, to: impl Place) -> io::Result<String> {
-        self.dial(protocol, to)?.ask()
+    /// The kernel's, or those of [`Socket::request`].
+    pub fn request(&self, protocol: Protocol, to: impl ToAddress) -> io::Result<String> {
+        self.dial(protocol, to)?.request()
     }
 }
 
@@ -382,7 +384,8 @@ impl Drop for World {
         }
         let mut uninstall = Command::new(program::svclb());
         uninstall.args(["uninstall", "--pins"]).arg(self.pins());
-        // Pins and links go with the mount namespace, if it fails; here it must not panic again.
+        // A failure is only printed: pins and links vanish with the mount namespace, and a drop must not
+        // panic again.
         let uninstalled =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.output(uninstall)));
         match uninstalled {
@@ -399,7 +402,7 @@ fn file_name(service: &Service) -> String {
     format!("{}.{}.yaml", service.namespace, service.name)
 }
 
-/// A temporary folder that goes when this is dropped.
+/// A temporary folder that is removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {

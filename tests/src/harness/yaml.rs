@@ -1,4 +1,4 @@
-//! Services and their endpoints, as the agent reads them: one file for each Service.
+//! Services and their endpoints as YAML for the agent: one file for each Service.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,12 +17,12 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint as it is while its pod ends.
+    /// Marks the endpoint as that of a terminating pod.
     pub fn terminating(self) -> Self {
         Self { ready: false, terminating: true, ..self }
     }
 
-    /// The endpoint as it is while its pod is not ready.
+    /// Marks the endpoint as that of a pod that is not ready.
     pub fn unready(self) -> Self {
         Self { ready: false, serving: false, ..self }
     }
@@ -63,12 +63,12 @@ pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) cluster_ips: Vec<IpAddr>,
     pub(crate) external_ips: Vec<IpAddr>,
-    /// Seconds of session affinity, if it has any.
+    /// Timeout of session affinity in seconds, if the Service has affinity.
     pub(crate) affinity: Option<u32>,
     pub(crate) ports: Vec<Port>,
 }
 
-/// A Service in the making.
+/// A Service that is being described.
 #[derive(Clone)]
 #[must_use = "nothing is written before `apply` or `write`"]
 pub struct ServiceBuilder<'a> {
@@ -105,45 +105,45 @@ impl<'a> ServiceBuilder<'a> {
         self
     }
 
-    /// Lets each client keep its backend for so many seconds after its latest new connection.
+    /// Sets session affinity with this timeout in seconds.
     pub fn affinity(mut self, seconds: u32) -> Self {
         self.service.affinity = Some(seconds);
         self
     }
 
-    /// A node port for the port that was added last.
+    /// Adds a node port to the port that was added last.
     pub fn node_port(mut self, number: u16) -> Self {
         let port = self.service.ports.last_mut().expect("a port comes before its node port");
         port.node_port = Some(number);
         self
     }
 
-    /// Adds a port; what `backends` names are its.
+    /// Adds a port, to which the next `backends` apply.
     pub fn port(mut self, number: u16, protocol: Protocol) -> Self {
         let ports = &mut self.service.ports;
         let name = if ports.is_empty() { String::new() } else { format!("port-{}", ports.len()) };
         ports.push(Port { name, number, protocol, node_port: None, endpoints: Vec::new() });
         if let [first, _] = &mut ports[..] {
-            // Only a single port may be without a name.
+            // Only a single port may have no name.
             first.name = "port-0".to_owned();
         }
         self
     }
 
-    /// The endpoints of the port that was added last, instead of those that it had.
+    /// Sets the endpoints of the port that was added last.
     pub fn backends<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
         let port = self.service.ports.last_mut().expect("a port comes before its backends");
         port.endpoints = endpoints.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Writes the Service, and waits until the agent has written it.
+    /// Writes the Service, and waits until the agent has written it to the maps.
     pub fn apply(&self) {
         self.write();
         self.world.settle();
     }
 
-    /// Writes the Service, and does not wait.
+    /// Writes the Service without waiting.
     pub fn write(&self) {
         self.world.put(self.service.clone());
     }
@@ -155,7 +155,7 @@ impl Service {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// The documents: the Service, and a slice for each port, family and backend port.
+    /// The YAML documents: the Service, and an EndpointSlice for each port, family and backend port.
     pub(crate) fn documents(&self) -> String {
         let mut text = String::new();
         let Self { namespace, name, cluster_ips, external_ips, affinity, ports } = self;
@@ -229,7 +229,7 @@ impl Service {
     }
 }
 
-/// The Node object of this name with these addresses.
+/// The YAML of a Node object.
 pub(crate) fn node(name: &str, addresses: &[IpAddr]) -> String {
     let address = |ip: &IpAddr| format!("{{ type: InternalIP, address: \"{ip}\" }}");
     let addresses: Vec<String> = addresses.iter().map(address).collect();
@@ -240,7 +240,8 @@ pub(crate) fn node(name: &str, addresses: &[IpAddr]) -> String {
 }
 
 impl Port {
-    /// Which endpoints clients are given: those that are ready, else those that end but still serve.
+    /// The endpoints that clients may be given: the ready ones, else those that terminate and still
+    /// serve.
     pub(crate) fn usable(&self) -> Vec<Endpoint> {
         let of = |check: fn(&Endpoint) -> bool| {
             self.endpoints.iter().copied().filter(check).collect::<Vec<_>>()
@@ -263,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_is_written_as_kubernetes_would() {
+    fn service_is_written_as_kubernetes_would_write_it() {
         let endpoint = |text: &str| Endpoint::from(text.parse::<SocketAddr>().unwrap());
         let service = Service {
             namespace: "default".into(),
@@ -286,6 +287,6 @@ mod tests {
         let expected = include_str!("../../scenarios/hello.yaml");
         assert_eq!(service.documents(), expected);
         let usable: Vec<_> = service.ports[0].usable().iter().map(|it| it.address).collect();
-        assert_eq!(usable.len(), 2, "the terminating one is not: {usable:?}");
+        assert_eq!(usable.len(), 2, "the terminating endpoint must not be usable: {usable:?}");
     }
 }

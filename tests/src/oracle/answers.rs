@@ -1,87 +1,87 @@
-//! What was heard: of each side, for each frontend and each who dialled it, the set of answers.
+//! The answers of a comparison: for each side, each client and each frontend, the set of answers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use super::dial::Answer;
-use super::frontend::{Dialler, Frontend};
+use super::frontend::{Client, Frontend};
 
-/// Whose answers.
+/// A proxy whose answers are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Side {
-    /// kube-proxy's.
+    /// kube-proxy on its node.
     KubeProxy,
-    /// svclb's.
+    /// svclb on its node.
     Svclb,
 }
 
 impl Side {
-    /// Both.
+    /// Both sides.
     pub(crate) const ALL: [Self; 2] = [Self::KubeProxy, Self::Svclb];
 }
 
-/// The answers that were heard at least once.
+/// The distinct answers at one frontend.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Heard(pub(crate) BTreeSet<Answer>);
+pub(crate) struct AnswerSet(pub(crate) BTreeSet<Answer>);
 
-impl Heard {
-    /// Whether these are all of it.
+impl AnswerSet {
+    /// Returns true if these are exactly the answers.
     pub(crate) fn is<const N: usize>(&self, answers: [Answer; N]) -> bool {
         self.0 == BTreeSet::from(answers)
     }
 
-    /// Whether hosts answered, and nobody else.
+    /// Returns true if there are answers and all are of hosts.
     pub(crate) fn is_of_hosts(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(|answer| matches!(answer, Answer::Host(_)))
     }
 
-    /// Whether a host answered.
+    /// Returns true if a host answered.
     pub(crate) fn has_hosts(&self) -> bool {
         self.0.iter().any(|answer| matches!(answer, Answer::Host(_)))
     }
 
-    /// Whether a Service answered: its hosts, or a refusal.
+    /// Returns true if the answers are those of a Service: only hosts, or only a refusal.
     pub(crate) fn is_of_service(&self) -> bool {
         self.is_of_hosts() || self.is([Answer::Refused])
     }
 }
 
-impl fmt::Display for Heard {
+impl fmt::Display for AnswerSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let each: Vec<String> = self.0.iter().map(Answer::to_string).collect();
-        f.write_str(if each.is_empty() { "nothing dialled" } else { "" })?;
+        f.write_str(if each.is_empty() { "not dialled" } else { "" })?;
         f.write_str(&each.join(", "))
     }
 }
 
-/// All that was heard of a world.
+/// All answers of a world, with the number of calls.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Answers {
-    heard: HashMap<(Side, Dialler, Frontend), (Heard, usize)>,
+    sets: HashMap<(Side, Client, Frontend), (AnswerSet, usize)>,
 }
 
 impl Answers {
-    /// Adds an answer.
-    pub(crate) fn add(&mut self, side: Side, dialler: Dialler, frontend: Frontend, answer: Answer) {
-        let (heard, count) = self.heard.entry((side, dialler, frontend)).or_default();
-        heard.0.insert(answer);
+    /// Adds one answer.
+    pub(crate) fn add(&mut self, side: Side, client: Client, frontend: Frontend, answer: Answer) {
+        let (sets, count) = self.sets.entry((side, client, frontend)).or_default();
+        sets.0.insert(answer);
         *count += 1;
     }
 
-    /// What was heard there.
-    pub(crate) fn of(&self, side: Side, dialler: Dialler, frontend: &Frontend) -> Heard {
-        self.heard.get(&(side, dialler, *frontend)).map(|it| it.0.clone()).unwrap_or_default()
+    /// The answers of one side to one client at one frontend.
+    pub(crate) fn of(&self, side: Side, client: Client, frontend: &Frontend) -> AnswerSet {
+        self.sets.get(&(side, client, *frontend)).map(|it| it.0.clone()).unwrap_or_default()
     }
 
-    /// How often it was dialled.
-    pub(crate) fn count(&self, side: Side, dialler: Dialler, frontend: &Frontend) -> usize {
-        self.heard.get(&(side, dialler, *frontend)).map_or(0, |it| it.1)
+    /// The number of calls to that frontend.
+    pub(crate) fn count(&self, side: Side, client: Client, frontend: &Frontend) -> usize {
+        self.sets.get(&(side, client, *frontend)).map_or(0, |it| it.1)
     }
 
-    /// Forgets what was heard there, on both sides.
-    pub(crate) fn forget(&mut self, dialler: Dialler, frontend: &Frontend) {
+    /// Removes the answers to one client at one frontend, of both sides.
+    pub(crate) fn forget(&mut self, client: Client, frontend: &Frontend) {
         for side in Side::ALL {
-            self.heard.remove(&(side, dialler, *frontend));
+            self.sets.remove(&(side, client, *frontend));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Many calls at once, each of a socket of its own, and what came of each.
+//! Many concurrent calls, each from a socket of its own, and their answers.
 
 use std::fmt;
 use std::io;
@@ -13,32 +13,32 @@ use socket2::{SockAddr, Socket};
 use crate::Protocol;
 use crate::harness::factory::{Factory, Order};
 
-/// How many calls are open at a time.
+/// Number of concurrent calls.
 const AT_ONCE: usize = 200;
-/// How many sockets are fetched at a time.
+/// Number of sockets fetched from the factory at a time.
 const BATCH: u32 = 50;
 
-/// A call.
+/// One connect, or one datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Call {
     pub(crate) protocol: Protocol,
     pub(crate) to: SocketAddr,
-    /// Where it comes from; otherwise the kernel chooses.
+    /// Source address; the kernel chooses one if there is none.
     pub(crate) from: Option<IpAddr>,
 }
 
-/// What came of a call.
+/// The answer to a call.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Answer {
-    /// A host answered: where it was reached.
+    /// A host answered, with the address and port at which it was reached.
     Host(SocketAddr),
     /// ECONNREFUSED.
     Refused,
-    /// What the wall says: nobody translated the address.
+    /// The reject rules answered (see the module `network`): no proxy translated the address.
     Untouched,
-    /// Nothing.
+    /// No answer in time.
     Silence,
-    /// Something else, in words.
+    /// Any other error or text.
     Other(String),
 }
 
@@ -61,7 +61,7 @@ struct Open {
     until: Instant,
 }
 
-/// Makes all calls, and gives their answers in the same order. Each waits for `patience`.
+/// Makes all calls and returns their answers in the same order. Each call waits for `patience`.
 pub(crate) fn dial(factory: &Factory, calls: &[Call], patience: Duration) -> Vec<Answer> {
     let mut answers: Vec<Option<Answer>> = vec![None; calls.len()];
     let mut stock = Stock { factory, sockets: Default::default() };
@@ -74,18 +74,18 @@ pub(crate) fn dial(factory: &Factory, calls: &[Call], patience: Duration) -> Vec
                 Ok(()) => {
                     open.push(Open { number: next, socket, until: Instant::now() + patience })
                 }
-                Err(error) => answers[next] = Some(meaning(&error)),
+                Err(error) => answers[next] = Some(answer_of_error(&error)),
             }
             next += 1;
         }
         wait(&open);
         let now = Instant::now();
         open.retain(|call| {
-            let answer = hear(&call.socket).or((now >= call.until).then_some(Answer::Silence));
+            let answer = receive(&call.socket).or((now >= call.until).then_some(Answer::Silence));
             let is_done = answer.is_some();
             if is_done {
                 answers[call.number] = answer;
-                // A reset, so that the port is free at once.
+                // The connection is reset, so that its port is free at once.
                 let _ = call.socket.set_linger(Some(Duration::ZERO));
             }
             !is_done
@@ -104,7 +104,8 @@ fn begin(socket: &Socket, call: Call) -> io::Result<()> {
     }
     if call.protocol == Protocol::Udp {
         match socket.send(b"?") {
-            // What a rule of the kernel says to a local sender; a refusal follows as a message.
+            // A reject rule returns EPERM to a local sender. The refusal itself follows as an ICMP
+            // message.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
             other => drop(other?),
         }
@@ -112,51 +113,51 @@ fn begin(socket: &Socket, call: Call) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until one of them has something to say, or a moment.
+/// Waits until a call has an answer, at most a tenth of a second.
 fn wait(open: &[Open]) {
     let Some(first) = open.iter().map(|call| call.until).min() else { return };
     let left = first.saturating_duration_since(Instant::now()).min(Duration::from_millis(100));
     let left = u16::try_from(left.as_millis() + 1).expect("a moment is short");
     let mut polled: Vec<_> =
         open.iter().map(|call| PollFd::new(call.socket.as_fd(), PollFlags::POLLIN)).collect();
-    // An interrupted wait is a short one.
+    // An interrupted wait is only a shorter one.
     let _ = poll(&mut polled, PollTimeout::from(left));
 }
 
-fn hear(socket: &Socket) -> Option<Answer> {
+fn receive(socket: &Socket) -> Option<Answer> {
     let mut part = [MaybeUninit::<u8>::uninit(); 128];
     match socket.recv(&mut part) {
         Ok(size) => {
             // SAFETY: the kernel wrote that many bytes.
-            let said: Vec<u8> =
+            let received: Vec<u8> =
                 part[..size].iter().map(|byte| unsafe { byte.assume_init() }).collect();
-            let text = String::from_utf8_lossy(&said);
+            let text = String::from_utf8_lossy(&received);
             Some(match text.trim_end().parse() {
                 Ok(address) => Answer::Host(address),
                 Err(_) => Answer::Other(format!("{text:?}")),
             })
         }
         Err(error) => match error.raw_os_error() {
-            // Not connected yet, for TCP.
+            // TCP: not connected yet.
             Some(libc::EAGAIN | libc::ENOTCONN) => None,
-            _ => Some(meaning(&error)),
+            _ => Some(answer_of_error(&error)),
         },
     }
 }
 
-fn meaning(error: &io::Error) -> Answer {
+fn answer_of_error(error: &io::Error) -> Answer {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Answer::Refused,
-        // Code 13 of ICMP, code 1 of ICMPv6.
+        // ICMP code 13 and ICMPv6 code 1: administratively prohibited.
         Some(libc::EHOSTUNREACH | libc::EACCES) => Answer::Untouched,
         _ => Answer::Other(error.to_string()),
     }
 }
 
-/// Sockets that were made where the caller is, by their kind.
+/// Sockets created by the client's factory, by family and protocol.
 struct Stock<'a> {
     factory: &'a Factory,
-    /// TCP and UDP of IPv4, and of IPv6.
+    /// TCP and UDP over IPv4, then TCP and UDP over IPv6.
     sockets: [Vec<OwnedFd>; 4],
 }
 

@@ -1,4 +1,5 @@
-//! What of a world is dialled: every address that its objects name, and some that they do not.
+//! The frontends of a world that are dialled: every address that its objects name, and some that they do
+//! not.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,33 +7,33 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::lane::{Lane, loopback, node, other_node};
+use super::address_block::{AddressBlock, loopback, node, other_node};
 use super::world::{Family, Ingress, Label, Mode, Port, Service, Transport, World};
 use crate::Protocol;
 
-/// How much higher a port is that no Service has.
+/// Offset from a Service's port to a port that no Service has.
 const ABSENT: u16 = 1_000;
 
-/// A world in a lane, as the API server took it.
+/// A world with its addresses and with what the API server allocated.
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub(crate) world: World,
-    pub(crate) lane: Lane,
-    /// Of each Service.
-    pub(crate) given: Vec<Given>,
+    pub(crate) block: AddressBlock,
+    /// One element for each Service.
+    pub(crate) allocated: Vec<Allocated>,
 }
 
-/// What the API server gave a Service.
+/// Values that the API server allocated for a Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Given {
-    /// `creationTimestamp`, to the second; its text sorts as time does.
+pub(crate) struct Allocated {
+    /// `creationTimestamp`, in seconds; its text sorts by time.
     pub(crate) created: String,
-    /// The node port of each port; 0 is none.
+    /// The node port of each port, or 0 if it has none.
     pub(crate) node_ports: Vec<u16>,
 }
 
-impl Given {
-    /// Reads it from a Service with its ports.
+impl Allocated {
+    /// Reads the values from a Service object with these ports.
     pub(crate) fn read(object: &Value, ports: &[Port]) -> Self {
         let written = object["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
         let number = |port: &Port| {
@@ -50,62 +51,60 @@ impl Given {
     }
 }
 
-/// What is dialled.
+/// An address and port that is dialled.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Frontend {
-    /// Whose it is, by its place in the world.
+    /// Index of its Service in the world.
     pub(crate) service: usize,
-    /// Which of its ports, by its place.
+    /// Index of the port in the Service.
     pub(crate) port: usize,
-    /// As what.
+    /// The kind of address.
     pub(crate) kind: Kind,
-    /// Over which protocol.
     pub(crate) protocol: Protocol,
-    /// The address.
     pub(crate) address: SocketAddr,
 }
 
-/// What an address is to its Service.
+/// The relation of an address to its Service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
-    /// Its ClusterIP.
+    /// The Service's ClusterIP.
     ClusterIp,
-    /// A port that the Service has not, on its ClusterIP.
+    /// Its ClusterIP with a port that the Service does not have.
     AbsentPort,
-    /// An external IP of its own.
+    /// An external IP that only this Service has.
     ExternalIp,
-    /// The external IP that Services of this world share.
+    /// The external IP that several Services of the world share.
     SharedIp,
-    /// A load balancer's address, VIP or unsaid.
+    /// A load balancer's address with ipMode VIP or none.
     Balancer,
-    /// A load balancer's address of mode Proxy.
+    /// A load balancer's address with ipMode Proxy.
     ProxyBalancer,
-    /// Its node port, on this node's address.
+    /// Its node port on this node's address.
     NodePort,
-    /// Its node port, on another node's address.
+    /// Its node port on another node's address.
     OtherNode,
-    /// Its node port, on the loopback.
+    /// Its node port on loopback.
     Loopback,
 }
 
-/// Who dials.
+/// The client that dials.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub(crate) enum Dialler {
-    /// A process in a pod of this node.
+pub(crate) enum Client {
+    /// A process in a pod on this node.
     Pod,
-    /// A process of the node itself.
+    /// A process in the node's own network namespace.
     Host,
 }
 
-impl Dialler {
-    /// Both.
+impl Client {
+    /// Both clients.
     pub(crate) const ALL: [Self; 2] = [Self::Pod, Self::Host];
 }
 
 impl Frontend {
-    /// Its family.
+    /// The address family.
     pub(crate) fn family(&self) -> Family {
-        super::lane::family(self.address)
+        super::address_block::family(self.address)
     }
 }
 
@@ -126,7 +125,7 @@ impl Placed {
         &self.world.services[frontend.service]
     }
 
-    /// Everything that is dialled.
+    /// All frontends that are dialled.
     pub(crate) fn frontends(&self) -> Vec<Frontend> {
         let mut all = Vec::new();
         for (number, service) in self.world.services.iter().enumerate() {
@@ -151,7 +150,7 @@ impl Placed {
         };
         if service.has_cluster_ip() {
             for family in &service.families {
-                let ip = self.lane.cluster_ip(number, *family);
+                let ip = self.block.cluster_ip(number, *family);
                 add(Kind::ClusterIp, ip, own);
                 if port == 0 {
                     add(Kind::AbsentPort, ip, own + ABSENT);
@@ -160,7 +159,7 @@ impl Placed {
         }
         for external in &service.external {
             let kind = if external.is_shared { Kind::SharedIp } else { Kind::ExternalIp };
-            add(kind, self.lane.external_ip(number, external.is_shared, external.family), own);
+            add(kind, self.block.external_ip(number, external.is_shared, external.family), own);
         }
         for (at, ingress) in service.ingress.iter().enumerate() {
             if let Ingress::Address(family, mode) = ingress {
@@ -168,11 +167,11 @@ impl Placed {
                     None | Some(Mode::Vip) => Kind::Balancer,
                     Some(Mode::Proxy) => Kind::ProxyBalancer,
                 };
-                add(kind, self.lane.balancer(number, at, *family), own);
+                add(kind, self.block.balancer(number, at, *family), own);
             }
         }
-        if self.given[number].node_ports[port] != 0 {
-            let at = self.given[number].node_ports[port];
+        if self.allocated[number].node_ports[port] != 0 {
+            let at = self.allocated[number].node_ports[port];
             for family in Family::ALL {
                 add(Kind::NodePort, node(family), at);
                 add(Kind::Loopback, loopback(family), at);
@@ -183,8 +182,8 @@ impl Placed {
         }
     }
 
-    /// The Services that have a frontend at the same address and port, and over the same protocol, as
-    /// this: with their port. The first is the oldest.
+    /// The Services, with their ports, that have the same address, port and protocol as this frontend.
+    /// The oldest comes first.
     pub(crate) fn claimants(&self, frontend: &Frontend) -> Vec<(usize, usize)> {
         let family = frontend.family();
         let mut found = Vec::new();
@@ -202,18 +201,18 @@ impl Placed {
                 found.extend(same.map(|(port, _)| (number, port)));
             }
         }
-        // The names sort as the places do: there are fewer than ten.
-        found.sort_by_key(|(number, _)| (self.given[*number].created.clone(), *number));
+        // Names sort as indices do, since there are fewer than ten Services.
+        found.sort_by_key(|(number, _)| (self.allocated[*number].created.clone(), *number));
         found
     }
 
-    /// Frontends of a Service's port by which clients come as from outside the cluster, those first
-    /// that are its own.
-    pub(crate) fn externals(&self, holder: (usize, usize), family: Family) -> Vec<Frontend> {
-        let service = &self.world.services[holder.0];
+    /// The frontends of a Service's port through which clients count as coming from outside the cluster.
+    /// Frontends of its own come first.
+    pub(crate) fn externals(&self, owner: (usize, usize), family: Family) -> Vec<Frontend> {
+        let service = &self.world.services[owner.0];
         let rank = |it: &Frontend| match it.kind {
-            Kind::SharedIp => (self.claimants(it).first() == Some(&holder)).then_some(3),
-            _ if (it.service, it.port) != holder => None,
+            Kind::SharedIp => (self.claimants(it).first() == Some(&owner)).then_some(3),
+            _ if (it.service, it.port) != owner => None,
             Kind::ExternalIp => Some(0),
             Kind::NodePort => Some(1),
             Kind::Balancer => restricted(&service.ranges, family).is_none().then_some(2),
@@ -225,30 +224,31 @@ impl Placed {
         found.into_iter().map(|(_, frontend)| frontend).collect()
     }
 
-    /// The ClusterIP of a Service's port.
-    pub(crate) fn cluster_ip(&self, holder: (usize, usize), family: Family) -> Option<Frontend> {
+    /// The frontend on the ClusterIP of a Service's port.
+    pub(crate) fn cluster_ip(&self, owner: (usize, usize), family: Family) -> Option<Frontend> {
         self.frontends().into_iter().find(|it| {
-            it.kind == Kind::ClusterIp && (it.service, it.port) == holder && it.family() == family
+            it.kind == Kind::ClusterIp && (it.service, it.port) == owner && it.family() == family
         })
     }
 
-    /// A frontend of the same port and family that answers with what the Service gives to clients that
-    /// come by an external address, and nothing else is to be said of.
-    pub(crate) fn reference(&self, holder: (usize, usize), family: Family) -> Option<Frontend> {
-        let own = self.externals(holder, family).into_iter().find(|it| it.kind != Kind::SharedIp);
-        let is_local = self.world.services[holder.0].is_internal_local;
-        own.or_else(|| self.cluster_ip(holder, family).filter(|_| !is_local))
+    /// A frontend of the same port and family whose answers show what the Service gives to clients from
+    /// outside the cluster: an address that is neither shared nor restricted by source ranges.
+    pub(crate) fn reference(&self, owner: (usize, usize), family: Family) -> Option<Frontend> {
+        let own = self.externals(owner, family).into_iter().find(|it| it.kind != Kind::SharedIp);
+        let is_local = self.world.services[owner.0].is_internal_local;
+        own.or_else(|| self.cluster_ip(owner, family).filter(|_| !is_local))
     }
 
-    /// Whether this is dialled first, and never again once the others were: by it a client may stay
-    /// with a host of another list than by the other frontends of the same port, which would show in
-    /// what they answer, and theirs here.
+    /// Returns true if this frontend is dialled before the others, and never again afterwards: through
+    /// it a client may keep a host of another list than through the other frontends of the port, and
+    /// either order would be visible in the other's answers.
     pub(crate) fn is_first(&self, frontend: &Frontend) -> bool {
         let service = self.service(frontend);
         frontend.kind == Kind::ClusterIp && service.is_internal_local && service.affinity.is_some()
     }
 
-    /// Whether a label takes the Service away from both, or has no ClusterIP of this family.
+    /// Returns true if the Service has a ClusterIP of this family and no label leaves it to another
+    /// proxy.
     pub(crate) fn is_served(&self, frontend: &Frontend) -> bool {
         let service = self.service(frontend);
         service.has_cluster_ip()
@@ -257,7 +257,7 @@ impl Placed {
     }
 }
 
-/// The source ranges of a family, if they keep anybody out.
+/// The source ranges of a family, if they exclude any source.
 pub(crate) fn restricted(ranges: &[&str], family: Family) -> Option<Vec<IpNet>> {
     let all = ranges.iter().map(|text| text.trim().parse::<IpNet>().expect("it is a range"));
     let own: Vec<IpNet> =

@@ -1,4 +1,4 @@
-//! Draws a world from a seed: the same world for the same seed, on every machine.
+//! Draws a world from a seed: a seed gives the same world on every machine.
 
 use rand::rngs::ChaCha8Rng;
 use rand::seq::IndexedRandom as _;
@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::shrink::smaller_services;
 use super::world::{
-    Addresses, Endpoint, External, Family, Host, Ingress, Label, Mention, Mode, Past, Place, Port,
+    Addresses, Endpoint, External, Family, Host, HostRef, Ingress, Label, Mode, Past, Place, Port,
     Service, Slice, SlicePort, Transport, Type, World,
 };
 use crate::Protocol::{Tcp, Udp};
@@ -14,7 +14,7 @@ use crate::Protocol::{Tcp, Udp};
 /// Ports on which every host listens.
 pub(crate) const LISTENING: [u16; 3] = [8080, 8081, 8082];
 
-/// Source ranges: who they let in is said in the addresses' plan.
+/// Source ranges. The module `address_block` lists the addresses that they include.
 const RANGES: [&[&str]; 8] = [
     &["10.244.0.0/16"],
     &["10.244.0.0/16", "fd00:244::/32"],
@@ -26,18 +26,18 @@ const RANGES: [&[&str]; 8] = [
     &["0.0.0.0/0", "::/0", "203.0.113.0/24"],
 ];
 
-/// How the endpoints of a Service are hinted.
+/// The kind of topology hints that the endpoints of a Service have.
 #[derive(Clone, Copy)]
 enum Hints {
     None,
     Zones,
     Nodes,
     Both,
-    /// Each has some, or not.
+    /// Some endpoints have hints, others do not.
     Patchy,
 }
 
-/// The world of a seed.
+/// Draws the world of a seed.
 pub(crate) fn world(seed: u64) -> World {
     let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
     let has_zone = dice.chance(75);
@@ -61,8 +61,8 @@ impl Dice {
         of.choose(&mut self.0).cloned().expect("there is something to choose from")
     }
 
-    /// Unsaid often, otherwise mostly `usual`.
-    fn said(&mut self, usual: bool, percent: u32) -> Option<bool> {
+    /// Often unset, otherwise mostly `usual`.
+    fn optional(&mut self, usual: bool, percent: u32) -> Option<bool> {
         if self.chance(25) {
             return None;
         }
@@ -115,7 +115,8 @@ impl Dice {
         }
     }
 
-    /// Half of the Services change: by what makes them smaller, there or back.
+    /// Gives more than half of the Services a past: no Service, one of another type or label, or a smaller
+    /// or larger one.
     fn with_past(&mut self, service: Service) -> Service {
         match self.between(0, 99) {
             0..40 => service,
@@ -172,7 +173,7 @@ impl Dice {
         }
         let mut external = Vec::new();
         for family in Family::ALL {
-            // One of its own tells what the shared one has to answer.
+            // An external IP of its own shows what the shared one has to answer.
             if self.chance(70) {
                 external.push(External { family, is_shared: false });
                 if self.chance(60) {
@@ -207,7 +208,7 @@ impl Dice {
             80..90 => Hints::Both,
             _ => Hints::Patchy,
         };
-        // How many of a Service's hosts are ready and local: often all, often none.
+        // Percentages of ready and of local hosts: often all, often none.
         let ready = self.one(&[100, 95, 90, 70, 30, 0]);
         let here = self.one(&[100, 50, 30, 0]);
         (0..count)
@@ -218,17 +219,17 @@ impl Dice {
                     false => Some(Place::There),
                 };
                 let alive = Endpoint {
-                    ready: self.said(ready > 0, if ready > 0 { ready } else { 100 }),
-                    serving: self.said(true, 80),
+                    ready: self.optional(ready > 0, if ready > 0 { ready } else { 100 }),
+                    serving: self.optional(true, 80),
                     terminating: self.one(&[None, Some(false)]),
                     ..self.hinted(node, hints)
                 };
-                // A Service of which nothing is ready says so, instead of nothing.
+                // A Service without ready hosts must set the condition, because unset means ready.
                 let alive =
                     Endpoint { ready: if ready == 0 { Some(false) } else { alive.ready }, ..alive };
                 let dying = Endpoint {
-                    ready: if self.chance(85) { Some(false) } else { self.said(true, 80) },
-                    serving: self.said(true, 75),
+                    ready: if self.chance(85) { Some(false) } else { self.optional(true, 80) },
+                    serving: self.optional(true, 75),
                     terminating: Some(true),
                     ..self.hinted(node, hints)
                 };
@@ -287,10 +288,10 @@ impl Dice {
         let mut endpoints = Vec::new();
         for host in 0..hosts {
             if self.chance(75) {
-                endpoints.push(self.mention(host));
+                endpoints.push(self.host_ref(host));
             }
             if self.chance(4) {
-                endpoints.push(self.mention(host));
+                endpoints.push(self.host_ref(host));
             }
         }
         Slice {
@@ -319,8 +320,8 @@ impl Dice {
         }
     }
 
-    fn mention(&mut self, host: usize) -> Mention {
-        Mention { host, is_dying: self.chance(25), has_second: self.chance(8) }
+    fn host_ref(&mut self, host: usize) -> HostRef {
+        HostRef { host, is_dying: self.chance(25), has_second: self.chance(8) }
     }
 }
 

@@ -1,20 +1,21 @@
-//! kube-proxy as the oracle: random worlds of Services, and who answers on a node with kube-proxy
-//! (nftables mode) and on one with svclb. docs/oracle.md says how to run more of them.
+//! kube-proxy as the oracle: random worlds of Services, and a comparison of the answers on a node with
+//! kube-proxy (nftables mode) and on one with svclb. docs/oracle.md explains how to run more worlds.
 //!
-//! * `world`, `generate`, `settings`: worlds as data, drawn from seeds; which seeds.
-//! * `lane`, `render`, `frontend`: a world's addresses, its objects, and what of it is dialled.
-//! * `network`, `server`, `site`: a node with a pod and hosts, twice. `dial`: calls.
-//! * `stage`: worlds put before both at once. `answers`: what was heard.
-//! * `exceptions`, `judge`, `usable`: what counts as equal. `shrink`: the smallest world that
-//!   fails.
+//! * `world`, `generate`, `settings`: worlds as data; drawing them from seeds; the choice of seeds.
+//! * `address_block`, `render`, `frontend`: a world's addresses, its objects, and the frontends that are
+//!   dialled.
+//! * `network`, `server`, `site`: a node with a pod and hosts, one for each proxy. `dial`: calls.
+//! * `stage`: the comparison of worlds on both nodes at once. `answers`: the answers.
+//! * `exceptions`, `judge`, `usable`: when answers count as equal. `shrink`: the smallest failing world.
+//!   `report`: a run over many worlds.
 
+mod address_block;
 mod answers;
 mod dial;
 mod exceptions;
 mod frontend;
 mod generate;
 mod judge;
-mod lane;
 mod network;
 mod render;
 mod report;

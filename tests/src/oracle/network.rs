@@ -1,8 +1,8 @@
 //! A node and a pod on it: two network namespaces with a link between them, the same for each side.
 //!
-//! The hosts that slices speak of are all addresses of the node itself. A packet to an address, or to a
-//! node port of this node, that nobody translated meets a rule of ours, behind all of a proxy's, that
-//! answers "administratively prohibited": no other answer looks like it, and none leaves.
+//! All hosts in the slices are addresses of the node itself. If no proxy translates a packet to a
+//! virtual address or to a node port of this node, it meets a reject rule after all rules of a proxy,
+//! which answers "administratively prohibited": no other answer looks like it, and no packet leaves.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use crate::harness::namespace::Namespace;
 
-/// Commands of ip(8) in the node's namespace. `POD` is the thread that is in the pod's.
+/// Commands of ip(8) in the node's namespace. `POD` is replaced by the thread id of the pod's namespace.
 const NODE: &str = "\
 link set lo up
 link add pod type veth peer name eth0 netns POD
@@ -37,7 +37,7 @@ route add default dev void src fd00:77::1
 route add fd00:244:1::2/128 dev pod
 route add fd00:244:1::/64 via fd00:244:1::2 dev pod
 ";
-/// In the pod's.
+/// Commands of ip(8) in the pod's namespace.
 const POD: &str = "\
 link set lo up
 link set eth0 up
@@ -53,10 +53,10 @@ route add default via fd00:244::1 dev eth0
 route add local fd00:244:1::/64 dev lo
 ";
 
-/// Behind what a proxy does with a packet: its last chains are of priority 0 and 100. Asking for the
-/// state of a connection makes the kernel track them, on the side without kube-proxy too. Node ports
-/// are refused on their way in, whoever dials, since that is where kube-proxy refuses them.
-const WALL: &str = "
+/// The reject rules. They come after those of a proxy, whose last chains have priorities 0 and 100.
+/// Matching on the connection's state makes the kernel track connections also on the side without
+/// kube-proxy. Node ports are refused on input for all clients, because kube-proxy refuses them there.
+const REJECT_RULES: &str = "
 table inet wall {
     chain refuse {
         ip daddr { 10.96.0.0/16, 10.112.0.0/15, 192.168.77.2 } reject with icmpx type admin-prohibited
@@ -81,28 +81,28 @@ const SETTINGS: [(&str, &str); 11] = [
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
-    // An address of a local route can be bound (IPv4 needs no leave).
+    // IPv6 sockets can bind any address of a local route; IPv4 sockets can anyway.
     ("ipv6/ip_nonlocal_bind", "1"),
-    // Refusals are ICMP messages, and there are many.
+    // Refusals are ICMP messages, of which there are many: no rate limit for any type.
     ("ipv4/icmp_ratemask", "0"),
-    // No error message is among these types.
+    // For ICMPv6 only type 128 is limited, which is no error message.
     ("ipv6/icmp/ratemask", "128"),
-    // Away from the node ports.
+    // Local ports are outside the range of node ports.
     ("ipv4/ip_local_port_range", "33000 65535"),
     ("ipv4/tcp_tw_reuse", "1"),
-    // A client's port that is used again must not meet the translation of its last use.
+    // A client's port that is reused must not meet the translation of its previous use.
     ("netfilter/nf_conntrack_udp_timeout", "2"),
     ("netfilter/nf_conntrack_udp_timeout_stream", "2"),
 ];
 
-/// Both namespaces.
+/// Both network namespaces.
 pub(crate) struct Network {
     pub(crate) pod: Namespace,
     pub(crate) node: Namespace,
 }
 
 impl Network {
-    /// Makes them. `folder` is for a bpffs of each.
+    /// Creates both namespaces. `folder` gets a bpffs for each.
     pub(crate) fn make(folder: &Path) -> Self {
         let bpffs = |name: &str| {
             let path = folder.join(format!("bpffs-{name}"));
@@ -114,7 +114,7 @@ impl Network {
             Self { pod: Namespace::bare(bpffs("pod")), node: Namespace::bare(bpffs("node")) };
         let pod = network.pod.run(nix::unistd::gettid);
         network.node.run(move || {
-            run(Command::new("nft").args(["-f", "-"]), WALL);
+            run(Command::new("nft").args(["-f", "-"]), REJECT_RULES);
             set(&SETTINGS);
             ip(&NODE.replace("POD", &pod.to_string()));
             ip6(NODE_SIX);
@@ -144,15 +144,15 @@ fn set(settings: &[(&str, &str)]) {
     }
 }
 
-/// Runs a tool in the namespace of this thread.
+/// Runs a tool in the network namespace of this thread.
 fn run(command: &mut Command, input: &str) {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| {
         panic!("cannot start {name} ({error}): run `cargo xtask setup --cluster`")
     });
-    let mut stdin = child.stdin.take().expect("it was asked for");
-    // It ends early if it does not like what it read so far, and says so.
+    let mut stdin = child.stdin.take().expect("standard input is a pipe");
+    // The tool may exit before it has read everything, with an error message.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("a child can be waited for");

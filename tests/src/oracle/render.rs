@@ -1,49 +1,49 @@
-//! A world as the objects of the Kubernetes API.
+//! Renders a world as objects of the Kubernetes API.
 
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::lane::{Lane, NODE, OTHER_NODE, node};
+use super::address_block::{AddressBlock, NODE, OTHER_NODE, node};
 use super::world::{
     Addresses, Endpoint, Family, Ingress, Label, Mode, Place, SERVICES, Service, Slice, Transport,
     Type, World,
 };
 use crate::Protocol;
 
-/// Label of the EndpointSlice that says whose it is.
+/// Label of an EndpointSlice with the name of its Service.
 const OWNER: &str = "kubernetes.io/service-name";
 /// The zone label of a Node.
 pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// A world's objects.
+/// The objects of a world.
 #[derive(Clone, Debug)]
 pub(crate) struct Objects {
     /// The Services, without their status.
     pub(crate) services: Vec<Value>,
-    /// What is patched into the status of some of them, by their place.
+    /// Patches of the status of some Services, with the index into `services`.
     pub(crate) statuses: Vec<(usize, Value)>,
-    /// The slices.
+    /// The EndpointSlices.
     pub(crate) slices: Vec<Value>,
 }
 
-/// The name of a Service by its place.
+/// The name of a Service with this index.
 pub(crate) fn name(service: usize) -> String {
     format!("s{service}")
 }
 
-/// When a world's objects are written.
+/// The two points in time at which a world's objects are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum When {
-    /// At first.
+    /// The past of the world.
     Before,
-    /// In the end.
+    /// The world itself.
     Now,
 }
 
-/// The objects of a world in its lane.
-pub(crate) fn objects(world: &World, lane: Lane, when: When) -> Objects {
-    assert!(world.services.len() <= SERVICES, "a world is small");
+/// Renders the objects of a world with its addresses.
+pub(crate) fn objects(world: &World, block: AddressBlock, when: When) -> Objects {
+    assert!(world.services.len() <= SERVICES, "a world has at most SERVICES Services");
     let each = || {
         let all = world.services.iter().enumerate();
         all.filter_map(move |(at, service)| match when {
@@ -51,26 +51,26 @@ pub(crate) fn objects(world: &World, lane: Lane, when: When) -> Objects {
             When::Now => Some((at, service)),
         })
     };
-    // Only a load balancer has a status that can be written; of what was one, the API server clears it.
+    // Only the status of a load balancer can be written; the API server clears that of a former one.
     let with_status = each().enumerate().filter(|(_, (_, it))| it.kind == Type::LoadBalancer);
     Objects {
-        services: each().map(|(at, it)| service(it, at, lane)).collect(),
-        statuses: with_status.map(|(place, (at, it))| (place, status(it, at, lane))).collect(),
+        services: each().map(|(at, it)| service(it, at, block)).collect(),
+        statuses: with_status.map(|(place, (at, it))| (place, status(it, at, block))).collect(),
         slices: each()
             .flat_map(|(at, service)| {
                 let slices = service.slices.iter().enumerate();
-                slices.map(move |(number, it)| slice(it, number, service, at, lane))
+                slices.map(move |(number, it)| slice(it, number, service, at, block))
             })
             .collect(),
     }
 }
 
-/// The Kubernetes namespace of a lane.
-pub(crate) fn namespace(lane: Lane) -> Value {
-    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": lane.namespace() } })
+/// The Kubernetes namespace of a block of addresses.
+pub(crate) fn namespace(block: AddressBlock) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": block.namespace() } })
 }
 
-/// The Node, in its zone or in none.
+/// The Node object, with or without a zone.
 pub(crate) fn node_object(has_zone: bool) -> Value {
     let mut labels = Map::new();
     if has_zone {
@@ -83,29 +83,29 @@ pub(crate) fn node_object(has_zone: bool) -> Value {
     })
 }
 
-/// The Node's status: its addresses.
+/// The Node's status with its addresses.
 pub(crate) fn node_status() -> Value {
     let addresses = Family::ALL
         .map(|family| json!({ "type": "InternalIP", "address": node(family).to_string() }));
     json!({ "status": { "addresses": addresses } })
 }
 
-/// The whole world as YAML, to be read and to be applied.
-pub(crate) fn yaml(world: &World, lane: Lane, when: When) -> String {
-    let mut all = objects(world, lane, when);
+/// The whole world as YAML, for reading and for `kubectl apply`.
+pub(crate) fn yaml(world: &World, block: AddressBlock, when: When) -> String {
+    let mut all = objects(world, block, when);
     for (at, status) in &all.statuses {
         all.services[*at]["status"] = status["status"].clone();
     }
     let mut node = node_object(world.has_zone == (when == When::Now));
     node["status"] = node_status()["status"].clone();
-    let documents = [vec![node, namespace(lane)], all.services, all.slices].concat();
+    let documents = [vec![node, namespace(block)], all.services, all.slices].concat();
     let written = documents.iter().map(|document| {
         serde_saphyr::to_string(document).unwrap_or_else(|error| format!("# {error}\n"))
     });
     written.map(|text| format!("---\n{text}")).collect()
 }
 
-fn service(service: &Service, at: usize, lane: Lane) -> Value {
+fn service(service: &Service, at: usize, block: AddressBlock) -> Value {
     let mut spec = Map::new();
     let mut set = |name: &str, value: Value| {
         spec.insert(name.to_owned(), value);
@@ -121,7 +121,7 @@ fn service(service: &Service, at: usize, lane: Lane) -> Value {
             set("clusterIPs", json!(["None"]));
         }
         kind => {
-            let ip = |family: &Family| lane.cluster_ip(at, *family).to_string();
+            let ip = |family: &Family| block.cluster_ip(at, *family).to_string();
             let ips: Vec<String> = service.families.iter().map(ip).collect();
             set("type", type_name(kind).into());
             set("clusterIP", ips[0].clone().into());
@@ -137,7 +137,7 @@ fn service(service: &Service, at: usize, lane: Lane) -> Value {
         set("internalTrafficPolicy", policy(service.is_internal_local));
         set("publishNotReadyAddresses", service.publishes_not_ready.into());
     }
-    if service.takes_external_policy() {
+    if service.has_external_policy() {
         set("externalTrafficPolicy", policy(service.is_external_local));
     }
     if service.kind == Type::LoadBalancer {
@@ -150,14 +150,14 @@ fn service(service: &Service, at: usize, lane: Lane) -> Value {
     }
     let external = service.external.iter();
     let external: Vec<String> =
-        external.map(|it| lane.external_ip(at, it.is_shared, it.family).to_string()).collect();
+        external.map(|it| block.external_ip(at, it.is_shared, it.family).to_string()).collect();
     set("externalIPs", external.into());
     let ports = service.ports.iter().map(|port| {
         json!({
             "name": port.name,
             "protocol": transport(port.protocol),
             "port": port.number,
-            // Never read by a proxy, and here none of the numbers that listen.
+            // Proxies do not read it, and no host listens on it.
             "targetPort": 9,
         })
     });
@@ -170,16 +170,16 @@ fn service(service: &Service, at: usize, lane: Lane) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": { "namespace": lane.namespace(), "name": name(at), "labels": labels },
+        "metadata": { "namespace": block.namespace(), "name": name(at), "labels": labels },
         "spec": spec,
     })
 }
 
-fn status(service: &Service, at: usize, lane: Lane) -> Value {
+fn status(service: &Service, at: usize, block: AddressBlock) -> Value {
     let ingress = service.ingress.iter().enumerate().map(|(number, ingress)| match ingress {
         Ingress::Name => json!({ "hostname": "balancer.example" }),
         Ingress::Address(family, mode) => {
-            let mut entry = json!({ "ip": lane.balancer(at, number, *family).to_string() });
+            let mut entry = json!({ "ip": block.balancer(at, number, *family).to_string() });
             if let Some(mode) = mode {
                 entry["ipMode"] = if *mode == Mode::Vip { "VIP" } else { "Proxy" }.into();
             }
@@ -189,7 +189,7 @@ fn status(service: &Service, at: usize, lane: Lane) -> Value {
     json!({ "status": { "loadBalancer": { "ingress": ingress.collect::<Vec<_>>() } } })
 }
 
-fn slice(slice: &Slice, number: usize, service: &Service, at: usize, lane: Lane) -> Value {
+fn slice(slice: &Slice, number: usize, service: &Service, at: usize, block: AddressBlock) -> Value {
     let mut labels = Map::new();
     labels.insert("endpointslice.kubernetes.io/managed-by".to_owned(), "svclb-tests".into());
     if slice.is_owned {
@@ -198,19 +198,19 @@ fn slice(slice: &Slice, number: usize, service: &Service, at: usize, lane: Lane)
     if slice.is_headless {
         labels.insert("service.kubernetes.io/headless".to_owned(), "".into());
     }
-    let endpoints = slice.endpoints.iter().map(|mention| {
-        let host = &service.hosts[mention.host];
-        let said = if mention.is_dying { &host.dying } else { &host.alive };
+    let endpoints = slice.endpoints.iter().map(|host_ref| {
+        let host = &service.hosts[host_ref.host];
+        let state = if host_ref.is_dying { &host.dying } else { &host.alive };
         let second = (service.hosts.len() + 1) % super::world::HOSTS;
         let address = |host| match slice.addresses {
-            Addresses::Of(family) => lane.host(at, host, family).to_string(),
+            Addresses::Of(family) => block.host(at, host, family).to_string(),
             Addresses::Names => format!("host-{host}.example"),
         };
-        let mut addresses = vec![address(mention.host)];
-        if mention.has_second && second != mention.host {
+        let mut addresses = vec![address(host_ref.host)];
+        if host_ref.has_second && second != host_ref.host {
             addresses.push(address(second));
         }
-        endpoint(said, &addresses)
+        endpoint(state, &addresses)
     });
     let ports = slice.ports.iter().map(|port| {
         let mut entry = json!({ "protocol": transport(port.protocol) });
@@ -226,8 +226,8 @@ fn slice(slice: &Slice, number: usize, service: &Service, at: usize, lane: Lane)
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {
-            "namespace": lane.namespace(),
-            // Its kind of addresses cannot change.
+            "namespace": block.namespace(),
+            // The address type is part of the name, because it cannot change.
             "name": format!("{}-{number}-{}", name(at), address_type(slice).to_lowercase()),
             "labels": labels,
         },
@@ -237,28 +237,28 @@ fn slice(slice: &Slice, number: usize, service: &Service, at: usize, lane: Lane)
     })
 }
 
-fn endpoint(said: &Endpoint, addresses: &[String]) -> Value {
+fn endpoint(state: &Endpoint, addresses: &[String]) -> Value {
     let mut conditions = Map::new();
     for (name, value) in
-        [("ready", said.ready), ("serving", said.serving), ("terminating", said.terminating)]
+        [("ready", state.ready), ("serving", state.serving), ("terminating", state.terminating)]
     {
         if let Some(value) = value {
             conditions.insert(name.to_owned(), value.into());
         }
     }
     let mut entry = json!({ "addresses": addresses, "conditions": conditions });
-    if let Some(place) = said.node {
+    if let Some(place) = state.node {
         entry["nodeName"] = node_name(place).into();
     }
     let named = |places: &[Place], name: fn(Place) -> &'static str| -> Value {
         places.iter().map(|place| json!({ "name": name(*place) })).collect()
     };
     let mut hints = Map::new();
-    if !said.zone_hints.is_empty() {
-        hints.insert("forZones".to_owned(), named(&said.zone_hints, zone));
+    if !state.zone_hints.is_empty() {
+        hints.insert("forZones".to_owned(), named(&state.zone_hints, zone));
     }
-    if !said.node_hints.is_empty() {
-        hints.insert("forNodes".to_owned(), named(&said.node_hints, node_name));
+    if !state.node_hints.is_empty() {
+        hints.insert("forNodes".to_owned(), named(&state.node_hints, node_name));
     }
     if !hints.is_empty() {
         entry["hints"] = hints.into();
@@ -315,14 +315,15 @@ fn zone(place: Place) -> &'static str {
     }
 }
 
-/// A Service and its slices, dual stack, whose first endpoint is hinted here and whose second is
-/// elsewhere: who has seen it has seen all that was written before, and the node's zone.
-pub(crate) fn fence(lane: Lane, port: u16) -> Vec<Value> {
-    let ips = Family::ALL.map(|family| lane.cluster_ip(0, family).to_string());
+/// A marker: a dual-stack Service whose slices have one endpoint with a hint for this node's zone and
+/// one with a hint for another zone. A proxy that serves it has seen everything written before, and the
+/// node's zone.
+pub(crate) fn marker_objects(block: AddressBlock, port: u16) -> Vec<Value> {
+    let ips = Family::ALL.map(|family| block.cluster_ip(0, family).to_string());
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": { "namespace": lane.namespace(), "name": name(0) },
+        "metadata": { "namespace": block.namespace(), "name": name(0) },
         "spec": {
             "clusterIP": ips[0],
             "clusterIPs": ips,
@@ -333,15 +334,15 @@ pub(crate) fn fence(lane: Lane, port: u16) -> Vec<Value> {
     });
     let slices = Family::ALL.map(|family| {
         let endpoint = |host, place| {
-            let said = Endpoint { zone_hints: vec![place], ..Endpoint::default() };
-            endpoint(&said, &[lane.host(0, host, family).to_string()])
+            let state = Endpoint { zone_hints: vec![place], ..Endpoint::default() };
+            endpoint(&state, &[block.host(0, host, family).to_string()])
         };
         json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {
-                "namespace": lane.namespace(),
-                "name": format!("fence-{}", name_of(family).to_lowercase()),
+                "namespace": block.namespace(),
+                "name": format!("marker-{}", name_of(family).to_lowercase()),
                 "labels": { OWNER: name(0) },
             },
             "addressType": name_of(family),
@@ -349,10 +350,10 @@ pub(crate) fn fence(lane: Lane, port: u16) -> Vec<Value> {
             "endpoints": [endpoint(0, Place::Here), endpoint(1, Place::There)],
         })
     });
-    [vec![namespace(lane), service], slices.to_vec()].concat()
+    [vec![namespace(block), service], slices.to_vec()].concat()
 }
 
-/// The address of the fence's endpoint that is hinted here, and of the one that is hinted elsewhere.
-pub(crate) fn fence_hosts(lane: Lane, family: Family) -> [IpAddr; 2] {
-    [lane.host(0, 0, family), lane.host(0, 1, family)]
+/// The addresses of the marker's endpoints: with the hint for this node's zone, and for another zone.
+pub(crate) fn marker_hosts(block: AddressBlock, family: Family) -> [IpAddr; 2] {
+    [block.host(0, 0, family), block.host(0, 1, family)]
 }

@@ -1,5 +1,5 @@
-//! A run: so many worlds, a number of them at a time; what was counted; and the smallest world that
-//! shows a difference, if there is one.
+//! A run: compares many worlds, several at a time, counts the results, and reduces the first world that
+//! shows a difference.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -13,21 +13,21 @@ use super::settings::Settings;
 use super::shrink::shrink;
 use super::stage::{Outcome, Stage};
 
-/// How many worlds are put before both sides at a time.
+/// Number of worlds that are compared at a time.
 const AT_ONCE: usize = 16;
 
-/// What a run counted.
+/// The counts of a run.
 #[derive(Clone, Default, Debug)]
 pub struct Summary {
-    /// Worlds that were compared.
+    /// Compared worlds.
     pub worlds: usize,
-    /// Frontends, each from the pod and from the host.
+    /// Compared frontends, each by the pod and by the host.
     pub frontends: usize,
-    /// Those of them that hosts answered.
+    /// Compared frontends at which hosts answered.
     pub with_hosts: usize,
-    /// How often each exception counted, by its name.
+    /// Number of frontends to which each exception applied, by its name.
     pub exceptions: BTreeMap<&'static str, usize>,
-    /// How long it took.
+    /// Duration of the run.
     pub time: Duration,
 }
 
@@ -35,18 +35,18 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { worlds, frontends, with_hosts, exceptions, time } = self;
         writeln!(f, "{worlds} worlds with {frontends} frontends in {:.1} s;", time.as_secs_f64())?;
-        writeln!(f, "hosts answered at {with_hosts} of them. Wanted differences:")?;
+        writeln!(f, "hosts answered at {with_hosts} of them. Required differences:")?;
         exceptions.iter().try_for_each(|(name, count)| writeln!(f, "{count:6}  {name}"))
     }
 }
 
-/// Compares the worlds of these seeds. svclb's agent gets these arguments besides the usual ones.
+/// Compares the worlds of these seeds. The arguments are added to those of svclb's agent.
 ///
 /// # Errors
-/// A text: the first difference, with what is left of its world after it was made as small as it can
-/// be while it still shows one.
+/// Text with the differences of the first failing batch, and the first failing world reduced as far as
+/// possible while it still fails.
 pub fn compare(settings: Settings, arguments: &[&str]) -> Result<Summary, String> {
-    // Two would be in each other's way: each takes what the machine has.
+    // Two runs at once would slow each other down, as each uses the whole machine.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let start = Instant::now();
@@ -88,8 +88,8 @@ pub fn compare(settings: Settings, arguments: &[&str]) -> Result<Summary, String
 fn explain(stage: &mut Stage, failed: &[(u64, &Outcome)]) -> String {
     let mut text = String::new();
     for (seed, outcome) in failed {
-        let again = Settings::again(*seed);
-        let _ = writeln!(text, "the world of seed {seed} differs (again: {again}):");
+        let again = Settings::command_for(*seed);
+        let _ = writeln!(text, "the world of seed {seed} differs (run it again by {again}):");
         for difference in &outcome.differences {
             let _ = writeln!(text, "  {difference}");
         }
@@ -99,11 +99,13 @@ fn explain(stage: &mut Stage, failed: &[(u64, &Outcome)]) -> String {
         stage.compare(worlds).iter().map(|outcome| !outcome.differences.is_empty()).collect()
     });
     let last = stage.compare(std::slice::from_ref(&smallest)).remove(0);
-    let _ = writeln!(text, "what is left of seed {seed}, made as small as it can be:");
+    let _ = writeln!(text, "the world of seed {seed}, reduced as far as possible:");
     for difference in &last.differences {
         let _ = writeln!(text, "  {difference}");
     }
-    let yaml = |when| render::yaml(&smallest, last.placed.lane, when);
+    let yaml = |when| render::yaml(&smallest, last.placed.block, when);
     let (before, now) = (yaml(When::Before), yaml(When::Now));
-    format!("{text}# First, and a moment later the rest:\n{before}# The rest:\n{now}")
+    format!(
+        "{text}# First these objects; once both proxies follow, the next ones:\n{before}# Next objects:\n{now}"
+    )
 }

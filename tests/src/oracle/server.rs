@@ -1,4 +1,5 @@
-//! Who answers: one thread for all hosts of a side, which says the address that it was reached at.
+//! The hosts of a side: one thread for all of them, which answers with the address at which it was
+//! reached.
 
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -17,9 +18,9 @@ use super::generate::LISTENING;
 use super::world::Family;
 use crate::harness::namespace::Namespace;
 
-/// The thread. It ends when this is dropped.
+/// The thread, which ends on drop.
 pub(crate) struct Server {
-    /// Closing it ends the thread.
+    /// Closing this end stops the thread.
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
@@ -43,7 +44,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It has said what went wrong.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }
@@ -112,17 +113,17 @@ fn serve(listeners: &[TcpListener], sockets: &[Socket], stopped: &UnixStream) {
     }
 }
 
-/// Says to each new client where it came to.
+/// Sends each new client the address at which it arrived.
 fn accept(listener: &TcpListener) {
     while let Ok((mut client, _)) = listener.accept() {
         if let Ok(here) = client.local_addr() {
-            // A client may be gone meanwhile.
+            // The write fails if the client has closed its socket meanwhile.
             let _ = client.write_all(format!("{here}\n").as_bytes());
         }
     }
 }
 
-/// Says to the sender of each datagram where it came to, and from there.
+/// Sends the sender of each datagram the address at which it arrived, from that address.
 fn answer(socket: &Socket) {
     let port = match socket.local_addr().map(|address| address.as_socket()) {
         Ok(Some(address)) => address.port(),
@@ -131,19 +132,19 @@ fn answer(socket: &Socket) {
     loop {
         let mut buffer = [0; 64];
         let mut parts = [IoSliceMut::new(&mut buffer)];
-        let mut room = nix::cmsg_space!(libc::in6_pktinfo);
-        let heard = recvmsg::<SockaddrStorage>(
+        let mut control_buffer = nix::cmsg_space!(libc::in6_pktinfo);
+        let received = recvmsg::<SockaddrStorage>(
             socket.as_raw_fd(),
             &mut parts,
-            Some(&mut room),
+            Some(&mut control_buffer),
             MsgFlags::empty(),
         );
-        let Ok(heard) = heard else { return };
+        let Ok(received) = received else { return };
         let controls: Vec<ControlMessageOwned> =
-            heard.cmsgs().map(Iterator::collect).unwrap_or_default();
-        let Some(from) = heard.address else { continue };
+            received.cmsgs().map(Iterator::collect).unwrap_or_default();
+        let Some(from) = received.address else { continue };
         for control in controls {
-            // A client may be gone meanwhile.
+            // The send fails if the client has closed its socket meanwhile.
             let _ = match control {
                 ControlMessageOwned::Ipv4PacketInfo(info) => {
                     let here =
@@ -153,12 +154,12 @@ fn answer(socket: &Socket) {
                         ipi_spec_dst: info.ipi_addr,
                         ipi_addr: libc::in_addr { s_addr: 0 },
                     };
-                    say(socket, here, port, &from, &ControlMessage::Ipv4PacketInfo(&source))
+                    reply(socket, here, port, &from, &ControlMessage::Ipv4PacketInfo(&source))
                 }
                 ControlMessageOwned::Ipv6PacketInfo(info) => {
                     let here = IpAddr::from(Ipv6Addr::from(info.ipi6_addr.s6_addr));
                     let source = libc::in6_pktinfo { ipi6_addr: info.ipi6_addr, ipi6_ifindex: 0 };
-                    say(socket, here, port, &from, &ControlMessage::Ipv6PacketInfo(&source))
+                    reply(socket, here, port, &from, &ControlMessage::Ipv6PacketInfo(&source))
                 }
                 _ => Ok(0),
             };
@@ -166,7 +167,7 @@ fn answer(socket: &Socket) {
     }
 }
 
-fn say(
+fn reply(
     socket: &Socket,
     here: IpAddr,
     port: u16,

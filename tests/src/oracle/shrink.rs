@@ -1,16 +1,16 @@
-//! Makes a world that fails smaller, as long as it still fails.
+//! Reduces a failing world as long as it still fails.
 
 use super::world::{
     Addresses, Endpoint, Family, Host, Past, Service, Slice, Transport, Type, World,
 };
 
-/// How many smaller worlds are tried at a time: as many as one look at all of them can take.
+/// Number of smaller worlds tried at a time: as many as one comparison can take.
 const AT_ONCE: usize = 24;
-/// How many times.
+/// Maximum number of comparisons.
 const ROUNDS: usize = 60;
 
-/// The smallest world found for which `fail` still says true; it is asked about several at a time,
-/// and answers in their order.
+/// Returns the smallest world found for which `fail` returns true. `fail` is given several worlds at a
+/// time and returns a result for each, in their order.
 pub(crate) fn shrink(world: &World, mut fail: impl FnMut(&[World]) -> Vec<bool>) -> World {
     let mut smallest = world.clone();
     let mut rounds = 0;
@@ -29,13 +29,13 @@ pub(crate) fn shrink(world: &World, mut fail: impl FnMut(&[World]) -> Vec<bool>)
     }
 }
 
-/// Worlds that are a little smaller, those first from which most is gone.
+/// Worlds that are a little smaller; those that lack most come first.
 fn smaller(world: &World) -> Vec<World> {
     let mut found = Vec::new();
     let count = world.services.len();
     let with = |services: Vec<Service>| World { services, ..world.clone() };
-    // First at one stroke what is often not needed: each step on the way to it would take a look of its
-    // own.
+    // First, several parts that are often not needed are removed at once, because each step towards that
+    // would take a comparison of its own.
     for service in &world.services {
         found.extend(barer(service).into_iter().map(|service| with(vec![service])));
     }
@@ -67,7 +67,7 @@ fn smaller(world: &World) -> Vec<World> {
     found
 }
 
-/// The Service with hardly anything left of it, and with a little more.
+/// The Service with hardly any features left, and with a few more.
 fn barer(service: &Service) -> Vec<Service> {
     let mut found = Vec::new();
     let mut plain = Service {
@@ -100,12 +100,12 @@ fn without<T: Clone>(all: &[T], at: usize) -> Vec<T> {
     rest
 }
 
-/// A list with each of its places left out in turn.
+/// The list without one element, for each of its elements.
 fn shorter<T: Clone>(all: &[T]) -> impl Iterator<Item = Vec<T>> {
     (0..all.len()).map(|at| without(all, at))
 }
 
-/// Services that are a little smaller. Their past is the same.
+/// Services that are a little smaller, with the same past.
 pub(crate) fn smaller_services(service: &Service) -> Vec<Service> {
     let mut found = Vec::new();
     let mut try_with = |change: &dyn Fn(&mut Service)| {
@@ -150,10 +150,11 @@ pub(crate) fn smaller_services(service: &Service) -> Vec<Service> {
     try_with(&|it| it.publishes_not_ready = false);
     try_with(&|it| it.label = None);
     try_with(&|it| it.has_node_ports = false);
-    // Hosts keep their places, which are their addresses: one that nobody mentions is as good as none.
+    // A host's index determines its address, so only the last host can be removed, if no slice refers to
+    // it.
     let is_last_idle = service.hosts.len().checked_sub(1).is_some_and(|last| {
-        let mut mentions = service.slices.iter().flat_map(|slice| &slice.endpoints);
-        mentions.all(|mention| mention.host != last)
+        let mut host_refs = service.slices.iter().flat_map(|slice| &slice.endpoints);
+        host_refs.all(|host_ref| host_ref.host != last)
     });
     if is_last_idle {
         try_with(&|it| drop(it.hosts.pop()));
@@ -194,11 +195,11 @@ fn smaller_slices(slice: &Slice, service: &Service) -> Vec<Slice> {
     if slice.addresses == Addresses::Names {
         try_with(&|it| it.addresses = Addresses::Of(Family::V4));
     }
-    for (at, mention) in slice.endpoints.iter().enumerate() {
-        if mention.is_dying {
+    for (at, host_ref) in slice.endpoints.iter().enumerate() {
+        if host_ref.is_dying {
             try_with(&|it| it.endpoints[at].is_dying = false);
         }
-        if mention.has_second {
+        if host_ref.has_second {
             try_with(&|it| it.endpoints[at].has_second = false);
         }
     }
@@ -214,7 +215,7 @@ fn smaller_slices(slice: &Slice, service: &Service) -> Vec<Slice> {
     found
 }
 
-/// An endpoint of which less is said.
+/// Endpoints with fewer fields set.
 fn plainer(endpoint: &Endpoint) -> Vec<Endpoint> {
     let usual = Endpoint { terminating: endpoint.terminating, ..Endpoint::default() };
     let changes: [fn(&mut Endpoint); 6] = [

@@ -8,10 +8,10 @@ use std::time::Duration;
 use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
 
+use super::address_block::{NODE, host_source, pod_source};
 use super::answers::Side;
 use super::dial::{Answer, Call, dial};
-use super::frontend::{Dialler, Frontend, Kind};
-use super::lane::{NODE, host_source, pod_source};
+use super::frontend::{Client, Frontend, Kind};
 use super::network::Network;
 use super::server::Server;
 use crate::Agent;
@@ -21,16 +21,16 @@ use crate::harness::cgroup::{Cgroup, PREFIX};
 use crate::harness::factory::Factory;
 use crate::harness::program;
 
-/// The proxy.
+/// The running proxy.
 enum Proxy {
     KubeProxy(#[expect(dead_code, reason = "it runs until this is dropped")] Process),
     Svclb(#[expect(dead_code, reason = "it runs until this is dropped")] Agent),
 }
 
-/// A node. Everything on it ends with this.
+/// A node. Everything on it ends on drop.
 pub(crate) struct Site {
     side: Side,
-    // In the order of their ends.
+    // Fields are dropped in this order.
     _proxy: Proxy,
     _relay: Relay,
     pod: Factory,
@@ -41,15 +41,15 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Makes the node and starts its proxy, which follows this control plane. svclb gets these
-    /// arguments too.
+    /// Creates the node and starts its proxy, which watches this control plane. The arguments are added
+    /// to those of svclb's agent.
     pub(crate) fn start(side: Side, plane: &ControlPlane, arguments: &[&str]) -> Self {
         let folder = plane.folder().join(format!("{side:?}"));
         std::fs::create_dir(&folder).expect("a folder can be made in a temporary one");
         let network = Network::make(&folder);
         let name = format!("{PREFIX}{}-oracle-{side:?}", std::process::id());
         let cgroup = |path: &str| Cgroup::make(&format!("{name}{path}"));
-        // Made from the root on, they end from the leaves on.
+        // Cgroups are created from the root and removed from the leaves.
         let root = cgroup("");
         let cgroups = [cgroup("/pod"), cgroup("/host"), root];
         let pod = Factory::start(&network.pod, &cgroups[0]);
@@ -80,10 +80,10 @@ impl Site {
         }
     }
 
-    /// Dials each of these once.
+    /// Dials each of these frontends once.
     pub(crate) fn dial(
         &self,
-        dialler: Dialler,
+        client: Client,
         frontends: &[Frontend],
         dice: &mut ChaCha8Rng,
         patience: Duration,
@@ -91,31 +91,26 @@ impl Site {
         let call = |frontend: &Frontend| Call {
             protocol: frontend.protocol,
             to: frontend.address,
-            from: self.source(dialler, frontend, dice),
+            from: self.source(client, frontend, dice),
         };
         let calls: Vec<Call> = frontends.iter().map(call).collect();
-        let factory = match dialler {
-            Dialler::Pod => &self.pod,
-            Dialler::Host => &self.host,
+        let factory = match client {
+            Client::Pod => &self.pod,
+            Client::Host => &self.host,
         };
         dial(factory, &calls, patience)
     }
 
-    /// To kube-proxy a client is an address: with one alone, session affinity would hide all backends
-    /// but one.
-    fn source(
-        &self,
-        dialler: Dialler,
-        frontend: &Frontend,
-        dice: &mut ChaCha8Rng,
-    ) -> Option<IpAddr> {
+    /// Chooses a source address. For kube-proxy a client is an address: with a single one, session
+    /// affinity would hide all backends but one.
+    fn source(&self, client: Client, frontend: &Frontend, dice: &mut ChaCha8Rng) -> Option<IpAddr> {
         if self.side == Side::Svclb || frontend.kind == Kind::Loopback {
             return None;
         }
         let (family, number) = (frontend.family(), dice.random_range(3..250));
-        Some(match dialler {
-            Dialler::Pod => pod_source(family, number),
-            Dialler::Host => host_source(family, number),
+        Some(match client {
+            Client::Pod => pod_source(family, number),
+            Client::Host => host_source(family, number),
         })
     }
 }

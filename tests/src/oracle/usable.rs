@@ -1,21 +1,21 @@
-//! Whether anybody can answer for a Service, by what the world alone says of its slices: so an
-//! exception for a Service without usable hosts needs nobody's answer to know when it applies.
+//! Computes from a world's slices alone whether a Service has usable endpoints, so that an exception for
+//! Services without any does not depend on observed answers.
 
 use std::collections::HashMap;
 
 use super::world::{Addresses, Endpoint, Family, Place, Service, SlicePort};
 
-/// Where somebody has to be to count.
+/// The nodes whose endpoints count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reach {
-    /// On any node.
+    /// Any node.
     Anywhere,
-    /// On this one.
+    /// This node.
     Here,
 }
 
 impl Service {
-    /// Whether a port of this Service, by its place, has somebody of this family who is ready, or
+    /// Returns true if a port of this Service has an endpoint of this family that is ready, or is
     /// serving and terminating.
     pub(crate) fn has_usable(&self, port: usize, family: Family, reach: Reach) -> bool {
         let is_usable = |endpoint: &Endpoint| {
@@ -28,11 +28,11 @@ impl Service {
         self.backends(port, family).values().any(|endpoint| is_usable(endpoint))
     }
 
-    /// What counts of a port's backends: by host and port number, over all slices.
+    /// The endpoints of a port over all slices, by host and port number.
     fn backends(&self, port: usize, family: Family) -> HashMap<(usize, u16), &Endpoint> {
         let port = &self.ports[port];
         let number = |it: &SlicePort| {
-            // The API server writes no name as an empty one.
+            // The API server stores a missing name as an empty one.
             let is_it = it.name.unwrap_or_default() == port.name && it.protocol == port.protocol;
             it.number.filter(|number| is_it && *number != 0)
         };
@@ -42,13 +42,13 @@ impl Service {
         });
         for slice in own {
             for number in slice.ports.iter().filter_map(number) {
-                for mention in &slice.endpoints {
-                    let host = &self.hosts[mention.host];
-                    let said = if mention.is_dying { &host.dying } else { &host.alive };
-                    let counts = found.entry((mention.host, number)).or_insert(said);
-                    // One that is not terminating wins over one that is.
+                for host_ref in &slice.endpoints {
+                    let host = &self.hosts[host_ref.host];
+                    let state = if host_ref.is_dying { &host.dying } else { &host.alive };
+                    let counts = found.entry((host_ref.host, number)).or_insert(state);
+                    // An endpoint that is not terminating wins over one that is.
                     if counts.terminating == Some(true) {
-                        *counts = said;
+                        *counts = state;
                     }
                 }
             }
@@ -60,11 +60,11 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::super::generate;
-    use super::super::world::{Host, Mention, Slice, Transport};
+    use super::super::world::{Host, HostRef, Slice, Transport};
     use super::*;
     use crate::Protocol::{Tcp, Udp};
 
-    /// A Service with one slice that mentions one host, who is as usable as can be and on this node.
+    /// A Service with one slice that has one host: ready, serving and on this node.
     fn one() -> Service {
         let alive = Endpoint { node: Some(Place::Here), ..Endpoint::default() };
         let dying = Endpoint { ready: Some(false), terminating: Some(true), ..alive.clone() };
@@ -81,24 +81,24 @@ mod tests {
                 protocol: Transport::Of(Tcp),
                 number: Some(8080),
             }],
-            endpoints: vec![Mention { host: 0, is_dying: false, has_second: false }],
+            endpoints: vec![HostRef { host: 0, is_dying: false, has_second: false }],
         }];
         service
     }
 
     #[test]
-    fn somebody_is_usable_by_what_the_slices_say() {
+    fn usable_endpoints_are_found_in_the_slices() {
         let not_ready = |it: &mut Service| it.hosts[0].alive.ready = Some(false);
         let dies = |it: &mut Service| it.slices[0].endpoints[0].is_dying = true;
         type Change = Box<dyn Fn(&mut Service)>;
         let rows: [(&str, Change, [bool; 2]); 16] = [
             ("ready", Box::new(|_| {}), [true, true]),
             (
-                "elsewhere",
+                "on another node",
                 Box::new(|it| it.hosts[0].alive.node = Some(Place::There)),
                 [true, false],
             ),
-            ("nowhere", Box::new(|it| it.hosts[0].alive.node = None), [true, false]),
+            ("without a node", Box::new(|it| it.hosts[0].alive.node = None), [true, false]),
             ("not ready, serving", Box::new(not_ready), [false, false]),
             ("terminating", Box::new(dies), [true, true]),
             (
@@ -132,9 +132,13 @@ mod tests {
                 }),
                 [true, true],
             ),
-            ("nobody", Box::new(|it| it.slices[0].endpoints.clear()), [false, false]),
+            ("no endpoint", Box::new(|it| it.slices[0].endpoints.clear()), [false, false]),
             ("no slice", Box::new(|it| it.slices.clear()), [false, false]),
-            ("a slice of nobody", Box::new(|it| it.slices[0].is_owned = false), [false, false]),
+            (
+                "a slice without owner label",
+                Box::new(|it| it.slices[0].is_owned = false),
+                [false, false],
+            ),
             ("a headless slice", Box::new(|it| it.slices[0].is_headless = true), [false, false]),
             (
                 "another family",

@@ -1,19 +1,19 @@
-//! A world: a handful of Services with their slices, as plain data that can be drawn, written as
-//! objects, and made smaller. It says nothing of addresses: those come from the lane that a world is
-//! put in, so that many worlds share an API server.
+//! A world: a few Services with their slices, as plain data that can be drawn, rendered as objects, and
+//! reduced. It has no addresses: those come from its block of addresses, so that many worlds share an
+//! API server.
 
 use crate::Protocol;
 
-/// Most Services of a world: a lane has no addresses for more.
+/// Maximum number of Services; a block has no addresses for more.
 pub(crate) const SERVICES: usize = 8;
-/// Most hosts of a Service.
+/// Maximum number of hosts of a Service.
 pub(crate) const HOSTS: usize = 8;
 
-/// A handful of Services, and the zone of the node that looks at them. Until a moment before, the node
-/// was in a zone if it is in none, and the other way round.
+/// A few Services, and the zone of the node that serves them. Before, the node had a zone if it has none
+/// now, and the other way round.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct World {
-    /// Whether the node says that it is in [`Place::Here`]; otherwise it says nothing.
+    /// If true, the node is in the zone [`Place::Here`]; otherwise it has no zone label.
     pub(crate) has_zone: bool,
     /// At most [`SERVICES`].
     pub(crate) services: Vec<Service>,
@@ -29,20 +29,20 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
 }
 
-/// Where something is: for nodes this one or another, for zones this node's or another.
+/// The place of a node or zone: this node and its zone, or another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Place {
-    /// Here.
+    /// This node, or its zone.
     Here,
-    /// Elsewhere.
+    /// Another node, or another zone.
     There,
 }
 
-/// What a Service is.
+/// The type of a Service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Type {
     /// `ClusterIP`.
@@ -57,7 +57,7 @@ pub(crate) enum Type {
     Headless,
 }
 
-/// A label that takes a Service, or a slice, away from who serves it.
+/// A label that withdraws a Service or a slice from kube-proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Label {
     /// `service.kubernetes.io/service-proxy-name`.
@@ -69,11 +69,10 @@ pub(crate) enum Label {
 /// One Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Service {
-    /// What it is.
     pub(crate) kind: Type,
-    /// Its families, the first first. One or two.
+    /// One or two families, in order of preference.
     pub(crate) families: Vec<Family>,
-    /// Its ports. Never empty.
+    /// Its ports, at least one.
     pub(crate) ports: Vec<Port>,
     /// `externalIPs`.
     pub(crate) external: Vec<External>,
@@ -83,65 +82,62 @@ pub(crate) struct Service {
     pub(crate) ranges: Vec<&'static str>,
     /// `internalTrafficPolicy: Local`.
     pub(crate) is_internal_local: bool,
-    /// `externalTrafficPolicy: Local`, where the API takes it.
+    /// `externalTrafficPolicy: Local`, where the API accepts it.
     pub(crate) is_external_local: bool,
     /// `sessionAffinity: ClientIP`, with its timeout in seconds.
     pub(crate) affinity: Option<u32>,
     /// `publishNotReadyAddresses`.
     pub(crate) publishes_not_ready: bool,
-    /// A label that takes it away.
+    /// A label that withdraws the Service.
     pub(crate) label: Option<Label>,
     /// False for `allocateLoadBalancerNodePorts: false`.
     pub(crate) has_node_ports: bool,
-    /// Who its slices speak of. At most [`HOSTS`].
+    /// The hosts that its slices refer to, at most [`HOSTS`].
     pub(crate) hosts: Vec<Host>,
-    /// Its slices.
     pub(crate) slices: Vec<Slice>,
-    /// What it was a moment before.
+    /// The Service before the change.
     pub(crate) past: Past,
 }
 
-/// What a Service was before both sides had followed and it became what it is.
+/// The state of a Service before the change. Both sides follow that state first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Past {
-    /// What it is.
+    /// The Service does not change.
     Same,
-    /// Nothing: neither was it there, nor its slices.
+    /// Neither the Service nor its slices existed.
     Absent,
-    /// Something else, whose own past does not count.
+    /// Another Service, whose own past is ignored.
     Other(Box<Service>),
 }
 
 /// A port of a Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Port {
-    /// Its name, empty if it is the only one.
+    /// The name, empty if it is the only port.
     pub(crate) name: &'static str,
-    /// What it speaks.
     pub(crate) protocol: Transport,
-    /// Its number.
     pub(crate) number: u16,
 }
 
-/// What a port speaks.
+/// The protocol of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Transport {
     /// TCP or UDP.
     Of(Protocol),
-    /// SCTP, which nobody dials here.
+    /// SCTP, which the oracle does not dial.
     Sctp,
 }
 
 /// An external IP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct External {
-    /// Its family, not always one of the Service's.
+    /// The family, which need not be one of the Service's.
     pub(crate) family: Family,
-    /// Whether it is the one that all Services of this world share; otherwise it is the Service's own.
+    /// If true, the external IP that Services of the world share; otherwise one of its own.
     pub(crate) is_shared: bool,
 }
 
-/// Where a load balancer says it is.
+/// An entry of a load balancer's status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Ingress {
     /// An address, with its `ipMode`.
@@ -159,19 +155,19 @@ pub(crate) enum Mode {
     Proxy,
 }
 
-/// Somebody whom slices speak of, with one address of each family.
+/// A host that slices refer to, with one address of each family.
 ///
-/// Where two slices speak of the same host, kube-proxy goes by the order of a hash map unless exactly
-/// one of them says that it is terminating. So there are two ways to speak of a host, and no more.
+/// If two slices have the same host, kube-proxy takes the one that comes last in the order of a hash
+/// map, unless exactly one of them is terminating. So a host has two endpoint states and no more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Host {
-    /// As an endpoint that is not terminating.
+    /// The state of an endpoint that is not terminating.
     pub(crate) alive: Endpoint,
-    /// As one that is. What it says of `terminating` counts as true.
+    /// The state of a terminating endpoint. Its `terminating` counts as true.
     pub(crate) dying: Endpoint,
 }
 
-/// What a slice says of an endpoint.
+/// The state of an endpoint in a slice.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Endpoint {
     /// `conditions.ready`.
@@ -200,47 +196,43 @@ pub(crate) enum Addresses {
 /// One slice.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Slice {
-    /// Its kind of addresses.
     pub(crate) addresses: Addresses,
-    /// False for one without the label that says whose it is.
+    /// False without the label that names the Service.
     pub(crate) is_owned: bool,
-    /// Whether it has [`Label::Headless`].
+    /// If true, the slice has [`Label::Headless`].
     pub(crate) is_headless: bool,
-    /// Its ports.
     pub(crate) ports: Vec<SlicePort>,
-    /// Its endpoints.
-    pub(crate) endpoints: Vec<Mention>,
+    pub(crate) endpoints: Vec<HostRef>,
 }
 
 /// A port of a slice.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SlicePort {
-    /// Its name; none is none.
+    /// The name, if there is one.
     pub(crate) name: Option<&'static str>,
-    /// What it speaks.
     pub(crate) protocol: Transport,
-    /// Its number.
+    /// The port number, if there is one.
     pub(crate) number: Option<u16>,
 }
 
-/// A slice's word on a host.
+/// An entry of a slice for a host.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Mention {
-    /// Which of the Service's hosts.
+pub(crate) struct HostRef {
+    /// Index of the host in the Service.
     pub(crate) host: usize,
-    /// Whether it is spoken of as [`Host::dying`].
+    /// If true, the entry has the state [`Host::dying`].
     pub(crate) is_dying: bool,
-    /// Whether a second address follows, which nobody reads.
+    /// If true, the entry has a second address, which proxies ignore.
     pub(crate) has_second: bool,
 }
 
 impl Service {
-    /// Whether the object has a ClusterIP.
+    /// Returns true if the object has a ClusterIP.
     pub(crate) fn has_cluster_ip(&self) -> bool {
         !matches!(self.kind, Type::ExternalName | Type::Headless)
     }
 
-    /// What it was a moment before, if it was there.
+    /// The Service before the change, if it existed.
     pub(crate) fn before(&self) -> Option<&Self> {
         match &self.past {
             Past::Same => Some(self),
@@ -249,8 +241,9 @@ impl Service {
         }
     }
 
-    /// Whether the one can become the other: the API keeps the first ClusterIP for as long as there is
-    /// one, and kube-proxy 1.37 keeps the endpoints of a slice that no longer says whose it is.
+    /// Returns true if the API server and kube-proxy handle the change from this Service to the other:
+    /// the API keeps the first ClusterIP as long as there is one, and kube-proxy 1.37 keeps the
+    /// endpoints of a slice that loses its owner label.
     pub(crate) fn can_become(&self, other: &Self) -> bool {
         let has_ip = |it: &Self| it.kind != Type::ExternalName;
         let keeps_ip = self.families.first() == other.families.first()
@@ -261,8 +254,8 @@ impl Service {
                 .all(|(it, then)| it.addresses != then.addresses || !it.is_owned || then.is_owned)
     }
 
-    /// Whether the API takes an external traffic policy for it.
-    pub(crate) fn takes_external_policy(&self) -> bool {
+    /// Returns true if the API accepts an external traffic policy for the Service.
+    pub(crate) fn has_external_policy(&self) -> bool {
         matches!(self.kind, Type::NodePort | Type::LoadBalancer)
             || (self.has_cluster_ip() && !self.external.is_empty())
     }

@@ -1,11 +1,7 @@
-//! Calls of the agent that the kernel refuses, once or for a while: what was served stays served, the
-//! agent tries again, says so, and comes to what it would have written at once. And what it cannot read when
-//! it starts.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "the set-up of a test: what fails in it fails the test"
-)]
+//! System calls of the agent that fail once or for a while: served Services stay served, the agent logs
+//! the error, retries, and finally writes what it would have written at once. Also objects that cannot
+//! be read at a start.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failure in the set-up fails the test")]
 
 mod lasting;
 mod once;

@@ -1,4 +1,4 @@
-//! Each call refused once, and all of them at once.
+//! Each call fails once, and all calls fail at once.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ const WRITES: [(Operation, &str); 7] = [
 ];
 
 #[test]
-fn a_write_that_fails_once_is_made_good_for_and_no_client_notices() {
+fn a_write_that_fails_once_is_retried_without_interruption() {
     let stage = Stage::started("fails-once");
     for (operation, map) in WRITES {
-        // The only value of svclb_meta has its place.
+        // svclb_meta has one value, for which there is always a place.
         let can_fail = |error: &&(&str, i32)| map != "svclb_meta" || error.1 != libc::E2BIG;
         for &(name, error) in ERRORS.iter().filter(can_fail) {
             let row = format!("{operation:?} of {map}: {name}");
@@ -36,7 +36,7 @@ fn a_write_that_fails_once_is_made_good_for_and_no_client_notices() {
             let (before, failures) = (stage.world.status(), stage.failures());
             stage.faults.clear();
             stage.faults.fail(operation, map, error, 1);
-            stage.unnoticed(|| {
+            stage.uninterrupted(|| {
                 if removes {
                     stage.world.remove("default/other");
                 } else {
@@ -47,19 +47,15 @@ fn a_write_that_fails_once_is_made_good_for_and_no_client_notices() {
             });
             let failed = stage.faults.clear();
             assert_eq!(failed.len(), 1, "{row}: {failed:?}");
-            // One that has no room is no failure of the map, but a Service that does not fit.
+            // If the map is full, the Service is unplaced, and the call does not count as a failure.
             let after = stage.world.status();
             let grew = |name| after[name].as_u64() > before[name].as_u64();
-            let has_no_room = error == libc::E2BIG && !removes;
-            assert_eq!(
-                grew("index_lines") || grew("slots"),
-                has_no_room,
-                "{row}: {before} {after}"
-            );
-            let counted = u64::from(!has_no_room);
-            assert_eq!(stage.failures(), failures + counted, "{row}: it is counted: {after}");
+            let is_full = error == libc::E2BIG && !removes;
+            assert_eq!(grew("index_lines") || grew("slots"), is_full, "{row}: {before} {after}");
+            let counted = u64::from(!is_full);
+            assert_eq!(stage.failures(), failures + counted, "{row}: counted failures: {after}");
             if removes {
-                let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+                let error = stage.world.request(Tcp, "10.96.0.11:80").unwrap_err();
                 assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{row}: {error}");
             } else {
                 let expected = ["b-2", "b-3"].map(str::to_owned).into();
@@ -69,23 +65,23 @@ fn a_write_that_fails_once_is_made_good_for_and_no_client_notices() {
             }
         }
     }
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
-fn when_every_write_fails_for_a_while_nothing_is_lost() {
+fn changes_are_applied_after_every_write_failed_for_a_while() {
     let stage = Stage::started("fail-all");
     for (name, error) in ERRORS {
         for operation in [Operation::Update, Operation::Delete, Operation::Map] {
             stage.faults.fail(operation, "", error, usize::MAX);
         }
-        stage.unnoticed(|| {
+        stage.uninterrupted(|| {
             for round in 0..4 {
                 let backends = &stage.pool[round..=round];
                 stage.service("a", "10.96.0.11").backends(backends).write();
                 stage.service("b", "10.96.0.12").external_ip("203.0.113.1").write();
                 holds_for(Duration::from_millis(150), "the one that stays", || {
-                    stage.world.ask(Tcp, DIALLED).map(drop).map_err(|error| error.to_string())
+                    stage.world.request(Tcp, DIALLED).map(drop).map_err(|error| error.to_string())
                 });
                 stage.world.remove(if round % 2 == 0 { "default/b" } else { "default/a" });
             }
@@ -93,6 +89,6 @@ fn when_every_write_fails_for_a_while_nothing_is_lost() {
             assert!(!failed.is_empty(), "{name}");
             stage.world.settle();
         });
-        stage.world.assert_as_fresh();
+        stage.world.assert_same_as_fresh_agent();
     }
 }

@@ -1,4 +1,4 @@
-//! What a test of refused calls stands on.
+//! The set-up of the tests with failing calls.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,11 +7,12 @@ use svclb_tests::{Backend, Builder, Call, Faults, ServiceBuilder, Tcp, World, ev
 
 pub(crate) const DIALLED: &str = "10.96.0.10:80";
 
-/// A world whose agent can be made to fail, a Service at [`DIALLED`], and backends for others.
+/// A world whose agent's calls can be made to fail, with a Service at [`DIALLED`] and backends for
+/// others.
 pub(crate) struct Stage {
     pub(crate) faults: Faults,
     pub(crate) pool: Vec<Backend>,
-    // After what it has.
+    // Dropped after what belongs to it.
     pub(crate) world: World,
 }
 
@@ -36,10 +37,10 @@ impl Stage {
     }
 
     pub(crate) fn start(&self) {
-        self.world.start_agent_under(Some(&self.faults));
+        self.world.start_agent_with_faults(Some(&self.faults));
     }
 
-    /// How many steps failed, as `svclb status` shows it.
+    /// The number of failed steps, as `svclb status` shows it.
     pub(crate) fn failures(&self) -> u64 {
         let status = self.world.status();
         status["failures"].as_u64().unwrap_or_else(|| panic!("no failures in {status}"))
@@ -49,20 +50,20 @@ impl Stage {
         self.world.service(&format!("default/{name}")).cluster_ip(ip).port(80, Tcp)
     }
 
-    /// Who answers at an address, in some draws.
+    /// The names of the backends that answer 20 connections to an address.
     pub(crate) fn answers(&self, dialled: &str) -> BTreeSet<String> {
-        (0..20).map(|_| self.world.ask(Tcp, dialled).unwrap()).collect()
+        (0..20).map(|_| self.world.request(Tcp, dialled).unwrap()).collect()
     }
 
-    /// Waits until so many calls failed.
+    /// Waits until this many calls have failed.
     pub(crate) fn wait_for_failures(&self, count: usize) -> Vec<Call> {
         eventually(&format!("{count} calls failed"), || match self.faults.failed() {
             failed if failed.len() >= count => Ok(failed),
-            failed => Err(format!("{} did; the log:\n{}", failed.len(), self.world.agent_log())),
+            failed => Err(format!("{} failed; the log:\n{}", failed.len(), self.world.agent_log())),
         })
     }
 
-    /// Waits until it was waited so often before a new try. Gives the waits.
+    /// Waits until there were this many waits before retries, and returns them.
     pub(crate) fn wait_for_waits(
         &self,
         count: usize,
@@ -72,13 +73,13 @@ impl Stage {
             waits if waits.len() >= count => Ok(waits),
             waits => Err(format!("{waits:?}; the log:\n{}", self.world.agent_log())),
         });
-        waited.unwrap_or_else(|last| panic!("{count} waits between tries: not so in time: {last}"))
+        waited.unwrap_or_else(|last| panic!("expected {count} waits between retries: {last}"))
     }
 
-    /// A client of the Service that stays meets nothing of what `task` does.
-    pub(crate) fn unnoticed<R>(&self, task: impl FnOnce() -> R) -> R {
-        let (rounds, result) = self.world.without_a_gap(Tcp, DIALLED, &["b-0", "b-1"], task);
-        assert!(rounds > 0, "the client connected");
+    /// Runs `task` and asserts that no connect to the Service at [`DIALLED`] fails meanwhile.
+    pub(crate) fn uninterrupted<R>(&self, task: impl FnOnce() -> R) -> R {
+        let (rounds, result) = self.world.assert_uninterrupted(Tcp, DIALLED, &["b-0", "b-1"], task);
+        assert!(rounds > 0, "the client must have connected");
         result
     }
 }

@@ -1,4 +1,4 @@
-//! Agents that start over what an earlier one wrote, and cannot read all that there is.
+//! Agents that adopt an earlier agent's maps and cannot read all objects.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,10 +11,11 @@ use super::stage::{DIALLED, Stage};
 
 const FILE: &str = "default.unread.yaml";
 
-/// What becomes of the file of a Service, while no agent runs: its text from what it was.
-type Spoil = (&'static str, fn(&str) -> String);
+/// Damage to the file of a Service while no agent runs: a name, and a function from the old text to the
+/// new one.
+type Damage = (&'static str, fn(&str) -> String);
 
-const SPOILS: [Spoil; 5] = [
+const DAMAGES: [Damage; 5] = [
     ("a rejected slice", |text| text.replacen("addresses: [\"", "addresses: [\"x", 1)),
     ("a slice of another shape", |text| text.replacen("endpoints:", "endpoints: 7\nothers:", 1)),
     ("a rejected Service", |text| text.replacen("port: 80 }", "port: eighty }", 1)),
@@ -26,8 +27,9 @@ fn names(names: [&str; 2]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
 }
 
-/// Writes the Service, lets an agent write it to the maps, and kills that. Gives the text of its file.
-fn written(stage: &Stage) -> String {
+/// Writes the Service, lets an agent write it to the maps, and kills the agent. Returns the text of the
+/// file.
+fn write_then_kill_agent(stage: &Stage) -> String {
     stage.service("unread", "10.96.0.11").backends(&stage.pool[..2]).write();
     stage.world.settle();
     stage.world.take_agent().kill();
@@ -35,55 +37,57 @@ fn written(stage: &Stage) -> String {
 }
 
 #[test]
-fn a_restart_takes_nothing_away_because_it_cannot_read_it() {
-    // Audits see no reason either.
+fn a_restart_retains_services_whose_objects_cannot_be_read() {
+    // The audits must not remove it either.
     let stage = Stage::of(World::builder("unread").agent_args(["--audit", "1"]));
     stage.start();
-    stage.unnoticed(|| {
-        for (row, spoil) in SPOILS {
-            for is_mended in [true, false] {
-                let row = format!("{row}: mended {is_mended}");
-                let text = written(&stage);
-                let spoilt = spoil(&text);
-                assert_ne!(spoilt, text, "{row}");
-                stage.world.write_file(FILE, &spoilt);
-                let told = stage.world.agent_log().len();
+    stage.uninterrupted(|| {
+        for (row, damage) in DAMAGES {
+            for is_repaired in [true, false] {
+                let row = format!("{row}: repaired {is_repaired}");
+                let text = write_then_kill_agent(&stage);
+                let damaged = damage(&text);
+                assert_ne!(damaged, text, "{row}");
+                stage.world.write_file(FILE, &damaged);
+                let log_start = stage.world.agent_log().len();
                 stage.start();
-                holds_for(Duration::from_millis(2500), &format!("{row}: it is served"), || {
-                    match stage.answers("10.96.0.11:80") {
+                holds_for(
+                    Duration::from_millis(2500),
+                    &format!("{row}: the Service is served"),
+                    || match stage.answers("10.96.0.11:80") {
                         answers if answers == names(["b-0", "b-1"]) => Ok(()),
                         other => Err(format!("{other:?}: {}", stage.world.agent_log())),
-                    }
-                });
-                let log = stage.world.agent_log().split_off(told);
+                    },
+                );
+                let log = stage.world.agent_log().split_off(log_start);
                 let lines = |words: [&str; 2]| {
                     log.lines().filter(|line| words.iter().all(|it| line.contains(it))).count()
                 };
-                let kept = ["retaining the previous agent's state", "default/unread"];
-                assert_eq!(lines(kept), 1, "{row}: {log}");
+                let retained = ["retaining the previous agent's state", "default/unread"];
+                assert_eq!(lines(retained), 1, "{row}: {log}");
                 assert_eq!(lines([FILE, "until this is corrected"]), 1, "{row}: {log}");
                 assert!(!log.contains("forgotten"), "{row}: {log}");
                 assert_eq!(stage.world.status()["short"], 0, "{row}");
-                if is_mended {
+                if is_repaired {
                     stage.service("unread", "10.96.0.11").backends(&stage.pool[2..]).write();
                     stage.world.settle();
                     assert_eq!(stage.answers("10.96.0.11:80"), names(["b-2", "b-3"]), "{row}");
                 }
                 stage.world.remove("default/unread");
                 stage.world.settle();
-                let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+                let error = stage.world.request(Tcp, "10.96.0.11:80").unwrap_err();
                 assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{row}: {error}");
             }
         }
     });
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
-fn what_is_known_wins_over_what_an_earlier_agent_wrote() {
+fn readable_objects_win_over_an_earlier_agents_state() {
     let stage = Stage::started("unread-known");
-    let text = written(&stage);
-    // A slice more, which is rejected: the others are read.
+    let text = write_then_kill_agent(&stage);
+    // An additional slice that is rejected; the Service's other slices are readable.
     stage.service("unread", "10.96.0.11").backends(&stage.pool[2..]).write();
     let slice = text.rsplit("---").next().unwrap();
     let slice = slice.replace("name: unread-80", "name: other-80").replacen("[\"", "[\"x", 1);
@@ -91,30 +95,30 @@ fn what_is_known_wins_over_what_an_earlier_agent_wrote() {
     stage.start();
     stage.world.settle();
     assert_eq!(stage.answers("10.96.0.11:80"), names(["b-2", "b-3"]));
-    // From here on its backends go as always.
+    // From here on, backends are removed as usual.
     stage.world.take_agent().kill();
     stage.start();
     stage.service("unread", "10.96.0.11").write();
     stage.world.settle();
-    let error = stage.world.ask(Tcp, "10.96.0.11:80").unwrap_err();
+    let error = stage.world.request(Tcp, "10.96.0.11:80").unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "{error}");
     stage.world.remove("default/unread");
     fs::remove_file(stage.world.yaml().join("slice.yaml")).unwrap();
     stage.world.settle();
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
-fn a_file_that_is_being_written_when_an_agent_starts_is_waited_for() {
+fn a_starting_agent_waits_for_a_file_that_is_being_written() {
     let stage = Stage::started("unread-written");
-    stage.unnoticed(|| {
-        let text = written(&stage);
+    stage.uninterrupted(|| {
+        let text = write_then_kill_agent(&stage);
         let path = stage.world.yaml().join(FILE);
         let (half, rest) = text.split_at(text.find("---").unwrap());
         let mut file = fs::File::create(path).unwrap();
         file.write_all(half.as_bytes()).unwrap();
         let agent = stage.world.launch_agent(Some(&stage.faults));
-        // Written on and on, for longer than the agent waits for it.
+        // The file grows for longer than the agent waits for it.
         for _ in 0..60 {
             std::thread::sleep(Duration::from_millis(50));
             file.write_all(b"# more\n").unwrap();
@@ -124,25 +128,25 @@ fn a_file_that_is_being_written_when_an_agent_starts_is_waited_for() {
         drop(file);
         agent.wait_until_ready();
         stage.world.put_agent(agent);
-        eventually("all is read", || match stage.world.meta().synced {
+        eventually("all sources are read", || match stage.world.meta().synced {
             1 => Ok(()),
             _ => Err(stage.world.agent_log()),
         });
         stage.world.settle();
         assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]));
-        stage.world.ask(Tcp, DIALLED).unwrap();
+        stage.world.request(Tcp, DIALLED).unwrap();
     });
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }
 
 #[test]
 fn thousands_of_new_services_beside_a_rejected_one_are_served_after_a_restart() {
     const NEW: usize = 6_000;
     let stage = Stage::started("unread-many");
-    let text = written(&stage);
-    // The Service and its slices make no sense.
-    let spoilt = text.replacen("port: 80 }", "port: eighty }", 1);
-    stage.world.write_file(FILE, &spoilt.replace("addresses: [\"", "addresses: [\"x"));
+    let text = write_then_kill_agent(&stage);
+    // The Service and its slices are rejected.
+    let damaged = text.replacen("port: 80 }", "port: eighty }", 1);
+    stage.world.write_file(FILE, &damaged.replace("addresses: [\"", "addresses: [\"x"));
     let pod = stage.pool[2].address();
     let address = |number: usize| format!("10.97.{}.{}", number / 250, number % 250 + 1);
     let items = (0..NEW).flat_map(|number| {
@@ -170,16 +174,16 @@ fn thousands_of_new_services_beside_a_rejected_one_are_served_after_a_restart() 
             _ => Err(format!("{status}: {}", stage.world.agent_log())),
         }
     });
-    all_fit.unwrap_or_else(|last| panic!("not all fit, in larger maps: {last}"));
+    all_fit.unwrap_or_else(|last| panic!("expected all Services to fit into larger maps: {last}"));
     for number in (0..NEW).step_by(NEW / 30) {
         let to = format!("{}:80", address(number));
-        assert_eq!(stage.world.ask(Tcp, to.as_str()).unwrap(), "b-2", "{to}");
+        assert_eq!(stage.world.request(Tcp, to.as_str()).unwrap(), "b-2", "{to}");
     }
     assert_eq!(stage.answers("10.96.0.11:80"), names(["b-0", "b-1"]), "retained");
 }
 
 #[test]
-fn a_rejected_service_gives_its_address_to_one_that_can_be_read_and_names_it() {
+fn a_rejected_service_yields_its_address_to_a_readable_claimant() {
     let stage = Stage::started("unread-gives");
     stage.service("unread", "10.96.0.11").backends(&stage.pool[..2]).write();
     stage.world.settle();
@@ -201,13 +205,13 @@ fn a_rejected_service_gives_its_address_to_one_that_can_be_read_and_names_it() {
         }
         stage.world.settle();
         is_answered_by(&format!("{row}: no other claims it"), ["b-0", "b-1"]);
-        // Both name it from here on, so that what is served is not what each of them asks for.
+        // From here on both Services claim the address, so neither is served as it asks.
         stage.service("victim", "10.96.0.11").backends(&stage.pool[2..]).write();
         is_answered_by(&format!("{row}: another claims it"), ["b-2", "b-3"]);
         stage.world.remove("default/victim");
         stage.world.write_file(FILE, &text);
         stage.world.settle();
-        is_answered_by(&format!("{row}: mended"), ["b-0", "b-1"]);
+        is_answered_by(&format!("{row}: repaired"), ["b-0", "b-1"]);
     }
-    stage.world.assert_as_fresh();
+    stage.world.assert_same_as_fresh_agent();
 }

@@ -1,7 +1,7 @@
-//! The agent is killed again and again, at whatever point it is, while Services change and clients
-//! connect: translation goes on, nobody reaches a Service that he did not dial, and the next agent comes
-//! to what a first one would write.
-#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
+//! The agent is killed again and again at random points while Services change and clients connect:
+//! translation goes on, no client reaches a Service that it did not dial, and the next agent converges
+//! to what a fresh agent would write.
+#![expect(clippy::unwrap_used, reason = "a failure in the set-up fails the test")]
 
 mod chronicle;
 
@@ -16,20 +16,20 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use svclb_tests::{Kind, Protocol, Socket, World};
 
-/// How often the agent is killed.
+/// Environment variable with the number of kills.
 const VARIABLE: &str = "SVCLB_KILLS";
 const KILLS: usize = 500;
-/// Repeats a history of changes; when a kill comes is up to the machine all the same.
+/// Repeats the history of changes. The moments of the kills depend on the machine all the same.
 const SEED: u64 = 0x5eed_0005;
-/// Clients that connect by TCP or UDP, and those that send from unconnected sockets.
+/// Clients that connect over TCP or UDP, and clients that send from unconnected sockets.
 const DIALLERS: usize = 3;
 const SENDERS: usize = 1;
 const PAUSE: Duration = Duration::from_millis(1);
 
 #[test]
-fn an_agent_that_is_killed_at_any_time_leaves_translation_and_is_continued_by_the_next() {
+fn an_agent_killed_at_any_time_never_interrupts_translation_and_the_next_one_continues() {
     let kills = env::var(VARIABLE).map_or(KILLS, |text| {
-        text.parse().unwrap_or_else(|error| panic!("{VARIABLE}={text:?} is no number: {error}"))
+        text.parse().unwrap_or_else(|error| panic!("{VARIABLE}={text:?} is not a number: {error}"))
     });
     println!("{kills} kills, seed {SEED:#x}");
     let world = World::builder("kills").without_agent().start();
@@ -38,8 +38,8 @@ fn an_agent_that_is_killed_at_any_time_leaves_translation_and_is_continued_by_th
         .collect();
     let chronicle = Chronicle::new(&world, &pools);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
-    world.start_agent_under(None);
-    chronicle.settled();
+    world.start_agent_with_faults(None);
+    chronicle.mark_settled();
     let begun = Instant::now();
     let rounds = [const { AtomicUsize::new(0) }; DIALLERS + SENDERS];
     let done = AtomicBool::new(false);
@@ -52,7 +52,7 @@ fn an_agent_that_is_killed_at_any_time_leaves_translation_and_is_continued_by_th
                     while !done.load(Ordering::Relaxed) {
                         client.round();
                         round.fetch_add(1, Ordering::Relaxed);
-                        // Leaves something of a small machine to the agents.
+                        // The pause leaves processor time of a small machine to the agents.
                         thread::sleep(PAUSE);
                     }
                 })
@@ -62,44 +62,44 @@ fn an_agent_that_is_killed_at_any_time_leaves_translation_and_is_continued_by_th
             world.take_agent().kill();
             let mut killer = Killer { world: &world, chronicle: &chronicle, start: None };
             for _ in 0..kills {
-                // A client that failed is told below.
+                // The panic of a client is resumed below.
                 if clients.iter().any(|client| client.is_finished()) {
                     break;
                 }
                 killer.kill(&mut random);
             }
-            world.start_agent_under(None);
-            chronicle.settled();
+            world.start_agent_with_faults(None);
+            chronicle.mark_settled();
         }));
         done.store(true, Ordering::Relaxed);
         let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
         ended.into_iter().for_each(|it| it.unwrap_or_else(|panic| resume_unwind(panic)));
         killed.unwrap_or_else(|panic| resume_unwind(panic));
     });
-    println!("{:?}; the clients did {rounds:?} rounds", begun.elapsed());
+    println!("{:?}; rounds of the clients: {rounds:?}", begun.elapsed());
     for (number, rounds) in rounds.iter().enumerate() {
         let rounds = rounds.load(Ordering::Relaxed);
-        assert!(rounds > kills, "client {number} did {rounds} rounds only");
+        assert!(rounds > kills, "client {number}: expected more than {kills} rounds, got {rounds}");
     }
     chronicle.end();
     world.settle();
     let status = world.status();
     assert_eq!(svclb_tests::counter(&status, "torn"), 0, "{status}");
-    world.assert_as_fresh();
-    // Nothing is left to put right, either.
+    world.assert_same_as_fresh_agent();
+    // The next agent finds nothing to repair.
     world.take_agent().kill();
-    let told = world.agent_log().len();
-    world.start_agent_under(None);
-    let log = world.agent_log().split_off(told);
+    let log_start = world.agent_log().len();
+    world.start_agent_with_faults(None);
+    let log = world.agent_log().split_off(log_start);
     assert!(!log.contains("putting right"), "{log}");
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
 }
 
-/// Starts agents, changes Services, and kills.
+/// Starts agents, changes Services and kills the agents.
 struct Killer<'a> {
     world: &'a World,
     chronicle: &'a Chronicle<'a>,
-    /// How long the last start took that was waited for.
+    /// Duration of the last start that was awaited.
     start: Option<Duration>,
 }
 
@@ -110,8 +110,8 @@ impl Killer<'_> {
         }
         let (begun, version) = (Instant::now(), self.chronicle.version());
         let agent = self.world.launch_agent(None);
-        // While it starts, or once it is ready: while it takes in a change. A start is some tenths of a
-        // second, for the kernel's verifier, so most are not waited for.
+        // The agent is killed while it starts, or later while it applies changes. A start takes some
+        // tenths of a second, for the kernel's verifier, so most starts are not awaited.
         let early = self.start.filter(|_| random.random_range(0..5) != 0);
         if let Some(start) = early {
             let wait = start.mul_f64(random.random_range(0.0..1.1));
@@ -123,13 +123,13 @@ impl Killer<'_> {
         } else {
             self.world.wait_until_written(&agent);
             self.start = Some(begun.elapsed());
-            self.chronicle.written(version);
+            self.chronicle.mark_written(version);
             for _ in 0..random.random_range(1..4) {
                 self.chronicle.change(random);
                 thread::sleep(Duration::from_micros(random.random_range(0..4_000)));
             }
             if random.random_range(0..3) == 0 {
-                // Beyond the time that a Service stays whose file vanished.
+                // Longer than the time for which a Service stays after its file has vanished.
                 thread::sleep(Duration::from_millis(random.random_range(0..120)));
             }
         }
@@ -137,13 +137,13 @@ impl Killer<'_> {
     }
 }
 
-/// Asks at every address, and looks who answers.
+/// Sends requests to all addresses and checks the answers.
 struct Client<'a> {
     world: &'a World,
     chronicle: &'a Chronicle<'a>,
     random: ChaCha8Rng,
     dialled: Vec<(Protocol, String)>,
-    /// An unconnected socket, and how often it was used.
+    /// An unconnected socket, with the number of its requests.
     sends: Option<(Socket, usize)>,
     is_sender: bool,
 }

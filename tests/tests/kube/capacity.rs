@@ -1,4 +1,4 @@
-//! One namespace writes more than its share of what every agent keeps in memory.
+//! One namespace exceeds its share of the memory that every agent spends on objects.
 
 use std::fs;
 
@@ -8,13 +8,13 @@ use svclb_tests::{World, eventually};
 
 use super::stage::{Stage, backends, service, slice};
 
-/// Slices of the tenant's, of 1,000 endpoints each: some 18 MB in an agent that keeps them.
+/// Slices of the tenant, of 1,000 endpoints each: about 18 MB in an agent that keeps them.
 const SLICES: usize = 100;
-/// What the agent may take more with them, kB. The share of the namespace is 1.4 MB; the allocator and the
-/// pools of names, which are emptied when they have doubled, come on top.
+/// Allowed growth of the agent's memory in kB. The share of the namespace is 1.4 MB; in addition there
+/// are the allocator and the pools of names, which are emptied once they have doubled.
 const GROWTH: u64 = 12_000;
 
-/// A slice of a namespace with as many endpoints as it may have.
+/// A slice of the tenant with as many endpoints as a slice may have.
 fn large(number: usize) -> Value {
     let endpoints: Vec<Value> = (0..1_000_u16)
         .map(|at| {
@@ -33,7 +33,7 @@ fn of_tenant(mut object: Value) -> Value {
     object
 }
 
-/// kB of its memory that are no file's.
+/// The agent's resident anonymous memory in kB.
 fn resident(world: &World) -> u64 {
     let agent = world.take_agent();
     let status = fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
@@ -42,9 +42,9 @@ fn resident(world: &World) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Slices of no Service are in no budget of Services, and are kept all the same.
+/// Slices without a Service are in no budget of Services, and are kept all the same.
 #[test]
-fn slices_without_a_service_take_no_more_memory_than_the_share_of_their_namespace() {
+fn slices_without_a_service_use_no_more_memory_than_their_namespaces_share() {
     let stage = Stage::new("kube-capacity");
     let (world, api) = (&stage.world, stage.api());
     api.apply_all(&[
@@ -59,15 +59,15 @@ fn slices_without_a_service_take_no_more_memory_than_the_share_of_their_namespac
     stage.wait_for(&["10.244.0.1"]);
     let before = resident(world);
     api.create_all((0..SLICES).map(large).collect());
-    // They are read in their order, so this comes after them. The other namespace has its own share.
+    // The slices are read in order, so this one comes after them. Its namespace has a share of its own.
     api.apply_all(&[slice("hello", &["10.244.0.1", "10.244.0.2"])]);
     stage.wait_for(&["10.244.0.1", "10.244.0.2"]);
     let after = resident(world);
     println!("{before} kB before, {after} kB with {SLICES} slices of 1,000 endpoints");
-    assert!(after <= before + GROWTH, "{before} kB became {after} kB");
-    // What is there stays, and follows its changes. What comes new is beyond the share.
+    assert!(after <= before + GROWTH, "memory grew from {before} kB to {after} kB");
+    // Known objects stay and are updated; new ones exceed the share.
     api.apply_all(&[of_tenant(slice("web", &["10.244.0.4"]))]);
-    eventually("a Service of the namespace is followed", || match backends(world, "web") {
+    eventually("a Service of the namespace is updated", || match backends(world, "web") {
         found if found == ["10.244.0.4".to_owned()].into() => Ok(()),
         found => Err(format!("{found:?}")),
     });
@@ -75,19 +75,19 @@ fn slices_without_a_service_take_no_more_memory_than_the_share_of_their_namespac
     wide["endpoints"] = large(0)["endpoints"].take();
     api.apply_all(&[wide]);
     stage.wait_for_log(&["ERROR", "tenant/web", "one of its objects needs", "--all-memory"]);
-    eventually("it is refused", || match &world.status()["refused"] {
+    eventually("the Service is refused", || match &world.status()["refused"] {
         found if *found == json!(1) => Ok(()),
         found => Err(found.to_string()),
     });
     assert!(backends(world, "web").is_empty());
-    // A later agent comes to no other end, and its list fills its memory no more than the watch did.
+    // A later agent decides the same, and its list needs no more memory than the watch.
     drop(world.take_agent());
     stage.start_agent_as(&stage.plane.kubeconfig(), &flags);
     stage.wait_for(&["10.244.0.1", "10.244.0.2"]);
     let listed = resident(world);
     println!("{listed} kB after a list of them");
-    assert!(listed <= before + GROWTH, "{before} kB became {listed} kB");
-    // Room comes.
+    assert!(listed <= before + GROWTH, "memory grew from {before} kB to {listed} kB");
+    // The tenant frees its share.
     for number in 0..SLICES {
         api.delete(&Reference::slice(&format!("tenant/orphan-{number}-1")), None).unwrap();
     }
@@ -95,7 +95,7 @@ fn slices_without_a_service_take_no_more_memory_than_the_share_of_their_namespac
         1_000 => Ok(()),
         found => Err(format!("{found} backends\n{}", world.agent_log())),
     });
-    eventually("none is refused", || match &world.status()["refused"] {
+    eventually("no Service is refused", || match &world.status()["refused"] {
         found if *found == json!(0) => Ok(()),
         found => Err(found.to_string()),
     });

@@ -1,10 +1,6 @@
-//! The agent on a real API server: what it writes and when, what it does when the way there breaks, and
-//! that it ends with what an agent that starts afresh would have written.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "the set-up of a test: what fails in it fails the test"
-)]
+//! The agent on a real API server: what it writes and when, how it handles failures of the connection,
+//! and that it converges to what a fresh agent would write.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failure in the set-up fails the test")]
 
 mod capacity;
 mod claims;

@@ -12,7 +12,7 @@ fn services_with_names_that_look_like_numbers_are_served() {
     let stage = Stage::on("kube-names", ControlPlane::new("kube-names"));
     let api = stage.api();
     let kubelet = Kubelet::new(&stage.plane, NODE, "zone-a", 1);
-    // One whose slice the EndpointSlice controller makes, and names after it.
+    // The EndpointSlice controller creates the slice of this Service, and names it after the Service.
     let pod = kubelet.pod("default/a", "hello");
     pod.set_ready(true);
     let _backend = stage.world.backend("a", Tcp, &pod.at(8080).to_string());
@@ -27,7 +27,7 @@ fn services_with_names_that_look_like_numbers_are_served() {
         slice["metadata"]["name"] = json!(format!("s{host}"));
         api.apply_all(&[service(name, &format!("10.96.1.{host}")), slice]);
     }
-    // What the API server rejects is not looked at any further.
+    // Names that the API server rejects need no further test.
     for name in ["-1", "1-", "1.2", "1_2", &"9".repeat(64)] {
         let refused = api.create(&service(name, "")).unwrap_err();
         assert!(refused.to_string().contains("metadata.name"), "{name}: {refused}");
@@ -42,7 +42,7 @@ fn services_with_names_that_look_like_numbers_are_served() {
         });
     };
     is_served("8080", "10.96.0.20:80", &pod.at(8080).ip().to_string());
-    assert_eq!(stage.world.ask(Tcp, "10.96.0.20:80").unwrap(), "a");
+    assert_eq!(stage.world.request(Tcp, "10.96.0.20:80").unwrap(), "a");
     for (name, host) in others.iter().zip(1_u8..) {
         is_served(name, &format!("10.96.1.{host}:80"), &format!("10.244.9.{host}"));
     }

@@ -1,4 +1,4 @@
-//! What the API server says of objects, and what the maps hold then.
+//! Objects of the API server, and the resulting content of the maps.
 
 use std::thread;
 use std::time::Duration;
@@ -12,31 +12,31 @@ use super::stage::{
 };
 
 #[test]
-fn what_the_api_server_has_is_served_and_followed() {
+fn services_of_the_api_server_are_served_and_updated() {
     let stage = Stage::new("kube-served");
     let _a = stage.world.backend("a", Tcp, "10.244.0.1:8080");
     let _b = stage.world.backend("b", Tcp, "10.244.0.2:8080");
     let api = stage.api();
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
-    assert_eq!(stage.world.ask(Tcp, DIALLED).unwrap(), "a");
+    assert_eq!(stage.world.request(Tcp, DIALLED).unwrap(), "a");
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
     stage.wait_for(&["10.244.0.2"]);
-    assert_eq!(stage.world.ask(Tcp, DIALLED).unwrap(), "b");
+    assert_eq!(stage.world.request(Tcp, DIALLED).unwrap(), "b");
     api.delete(&Reference::slice("default/hello-1"), None).unwrap();
     stage.wait_for(&[]);
     let refused = stage.world.dial(Tcp, DIALLED).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED), "{refused}");
     api.delete(&hello(), None).unwrap();
-    eventually("the Service is gone", || match stage.world.dial(Tcp, DIALLED) {
-        // No Service any more, and the namespace's route leads nowhere.
+    eventually("the Service is removed", || match stage.world.dial(Tcp, DIALLED) {
+        // The Service is gone, and the namespace's route prohibits the address.
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
         other => Err(format!("{other:?}")),
     });
 }
 
 #[test]
-fn a_service_that_another_proxy_takes_goes_and_comes_back() {
+fn labels_withdraw_a_service_or_a_slice_until_they_are_removed() {
     let stage = Stage::new("kube-label");
     let api = stage.api();
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
@@ -45,7 +45,7 @@ fn a_service_that_another_proxy_takes_goes_and_comes_back() {
     for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
         let labels = |value| json!({ "metadata": { "labels": { label: value } } });
         api.patch(&hello(), &labels(json!("other"))).unwrap();
-        eventually(&format!("{label} takes the Service away"), || {
+        eventually(&format!("{label} withdraws the Service"), || {
             match &content(&stage.world).into_iter().find(|row| row.contains("hello")) {
                 None => Ok(()),
                 Some(row) => Err(row.clone()),
@@ -54,7 +54,7 @@ fn a_service_that_another_proxy_takes_goes_and_comes_back() {
         api.patch(&hello(), &labels(json!(null))).unwrap();
         stage.wait_for(&["10.244.0.1"]);
     }
-    // The same with a slice.
+    // The same for a slice.
     let slice = Reference::slice("default/hello-1");
     let labels =
         |value| json!({ "metadata": { "labels": { "service.kubernetes.io/headless": value } } });
@@ -90,7 +90,7 @@ fn the_set_moves_with_the_zone_of_the_node() {
 }
 
 #[test]
-fn a_thousand_rapid_changes_of_one_service_end_as_a_fresh_agent_begins() {
+fn a_thousand_rapid_changes_converge_to_the_maps_of_a_fresh_agent() {
     let stage = Stage::new("kube-rapid");
     let api = stage.api();
     api.apply_all(&[
@@ -120,7 +120,7 @@ fn a_thousand_rapid_changes_of_one_service_end_as_a_fresh_agent_begins() {
             _ => drop(api.patch(&slice_of, &json!({ "endpoints": endpoints })).unwrap()),
         }
     }
-    // A last change, which shows when all was heard.
+    // A last change, which shows that all earlier ones have been read.
     api.apply_all(&[slice("other", &["10.244.0.10"])]);
     eventually("the last change is written", || match backends(&stage.world, "other") {
         found if found.contains("10.244.0.10") => Ok(()),
@@ -129,37 +129,41 @@ fn a_thousand_rapid_changes_of_one_service_end_as_a_fresh_agent_begins() {
     let fresh = World::builder("kube-rapid-fresh").without_agent().start();
     let _relay = stage.plane.relay(&fresh);
     start(&fresh, &stage.plane.kubeconfig(), &[]);
-    // Slices and Services come by two watches: the last of one may be behind the other's.
+    // Slices and Services come through two watches, so the last event of one may be later than that of
+    // the other.
     let expected = content(&fresh);
     assert!(expected.len() > 3, "{expected:?}");
-    eventually("the maps are a fresh agent's", || match content(&stage.world) {
+    eventually("the maps are those of a fresh agent", || match content(&stage.world) {
         found if found == expected => Ok(()),
         found => Err(format!("{:#?}", found.symmetric_difference(&expected))),
     });
 }
 
 #[test]
-fn rejected_slice_keeps_its_backends_and_rejects_only_itself() {
+fn rejected_slice_retains_its_backends_and_affects_no_other_object() {
     let stage = Stage::new("kube-rejected");
     let api = stage.api();
-    // One that is rejected from the start.
-    api.apply_all(&[service("wrong", "10.96.0.12"), oversized(&slice("wrong", &["10.244.0.7"]))]);
+    // A slice that is rejected from the start.
+    api.apply_all(&[
+        service("wrong", "10.96.0.12"),
+        with_too_many_endpoints(&slice("wrong", &["10.244.0.7"])),
+    ]);
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
     stage.wait_for(&["10.244.0.1"]);
-    // One that was readable, and keeps its state.
-    api.apply_all(&[oversized(&slice("hello", &["10.244.0.3"]))]);
+    // A slice that was readable, and retains its state.
+    api.apply_all(&[with_too_many_endpoints(&slice("hello", &["10.244.0.3"]))]);
     stage.wait_for_log(&["WARN", "default/hello-1", "101 ports of 1000 endpoints"]);
     api.apply_all(&[service("other", "10.96.0.11"), slice("other", &["10.244.0.9"])]);
     let other = |expected: &str| {
-        eventually("other Services are followed", || match backends(&stage.world, "other") {
+        eventually("other Services are updated", || match backends(&stage.world, "other") {
             found if found.contains(expected) => Ok(()),
             found => Err(format!("{found:?}")),
         });
     };
     other("10.244.0.9");
     stage.wait_for(&["10.244.0.1"]);
-    // A relist changes nothing of that, and logs neither again.
+    // A relist changes nothing, and logs neither slice again.
     stage.relay.cut();
     stage.plane.stop_api_server();
     stage.plane.start_api_server();
@@ -173,13 +177,13 @@ fn rejected_slice_keeps_its_backends_and_rejects_only_itself() {
         assert_eq!(lines, 1, "{object}: {log}");
     }
     assert!(backends(&stage.world, "wrong").is_empty());
-    // Readable again, it counts again.
+    // Once the slice can be read again, it is used.
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
     stage.wait_for(&["10.244.0.2"]);
 }
 
-/// The same slice with more ports and endpoints than svclb reads (100,000 pairs); the API server takes it.
-fn oversized(slice: &serde_json::Value) -> serde_json::Value {
+/// The slice with more pairs of port and endpoint than svclb reads (100,000). The API server accepts it.
+fn with_too_many_endpoints(slice: &serde_json::Value) -> serde_json::Value {
     let mut slice = slice.clone();
     let port = |i| json!({ "name": format!("p{i}"), "protocol": "TCP", "port": 1 + i });
     slice["ports"] = (0..101).map(port).collect();
@@ -191,13 +195,13 @@ fn oversized(slice: &serde_json::Value) -> serde_json::Value {
 }
 
 #[test]
-fn slice_whose_label_names_no_service_belongs_to_none() {
+fn slice_whose_label_is_no_service_name_belongs_to_no_service() {
     let stage = Stage::new("kube-label-value");
     let api = stage.api();
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
     stage.wait_for(&["10.244.0.1"]);
-    // The API server takes any value of a label; no Service can have this name.
+    // The API server accepts any label value, but no Service can have this name.
     let label = |name| json!({ "metadata": { "labels": { "kubernetes.io/service-name": name } } });
     let reference = Reference::slice("default/hello-1");
     api.patch(&reference, &label("Hello_World")).unwrap();
@@ -223,7 +227,7 @@ fn unusable_address_of_the_node_is_ignored_by_itself() {
         let addresses: Vec<_> = addresses.iter().map(address).collect();
         api.patch_status(&node, &json!({ "status": { "addresses": addresses } })).unwrap();
     };
-    let serves = |expected: &[&str]| {
+    let expect_frontends = |expected: &[&str]| {
         let common = ["10.96.0.10:80", "127.0.0.1:30080"];
         let expected = common.iter().chain(expected).map(|&it| it.to_owned()).collect();
         eventually(&format!("it serves {expected:?}"), || {
@@ -233,31 +237,31 @@ fn unusable_address_of_the_node_is_ignored_by_itself() {
     };
     set(&[("InternalIP", "192.0.2.1")]);
     stage.start_agent();
-    serves(&["192.0.2.1:30080"]);
+    expect_frontends(&["192.0.2.1:30080"]);
     set(&[("InternalIP", "some-where"), ("ExternalIP", "198.51.100.1")]);
     stage.wait_for_log(&["WARN", "Node node-a", "status.addresses[0].address"]);
-    serves(&["198.51.100.1:30080"]);
-    // Other changes are followed meanwhile.
+    expect_frontends(&["198.51.100.1:30080"]);
+    // Other changes are applied meanwhile.
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
     stage.wait_for(&["10.244.0.2"]);
     set(&[("InternalIP", "192.0.2.2"), ("ExternalIP", "198.51.100.1")]);
-    serves(&["192.0.2.2:30080", "198.51.100.1:30080"]);
+    expect_frontends(&["192.0.2.2:30080", "198.51.100.1:30080"]);
 }
 
 #[test]
-fn a_service_is_served_at_the_addresses_and_ports_that_it_has_now() {
+fn a_service_is_served_at_its_current_addresses_and_ports() {
     let stage = Stage::new("kube-spec");
     let api = stage.api();
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
-    let becomes = |what: &str, expected: &[&str]| {
+    let expect_frontends = |what: &str, expected: &[&str]| {
         let expected = expected.iter().map(|&frontend| frontend.to_owned()).collect();
         eventually(what, || match frontends(&stage.world, "hello") {
             found if found == expected => Ok(()),
             found => Err(format!("{found:?}; log:\n{}", stage.world.agent_log())),
         });
     };
-    becomes("it is served", &["10.96.0.10:80"]);
+    expect_frontends("it is served", &["10.96.0.10:80"]);
     let port = |name: &str, port: u16| json!({ "name": name, "port": port, "protocol": "TCP" });
     let none = serde_json::Value::Null;
     let external = json!({
@@ -285,23 +289,23 @@ fn a_service_is_served_at_the_addresses_and_ports_that_it_has_now() {
     ];
     for (what, spec, expected) in steps {
         api.patch(&hello(), &json!({ "spec": spec })).unwrap();
-        becomes(what, expected);
+        expect_frontends(what, expected);
     }
-    // A Service that is made anew is another one, whatever of it was heard.
+    // A recreated Service is another one, even if the agent missed the deletion.
     api.delete(&hello(), None).unwrap();
     api.apply_all(&[service("hello", "10.96.0.30")]);
-    becomes("made anew", &["10.96.0.30:80"]);
+    expect_frontends("recreated", &["10.96.0.30:80"]);
     stage.wait_for(&["10.244.0.1"]);
 }
 
 #[test]
-fn an_idle_agent_says_nothing_and_one_change_is_one_line() {
+fn an_idle_agent_logs_nothing_and_one_change_logs_one_line() {
     let stage = Stage::new("kube-idle");
     let api = stage.api();
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.start_agent();
     stage.wait_for(&["10.244.0.1"]);
-    // What is told after the start.
+    // The last lines of the start.
     thread::sleep(Duration::from_secs(1));
     let quiet = |what: &str| {
         let before = stage.world.agent_log();
@@ -311,10 +315,10 @@ fn an_idle_agent_says_nothing_and_one_change_is_one_line() {
         });
         before
     };
-    let before = quiet("it says nothing");
+    let before = quiet("the agent logs nothing");
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
     stage.wait_for(&["10.244.0.2"]);
-    let after = quiet("nor after that");
-    let said: Vec<&str> = after[before.len()..].lines().collect();
-    assert!(said.len() == 1 && said[0].contains("maps changed"), "{said:#?}");
+    let after = quiet("the agent logs nothing more");
+    let lines: Vec<&str> = after[before.len()..].lines().collect();
+    assert!(lines.len() == 1 && lines[0].contains("maps changed"), "{lines:#?}");
 }

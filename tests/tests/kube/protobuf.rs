@@ -1,5 +1,5 @@
-//! What a real API server tells in protobuf is what it tells in JSON: this is what guards the numbers of
-//! the fields, which svclb-objects has by hand.
+//! Objects that a real API server encodes in protobuf equal those that it encodes in JSON. This protects
+//! the field numbers, which svclb-objects has written by hand.
 
 use std::fs;
 use std::path::Path;
@@ -14,12 +14,12 @@ use svclb_tests::{World, eventually};
 
 use super::stage::{NODE, Stage, content, service, slice};
 
-/// What an API server is asked for: a list that is streamed, and its end.
+/// Query for a streamed list and its end.
 const LIST: &str = "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
     &allowWatchBookmarks=true&timeoutSeconds=2";
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
-/// Services and EndpointSlices that use each field that is read.
+/// Services and EndpointSlices that use each field that svclb reads.
 fn objects() -> Vec<Value> {
     let port = |name: &str, protocol: &str, port: u16, node_port: Option<u16>| {
         let mut it = json!({ "name": name, "protocol": protocol, "port": port });
@@ -46,7 +46,7 @@ fn objects() -> Vec<Value> {
             port("signal", "SCTP", 5000, None),
         ],
     });
-    // Younger than the first, whose name is behind its own, and at one of its addresses.
+    // Younger than the first Service, which has one of the same addresses and a name that sorts later.
     let mut early = service("early", "10.96.0.21");
     early["spec"]["externalIPs"] = json!(["192.0.2.20", "192.0.2.21"]);
     let mut proxied = service("proxied", "10.96.0.22");
@@ -93,7 +93,7 @@ fn objects() -> Vec<Value> {
         { "addresses": ["fd00:244::1"], "nodeName": NODE,
           "conditions": { "ready": false, "serving": true, "terminating": true } },
     ]);
-    // All of them only end, and no hint is given.
+    // All endpoints terminate, and there are no hints.
     let mut ends = slice("early", &["10.244.1.1", "10.244.1.2"]);
     ends["endpoints"][0]["conditions"] =
         json!({ "ready": false, "serving": true, "terminating": true });
@@ -126,14 +126,14 @@ fn objects() -> Vec<Value> {
     ]
 }
 
-/// The bytes of a field of protobuf that is a text or a message.
+/// The encoding of a protobuf field that is a text or a message.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let length = u8::try_from(bytes.len()).unwrap();
     assert!(length < 128, "a length of one byte");
     [&[number << 3 | 2, length][..], bytes].concat()
 }
 
-/// A slice in protobuf, with an annotation that is no UTF-8, which no JSON can hold.
+/// A slice in protobuf with an annotation that is not UTF-8, which JSON cannot express.
 fn slice_with_bytes() -> Vec<u8> {
     let pair = |key: &str, value: &[u8]| [field(1, key.as_bytes()), field(2, value)].concat();
     let metadata = [
@@ -142,7 +142,7 @@ fn slice_with_bytes() -> Vec<u8> {
         field(11, &pair("kubernetes.io/service-name", b"bytes")),
         field(12, &pair("endpoints.kubernetes.io/last-change-trigger-time", b"\xff\xfe")),
     ];
-    // A port has a number of type int32, field 3.
+    // The port's number is field 3, of type int32.
     let port = [field(1, b""), field(2, b"TCP"), vec![3 << 3, 80]].concat();
     let slice = [
         field(1, &metadata.concat()),
@@ -157,8 +157,8 @@ fn slice_with_bytes() -> Vec<u8> {
     [b"k8s\0".to_vec(), field(1, &types), raw].concat()
 }
 
-/// What the API server answers to this, in this encoding.
-fn answer(api: &Client, request: http::request::Builder, body: Vec<u8>) -> (u16, Vec<u8>) {
+/// Sends a request and returns the status and the body.
+fn send(api: &Client, request: http::request::Builder, body: Vec<u8>) -> (u16, Vec<u8>) {
     let request = request.body(Body::from(body)).unwrap();
     let client = api.client();
     api.wait(async move {
@@ -169,7 +169,7 @@ fn answer(api: &Client, request: http::request::Builder, body: Vec<u8>) -> (u16,
 }
 
 #[test]
-fn what_an_api_server_tells_in_protobuf_is_what_it_tells_in_json() {
+fn protobuf_objects_of_a_real_api_server_equal_its_json_objects() {
     let stage = Stage::new("kube-protobuf");
     let api = stage.api();
     let node = Reference::node(NODE);
@@ -182,14 +182,14 @@ fn what_an_api_server_tells_in_protobuf_is_what_it_tells_in_json() {
     api.patch_status(&node, &json!({ "status": { "addresses": addresses } })).unwrap();
     let objects = objects();
     api.apply_all(&objects[..1]);
-    // Ages are told in seconds.
+    // Creation times have a resolution of one second.
     thread::sleep(Duration::from_millis(1100));
     api.apply_all(&objects[1..]);
     api.apply_all(&[service("bytes", "10.96.0.30")]);
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
     let create = Request::post(slices).header("Content-Type", PROTOBUF);
-    let (status, said) = answer(api, create, slice_with_bytes());
-    assert_eq!(status, 201, "{}", String::from_utf8_lossy(&said));
+    let (status, body) = send(api, create, slice_with_bytes());
+    assert_eq!(status, 201, "{}", String::from_utf8_lossy(&body));
     for (name, at) in [
         (
             "full",
@@ -211,9 +211,9 @@ fn what_an_api_server_tells_in_protobuf_is_what_it_tells_in_json() {
         stage.wait_for_log(&["listed", resource, "encoding=\"protobuf\""]);
     }
     let other = World::builder("kube-protobuf-json").without_agent().start();
-    let known = [("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice"), ("v1", "Node")];
-    let same = |what: &str| {
-        let lists = known.map(|(version, kind)| api.list(version, kind, "", "").unwrap());
+    let kinds = [("v1", "Service"), ("discovery.k8s.io/v1", "EndpointSlice"), ("v1", "Node")];
+    let assert_same_content = |what: &str| {
+        let lists = kinds.map(|(version, kind)| api.list(version, kind, "", "").unwrap());
         let items = lists.concat();
         let list = json!({ "kind": "List", "apiVersion": "v1", "items": items });
         other.write_file("all.json", &list.to_string());
@@ -230,8 +230,8 @@ fn what_an_api_server_tells_in_protobuf_is_what_it_tells_in_json() {
             Err(format!("{:#?}; log:\n{log}", found.symmetric_difference(&expected)))
         })
     };
-    let listed = same("listed");
-    // What each field is for shows in the maps.
+    let listed = assert_same_content("listed");
+    // The effect of each field is visible in the maps.
     for words in [
         "fd00:96::20",
         "192.0.2.20",
@@ -251,20 +251,20 @@ fn what_an_api_server_tells_in_protobuf_is_what_it_tells_in_json() {
     }
     assert!(!listed.iter().any(|row| row.contains("203.0.113.21")), "{listed:#?}");
 
-    // The same by events.
+    // The same for watch events.
     api.delete(&Reference::service("default/ranges-six"), None).unwrap();
     let policy =
         json!({ "spec": { "internalTrafficPolicy": "Cluster", "sessionAffinity": "None" } });
     api.patch(&Reference::service("default/full"), &policy).unwrap();
     let zone = json!({ "metadata": { "labels": { "topology.kubernetes.io/zone": "zone-b" } } });
     api.patch(&node, &zone).unwrap();
-    let watched = same("watched");
+    let watched = assert_same_content("watched");
     assert_ne!(listed, watched);
     assert!(!stage.world.agent_log().contains("cannot watch"), "{}", stage.world.agent_log());
 }
 
-/// Keeps what the API server tells of each kind in both encodings: what the tests of svclb-objects begin
-/// with, in svclb-objects/tests/protobuf.
+/// Records the answers of the API server for each kind in both encodings, for the tests in
+/// svclb-objects/tests/protobuf.
 fn record(api: &Client, folder: &Path) {
     for (name, path) in [
         ("services", "/api/v1/services"),
@@ -273,14 +273,14 @@ fn record(api: &Client, folder: &Path) {
     ] {
         for (ending, accept) in [("frames", PROTOBUF), ("json", "application/json")] {
             let request = Request::get(format!("{path}?{LIST}")).header("Accept", accept);
-            let (status, body) = answer(api, request, Vec::new());
+            let (status, body) = send(api, request, Vec::new());
             assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
             fs::write(folder.join(format!("{name}.{ending}")), body).unwrap();
         }
     }
     let request = Request::get("/api/v1/services?watch=true&sendInitialEvents=true")
         .header("Accept", PROTOBUF);
-    let (status, body) = answer(api, request, Vec::new());
+    let (status, body) = send(api, request, Vec::new());
     assert_eq!(status, 422, "{}", String::from_utf8_lossy(&body));
     fs::write(folder.join("error.status"), body).unwrap();
 }

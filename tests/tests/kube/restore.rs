@@ -1,10 +1,10 @@
-//! etcd is restored to an older state, as an operator does with a backup.
+//! etcd is restored from a backup, so that the API server has an older state.
 
 use super::stage::{Stage, service, slice};
 
-/// The watches wait for versions that do not exist any more, and the API server says nothing.
+/// The watches wait for versions that do not exist any more, and the API server sends nothing.
 #[test]
-fn watch_that_goes_silent_when_etcd_is_restored_is_listed_anew() {
+fn silent_watch_after_a_restore_of_etcd_is_relisted() {
     let stage = Stage::new("kube-restore");
     let (plane, api) = (&stage.plane, stage.api());
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
@@ -12,7 +12,7 @@ fn watch_that_goes_silent_when_etcd_is_restored_is_listed_anew() {
     plane.save_store();
     plane.start_api_server();
     stage.start_agent_as(&plane.kubeconfig(), &["--silence", "5"]);
-    // The versions of these are not reached again for a while.
+    // It takes a while until versions as high as these are reached again.
     for last in 2..200 {
         api.apply_all(&[slice("hello", &[&format!("10.244.0.{last}")])]);
     }
@@ -21,7 +21,7 @@ fn watch_that_goes_silent_when_etcd_is_restored_is_listed_anew() {
     plane.restore_store();
     plane.start_api_server();
     stage.wait_for(&["10.244.0.1"]);
-    // From there on changes are followed.
+    // Later changes are applied.
     api.apply_all(&[slice("hello", &["10.244.0.7"])]);
     stage.wait_for(&["10.244.0.7"]);
     stage.wait_for_log(&["WARN", "endpointslices", "sends nothing on an open watch"]);

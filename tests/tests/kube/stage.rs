@@ -1,4 +1,4 @@
-//! A control plane without controllers, a world that reaches it, and an agent on it.
+//! The set-up of these tests: a control plane without controllers, and a world that reaches it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,18 +8,18 @@ use serde_json::{Value, json};
 use svclb_tests::cluster::{Client, ControlPlane, Reference, Relay};
 use svclb_tests::{Tcp, World, eventually, within};
 
-/// The Node that the agent runs on, which is in zone-a.
+/// The agent's Node, which is in zone-a.
 pub(crate) const NODE: &str = "node-a";
-/// The ClusterIP of `default/hello`, and its port.
+/// The ClusterIP and port of `default/hello`.
 pub(crate) const DIALLED: &str = "10.96.0.10:80";
 
-/// Longer than two time limits of the agent's (30 s) and the longest wait between two tries: an attempt
-/// may have begun just before what makes it vain.
+/// Limit for the agent: longer than two of its timeouts (30 s) and its longest backoff, because an
+/// attempt may begin just before it becomes futile.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// All of it, without an agent.
+/// The control plane and the world, without an agent.
 pub(crate) struct Stage {
-    // The relay ends before what it joins.
+    // Fields are dropped in this order: the relay ends before what it connects.
     pub(crate) relay: Relay,
     pub(crate) world: World,
     pub(crate) plane: ControlPlane,
@@ -53,12 +53,12 @@ impl Stage {
         start(&self.world, kubeconfig, more);
     }
 
-    /// Waits until only these backends of `default/hello` are drawn.
+    /// Waits until `default/hello` has exactly these backends.
     pub(crate) fn wait_for(&self, expected: &[&str]) {
         wait_for(&self.world, expected);
     }
 
-    /// Waits until the agent's log has these words, each in one line.
+    /// Waits until one line of the agent's log has all these words.
     pub(crate) fn wait_for_log(&self, words: &[&str]) {
         eventually(&format!("the log has {words:?}"), || {
             let log = self.world.agent_log();
@@ -69,16 +69,16 @@ impl Stage {
         });
     }
 
-    /// Connects all the time while `task` runs, and fails if a single connect to `default/hello` does or
-    /// is answered by another's backend than its own, `a` and `b`.
-    pub(crate) fn without_a_gap<R>(&self, task: impl FnOnce() -> R) -> R {
-        let (rounds, result) = self.world.without_a_gap(Tcp, DIALLED, &["a", "b"], task);
-        assert!(rounds > 10, "the client connected {rounds} times only");
+    /// Runs `task` and asserts that no connect to `default/hello` fails meanwhile, or is answered by any
+    /// backend but `a` and `b`.
+    pub(crate) fn assert_uninterrupted<R>(&self, task: impl FnOnce() -> R) -> R {
+        let (rounds, result) = self.world.assert_uninterrupted(Tcp, DIALLED, &["a", "b"], task);
+        assert!(rounds > 10, "expected more than 10 connects, got {rounds}");
         result
     }
 }
 
-/// Starts an agent on a world, and waits until it is ready.
+/// Starts an agent on a world and waits until it is ready.
 pub(crate) fn start(world: &World, kubeconfig: &Path, more: &[&str]) {
     let kubeconfig = kubeconfig.to_str().unwrap();
     let mut arguments = vec!["--kubeconfig", kubeconfig, "--node", NODE];
@@ -86,32 +86,32 @@ pub(crate) fn start(world: &World, kubeconfig: &Path, more: &[&str]) {
     world.start_agent_with(&arguments);
 }
 
-/// Waits until only these backends of `default/hello` are drawn.
+/// Waits until `default/hello` has exactly these backends.
 pub(crate) fn wait_for(world: &World, expected: &[&str]) {
     let expected: BTreeSet<String> = expected.iter().map(|&backend| backend.to_owned()).collect();
     let found = within(PATIENCE, || match backends(world, "hello") {
         found if found == expected => Ok(()),
         found => Err(format!("{found:?}; the agent's log:\n{}", world.agent_log())),
     });
-    found.unwrap_or_else(|last| panic!("{expected:?} are the backends: not so in time: {last}"));
+    found.unwrap_or_else(|last| panic!("expected the backends {expected:?}: {last}"));
 }
 
-/// The addresses that a Service's clients are given.
+/// The addresses of the backends that clients of a Service are given.
 pub(crate) fn backends(world: &World, service: &str) -> BTreeSet<String> {
     let mine = rows(world, "backends").into_iter().filter(|row| row["service"] == service);
     let drawn = mine.filter(|row| row["weight"].as_f64().is_some_and(|weight| weight > 0.0));
     drawn.map(|row| row["address"].as_str().unwrap().to_owned()).collect()
 }
 
-/// What a Service is dialled at.
+/// The frontends of a Service.
 pub(crate) fn frontends(world: &World, service: &str) -> BTreeSet<String> {
     let mine = rows(world, "services").into_iter().filter(|row| row["name"] == service);
     let frontends = mine.flat_map(|row| row["frontends"].as_array().unwrap().clone());
     frontends.map(|frontend| frontend.as_str().unwrap().to_owned()).collect()
 }
 
-/// All that the maps say, but for what differs from agent to agent: the numbers of services and
-/// connections that were made.
+/// All rows that the commands show, without the fields that differ between agents: ids of services and
+/// counts of connections.
 pub(crate) fn content(world: &World) -> BTreeSet<String> {
     let all = ["services", "backends"].map(|command| rows(world, command));
     let all = all.into_iter().flatten().map(|mut row| {
@@ -129,12 +129,12 @@ pub(crate) fn rows(world: &World, command: &str) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The Service that is dialled.
+/// The Service at [`DIALLED`].
 pub(crate) fn hello() -> Reference {
     Reference::service("default/hello")
 }
 
-/// A Service with this ClusterIP; an empty one is chosen by the API server.
+/// A Service with this ClusterIP; if it is empty, the API server chooses one.
 pub(crate) fn service(name: &str, cluster_ip: &str) -> Value {
     json!({
         "apiVersion": "v1",
@@ -144,7 +144,7 @@ pub(crate) fn service(name: &str, cluster_ip: &str) -> Value {
     })
 }
 
-/// A slice of a Service with these addresses, port 8080.
+/// A slice of a Service with these addresses and port 8080.
 pub(crate) fn slice(service: &str, addresses: &[&str]) -> Value {
     let endpoints: Vec<Value> =
         addresses.iter().map(|address| json!({ "addresses": [address] })).collect();

@@ -1,4 +1,4 @@
-//! Before the agent is ready, and how it is told where Services come from.
+//! The agent before it is ready, and the choice of its source.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -12,7 +12,7 @@ use svclb_tests::{Tcp, World, eventually, holds_for};
 use super::stage::{DIALLED, NODE, Stage, backends, rows, service, slice};
 
 #[test]
-fn nothing_is_written_before_every_kind_was_seen() {
+fn nothing_is_written_before_every_kind_was_listed() {
     let plane =
         ControlPlane::builder("kube-synced").without_controllers().user("bob", ["agents"]).start();
     let stage = Stage::on("kube-synced", plane);
@@ -38,7 +38,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: agents }}]
     };
     role("");
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
-    // What an earlier agent left.
+    // The state that an earlier agent left.
     stage.start_agent();
     stage.world.take_agent().kill();
     api.apply_all(&[slice("hello", &["10.244.0.2"])]);
@@ -47,8 +47,8 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: agents }}]
         stage.wait_for_log(&["listed", "services"]);
         stage.wait_for_log(&["listed", "endpointslices"]);
         stage.wait_for_log(&["WARN", "nodes", "forbidden", "earlier agent"]);
-        holds_for(Duration::from_secs(1), "what was served stays served", || {
-            match (stage.world.ask(Tcp, DIALLED), backends(&stage.world, "hello")) {
+        holds_for(Duration::from_secs(1), "served Services stay served", || {
+            match (stage.world.request(Tcp, DIALLED), backends(&stage.world, "hello")) {
                 (Ok(name), found) if name == "a" && found.contains("10.244.0.1") => Ok(()),
                 other => Err(format!("{other:?}")),
             }
@@ -59,7 +59,7 @@ subjects: [{{ apiGroup: rbac.authorization.k8s.io, kind: Group, name: agents }}]
 }
 
 #[test]
-fn an_api_server_that_is_away_is_waited_for() {
+fn a_starting_agent_waits_for_the_api_server() {
     let stage = Stage::new("kube-away");
     stage.api().apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     stage.plane.stop_api_server();
@@ -73,7 +73,7 @@ fn an_api_server_that_is_away_is_waited_for() {
 }
 
 #[test]
-fn agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_is_not_ready() {
+fn agent_that_starts_without_the_api_server_serves_the_existing_state_and_is_not_ready() {
     let stage = Stage::new("kube-gone");
     let world = &stage.world;
     let _a = world.backend("a", Tcp, "10.244.0.1:8080");
@@ -82,36 +82,36 @@ fn agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_is_no
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
     let is_ready = || {
         let output = world.svclb(&["status", "--ready"]);
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(said).unwrap().trim().to_owned())
+        let output_text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(output_text).unwrap().trim().to_owned())
     };
     stage.start_agent();
     assert_eq!(is_ready(), (true, "ready".to_owned()));
-    stage.without_a_gap(|| {
+    stage.assert_uninterrupted(|| {
         stage.relay.cut();
         world.take_agent().kill();
         api.apply_all(&[slice("hello", &["10.244.0.2"])]);
         stage.start_agent_as(&stage.plane.kubeconfig(), &["--audit", "1"]);
-        let (ready, said) = is_ready();
-        assert!(!ready && said.contains("not yet heard its sources since it started"), "{said}");
+        let (ready, text) = is_ready();
+        assert!(!ready && text.contains("not yet heard its sources since it started"), "{text}");
         assert_eq!(world.status()["synced"], false);
-        let unheard = world.status()["sources"].as_array().unwrap().clone();
-        assert!(unheard.iter().all(|it| it["heard_seconds_ago"].is_null()), "{unheard:?}");
-        // It looks after what is installed, whatever it waits for.
+        let sources = world.status()["sources"].as_array().unwrap().clone();
+        assert!(sources.iter().all(|it| it["heard_seconds_ago"].is_null()), "{sources:?}");
+        // Pins and hooks are supervised meanwhile.
         let link = world.pinned("links", "getpeername4");
         world.unpin(&link);
-        eventually("the pin is there again", || {
+        eventually("the pin is restored", || {
             let link = link.clone();
             world.inside(move || link.exists()).then_some(()).ok_or_else(|| world.agent_log())
         });
-        // Several audits find nothing too much, although nothing is known of what should be there.
-        holds_for(Duration::from_secs(4), "what was served stays served", || {
+        // Several audits remove nothing, although the desired state is not known.
+        holds_for(Duration::from_secs(4), "served Services stay served", || {
             match backends(world, "hello") {
                 found if found == BTreeSet::from(["10.244.0.1".to_owned()]) => Ok(()),
                 other => Err(format!("{other:?}; the log:\n{}", world.agent_log())),
             }
         });
-        // Several such agents change nothing.
+        // Several such agents in a row change nothing.
         world.take_agent().kill();
         stage.start_agent();
         stage.relay.open(world);
@@ -119,17 +119,17 @@ fn agent_that_starts_while_the_api_server_is_away_serves_what_is_there_and_is_no
     });
     assert_eq!(is_ready(), (true, "ready".to_owned()));
     assert_eq!(world.status()["synced"], true);
-    // Heard once, it stays ready when the API server is away.
-    eventually("it is shown when and from where each source was heard", || {
+    // Once it has read its sources, the agent stays ready while the API server is away.
+    eventually("the status has the time and address of each source", || {
         let sources = world.status()["sources"].as_array().unwrap().clone();
-        let is_shown = |it: &Value| {
+        let is_complete = |it: &Value| {
             it["heard_seconds_ago"].is_u64()
                 && it["way"] == "configuration"
                 && it["address"] == "127.0.0.1:6443"
         };
         let names: Vec<&str> = sources.iter().filter_map(|it| it["name"].as_str()).collect();
         let is_all = names == ["services", "endpointslices", "nodes"];
-        if is_all && sources.iter().all(is_shown) { Ok(()) } else { Err(format!("{sources:?}")) }
+        if is_all && sources.iter().all(is_complete) { Ok(()) } else { Err(format!("{sources:?}")) }
     });
     stage.relay.cut();
     stage.wait_for_log(&["WARN", "cannot watch"]);
@@ -144,7 +144,7 @@ fn an_api_server_that_does_not_stream_lists_is_read_page_by_page() {
         .start();
     let stage = Stage::on("kube-pages", plane);
     let api = stage.api();
-    // More than one page of them.
+    // More than one page of Services.
     let others = (0..450).map(|number| service(&format!("other-{number}"), ""));
     api.apply_all(&others.collect::<Vec<_>>());
     api.apply_all(&[service("hello", "10.96.0.10"), slice("hello", &["10.244.0.1"])]);
@@ -169,7 +169,7 @@ fn node_ports_follow_the_addresses_of_interfaces_in_the_given_ranges() {
         let output = stage.world.output(command);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    let becomes = |expected: &[&str]| {
+    let expect_node_ports_at = |expected: &[&str]| {
         let what = format!("node ports are at {expected:?} and on loopback");
         eventually(&what, || {
             let shown = rows(&stage.world, "services");
@@ -183,18 +183,18 @@ fn node_ports_follow_the_addresses_of_interfaces_in_the_given_ranges() {
     ip("address add 192.0.2.1/32 dev lo");
     let ranges = "192.0.2.0/24,127.0.0.0/8,fd00:2::/64";
     stage.start_agent_as(&stage.plane.kubeconfig(), &["--node-port-addresses", ranges]);
-    becomes(&["192.0.2.1"]);
+    expect_node_ports_at(&["192.0.2.1"]);
     ip("address add 192.0.2.2/32 dev lo");
-    becomes(&["192.0.2.1", "192.0.2.2"]);
-    // Another range, and the other family of a Service that has one only.
+    expect_node_ports_at(&["192.0.2.1", "192.0.2.2"]);
+    // An address outside the range, and one of a family that the Service does not have.
     ip("address add 198.51.100.1/32 dev lo");
     ip("address add fd00:2::1/128 dev lo");
     ip("address del 192.0.2.1/32 dev lo");
-    becomes(&["192.0.2.2"]);
+    expect_node_ports_at(&["192.0.2.2"]);
 }
 
 #[test]
-fn outside_of_a_cluster_the_agent_says_what_it_needs() {
+fn outside_of_a_cluster_the_agent_reports_the_missing_source() {
     let world = World::builder("kube-nowhere").without_agent().start();
     let none = world.yaml().join("none");
     let none = none.to_str().unwrap();
@@ -208,14 +208,14 @@ fn outside_of_a_cluster_the_agent_says_what_it_needs() {
         command.arg("--pins").arg(world.pins()).arg("--cgroup").arg(world.cgroup());
         command.env_remove("KUBERNETES_SERVICE_HOST");
         let output = world.output(command);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{row}: {said}");
-        assert!(said.contains(expected), "{row}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{row}: {stderr}");
+        assert!(stderr.contains(expected), "{row}: {stderr}");
     }
 }
 
 #[test]
-fn each_line_of_a_log_for_machines_is_one_object() {
+fn each_line_of_a_json_log_is_one_object() {
     let stage = Stage::new("kube-json");
     stage.start_agent_as(&stage.plane.kubeconfig(), &["--log-format", "json"]);
     let log = stage.world.agent_log();

@@ -1,5 +1,5 @@
-//! An agent that reaches its API server through the Service `default/kubernetes`, which it serves itself:
-//! whatever happens to that Service's endpoints, the agent finds back, and no client is misled.
+//! An agent that reaches its API server through the Service `default/kubernetes`, which it serves
+//! itself. Whatever happens to that Service's endpoints, the agent reconnects, and no client is misled.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -16,21 +16,21 @@ use super::stage::{NODE, Stage, backends, service, slice};
 
 /// The ClusterIP of `default/kubernetes`.
 const CLUSTER_IP: &str = "10.96.0.1:443";
-/// Where the API server is when it has moved.
+/// The address of the API server after a move.
 const MOVED: &str = "10.244.255.253";
-/// API servers with this have an endpoint, which they give up when they end. Watches go on for a moment, as
-/// behind the load balancers that this is for.
+/// Flags with which an API server has an endpoint, which it removes before it ends. Watches go on for a
+/// moment, as behind the load balancers that this is for.
 const HAS_ENDPOINT: [&str; 2] =
     ["--endpoint-reconciler-type=lease", "--shutdown-delay-duration=2s"];
-/// The longest wait between two tries, twice (jitter), and a busy machine.
+/// Limit for the agent to reconnect: twice its longest backoff (jitter), and a busy machine.
 const FOLLOWS: Duration = Duration::from_secs(90);
 
-/// A world whose way to the API server is the ClusterIP.
+/// A world whose kubeconfig has the ClusterIP of the API server.
 struct Ways {
     stage: Stage,
-    /// What kube-proxy's rules would do.
+    /// A relay that does what kube-proxy's rules would do.
     proxy: Option<Relay>,
-    /// The API server at its endpoint.
+    /// A relay at the endpoint of the API server.
     endpoint: Relay,
     kubeconfig: PathBuf,
 }
@@ -45,18 +45,18 @@ impl Ways {
         Self { stage, proxy: None, endpoint, kubeconfig }
     }
 
-    /// A relay stands in for kube-proxy.
+    /// With a relay that stands in for kube-proxy.
     fn with_relay(name: &str) -> Self {
         let mut ways = Self::new(name);
-        ways.world().have(at(CLUSTER_IP).ip());
+        ways.world().add_local_address(at(CLUSTER_IP).ip());
         ways.proxy = Some(ways.stage.plane.relay_at(&ways.stage.world, at(CLUSTER_IP)));
         ways
     }
 
-    /// The real kube-proxy runs in the world, by whose rules a client reaches the ClusterIP.
+    /// With the real kube-proxy in the world, whose rules lead clients to the ClusterIP.
     fn with_kube_proxy(name: &str) -> (Self, Process) {
         let ways = Self::new(name);
-        // A packet to the ClusterIP is sent, and the address that it comes from is one of a pod's.
+        // The namespace needs a route to the ClusterIP, and a source address of the pods' range.
         let setup =
             ["address add 10.244.200.1/32 dev lo", "route add 10.96.0.1 dev lo src 10.244.200.1"];
         for arguments in setup {
@@ -71,7 +71,10 @@ impl Ways {
             ways.world().dial(Tcp, CLUSTER_IP).map_err(|error| error.to_string())
         });
         reaches.unwrap_or_else(|last| {
-            panic!("kube-proxy serves {CLUSTER_IP}: {last}; its log:\n{}", kube_proxy.said())
+            panic!(
+                "kube-proxy must serve {CLUSTER_IP}: {last}; its log:\n{}",
+                kube_proxy.log_tail()
+            )
         });
         (ways, kube_proxy)
     }
@@ -84,8 +87,8 @@ impl Ways {
         self.stage.start_agent_as(&self.kubeconfig, more);
     }
 
-    /// The API server restarts, and takes its endpoint away before it ends. Clients are refused until it is
-    /// back.
+    /// Restarts the API server, which removes its endpoint before it ends. Clients are refused until it
+    /// is back.
     fn restart_api_server(&self, meanwhile: impl FnOnce()) {
         self.wait_for_endpoints(&["10.244.255.254"]);
         self.stage.plane.terminate_api_server();
@@ -96,7 +99,7 @@ impl Ways {
         self.stage.plane.start_api_server();
     }
 
-    /// Waits until a client of the ClusterIP is given these endpoints.
+    /// Waits until clients of the ClusterIP are given these endpoints.
     fn wait_for_endpoints(&self, expected: &[&str]) {
         let found = within(FOLLOWS, || {
             let found = backends(self.world(), "kubernetes");
@@ -104,11 +107,15 @@ impl Ways {
             if is_it { Ok(()) } else { Err(format!("{found:?}")) }
         });
         found.unwrap_or_else(|last| {
-            panic!("endpoints {expected:?}: {last}; the log:\n{}", self.world().agent_log())
+            panic!(
+                "expected the endpoints {expected:?}: {last}; the log:\n{}",
+                self.world().agent_log()
+            )
         });
     }
 
-    /// Fails unless the agent follows again, in good time, and clients reach the API server.
+    /// Asserts that the agent applies changes again within the limit, and that clients reach the API
+    /// server.
     fn assert_follows(&self, row: &str) {
         let start = Instant::now();
         self.stage.api().apply_all(&[slice("hello", &["10.244.0.2"])]);
@@ -123,12 +130,14 @@ impl Ways {
             Ok(socket) => Ok(socket),
             Err(error) => Err(error.to_string()),
         });
-        served.unwrap_or_else(|last| panic!("{row}: clients are not served again: {last}"));
+        served.unwrap_or_else(|last| {
+            panic!("{row}: clients must reach the API server again: {last}")
+        });
         self.stage.api().apply_all(&[slice("hello", &["10.244.0.1"])]);
         self.stage.wait_for(&["10.244.0.1"]);
     }
 
-    /// By which way the agent heard its Services last.
+    /// The way by which the agent last read its Services.
     fn way(&self) -> String {
         let status = self.world().status();
         status["sources"][0]["way"].as_str().unwrap_or_default().to_owned()
@@ -136,11 +145,11 @@ impl Ways {
 }
 
 #[test]
-fn agent_follows_a_single_api_server_again_that_restarts_gracefully() {
+fn agent_reconnects_to_a_single_api_server_that_restarts_gracefully() {
     let ways = Ways::with_relay("way-restart");
     let proxy = ways.proxy.as_ref().unwrap();
     ways.start_agent(&[]);
-    // By kube-proxy's path alone, by the endpoint alone.
+    // First by kube-proxy's path alone, then by the endpoint alone.
     ways.endpoint.cut();
     ways.restart_api_server(|| {});
     ways.endpoint.open(ways.world());
@@ -150,7 +159,7 @@ fn agent_follows_a_single_api_server_again_that_restarts_gracefully() {
     ways.assert_follows("by the last endpoint known");
     assert_eq!(ways.way(), "endpoint");
     proxy.open(ways.world());
-    // The agent restarts while there is no endpoint in the maps.
+    // The agent restarts while the maps have no endpoint.
     ways.restart_api_server(|| {
         ways.world().take_agent().kill();
         ways.start_agent(&[]);
@@ -160,11 +169,11 @@ fn agent_follows_a_single_api_server_again_that_restarts_gracefully() {
 }
 
 #[test]
-fn agent_finds_an_api_server_that_moved_while_it_did_not_look() {
+fn agent_finds_an_api_server_that_moved_while_it_was_down_or_cut_off() {
     let mut ways = Ways::with_relay("way-moved");
     ways.start_agent(&[]);
     ways.wait_for_endpoints(&["10.244.255.254"]);
-    // The agent is down meanwhile.
+    // The API server moves while the agent is down.
     ways.world().take_agent().kill();
     ways.stage.plane.stop_api_server();
     ways.endpoint.cut();
@@ -175,7 +184,7 @@ fn agent_finds_an_api_server_that_moved_while_it_did_not_look() {
     ways.start_agent(&[]);
     ways.assert_follows("moved while the agent was down");
     ways.wait_for_endpoints(&[MOVED]);
-    // It is cut off meanwhile, and kube-proxy's path is the only one back.
+    // The API server moves while the agent is cut off, and only kube-proxy's path leads back.
     let proxy = ways.proxy.as_ref().unwrap();
     proxy.cut();
     ways.endpoint.cut();
@@ -189,35 +198,35 @@ fn agent_finds_an_api_server_that_moved_while_it_did_not_look() {
 }
 
 #[test]
-fn each_given_way_is_tried_and_one_that_fails_costs_only_itself() {
-    // Nothing at the ClusterIP: neither kube-proxy nor what stands in for it.
+fn each_configured_address_is_tried_and_a_failing_one_delays_no_other() {
+    // Nothing listens at the ClusterIP: there is neither kube-proxy nor a stand-in.
     let ways = Ways::new("way-given");
     let refused = "https://10.244.250.1:7443";
     let another = "10.244.250.2:7443";
-    // Who has no certificate of the cluster's.
+    // A server without a certificate of the cluster.
     let impostor = ways.world().backend("impostor", Tcp, "10.244.250.3:7443");
     let _works = ways.stage.plane.relay_at(ways.world(), at(another));
-    let given = format!("{refused},https://{},https://{another}", impostor.address());
-    ways.start_agent(&["--api-server", &given]);
+    let flag_value = format!("{refused},https://{},https://{another}", impostor.address());
+    ways.start_agent(&["--api-server", &flag_value]);
     ways.stage.wait_for(&["10.244.0.1"]);
     assert_eq!(ways.way(), "api-server");
     ways.stage.wait_for_log(&["WARN", refused, "refused"]);
     let log = ways.world().agent_log();
-    let told = log.lines().filter(|line| line.contains(refused)).count();
-    assert_eq!(told, 1, "once: {log}");
-    // The endpoint that was learned is a way like all others, and the agent restarts over the maps.
+    let lines = log.lines().filter(|line| line.contains(refused)).count();
+    assert_eq!(lines, 1, "expected one line about {refused}: {log}");
+    // The learned endpoint is one of the ways, and the agent restarts over the maps.
     ways.restart_api_server(|| {
         ways.world().take_agent().kill();
-        ways.start_agent(&["--api-server", &given]);
+        ways.start_agent(&["--api-server", &flag_value]);
     });
     ways.assert_follows("by a given way");
 }
 
 #[test]
-fn exec_plugin_reaches_the_api_server_past_the_agents_own_hooks() {
+fn exec_plugin_reaches_the_api_server_without_translation() {
     let ways = Ways::with_relay("way-plugin");
     let folder = ways.stage.plane.folder().to_owned();
-    // The plugin asks the API server at the ClusterIP before it gives a token.
+    // The plugin connects to the API server at the ClusterIP before it returns a token.
     let config = fs::read_to_string(&ways.kubeconfig).unwrap();
     let mut config = documents(&config).pop().unwrap();
     let user = &mut config["users"][0]["user"];
@@ -253,11 +262,11 @@ fn exec_plugin_reaches_the_api_server_past_the_agents_own_hooks() {
 }
 
 #[test]
-fn with_the_real_kube_proxy_the_agent_follows_again_after_a_restart_and_a_move() {
+fn with_the_real_kube_proxy_the_agent_reconnects_after_a_restart_and_a_move() {
     let (mut ways, mut kube_proxy) = Ways::with_kube_proxy("way-kube-proxy");
     ways.start_agent(&[]);
-    // Each time the agent restarts while the maps have no endpoint, so that kube-proxy's path is the only
-    // one.
+    // The agent restarts each time while the maps have no endpoint, so that only kube-proxy's path is
+    // left.
     ways.restart_api_server(|| {
         ways.world().take_agent().kill();
         ways.start_agent(&[]);
@@ -278,7 +287,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A program that is svclb in a cgroup of its own, below the world's.
+/// Writes a program that starts svclb in a cgroup of its own, below the world's.
 fn in_own_cgroup(world: &World, folder: &Path) -> PathBuf {
     let cgroup = world.cgroup().join("agent");
     fs::create_dir_all(&cgroup).unwrap();

@@ -1,5 +1,5 @@
-//! An image archive, read as the specification says (github.com/opencontainers/image-spec 1.1): every
-//! digest and size is compared.
+//! Reads an image archive by the specification (github.com/opencontainers/image-spec 1.1), checking
+//! every digest and size.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,16 +13,16 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest,
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-/// Names the archive to test.
+/// Environment variable with the archive to test.
 const VARIABLE: &str = "SVCLB_IMAGE";
 
-/// What is in the archive.
+/// The files of an archive, by their path.
 pub(crate) struct Archive {
     files: BTreeMap<String, Vec<u8>>,
 }
 
 impl Archive {
-    /// The archive under test.
+    /// Reads the archive under test.
     pub(crate) fn read() -> Self {
         let path = archive();
         let data = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -32,17 +32,19 @@ impl Archive {
             let name = entry.path().unwrap().display().to_string();
             let mut content = Vec::new();
             entry.read_to_end(&mut content).unwrap();
-            assert_eq!(files.insert(name.clone(), content), None, "{name} is there twice");
+            assert_eq!(files.insert(name.clone(), content), None, "{name} occurs twice");
         }
         Self { files }
     }
 
-    /// A file of it.
+    /// The content of a file.
     pub(crate) fn file(&self, name: &str) -> &[u8] {
-        self.files.get(name).unwrap_or_else(|| panic!("no {name} among {:?}", self.files.keys()))
+        self.files
+            .get(name)
+            .unwrap_or_else(|| panic!("expected {name} among {:?}", self.files.keys()))
     }
 
-    /// What a descriptor stands for.
+    /// The content that a descriptor refers to.
     pub(crate) fn blob(&self, descriptor: &Descriptor) -> &[u8] {
         let digest = descriptor.digest().to_string();
         let content = self.file(&digest.replacen("sha256:", "blobs/sha256/", 1));
@@ -51,28 +53,30 @@ impl Archive {
         content
     }
 
-    /// The one image of the index.
+    /// The only image of the index.
     pub(crate) fn manifest(&self) -> (Descriptor, ImageManifest) {
         let index = ImageIndex::from_reader(self.file("index.json")).unwrap();
-        let [descriptor] = &index.manifests()[..] else { panic!("{index:?} has not one image") };
+        let [descriptor] = &index.manifests()[..] else {
+            panic!("expected one image in {index:?}")
+        };
         assert_eq!(descriptor.media_type(), &MediaType::ImageManifest);
         (descriptor.clone(), ImageManifest::from_reader(self.blob(descriptor)).unwrap())
     }
 
-    /// How a container of it runs.
+    /// The configuration of the image's containers.
     pub(crate) fn configuration(&self) -> ImageConfiguration {
         let (_, manifest) = self.manifest();
         assert_eq!(manifest.config().media_type(), &MediaType::ImageConfig);
         ImageConfiguration::from_reader(self.blob(manifest.config())).unwrap()
     }
 
-    /// The files of its layers, as a runtime unpacks them.
+    /// Unpacks the layers, as a container runtime does.
     pub(crate) fn unpack(&self) -> TempDir {
         let (_, manifest) = self.manifest();
         let configuration = self.configuration();
         let expected = configuration.rootfs().diff_ids();
         assert_eq!(manifest.layers().len(), expected.len());
-        // As the harness names what it removes if a test dies.
+        // The prefix lets the harness remove the folder if a test is killed.
         let prefix = format!("svclb-test-{}-image-", std::process::id());
         let root = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         for (layer, expected) in manifest.layers().iter().zip(expected) {
@@ -88,14 +92,14 @@ impl Archive {
     }
 }
 
-/// As descriptors write it.
+/// The digest in the form of descriptors.
 pub(crate) fn sha256(content: &[u8]) -> String {
     let digest = Sha256::digest(content);
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
 
-/// Where the archive is: named by the environment, or built once for this test process.
+/// The path of the archive: named by the environment, or built once per test process.
 fn archive() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| match std::env::var_os(VARIABLE) {

@@ -1,8 +1,8 @@
-//! Plays kubelet and container runtime for the containers of a manifest: the image's files as a
-//! read-only root, the volumes mounted as asked for, the capabilities that are granted and no other.
+//! Does the work of the kubelet and the container runtime for the containers of a manifest: the image's
+//! files as a read-only root, the requested volumes, and only the granted capabilities.
 //!
-//! What the node has at `/sys/fs/cgroup` and `/sys/fs/bpf` is the world's. The pod's processes are in a
-//! cgroup below the world's and see nothing above their own. seccomp, AppArmor and SELinux are not played.
+//! The node's `/sys/fs/cgroup` and `/sys/fs/bpf` are those of the world. The pod's processes are in a
+//! cgroup below the world's and see nothing above it. seccomp, AppArmor and SELinux are not imitated.
 
 pub(crate) mod image;
 
@@ -21,11 +21,11 @@ use serde_json::Value;
 use svclb_tests::{World, spawn};
 use tempfile::TempDir;
 
-/// Where a pod finds its service account.
+/// Mount point of the service account in a pod.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Names of capabilities as Kubernetes has them, and their numbers (linux/capability.h).
+/// Names of capabilities in Kubernetes, with their numbers (linux/capability.h).
 const CAPABILITIES: [(&str, u32); 3] = [("NET_ADMIN", 12), ("PERFMON", 38), ("BPF", 39)];
-/// The last one that there is, with room.
+/// An upper bound of the numbers of capabilities.
 const LAST_CAPABILITY: u32 = 63;
 
 /// A pod of a DaemonSet on the world's node.
@@ -38,13 +38,13 @@ pub(crate) struct Pod<'w> {
     account: TempDir,
     server: Option<(String, u16)>,
     is_hybrid: bool,
-    /// What the node has at `/sys/fs/bpf`.
+    /// The node's `/sys/fs/bpf`.
     bpffs: PathBuf,
     log: PathBuf,
 }
 
 impl<'w> Pod<'w> {
-    /// The pod that this DaemonSet would have on the node.
+    /// Creates the pod that this DaemonSet would have on the node.
     pub(crate) fn new(world: &'w World, daemon_set: &Value, node: &str) -> Self {
         let root = image::Archive::read().unpack();
         let prefix = format!("svclb-test-{}-pod-", std::process::id());
@@ -63,8 +63,13 @@ impl<'w> Pod<'w> {
         }
     }
 
-    /// Gives it what a pod knows of the API server.
-    pub(crate) fn knows(mut self, server: (&str, u16), token: &str, authority: &Path) -> Self {
+    /// Gives the pod the address of the API server and its service account.
+    pub(crate) fn with_api_server(
+        mut self,
+        server: (&str, u16),
+        token: &str,
+        authority: &Path,
+    ) -> Self {
         let file = |name: &str| self.account.path().join(name);
         fs::write(file("token"), token).unwrap();
         fs::write(file("namespace"), "kube-system").unwrap();
@@ -73,15 +78,15 @@ impl<'w> Pod<'w> {
         self
     }
 
-    /// Puts it on a node that has cgroup v1 at `/sys/fs/cgroup`, and cgroup2 in `unified` there.
+    /// Puts the pod on a node with cgroup v1 at `/sys/fs/cgroup` and cgroup2 in `unified` below.
     pub(crate) fn on_hybrid_node(mut self) -> Self {
         fs::create_dir_all(self.account.path().join("cgroup/unified")).unwrap();
         self.is_hybrid = true;
         self
     }
 
-    /// Puts it on a node that has nothing mounted at `/sys/fs/bpf`, a folder of sysfs: gives that as well.
-    /// It is shared, as systemd makes all of a node's mounts.
+    /// Puts the pod on a node without a mount at `/sys/fs/bpf`, a folder of sysfs, which is returned as
+    /// well. The mount is shared, as systemd makes all mounts of a node.
     pub(crate) fn on_node_without_bpffs(mut self) -> (Self, PathBuf) {
         let system = self.account.path().join("sys");
         fs::create_dir(&system).unwrap();
@@ -96,32 +101,34 @@ impl<'w> Pod<'w> {
         (self, folder)
     }
 
-    /// Puts it on a node that has this folder at `/sys/fs/bpf`.
+    /// Puts the pod on a node that has this folder at `/sys/fs/bpf`.
     pub(crate) fn at_bpffs(mut self, folder: &Path) -> Self {
         folder.clone_into(&mut self.bpffs);
         self
     }
 
-    /// Sets the pod's volumes up, as the kubelet does before any container: a folder to be made is made
-    /// with the mode 0755 (pkg/volume/hostpath). Every container that is started does it again.
+    /// Sets up the pod's volumes, as the kubelet does before any container: it creates a missing folder
+    /// with mode 0755 (pkg/volume/hostpath). Every start of a container does this again.
     ///
     /// # Errors
-    /// What keeps the pod from starting.
+    /// The reason why the pod cannot start.
     pub(crate) fn set_up_volumes(&self) -> Result<(), String> {
         for volume in self.spec["volumes"].as_array().into_iter().flatten() {
             let path = self.on_node(volume["hostPath"]["path"].as_str().unwrap());
             let kind = volume["hostPath"]["type"].as_str().unwrap_or_default().to_owned();
             self.world.inside(move || match &*kind {
-                "Directory" if !path.is_dir() => Err(format!("{} is no folder", path.display())),
+                "Directory" if !path.is_dir() => Err(format!("{} is not a folder", path.display())),
                 "DirectoryOrCreate" if !path.is_dir() => make_folder(&path, 0o755),
                 "Directory" | "DirectoryOrCreate" => Ok(()),
-                other => Err(format!("this kubelet does not know the type {other:?}")),
+                other => Err(format!(
+                    "this stand-in for the kubelet does not support the type {other:?}"
+                )),
             })?;
         }
         Ok(())
     }
 
-    /// Where the node has a path of a volume.
+    /// The path on the node of a volume.
     fn on_node(&self, path: &str) -> PathBuf {
         if let Some(below) = path.strip_prefix("/sys/fs/bpf") {
             return self.bpffs.join(below.trim_start_matches('/'));
@@ -130,10 +137,10 @@ impl<'w> Pod<'w> {
         self.world.cgroup().to_owned()
     }
 
-    /// The folder of a volume that a container mounts, made if need be (pkg/volume/util/subpath), with the
-    /// mode of the volume.
-    fn sub_path(&self, volume: &Path, asked: &Value) -> PathBuf {
-        let Some(below) = asked["subPath"].as_str() else { return volume.to_owned() };
+    /// Returns the folder of a volume that a container mounts, creating it if necessary
+    /// (pkg/volume/util/subpath) with the mode of the volume.
+    fn sub_path(&self, volume: &Path, volume_mount: &Value) -> PathBuf {
+        let Some(below) = volume_mount["subPath"].as_str() else { return volume.to_owned() };
         let (volume, path) = (volume.to_owned(), volume.join(below));
         let made = path.clone();
         let done = self.world.inside(move || match made.is_dir() {
@@ -144,7 +151,7 @@ impl<'w> Pod<'w> {
         path
     }
 
-    /// A container's specification.
+    /// The specification of a container.
     fn container(&self, name: &str) -> &Value {
         let of = |kind: &str| self.spec[kind].as_array().cloned().unwrap_or_default().len();
         let all = (0..of("initContainers"))
@@ -152,7 +159,7 @@ impl<'w> Pod<'w> {
             .chain((0..of("containers")).map(|at| &self.spec["containers"][at]));
         all.into_iter()
             .find(|it| it["name"] == name)
-            .unwrap_or_else(|| panic!("no container {name}"))
+            .unwrap_or_else(|| panic!("the manifest has no container {name}"))
     }
 
     /// Runs a container's own command to its end.
@@ -176,7 +183,7 @@ impl<'w> Pod<'w> {
         Running(self.world.inside(move || spawn(&mut command).unwrap()))
     }
 
-    /// What the containers that were started have said.
+    /// The output of all started containers.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -186,8 +193,8 @@ impl<'w> Pod<'w> {
         let command = strings(&self.container(container)["readinessProbe"]["exec"]["command"]);
         assert_eq!(command[0], "/svclb", "the image has no other program");
         let output = self.world.output(self.command(container, &command[1..]));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(said) }
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(stderr) }
     }
 
     /// Runs svclb in a container, as `kubectl exec` does.
@@ -204,7 +211,7 @@ impl<'w> Pod<'w> {
             let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
             let value = match field {
                 Some("spec.nodeName") => self.node.as_str(),
-                Some(other) => panic!("this kubelet does not know {other}"),
+                Some(other) => panic!("this stand-in for the kubelet does not support {other}"),
                 None => variable["value"].as_str().unwrap(),
             };
             command.env(variable["name"].as_str().unwrap(), value);
@@ -213,14 +220,14 @@ impl<'w> Pod<'w> {
             command.env("KUBERNETES_SERVICE_HOST", host);
             command.env("KUBERNETES_SERVICE_PORT", port.to_string());
         }
-        let entrance = self.world.cgroup().join("pod/cgroup.procs");
-        let mut entrance = File::options().write(true).open(entrance).unwrap();
+        let procs_file = self.world.cgroup().join("pod/cgroup.procs");
+        let mut procs_file = File::options().write(true).open(procs_file).unwrap();
         let (mounts, capabilities) = (self.mounts(container), capabilities(container));
         let root = c_string(self.root.path());
         // SAFETY: system calls only between fork and exec; what they are given is already made.
         unsafe {
             command.pre_exec(move || {
-                entrance.write_all(b"0")?;
+                procs_file.write_all(b"0")?;
                 enter(&root, &mounts)?;
                 confine(&capabilities)
             });
@@ -228,7 +235,7 @@ impl<'w> Pod<'w> {
         command
     }
 
-    /// Every mount of a container, with the folders to mount at made.
+    /// Returns all mounts of a container, and creates their mount points.
     fn mounts(&self, container: &Value) -> Vec<Mount> {
         self.set_up_volumes().unwrap_or_else(|error| panic!("the pod does not start: {error}"));
         let mut mounts: Vec<Mount> = ["/proc", "/sys", "/dev"]
@@ -238,12 +245,12 @@ impl<'w> Pod<'w> {
         if self.server.is_some() {
             mounts.push(self.mount(self.account.path(), ACCOUNT, true));
         }
-        for asked in container["volumeMounts"].as_array().into_iter().flatten() {
+        for volume_mount in container["volumeMounts"].as_array().into_iter().flatten() {
             let volumes = self.spec["volumes"].as_array().unwrap();
-            let volume = volumes.iter().find(|it| it["name"] == asked["name"]).unwrap();
-            let target = asked["mountPath"].as_str().unwrap();
-            let is_read_only = asked["readOnly"] == true;
-            let propagation = propagation(asked);
+            let volume = volumes.iter().find(|it| it["name"] == volume_mount["name"]).unwrap();
+            let target = volume_mount["mountPath"].as_str().unwrap();
+            let is_read_only = volume_mount["readOnly"] == true;
+            let propagation = propagation(volume_mount);
             let path = volume["hostPath"]["path"].as_str().unwrap();
             if path == "/sys/fs/cgroup" && self.is_hybrid {
                 let folder = self.account.path().join("cgroup");
@@ -252,7 +259,7 @@ impl<'w> Pod<'w> {
                 mounts.push(self.mount(self.world.cgroup(), &target, is_read_only));
                 continue;
             }
-            let source = self.sub_path(&self.on_node(path), asked);
+            let source = self.sub_path(&self.on_node(path), volume_mount);
             mounts.push(Mount { propagation, ..self.mount(&source, target, is_read_only) });
         }
         mounts
@@ -274,19 +281,19 @@ impl Drop for Pod<'_> {
     }
 }
 
-/// A container that runs, killed when dropped.
+/// A running container, killed on drop.
 pub(crate) struct Running(Child);
 
 impl Running {
-    /// Stops it as the kubelet does, and waits.
+    /// Stops the container as the kubelet does, and waits for its exit.
     pub(crate) fn stop(mut self) -> std::process::ExitStatus {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
         self.0.wait().unwrap()
     }
 
-    /// What it may do now, and what a program that it starts could: bits by the numbers of
-    /// capabilities (proc_pid_status(5), CapEff and CapBnd).
+    /// The effective and the bounding set of its capabilities, as bits by their numbers
+    /// (proc_pid_status(5), CapEff and CapBnd).
     pub(crate) fn capabilities(&self) -> [u64; 2] {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         ["CapEff:", "CapBnd:"].map(|name| {
@@ -295,8 +302,8 @@ impl Running {
         })
     }
 
-    /// Where it sees a bpffs or a part of one: mount point, folder of the bpffs, and whether it may write
-    /// (proc_pid_mountinfo(5)). What the machine itself has below `/sys` is left out.
+    /// The mounts of a bpffs that it sees: mount point, folder of the bpffs, and whether it may write
+    /// (proc_pid_mountinfo(5)). The machine's own mounts below `/sys` are left out.
     pub(crate) fn bpffs(&self) -> Vec<(String, String, bool)> {
         let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", self.0.id())).unwrap();
         let all = mounts.lines().filter(|line| line.contains(" - bpf ")).map(|line| {
@@ -307,21 +314,21 @@ impl Running {
         all.filter(|(at, ..)| !at.starts_with("/sys/")).collect()
     }
 
-    /// Names in a folder, as it sees them.
+    /// The names in a folder of its file system.
     pub(crate) fn names_in(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(format!("/proc/{}/root{folder}", self.0.id())).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// Whether it still runs.
-    pub(crate) fn runs(&mut self) -> bool {
+    /// Returns true while it runs.
+    pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only when it has ended before.
+        // Both calls fail only if it has exited before.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -334,19 +341,19 @@ struct Mount {
     propagation: MsFlags,
 }
 
-/// Which way later mounts go between the node and a container.
-fn propagation(asked: &Value) -> MsFlags {
-    match asked["mountPropagation"].as_str() {
+/// The propagation of later mounts between the node and a container.
+fn propagation(volume_mount: &Value) -> MsFlags {
+    match volume_mount["mountPropagation"].as_str() {
         None | Some("None") => MsFlags::MS_PRIVATE,
         Some("HostToContainer") => MsFlags::MS_SLAVE,
         Some("Bidirectional") => MsFlags::MS_SHARED,
-        Some(other) => panic!("{other} is no propagation"),
+        Some(other) => panic!("{other} is not a mount propagation"),
     }
 }
 
-/// Makes the container's view of files, and enters it.
+/// Enters a new mount and cgroup namespace with the container's file system.
 fn enter(root: &CString, mounts: &[Mount]) -> io::Result<()> {
-    // The world's mounts are private already, but for the one that a node shares.
+    // The world's mounts are private already, except the one that a node shares.
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP)?;
     bind(root, root)?;
     for it in mounts {
@@ -377,14 +384,14 @@ fn read_only(target: &CString) -> io::Result<()> {
     Ok(mount(None::<&str>, target.as_c_str(), None::<&str>, flags, None::<&str>)?)
 }
 
-/// Leaves a later program of root only these capabilities, and no way to more.
+/// Limits later programs of root to these capabilities, with no way to gain more.
 fn confine(capabilities: &Option<Vec<u32>>) -> io::Result<()> {
     let Some(granted) = capabilities else { return Ok(()) };
     for capability in (0..=LAST_CAPABILITY).filter(|it| !granted.contains(it)) {
         // SAFETY: plain numbers.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             let error = io::Error::last_os_error();
-            // Above the last one that the kernel knows.
+            // The kernel does not know capabilities from this number on.
             if error.raw_os_error() == Some(libc::EINVAL) {
                 break;
             }
@@ -394,7 +401,7 @@ fn confine(capabilities: &Option<Vec<u32>>) -> io::Result<()> {
     Ok(nix::sys::prctl::set_no_new_privs()?)
 }
 
-/// What a container's securityContext grants; nothing: all of it.
+/// The capabilities that a container's securityContext grants, or `None` for all of them.
 fn capabilities(container: &Value) -> Option<Vec<u32>> {
     let context = &container["securityContext"];
     if context["privileged"] == true {
@@ -413,7 +420,7 @@ fn capabilities(container: &Value) -> Option<Vec<u32>> {
 fn make_folder(path: &Path, mode: u32) -> Result<(), String> {
     let cannot = |error: io::Error| format!("cannot make {}: {error}", path.display());
     fs::create_dir(path).map_err(cannot)?;
-    // Whatever this process masks.
+    // Independent of the umask.
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(cannot)
 }
 

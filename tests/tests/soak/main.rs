@@ -1,6 +1,6 @@
-//! Everything at once, for a while: Services change, agents are killed and replaced, maps refuse, grow
-//! and shrink, and clients check every answer. In the end nothing has grown.
-#![expect(clippy::unwrap_used, reason = "the set-up of a test: what fails in it fails the test")]
+//! Everything at once for a while: Services change, agents are killed and replaced, map writes fail,
+//! maps grow and shrink, and clients check every answer. In the end nothing has grown.
+#![expect(clippy::unwrap_used, reason = "a failure in the set-up fails the test")]
 
 #[path = "../kills/chronicle.rs"]
 mod chronicle;
@@ -19,29 +19,29 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 use svclb_tests::{Faults, Kind, Operation, Protocol, World, counter, eventually};
 
-/// How long, seconds. `cargo xtask soak` sets it.
+/// Environment variable with the duration in seconds, which `cargo xtask soak` sets.
 const VARIABLE: &str = "SVCLB_SOAK_SECONDS";
 const SECONDS: u64 = 60;
 const SEED: u64 = 0x5eed_0006;
 const CLIENTS: usize = 4;
-/// So many deeds of one agent's before what was written is looked at.
-const DEEDS: usize = 40;
+/// Number of actions on one agent before the maps are checked.
+const ACTIONS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(1);
-/// More frontends than the smallest maps have room for: 32 lines, and 256 behind them.
+/// More frontends than the smallest maps hold: 32 lines, and 256 in the spill area.
 const MANY: usize = 400;
-/// What the log says when maps grew, or shrank at a start.
+/// Words of the log when maps have grown, or shrunk at a start.
 const RESIZED: &str = "maps of other sizes are in use";
-/// What maps refuse with. Not E2BIG: a service does not fit then, and while larger maps are refused too
-/// a port that was renamed loses its address (decisions/0010), as no version of the Services says.
+/// Errors of map writes. Not E2BIG, which makes a service unplaced: while larger maps are refused too, a
+/// renamed port loses its address (decisions/0010), which is no version of the Services.
 const ERRORS: [i32; 2] = [libc::ENOMEM, libc::EPERM];
 
 #[test]
-fn nothing_breaks_and_nothing_grows() {
+fn all_answers_are_right_and_nothing_grows_under_continuous_change() {
     let seconds = env::var(VARIABLE).map_or(SECONDS, |text| {
-        text.parse().unwrap_or_else(|error| panic!("{VARIABLE}={text:?} is no number: {error}"))
+        text.parse().unwrap_or_else(|error| panic!("{VARIABLE}={text:?} is not a number: {error}"))
     });
     println!("{seconds} s, seed {SEED:#x}");
-    // Small, so that they grow and shrink again and again.
+    // Small maps, so that they grow and shrink again and again.
     let world = World::builder("soak")
         .agent_args(["--index-lines", "32", "--slots", "256"])
         .without_agent()
@@ -51,20 +51,20 @@ fn nothing_breaks_and_nothing_grows() {
         .collect();
     let chronicle = Chronicle::new(&world, &pools);
     let faults = Faults::new();
-    world.start_agent_under(Some(&faults));
-    chronicle.settled();
+    world.start_agent_with_faults(Some(&faults));
+    chronicle.mark_settled();
     let rounds = [const { AtomicUsize::new(0) }; CLIENTS];
     let done = AtomicBool::new(false);
-    let (deeds, resized) = thread::scope(|scope| {
+    let (actions, resized) = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let (world, chronicle, rounds, done) = (&world, &chronicle, &rounds[number], &done);
                 scope.spawn(move || {
                     let mut random = ChaCha8Rng::seed_from_u64(SEED + 1 + number as u64);
                     while !done.load(Ordering::Relaxed) {
-                        ask(world, chronicle, &mut random);
+                        send_request(world, chronicle, &mut random);
                         rounds.fetch_add(1, Ordering::Relaxed);
-                        // Leaves something of a small machine to the agents.
+                        // The pause leaves processor time of a small machine to the agents.
                         thread::sleep(PAUSE);
                     }
                 })
@@ -72,7 +72,7 @@ fn nothing_breaks_and_nothing_grows() {
             .collect();
         let soaked = catch_unwind(AssertUnwindSafe(|| {
             let mut soak = Soak::new(&world, &chronicle, faults);
-            soak.as_planned();
+            soak.run_minimum();
             let (begun, half) = (Instant::now(), Duration::from_secs(seconds / 2));
             let is_going = |until: Duration| {
                 begun.elapsed() < until && !clients.iter().any(|client| client.is_finished())
@@ -80,21 +80,21 @@ fn nothing_breaks_and_nothing_grows() {
             while is_going(half) {
                 soak.with_kills();
             }
-            // The other half is one agent's, which must not grow.
+            // The other half has only one agent, which must not grow.
             soak.restart();
             for _ in 0..20 {
                 soak.without_kills();
             }
-            soak.calm();
+            soak.wait_until_written();
             let (early, objects) = (Used::of(&world), kernel_objects(&world).len());
             while is_going(2 * half) {
-                for _ in 0..DEEDS {
+                for _ in 0..ACTIONS {
                     soak.without_kills();
                 }
-                // From here on clients accept nothing older.
-                soak.calm();
+                // From here on the clients accept no older answers.
+                soak.wait_until_written();
             }
-            soak.calm();
+            soak.wait_until_written();
             let late = Used::of(&world);
             println!("{early:?} became {late:?}");
             late.assert_no_more_than(&early);
@@ -102,34 +102,37 @@ fn nothing_breaks_and_nothing_grows() {
                 let now = kernel_objects(&world);
                 if now.len() <= objects { Ok(()) } else { Err(format!("{objects}: {now:?}")) }
             });
-            (soak.deeds, world.agent_log().matches(RESIZED).count())
+            (soak.actions, world.agent_log().matches(RESIZED).count())
         }));
         done.store(true, Ordering::Relaxed);
         let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
         ended.into_iter().for_each(|it| it.unwrap_or_else(|panic| resume_unwind(panic)));
         soaked.unwrap_or_else(|panic| resume_unwind(panic))
     });
-    println!("{deeds:?}; other maps {resized} times; the clients did {rounds:?} rounds");
+    println!("{actions:?}; maps were resized {resized} times; rounds of the clients: {rounds:?}");
     for rounds in &rounds {
-        assert!(rounds.load(Ordering::Relaxed) > 100, "a client did too little: {rounds:?}");
+        assert!(
+            rounds.load(Ordering::Relaxed) > 100,
+            "expected more than 100 rounds of each client, got {rounds:?}"
+        );
     }
-    assert!(deeds.kills > 0 && deeds.refused > 0 && resized > 0, "{deeds:?}, {resized}");
+    assert!(actions.kills > 0 && actions.refused > 0 && resized > 0, "{actions:?}, {resized}");
     chronicle.end();
     world.settle();
     let status = world.status();
     assert_eq!((counter(&status, "torn"), counter(&status, "unrecorded")), (0, 0), "{status}");
-    world.wait_until_forgotten();
+    world.wait_until_origins_released();
     world.take_agent().kill();
-    world.start_agent_under(None);
-    world.assert_as_fresh();
+    world.start_agent_with_faults(None);
+    world.assert_same_as_fresh_agent();
     let objects = kernel_objects(&world);
     world.take_agent().stop();
     assert!(world.svclb(&["uninstall"]).status.success());
     world.wait_until_freed(&objects);
 }
 
-/// One question of a client, checked.
-fn ask(world: &World, chronicle: &Chronicle<'_>, random: &mut ChaCha8Rng) {
+/// Sends one request and checks the answer.
+fn send_request(world: &World, chronicle: &Chronicle<'_>, random: &mut ChaCha8Rng) {
     let addresses = addresses();
     let (protocol, to) = &addresses[random.random_range(0..addresses.len())];
     let window = chronicle.begin();
@@ -141,15 +144,15 @@ fn ask(world: &World, chronicle: &Chronicle<'_>, random: &mut ChaCha8Rng) {
     chronicle.check(window, *protocol, to, answer);
 }
 
-/// How often something was done.
+/// The number of actions of each kind.
 #[derive(Debug, Default)]
-struct Deeds {
+struct Actions {
     changes: usize,
     kills: usize,
-    /// Calls that were told to fail, and those that did.
+    /// Calls that were to fail, and those that did.
     faults: usize,
     refused: usize,
-    /// More Services than the maps hold, or few again.
+    /// Changes between more Services than the maps hold and few.
     sizes: usize,
 }
 
@@ -159,17 +162,18 @@ struct Soak<'a> {
     random: ChaCha8Rng,
     faults: Faults,
     is_large: bool,
-    deeds: Deeds,
+    actions: Actions,
 }
 
 impl<'a> Soak<'a> {
     fn new(world: &'a World, chronicle: &'a Chronicle<'a>, faults: Faults) -> Self {
         let random = ChaCha8Rng::seed_from_u64(SEED);
-        Self { world, chronicle, random, faults, is_large: false, deeds: Deeds::default() }
+        Self { world, chronicle, random, faults, is_large: false, actions: Actions::default() }
     }
 
-    /// What the shortest run has too, whatever chance brings: a write that is refused, and larger maps.
-    fn as_planned(&mut self) {
+    /// Actions that even the shortest run needs, whatever the random choices: a failing write, and
+    /// larger maps.
+    fn run_minimum(&mut self) {
         self.fail(Operation::Update, 1);
         self.change();
         eventually("a write is refused", || match self.faults.failed().len() {
@@ -195,15 +199,15 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// A kill, and another agent: all programs are replaced.
+    /// Kills the agent and starts another, which replaces all programs.
     fn restart(&mut self) {
-        self.deeds.kills += 1;
+        self.actions.kills += 1;
         self.world.take_agent().kill();
-        // A start is told to fail by nobody: that would be the end of it.
+        // No fault may hit the start, because it would end the agent.
         self.clear();
         let version = self.chronicle.version();
-        self.world.start_agent_under(Some(&self.faults));
-        self.chronicle.written(version);
+        self.world.start_agent_with_faults(Some(&self.faults));
+        self.chronicle.mark_written(version);
     }
 
     fn without_kills(&mut self) {
@@ -223,38 +227,38 @@ impl<'a> Soak<'a> {
     }
 
     fn fail(&mut self, operation: Operation, count: usize) {
-        self.deeds.faults += count;
+        self.actions.faults += count;
         let error = ERRORS[self.random.random_range(0..ERRORS.len())];
         self.faults.fail(operation, "", error, count);
     }
 
     fn resize(&mut self) {
-        self.deeds.sizes += 1;
+        self.actions.sizes += 1;
         self.is_large = !self.is_large;
         self.world.write_file("many.yaml", &many(if self.is_large { MANY } else { 0 }));
     }
 
     fn change(&mut self) {
-        self.deeds.changes += 1;
+        self.actions.changes += 1;
         self.chronicle.change(&mut self.random);
     }
 
     fn clear(&mut self) {
-        self.deeds.refused += self.faults.clear().len();
+        self.actions.refused += self.faults.clear().len();
     }
 
-    /// Waits until nothing is left to do, and all is written.
-    fn calm(&mut self) {
+    /// Waits until all changes are written.
+    fn wait_until_written(&mut self) {
         self.clear();
         self.world.write_file("many.yaml", &many(0));
         self.is_large = false;
         self.chronicle.end();
         self.world.settle();
-        self.chronicle.settled();
+        self.chronicle.mark_settled();
     }
 }
 
-/// A Service with so many external IPs.
+/// A Service with this number of external IPs.
 fn many(addresses: usize) -> String {
     let mut text = String::new();
     if addresses > 0 {
@@ -271,12 +275,12 @@ fn many(addresses: usize) -> String {
     text
 }
 
-/// What an agent uses.
+/// Resources of the agent's process.
 #[derive(Debug)]
 struct Used {
     threads: usize,
     descriptors: usize,
-    /// KiB.
+    /// In KiB.
     resident: u64,
 }
 
@@ -298,7 +302,7 @@ impl Used {
     }
 
     fn assert_no_more_than(&self, early: &Self) {
-        // A rest under way has a thread for a moment; a set of maps is some ten descriptors.
+        // A wait for a grace period has a thread for a moment; a set of maps has about ten descriptors.
         assert!(self.threads <= early.threads + 2, "{self:?} after {early:?}");
         assert!(self.descriptors <= early.descriptors + 4, "{self:?} after {early:?}");
         assert!(
@@ -308,8 +312,8 @@ impl Used {
     }
 }
 
-/// Maps and programs that are the agent's or pinned: nothing else keeps one in the kernel, but what is
-/// attached, and that is pinned.
+/// The maps, programs and links that the agent has open or that are pinned. Nothing else keeps one in
+/// the kernel except attached programs, and their links are pinned.
 fn kernel_objects(world: &World) -> BTreeSet<(&'static str, u64)> {
     let mut objects: BTreeSet<_> = world.objects_in(&world.version()).into_iter().collect();
     let agent = world.take_agent();

@@ -52,7 +52,7 @@ const QUICK: [&str; 8] =
 /// Tests of those binaries that do not run in guests, and why.
 const SKIPPED: [(&str, &str); 6] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),
-    ("two_hundred_thousand_sockets_leave_nothing", "load"),
+    ("two_hundred_thousand_sockets_leave_no_origin", "load"),
     ("programs_are_replaced_100_times_under_load", "load"),
     ("kube::", "of svclb-sources: about a protocol, not a kernel"),
     (
@@ -65,7 +65,7 @@ const SKIPPED: [(&str, &str); 6] = [
 const FOREIGN: [&str; 4] = ["names", "refusal", "svclb_common", "tcp"];
 /// Parts of the names of their tests that run there beside all other tests.
 const FOREIGN_QUICK: [&str; 4] =
-    ["layout", "a_cluster_ip_is_answered_by", "every_way_of_connecting", "a_refused_socket"];
+    ["layout", "a_cluster_ip_reaches_each", "every_way_of_connecting", "a_refused_socket"];
 /// How often a guest is booted if the machine breaks.
 const BOOTS: usize = 2;
 

@@ -72,12 +72,12 @@ impl<'a> Watched<'a> {
         self.changes += 1;
         let backend = usize::from(self.changes % 2 == 1);
         let (ip, _port) = BACKENDS[backend].split_once(':').context("no address")?;
-        client.relay.listen();
+        client.relay.watch_data();
         let asked = Instant::now();
         replace(self.cluster, SLICE, ip)?;
         let met = client.meets(backend, self.changes, asked)?;
         let heard =
-            client.relay.heard().context("a client met a change that nobody was told of")?;
+            client.relay.first_data().context("a client met a change that nobody was told of")?;
         let since = |when| times::of(met - when);
         Ok(Late { event: since(heard), request: since(asked) })
     }
@@ -138,7 +138,7 @@ impl Client {
     /// Which backend a connect after this change is given; none where nobody serves.
     pub(super) fn dials(&self, change: u64) -> anyhow::Result<Option<usize>> {
         // A port of its own each time: kube-proxy leaves a flow where it is.
-        self.socket.undial()?;
+        self.socket.disconnect()?;
         self.socket.dial(self.service)?;
         let said = change.to_be_bytes();
         match self.socket.raw().send(&said).map_err(|error| error.kind()) {

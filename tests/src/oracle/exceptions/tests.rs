@@ -1,30 +1,31 @@
-//! What counts as a difference, shown with answers that nobody gave.
+//! The judgement of answers, shown with made-up answers.
 
 use std::net::SocketAddr;
 
+use super::super::address_block::AddressBlock;
 use super::super::answers::Answers;
-use super::super::frontend::{Frontend, Given, Placed};
+use super::super::frontend::{Allocated, Frontend, Placed};
 use super::super::generate;
-use super::super::lane::Lane;
 use super::super::world::{
-    Addresses, Endpoint, Family, Host, Ingress, Mention, Mode, Place, Slice, SlicePort, Type, World,
+    Addresses, Endpoint, Family, Host, HostRef, Ingress, Mode, Place, Slice, SlicePort, Type, World,
 };
 use super::*;
 use crate::Protocol::Tcp;
 
-/// Hosts of the first Service, and of the second.
+/// Two hosts of the first Service, and one of the second.
 const A: &str = "10.64.1.64:8080";
 const B: &str = "10.64.1.65:8080";
 const C: &str = "10.64.1.72:8080";
 
-/// A world, a frontend of its Service, what kube-proxy and svclb answer, and whether that is right.
+/// A name, a world, the kind of frontend, the answers of kube-proxy and svclb, and whether they are
+/// right.
 type Row<'a> = (&'a str, &'a Placed, Kind, [&'a [Answer]; 2], bool);
 
 fn host(address: &str) -> Answer {
     Answer::Host(address.parse::<SocketAddr>().unwrap())
 }
 
-/// A world of plain Services, which a test then changes.
+/// A world of plain Services, which `change` then modifies.
 fn plain(change: impl Fn(usize, &mut Service), count: usize) -> Placed {
     let mut service = generate::world(1).services[0].clone();
     service.kind = Type::NodePort;
@@ -37,7 +38,7 @@ fn plain(change: impl Fn(usize, &mut Service), count: usize) -> Placed {
     service.ingress.clear();
     (service.label, service.affinity) = (None, None);
     (service.is_internal_local, service.is_external_local) = (false, false);
-    // One host here, one elsewhere.
+    // One host on this node, one on another.
     let host = |place| {
         let alive = Endpoint { node: Some(place), ..Endpoint::default() };
         Host { dying: alive.clone(), alive }
@@ -50,19 +51,19 @@ fn plain(change: impl Fn(usize, &mut Service), count: usize) -> Placed {
         is_owned: true,
         is_headless: false,
         ports: vec![SlicePort { name, protocol, number: Some(8080) }],
-        endpoints: [0, 1].map(|host| Mention { host, is_dying: false, has_second: false }).to_vec(),
+        endpoints: [0, 1].map(|host| HostRef { host, is_dying: false, has_second: false }).to_vec(),
     }];
     let mut services = vec![service; count];
     for (at, service) in services.iter_mut().enumerate() {
         change(at, service);
     }
-    // The second is the older one.
-    let given = (0..count).map(|at| Given {
+    // The second Service is the older one.
+    let allocated = (0..count).map(|at| Allocated {
         created: format!("2026-01-01T00:00:{:02}Z", 30 - at),
         node_ports: vec![30_000 + u16::try_from(at).unwrap()],
     });
-    let given = given.collect();
-    Placed { world: World { has_zone: true, services }, lane: Lane::new(1), given }
+    let allocated = allocated.collect();
+    Placed { world: World { has_zone: true, services }, block: AddressBlock::new(1), allocated }
 }
 
 fn find(placed: &Placed, service: usize, kind: Kind) -> Frontend {
@@ -71,28 +72,28 @@ fn find(placed: &Placed, service: usize, kind: Kind) -> Frontend {
     own.find(|it| it.family() == Family::V4).expect("there is such a frontend")
 }
 
-/// What is said of a frontend whose answers are these, when others answered too.
+/// Judges the answers at a frontend, given the answers at other frontends.
 fn judge(
     placed: &Placed,
     frontend: Frontend,
-    heard: [&[Answer]; 2],
+    own: [&[Answer]; 2],
     others: &[(Frontend, [&[Answer]; 2])],
 ) -> (Option<&'static str>, bool) {
     let mut answers = Answers::default();
-    for (frontend, heard) in others.iter().chain([&(frontend, heard)]) {
-        for (side, heard) in Side::ALL.into_iter().zip(heard) {
-            for answer in *heard {
-                answers.add(side, Dialler::Host, *frontend, answer.clone());
+    for (frontend, sides) in others.iter().chain([&(frontend, own)]) {
+        for (side, each) in Side::ALL.into_iter().zip(sides) {
+            for answer in *each {
+                answers.add(side, Client::Host, *frontend, answer.clone());
             }
         }
     }
-    let case = Case { placed, answers: &answers, dialler: Dialler::Host, frontend: &frontend };
+    let case = Case { placed, answers: &answers, client: Client::Host, frontend: &frontend };
     let verdict = case.judge();
     (verdict.exception, verdict.problem.is_none())
 }
 
-/// Nobody is ready here, or nowhere.
-fn empty(service: &mut Service, is_everywhere: bool) {
+/// Makes all hosts unready, or only those of this node.
+fn make_unready(service: &mut Service, is_everywhere: bool) {
     for host in &mut service.hosts {
         if is_everywhere || host.alive.node == Some(Place::Here) {
             host.alive.ready = Some(false);
@@ -105,7 +106,7 @@ fn local(_: usize, service: &mut Service) {
 }
 
 #[test]
-fn without_an_exception_the_answers_are_equal_or_it_is_a_difference() {
+fn without_an_exception_the_answers_must_be_equal() {
     use Answer::{Other, Refused, Silence, Untouched};
     let placed = plain(|_, _| {}, 1);
     let it = find(&placed, 0, Kind::ClusterIp);
@@ -122,16 +123,16 @@ fn without_an_exception_the_answers_are_equal_or_it_is_a_difference() {
         ("left alone by one", [&[Refused], &[Untouched]], false),
         ("silence of both", [&[Silence], &[Silence]], false),
         ("sometimes silence of both", [&[host(A), Silence], &[host(A), Silence]], false),
-        ("a strange answer of both", [strange, strange], false),
-        ("nobody asked", [&[], &[]], false),
+        ("an impossible answer of both", [strange, strange], false),
+        ("not dialled", [&[], &[]], false),
     ];
-    for (row, heard, expected) in rows {
-        assert_eq!(judge(&placed, it, heard, &[]), (None, expected), "{row}");
+    for (row, answers, expected) in rows {
+        assert_eq!(judge(&placed, it, answers, &[]), (None, expected), "{row}");
     }
 }
 
 #[test]
-fn an_exception_says_what_each_side_answers() {
+fn an_exception_requires_an_answer_of_each_side() {
     use Answer::{Refused, Silence, Untouched};
     let (a, b) = (&[host(A)][..], &[host(B)][..]);
     let both = &[host(A), host(B)][..];
@@ -142,7 +143,7 @@ fn an_exception_says_what_each_side_answers() {
     let headless_empty = plain(
         |_, it| {
             labelled(it);
-            empty(it, true);
+            make_unready(it, true);
         },
         1,
     );
@@ -150,7 +151,7 @@ fn an_exception_says_what_each_side_answers() {
         |at, it| {
             labelled(it);
             local(at, it);
-            empty(it, false);
+            make_unready(it, false);
         },
         1,
     );
@@ -165,8 +166,20 @@ fn an_exception_says_what_each_side_answers() {
         ("headless, refused", &headless, Kind::ClusterIp, [&[Refused], &[Untouched]], false),
         ("headless node port", &headless, Kind::NodePort, [a, &[Untouched]], true),
         ("headless node port, refused", &headless, Kind::NodePort, [a, &[Refused]], false),
-        ("headless, nobody", &headless_empty, Kind::NodePort, [&[Refused], &[Untouched]], true),
-        ("headless, nobody, served", &headless_empty, Kind::NodePort, [&[Refused]; 2], false),
+        (
+            "headless, no ready host",
+            &headless_empty,
+            Kind::NodePort,
+            [&[Refused], &[Untouched]],
+            true,
+        ),
+        (
+            "headless, no ready host, left alone by both is wrong",
+            &headless_empty,
+            Kind::NodePort,
+            [&[Refused]; 2],
+            false,
+        ),
         (
             "headless, another's hosts",
             &headless,
@@ -178,11 +191,11 @@ fn an_exception_says_what_each_side_answers() {
         ("headless, from outside", &headless_local, Kind::NodePort, [b, &[Untouched]], true),
         ("another node's", &usual, Kind::OtherNode, [&[Untouched], &[Untouched]], true),
         ("node port, left alone", &usual, Kind::NodePort, [both, &[Untouched]], false),
-        ("loopback, nobody", &usual, Kind::Loopback, [&[Refused]; 2], false),
+        ("loopback, refused by both", &usual, Kind::Loopback, [&[Refused]; 2], false),
     ];
-    for (row, placed, kind, heard, expected) in rows {
+    for (row, placed, kind, answers, expected) in rows {
         let frontend = find(placed, 0, kind);
-        assert_eq!(judge(placed, frontend, heard, &[]).1, expected, "{row}");
+        assert_eq!(judge(placed, frontend, answers, &[]).1, expected, "{row}");
     }
 }
 
@@ -193,18 +206,18 @@ fn without_local_hosts_svclb_refuses_where_kube_proxy_drops() {
     let none_here = plain(
         |at, it| {
             local(at, it);
-            empty(it, false);
+            make_unready(it, false);
         },
         1,
     );
     let none = plain(
         |at, it| {
             local(at, it);
-            empty(it, true);
+            make_unready(it, true);
         },
         1,
     );
-    let (some, usual) = (plain(local, 1), plain(|_, it| empty(it, false), 1));
+    let (some, usual) = (plain(local, 1), plain(|_, it| make_unready(it, false), 1));
     let a = &[host(A)][..];
     type Row<'a> = (&'a str, &'a Placed, [&'a [Answer]; 2], Option<&'a str>, bool);
     let rows: [Row<'_>; 9] = [
@@ -218,14 +231,14 @@ fn without_local_hosts_svclb_refuses_where_kube_proxy_drops() {
         ("one here, dropped", &some, [&[Silence], &[Refused]], None, false),
         ("not Local, dropped", &usual, [&[Silence], &[Refused]], None, false),
     ];
-    for (row, placed, heard, exception, is_right) in rows {
+    for (row, placed, answers, exception, is_right) in rows {
         let it = find(placed, 0, Kind::ClusterIp);
-        assert_eq!(judge(placed, it, heard, &[]), (exception, is_right), "{row}");
+        assert_eq!(judge(placed, it, answers, &[]), (exception, is_right), "{row}");
     }
 }
 
 #[test]
-fn a_client_stays_with_one_host_by_all_frontends() {
+fn a_client_with_affinity_keeps_one_host_through_all_frontends() {
     let sticky = plain(|_, it| it.affinity = Some(600), 1);
     let [ip, port] = [Kind::ClusterIp, Kind::NodePort].map(|kind| find(&sticky, 0, kind));
     let (a, b, both) = (&[host(A)][..], &[host(B)][..], &[host(A), host(B)][..]);
@@ -233,12 +246,12 @@ fn a_client_stays_with_one_host_by_all_frontends() {
         ("the same host", [both, b], true),
         ("another host", [both, a], false),
         ("all hosts", [both, both], false),
-        ("nobody", [both, &[Answer::Refused]], false),
-        ("a stranger", [a, b], false),
+        ("refused", [both, &[Answer::Refused]], false),
+        ("a host that kube-proxy does not give", [a, b], false),
         ("left alone", [both, &[Answer::Untouched]], false),
     ];
-    for (row, heard, expected) in rows {
-        let (exception, is_right) = judge(&sticky, port, heard, &[(ip, [both, b])]);
+    for (row, answers, expected) in rows {
+        let (exception, is_right) = judge(&sticky, port, answers, &[(ip, [both, b])]);
         assert_eq!((exception, is_right), (Some("session affinity"), expected), "{row}");
     }
     assert!(judge(&sticky, ip, [both, a], &[]).1);
@@ -246,7 +259,7 @@ fn a_client_stays_with_one_host_by_all_frontends() {
 }
 
 #[test]
-fn a_client_stays_with_its_host_while_the_list_that_it_dials_has_it() {
+fn a_client_with_affinity_keeps_its_host_while_the_dialled_list_has_it() {
     let external = |is_shared| External { family: Family::V4, is_shared };
     let sticky = plain(
         |at, it| {
@@ -259,13 +272,19 @@ fn a_client_stays_with_its_host_while_the_list_that_it_dials_has_it() {
     let kinds = [Kind::ClusterIp, Kind::ExternalIp, Kind::NodePort];
     let [ip, external, port] = kinds.map(|kind| find(&sticky, 0, kind));
     let (a, b, both) = (&[host(A)][..], &[host(B)][..], &[host(A), host(B)][..]);
-    type Heard<'a> = [&'a [Answer]; 2];
-    let rows: [(&str, Heard<'_>, Heard<'_>, Heard<'_>, bool); 6] = [
+    type AnswerSet<'a> = [&'a [Answer]; 2];
+    let rows: [(&str, AnswerSet<'_>, AnswerSet<'_>, AnswerSet<'_>, bool); 6] = [
         ("kept", [a, a], [both, a], [both, a], true),
-        ("left, while it was in the list", [a, a], [both, b], [both, b], false),
-        ("drawn anew", [a, a], [b, b], [b, b], true),
-        ("drawn anew each time", [a, a], [b, both], [b, both], false),
-        ("drawn anew by each frontend", [&[host(C)], &[host(C)]], [both, a], [both, b], false),
+        ("another host, although the list has the first", [a, a], [both, b], [both, b], false),
+        ("drawn again", [a, a], [b, b], [b, b], true),
+        ("drawn again each time", [a, a], [b, both], [b, both], false),
+        (
+            "drawn again through each frontend",
+            [&[host(C)], &[host(C)]],
+            [both, a],
+            [both, b],
+            false,
+        ),
         ("no affinity", [a, a], [both, both], [both, both], false),
     ];
     let name = Some("session affinity with two lists of backends");
@@ -277,7 +296,7 @@ fn a_client_stays_with_its_host_while_the_list_that_it_dials_has_it() {
     assert!(!judge(&sticky, ip, [both, both], &[]).1, "one host, of each list by itself");
     assert!(sticky.is_first(&ip) && !sticky.is_first(&external) && !sticky.is_first(&port));
 
-    // With nothing but a ClusterIP there is one list.
+    // With nothing but a ClusterIP there is only one list.
     let alone = plain(
         |at, it| {
             (it.kind, it.affinity) = (Type::Cluster, Some(600));
@@ -285,15 +304,17 @@ fn a_client_stays_with_its_host_while_the_list_that_it_dials_has_it() {
         },
         1,
     );
-    let alone =
-        Placed { given: vec![Given { node_ports: vec![0], ..alone.given[0].clone() }], ..alone };
+    let alone = Placed {
+        allocated: vec![Allocated { node_ports: vec![0], ..alone.allocated[0].clone() }],
+        ..alone
+    };
     let ip = find(&alone, 0, Kind::ClusterIp);
     assert_eq!(judge(&alone, ip, [both, b], &[]), (Some("session affinity"), true));
     assert_eq!(judge(&alone, ip, [both, both], &[]), (Some("session affinity"), false));
 }
 
 #[test]
-fn the_older_holds_what_two_claim() {
+fn the_older_service_owns_a_shared_external_ip() {
     let placed = plain(
         |_, it| {
             let family = Family::V4;
@@ -309,12 +330,15 @@ fn the_older_holds_what_two_claim() {
         assert!(judge(&placed, shared, [a, b], &others).1, "kube-proxy may go by the younger");
         assert!(judge(&placed, shared, [b, b], &others).1);
         assert!(!judge(&placed, shared, [a, a], &others).1, "svclb must go by the older");
-        assert!(!judge(&placed, shared, [&[Answer::Refused], b], &others).1, "nobody refuses");
+        assert!(
+            !judge(&placed, shared, [&[Answer::Refused], b], &others).1,
+            "a refusal by kube-proxy is wrong"
+        );
     }
 }
 
 #[test]
-fn the_older_is_known_by_its_hosts_where_nothing_else_shows_them() {
+fn the_owner_of_a_shared_ip_is_recognized_by_its_hosts() {
     let alone = |empty_one: usize| {
         let placed = plain(
             |at, it| {
@@ -322,14 +346,15 @@ fn the_older_is_known_by_its_hosts_where_nothing_else_shows_them() {
                 it.external = vec![External { family: Family::V4, is_shared: true }];
                 local(at, it);
                 if at == empty_one {
-                    empty(it, true);
+                    make_unready(it, true);
                 }
             },
             2,
         );
-        let given = placed.given.iter();
-        let given = given.map(|it| Given { node_ports: vec![0], ..it.clone() }).collect();
-        Placed { given, ..placed }
+        let allocated = placed.allocated.iter();
+        let allocated =
+            allocated.map(|it| Allocated { node_ports: vec![0], ..it.clone() }).collect();
+        Placed { allocated, ..placed }
     };
     let (a, c, refused) = (&[host(A)][..], &[host(C)][..], &[Answer::Refused][..]);
     let (all, without_older) = (alone(9), alone(1));
@@ -339,18 +364,18 @@ fn the_older_is_known_by_its_hosts_where_nothing_else_shows_them() {
         ("svclb goes by the younger", &all, [c, a], false),
         ("both go by the younger", &all, [a, a], false),
         ("svclb refuses", &all, [c, refused], false),
-        ("the older has nobody", &without_older, [a, refused], true),
-        ("the older has nobody, served", &without_older, [a, c], false),
+        ("the older has no ready host", &without_older, [a, refused], true),
+        ("the older has no ready host, but svclb serves it", &without_older, [a, c], false),
     ];
-    for (row, placed, heard, expected) in rows {
+    for (row, placed, answers, expected) in rows {
         let shared = find(placed, 0, Kind::SharedIp);
-        let said = judge(placed, shared, heard, &[]);
-        assert_eq!(said, (Some("one external IP of two Services"), expected), "{row}");
+        let verdict = judge(placed, shared, answers, &[]);
+        assert_eq!(verdict, (Some("one external IP of two Services"), expected), "{row}");
     }
 }
 
 #[test]
-fn a_node_port_on_loopback_answers_as_it_does_elsewhere() {
+fn a_node_port_on_loopback_answers_as_on_other_addresses() {
     use Answer::{Refused, Untouched};
     let placed = plain(|_, _| {}, 1);
     let a = &[host(A)][..];
@@ -363,7 +388,7 @@ fn a_node_port_on_loopback_answers_as_it_does_elsewhere() {
 }
 
 #[test]
-fn source_ranges_count_by_family() {
+fn source_ranges_apply_per_family() {
     let rows: [(&str, &[&str], bool, bool); 6] = [
         ("none", &[], false, false),
         ("IPv4 alone", &["10.0.0.0/8"], true, false),
@@ -388,6 +413,12 @@ fn source_ranges_count_by_family() {
     let a = &[host(A)][..];
     let others = [(find(&placed, 0, Kind::NodePort), [a, a])];
     assert!(judge(&placed, balancer, [&[Answer::Silence], &[Answer::Untouched]], &others).1);
-    assert!(!judge(&placed, balancer, [a, &[Answer::Untouched]], &others).1, "not let in");
-    assert!(!judge(&placed, balancer, [&[Answer::Silence], a], &others).1, "not left alone");
+    assert!(
+        !judge(&placed, balancer, [a, &[Answer::Untouched]], &others).1,
+        "the client's address is not in the ranges"
+    );
+    assert!(
+        !judge(&placed, balancer, [&[Answer::Silence], a], &others).1,
+        "svclb must leave the address alone"
+    );
 }

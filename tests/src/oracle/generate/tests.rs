@@ -1,4 +1,4 @@
-//! The worlds of continuous integration hold every feature, and a seed always gives the same.
+//! The worlds of continuous integration have every feature, and a seed always gives the same world.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::super::settings::Settings;
 use super::super::world::SERVICES;
 use super::*;
 
-/// Names of what a Service may have, some of them more than once, and whether it has it.
+/// The features that a Service may have, and whether it has them. A name can occur more than once.
 fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     let mut found = Vec::new();
     let mut note = |name: &'static str, holds: bool| found.push((name, holds));
@@ -22,7 +22,7 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     note("label service-proxy-name", service.label == Some(Label::ProxyName));
     note("label headless", service.label == Some(Label::Headless));
     note("internal Local", service.is_internal_local && service.has_cluster_ip());
-    note("external Local", service.is_external_local && service.takes_external_policy());
+    note("external Local", service.is_external_local && service.has_external_policy());
     note("affinity", service.affinity.is_some() && service.has_cluster_ip());
     note("publishNotReadyAddresses", service.publishes_not_ready);
     note("no node ports", service.kind == Type::LoadBalancer && !service.has_node_ports);
@@ -49,12 +49,12 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     note("SCTP", service.ports.iter().any(|port| port.protocol == Transport::Sctp));
     note("no slices", service.slices.is_empty());
     note("no hosts", service.hosts.is_empty());
-    note("node without zone", !world.has_zone && zones_matter(service));
-    note("node with zone", world.has_zone && zones_matter(service));
+    note("node without zone", !world.has_zone && has_zone_hints(service));
+    note("node with zone", world.has_zone && has_zone_hints(service));
     for endpoint in service.hosts.iter().flat_map(|host| [&host.alive, &host.dying]) {
-        note("ready unsaid", endpoint.ready.is_none());
-        note("serving unsaid", endpoint.serving.is_none());
-        note("terminating unsaid", endpoint.terminating.is_none());
+        note("ready unset", endpoint.ready.is_none());
+        note("serving unset", endpoint.serving.is_none());
+        note("terminating unset", endpoint.terminating.is_none());
         note(
             "ready and terminating",
             endpoint.ready == Some(true) && endpoint.terminating == Some(true),
@@ -70,7 +70,7 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     }
     for slice in &service.slices {
         note("FQDN slice", slice.addresses == Addresses::Names);
-        note("slice of nobody", !slice.is_owned);
+        note("slice without owner label", !slice.is_owned);
         note("headless slice", slice.is_headless);
         note(
             "slice of another family",
@@ -85,13 +85,13 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
         note("dying", slice.endpoints.iter().any(|it| it.is_dying));
     }
     note("other number in another slice", has_other_number(service));
-    note("twice, dying and not", is_twice(service, false, true));
-    note("twice, the same", is_twice(service, false, false));
+    note("host twice, terminating and not", is_twice(service, false, true));
+    note("host twice, the same", is_twice(service, false, false));
     note("new", service.past == Past::Absent);
     if let Past::Other(before) = &service.past {
         let (was, is) = (before.kind, service.kind);
-        note("was a name", was == Type::ExternalName && is != Type::ExternalName);
-        note("becomes a name", was != Type::ExternalName && is == Type::ExternalName);
+        note("was an ExternalName", was == Type::ExternalName && is != Type::ExternalName);
+        note("becomes an ExternalName", was != Type::ExternalName && is == Type::ExternalName);
         note("type changes", was != is && was != Type::ExternalName);
         note("label comes", before.label.is_none() && service.label.is_some());
         note("label goes", before.label.is_some() && service.label.is_none());
@@ -106,7 +106,7 @@ fn features(world: &World, service: &Service) -> Vec<(&'static str, bool)> {
     found
 }
 
-fn zones_matter(service: &Service) -> bool {
+fn has_zone_hints(service: &Service) -> bool {
     service.hosts.iter().any(|host| !host.alive.zone_hints.is_empty())
 }
 
@@ -115,7 +115,7 @@ fn has_other_number(service: &Service) -> bool {
     ports().any(|a| ports().any(|b| a.name == b.name && a.number != b.number))
 }
 
-/// Whether one host is mentioned in two places, in these ways.
+/// Returns true if one host occurs in two endpoints of the slices, in these ways.
 fn is_twice(service: &Service, first: bool, second: bool) -> bool {
     let all: Vec<_> = service.slices.iter().flat_map(|slice| &slice.endpoints).collect();
     all.iter().enumerate().any(|(at, a)| {
@@ -126,7 +126,7 @@ fn is_twice(service: &Service, first: bool, second: bool) -> bool {
 }
 
 #[test]
-fn the_worlds_of_continuous_integration_hold_every_feature() {
+fn the_worlds_of_continuous_integration_have_every_feature() {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for seed in Settings::default().seeds() {
         let world = world(seed);
@@ -137,7 +137,7 @@ fn the_worlds_of_continuous_integration_hold_every_feature() {
         }
     }
     for (feature, count) in &counts {
-        assert!(*count >= 2, "{feature} comes up {count} times only");
+        assert!(*count >= 2, "{feature}: expected at least 2 Services with it, found {count}");
     }
 }
 
@@ -147,7 +147,7 @@ fn a_seed_always_gives_the_same_world() {
         assert_eq!(world(seed), world(seed));
     }
     assert_ne!(world(1), world(2));
-    // A change of the generator or of its library changes the worlds that a seed names.
+    // A change of the generator or of its library changes the worlds of all seeds.
     let services: Vec<usize> = (1..=8).map(|seed| world(seed).services.len()).collect();
     assert_eq!(services, [4, 6, 5, 5, 3, 4, 3, 3]);
 }
@@ -164,8 +164,8 @@ fn a_world_keeps_its_bounds() {
             if let Some(before) = service.before() {
                 assert!(before.can_become(service), "seed {seed}");
             }
-            let mentions = service.slices.iter().flat_map(|slice| &slice.endpoints);
-            assert!(mentions.into_iter().all(|mention| mention.host < service.hosts.len()));
+            let host_refs = service.slices.iter().flat_map(|slice| &slice.endpoints);
+            assert!(host_refs.into_iter().all(|host_ref| host_ref.host < service.hosts.len()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A program of someone else on a hook of a world's cgroup. It lets everything go on.
+//! A BPF program of another owner on a hook of a world's cgroup, which allows every call.
 
 use std::cell::UnsafeCell;
 use std::ffi::CString;
@@ -72,7 +72,7 @@ struct Pin {
     _unused: [u32; 2],
 }
 
-/// The first part of `union bpf_attr` for putting another program behind a link.
+/// The first part of `union bpf_attr` for replacing the program of a link.
 #[derive(Default)]
 #[repr(C)]
 struct Update {
@@ -81,56 +81,56 @@ struct Update {
     _unused: [u32; 2],
 }
 
-/// How many programs are asked for: no test attaches so many.
-const MOST: usize = 16;
+/// Maximum number of program ids in a query; no test attaches as many.
+const MAX_PROGRAMS: usize = 16;
 
-/// Before 5.11 what a user's maps and programs take counts as locked memory, and an agent's are root's too.
-/// Where that is so and the limit cannot be raised, the load says so.
+/// Raises the limit of locked memory: before Linux 5.11 a user's maps and programs count as locked
+/// memory, and the agent's are root's too. If the limit cannot be raised, the load reports it.
 fn lock_any_memory() {
     let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the limit lives through the call.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) };
 }
 
-/// What the program of a hook gets.
+/// The context that a program of a hook gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StrangerKind {
-    /// A socket: the hook sock_release.
+pub enum ProgramKind {
+    /// A socket, on the hook sock_release.
     Socket,
-    /// A socket and an address: every other.
+    /// A socket and an address, on every other hook.
     Address,
 }
 
-/// The attached program, detached when dropped.
+/// The attached program, which is detached on drop.
 #[derive(Debug)]
-pub struct Stranger {
+pub struct ThirdPartyProgram {
     cgroup: File,
     program: OwnedFd,
     hook: u32,
 }
 
-impl Stranger {
-    /// Attaches to the hook connect4 of a cgroup: as the only one that may, or beside others.
+impl ThirdPartyProgram {
+    /// Attaches to the hook connect4 of a cgroup, exclusively or beside other programs.
     pub fn attach(cgroup: &Path, is_exclusive: bool) -> Self {
-        Self::attach_to(cgroup, StrangerKind::Address, BPF_CGROUP_INET4_CONNECT, is_exclusive)
+        Self::attach_to(cgroup, ProgramKind::Address, BPF_CGROUP_INET4_CONNECT, is_exclusive)
     }
 
-    /// Attaches to the hook connect4 of a cgroup, beside others, a program that has the name of one of
-    /// svclb's.
+    /// Attaches a program with this name, such as that of one of svclb's, to the hook connect4 of a
+    /// cgroup, beside other programs.
     pub fn attach_by_name(cgroup: &Path, name: &str) -> Self {
-        let (kind, hook) = (StrangerKind::Address, BPF_CGROUP_INET4_CONNECT);
+        let (kind, hook) = (ProgramKind::Address, BPF_CGROUP_INET4_CONNECT);
         Self::attach_named(cgroup, name, kind, hook, false)
     }
 
-    /// The same as [`Self::attach`] on another hook (`enum bpf_attach_type`) of this kind.
-    pub fn attach_to(cgroup: &Path, kind: StrangerKind, hook: u32, is_exclusive: bool) -> Self {
+    /// As [`Self::attach`], for another hook (`enum bpf_attach_type`) and its kind of program.
+    pub fn attach_to(cgroup: &Path, kind: ProgramKind, hook: u32, is_exclusive: bool) -> Self {
         Self::attach_named(cgroup, "", kind, hook, is_exclusive)
     }
 
     fn attach_named(
         cgroup: &Path,
         text: &str,
-        kind: StrangerKind,
+        kind: ProgramKind,
         hook: u32,
         is_exclusive: bool,
     ) -> Self {
@@ -138,8 +138,8 @@ impl Stranger {
         name[..text.len()].copy_from_slice(text.as_bytes());
         let load = Load {
             kind: match kind {
-                StrangerKind::Socket => BPF_PROG_TYPE_CGROUP_SOCK,
-                StrangerKind::Address => BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+                ProgramKind::Socket => BPF_PROG_TYPE_CGROUP_SOCK,
+                ProgramKind::Address => BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
             },
             instructions: 2,
             program: ALLOW.as_ptr() as u64,
@@ -153,30 +153,30 @@ impl Stranger {
         // SAFETY: the kernel made it for this process.
         let program = unsafe { OwnedFd::from_raw_fd(program) };
         let cgroup = File::open(cgroup).expect("the cgroup is there");
-        let stranger = Self { cgroup, program, hook };
+        let attached = Self { cgroup, program, hook };
         let flags = if is_exclusive { 0 } else { BPF_F_ALLOW_MULTI };
-        bpf(BPF_PROG_ATTACH, &stranger.attachment(flags)).expect("a program can be attached");
-        stranger
+        bpf(BPF_PROG_ATTACH, &attached.attachment(flags)).expect("a program can be attached");
+        attached
     }
 
-    /// Ids of all programs on the hook of its cgroup, in the order in which the kernel runs them.
+    /// The ids of all programs on the hook of its cgroup, in the order in which the kernel runs them.
     pub fn all(&self) -> Vec<u32> {
-        let mut ids = [0_u32; MOST];
+        let mut ids = [0_u32; MAX_PROGRAMS];
         let Attach { target, hook, .. } = self.attachment(0);
-        // The kernel writes into it.
+        // The kernel writes the count into it.
         let query = UnsafeCell::new(Query {
             target,
             hook,
             ids: ids.as_mut_ptr() as u64,
-            count: u32::try_from(MOST).expect("a small number"),
+            count: u32::try_from(MAX_PROGRAMS).expect("a small number"),
             ..Query::default()
         });
-        bpf(BPF_PROG_QUERY, &query).expect("a cgroup's programs can be asked for");
-        // No id is 0.
+        bpf(BPF_PROG_QUERY, &query).expect("a cgroup's programs can be queried");
+        // Program ids are never 0.
         std::hint::black_box(ids).into_iter().take_while(|id| *id != 0).collect()
     }
 
-    /// Puts its program behind the pinned link of a world's hook, in the place of the agent's.
+    /// Puts its program behind the pinned link of a world's hook, in place of the agent's.
     pub fn replace(&self, world: &World, hook: &str) {
         let path = world.pinned("links", hook);
         let link = world.inside(move || {
@@ -191,7 +191,7 @@ impl Stranger {
             .expect("a program can be put behind a link");
     }
 
-    /// Detaches it; false when it was not attached any more.
+    /// Detaches the program. Returns false if it was not attached any more.
     pub fn detach(self) -> bool {
         bpf(BPF_PROG_DETACH, &self.attachment(0)).is_ok()
     }
@@ -207,9 +207,9 @@ impl Stranger {
     }
 }
 
-impl Drop for Stranger {
+impl Drop for ThirdPartyProgram {
     fn drop(&mut self) {
-        // It may have been detached before.
+        // The call fails if the program has been detached already.
         let _ = bpf(BPF_PROG_DETACH, &self.attachment(0));
     }
 }

@@ -1,5 +1,5 @@
-//! Which addresses a world has: each is put in a lane of its own, so that many share an API server and
-//! none sees what another left behind.
+//! The addresses of a world. Each world gets a block of its own in every range, so that many worlds
+//! share an API server and none sees what another left behind.
 //!
 //! | addresses | what |
 //! |---|---|
@@ -8,37 +8,37 @@
 //! | 10.113.0.0/16, fd00:113::/112 | load balancers |
 //! | 10.64.0.0/14, fd00:64::/64 | hosts, all of them addresses of the node |
 //! | 10.244.1.0/24, fd00:244:1::/64 | the pod that dials |
-//! | 192.168.77.1, fd00:77::1 | the node; .2 and ::2 are another node, which nobody is |
+//! | 192.168.77.1, fd00:77::1 | the node; .2 and ::2 stand for another node, which does not exist |
 //! | 192.168.78.0/24, fd00:78::/64 | more addresses of the node, to dial from |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::world::Family;
 
-/// This node's name.
+/// The name of this node.
 pub(crate) const NODE: &str = "here";
-/// Another's.
+/// The name of the other node.
 pub(crate) const OTHER_NODE: &str = "there";
-/// How many lanes there are; after the last comes the first again.
-const LANES: u32 = 3_800;
-/// How many addresses of each kind a lane has.
-const PER_LANE: u32 = 16;
-/// How many hosts.
-const HOSTS_PER_LANE: u32 = 64;
+/// Number of blocks. After the last one, the first is used again.
+const BLOCKS: u32 = 3_800;
+/// Addresses of each range per block.
+const PER_BLOCK: u32 = 16;
+/// Host addresses per block.
+const HOSTS_PER_BLOCK: u32 = 64;
 /// The first addresses of a range are left to the API server's own Services.
 const FIRST: u32 = 256;
 
-/// Addresses of one world.
+/// The block of addresses of one world.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Lane(u32);
+pub(crate) struct AddressBlock(u32);
 
-impl Lane {
-    /// The lane of this number.
+impl AddressBlock {
+    /// The block of this number, modulo the number of blocks.
     pub(crate) fn new(number: u32) -> Self {
-        Self(number % LANES)
+        Self(number % BLOCKS)
     }
 
-    /// Its Kubernetes namespace.
+    /// The Kubernetes namespace of its world.
     pub(crate) fn namespace(self) -> String {
         format!("world-{}", self.0)
     }
@@ -48,19 +48,19 @@ impl Lane {
         self.one(family, [10, 96], 0x96, service)
     }
 
-    /// The external IP that a Service has for itself, or that all share.
+    /// The external IP of a Service, or the one that Services share.
     pub(crate) fn external_ip(self, service: usize, is_shared: bool, family: Family) -> IpAddr {
         self.one(family, [10, 112], 0x112, if is_shared { 0 } else { 1 + service })
     }
 
-    /// The address of a load balancer: a Service has two.
+    /// An address of a load balancer. Each Service has two.
     pub(crate) fn balancer(self, service: usize, number: usize, family: Family) -> IpAddr {
         self.one(family, [10, 113], 0x113, service * 2 + number % 2)
     }
 
-    /// A host of a Service.
+    /// The address of a host of a Service.
     pub(crate) fn host(self, service: usize, host: usize, family: Family) -> IpAddr {
-        let number = FIRST + self.0 * HOSTS_PER_LANE + small(service * super::world::HOSTS + host);
+        let number = FIRST + self.0 * HOSTS_PER_BLOCK + small(service * super::world::HOSTS + host);
         match family {
             Family::V4 => {
                 IpAddr::from(Ipv4Addr::from_bits(u32::from_be_bytes([10, 64, 0, 0]) + number))
@@ -70,7 +70,7 @@ impl Lane {
     }
 
     fn one(self, family: Family, four: [u8; 2], prefix: u16, at: usize) -> IpAddr {
-        let number = FIRST + self.0 * PER_LANE + small(at);
+        let number = FIRST + self.0 * PER_BLOCK + small(at);
         match family {
             Family::V4 => IpAddr::from(Ipv4Addr::from_bits(
                 u32::from_be_bytes([four[0], four[1], 0, 0]) + number,
@@ -80,7 +80,7 @@ impl Lane {
     }
 }
 
-/// This node's address.
+/// The address of this node.
 pub(crate) fn node(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::from([192, 168, 77, 1]),
@@ -88,7 +88,7 @@ pub(crate) fn node(family: Family) -> IpAddr {
     }
 }
 
-/// Another node's.
+/// The address of the other node.
 pub(crate) fn other_node(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::from([192, 168, 77, 2]),
@@ -96,7 +96,7 @@ pub(crate) fn other_node(family: Family) -> IpAddr {
     }
 }
 
-/// The loopback: not the address that everybody takes, but one of the same network.
+/// The loopback address.
 pub(crate) fn loopback(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::from([127, 0, 0, 1]),
@@ -104,7 +104,7 @@ pub(crate) fn loopback(family: Family) -> IpAddr {
     }
 }
 
-/// An address of the node to dial from.
+/// An address of this node that a client can bind.
 pub(crate) fn host_source(family: Family, number: u8) -> IpAddr {
     match family {
         Family::V4 => IpAddr::from([192, 168, 78, number]),
@@ -143,18 +143,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_things_of_any_two_lanes_have_the_same_address() {
+    fn addresses_of_all_blocks_are_distinct() {
         for family in Family::ALL {
             let mut seen = HashSet::new();
-            for lane in (0..LANES).map(Lane::new) {
-                assert!(seen.insert(lane.external_ip(0, true, family)));
+            for block in (0..BLOCKS).map(AddressBlock::new) {
+                assert!(seen.insert(block.external_ip(0, true, family)));
                 for service in 0..SERVICES {
-                    assert!(seen.insert(lane.cluster_ip(service, family)));
-                    assert!(seen.insert(lane.external_ip(service, false, family)));
-                    assert!(seen.insert(lane.balancer(service, 0, family)));
-                    assert!(seen.insert(lane.balancer(service, 1, family)));
+                    assert!(seen.insert(block.cluster_ip(service, family)));
+                    assert!(seen.insert(block.external_ip(service, false, family)));
+                    assert!(seen.insert(block.balancer(service, 0, family)));
+                    assert!(seen.insert(block.balancer(service, 1, family)));
                     for host in 0..HOSTS {
-                        assert!(seen.insert(lane.host(service, host, family)));
+                        assert!(seen.insert(block.host(service, host, family)));
                     }
                 }
             }
@@ -162,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lane_stays_within_the_ranges() {
-        let last = Lane::new(LANES - 1);
+    fn last_block_is_within_the_ranges() {
+        let last = AddressBlock::new(BLOCKS - 1);
         let shown = |address: IpAddr| address.to_string();
         assert!(shown(last.cluster_ip(SERVICES - 1, Family::V4)).starts_with("10.96."));
         assert!(shown(last.balancer(SERVICES - 1, 1, Family::V4)).starts_with("10.113."));

@@ -1,5 +1,5 @@
-//! What somebody else may do to the pinned maps: a broken line, an origin that nobody will release,
-//! clients that nobody is.
+//! Direct access to the pinned maps: reads that no command offers, and damage such as a broken line, or
+//! rows of sockets and clients that do not exist.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,36 +9,36 @@ use svclb_common::layout::{AffinityKey, AffinityRow, ClientRow, Line, Origin, Ov
 use super::content::{Plain, array, hash};
 use super::world::World;
 
-/// From here on no socket and no network namespace has a cookie.
-const NOBODY: u64 = 1 << 60;
+/// Cookies from this one on belong to no socket and no network namespace.
+const UNUSED_COOKIES: u64 = 1 << 60;
 
 impl World {
-    /// Makes each set of the index begin behind the last slot. Gives how many.
+    /// Makes each set of the index begin past the last slot, and returns the number of changed lines.
     ///
     /// # Panics
-    /// When the index cannot be read or written.
-    pub fn spoil_sets(&self) -> usize {
+    /// If the index cannot be read or written.
+    pub fn corrupt_sets(&self) -> usize {
         let maps = self.maps_folder();
         self.inside(move || {
             let mut index = array::<Line>(&maps, "svclb_index");
-            let mut spoilt = 0;
+            let mut changed = 0;
             for number in 0..index.len() {
                 let line = index.get(&number, 0).expect("a line within the index").0;
                 if line.set.count > 0 {
                     let set = Set { first: u32::MAX / 2, ..line.set };
                     let line = Plain(Line { set, ..line });
                     index.set(number, line, 0).expect("a line can be written");
-                    spoilt += 1;
+                    changed += 1;
                 }
             }
-            spoilt
+            changed
         })
     }
 
-    /// How many marks of backends are set in the index, and how many there could be.
+    /// Returns how many marks of backends are set in the index, and how many there could be.
     ///
     /// # Panics
-    /// When the index cannot be read.
+    /// If the index cannot be read.
     pub fn marks(&self) -> (u32, u32) {
         let (maps, hashed) = (self.maps_folder(), self.status()["index_lines"].as_u64());
         let hashed = hashed.and_then(|lines| u32::try_from(lines).ok()).expect("index_lines");
@@ -50,10 +50,10 @@ impl World {
         })
     }
 
-    /// The place of a socket in the origins array, and what it holds now.
+    /// Returns the number of a socket's place in the origins array, and its content.
     ///
     /// # Panics
-    /// When the array cannot be read.
+    /// If the array cannot be read.
     pub fn place_of(&self, cookie: u64) -> (u32, Origin) {
         let maps = self.maps_folder();
         self.inside(move || {
@@ -63,55 +63,57 @@ impl World {
         })
     }
 
-    /// Gives clients of these numbers, which nobody is, a backend that they keep for ever.
+    /// Adds affinity rows that never expire for clients that do not exist, one for each number.
     ///
     /// # Panics
-    /// When that cannot be written.
+    /// If a row cannot be written.
     pub fn add_clients(&self, numbers: Range<u64>) {
         let maps = self.maps_folder();
         self.inside(move || {
             let mut rows = hash::<AffinityKey, AffinityRow>(&maps, "svclb_affinity");
             for number in numbers {
-                let key = AffinityKey { client: NOBODY + number, service: 1, family: 4 };
+                let key = AffinityKey { client: UNUSED_COOKIES + number, service: 1, family: 4 };
                 let row = Plain(AffinityRow { used: u64::MAX, ..AffinityRow::default() });
-                rows.insert(Plain(key), row, 0).expect("there is room");
+                rows.insert(Plain(key), row, 0).expect("the map is not full");
             }
         });
     }
 
-    /// Gives sockets of these numbers, which do not exist, an entry of the overflow.
+    /// Adds empty overflow entries for sockets that do not exist, one for each number.
     ///
     /// # Panics
-    /// When that cannot be written.
+    /// If an entry cannot be written.
     pub fn add_overflow(&self, numbers: Range<u64>) {
         let maps = self.maps_folder();
         self.inside(move || {
             let mut entries = hash::<u64, Overflow>(&maps, "svclb_overflow");
             for number in numbers {
                 let entry = Plain(Overflow::EMPTY);
-                entries.insert(Plain(NOBODY + number), entry, 0).expect("there is room");
+                entries
+                    .insert(Plain(UNUSED_COOKIES + number), entry, 0)
+                    .expect("the map is not full");
             }
         });
     }
 
-    /// Removes them.
+    /// Removes those entries.
     ///
     /// # Panics
-    /// When one is not there.
+    /// If one does not exist.
     pub fn remove_overflow(&self, numbers: Range<u64>) {
         let maps = self.maps_folder();
         self.inside(move || {
             let mut entries = hash::<u64, Overflow>(&maps, "svclb_overflow");
             for number in numbers {
-                entries.remove(&Plain(NOBODY + number)).expect("the entry is there");
+                entries.remove(&Plain(UNUSED_COOKIES + number)).expect("the entry is there");
             }
         });
     }
 
-    /// How many entries of the overflow are counted for each client, and under 0 for all of them.
+    /// The counted overflow entries of each client, and of all clients under 0.
     ///
     /// # Panics
-    /// When the counts cannot be read.
+    /// If the counts cannot be read.
     pub fn counted_entries(&self) -> BTreeMap<u32, i32> {
         let maps = self.maps_folder();
         self.inside(move || {
@@ -124,10 +126,10 @@ impl World {
         })
     }
 
-    /// How many pairs of a client and a service have affinity.
+    /// The number of pairs of a client and a service with affinity.
     ///
     /// # Panics
-    /// When they cannot be read.
+    /// If they cannot be read.
     pub fn affinity_rows(&self) -> usize {
         let maps = self.maps_folder();
         self.inside(move || {
@@ -136,10 +138,10 @@ impl World {
         })
     }
 
-    /// Writes such a count.
+    /// Overwrites a client's counted overflow entries.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If the count cannot be written.
     pub fn put_counted_entries(&self, client: u32, overflow: i32) {
         let maps = self.maps_folder();
         self.inside(move || {
@@ -149,10 +151,10 @@ impl World {
         });
     }
 
-    /// Writes a place of the origins array.
+    /// Overwrites a place of the origins array.
     ///
     /// # Panics
-    /// When it cannot be written.
+    /// If the place cannot be written.
     pub fn put_origin(&self, place: u32, origin: Origin) {
         let maps = self.maps_folder();
         self.inside(move || {

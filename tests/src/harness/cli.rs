@@ -1,4 +1,4 @@
-//! What the commands of `svclb` show of a world, waited for until it is as it should be.
+//! The output of the commands of `svclb` in a world, and waits until it is as expected.
 
 use std::sync::atomic::Ordering;
 
@@ -8,28 +8,28 @@ use super::world::World;
 use crate::Protocol;
 
 impl World {
-    /// Waits until the agent has written all that this world's Services say, to the last step.
+    /// Waits until the agent has written all Services of this world, up to the last step of its pass.
     ///
-    /// What shows that a pass came to its end is a Service that is written after the others were seen:
-    /// only the next pass writes it.
+    /// The end of the pass is visible by a marker Service that is written once the others are in the
+    /// maps: only the next pass can write it.
     ///
     /// # Panics
-    /// When it does not in good time: with what was expected and found.
+    /// If the agent does not do so within the limit, with the difference.
     pub fn settle(&self) {
         self.wait_for_rows();
-        let port = self.fence.fetch_add(1, Ordering::Relaxed);
-        self.service("svclb-test/fence")
+        let port = self.marker_port.fetch_add(1, Ordering::Relaxed);
+        self.service("svclb-test/marker")
             .cluster_ip("10.96.255.255")
             .port(port, Protocol::Udp)
             .write();
         self.wait_for_rows();
     }
 
-    /// Looks whether the maps hold all that this world's Services say, with nobody to write it.
+    /// Asserts that the maps hold all Services of this world while no agent runs.
     ///
     /// # Panics
-    /// When they do not.
-    pub fn settle_without_agent(&self) {
+    /// If they do not.
+    pub fn assert_maps_match(&self) {
         self.wait_for_rows();
     }
 
@@ -41,7 +41,7 @@ impl World {
             let found = view::rows(&self.json(&["services"])?, &self.json(&["backends"])?)?;
             missing = expected.symmetric_difference(&found).cloned().collect();
             let describe = |row: &Row| {
-                format!("{} {row}", if expected.contains(row) { "missing:" } else { "too much:" })
+                format!("{} {row}", if expected.contains(row) { "missing:" } else { "unexpected:" })
             };
             match &missing[..] {
                 [] => Ok(()),
@@ -49,25 +49,25 @@ impl World {
             }
         });
         if let Err(last) = settled {
-            panic!("the maps are not as the YAML says after {LIMIT:?}:\n{last}");
+            panic!("the maps differ from the Services of the YAML folder after {LIMIT:?}:\n{last}");
         }
     }
 
-    /// The origins of live sockets, as `svclb sockets` shows them.
+    /// The origins of live sockets, as `svclb sockets` prints them.
     ///
     /// # Panics
-    /// When it fails.
+    /// If the command fails.
     pub fn origins(&self) -> Vec<Origin> {
         let shown = self.json(&["sockets"]).and_then(|shown| view::origins(&shown));
         shown.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Waits until no origin is left, in the array and in the overflow. A child that another test is
-    /// starting may hold a descriptor of this one for a moment.
+    /// Waits until no origin is left in the array or in the overflow. A child that another test is
+    /// starting may keep one of this test's sockets open for a moment.
     ///
     /// # Panics
-    /// When some are left.
-    pub fn wait_until_forgotten(&self) {
+    /// If some are left after the limit.
+    pub fn wait_until_origins_released(&self) {
         let left = within(LIMIT, || match (&self.origins()[..], self.overflow_entries()) {
             ([], 0) => Ok(()),
             ([], entries) => Err(format!("{entries} empty entries of the overflow are left")),
@@ -78,15 +78,15 @@ impl World {
         }
     }
 
-    /// How many entries the overflow of the origins has.
+    /// The number of entries of the overflow map.
     pub fn overflow_entries(&self) -> u64 {
         view::overflow_entries(&self.status()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What `svclb status -o json` shows.
+    /// The output of `svclb status -o json`.
     ///
     /// # Panics
-    /// When it fails.
+    /// If the command fails.
     pub fn status(&self) -> serde_json::Value {
         self.json(&["status"]).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -94,10 +94,11 @@ impl World {
     fn json(&self, command: &[&str]) -> Result<serde_json::Value, String> {
         let output = self.svclb(&[command, &["-o", "json"]].concat());
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("svclb {} failed: {}", command.join(" "), said.trim()));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("svclb {} failed: {}", command.join(" "), stderr.trim()));
         }
-        serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("svclb {} -o json shows no JSON: {error}", command.join(" ")))
+        serde_json::from_slice(&output.stdout).map_err(|error| {
+            format!("svclb {} -o json did not print JSON: {error}", command.join(" "))
+        })
     }
 }
