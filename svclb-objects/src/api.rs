@@ -19,9 +19,6 @@ use crate::convert::{self, Accepted, Invalid, Kind, LeftOut, ObjectId, Uid};
 use crate::protobuf::{Encoded, Envelope};
 use svclb_core::text::short;
 
-/// The contents of an object, or what is wrong with it.
-pub type Said = Result<Accepted, Invalid>;
-
 /// An object that was read.
 #[derive(Clone, Debug)]
 pub struct Read {
@@ -29,14 +26,14 @@ pub struct Read {
     pub name: Option<ObjectName>,
     /// A hash of all that is read of it, the same in every encoding.
     pub hash: u64,
-    /// Its contents.
-    pub said: Said,
+    /// Its contents, or the reason why it is rejected.
+    pub contents: Result<Accepted, Invalid>,
 }
 
 impl Read {
     /// Its UID, where that can be read.
     pub fn uid(&self) -> Option<Uid> {
-        match &self.said {
+        match &self.contents {
             Ok(accepted) => accepted.uid,
             Err(invalid) => invalid.uid,
         }
@@ -98,32 +95,32 @@ pub fn read_protobuf<T: Wire>(envelope: Envelope) -> (Option<Text>, Read) {
 
 /// Converts an object, or examines the JSON of one that does not fit.
 fn finish<T: Wire>(object: Result<T, Cow<'_, str>>) -> (Option<Text>, Read) {
-    let (version, hash, said) = match object {
+    let (version, hash, contents) = match object {
         Ok(object) => {
             let version = object.metadata().resource_version.clone();
             let uid = object.metadata().uid.as_deref().map(Uid::of);
-            let said = match object.convert() {
+            let contents = match object.convert() {
                 Ok((update, left_out)) => Ok(Accepted { update, uid, left_out }),
                 Err(invalid) => Err(invalid.with(uid)),
             };
-            (version, hash(&object), said)
+            (version, hash(&object), contents)
         }
         Err(wrong) => {
-            let (version, said) = examine(T::KIND, &wrong);
-            (version, hash_of_text(&wrong), said)
+            let (version, contents) = examine(T::KIND, &wrong);
+            (version, hash_of_text(&wrong), contents)
         }
     };
     // A server's text is kept and reported up to a limit.
-    let said = said.map_err(|invalid| Invalid {
+    let contents = contents.map_err(|invalid| Invalid {
         field: short(&invalid.field),
         problem: short(&invalid.problem),
         ..invalid
     });
-    let name = match &said {
+    let name = match &contents {
         Ok(accepted) => ObjectId::of(&accepted.update).map(|object| object.name),
         Err(invalid) => invalid.object.as_ref().map(|object| object.name.clone()),
     };
-    (version, Read { name, hash, said })
+    (version, Read { name, hash, contents })
 }
 
 /// Hashes all that is read of an object, its version among it: what comes in protobuf brings no more. The
@@ -150,7 +147,7 @@ fn hash_of_text(text: &str) -> u64 {
 }
 
 /// Finds out, the slow way, which object does not fit, and what of it.
-fn examine(kind: Kind, text: &str) -> (Option<Text>, Said) {
+fn examine(kind: Kind, text: &str) -> (Option<Text>, Result<Accepted, Invalid>) {
     let rubbish = |problem: String| Invalid {
         object: None,
         service: None,
@@ -172,12 +169,12 @@ fn examine(kind: Kind, text: &str) -> (Option<Text>, Said) {
     object.insert("kind".to_owned(), kind.name().into());
     object.insert("apiVersion".to_owned(), kind.api_version().into());
     let mut converted = convert::objects(value);
-    let said = match (converted.rejects.pop(), converted.accepted.pop()) {
+    let contents = match (converted.rejects.pop(), converted.accepted.pop()) {
         (Some(invalid), _) => Err(invalid),
         (None, Some(accepted)) => Ok(accepted),
         (None, None) => Err(rubbish("says nothing".to_owned())),
     };
-    (version, said)
+    (version, contents)
 }
 
 #[cfg(test)]
@@ -185,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_is_json_fails_the_stream() {
+    fn any_json_value_is_read_or_rejected_alone() {
         let rows = [
             ("no object", "7"),
             ("a text", r#""foo""#),
@@ -204,24 +201,24 @@ mod tests {
             ),
         ];
         for (row, text) in rows {
-            assert!(read::<wire::Service>(text).1.said.is_err(), "{row}");
+            assert!(read::<wire::Service>(text).1.contents.is_err(), "{row}");
         }
     }
 
     #[test]
-    fn a_malformed_object_keeps_its_name_and_version_and_says_which_field_it_is() {
+    fn malformed_object_keeps_its_name_and_version_and_names_the_field() {
         let text = r#"{"metadata":{"name":"a","namespace":"n","resourceVersion":"7"},
             "spec":{"clusterIP":"10.0.0.1","ports":[{"port":80},{"port":"seventy"}]}}"#;
         let (version, object) = read::<wire::Service>(text);
         assert_eq!(version.as_deref(), Some("7"));
         assert_eq!(object.name, Some(ObjectName::new("n", "a")));
-        let invalid = object.said.unwrap_err();
+        let invalid = object.contents.unwrap_err();
         assert_eq!(invalid.field, "spec.ports[1].port");
         assert_eq!(invalid.object.unwrap().to_string(), "Service n/a");
     }
 
     #[test]
-    fn an_object_is_known_again_by_what_it_says_and_not_by_the_way_it_came() {
+    fn hash_of_an_object_depends_on_its_read_fields_only() {
         let of = |text: &str| read::<wire::Node>(text).1.hash;
         let listed = of(r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{}}"#);
         let watched = r#"{"kind":"Node","apiVersion":"v1","metadata":{"name":"a","resourceVersion":"1"},"spec":{}}"#;
@@ -255,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_of_an_object_has_an_end() {
+    fn report_about_an_object_is_bounded() {
         let long = "x".repeat(100_000);
         let text = format!(
             r#"{{"metadata":{{"name":"a","namespace":"n"}},
                 "spec":{{"clusterIP":"{long}","ports":[{{"port":80}}]}}}}"#
         );
-        let invalid = read::<wire::Service>(&text).1.said.unwrap_err();
+        let invalid = read::<wire::Service>(&text).1.contents.unwrap_err();
         assert!(invalid.problem.len() < 1000, "{}", invalid.problem.len());
     }
 }

@@ -187,7 +187,7 @@ impl Decoder {
 
 /// An event in JSON.
 #[derive(Deserialize)]
-struct Line<'a> {
+struct JsonEvent<'a> {
     #[serde(rename = "type", borrow)]
     what: Cow<'a, str>,
     #[serde(borrow)]
@@ -195,22 +195,22 @@ struct Line<'a> {
 }
 
 /// The object of an event.
-enum Object<'a> {
+enum RawObject<'a> {
     Protobuf(Envelope),
     Json(&'a RawValue),
 }
 
 fn protobuf_event(frame: Bytes, kind: Kind) -> Result<Event, Unreadable> {
     let (what, object) = protobuf::event(frame)?;
-    event(&what, Object::Protobuf(object), kind)
+    event(&what, RawObject::Protobuf(object), kind)
 }
 
 fn json_event(line: &[u8], kind: Kind) -> Result<Event, Unreadable> {
-    let Line { what, object } = serde_json::from_slice(line)?;
-    event(what.as_bytes(), Object::Json(object), kind)
+    let JsonEvent { what, object } = serde_json::from_slice(line)?;
+    event(what.as_bytes(), RawObject::Json(object), kind)
 }
 
-fn event(what: &[u8], object: Object<'_>, kind: Kind) -> Result<Event, Unreadable> {
+fn event(what: &[u8], object: RawObject<'_>, kind: Kind) -> Result<Event, Unreadable> {
     match what {
         b"ADDED" | b"MODIFIED" | b"DELETED" => {
             let (version, read) = object.read(kind);
@@ -228,7 +228,7 @@ fn event(what: &[u8], object: Object<'_>, kind: Kind) -> Result<Event, Unreadabl
     }
 }
 
-impl Object<'_> {
+impl RawObject<'_> {
     fn read(self, kind: Kind) -> (Option<Text>, Read) {
         match kind {
             Kind::Service => self.read_as::<wire::Service>(),
@@ -271,7 +271,7 @@ impl Object<'_> {
 
 /// A page of a list, in JSON.
 #[derive(Deserialize)]
-struct List<'a> {
+struct JsonPage<'a> {
     metadata: PageEnd,
     #[serde(borrow)]
     items: Option<Vec<&'a RawValue>>,
@@ -294,10 +294,10 @@ pub struct PageEnd {
 /// # Errors
 /// The body is no list. No object was read then.
 pub fn page(kind: Kind, body: &[u8], mut each: impl FnMut(Read)) -> Result<PageEnd, Malformed> {
-    let list: List<'_> = serde_json::from_slice(body)
+    let list: JsonPage<'_> = serde_json::from_slice(body)
         .map_err(|error| Malformed::Unreadable(Encoding::Json, error.to_string()))?;
     for item in list.items.unwrap_or_default() {
-        each(Object::Json(item).read(kind).1);
+        each(RawObject::Json(item).read(kind).1);
     }
     Ok(list.metadata)
 }

@@ -23,7 +23,7 @@ pub struct Batch {
     pub unread: Option<Unread>,
     /// The number of rejects that stand, with those of earlier batches. A batch may change this alone.
     pub standing: usize,
-    /// What the source holds now and leaves out on purpose.
+    /// The parts of its objects that the source leaves out on purpose now.
     pub skipped: Skipped,
     /// When the earliest of these changes was noticed.
     pub seen: Instant,

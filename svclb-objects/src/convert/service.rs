@@ -123,7 +123,7 @@ fn external_ips(
     families: Families,
     left_out: &mut LeftOut,
 ) -> Result<Vec<IpAddr>, Invalid> {
-    let mut found = Addresses::default();
+    let mut found = UniqueAddresses::default();
     for (i, text) in spec.external_ips.iter().enumerate() {
         if text.trim().is_empty() {
             continue;
@@ -137,26 +137,26 @@ fn external_ips(
 
 /// Addresses in their order, each once.
 #[derive(Default)]
-struct Addresses {
+struct UniqueAddresses {
     list: Vec<IpAddr>,
     known: HashSet<IpAddr>,
 }
 
-impl Addresses {
+impl UniqueAddresses {
     fn take(&mut self, address: Option<IpAddr>) {
         let new = address.filter(|address| self.known.insert(*address));
         self.list.extend(new);
     }
 }
 
-/// Addresses that are served at the node: ipMode VIP, which is the default (KEP-1860). With another
+/// Returns the addresses that are served at the node: ipMode VIP, which is the default (KEP-1860). With another
 /// mode, or a host name only, the load balancer itself is meant to be reached.
 fn load_balancer_ips(
     status: &wire::ServiceStatus,
     families: Families,
     left_out: &mut LeftOut,
 ) -> Result<Vec<IpAddr>, Invalid> {
-    let mut found = Addresses::default();
+    let mut found = UniqueAddresses::default();
     for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
         let vip = matches!(ingress.ip_mode.as_deref(), None | Some("" | "VIP"));
         let Some(text) = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty()) else { continue };

@@ -286,16 +286,16 @@ pub struct Conditions {
 pub struct Hints {
     /// Zones.
     #[serde(default, deserialize_with = "or_default")]
-    pub for_zones: Vec<Named>,
+    pub for_zones: Vec<Hint>,
     /// Nodes.
     #[serde(default, deserialize_with = "or_default")]
-    pub for_nodes: Vec<Named>,
+    pub for_nodes: Vec<Hint>,
 }
 
 /// One zone or node of a hint.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
-pub struct Named {
+pub struct Hint {
     /// Its name. One without a name names no zone and no node.
     #[serde(default, deserialize_with = "or_default")]
     pub name: Text,
@@ -373,13 +373,13 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 fn if_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Found {
+    enum MaybeText {
         Text(Text),
         Other(IgnoredAny),
     }
-    Ok(match Found::deserialize(deserializer)? {
-        Found::Text(text) => Some(text),
-        Found::Other(_) => None,
+    Ok(match MaybeText::deserialize(deserializer)? {
+        MaybeText::Text(text) => Some(text),
+        MaybeText::Other(_) => None,
     })
 }
 

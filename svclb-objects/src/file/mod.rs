@@ -14,7 +14,7 @@ use svclb_core::model::Update;
 
 use crate::convert::{self, Accepted, Invalid, Kind, ObjectId, Skipped, Uid};
 use crate::ledger::Rejection;
-use documents::Unreadable;
+use documents::ParseError;
 use svclb_core::text::{line, short};
 
 /// The number of rejects of a file that are reported one by one. A value that is no object takes two bytes
@@ -51,7 +51,7 @@ impl fmt::Display for FileReject {
 
 /// An object of a file.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Object {
+pub struct FileObject {
     /// Its state.
     pub update: Update,
     /// Its `metadata.uid`, where it has one.
@@ -66,7 +66,7 @@ pub struct Object {
 #[derive(Debug, Default)]
 pub struct Contents {
     /// Objects. One that svclb does not serve has an update without an object.
-    pub objects: BTreeMap<ObjectId, Object>,
+    pub objects: BTreeMap<ObjectId, FileObject>,
     /// Rejected objects whose names can be read.
     pub rejected: BTreeMap<ObjectId, Rejection>,
     /// Something was rejected that may be any object.
@@ -82,29 +82,30 @@ pub struct Contents {
 
 /// Reads the contents of a file. `node` is the only Node that counts.
 pub fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
-    let mut reader = Reader { path, node, contents: Contents::default(), ignored: Vec::new() };
+    let mut builder =
+        ContentsBuilder { path, node, contents: Contents::default(), ignored: Vec::new() };
     let text = bytes.and_then(|bytes| {
         String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))
     });
     match text {
-        Err(error) => reader.unreadable_file(&error),
+        Err(error) => builder.unreadable_file(&error),
         Ok(text) if path.extension().is_some_and(|extension| extension == "json") => {
             for (number, value) in documents::parse_json(&text) {
-                reader.document(number, value, |_| None);
+                builder.document(number, value, |_| None);
             }
         }
         Ok(text) => {
             for document in documents::split(&text) {
                 let lines = documents::Lines::of(&document);
                 let line = |field: &str| Some(lines.of_field(field));
-                reader.document(document.number, documents::parse(&document), line);
+                builder.document(document.number, documents::parse(&document), line);
             }
         }
     }
-    reader.finish()
+    builder.finish()
 }
 
-struct Reader<'a> {
+struct ContentsBuilder<'a> {
     path: &'a Path,
     node: &'a str,
     contents: Contents,
@@ -112,7 +113,7 @@ struct Reader<'a> {
     ignored: Vec<FileReject>,
 }
 
-impl Reader<'_> {
+impl ContentsBuilder<'_> {
     fn unreadable_file(&mut self, error: &io::Error) {
         self.contents.unknown = true;
         self.contents.standing += 1;
@@ -124,13 +125,13 @@ impl Reader<'_> {
     fn document(
         &mut self,
         number: usize,
-        value: Result<Value, Unreadable>,
+        value: Result<Value, ParseError>,
         line: impl Fn(&str) -> Option<usize>,
     ) {
         let value = match value {
             Ok(Value::Null) => return,
             Ok(value) => value,
-            Err(Unreadable { line, problem }) => {
+            Err(ParseError { line, problem }) => {
                 self.contents.unknown = true;
                 if !self.count_reject() {
                     return;
@@ -157,9 +158,9 @@ impl Reader<'_> {
                 self.ignored.push(self.report(Some(number), line, Some(object.clone()), problem));
             }
             let skipped = left_out.counts;
-            let stated = Object { update, uid, document: number, skipped };
+            let stated = FileObject { update, uid, document: number, skipped };
             let earlier = self.contents.objects.insert(object.clone(), stated);
-            if let Some(Object { document: earlier, .. }) = earlier
+            if let Some(FileObject { document: earlier, .. }) = earlier
                 && self.count_reject()
             {
                 let problem = format!(

@@ -14,7 +14,7 @@ fn service(name: &str, port: u16) -> String {
 }
 
 #[test]
-fn a_rejected_object_says_which_service_lacks_a_part_of_it() {
+fn rejected_slice_names_the_service_that_lacks_it() {
     let slice = |labels: &str, rest: &str| {
         format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a-1\n  \

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use svclb_core::model::{ObjectName, Unread, Update};
 
 use crate::convert::{Kind, ObjectId, Skipped, Uid};
-pub use reports::Reports;
+pub use reports::StandingReports;
 
 /// An object that was rejected, as far as it is known.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

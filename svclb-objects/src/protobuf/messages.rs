@@ -52,7 +52,7 @@ pub(super) struct Status {
 
 /// The beginning of every object.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Named {
+pub(super) struct MetadataOnly {
     #[prost(message, optional, tag = "1")]
     pub(super) metadata: Option<Metadata>,
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::convert::Kind;
 use crate::convert::wire::{self, Text};
 use crate::status::Status;
-use messages::{Named, Unknown, WatchEvent};
+use messages::{MetadataOnly, Unknown, WatchEvent};
 use read::{Pairs as _, text};
 
 /// The media type. That of a watch has parameters behind it.
@@ -87,7 +87,7 @@ impl Envelope {
         }
         T::decode(self.0.raw.clone()).map_err(|error| {
             let error = error.to_string();
-            match Named::decode(self.0.raw).ok().and_then(|named| named.metadata) {
+            match MetadataOnly::decode(self.0.raw).ok().and_then(|named| named.metadata) {
                 Some(metadata) => {
                     json!({ "metadata": wire::Metadata::from(metadata), T::PARTS: error })
                 }
@@ -98,7 +98,7 @@ impl Envelope {
 
     /// Reads a bookmark, of whatever kind: its version, which may be empty, and whether it ends a list.
     pub(crate) fn bookmark(self) -> Result<(Text, bool), Unreadable> {
-        let metadata = Named::decode(self.0.raw)?.metadata.unwrap_or_default();
+        let metadata = MetadataOnly::decode(self.0.raw)?.metadata.unwrap_or_default();
         let ends_list = metadata.annotations.value(LIST_ENDS).is_some();
         Ok((text(&metadata.resource_version), ends_list))
     }

@@ -139,7 +139,7 @@ impl From<&Endpoint> for wire::Endpoint {
     fn from(it: &Endpoint) -> Self {
         let conditions = it.conditions.unwrap_or_default();
         let names = |hints: &[Hint]| {
-            hints.iter().map(|hint| wire::Named { name: text(&hint.name) }).collect()
+            hints.iter().map(|hint| wire::Hint { name: text(&hint.name) }).collect()
         };
         Self {
             addresses: wire::First(it.addresses.first().map(text)),

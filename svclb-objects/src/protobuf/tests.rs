@@ -64,8 +64,8 @@ fn read<T: Wire>(envelope: &[u8]) -> (Option<Text>, Read) {
 /// The JSON of an object.
 fn says<T: Wire>(object: &[u8]) -> Value {
     let envelope = envelope(T::KIND.api_version(), T::KIND.name(), object);
-    let said: T = Envelope::open(envelope.into()).unwrap().object().unwrap();
-    serde_json::to_value(said).unwrap()
+    let object: T = Envelope::open(envelope.into()).unwrap().object().unwrap();
+    serde_json::to_value(object).unwrap()
 }
 
 fn events(encoding: Encoding, kind: Kind, body: &[u8]) -> Vec<Event> {
@@ -93,7 +93,7 @@ fn same<T: Wire>(frames: &[u8], json: &[u8]) {
                 _ => panic!("{event:?}"),
             });
         assert!(version.is_some() && version == expected_version, "{found:?}\n{expected:?}");
-        assert_eq!((&read.name, &read.said), (&of_json.name, &of_json.said));
+        assert_eq!((&read.name, &read.contents), (&of_json.name, &of_json.contents));
         assert!(read.hash == of_json.hash, "another object by its hash: {found:?}\n{expected:?}");
     }
 }
@@ -174,13 +174,13 @@ fn an_error_of_a_real_api_server_is_a_status() {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
+fn unreadable_object_is_invalid_and_keeps_its_name() {
     // Its spec is a number.
     let metadata = [field(1, b"a"), field(3, b"n"), field(6, b"7")].concat();
     let broken = [field(1, &metadata), number(2, 1)].concat();
     let (version, read) = self::read::<wire::Service>(&envelope("v1", "Service", &broken));
     assert_eq!((version.as_deref(), read.name), (Some("7"), Some(ObjectName::new("n", "a"))));
-    let invalid = read.said.unwrap_err();
+    let invalid = read.contents.unwrap_err();
     assert_eq!(invalid.field, "spec");
     assert!(invalid.problem.contains("failed to decode"), "{invalid}");
 
@@ -197,7 +197,7 @@ fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
         let slice = envelope("discovery.k8s.io/v1", "EndpointSlice", &slice);
         let (version, read) = self::read::<wire::EndpointSlice>(&slice);
         assert_eq!((version.as_deref(), read.name), (Some("7"), Some(ObjectName::new("n", "a"))));
-        let invalid = read.said.unwrap_err();
+        let invalid = read.contents.unwrap_err();
         let told = invalid.to_string();
         assert!(told.starts_with("EndpointSlice n/a: endpoints: "), "{row}: {told}");
         assert!(told.contains("failed to decode"), "{row}: {told}");
@@ -205,7 +205,7 @@ fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
     }
     let of_node = [field(1, &metadata), number(3, 1)].concat();
     let of_node = envelope("v1", "Node", &of_node);
-    let invalid = self::read::<wire::Node>(&of_node).1.said.unwrap_err();
+    let invalid = self::read::<wire::Node>(&of_node).1.contents.unwrap_err();
     assert!(invalid.to_string().starts_with("Node a: status: "), "{invalid}");
 
     for (row, object, words) in [
@@ -221,14 +221,17 @@ fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
         ("no object", envelope("v1", "Service", b""), "metadata.name: missing"),
     ] {
         let (version, read) = self::read::<wire::Service>(&object);
-        assert!(version.is_none() && read.name.is_none() && read.said.is_err(), "{row}: {read:?}");
-        let told = read.said.unwrap_err().to_string();
+        assert!(
+            version.is_none() && read.name.is_none() && read.contents.is_err(),
+            "{row}: {read:?}"
+        );
+        let told = read.contents.unwrap_err().to_string();
         assert!(told.contains(words), "{row}: {told}");
     }
 }
 
 #[test]
-fn a_pointer_is_there_or_not_and_what_is_empty_otherwise_is_not() {
+fn optional_texts_may_be_empty_and_other_empty_texts_are_absent() {
     let slice = says::<wire::EndpointSlice>;
     let none = json!([{ "name": null, "protocol": null, "port": null }]);
     assert_eq!(slice(&field(3, b""))["ports"], none);
@@ -289,7 +292,7 @@ fn a_time_is_written_as_in_json() {
 }
 
 #[test]
-fn a_text_may_be_anything() {
+fn text_may_hold_any_bytes() {
     let rows: [(&[u8], &str); 3] = [
         (b"a\xff\xfeb", "a\u{fffd}\u{fffd}b"),
         (b"\"}\n\\\x1b\0", "\"}\n\\\u{1b}\0"),

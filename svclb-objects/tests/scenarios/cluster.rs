@@ -130,7 +130,7 @@ impl Cluster {
         for (object, accepted) in found.objects {
             let ignored = ignored.iter().find(|it| it.object.as_ref() == Some(&object));
             let ignored = ignored.map(|it| it.problem.clone());
-            let file::Object { update, uid, skipped, .. } = accepted;
+            let file::FileObject { update, uid, skipped, .. } = accepted;
             self.ledger.skip(&object, skipped);
             *self.ledger.accept(&object, uid, update) = Notes { problem: None, ignored };
         }

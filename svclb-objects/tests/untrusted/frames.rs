@@ -52,7 +52,7 @@ fn change(rng: &mut ChaCha8Rng, message: &mut Vec<u8>) {
 }
 
 #[test]
-fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
+fn mutated_frames_never_panic_and_claim_only_what_they_name() {
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let messages = messages();
     let (mut node, mut taken_in, mut rejected, mut malformed) = (TestNode::new(), 0, 0, 0);
@@ -126,11 +126,11 @@ fn read<'a>(
 /// Takes in the object of an event, read as one of a kind. True when it was taken in; none where the event
 /// has no object.
 fn object<T: Wire>(event: Event, message: &[u8], node: &mut TestNode) -> Option<bool> {
-    let (version, Read { name, hash, said }) = match event {
+    let (version, Read { name, hash, contents }) = match event {
         Event::Object { version, read, .. } => (version, read),
         Event::Bookmark { .. } | Event::Error(_) => return None,
     };
-    let accepted = match said {
+    let accepted = match contents {
         Ok(accepted) => accepted,
         Err(invalid) => {
             let told = invalid.to_string();
@@ -144,8 +144,8 @@ fn object<T: Wire>(event: Event, message: &[u8], node: &mut TestNode) -> Option<
     // In JSON it says the same.
     let (json_version, of_json) = api::read::<T>(&json.to_string());
     let update = accepted.update.clone();
-    let said = (version, name, Ok(accepted));
-    assert_eq!((json_version, of_json.name, of_json.said), said, "{json:#}");
+    let expected = (version, name, Ok(accepted));
+    assert_eq!((json_version, of_json.name, of_json.contents), expected, "{json:#}");
     assert_eq!(of_json.hash, hash, "{json:#}");
     node.take(update, [&json]);
     Some(true)

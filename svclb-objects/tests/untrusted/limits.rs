@@ -108,7 +108,7 @@ fn a_file_of_nothing_but_rejects_is_read_in_one_go() {
 }
 
 #[test]
-fn what_is_told_of_a_file_has_an_end_and_its_rest_is_counted() {
+fn reports_about_a_file_are_bounded_and_the_others_counted() {
     let list = |items: &str, count: usize| {
         format!(r#"{{"kind":"List","apiVersion":"v1","items":[{}0]}}"#, items.repeat(count - 1))
     };
@@ -151,7 +151,7 @@ fn what_is_told_of_a_file_has_an_end_and_its_rest_is_counted() {
 }
 
 #[test]
-fn what_is_nested_without_end_is_rejected() {
+fn document_nested_too_deeply_is_rejected() {
     let rows = [
         ("lists in YAML", "a.yaml", "[".repeat(200_000)),
         ("maps in YAML", "a.yaml", "{a: ".repeat(200_000)),

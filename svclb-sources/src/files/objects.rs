@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use svclb_core::model::{Unread, Update};
 use svclb_core::text::line;
-use svclb_objects::file::{Contents, FileReject, Object};
-use svclb_objects::ledger::{Ledger, Reports};
+use svclb_objects::file::{Contents, FileObject, FileReject};
+use svclb_objects::ledger::{Ledger, StandingReports};
 
 use super::layout::FileKey;
 use crate::batch::{Batch, Reject};
@@ -19,7 +19,7 @@ pub(super) struct FileObjects {
     holders: HashMap<ObjectId, BTreeSet<FileKey>>,
     /// With the state of each object that was handed on.
     ledger: Ledger<Option<Update>>,
-    reports: Reports<Subject, FileReject>,
+    reports: StandingReports<Subject, FileReject>,
     touched: BTreeSet<ObjectId>,
     /// As handed on last; `None` at first.
     unread: Option<Unread>,
@@ -142,7 +142,7 @@ impl FileObjects {
         let holders: Vec<(&FileKey, &ReadFile)> =
             holders.filter_map(|file| Some((file, self.files.get(file)?))).collect();
         let stated = holders.iter().filter(|(_, file)| !file.is_gone);
-        let mut stated: Vec<(&FileKey, &Object)> = stated
+        let mut stated: Vec<(&FileKey, &FileObject)> = stated
             .filter_map(|(key, file)| Some((*key, file.contents.objects.get(&object)?)))
             .collect();
         if let Some((file, winner)) = stated.pop() {
@@ -181,8 +181,8 @@ impl FileObjects {
 fn shadowed(
     object: &ObjectId,
     file: &FileKey,
-    stated: &Object,
-    (other, winner): (&FileKey, &Object),
+    stated: &FileObject,
+    (other, winner): (&FileKey, &FileObject),
 ) -> FileReject {
     let problem = format!(
         "{object} is in {}, document {}, too, and the last in path order counts: remove one of them",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::layout::{Found, Stamp};
+use super::layout::{FoundFile, Stamp};
 
 /// The shortest and the longest pause before what failed is tried again.
 pub(super) const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -90,7 +90,7 @@ impl Tracked {
     /// write, false when an event began one. A file that may be half written settles until `until`.
     pub(super) fn compare(
         &mut self,
-        found: &Found,
+        found: &FoundFile,
         is_whole: Option<bool>,
         now: Instant,
         until: Instant,

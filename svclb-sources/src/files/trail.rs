@@ -47,11 +47,11 @@ pub(super) fn trail(path: &Path) -> Trail {
         }
         links += 1;
         trail.is_linked = true;
-        let Ok(target) = entry.read_link() else { return trail };
+        let Ok(argument) = entry.read_link() else { return trail };
         if links > MOST_LINKS {
             return trail;
         }
-        push(&mut ahead, &target);
+        push(&mut ahead, &argument);
     }
     trail.real = Some(here);
     trail

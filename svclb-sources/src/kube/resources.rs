@@ -1,12 +1,12 @@
-//! What is watched, and with which rights. The watchers, the rules in manifests/ and their test all come
-//! from [`WATCHED`].
+//! The kinds that are watched, and the rights for them. The reflectors, the rules in manifests/ and their
+//! test all come from [`WATCHED`].
 
 use crate::convert::Kind;
 
 /// A kind of objects that is watched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Watched {
-    /// What its objects are here.
+    /// The kind.
     pub kind: Kind,
     /// API group; empty for the core group.
     pub group: &'static str,
@@ -14,12 +14,12 @@ pub struct Watched {
     pub version: &'static str,
     /// Plural name, as in URLs and RBAC rules.
     pub resource: &'static str,
-    /// What must be allowed, cluster-wide.
+    /// The verbs that must be allowed, cluster-wide.
     pub verbs: &'static [&'static str],
-    /// Which of them the API server is asked for, by their labels: others mean nothing here, and a label
-    /// that comes or goes is an object that vanishes or appears. (kube-proxy watches by the same.)
+    /// The label selector of the watch, the same as kube-proxy's. Other objects mean nothing here: one whose
+    /// label is added or removed vanishes or appears.
     pub labels: Option<&'static str>,
-    /// Only the object that has the name of the own node.
+    /// Only the object with the name of the own node is watched.
     pub own: bool,
 }
 

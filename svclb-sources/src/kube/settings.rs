@@ -1,4 +1,4 @@
-//! Configuration of the connection to the API server: a kubeconfig, or what a cluster gives its pods.
+//! Configuration of the connection to the API server: a kubeconfig, or the service account of a pod.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub struct Settings {
     /// Further ways to the API server, in the order in which they are tried. Its certificate must be good
     /// for the name that the configuration has.
     pub api_servers: Vec<Uri>,
-    /// How exec plugins of a kubeconfig are run.
+    /// The limits of exec plugins of a kubeconfig.
     pub plugins: Limits,
     /// Time that a watch may be silent before all is listed; up to twice as long at random.
     pub silence: Duration,
@@ -48,7 +48,7 @@ impl Settings {
         Ok(config)
     }
 
-    /// The name that certificates of API servers must be good for, whatever their address.
+    /// Returns the name that certificates of API servers must be good for, whatever their address.
     pub(super) fn server_name(&self, config: &Config) -> String {
         let host = match &self.kubeconfig {
             Some(_) => config.cluster_url.host().map(|host| host.trim_matches(['[', ']'])),
@@ -58,7 +58,7 @@ impl Settings {
         name.unwrap_or(SERVER_NAME).to_owned()
     }
 
-    /// The further ways.
+    /// Returns the further ways.
     pub(super) fn given(&self, config: &Config) -> Vec<Uri> {
         let given = self.api_servers.iter().filter(|server| **server != config.cluster_url);
         given.cloned().collect()
@@ -83,8 +83,8 @@ impl Settings {
     }
 }
 
-/// Reads a token file that ends in a newline, which no header can hold. (kube reads a file without one
-/// again and again; this one is read again when the token is refused.)
+/// Replaces a token file that ends in a newline, which no header can hold, by its token. (kube reads a file
+/// without a newline again and again; this one is read again when the token is refused.)
 fn trim(auth: &mut AuthInfo) {
     let Some(file) = auth.token_file.as_ref().filter(|_| auth.token.is_none()) else { return };
     if let Ok(token) = std::fs::read_to_string(file)
@@ -94,7 +94,7 @@ fn trim(auth: &mut AuthInfo) {
     }
 }
 
-/// Refuses a command that would run outside of the agent's limits, and a plugin that is not described.
+/// Refuses a command that would run outside of the agent's limits, and a plugin without a program.
 fn check(auth: &AuthInfo) -> Result<()> {
     Plugin::take(&mut auth.clone())?;
     let command = auth.auth_provider.as_ref().and_then(|it| it.config.get("cmd-path"));

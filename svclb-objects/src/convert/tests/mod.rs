@@ -87,7 +87,7 @@ fn slice(changes: &[(&str, Value)]) -> (Option<Slice>, Skipped) {
 }
 
 #[test]
-fn a_service_is_read_with_all_that_counts() {
+fn service_is_converted_with_all_fields() {
     let service = service(&[]).unwrap();
     assert_eq!(service.created, Some(86_401));
     let ips: Vec<String> = service.cluster_ips.iter().map(ToString::to_string).collect();
@@ -166,7 +166,7 @@ fn load_balancer_ips_count_in_vip_mode_only() {
 }
 
 #[test]
-fn source_ranges_restrict_unless_they_hold_everybody() {
+fn source_ranges_restrict_unless_one_holds_all_addresses() {
     let (neither, v4) = (Families::default(), Families { v4: true, v6: false });
     let both = Families { v4: true, v6: true };
     let rows = [
@@ -257,7 +257,7 @@ fn a_slices_trigger_time_is_read_and_a_malformed_one_is_ignored() {
 }
 
 #[test]
-fn a_slice_is_read_with_all_that_counts() {
+fn slice_is_converted_with_all_fields() {
     let (slice, skipped) = slice(&[]);
     let slice = slice.unwrap();
     assert_eq!(skipped, Skipped::default());

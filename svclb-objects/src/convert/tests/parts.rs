@@ -183,7 +183,7 @@ fn a_node_has_so_many_addresses_at_most_and_the_others_are_ignored() {
 }
 
 #[test]
-fn a_hint_without_a_name_names_nothing_and_costs_nothing() {
+fn hint_without_a_name_is_ignored() {
     let hints = json!({"forZones": [{}, {"name": null}, {"name": "z"}], "forNodes": [{}]});
     let (slice, skipped) = slice(&[("/endpoints/0/hints", hints)]);
     let slice = slice.unwrap();
@@ -239,7 +239,7 @@ fn an_object_that_never_passed_an_api_server_gets_its_defaults() {
 }
 
 #[test]
-fn an_object_tells_which_of_all_of_its_name_it_is_also_when_it_is_rejected() {
+fn object_has_its_uid_also_when_it_is_rejected() {
     let uid = |object: Value| {
         let Converted { accepted, rejects, .. } = objects(object);
         let accepted = accepted.first().map(|it| it.uid);

@@ -238,7 +238,7 @@ proptest! {
     /// Whatever stands anywhere in an object, each object ends as an update or a reject that says which
     /// field and what was expected.
     #[test]
-    fn no_value_anywhere_panics_and_a_reject_says_why(
+    fn no_value_panics_and_each_reject_has_a_reason(
         slice in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any_value()), 1..4),
     ) {

@@ -190,7 +190,7 @@ const SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"n
     "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}}"#;
 
 #[tokio::test]
-async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
+async fn rejected_object_and_its_shadowed_copies_are_unread() {
     let of = |names: &[&str]| {
         let services = names.iter().map(|name| ObjectName::new("default", name)).collect();
         Some(Unread { services, ..Unread::default() })
@@ -221,7 +221,7 @@ async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
 }
 
 #[tokio::test]
-async fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
+async fn rejected_object_of_another_uid_keeps_nothing_of_the_one_before() {
     let with = |uid: &str, text: String| {
         text.replace("metadata:\n", &format!("metadata:\n  uid: {uid}\n"))
     };

@@ -96,7 +96,7 @@ fn services(
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_to_stream_lists_is_read_page_by_page() {
+async fn server_that_refuses_to_stream_lists_is_listed_in_pages() {
     let server = Server::new(services(|request| {
         if request.has("sendInitialEvents") {
             let why = status(422, "sendInitialEvents is forbidden for watch");
@@ -127,7 +127,7 @@ async fn a_server_that_refuses_to_stream_lists_is_read_page_by_page() {
 }
 
 #[tokio::test]
-async fn each_kind_is_asked_for_what_means_something_here_and_no_more() {
+async fn requests_select_only_the_objects_that_are_read() {
     let server = Server::new(services(|_| Answer::Watch(vec![end(1)])));
     next(&mut follow(&server).await).await;
     let asked = server.asked();
@@ -155,7 +155,7 @@ async fn each_kind_is_asked_for_what_means_something_here_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_streamed_list_is_asked_for_as_it_is_now_and_a_watch_from_where_it_was() {
+async fn streamed_list_is_requested_without_a_version_and_a_watch_from_its_version() {
     let server = Server::new(services(|request| match request.has("sendInitialEvents") {
         true => Answer::Ends(vec![event("ADDED", &service("a", 1)), end(7)]),
         false => Answer::Watch(vec![event("ADDED", &service("b", 8))]),
@@ -178,7 +178,7 @@ async fn a_streamed_list_is_asked_for_as_it_is_now_and_a_watch_from_where_it_was
 }
 
 #[tokio::test]
-async fn rubbish_among_objects_is_told_and_the_others_count() {
+async fn unreadable_objects_are_rejected_and_the_others_count() {
     let server = Server::new(services(|_| {
         Answer::Watch(vec![
             event("ADDED", &service("a", 1)),
@@ -212,7 +212,7 @@ async fn rubbish_among_objects_is_told_and_the_others_count() {
 }
 
 #[tokio::test]
-async fn what_was_forgotten_is_listed_anew_at_once_and_only_differences_are_told() {
+async fn expired_version_is_listed_again_at_once_and_only_differences_are_handed_on() {
     let round = AtomicUsize::new(0);
     let server = Server::new(services(move |_| match round.fetch_add(1, Ordering::Relaxed) {
         0 => Answer::Watch(vec![
@@ -239,7 +239,7 @@ async fn what_was_forgotten_is_listed_anew_at_once_and_only_differences_are_told
 }
 
 #[tokio::test]
-async fn a_watch_that_expires_before_it_begins_is_listed_anew() {
+async fn watch_that_expires_before_it_begins_is_listed_again() {
     let server = Server::new(services(move |request| {
         if request.has("sendInitialEvents") {
             Answer::Ends(vec![event("ADDED", &service("a", 1)), end(2)])
@@ -266,7 +266,7 @@ async fn a_watch_that_expires_before_it_begins_is_listed_anew() {
 }
 
 #[tokio::test]
-async fn a_server_that_ends_each_watch_at_once_is_not_asked_without_a_pause() {
+async fn server_that_ends_each_watch_at_once_is_requested_with_delays() {
     let server = Server::new(services(|_| Answer::Ends(vec![])));
     let mut kube = follow(&server).await;
     let none = tokio::time::timeout(Duration::from_secs(3), kube.next()).await;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tower::{BoxError, service_fn};
 use tracing::subscriber::DefaultGuard;
 
-use super::super::client::Link;
+use super::super::client::ApiClient;
 use super::super::{Batch, Kube, Settings};
 use super::server::Request;
 use super::settings;
@@ -124,7 +124,7 @@ impl Peer {
             }
         });
         let client = Client::new(service, "default");
-        let kube = Kube::over(&Link::over(client, settings, "peer".into()), "node-a");
+        let kube = Kube::over(&ApiClient::over(client, settings, "peer".into()), "node-a");
         Self { kube, start, asked, log, _subscriber: subscriber }
     }
 

@@ -91,7 +91,7 @@ fn lists(peer: &Peer) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_speaks_protobuf_is_followed_in_whatever_parts_it_comes() {
+async fn protobuf_is_decoded_whatever_the_parts_of_the_body() {
     for size in [1, 2, 3, 7, 64, 100_000] {
         let mut peer = Peer::new(services(move |_, request| {
             assert!(request.1, "it is asked for protobuf");
@@ -121,7 +121,7 @@ async fn a_server_that_speaks_protobuf_is_followed_in_whatever_parts_it_comes() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_page_by_page_are_asked_for_in_json() {
+async fn lists_in_pages_are_requested_in_json() {
     let mut peer = Peer::new(services(|_, request| {
         if request.has("sendInitialEvents") {
             // What is refused is said in protobuf too.
@@ -145,7 +145,7 @@ async fn lists_page_by_page_are_asked_for_in_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_in_protobuf_is_understood() {
+async fn error_in_protobuf_is_reported() {
     let rows = [
         ("a Status", failure(403, "not yours"), "not yours"),
         ("no Status", b"k8s\0\xff".to_vec(), "protobuf cannot be read"),
@@ -161,7 +161,7 @@ async fn an_error_in_protobuf_is_understood() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_forgotten_is_listed_anew() {
+async fn expired_version_is_listed_again() {
     let mut peer = Peer::new(services(|late, _| match late.as_secs() {
         0 => {
             let gone = frame("ERROR", &failure(410, "Expired"));
@@ -179,7 +179,7 @@ async fn what_was_forgotten_is_listed_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_read_rejects_only_itself() {
+async fn unreadable_object_rejects_only_itself() {
     let mut peer = Peer::new(services(|_, _| {
         // A spec that is a number; and an object of which nothing can be read.
         let wrong = of("ADDED", "wrong", 2, &[2 << 3, 1]);
@@ -204,7 +204,7 @@ async fn an_object_that_cannot_be_read_rejects_only_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_in_protobuf_is_asked_for_in_json_for_a_while() {
+async fn unreadable_protobuf_is_requested_in_json_for_ten_minutes() {
     for listed in [true, false] {
         let mut peer = Peer::new(services(move |late, request| match late.as_secs() {
             // One frame, which is none.
@@ -250,7 +250,7 @@ async fn what_cannot_be_read_in_protobuf_is_asked_for_in_json_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_breaks_off_in_an_event_goes_on_from_the_one_before_it() {
+async fn body_that_breaks_off_in_an_event_goes_on_from_the_event_before() {
     let mut peer = Peer::new(services(|_, request| {
         assert!(request.1, "it is asked for protobuf");
         if request.has("sendInitialEvents") {

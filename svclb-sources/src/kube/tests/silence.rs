@@ -37,7 +37,7 @@ fn is_within(late: Duration, minutes: std::ops::Range<u64>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watch_that_waits_for_versions_of_before_a_restore_is_listed_anew() {
+async fn silent_watch_after_a_restore_of_etcd_is_listed_again() {
     // What follows the list: a watch that stays open, that the server ends, that a proxy cuts.
     let ways: [(&str, Way); 3] = [
         ("it stands", || watch(vec![])),
@@ -77,7 +77,7 @@ async fn watch_that_waits_for_versions_of_before_a_restore_is_listed_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn server_without_bookmarks_lists_all_once_in_an_hour_or_two() {
+async fn server_without_bookmarks_is_listed_every_one_to_two_hours() {
     let mut peer = Peer::new(|_, request| match request.has("sendInitialEvents=true") {
         true => watch(vec![end(1)]),
         false => watch(vec![]),
@@ -95,7 +95,7 @@ async fn server_without_bookmarks_lists_all_once_in_an_hour_or_two() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn server_that_was_away_for_long_is_not_asked_to_list_when_it_is_back() {
+async fn server_that_was_unreachable_for_long_is_not_listed_again_when_it_is_back() {
     let mut peer = Peer::new(|late, request| match late.as_secs() {
         120..3600 => Told::Nobody,
         _ => lively(request),
@@ -117,7 +117,7 @@ fn large(name: &str, addresses: u8) -> String {
 
 /// Bookmarks come all the time: nothing but the room is a reason to list.
 #[tokio::test(start_paused = true)]
-async fn object_without_contents_is_listed_again_once_there_is_room_for_it() {
+async fn object_without_contents_is_listed_again_once_there_is_capacity_for_it() {
     let memory = Amount::default().with(Resource::Memory, 9_000);
     let budget = Budget { namespace: memory.percent(50), cluster: memory, ..Budget::UNLIMITED };
     let settings = Settings { budget, ..settings(None) };

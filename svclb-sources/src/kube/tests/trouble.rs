@@ -44,7 +44,7 @@ fn grows(waits: &[f64], row: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_in_trouble_is_asked_less_and_less_and_told_of_once() {
+async fn failing_server_is_requested_with_growing_delays_and_logged_once() {
     let long = "word\u{1b}[31m ".repeat(10_000);
     let ways: [(&str, Way<String>); 5] = [
         ("nobody there", |_| Told::Nobody),
@@ -84,7 +84,7 @@ async fn a_server_in_trouble_is_asked_less_and_less_and_told_of_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_it_did_well_for_a_while_an_error_is_a_first_one() {
+async fn delays_begin_again_after_the_watch_was_healthy_for_a_while() {
     for (row, well_for, recovers) in [("a while", 80, true), ("a moment", 2, false)] {
         let mut peer = Peer::new(move |late, request| {
             if !request.is_for("services") {
@@ -112,7 +112,7 @@ async fn after_it_did_well_for_a_while_an_error_is_a_first_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_one_reaches_the_server_the_others_do_at_once_but_for_those_that_it_refuses() {
+async fn delays_of_unreachable_kinds_end_when_another_reaches_the_server() {
     let mut peer = Peer::new(|late, request| {
         if request.is_for("nodes") {
             whole(403, status(403, "not yours").to_string())
@@ -133,7 +133,7 @@ async fn where_one_reaches_the_server_the_others_do_at_once_but_for_those_that_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_whose_good_answers_help_nobody_hurries_nobody() {
+async fn good_answers_that_end_in_errors_do_not_defeat_the_delays_of_other_kinds() {
     // Each kind's good answer would make another one's wait end.
     let mut peer = Peer::new(|late, _| match late.as_millis() % 2 {
         0 => error_by_a_good_answer("trouble"),
@@ -148,7 +148,7 @@ async fn a_server_whose_good_answers_help_nobody_hurries_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_line_that_is_no_event_all_is_listed_anew() {
+async fn line_that_is_no_event_causes_a_list() {
     let rubbish = ["{ no JSON", r#"{"type":"RENAMED","object":{}}"#];
     for rubbish in rubbish {
         let mut peer = Peer::new(move |late, request| {
@@ -176,7 +176,7 @@ async fn after_a_line_that_is_no_event_all_is_listed_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_breaks_off_half_way_changes_nothing() {
+async fn list_that_breaks_off_changes_nothing() {
     let ways: [(&str, Way<String>); 5] = [
         ("it ends", |a| Told::Lines(200, at_once(vec![a]), Then::Ends)),
         ("an error in it, and an end after that", |a| {
@@ -222,7 +222,7 @@ async fn a_list_that_breaks_off_half_way_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_stops_in_the_middle_is_given_up_and_told_of() {
+async fn incomplete_answer_is_given_up_and_logged() {
     let part =
         |status| Told::Lines(status, at_once(vec![r#"{"items":["#.to_owned()]), Then::Stands);
     let rows: [(&str, Way<Way<u16>>, &str); 4] = [
@@ -254,7 +254,7 @@ async fn an_answer_that_stops_in_the_middle_is_given_up_and_told_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_refused_is_a_list_anew_which_is_streamed() {
+async fn refused_watch_causes_a_streamed_list() {
     for code in [400, 422, 501] {
         let mut peer = Peer::new(move |late, request| {
             let list = request.has("sendInitialEvents");
@@ -278,7 +278,7 @@ async fn a_watch_that_is_refused_is_a_list_anew_which_is_streamed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_while_it_is_tried_again_whether_lists_are_streamed() {
+async fn streamed_lists_are_tried_again_after_ten_minutes() {
     // Until it is made anew after 20 minutes, it does not stream; and it forgets twice what was.
     let ways: [(&str, Way<()>); 2] = [
         ("it refuses", |()| whole(400, status(400, "no streams").to_string())),
@@ -327,7 +327,7 @@ async fn after_a_while_it_is_tried_again_whether_lists_are_streamed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_whose_other_side_froze_is_given_up_and_goes_on_from_where_it_was() {
+async fn watch_of_a_frozen_server_goes_on_from_its_last_version() {
     let mut peer = Peer::new(|_, request| {
         if !request.is_for("services") {
             well(request)
@@ -361,7 +361,7 @@ fn with_plugin(folder: &Path) -> Settings {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_that_makes_no_sense_is_an_error_at_once() {
+async fn invalid_kubeconfig_is_an_error_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let settings = with_plugin(folder.path());
     let provider = r#"auth-provider":{"name":"gcp","config":{"cmd-path":"sh"}},"as":"a""#;
