@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
 use svclb_core::text::short;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, service_fn};
 
 use super::dial::Dial;
 use super::plugin::{Plugins, TooEarly};
@@ -77,24 +77,19 @@ impl ApiClient {
     pub(super) async fn new(settings: Settings) -> Result<Self> {
         let config = settings.read().await.with_context(|| settings.to_string())?;
         let server = config.cluster_url.to_string().into();
-        let link = Self::with(None, settings, server);
+        let api = Self::over(None, settings, server);
         if config.auth_info.exec.is_some() {
-            link.begin(&mut lock(&link.current));
+            api.begin(&mut lock(&api.current));
         } else {
-            let client = client(config, &link.settings, &link.ways);
-            let client = client.with_context(|| link.settings.to_string())?;
-            lock(&link.current).client = Some(client);
+            let client = client(config, &api.settings, &api.ways);
+            let client = client.with_context(|| api.settings.to_string())?;
+            lock(&api.current).client = Some(client);
         }
-        Ok(link)
+        Ok(api)
     }
 
-    /// Uses this client until its credentials are refused or reach no server.
-    #[cfg(test)]
-    pub(super) fn over(client: Client, settings: Settings, server: Arc<str>) -> Self {
-        Self::with(Some(client), settings, server)
-    }
-
-    fn with(client: Option<Client>, settings: Settings, server: Arc<str>) -> Self {
+    /// Uses this client, if there is one, until its credentials are refused or reach no server.
+    pub(super) fn over(client: Option<Client>, settings: Settings, server: Arc<str>) -> Self {
         let current = Current {
             client,
             renewal: None,
@@ -158,13 +153,13 @@ impl ApiClient {
     /// Begins to make another client, one at a time, in a task of its own: a request that stops waiting does
     /// not stop it.
     fn begin(&self, current: &mut Current) {
-        let (link, (done, making)) = (self.clone(), watch::channel(()));
+        let (api, (done, making)) = (self.clone(), watch::channel(()));
         current.read = Instant::now();
         current.making = Some(making);
         let refused = current.refused || current.unreached && self.plugins.gave_certificate();
         tokio::spawn(async move {
-            let made = link.make(refused).await;
-            let mut current = lock(&link.current);
+            let made = api.make(refused).await;
+            let mut current = lock(&api.current);
             current.making = None;
             match made {
                 Ok((client, renewal)) => {
@@ -206,7 +201,8 @@ fn client(mut config: Config, settings: &Settings, ways: &Ways) -> Result<Client
     }
     // The layers of kube's own client, over connections of `dial`: those of kube know one way only, and notice
     // a vanished peer after five minutes.
-    let connector = Dial::new(&config, ways, settings.given(&config), &name)?;
+    let dial = Dial::new(&config, ways, settings.given(&config), &name)?;
+    let connector = service_fn(move |_: Uri| dial.dial());
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

@@ -1,7 +1,6 @@
 //! Connections to the API server, over the first way that works (`ways`), by sockets that svclb's own hooks
 //! leave alone.
 
-use std::fmt;
 use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +37,7 @@ const NEXT: Duration = Duration::from_millis(500);
 const KEEPALIVE: (u32, u32, u32) = (15, 3, 5);
 
 /// A connection.
-type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(super) type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// Makes connections to the API server, whatever the URL of a request.
 #[derive(Clone)]
@@ -77,23 +76,30 @@ impl Dial {
         })
     }
 
-    async fn dial(self) -> Result<Connection, BoxError> {
+    /// Connects over the first way that works.
+    pub(super) fn dial(&self) -> BoxFuture<'static, Result<Connection, BoxError>> {
+        Box::pin(self.clone().try_ways())
+    }
+
+    async fn try_ways(self) -> Result<Connection, BoxError> {
         let ways = self.ways.order(&self.configured, &self.given, self.learns);
         let is_only = ways.len() == 1;
         let mut failed: Vec<(Way, BoxError)> = Vec::new();
         let connected = first(ways.into_iter().map(|way| self.attempt(way)), &mut failed).await;
-        let in_words = |failed: &[(Way, BoxError)]| -> Vec<Failed> {
-            failed.iter().map(|(way, error)| (way.clone(), words(&**error))).collect()
-        };
-        let told = in_words(&failed);
+        let errors = failed.iter().map(|(way, error)| (way.clone(), words(&**error)));
+        let errors: Vec<Failed> = errors.collect();
         if let Some((way, stream)) = connected {
-            self.ways.worked(&way, peer(&stream), told);
+            self.ways.worked(&way, peer(&stream), errors);
             return Ok(stream);
         }
-        self.ways.failed(&told);
+        self.ways.failed(&errors);
         match failed.pop() {
             Some((_, error)) if is_only => Err(error),
-            _ => Err(NoWay(told).into()),
+            _ => {
+                let errors = errors.iter().map(|(way, error)| format!("{way}: {error}"));
+                let errors = errors.collect::<Vec<_>>().join("; ");
+                Err(format!("no way to the API server works: {errors}").into())
+            }
         }
     }
 
@@ -110,44 +116,12 @@ impl Dial {
     }
 }
 
-impl Service<Uri> for Dial {
-    type Response = Connection;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Connection, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().dial())
-    }
-}
-
 /// Returns the address at the other end.
 fn peer(stream: &Connection) -> Option<SocketAddr> {
     let mut extensions = Extensions::new();
     stream.connected().get_extras(&mut extensions);
     extensions.get::<HttpInfo>().map(HttpInfo::remote_addr)
 }
-
-/// No way works, each for its own reason.
-#[derive(Debug)]
-struct NoWay(Vec<Failed>);
-
-impl fmt::Display for NoWay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no way to the API server works")?;
-        let mut separator = ": ";
-        for (way, error) in &self.0 {
-            write!(f, "{separator}{way}: {error}")?;
-            separator = "; ";
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for NoWay {}
 
 /// Returns the first success of attempts that begin one after the other: the next one as soon as one has
 /// failed, or [`NEXT`] after the one before. Earlier errors are added to `failed`; attempts that are still
@@ -195,9 +169,9 @@ impl Service<Uri> for Tcp {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(async move {
-            let addresses = addresses(&uri).await?;
             let mut failed = Vec::new();
-            match first(addresses.into_iter().map(connect), &mut failed).await {
+            let attempts = addresses(&uri).await?.into_iter().map(connect);
+            match first(attempts, &mut failed).await {
                 Some(stream) => Ok(TokioIo::new(stream)),
                 None => {
                     Err(failed.pop().map_or_else(|| "the name has no address".into(), Into::into))

@@ -75,18 +75,18 @@ impl Kube {
     /// # Errors
     /// When there is no configuration, or it cannot be understood.
     pub async fn new(settings: Settings, node: &str) -> Result<Self> {
-        let link = ApiClient::new(settings).await?;
-        tracing::info!(server = &*link.server, node, "watching the API server");
-        Ok(Self::over(&link, node))
+        let client = ApiClient::new(settings).await?;
+        tracing::info!(server = &*client.server, node, "watching the API server");
+        Ok(Self::over(&client, node))
     }
 
-    fn over(link: &ApiClient, node: &str) -> Self {
-        let capacity = Capacity::new(&link.settings.budget);
+    fn over(client: &ApiClient, node: &str) -> Self {
+        let capacity = Capacity::new(&client.settings.budget);
         let reflectors = WATCHED.each_ref().map(|watched| {
             let store = Store::new(watched.kind, capacity.clone());
-            Reflector::new(watched, store, link, node)
+            Reflector::new(watched, store, client, node)
         });
-        Self { reflectors, ways: link.ways.clone(), started: false, unread: None }
+        Self { reflectors, ways: client.ways.clone(), started: false, unread: None }
     }
 
     /// Adds endpoints of the API server that an earlier agent knew: these are ways to it.

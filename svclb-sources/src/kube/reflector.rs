@@ -43,7 +43,7 @@ pub(super) struct Reflector {
     watched: &'static Watched,
     /// The object's name, where only one is watched.
     own: Option<String>,
-    link: ApiClient,
+    client: ApiClient,
     health: Health,
     /// The request whose answer is read, or that is sent next.
     fetch: Fetch,
@@ -103,7 +103,7 @@ impl Reflector {
     pub(super) fn new(
         watched: &'static Watched,
         store: Store,
-        link: &ApiClient,
+        client: &ApiClient,
         node: &str,
     ) -> Self {
         let now = Instant::now();
@@ -112,7 +112,7 @@ impl Reflector {
             seen: None,
             watched,
             own: watched.own.then(|| node.to_owned()),
-            link: link.clone(),
+            client: client.clone(),
             health: Health::new(watched.resource),
             fetch: Fetch::Stream,
             pending: PendingRequest::None,
@@ -121,7 +121,7 @@ impl Reflector {
             declined: None,
             paged: None,
             alive: now,
-            silence: Silence::new(link.settings.silence),
+            silence: Silence::new(client.settings.silence),
             listed: now,
             alarm: Alarm::new(),
         }
@@ -173,8 +173,8 @@ impl Reflector {
         match &mut self.pending {
             PendingRequest::None => {
                 let protobuf = self.declined.is_none_or(|since| since.elapsed() > DECLINED);
-                let (link, own) = (self.link.clone(), self.own.clone());
-                let sent = self.fetch.clone().send(link, self.watched, own, protobuf);
+                let (client, own) = (self.client.clone(), self.own.clone());
+                let sent = self.fetch.clone().send(client, self.watched, own, protobuf);
                 self.pending = PendingRequest::Sent(Box::pin(sent));
                 Poll::Ready(Ok(()))
             }
@@ -207,7 +207,7 @@ impl Reflector {
 
     /// Takes in a good answer.
     fn answered(&mut self, answer: Answer) -> Result<(), FetchError> {
-        let peer = answer.peer.map(|peer| (peer, self.link.ways.kind_of(peer)));
+        let peer = answer.peer.map(|peer| (peer, self.client.ways.kind_of(peer)));
         self.health.answered_by(peer);
         self.encoding = answer.encoding;
         if matches!(self.fetch, Fetch::Stream | Fetch::Page(None)) {

@@ -83,7 +83,7 @@ impl Fetch {
     /// Sends the request, and accepts protobuf where that is wanted.
     pub(super) async fn send(
         self,
-        link: ApiClient,
+        client: ApiClient,
         watched: &Watched,
         name: Option<String>,
         protobuf: bool,
@@ -93,7 +93,7 @@ impl Fetch {
         let request = Request::get(self.target(watched, name)).header(ACCEPT, accepted);
         let request =
             request.body(Body::empty()).map_err(|it| FetchError::Unanswered(it.into()))?;
-        let answer = link.send(request).await.map_err(FetchError::Unanswered)?;
+        let answer = client.send(request).await.map_err(FetchError::Unanswered)?;
         let content_type = answer.headers().get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
         let encoding = Encoding::of(content_type);
         let status = answer.status();

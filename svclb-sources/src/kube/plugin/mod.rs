@@ -13,7 +13,7 @@ mod credential;
 pub mod guard;
 
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -137,9 +137,10 @@ impl Plugins {
             format!("cannot start {}, which runs {plugin}", limits.guard.display())
         })?;
         match timeout(limits.deadline, outcome(&mut child)).await {
-            Ok(Ok(Run { status, output, errors })) => {
-                ensure!(status.success(), "{}", plugin.failed(status.code(), &short(&errors)));
-                plugin.read(&output)
+            Ok(Ok(Output { status, stdout, stderr })) => {
+                let errors = short(&String::from_utf8_lossy(&stderr));
+                ensure!(status.success(), "{}", plugin.failed(status.code(), &errors));
+                plugin.read(&stdout)
             }
             Ok(Err(error)) => {
                 self.end(child).await;
@@ -204,18 +205,12 @@ impl PluginState {
     }
 }
 
-/// A run that ended by itself.
-struct Run {
-    status: ExitStatus,
-    output: Vec<u8>,
-    errors: String,
-}
-
-async fn outcome(child: &mut Child) -> Result<Run> {
-    let (output, errors) = (child.stdout.take(), child.stderr.take());
-    let (output, errors) = tokio::try_join!(all(output), all(errors))?;
+/// Waits for the end of a run.
+async fn outcome(child: &mut Child) -> Result<Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(all(stdout), all(stderr))?;
     let status = child.wait().await.context("cannot wait for it")?;
-    Ok(Run { status, output, errors: String::from_utf8_lossy(&errors).into_owned() })
+    Ok(Output { status, stdout, stderr })
 }
 
 async fn all(output: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>> {

@@ -1,6 +1,6 @@
-//! What the watches make of a server that does not do as API servers do now.
+//! Watches of servers that behave unlike current API servers.
 
-mod peer;
+mod follower;
 mod protobuf;
 mod server;
 mod silence;
@@ -65,7 +65,7 @@ async fn follow(server: &Server) -> Kube {
 
 async fn next(kube: &mut Kube) -> Batch {
     let next = tokio::time::timeout(PATIENCE, kube.next());
-    next.await.expect("there is news in good time")
+    next.await.expect("a batch comes in time")
 }
 
 /// Names of the Services in a batch; those that are gone with a minus.
@@ -84,7 +84,7 @@ fn names(batch: &Batch) -> Vec<String> {
     names
 }
 
-/// What is said of Services; all else is there and empty.
+/// Answers requests for Services by this function, and with empty lists for the other kinds.
 fn services(
     answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
 ) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
@@ -119,18 +119,18 @@ async fn server_that_refuses_to_stream_lists_is_listed_in_pages() {
         found.extend(names(&next(&mut kube).await));
     }
     assert_eq!(found, ["a", "b", "c"]);
-    let asked = server.asked();
-    let watch = asked
+    let requests = server.requests();
+    let watch = requests
         .iter()
-        .find(|asked| asked.contains("services") && asked.contains("resourceVersion=8"));
-    assert!(watch.is_some(), "it watches from where the list was: {asked:#?}");
+        .find(|target| target.contains("services") && target.contains("resourceVersion=8"));
+    assert!(watch.is_some(), "it watches from where the list was: {requests:#?}");
 }
 
 #[tokio::test]
 async fn requests_select_only_the_objects_that_are_read() {
     let server = Server::new(services(|_| Answer::Watch(vec![end(1)])));
     next(&mut follow(&server).await).await;
-    let asked = server.asked();
+    let requests = server.requests();
     for (resource, selectors) in [
         (
             "/api/v1/services",
@@ -144,12 +144,13 @@ async fn requests_select_only_the_objects_that_are_read() {
         ),
         ("/api/v1/nodes", &["fieldSelector=metadata.name%3Dnode-a"]),
     ] {
-        let asked: Vec<_> = asked.iter().filter(|asked| asked.starts_with(resource)).collect();
-        assert_eq!(asked.len(), 1, "{resource}: {asked:?}");
+        let requests: Vec<_> =
+            requests.iter().filter(|target| target.starts_with(resource)).collect();
+        assert_eq!(requests.len(), 1, "{resource}: {requests:?}");
         for selector in
             selectors.iter().chain(&["allowWatchBookmarks=true", "sendInitialEvents=true"])
         {
-            assert!(asked[0].contains(selector), "{selector}: {asked:?}");
+            assert!(requests[0].contains(selector), "{selector}: {requests:?}");
         }
     }
 }
@@ -166,10 +167,10 @@ async fn streamed_list_is_requested_without_a_version_and_a_watch_from_its_versi
         found.extend(names(&next(&mut kube).await));
     }
     assert_eq!(found, ["a", "b"]);
-    let asked = server.asked();
+    let requests = server.requests();
     let (lists, watches): (Vec<_>, Vec<_>) =
-        asked.iter().partition(|asked| asked.contains("sendInitialEvents=true"));
-    assert_eq!((lists.len(), watches.len()), (3, 1), "{asked:#?}");
+        requests.iter().partition(|target| target.contains("sendInitialEvents=true"));
+    assert_eq!((lists.len(), watches.len()), (3, 1), "{requests:#?}");
     for list in lists {
         assert!(list.contains("resourceVersionMatch=NotOlderThan"), "{list}");
         assert!(list.contains("watch=true") && !list.contains("resourceVersion="), "{list}");
@@ -197,18 +198,18 @@ async fn unreadable_objects_are_rejected_and_the_others_count() {
         ])
     }));
     let mut kube = follow(&server).await;
-    let (mut found, mut told) = (Vec::new(), Vec::new());
+    let (mut found, mut rejects) = (Vec::new(), Vec::new());
     while !found.contains(&"c".to_owned()) {
         let batch = next(&mut kube).await;
         found.extend(names(&batch));
-        told.extend(batch.rejects);
+        rejects.extend(batch.rejects);
     }
     assert_eq!(found, ["a", "b", "c"]);
-    let of_a = told.iter().find_map(|reject| match reject {
+    let of_a = rejects.iter().find_map(|reject| match reject {
         Reject::Object(invalid) if invalid.field == "spec.ports" => invalid.object.clone(),
         _ => None,
     });
-    assert_eq!(of_a.expect("it is told of a").to_string(), "Service default/a");
+    assert_eq!(of_a.expect("a is rejected").to_string(), "Service default/a");
 }
 
 #[tokio::test]
@@ -252,14 +253,14 @@ async fn watch_that_expires_before_it_begins_is_listed_again() {
     let start = Instant::now();
     let lists = || {
         server
-            .asked()
+            .requests()
             .iter()
-            .filter(|asked| asked.contains("services") && asked.contains("sendInitialEvents"))
+            .filter(|target| target.contains("services") && target.contains("sendInitialEvents"))
             .count()
     };
     while lists() < 2 {
-        assert!(start.elapsed() < PATIENCE, "{:#?}", server.asked());
-        // There is nothing new to tell.
+        assert!(start.elapsed() < PATIENCE, "{:#?}", server.requests());
+        // The list has no changes.
         let none = tokio::time::timeout(Duration::from_millis(50), kube.next()).await;
         assert!(none.is_err());
     }
@@ -271,6 +272,6 @@ async fn server_that_ends_each_watch_at_once_is_requested_with_delays() {
     let mut kube = follow(&server).await;
     let none = tokio::time::timeout(Duration::from_secs(3), kube.next()).await;
     assert!(none.is_err(), "there is no list");
-    let asked = server.asked().iter().filter(|asked| asked.contains("services")).count();
-    assert!((2..=15).contains(&asked), "{asked} requests in 3 s");
+    let requests = server.requests().iter().filter(|target| target.contains("services")).count();
+    assert!((2..=15).contains(&requests), "{requests} requests in 3 s");
 }
