@@ -139,7 +139,7 @@ impl Files {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             // After a timer, too: an event that is there outweighs the end of a quiet time.
-            self.drain(Instant::now());
+            self.take_events(Instant::now());
         }
     }
 
@@ -151,8 +151,8 @@ impl Files {
         }
         while !self.marked.is_empty() {
             let looked = self.look(now);
-            self.retry_look(looked, now);
-            self.drain(Instant::now());
+            let drained = self.drain(Instant::now());
+            self.retry_look(looked.and(drained), now);
         }
         let mut seen = now;
         let due = self.files.iter().filter(|(_, tracked)| tracked.is_due(now));
@@ -213,7 +213,7 @@ impl Files {
         let stamp = path.metadata().ok().map(|metadata| Stamp::of(&metadata));
         let bytes = load::load(&path);
         let now = Instant::now();
-        self.drain(now);
+        self.take_events(now);
         let tracked = self.files.get_mut(file)?;
         if tracked.state != FileState::Ready {
             return None;
@@ -314,13 +314,22 @@ impl Files {
         self.marked.extend(0..self.arguments.len());
     }
 
+    /// Takes the events that are there. If they cannot be read, a timer looks at all files. One that runs
+    /// already is not delayed.
+    fn take_events(&mut self, now: Instant) {
+        let drained = self.drain(now);
+        if self.blind.is_none() {
+            self.retry_look(drained, now);
+        }
+    }
+
     /// Takes the events that are there.
-    fn drain(&mut self, now: Instant) {
-        let events = self.watch.drain().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot read changes of files");
-            vec![FolderEvent::Lost]
-        });
-        for event in events {
+    ///
+    /// # Errors
+    /// They cannot be read: every file may have changed.
+    fn drain(&mut self, now: Instant) -> Result<()> {
+        let events = self.watch.drain().context("changes of files cannot be read");
+        for event in events.inspect_err(|_| self.forget_stamps())? {
             match event {
                 FolderEvent::Entry(folder, name, what) => {
                     self.ingest((folder.to_path_buf(), name), what, now);
@@ -328,10 +337,16 @@ impl Files {
                 FolderEvent::FolderGone => self.mark_all(),
                 FolderEvent::Lost => {
                     self.mark_all();
-                    self.files.values_mut().for_each(|tracked| tracked.stamp = None);
+                    self.forget_stamps();
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Lets the next look read all files again.
+    fn forget_stamps(&mut self) {
+        self.files.values_mut().for_each(|tracked| tracked.stamp = None);
     }
 
     fn ingest(&mut self, entry: FolderEntry, what: EntryChange, now: Instant) {

@@ -135,6 +135,12 @@ impl Watch {
         self.fd.readable().await.map(|mut guard| guard.clear_ready())
     }
 
+    /// Makes each read fail (EINVAL: no event fits into the buffer), or succeed again.
+    #[cfg(test)]
+    pub(super) fn break_reads(&mut self, breaks: bool) {
+        self.buffer = vec![0; if breaks { 16 } else { BUFFER }].into();
+    }
+
     /// Takes the events so far, without waiting.
     pub(super) fn drain(&mut self) -> io::Result<Vec<FolderEvent>> {
         let mut found = Vec::new();
