@@ -20,6 +20,9 @@ use svclb_core::text::{line, short};
 /// The number of rejects of a file that are reported one by one. A value that is no object takes two bytes
 /// of a file, and its reject hundreds.
 pub const MOST_REPORTED: usize = 100;
+/// The consequence of a reject that may be any object.
+const UNKNOWN: &str =
+    "; until this is corrected, what the file held before and holds no more stays";
 
 /// A part of a file that was rejected or ignored, and why. It affects nothing else.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -32,7 +35,9 @@ pub struct FileReject {
     pub document: Option<usize>,
     /// The object, where its name can be read.
     pub object: Option<ObjectId>,
-    /// The problem, what was expected, and what happens meanwhile.
+    /// The rejection of the object as a whole: the consequence, which depends on its state, is not in `problem`.
+    pub rejection: Option<Rejection>,
+    /// The problem, what was expected, and the consequence.
     pub problem: String,
 }
 
@@ -136,10 +141,7 @@ impl ContentsBuilder<'_> {
                 if !self.count_reject() {
                     return;
                 }
-                let problem = short(&problem);
-                let problem = format!(
-                    "{problem}; until this is corrected, what the file held before and holds no more stays"
-                );
+                let problem = short(&problem) + UNKNOWN;
                 return self.reject(Some(number), Some(line), None, problem);
             }
         };
@@ -177,11 +179,10 @@ impl ContentsBuilder<'_> {
     }
 
     fn invalid(&mut self, number: usize, invalid: Invalid, line: impl Fn(&str) -> Option<usize>) {
+        let rejection = Rejection { service: invalid.part_of().cloned(), uid: invalid.uid };
         match &invalid.object {
             Some(object) => {
-                let service = invalid.part_of().cloned();
-                let rejected = Rejection { service, uid: invalid.uid };
-                self.contents.rejected.insert(object.clone(), rejected);
+                self.contents.rejected.insert(object.clone(), rejection.clone());
             }
             None => self.contents.unknown = true,
         }
@@ -189,11 +190,6 @@ impl ContentsBuilder<'_> {
             return;
         }
         let line = line(&format!("{}{}", invalid.at, invalid.field));
-        let meanwhile = if invalid.object.is_some() {
-            "until this is corrected, its previous state stays"
-        } else {
-            "until this is corrected, what the file held before and holds no more stays"
-        };
         // The report of an object is bounded.
         let invalid = Invalid {
             field: short(&invalid.field),
@@ -201,8 +197,12 @@ impl ContentsBuilder<'_> {
             at: short(&invalid.at).into(),
             ..invalid
         };
-        let problem = format!("{invalid}; {meanwhile}");
-        self.reject(Some(number), line, invalid.object, problem);
+        let mut report = self.report(Some(number), line, None, invalid.to_string());
+        match invalid.object {
+            None => report.problem += UNKNOWN,
+            object => (report.object, report.rejection) = (object, Some(rejection)),
+        }
+        self.contents.rejects.push(report);
     }
 
     /// Counts a reject. Returns true when it is to be reported, too.
@@ -228,7 +228,8 @@ impl ContentsBuilder<'_> {
         object: Option<ObjectId>,
         problem: String,
     ) -> FileReject {
-        FileReject { file: self.path.to_path_buf(), line, document, object, problem }
+        let file = self.path.to_path_buf();
+        FileReject { file, line, document, object, rejection: None, problem }
     }
 
     fn finish(mut self) -> Contents {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use svclb_core::model::{Unread, Update};
 use svclb_core::text::line;
 use svclb_objects::file::{Contents, FileObject, FileReject};
-use svclb_objects::ledger::{Ledger, StandingReports};
+use svclb_objects::ledger::{Ledger, StandingReports, until_corrected};
 
 use super::layout::FileKey;
 use crate::batch::{Batch, Reject};
@@ -117,6 +117,11 @@ impl FileObjects {
             return None;
         }
         let mut rejects: Vec<FileReject> = self.reports.take().collect();
+        for reject in rejects.iter_mut().filter(|reject| reject.rejection.is_some()) {
+            let has_state = reject.object.as_ref().is_some_and(|it| self.ledger.has_state(it));
+            reject.problem += "; ";
+            reject.problem += until_corrected(has_state);
+        }
         rejects.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
         Some(Batch {
             rejects: rejects.into_iter().map(Reject::File).collect(),
@@ -194,6 +199,7 @@ fn shadowed(
         line: None,
         document: Some(stated.document),
         object: Some(object.clone()),
+        rejection: None,
         problem,
     }
 }

@@ -168,7 +168,7 @@ impl Store {
         let nameless = self.reports.get(&None);
         let is_listed = |report: &&Reject| {
             list.iter().any(|read| match (*report, &read.contents) {
-                (Reject::Object(known), Err(invalid)) => read.name.is_none() && known == invalid,
+                (Reject::Object(known, _), Err(invalid)) => read.name.is_none() && known == invalid,
                 _ => false,
             })
         };
@@ -222,7 +222,8 @@ impl Store {
                     self.capacity.count(&object.name.namespace, another.memory, 0);
                     *self.ledger.note(&object) = KnownObject { memory: 0, ..another };
                 }
-                self.reports.set(Some(object), vec![Reject::Object(invalid)], 1);
+                let report = Reject::Object(invalid, self.ledger.has_state(&object));
+                self.reports.set(Some(object), vec![report], 1);
             }
         }
         true
@@ -234,7 +235,7 @@ impl Store {
         if reports.len() == NAMELESS {
             return false;
         }
-        let report = Reject::Object(invalid);
+        let report = Reject::Object(invalid, false);
         if !reports.contains(&report) {
             reports.push(report);
         }

@@ -193,6 +193,21 @@ fn rejected_object_of_another_uid_keeps_nothing_of_the_one_before() {
 }
 
 #[test]
+fn report_about_a_rejected_object_is_true_of_its_state() {
+    let (stays, none) = ("its previous state stays", "it has no effect");
+    let mut store = new_store(Kind::Service);
+    list(&mut store, vec![of("1", read("a", 1)), bad("new", 1)]);
+    let rows = [(bad("a", 2), stays), (of("2", bad("a", 3)), none), (bad("a", 4), none)];
+    let first = store.take().rejects;
+    assert!(first[0].to_string().contains(none), "never accepted: {first:?}");
+    for (read, expected) in rows {
+        store.apply(read);
+        let rejects = store.take().rejects;
+        assert!(rejects[0].to_string().contains(expected), "{expected}: {}", rejects[0]);
+    }
+}
+
+#[test]
 fn rejects_that_are_not_handed_on_are_kept_once_for_each_object() {
     let mut store = new_store(Kind::Service);
     list(&mut store, vec![read("a", 1), read("b", 1)]);
@@ -202,7 +217,7 @@ fn rejects_that_are_not_handed_on_are_kept_once_for_each_object() {
         store.apply(if state % 2 == 0 { bad("b", state) } else { read("b", state) });
     }
     let news = store.take();
-    let Reject::Object(last) = &news.rejects[0] else { panic!("{news:?}") };
+    let Reject::Object(last, _) = &news.rejects[0] else { panic!("{news:?}") };
     assert_eq!((news.rejects.len(), &*last.problem), (1, "state 9999"));
     assert_eq!(changes(&mut store), []);
 }

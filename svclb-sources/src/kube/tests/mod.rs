@@ -206,7 +206,7 @@ async fn unreadable_objects_are_rejected_and_the_others_count() {
     }
     assert_eq!(found, ["a", "b", "c"]);
     let of_a = rejects.iter().find_map(|reject| match reject {
-        Reject::Object(invalid) if invalid.field == "spec.ports" => invalid.object.clone(),
+        Reject::Object(invalid, _) if invalid.field == "spec.ports" => invalid.object.clone(),
         _ => None,
     });
     assert_eq!(of_a.expect("a is rejected").to_string(), "Service default/a");

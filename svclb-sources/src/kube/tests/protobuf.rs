@@ -192,7 +192,7 @@ async fn unreadable_object_rejects_only_itself() {
         .iter()
         .flat_map(|batch| &batch.rejects)
         .map(|reject| match reject {
-            Reject::Object(invalid) => invalid.to_string(),
+            Reject::Object(invalid, _) => invalid.to_string(),
             other => panic!("{other:?}"),
         })
         .collect();
