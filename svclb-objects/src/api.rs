@@ -1,5 +1,5 @@
-//! One object of an API server, turned at once into what svclb keeps of it. Nothing that an API server can
-//! put into an object fails the watch that it comes in: what is wrong with it is a result.
+//! One object of an API server, converted at once to the model. No contents of an object fail the watch that it
+//! is in: an invalid object is a result.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use svclb_core::text::short;
 pub struct Read {
     /// Its name; `None` where even that cannot be read.
     pub name: Option<ObjectName>,
-    /// A hash of all that is read of it, the same in every encoding.
+    /// A hash of all fields that are read, the same in every encoding.
     pub hash: u64,
     /// Its contents, or the reason why it is rejected.
     pub contents: Result<Accepted, Invalid>,
@@ -46,7 +46,7 @@ pub trait Wire:
 {
     /// Its metadata.
     fn metadata(&self) -> &wire::Metadata;
-    /// Converts it, and says what of it is left out.
+    /// Converts it. Returns the parts that are left out, too.
     ///
     /// # Errors
     /// The object as a whole is rejected.
@@ -110,7 +110,7 @@ fn finish<T: Wire>(object: Result<T, Cow<'_, str>>) -> (Option<Text>, Read) {
             (version, hash_of_text(&wrong), contents)
         }
     };
-    // A server's text is kept and reported up to a limit.
+    // A server's text is stored and reported up to a limit.
     let contents = contents.map_err(|invalid| Invalid {
         field: short(&invalid.field),
         problem: short(&invalid.problem),
@@ -123,9 +123,8 @@ fn finish<T: Wire>(object: Result<T, Cow<'_, str>>) -> (Option<Text>, Read) {
     (version, Read { name, hash, contents })
 }
 
-/// Hashes all that is read of an object, its version among it: what comes in protobuf brings no more. The
-/// version alone would not do: an API server whose store was put back to an earlier state gives the same
-/// versions again, to other states.
+/// Hashes all fields that are read of an object, its version included; protobuf brings no others. The version
+/// alone is not enough: an API server whose store was restored gives the same versions again, to other states.
 fn hash(object: &impl Hash) -> u64 {
     static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
     HASHER.hash_one(object)
@@ -146,7 +145,7 @@ fn hash_of_text(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// Finds out, the slow way, which object does not fit, and what of it.
+/// Finds the name of an object that cannot be read, and the field that is wrong, by parsing it step by step.
 fn examine(kind: Kind, text: &str) -> (Option<Text>, Result<Accepted, Invalid>) {
     let rubbish = |problem: String| Invalid {
         object: None,
@@ -165,7 +164,7 @@ fn examine(kind: Kind, text: &str) -> (Option<Text>, Result<Accepted, Invalid>) 
     let Some(object) = value.as_object_mut() else {
         return (None, Err(rubbish(format!("is not an object but {text}"))));
     };
-    // Items of a list do not say what they are.
+    // Items of a list have no kind and no version.
     object.insert("kind".to_owned(), kind.name().into());
     object.insert("apiVersion".to_owned(), kind.api_version().into());
     let mut converted = convert::objects(value);
@@ -236,7 +235,7 @@ mod tests {
                 false,
             ),
             (
-                "more that nobody reads",
+                "more that is not read",
                 r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{"podCIDR":"x"},"status":{}}"#,
                 true,
             ),
@@ -246,7 +245,7 @@ mod tests {
             assert_eq!(of(text) == listed, same, "{row}");
         }
         assert_ne!(of("7"), of("8"));
-        // What cannot be read is known again too.
+        // The hash of an unreadable object does not depend on its kind either.
         let wrong = r#""metadata":{"name":7}}"#;
         assert_eq!(of(&format!("{{{wrong}")), of(&format!(r#"{{"kind":"Node",{wrong}"#)));
     }

@@ -1,9 +1,9 @@
 //! Lists and watches of an API server: bytes of a body to frames, and frames to events. No I/O.
 //!
 //! A watch in protobuf is frames: four bytes of length (big-endian), then a meta/v1 WatchEvent
-//! (apimachinery: pkg/util/framer/framer.go). A watch in JSON is lines. An object that cannot be read is
-//! handed on as one that is wrong, with its name where it has one, so it rejects only itself. A frame that
-//! is no event ends the watch, since what it reported is lost.
+//! (apimachinery: pkg/util/framer/framer.go). A watch in JSON is lines. An object that cannot be read is handed
+//! on as an invalid one, with its name where it has one, so it rejects only itself. A frame that is no event
+//! ends the watch, since its change is lost.
 
 use std::borrow::Cow;
 
@@ -34,7 +34,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding of this media type, whose parameters do not matter.
+    /// Returns the encoding of a media type, whatever its parameters.
     pub fn of(content_type: Option<&str>) -> Self {
         match content_type {
             Some(it) if it.to_ascii_lowercase().starts_with(protobuf::MEDIA_TYPE) => Self::Protobuf,
@@ -68,7 +68,7 @@ impl Encoding {
 /// The reason why a body cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Malformed {
-    /// The body ends within a frame, after so many bytes of it: its sender went away. All before it counts.
+    /// The body ends within a frame, after so many bytes of it: its sender is gone. Earlier events count.
     #[error("the API server's {encoding} ends in the middle of an event, after {1} bytes of it", encoding = .0.name())]
     Cut(Encoding, usize),
     /// Something else is in place of an event, an envelope or a list; or it is too long.

@@ -53,7 +53,7 @@ fn next(decoder: &mut Decoder) -> Option<Read> {
     }
 }
 
-/// For a slice, and for each of its endpoints: what its hints take.
+/// The allocations for a slice, and for the hints of each of its endpoints.
 const MOST: usize = 25;
 const EACH: usize = 2;
 

@@ -128,7 +128,7 @@ impl LeftOut {
         }
     }
 
-    /// Passes an address on, unless nothing can be served at it: then it is counted and ignored.
+    /// Returns an address at which something can be served; counts and ignores any other.
     fn usable(&mut self, field: impl FnOnce() -> String, address: IpAddr) -> Option<IpAddr> {
         let Some(why) = field::unusable(&address) else { return Some(address) };
         self.counts.unusable_addresses += 1;
@@ -136,8 +136,8 @@ impl LeftOut {
         None
     }
 
-    /// The same for an address beside the ClusterIPs, which is also of no use in a family without a ClusterIP:
-    /// kube-proxy knows no Service there.
+    /// The same for an address beside the ClusterIPs, which is not usable in a family without a ClusterIP either:
+    /// there kube-proxy has no Service.
     fn usable_in(
         &mut self,
         families: Families,

@@ -14,8 +14,8 @@ const AFFINITY_SECONDS: u32 = 10_800;
 /// The longest that the API server takes: a day.
 const LONGEST_AFFINITY: i64 = 86_400;
 
-/// Converts a Service. One without frontends here (headless, ExternalName, another proxy's) is `None`
-/// in the update, and what else it holds does not matter.
+/// Converts a Service. One without frontends here (headless, ExternalName, another proxy's) is `None` in the
+/// update, whatever its other fields.
 ///
 /// # Errors
 /// The field that is wrong, with the object it belongs to as far as it has a name.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::protobuf::tests::{added, envelope, event, field, frame, number, service};
 
-/// All events of a body about Services, and what is wrong behind them.
+/// The events of a body about Services, and the error after them.
 fn read(encoding: Encoding, body: &[u8]) -> (Vec<Event>, Result<(), Malformed>) {
     let (mut decoder, mut events) = (Decoder::new(encoding), Vec::new());
     decoder.push(body);
@@ -167,7 +167,7 @@ fn incomplete_or_invalid_frame_is_an_error_after_all_earlier_events() {
         let error = end.unwrap_err().to_string();
         assert!(error.contains(&words), "{row}: {error}");
     }
-    // The longest that may be is waited for.
+    // An event of the greatest length is waited for.
     let longest = u32::try_from(LONGEST).unwrap().to_be_bytes();
     let (found, end) = read(Encoding::Protobuf, &longest);
     assert_eq!((found.len(), end), (0, Err(Malformed::Cut(Encoding::Protobuf, 4))));

@@ -1,4 +1,4 @@
-//! Objects of a real API server, which mean the same in JSON, and objects such as none sends.
+//! Objects of a real API server, which are the same in JSON, and malformed objects.
 
 use svclb_core::model::ObjectName;
 
@@ -6,8 +6,8 @@ use super::*;
 use crate::api::{self, Read, Wire};
 use crate::events::{Decoder, Encoding, Event};
 
-/// The same objects as kube-apiserver 1.37.2 sent them in both encodings: tests/tests/kube/protobuf.rs
-/// makes these files, when SVCLB_RECORD names a folder.
+/// The same objects in both encodings, as kube-apiserver 1.37.2 sent them: tests/tests/kube/protobuf.rs writes
+/// these files when SVCLB_RECORD names a folder.
 macro_rules! recorded {
     ($name:literal) => {{
         let bytes: &[u8] = include_bytes!(concat!("../../tests/protobuf/", $name));
@@ -45,7 +45,7 @@ pub(crate) fn event(kind: &str, object: &[u8]) -> Vec<u8> {
     frame(&[field(1, kind.as_bytes()), field(2, &field(1, object))].concat())
 }
 
-/// A Service that is read well.
+/// A valid Service.
 pub(crate) fn service(name: &str) -> Vec<u8> {
     let metadata = [field(1, name.as_bytes()), field(3, b"n"), field(6, b"7")].concat();
     let spec = [field(1, &number(3, 80)), field(3, b"10.96.0.1")].concat();
@@ -80,7 +80,7 @@ fn same<T: Wire>(frames: &[u8], json: &[u8]) {
     let mut found = events(Encoding::Protobuf, T::KIND, frames);
     let mut expected = events(Encoding::Json, T::KIND, json);
     assert_eq!(found.len(), expected.len());
-    // The end of a list is said at a version of its own.
+    // The bookmark at the end of a list has a version of its own.
     for events in [&mut found, &mut expected] {
         let end = events.pop().unwrap();
         assert!(matches!(end, Event::Bookmark { ends_list: true, .. }), "{end:?}");
@@ -108,7 +108,7 @@ fn an_object_of_a_real_api_server_means_in_protobuf_what_it_means_in_json() {
     same::<wire::Node>(recorded!("nodes.frames"), recorded!("nodes.json"));
 }
 
-/// That the recorded objects have each field that is read, so that the test above sees each.
+/// Checks that the recorded objects have each field that is read, so that the test above covers each.
 #[test]
 fn the_recorded_objects_use_every_field() {
     let all =
@@ -198,9 +198,9 @@ fn unreadable_object_is_invalid_and_keeps_its_name() {
         let (version, read) = self::read::<wire::EndpointSlice>(&slice);
         assert_eq!((version.as_deref(), read.name), (Some("7"), Some(ObjectName::new("n", "a"))));
         let invalid = read.contents.unwrap_err();
-        let told = invalid.to_string();
-        assert!(told.starts_with("EndpointSlice n/a: endpoints: "), "{row}: {told}");
-        assert!(told.contains("failed to decode"), "{row}: {told}");
+        let text = invalid.to_string();
+        assert!(text.starts_with("EndpointSlice n/a: endpoints: "), "{row}: {text}");
+        assert!(text.contains("failed to decode"), "{row}: {text}");
         assert_eq!(invalid.part_of(), Some(&ObjectName::new("n", "s")), "{row}");
     }
     let of_node = [field(1, &metadata), number(3, 1)].concat();
@@ -225,8 +225,8 @@ fn unreadable_object_is_invalid_and_keeps_its_name() {
             version.is_none() && read.name.is_none() && read.contents.is_err(),
             "{row}: {read:?}"
         );
-        let told = read.contents.unwrap_err().to_string();
-        assert!(told.contains(words), "{row}: {told}");
+        let text = read.contents.unwrap_err().to_string();
+        assert!(text.contains(words), "{row}: {text}");
     }
 }
 
@@ -242,7 +242,7 @@ fn optional_texts_may_be_empty_and_other_empty_texts_are_absent() {
     let conditions = field(2, &[number(1, 0), number(3, 1)].concat());
     let hints = field(8, &field(1, &field(1, b"z")));
     let full = [field(1, b"10.0.0.1"), field(1, b"10.0.0.2"), field(6, b"n"), hints].concat();
-    // What one says, the next does not.
+    // No field of one endpoint is left for the next.
     let endpoints = [conditions, full, field(6, b""), Vec::new()];
     let found = slice(&endpoints.map(|endpoint| field(2, &endpoint)).concat());
     let of = |address: &[&str], conditions: [Option<bool>; 3], node: Option<&str>, zones: Value| {

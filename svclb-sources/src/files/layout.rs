@@ -97,7 +97,7 @@ impl Argument {
     /// there before stays.
     pub(super) fn scan(&mut self, number: usize, quiet: Duration) -> io::Result<()> {
         let trail = trail(&self.absolute);
-        // Where the trail is broken, the whole path gives the reason.
+        // If the trail is broken, the whole path gives the reason.
         let end = trail.real.as_deref().unwrap_or(&self.absolute);
         let metadata = if_found(fs::metadata(end))?;
         let is_folder = metadata.as_ref().is_some_and(Metadata::is_dir);

@@ -250,7 +250,7 @@ impl Files {
         let mut scanned = self.scan(&numbers);
         let watched = self.watch.cover(&layout::folders(&self.arguments));
         if !matches!(watched, Ok(false)) {
-            // What changed before it was watched is found now, what changes later is an event.
+            // Earlier changes of a newly watched folder are found now; later ones are events.
             scanned = scanned.and(self.scan(&numbers));
         }
         self.places = layout::places(&self.arguments);

@@ -1,4 +1,4 @@
-//! What objects mean.
+//! The conversion of objects to the model.
 
 mod names;
 mod parts;
@@ -42,7 +42,7 @@ fn slice_object() -> Value {
     })
 }
 
-/// The object with fields replaced: `/spec/ports/0/port` and a value each. Null removes.
+/// Replaces fields of an object, such as `/spec/ports/0/port`, by a value each. Null removes one.
 fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
     for (path, value) in changes {
         let (parent, field) = path.rsplit_once('/').unwrap();
@@ -176,9 +176,9 @@ fn source_ranges_restrict_unless_one_holds_all_addresses() {
         ("leading zeros", json!(["010.0.0.0/8"]), v4),
         ("an empty one", json!([" "]), neither),
         ("of both families", json!(["10.0.0.0/8", "fd00::/8"]), both),
-        ("everybody", json!(["0.0.0.0/0"]), neither),
-        ("everybody among others, with blanks", json!(["10.0.0.0/8", " 0.0.0.0/0 "]), neither),
-        ("everybody of the other family", json!(["10.0.0.0/8", " ::/0 "]), v4),
+        ("all addresses", json!(["0.0.0.0/0"]), neither),
+        ("all addresses among others, with blanks", json!(["10.0.0.0/8", " 0.0.0.0/0 "]), neither),
+        ("all addresses of the other family", json!(["10.0.0.0/8", " ::/0 "]), v4),
     ];
     for (name, ranges, expected) in rows {
         let service = service(&[("/spec/loadBalancerSourceRanges", ranges)]).unwrap();

@@ -14,7 +14,7 @@ type WatchReply = fn() -> Reply;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// So many bookmarks, one each minute.
+/// Bookmarks, one each minute.
 fn bookmarks(count: u32) -> Vec<(Duration, String)> {
     (0..count).map(|number| (MINUTE, end(2000 + number))).collect()
 }
