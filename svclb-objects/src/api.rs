@@ -147,22 +147,15 @@ fn hash_of_text(text: &str) -> u64 {
 
 /// Finds the name of an object that cannot be read, and the field that is wrong, by parsing it step by step.
 fn examine(kind: Kind, text: &str) -> (Option<Text>, Result<Accepted, Invalid>) {
-    let rubbish = |problem: String| Invalid {
-        object: None,
-        service: None,
-        uid: None,
-        field: String::new(),
-        at: Box::default(),
-        problem: format!("{}: {problem}", kind.name()),
-    };
+    let nameless = |problem| Invalid::new("", format!("{}: {problem}", kind.name()));
     let mut value: Value = match serde_json::from_str(text) {
         Ok(value) => value,
-        Err(error) => return (None, Err(rubbish(error.to_string()))),
+        Err(error) => return (None, Err(nameless(error.to_string()))),
     };
     let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
     let version = version.map(Text::from);
     let Some(object) = value.as_object_mut() else {
-        return (None, Err(rubbish(format!("is not an object but {text}"))));
+        return (None, Err(nameless(format!("is not an object but {text}"))));
     };
     // Items of a list have no kind and no version.
     object.insert("kind".to_owned(), kind.name().into());
@@ -171,7 +164,7 @@ fn examine(kind: Kind, text: &str) -> (Option<Text>, Result<Accepted, Invalid>) 
     let contents = match (converted.rejects.pop(), converted.accepted.pop()) {
         (Some(invalid), _) => Err(invalid),
         (None, Some(accepted)) => Ok(accepted),
-        (None, None) => Err(rubbish("says nothing".to_owned())),
+        (None, None) => Err(nameless("has no contents".to_owned())),
     };
     (version, contents)
 }

@@ -1,4 +1,4 @@
-//! Single fields: text and numbers to what the model holds, or an error that says what was expected.
+//! Single fields: text and numbers to values of the model, or an error with the expected value.
 
 use std::net::IpAddr;
 

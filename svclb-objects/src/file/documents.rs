@@ -203,6 +203,15 @@ enum Tree {
     Leaf,
 }
 
+/// Methods of a visitor for the types of scalars.
+macro_rules! leaves {
+    ($($visit:ident($($scalar:ty)?)),*) => {
+        $(fn $visit<E>(self $(, _: $scalar)?) -> Result<Tree, E> {
+            Ok(Tree::Leaf)
+        })*
+    };
+}
+
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AnyTree;
@@ -229,37 +238,8 @@ impl<'de> Deserialize<'de> for Tree {
                 Ok(Tree::List(items))
             }
 
-            fn visit_bool<E>(self, _: bool) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_bytes<E>(self, _: &[u8]) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_unit<E>(self) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_none<E>(self) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
+            leaves!(visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+            leaves!(visit_str(&str), visit_bytes(&[u8]), visit_unit(), visit_none());
         }
         deserializer.deserialize_any(AnyTree)
     }

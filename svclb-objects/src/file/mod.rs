@@ -13,7 +13,7 @@ use serde_json::Value;
 use svclb_core::model::Update;
 
 use crate::convert::{self, Accepted, Invalid, Kind, ObjectId, Skipped, Uid};
-use crate::ledger::Rejection;
+use crate::ledger::{Rejection, until_corrected};
 use documents::ParseError;
 use svclb_core::text::{line, short};
 
@@ -22,10 +22,10 @@ use svclb_core::text::{line, short};
 pub const MOST_REPORTED: usize = 100;
 /// The consequence of a reject that may be any object.
 const UNKNOWN: &str =
-    "; until this is corrected, what the file held before and holds no more stays";
+    "; until this is corrected, objects that the file had before and lacks now keep their state";
 
 /// A part of a file that was rejected or ignored, and why. It affects nothing else.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FileReject {
     /// The file, as `--from` names it.
     pub file: PathBuf,
@@ -35,10 +35,21 @@ pub struct FileReject {
     pub document: Option<usize>,
     /// The object, where its name can be read.
     pub object: Option<ObjectId>,
-    /// The rejection of the object as a whole: the consequence, which depends on its state, is not in `problem`.
+    /// The rejection of the object as a whole. The consequence depends on the object's state:
+    /// [`FileReject::add_consequence`] adds it to `problem`.
     pub rejection: Option<Rejection>,
     /// The problem, what was expected, and the consequence.
     pub problem: String,
+}
+
+impl FileReject {
+    /// Adds the consequence to the rejection of an object as a whole, which has a state or none.
+    pub fn add_consequence(&mut self, has_state: bool) {
+        if self.rejection.is_some() {
+            self.problem += "; ";
+            self.problem += until_corrected(has_state);
+        }
+    }
 }
 
 impl fmt::Display for FileReject {
@@ -122,8 +133,9 @@ impl ContentsBuilder<'_> {
     fn unreadable_file(&mut self, error: &io::Error) {
         self.contents.unknown = true;
         self.contents.standing += 1;
-        let problem = format!("cannot be read: {error}; what it held before stays");
-        self.reject(None, None, None, problem);
+        let problem = format!("cannot be read: {error}; its objects keep their state");
+        let report = self.report(None, None, problem);
+        self.contents.rejects.push(report);
     }
 
     /// Reads a document. `line` returns the line of a field of it.
@@ -141,8 +153,8 @@ impl ContentsBuilder<'_> {
                 if !self.count_reject() {
                     return;
                 }
-                let problem = short(&problem) + UNKNOWN;
-                return self.reject(Some(number), Some(line), None, problem);
+                let report = self.report(Some(number), Some(line), short(&problem) + UNKNOWN);
+                return self.contents.rejects.push(report);
             }
         };
         let converted = convert::objects(value);
@@ -156,8 +168,8 @@ impl ContentsBuilder<'_> {
                 && self.ignored.len() < MOST_REPORTED
             {
                 let problem = short(&format!("{object}: {ignored}"));
-                let line = line(&ignored.field);
-                self.ignored.push(self.report(Some(number), line, Some(object.clone()), problem));
+                let report = self.report(Some(number), line(&ignored.field), problem);
+                self.ignored.push(FileReject { object: Some(object.clone()), ..report });
             }
             let skipped = left_out.counts;
             let stated = FileObject { update, uid, document: number, skipped };
@@ -169,7 +181,8 @@ impl ContentsBuilder<'_> {
                     "{object} is in document {number} of this file again, and the last one counts: \
                      remove one of them"
                 );
-                self.reject(Some(earlier), None, Some(object), problem);
+                let report = self.report(Some(earlier), None, problem);
+                self.contents.rejects.push(FileReject { object: Some(object), ..report });
             }
         }
         for invalid in converted.rejects {
@@ -197,7 +210,7 @@ impl ContentsBuilder<'_> {
             at: short(&invalid.at).into(),
             ..invalid
         };
-        let mut report = self.report(Some(number), line, None, invalid.to_string());
+        let mut report = self.report(Some(number), line, invalid.to_string());
         match invalid.object {
             None => report.problem += UNKNOWN,
             object => (report.object, report.rejection) = (object, Some(rejection)),
@@ -211,25 +224,9 @@ impl ContentsBuilder<'_> {
         self.contents.standing <= MOST_REPORTED
     }
 
-    fn reject(
-        &mut self,
-        document: Option<usize>,
-        line: Option<usize>,
-        object: Option<ObjectId>,
-        problem: String,
-    ) {
-        self.contents.rejects.push(self.report(document, line, object, problem));
-    }
-
-    fn report(
-        &self,
-        document: Option<usize>,
-        line: Option<usize>,
-        object: Option<ObjectId>,
-        problem: String,
-    ) -> FileReject {
+    fn report(&self, document: Option<usize>, line: Option<usize>, problem: String) -> FileReject {
         let file = self.path.to_path_buf();
-        FileReject { file, line, document, object, rejection: None, problem }
+        FileReject { file, line, document, problem, ..FileReject::default() }
     }
 
     fn finish(mut self) -> Contents {
@@ -239,7 +236,8 @@ impl ContentsBuilder<'_> {
                 "{more} more are rejected than the {MOST_REPORTED} that are reported one by one: correct \
                  those, and the next are reported"
             );
-            self.reject(None, None, None, problem);
+            let report = self.report(None, None, problem);
+            self.contents.rejects.push(report);
         }
         self.contents.rejects.append(&mut self.ignored);
         self.contents

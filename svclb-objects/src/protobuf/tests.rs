@@ -62,7 +62,7 @@ fn read<T: Wire>(envelope: &[u8]) -> (Option<Text>, Read) {
 }
 
 /// The JSON of an object.
-fn says<T: Wire>(object: &[u8]) -> Value {
+fn as_json<T: Wire>(object: &[u8]) -> Value {
     let envelope = envelope(T::KIND.api_version(), T::KIND.name(), object);
     let object: T = Envelope::open(envelope.into()).unwrap().object().unwrap();
     serde_json::to_value(object).unwrap()
@@ -232,7 +232,7 @@ fn unreadable_object_is_invalid_and_keeps_its_name() {
 
 #[test]
 fn optional_texts_may_be_empty_and_other_empty_texts_are_absent() {
-    let slice = says::<wire::EndpointSlice>;
+    let slice = as_json::<wire::EndpointSlice>;
     let none = json!([{ "name": null, "protocol": null, "port": null }]);
     assert_eq!(slice(&field(3, b""))["ports"], none);
     let empty = [field(1, b""), field(2, b""), number(3, 0)].concat();
@@ -276,13 +276,13 @@ fn optional_texts_may_be_empty_and_other_empty_texts_are_absent() {
         "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": null } },
         "ports": [{ "name": null, "protocol": null, "port": 0, "nodePort": null }],
     });
-    assert_eq!(says::<wire::Service>(&field(2, &spec))["spec"], expected);
+    assert_eq!(as_json::<wire::Service>(&field(2, &spec))["spec"], expected);
 }
 
 #[test]
 fn a_time_is_written_as_in_json() {
     let of = |time: &[u8]| {
-        let mut found = says::<wire::Service>(&field(1, &field(8, time)));
+        let mut found = as_json::<wire::Service>(&field(1, &field(8, time)));
         found["metadata"]["creationTimestamp"].take()
     };
     assert_eq!(of(&[number(1, 86_401), number(2, 999)].concat()), "1970-01-02T00:00:01Z");
@@ -302,7 +302,7 @@ fn text_may_hold_any_bytes() {
         let pair = |value| [field(1, b"kubernetes.io/service-name"), field(2, value)].concat();
         // The first of two is none.
         let labels = [field(11, &pair(b"first")), field(11, &pair(bytes))].concat();
-        let found = says::<wire::Service>(&field(1, &[field(1, bytes), labels].concat()));
+        let found = as_json::<wire::Service>(&field(1, &[field(1, bytes), labels].concat()));
         let label = &found["metadata"]["labels"]["kubernetes.io/service-name"];
         assert_eq!((&found["metadata"]["name"], label), (&json!(expected), &json!(expected)));
         let open = |kind: &str, object: &[u8]| {

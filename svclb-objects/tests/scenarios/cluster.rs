@@ -135,9 +135,13 @@ impl Cluster {
             *self.ledger.accept(&object, uid, update) = Notes { problem: None, ignored };
         }
         for (object, rejection) in found.rejected {
-            let reject = found.rejects.iter().find(|it| it.object.as_ref() == Some(&object));
             self.ledger.reject(&object, rejection);
-            self.ledger.note(&object).problem = reject.map(|it| it.problem.clone());
+            let has_state = self.ledger.has_state(&object);
+            let reject = found.rejects.iter_mut().find(|it| it.object.as_ref() == Some(&object));
+            self.ledger.note(&object).problem = reject.map(|reject| {
+                reject.add_consequence(has_state);
+                reject.problem.clone()
+            });
         }
         Ok(())
     }

@@ -22,22 +22,15 @@ pub(super) struct FileKey {
 
 /// Distinguishes the states of a file without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stamp {
-    identity: (u64, u64, u64),
-    times: (i64, i64, i64, i64),
-}
+pub(super) struct Stamp((u64, u64, u64), (i64, i64), (i64, i64));
 
 impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            identity: (metadata.dev(), metadata.ino(), metadata.size()),
-            times: (
-                metadata.mtime(),
-                metadata.mtime_nsec(),
-                metadata.ctime(),
-                metadata.ctime_nsec(),
-            ),
-        }
+        Self(
+            (metadata.dev(), metadata.ino(), metadata.size()),
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (metadata.ctime(), metadata.ctime_nsec()),
+        )
     }
 }
 
@@ -47,7 +40,7 @@ pub(super) struct FoundFile {
     /// The entry that it is, free of links.
     pub(super) real: FolderEntry,
     pub(super) stamp: Stamp,
-    /// It was reached over a symbolic link, which is created when its argument is whole.
+    /// It was reached over a symbolic link, which is created when its target is whole.
     pub(super) is_linked: bool,
     /// It was written a while ago, or has a second hard link, which is created of a whole file.
     pub(super) is_settled: bool,

@@ -3,7 +3,7 @@
 //! * A folder means its `*.yaml`, `*.yml` and `*.json`, not those of folders in it. `*.json` is JSON,
 //!   everything else YAML; a file may hold several documents and lists.
 //! * A rejected object keeps its previous state. While a file holds a rejected document that does not
-//!   say which object it is, everything that the file held before and holds no more stays.
+//!   say which object it is, objects that the file had before and lacks now keep their state.
 //! * An object in several places: the last document of a file, and the last file in path order (the
 //!   order of the arguments, then of the names in a folder), counts; the others are reported.
 //!
@@ -13,7 +13,7 @@
 //! * While it is being written (written to or created, and not closed yet), not before it was left alone
 //!   for [`QUIET`]. So a cut file of a writer that will go on is not taken for a whole one. The first batch
 //!   waits for all files, but for 1 s at most.
-//! * A file that vanished or was emptied keeps what it held for [`QUIET`]: editors and `git` replace a file
+//! * The objects of a file that vanished or was emptied stay for [`QUIET`]: editors and `git` replace a file
 //!   by removing it and creating it again, and every write in place empties it first, which can be seen a
 //!   moment before its event.
 //!

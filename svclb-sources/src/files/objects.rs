@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use svclb_core::model::{Unread, Update};
 use svclb_core::text::line;
 use svclb_objects::file::{Contents, FileObject, FileReject};
-use svclb_objects::ledger::{Ledger, StandingReports, until_corrected};
+use svclb_objects::ledger::{Ledger, StandingReports};
 
 use super::layout::FileKey;
 use crate::batch::{Batch, Reject};
@@ -33,8 +33,7 @@ enum Subject {
     Object(ObjectId),
 }
 
-/// The contents of a file. Its `rejected` objects are joined by those that it held earlier and may still
-/// hold, and `unknown` is false once a state of the file without that was read.
+/// The contents of a file. Its `rejected` objects include those that it had earlier and may still have, and `unknown` is false once a state of the file without that was read.
 #[derive(Debug, Default)]
 struct ReadFile {
     contents: Contents,
@@ -86,7 +85,7 @@ impl FileObjects {
         true
     }
 
-    /// Removes a file and what it held.
+    /// Removes a file and its objects.
     pub(super) fn remove(&mut self, file: &FileKey) {
         self.take_file(file);
         self.reports.clear(Subject::File(file.clone()));
@@ -117,10 +116,9 @@ impl FileObjects {
             return None;
         }
         let mut rejects: Vec<FileReject> = self.reports.take().collect();
-        for reject in rejects.iter_mut().filter(|reject| reject.rejection.is_some()) {
+        for reject in &mut rejects {
             let has_state = reject.object.as_ref().is_some_and(|it| self.ledger.has_state(it));
-            reject.problem += "; ";
-            reject.problem += until_corrected(has_state);
+            reject.add_consequence(has_state);
         }
         rejects.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
         Some(Batch {
@@ -196,11 +194,10 @@ fn shadowed(
     );
     FileReject {
         file: file.path.to_path_buf(),
-        line: None,
         document: Some(stated.document),
         object: Some(object.clone()),
-        rejection: None,
         problem,
+        ..FileReject::default()
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) enum FileState {
     Ready,
     /// It could not be read, for a reason that may pass without a change of the file.
     Failed(Failing),
-    /// It is not there. What it held is removed if it is not replaced until then.
+    /// It is not there. Its objects are removed if it is not back until then.
     Gone { until: Instant },
 }
 

@@ -27,7 +27,12 @@ pub(super) fn trail(path: &Path) -> Trail {
     let mut trail = Trail::default();
     let mut here = PathBuf::from("/");
     let mut links = 0;
-    let mut ahead: Vec<OsString> = Vec::new();
+    // A stack of components, the first on top.
+    let mut ahead = Vec::new();
+    let push = |ahead: &mut Vec<OsString>, path: &Path| {
+        let components = path.components().rev().filter(|it| *it != Component::CurDir);
+        ahead.extend(components.map(|it| it.as_os_str().to_owned()));
+    };
     push(&mut ahead, path);
     while let Some(name) = ahead.pop() {
         if name == "/" {
@@ -47,23 +52,12 @@ pub(super) fn trail(path: &Path) -> Trail {
         }
         links += 1;
         trail.is_linked = true;
-        let Ok(argument) = entry.read_link() else { return trail };
+        let Ok(target) = entry.read_link() else { return trail };
         if links > MOST_LINKS {
             return trail;
         }
-        push(&mut ahead, &argument);
+        push(&mut ahead, &target);
     }
     trail.real = Some(here);
     trail
-}
-
-/// Puts a path's components on the stack, the first on top.
-fn push(ahead: &mut Vec<OsString>, path: &Path) {
-    let components = path.components().rev().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
-        Component::RootDir => Some(OsString::from("/")),
-        Component::CurDir | Component::Prefix(_) => None,
-    });
-    ahead.extend(components);
 }

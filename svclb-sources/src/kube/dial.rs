@@ -3,7 +3,7 @@
 
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service, ServiceExt as _};
 
 use super::health::words;
-use super::ways::{Failed, Way, WayKind, Ways};
+use super::ways::{Failed, Way, WayKind, Ways, port};
 
 /// The time within which a connection must be made, TLS included.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
@@ -183,14 +183,7 @@ impl Service<Uri> for Tcp {
 
 async fn addresses(uri: &Uri) -> Result<Vec<SocketAddr>, BoxError> {
     let host = uri.host().ok_or("a URL without a host")?.trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
-        Some("http") => 80,
-        _ => 443,
-    });
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
-    }
-    Ok(lookup_host((host, port)).await?.collect())
+    Ok(lookup_host((host, port(uri))).await?.collect())
 }
 
 async fn connect(to: SocketAddr) -> io::Result<TcpStream> {

@@ -65,11 +65,6 @@ impl Health {
         self.peer = peer.or(self.peer);
     }
 
-    /// Records that a request failed; `unreached` when it had no answer at all.
-    pub(super) const fn failed(&mut self, unreached: bool) {
-        self.unreached = unreached;
-    }
-
     /// Records a part of a good answer.
     pub(super) fn received(&mut self) {
         self.latest = Some(SystemTime::now());
@@ -122,7 +117,7 @@ impl Health {
         !again
     }
 
-    /// Reports that a request failed, or a watch broke off; `rest` says what is served meanwhile. Returns the
+    /// Reports that a request failed, or a watch broke off; `rest` names the state that is served meanwhile. Returns the
     /// delay before the next request.
     pub(super) fn report(&mut self, error: &(dyn Error + 'static), rest: &'static str) -> Duration {
         if self.recovery().is_some_and(|at| at <= Instant::now()) {
@@ -165,7 +160,7 @@ mod tests {
         let error = std::io::Error::other("away");
         health.report(&error, "");
         assert_eq!(health.recovery(), None);
-        health.failed(false);
+        health.unreached = false;
         assert_eq!(health.recovery(), None);
         health.answered_by(None);
         let recovery = health.recovery();

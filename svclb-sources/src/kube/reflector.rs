@@ -27,7 +27,7 @@ use super::timing::Alarm;
 const STALL: Duration = Duration::from_secs(30);
 /// A watch without an event for this time has lost its other side, which would have ended it by now.
 const IDLE: Duration = LIFETIME.saturating_add(Duration::from_secs(5));
-/// An answer that ends sooner is an error: otherwise a server that ends each at once would be asked as fast
+/// An answer that ends sooner is an error: otherwise a server that ends each at once would get requests as fast
 /// as it can answer.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Lists are not streamed for this time after that did not work: a server may be updated meanwhile.
@@ -182,7 +182,7 @@ impl Reflector {
                 let answer = ready!(answer.as_mut().poll(cx));
                 self.pending = PendingRequest::None;
                 if let Err(failure) = &answer {
-                    self.health.failed(matches!(failure, FetchError::Unanswered(_)));
+                    self.health.unreached = matches!(failure, FetchError::Unanswered(_));
                     // A watch is not silent while the API server does not answer. An open one that broke off
                     // may have been: some proxies cut silent connections.
                     self.silence.restart();

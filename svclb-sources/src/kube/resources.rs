@@ -1,5 +1,5 @@
-//! The kinds that are watched, and the rights for them. The reflectors, the rules in manifests/ and their
-//! test all come from [`WATCHED`].
+//! The kinds that are watched, and the rights for them. The reflectors and the role in manifests/, which a test
+//! compares, come from [`WATCHED`].
 
 use crate::convert::Kind;
 
@@ -56,53 +56,3 @@ pub const WATCHED: [Watched; 3] = [
         own: true,
     },
 ];
-
-/// One rule of a ClusterRole.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Rule {
-    /// `apiGroups`.
-    pub api_groups: Vec<&'static str>,
-    /// `resources`.
-    pub resources: Vec<&'static str>,
-    /// `verbs`.
-    pub verbs: Vec<&'static str>,
-}
-
-/// The rules that a ClusterRole of the agent needs, and no more: one for each API group and set of verbs.
-pub fn rbac_rules() -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Vec::new();
-    for watched in &WATCHED {
-        let group = vec![watched.group];
-        match rules.iter_mut().find(|rule| rule.api_groups == group && rule.verbs == watched.verbs)
-        {
-            Some(rule) => rule.resources.push(watched.resource),
-            None => rules.push(Rule {
-                api_groups: group,
-                resources: vec![watched.resource],
-                verbs: watched.verbs.to_vec(),
-            }),
-        }
-    }
-    rules
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rules_allow_what_is_watched_and_nothing_else() {
-        let rules = rbac_rules();
-        let allowed: usize = rules.iter().map(|rule| rule.resources.len()).sum();
-        assert_eq!(allowed, WATCHED.len());
-        for watched in &WATCHED {
-            assert!(
-                rules.iter().any(|rule| rule.api_groups == [watched.group]
-                    && rule.resources.contains(&watched.resource)
-                    && rule.verbs == watched.verbs),
-                "{}",
-                watched.resource,
-            );
-        }
-    }
-}

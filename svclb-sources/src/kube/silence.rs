@@ -1,4 +1,4 @@
-//! Silent watches. An API server that is asked for bookmarks sends one about every minute to each watch,
+//! Silent watches. Where bookmarks are requested, an API server sends one about every minute to each watch,
 //! whether or not anything changed. A watch without a byte for minutes is open and reports no change: after
 //! etcd was restored to an older state, it waits for versions that do not exist yet; or a proxy holds a
 //! connection whose other side is gone. So all objects are listed.

@@ -4,7 +4,7 @@
 //! `default/kubernetes` come from the cluster, so they are not trusted: the server's certificate decides
 //! (docs/decisions/0017-the-way-to-the-api-server.md).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
@@ -45,16 +45,15 @@ impl Way {
 
     /// Returns true when both lead to the same host and port.
     fn leads_to(&self, other: &Self) -> bool {
-        let place = |way: &Self| {
-            let url = &way.url;
-            let port = url.port_u16().or(match url.scheme_str() {
-                Some("http") => Some(80),
-                _ => Some(443),
-            });
-            (url.host().map(str::to_ascii_lowercase), port)
-        };
+        let place = |way: &Self| (way.url.host().map(str::to_ascii_lowercase), port(&way.url));
         place(self) == place(other)
     }
+}
+
+/// Returns the port of a URL.
+pub(super) fn port(url: &Uri) -> u16 {
+    let is_plain = url.scheme_str() == Some("http");
+    url.port_u16().unwrap_or(if is_plain { 80 } else { 443 })
 }
 
 impl fmt::Display for Way {
@@ -114,9 +113,9 @@ impl Ways {
             };
             if is_changed {
                 // The slice that API servers maintain comes first.
-                let own = state.slices.iter().filter(|(name, _)| is_api_server(name));
-                let others = state.slices.iter().filter(|(name, _)| !is_api_server(name));
-                let all = own.chain(others).flat_map(|(_, endpoints)| endpoints);
+                let mut slices: Vec<_> = state.slices.iter().collect();
+                slices.sort_by_key(|(name, _)| !is_api_server(name));
+                let all = slices.into_iter().flat_map(|(_, endpoints)| endpoints);
                 let all: Vec<SocketAddr> = all.copied().collect();
                 if !all.is_empty() {
                     state.endpoints = few(all);
@@ -213,17 +212,14 @@ fn endpoints_of(slice: &Slice) -> Vec<SocketAddr> {
 
 /// Returns each endpoint once, no more than are tried, beginning with a random one: agents that start at the
 /// same time must not all begin with the same API server.
-fn few(endpoints: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let mut each: Vec<SocketAddr> = Vec::new();
-    for endpoint in endpoints {
-        if each.len() < ENDPOINTS && !each.contains(&endpoint) {
-            each.push(endpoint);
-        }
-    }
+fn few(mut endpoints: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut known = HashSet::new();
+    endpoints.retain(|endpoint| known.insert(*endpoint));
+    endpoints.truncate(ENDPOINTS);
     let random = usize::try_from(RandomState::new().hash_one(()) >> 33).unwrap_or(0);
-    let first = random % each.len().max(1);
-    each.rotate_left(first);
-    each
+    let first = random % endpoints.len().max(1);
+    endpoints.rotate_left(first);
+    endpoints
 }
 
 #[cfg(test)]

@@ -408,8 +408,7 @@ fn a_file_that_is_too_long_is_refused_without_reading_it_whole() {
     assert_eq!(
         contents.rejects[0].to_string(),
         format!(
-            "{}: cannot be read: it is longer than 128 MiB: split it into several files; what it held \
-             before stays",
+            "{}: cannot be read: it is longer than 128 MiB: split it into several files; its objects keep their state",
             path.display(),
         ),
     );

@@ -100,9 +100,9 @@ async fn a_dangling_link_becomes_a_file_when_its_target_appears() {
     let folder = TempDir::new().unwrap();
     let mut files = Files::new(&[folder.path()]).unwrap();
     next(&mut files).await;
-    symlink("argument", folder.path().join("f.yaml")).unwrap();
+    symlink("target", folder.path().join("f.yaml")).unwrap();
     nothing(&mut files).await;
-    fs::write(folder.path().join("argument"), service("a", 80)).unwrap();
+    fs::write(folder.path().join("target"), service("a", 80)).unwrap();
     assert_eq!(short(&next(&mut files).await), ["a=80"]);
 }
 

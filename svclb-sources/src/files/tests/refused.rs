@@ -40,7 +40,7 @@ fn failed_and_read(files: &Files) -> (usize, usize) {
 }
 
 const UNREAD: &str =
-    "f.yaml: cannot be read: Too many open files (os error 24); what it held before stays";
+    "f.yaml: cannot be read: Too many open files (os error 24); its objects keep their state";
 
 #[tokio::test]
 async fn a_file_that_cannot_be_read_at_the_start_is_read_later() {

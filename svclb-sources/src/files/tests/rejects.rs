@@ -32,17 +32,17 @@ async fn a_reject_names_file_line_document_object_and_field() {
         (
             "no name",
             &service("a", 80).replace("  name: a\n", "  labels: {}\n"),
-            "f.yaml:4: document 1: metadata.name: missing: every object needs a name; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:4: document 1: metadata.name: missing: every object needs a name; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
         (
             "no YAML",
             "a: 1\nb: [\n",
-            "f.yaml:2: document 1: unclosed bracket '['; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:2: document 1: unclosed bracket '['; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
         (
             "no object",
             "- just\n- a list\n",
-            "f.yaml:1: document 1: a list is not a Kubernetes object: expected kind, apiVersion, ...; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:1: document 1: a list is not a Kubernetes object: expected kind, apiVersion, ...; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
         (
             "in a list",
@@ -52,7 +52,7 @@ async fn a_reject_names_file_line_document_object_and_field() {
         (
             "no object in a list",
             "apiVersion: v1\nkind: List\nitems:\n- {}\n- 7\n",
-            "f.yaml:4: document 1: items[0].kind: missing: expected a text such as Service; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:4: document 1: items[0].kind: missing: expected a text such as Service; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
     ];
     for (name, text, expected) in rows {
@@ -63,8 +63,8 @@ async fn a_reject_names_file_line_document_object_and_field() {
     assert_eq!(
         words(&first, &bench.path("")),
         [
-            "f.json:2: document 1: trailing comma; until this is corrected, what the file held before and \
-         holds no more stays",
+            "f.json:2: document 1: trailing comma; until this is corrected, objects that the file had before and \
+         lacks now keep their state",
         ]
     );
 }
@@ -141,7 +141,7 @@ async fn a_file_that_cannot_be_read_keeps_what_it_held() {
     assert_eq!(batch.updates, []);
     assert_eq!(
         words(&batch, &bench.path("")),
-        ["f.yaml: cannot be read: it is not text in UTF-8; what it held before stays",]
+        ["f.yaml: cannot be read: it is not text in UTF-8; its objects keep their state",]
     );
     // Modes do not bind root, but a change of them is a reason to look again.
     bench.write("f.yaml", &service("a", 81));

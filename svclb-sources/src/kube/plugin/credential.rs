@@ -123,23 +123,23 @@ impl Plugin {
         })?;
         let status = read.status.with_context(|| format!("{self} gave no status"))?;
         let token = status.token.filter(|token| !token.is_empty());
-        let certificate = match (status.client_certificate_data, status.client_key_data) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => bail!("{self} gave one of clientCertificateData and clientKeyData: expected both"),
-        };
+        let (certificate, key) = (status.client_certificate_data, status.client_key_data);
+        ensure!(
+            certificate.is_some() == key.is_some(),
+            "{self} gave one of clientCertificateData and clientKeyData: expected both"
+        );
+        let certificate = certificate.zip(key);
         ensure!(
             token.is_some() || certificate.is_some(),
             "{self} gave a status with neither a token nor a client certificate"
         );
-        let expires = match status.expiration_timestamp {
-            Some(text) => Some(text.parse::<Timestamp>().map_err(|_| {
-                let text = short(&text);
-                anyhow::anyhow!("{self} gave expirationTimestamp {text:?}: expected RFC 3339")
-            })?),
-            None => None,
-        };
-        let renewal = expires.map(|at| Instant::now() + renewal(SystemTime::from(at)));
+        let renewal = status.expiration_timestamp.map(|text| match text.parse::<Timestamp>() {
+            Ok(at) => Ok(Instant::now() + renewal(SystemTime::from(at))),
+            Err(_) => {
+                bail!("{self} gave expirationTimestamp {:?}: expected RFC 3339", short(&text))
+            }
+        });
+        let renewal = renewal.transpose()?;
         Ok(Credential { token, certificate, renewal })
     }
 }

@@ -54,7 +54,7 @@ pub fn run(args: &GuardArgs) -> Result<ExitCode> {
     signals.thread_block().context("cannot block signals")?;
     prctl::set_pdeathsig(Signal::SIGTERM)
         .context("cannot ask for a signal at the agent's death")?;
-    ensure!(getppid().as_raw() == args.agent, "the agent that asked for credentials is gone");
+    ensure!(getppid().as_raw() == args.agent, "the agent that started this is gone");
 
     let Some((program, arguments)) = args.plugin.split_first() else {
         return Ok(ExitCode::FAILURE);

@@ -123,7 +123,7 @@ async fn server_that_refuses_to_stream_lists_is_listed_in_pages() {
     let watch = requests
         .iter()
         .find(|target| target.contains("services") && target.contains("resourceVersion=8"));
-    assert!(watch.is_some(), "it watches from where the list was: {requests:#?}");
+    assert!(watch.is_some(), "it watches from the version of the list: {requests:#?}");
 }
 
 #[tokio::test]
