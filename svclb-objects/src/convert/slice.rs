@@ -64,6 +64,7 @@ fn convert(
     let ports = ports(&slice.ports, left_out)?;
     field::pairs("ports", ports.len(), (slice.endpoints.len(), "endpoints"), SLICE_BACKENDS)?;
     let endpoints = endpoints(&slice.endpoints, ipv4, left_out)?;
+    let triggered = slice.metadata.annotations.last_change_trigger_time.as_deref();
     let mut notes = 0;
     if left_out.counts.unusable_endpoints > 0 {
         notes |= ServiceNotes::UNUSABLE_ENDPOINTS;
@@ -76,12 +77,7 @@ fn convert(
         ports: ports.into_boxed_slice(),
         endpoints,
         notes,
-        triggered: slice
-            .metadata
-            .annotations
-            .last_change_trigger_time
-            .as_deref()
-            .and_then(field::nanoseconds),
+        triggered: triggered.and_then(field::nanoseconds),
         omitted: None,
     }))
 }

@@ -137,7 +137,7 @@ impl<N: Default> Ledger<N> {
     /// Returns what is left out of all objects.
     pub fn skipped(&self) -> Skipped {
         let mut all = Skipped::default();
-        self.skipped.values().for_each(|skipped| all.add(skipped));
+        self.skipped.values().for_each(|skipped| all.add(*skipped));
         all
     }
 

@@ -5,10 +5,12 @@
 //! every node with Services that are refused, and with slices of no Service.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use svclb_core::budget::{Budget, Resource, memory};
 use svclb_core::model::{Omission, Update};
+
+use super::lock;
 
 /// The memory that the objects of all kinds share.
 ///
@@ -83,7 +85,7 @@ impl Capacity {
         before: usize,
         bytes: usize,
     ) -> Result<(), Omission> {
-        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = lock(&self.0);
         let others = used.of_namespace.get(namespace).map_or(0, |used| used.saturating_sub(before));
         let free = used.limit.saturating_sub(used.all.saturating_sub(before));
         let limit = used.share_of(others.saturating_add(free));
@@ -95,7 +97,7 @@ impl Capacity {
 
     /// Counts an object of a namespace with `bytes` where it had `before`.
     pub(super) fn count(&self, namespace: &Arc<str>, before: usize, bytes: usize) {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = lock(&self.0);
         let change = |used: usize| (used + bytes).saturating_sub(before);
         used.all = change(used.all);
         let of_namespace = used.of_namespace.entry(Arc::clone(namespace)).or_default();

@@ -2,7 +2,7 @@
 //! credentials, when the current ones expire, are refused or reach no server. The ways to the API server are
 //! in `ways` and `dial`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 use tower::{BoxError, ServiceBuilder, service_fn};
 
 use super::dial::Dial;
+use super::lock;
 use super::plugin::{Plugins, TooEarly};
 use super::settings::Settings;
 use super::ways::Ways;
@@ -182,10 +183,6 @@ impl ApiClient {
         let renewal = self.plugins.resolve(&mut config.auth_info, refused).await?;
         Ok((client(config, &self.settings, &self.ways)?, renewal))
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes a client of a configuration without an exec plugin.

@@ -78,17 +78,14 @@ impl Health {
             Kind::Node => SourceKind::Nodes,
         };
         let since = self.latest.and_then(|latest| latest.duration_since(UNIX_EPOCH).ok());
-        let row = SourceRow {
-            heard: since.map_or(0, |since| since.as_secs()),
-            kind: kind as u8,
-            ..SourceRow::default()
-        };
-        match self.peer {
-            Some((peer, way)) => {
-                SourceRow { address: peer.ip().into(), port: peer.port(), way: way as u8, ..row }
-            }
-            None => row,
-        }
+        let (heard, kind) = (since.map_or(0, |since| since.as_secs()), kind as u8);
+        let row = SourceRow { heard, kind, ..SourceRow::default() };
+        self.peer.map_or(row, |(peer, way)| SourceRow {
+            address: peer.ip().into(),
+            port: peer.port(),
+            way: way as u8,
+            ..row
+        })
     }
 
     /// Returns the time at which the watch is healthy again, if no error comes before. A good answer alone is

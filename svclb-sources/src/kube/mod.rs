@@ -39,6 +39,7 @@ mod ways;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use anyhow::Result;
@@ -56,6 +57,11 @@ pub use settings::Settings;
 pub use silence::SILENCE;
 use store::Store;
 use ways::Ways;
+
+/// Locks data that are consistent even after a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The objects of an API server.
 #[derive(Debug)]
@@ -138,7 +144,7 @@ impl Kube {
         for Reflector { store, .. } in &self.reflectors {
             store.unread(&mut unread);
             standing += store.standing();
-            skipped.add(&store.skipped());
+            skipped.add(store.skipped());
         }
         let is_new = self.unread.as_ref() != Some(&unread);
         let unread = is_new.then(|| self.unread.insert(unread).clone());

@@ -50,10 +50,8 @@ impl Settings {
 
     /// Returns the name that certificates of API servers must be good for, whatever their address.
     pub(super) fn server_name(&self, config: &Config) -> String {
-        let host = match &self.kubeconfig {
-            Some(_) => config.cluster_url.host().map(|host| host.trim_matches(['[', ']'])),
-            None => None,
-        };
+        let host = config.cluster_url.host().filter(|_| self.kubeconfig.is_some());
+        let host = host.map(|host| host.trim_matches(['[', ']']));
         let name = config.tls_server_name.as_deref().or(host);
         name.unwrap_or(SERVER_NAME).to_owned()
     }

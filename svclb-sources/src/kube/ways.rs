@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::Uri;
 pub(super) use svclb_common::layout::WayKind;
@@ -16,6 +16,8 @@ use svclb_core::compile::is_api_server;
 use svclb_core::model::{ObjectName, Protocol, Slice, Update};
 use svclb_core::text::short;
 use tokio::time::Instant;
+
+use super::lock;
 
 /// The most endpoints that are tried: a user who may write slices in the namespace `default` may name any.
 const ENDPOINTS: usize = 8;
@@ -89,7 +91,7 @@ struct KnownWays {
 impl Ways {
     /// Adds endpoints that an earlier agent knew, unless the cluster has named some meanwhile.
     pub(super) fn remember(&self, endpoints: Vec<SocketAddr>) {
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         if state.endpoints.is_empty() {
             state.endpoints = few(endpoints);
         }
@@ -102,7 +104,7 @@ impl Ways {
             _ => None,
         });
         for (name, slice) in slices {
-            let mut state = self.state();
+            let mut state = lock(&self.0);
             let own = slice.filter(|slice| is_api_server(&slice.service));
             let is_changed = match own {
                 Some(slice) => {
@@ -127,7 +129,7 @@ impl Ways {
     /// Returns the ways in the order in which they are tried: first the one that worked last, then those
     /// without a failure, then the others, the one with the oldest failure first.
     pub(super) fn order(&self, configured: &Way, given: &[Way], learned: bool) -> Vec<Way> {
-        let state = self.state();
+        let state = lock(&self.0);
         let endpoints = state.endpoints.iter().filter(|_| learned);
         let endpoints = endpoints.filter_map(|at| Way::endpoint(*at));
         let mut ways: Vec<Way> = Vec::new();
@@ -148,7 +150,7 @@ impl Ways {
     /// Records that a way worked, and led to this peer, after these had failed.
     pub(super) fn worked(&self, way: &Way, peer: Option<SocketAddr>, failed: Vec<Failed>) {
         self.failed(&failed);
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         for (failed, error) in failed {
             if state.logged.get(&failed) != Some(&error) {
                 let error = short(&error);
@@ -172,7 +174,7 @@ impl Ways {
 
     /// Records that these ways failed just now.
     pub(super) fn failed(&self, failed: &[Failed]) {
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         // Endpoints come and go, and the failures of former ones must not add up.
         if state.failed.len() >= PEERS {
             state.failed.clear();
@@ -185,7 +187,7 @@ impl Ways {
 
     /// Records that the way that worked last led to a connection on which a request had no answer.
     pub(super) fn unanswered(&self) {
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         if let Some(way) = state.latest.clone() {
             state.failed.insert(way, Instant::now());
         }
@@ -193,11 +195,7 @@ impl Ways {
 
     /// Returns the kind of way that led to a peer.
     pub(super) fn kind_of(&self, peer: SocketAddr) -> WayKind {
-        self.state().peers.get(&peer).copied().unwrap_or(WayKind::Configuration)
-    }
-
-    fn state(&self) -> MutexGuard<'_, KnownWays> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).peers.get(&peer).copied().unwrap_or(WayKind::Configuration)
     }
 }
 

@@ -22,7 +22,7 @@ use super::guard::CANNOT_START;
 /// client and client-go renew them in the last minute, too.)
 const EARLY: Duration = Duration::from_secs(60);
 
-/// A plugin as the kubeconfig names it.
+/// A plugin as the kubeconfig names it. It is not `Debug`, since arguments and variables may be secret.
 #[derive(Clone, PartialEq, Eq)]
 pub(in super::super) struct Plugin {
     command: String,
@@ -150,13 +150,6 @@ impl fmt::Display for Plugin {
     }
 }
 
-impl fmt::Debug for Plugin {
-    // Arguments and variables may be secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin").field("command", &self.command).finish_non_exhaustive()
-    }
-}
-
 /// Returns the time from now until credentials that expire at this time are renewed.
 fn renewal(expires: SystemTime) -> Duration {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
@@ -210,12 +203,6 @@ impl Credential {
     }
 }
 
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").field("renewal", &self.renewal).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use kube::config::ExecConfig;
@@ -259,7 +246,7 @@ mod tests {
             ),
         ];
         for (output, words) in rows {
-            let error = format!("{:#}", plugin().read(output.as_bytes()).unwrap_err());
+            let error = format!("{:#}", plugin().read(output.as_bytes()).err().unwrap());
             assert!(error.contains(words), "{output}: {error}");
             assert!(error.contains("the exec plugin \"login\""), "{error}");
             assert!(!error.contains("secret"), "{output}: {error}");

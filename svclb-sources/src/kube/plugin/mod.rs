@@ -14,7 +14,7 @@ pub mod guard;
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
+use super::lock;
 use super::timing::Backoff;
 use credential::Credential;
 pub(super) use credential::Plugin;
@@ -64,10 +65,9 @@ impl Default for Limits {
 pub(super) struct TooEarly;
 
 /// Runs plugins, and keeps the credentials of the last run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Plugins(Arc<Mutex<PluginState>>);
 
-#[derive(Debug)]
 struct PluginState {
     limits: Limits,
     /// The plugin that ran last.
@@ -101,11 +101,11 @@ impl Plugins {
         refused: bool,
     ) -> Result<Option<Instant>> {
         let Some(plugin) = Plugin::take(auth)? else { return Ok(None) };
-        if let Some(given) = self.state().before(&plugin, refused)? {
+        if let Some(given) = lock(&self.0).before(&plugin, refused)? {
             return Ok(given.give(auth));
         }
         let ran = self.run(&plugin).await;
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         let delay = state.backoff.next();
         state.next = Instant::now() + delay;
         let given = ran?;
@@ -116,19 +116,19 @@ impl Plugins {
     /// Returns true when a certificate is in use. A server that refuses it ends the connection without an
     /// HTTP answer, so it looks unreachable.
     pub(super) fn gave_certificate(&self) -> bool {
-        self.state().given.as_ref().is_some_and(Credential::has_certificate)
+        lock(&self.0).given.as_ref().is_some_and(Credential::has_certificate)
     }
 
     /// Records that the API server accepted the credentials: the next delay is the shortest again.
     pub(super) fn taken(&self) {
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         if state.given.is_some() {
             state.backoff.reset();
         }
     }
 
     async fn run(&self, plugin: &Plugin) -> Result<Credential> {
-        let limits = self.state().limits.clone();
+        let limits = lock(&self.0).limits.clone();
         let mut command = Command::new(&limits.guard);
         command.arg0("svclb").arg(guard::NAME).arg(std::process::id().to_string());
         plugin.fill(&mut command);
@@ -164,12 +164,8 @@ impl Plugins {
             let _ = kill(Pid::from_raw(process.cast_signed()), Signal::SIGTERM);
         }
         if timeout(ENDING, child.wait()).await.is_err() {
-            self.state().stuck = Some(child);
+            lock(&self.0).stuck = Some(child);
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, PluginState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
