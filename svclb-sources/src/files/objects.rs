@@ -33,7 +33,8 @@ enum Subject {
     Object(ObjectId),
 }
 
-/// The contents of a file. Its `rejected` objects include those that it had earlier and may still have, and `unknown` is false once a state of the file without that was read.
+/// The contents of a file. Its `rejected` objects include those that it had earlier and may still have, and
+/// `unknown` is false once a state of the file without that was read.
 #[derive(Debug, Default)]
 struct ReadFile {
     contents: Contents,

@@ -114,8 +114,8 @@ impl Health {
         !again
     }
 
-    /// Reports that a request failed, or a watch broke off; `rest` names the state that is served meanwhile. Returns the
-    /// delay before the next request.
+    /// Reports that a request failed, or a watch broke off; `rest` names the state that is served meanwhile.
+    /// Returns the delay before the next request.
     pub(super) fn report(&mut self, error: &(dyn Error + 'static), rest: &'static str) -> Duration {
         if self.recovery().is_some_and(|at| at <= Instant::now()) {
             self.recover();

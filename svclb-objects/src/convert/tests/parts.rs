@@ -193,8 +193,8 @@ fn hint_without_a_name_is_ignored() {
 }
 
 /// The defaults are those of pkg/apis/core/v1/defaults.go (`SetDefaults_Service`),
-/// pkg/apis/discovery/v1/defaults.go (`SetDefaults_EndpointPort`) and `NormalizeClusterIPs` of pkg/api/service in
-/// Kubernetes 1.37, for the fields that are read here.
+/// pkg/apis/discovery/v1/defaults.go (`SetDefaults_EndpointPort`) and `NormalizeClusterIPs` of
+/// pkg/api/service in Kubernetes 1.37, for the fields that are read here.
 #[test]
 fn an_object_that_never_passed_an_api_server_gets_its_defaults() {
     let least = json!({

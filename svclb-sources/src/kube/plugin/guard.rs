@@ -130,8 +130,8 @@ fn children() -> Vec<Pid> {
     processes.map(Pid::from_raw).filter(|process| parent(*process) == Some(own)).collect()
 }
 
-/// Returns the parent of a process (proc_pid_stat(5): the fourth field; the second is a name in parentheses, which
-/// may hold any byte).
+/// Returns the parent of a process (proc_pid_stat(5): the fourth field; the second is a name in parentheses,
+/// which may hold any byte).
 fn parent(process: Pid) -> Option<Pid> {
     let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
     let end = stat.iter().rposition(|byte| *byte == b')')?;
