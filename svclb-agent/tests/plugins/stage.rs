@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use svclb_core::budget::Budget;
 use svclb_sources::kube::plugin::Limits;
-use svclb_sources::kube::{Kube, SILENCE, Settings};
+use svclb_sources::kube::{Kube, KubeSettings, SILENCE};
 use tempfile::TempDir;
 
 /// Nothing takes so long unless it is broken.
@@ -80,7 +80,7 @@ impl Stage {
             "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
         });
         self.write("config", &config.to_string());
-        let settings = Settings {
+        let settings = KubeSettings {
             kubeconfig: Some(self.path("config")),
             api_servers: Vec::new(),
             plugins: self.limits.clone(),

@@ -18,7 +18,7 @@ use tower::{BoxError, ServiceBuilder, service_fn};
 use super::dial::Dial;
 use super::lock;
 use super::plugin::{Plugins, TooEarly};
-use super::settings::Settings;
+use super::settings::KubeSettings;
 use super::ways::Ways;
 
 /// The time within which an answer must begin.
@@ -33,7 +33,7 @@ const UNREACHED: Duration = Duration::from_secs(60);
 /// A client of the API server that renews itself.
 #[derive(Clone)]
 pub(super) struct ApiClient {
-    pub(super) settings: Arc<Settings>,
+    pub(super) settings: Arc<KubeSettings>,
     plugins: Plugins,
     current: Arc<Mutex<Current>>,
     /// The ways to the API server.
@@ -75,7 +75,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// When there is no configuration or it cannot be understood.
-    pub(super) async fn new(settings: Settings) -> Result<Self> {
+    pub(super) async fn new(settings: KubeSettings) -> Result<Self> {
         let config = settings.read().await.with_context(|| settings.to_string())?;
         let server = config.cluster_url.to_string().into();
         let api = Self::over(None, settings, server);
@@ -90,7 +90,7 @@ impl ApiClient {
     }
 
     /// Uses this client, if there is one, until its credentials are refused or reach no server.
-    pub(super) fn over(client: Option<Client>, settings: Settings, server: Arc<str>) -> Self {
+    pub(super) fn over(client: Option<Client>, settings: KubeSettings, server: Arc<str>) -> Self {
         let current = Current {
             client,
             renewal: None,
@@ -186,7 +186,7 @@ impl ApiClient {
 }
 
 /// Makes a client of a configuration without an exec plugin.
-fn client(mut config: Config, settings: &Settings, ways: &Ways) -> Result<Client> {
+fn client(mut config: Config, settings: &KubeSettings, ways: &Ways) -> Result<Client> {
     let name = settings.server_name(&config);
     if config.proxy_url.is_some() {
         // The proxy makes the connection, so there is only the way over it.

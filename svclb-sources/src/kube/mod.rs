@@ -53,7 +53,7 @@ use capacity::Capacity;
 use client::ApiClient;
 use reflector::Reflector;
 use resources::WATCHED;
-pub use settings::Settings;
+pub use settings::KubeSettings;
 pub use silence::SILENCE;
 use store::Store;
 use ways::Ways;
@@ -80,7 +80,7 @@ impl Kube {
     ///
     /// # Errors
     /// When there is no configuration, or it cannot be understood.
-    pub async fn new(settings: Settings, node: &str) -> Result<Self> {
+    pub async fn new(settings: KubeSettings, node: &str) -> Result<Self> {
         let client = ApiClient::new(settings).await?;
         tracing::info!(server = &*client.server, node, "watching the API server");
         Ok(Self::over(&client, node))

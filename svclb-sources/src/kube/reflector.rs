@@ -306,7 +306,7 @@ impl Reflector {
         if code == 410 && self.health.expires() {
             tracing::info!(
                 resource = self.watched.resource,
-                "the API server does not know any more what changed; listing all objects",
+                "the last resourceVersion is expired; listing all objects",
             );
             return self.list();
         }

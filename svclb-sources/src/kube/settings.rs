@@ -18,7 +18,7 @@ const SERVER_NAME: &str = "kubernetes.default.svc";
 
 /// The address of the API server, the credentials for it, and limits.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct KubeSettings {
     /// A kubeconfig file; otherwise the configuration of a pod is used.
     pub kubeconfig: Option<PathBuf>,
     /// Further ways to the API server, in the order in which they are tried. Its certificate must be good
@@ -32,7 +32,7 @@ pub struct Settings {
     pub budget: Budget,
 }
 
-impl Settings {
+impl KubeSettings {
     /// Reads the configuration as it is now.
     pub(super) async fn read(&self) -> Result<Config> {
         let mut config = match &self.kubeconfig {
@@ -70,9 +70,8 @@ impl Settings {
              from, by --from PATH or --kubeconfig FILE"
         );
         let config = if in_cluster { Config::incluster_env() } else { Config::incluster_dns() };
-        let mut config = config.context(
-            "cannot read what a cluster gives its pods: is the service account mounted?",
-        )?;
+        let mut config =
+            config.context("cannot read the service account of this pod: is it mounted?")?;
         if let Some(server) = self.api_servers.first().filter(|_| !in_cluster) {
             config.cluster_url = server.clone();
             config.tls_server_name = Some(SERVER_NAME.to_owned());
@@ -105,7 +104,7 @@ fn check(auth: &AuthInfo) -> Result<()> {
     Ok(())
 }
 
-impl fmt::Display for Settings {
+impl fmt::Display for KubeSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kubeconfig {
             Some(path) => write!(f, "kubeconfig {}", path.display()),

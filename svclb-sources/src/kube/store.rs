@@ -38,7 +38,7 @@ pub(super) struct Store {
 
 /// The changes to hand on.
 #[derive(Debug)]
-pub(super) struct Changes {
+pub(super) struct StoreChanges {
     /// One for each object that changed, however often it did.
     pub(super) updates: HashMap<ObjectId, Update>,
     /// Objects that were rejected, or ignored in part: one for each of them.
@@ -126,8 +126,8 @@ impl Store {
     }
 
     /// Takes the changes to hand on.
-    pub(super) fn take(&mut self) -> Changes {
-        Changes { updates: self.ledger.take(), rejects: self.reports.take().collect() }
+    pub(super) fn take(&mut self) -> StoreChanges {
+        StoreChanges { updates: self.ledger.take(), rejects: self.reports.take().collect() }
     }
 
     /// Begins a list. One that was not read to its end has no effect.

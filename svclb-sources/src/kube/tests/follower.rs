@@ -14,7 +14,7 @@ use tower::{BoxError, service_fn};
 use tracing::subscriber::DefaultGuard;
 
 use super::super::client::ApiClient;
-use super::super::{Batch, Kube, Settings};
+use super::super::{Batch, Kube, KubeSettings};
 use super::server::Request;
 use super::settings;
 
@@ -77,7 +77,7 @@ impl Follower {
 
     /// The same with other settings.
     pub(super) fn with(
-        settings: Settings,
+        settings: KubeSettings,
         answer: impl Fn(Duration, &Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let log = NamedTempFile::new().unwrap();

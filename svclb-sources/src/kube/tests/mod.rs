@@ -15,7 +15,7 @@ use svclb_core::budget::Budget;
 use svclb_core::model::{ObjectName, Update};
 
 use super::plugin::Limits;
-use super::{Batch, Kube, SILENCE, Settings};
+use super::{Batch, Kube, KubeSettings, SILENCE};
 use crate::Reject;
 use server::{Answer, Request, Server};
 
@@ -53,9 +53,9 @@ fn status(code: u16, reason: &str) -> Value {
     })
 }
 
-fn settings(kubeconfig: Option<PathBuf>) -> Settings {
+fn settings(kubeconfig: Option<PathBuf>) -> KubeSettings {
     let (api_servers, plugins, budget) = (Vec::new(), Limits::default(), Budget::of_agent());
-    Settings { kubeconfig, api_servers, plugins, silence: SILENCE, budget }
+    KubeSettings { kubeconfig, api_servers, plugins, silence: SILENCE, budget }
 }
 
 async fn follow(server: &Server) -> Kube {

@@ -7,7 +7,7 @@ use svclb_core::model::Update;
 
 use super::follower::{Follower, Reply, Then, at_once, watch};
 use super::server::Request;
-use super::{Settings, end, event, names, service, settings};
+use super::{KubeSettings, end, event, names, service, settings};
 
 /// The answer to a watch.
 type WatchReply = fn() -> Reply;
@@ -121,7 +121,7 @@ fn large(name: &str, addresses: u8) -> String {
 async fn object_without_contents_is_listed_again_once_there_is_capacity_for_it() {
     let memory = Amount::default().with(Resource::Memory, 9_000);
     let budget = Budget { namespace: memory.percent(50), cluster: memory, ..Budget::UNLIMITED };
-    let settings = Settings { budget, ..settings(None) };
+    let settings = KubeSettings { budget, ..settings(None) };
     // Each of the large ones takes some 4 KB, and the namespace may have 6 KB.
     let mut follower = Follower::with(settings, |late, request| {
         if !request.is_for("services") {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::{Kube, Settings};
+use super::super::{Kube, KubeSettings};
 use super::follower::{Follower, Reply, Then, at_once, watch, whole};
 use super::server::Request;
 use super::{end, event, names, service, settings, status};
@@ -71,7 +71,7 @@ async fn failing_server_is_requested_with_growing_delays_and_logged_once() {
             let late = &waits[7..];
             assert!(late.iter().any(|wait| (wait - late[0]).abs() > 0.1), "{row}: {waits:?}");
             let mut log = follower.log("\"services\"");
-            log.retain(|line| !line.contains("does not know any more"));
+            log.retain(|line| !line.contains("resourceVersion is expired"));
             assert_eq!(log.len(), 1, "{row}: {log:#?}");
             assert!(log[0].contains("cannot watch") && log[0].len() < 1000, "{row}: {log:#?}");
             assert!(!log[0].contains('\u{1b}'), "{row}: {log:#?}");
@@ -82,7 +82,7 @@ async fn failing_server_is_requested_with_growing_delays_and_logged_once() {
                 follower.requests("nodes")
             );
             assert!(
-                follower.log("does not know any more").len() <= 3,
+                follower.log("resourceVersion is expired").len() <= 3,
                 "{row}: {:#?}",
                 follower.log("")
             );
@@ -351,7 +351,7 @@ async fn watch_of_a_frozen_server_goes_on_from_its_last_version() {
 }
 
 /// A kubeconfig with a plugin.
-fn with_plugin(folder: &Path) -> Settings {
+fn with_plugin(folder: &Path) -> KubeSettings {
     let user = json!({ "exec": {
         "apiVersion": "client.authentication.k8s.io/v1",
         "interactiveMode": "Never",
