@@ -10,16 +10,23 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use libfuzzer_sys::fuzz_target;
 use svclb_common::index::Wanted;
-use svclb_common::layout::{
-    Address, BackendKey, BackendRow, ClientKey, FrontendRow, Protocol, Set, Slot,
-};
+use svclb_common::layout::{Address, BackendKey, BackendRow, ClientKey, Protocol, Set, Slot};
+use svclb_common::memory::{HOST, Limits, MemoryMaps};
 use svclb_common::translate::{
     Caller, Lookup as _, Peer, Socket, Verdict, connect, getpeername, recvmsg, release, sendmsg,
 };
-use svclb_fuzz::maps::{ALL_LINES, HOST, LINES, Maps, SLOTS};
 
+/// Lines of the index.
+const LINES: u32 = 16;
+/// Slots.
+const SLOTS: u32 = 16;
+/// Places of the origins: fewer than sockets.
+const PLACES: u32 = 4;
+/// Few rows, so that the hash maps are full; shares allow a client two of them.
+const LIMITS: Limits =
+    Limits { overflow_entries: 3, overflow_capacity: 24, affinity_rows: 3, affinity_capacity: 24 };
 /// Far more than any call counts.
-const LOOP: u32 = 100;
+const LOOP: u64 = 100;
 
 /// A socket, its network namespace, and whether it is released.
 struct Client(Socket, u64, bool);
@@ -90,8 +97,8 @@ struct Known {
 type Wanting = ([u64; 2], u32);
 
 impl Known {
-    fn look(&mut self, maps: &Maps) {
-        for line in (0..ALL_LINES).filter_map(|number| maps.line(number)) {
+    fn look(&mut self, maps: &MemoryMaps) {
+        for line in (0..LINES).filter_map(|number| maps.line(number)) {
             let (address, service, heir) =
                 (line.read().address.words(), line.service(), line.heir());
             let at = self.dialled.entry((address, line.key_word())).or_default();
@@ -114,14 +121,15 @@ impl Known {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut bytes = Bytes(bytes);
-    let maps = Maps::default();
+    let maps = MemoryMaps::new(LINES, SLOTS, PLACES, LIMITS);
     let wild = bytes.byte() & 1 == 1;
-    maps.random.set(u32::from(bytes.byte()));
+    // Never 0, of which only zeros follow.
+    maps.random.set((u64::from(bytes.byte()) << 32) + 1);
     let mut known = Known::default();
     let mut steps = 0;
     while !bytes.0.is_empty() && steps < 400 {
         steps += 1;
-        maps.counted.set(0);
+        let counted = maps.counted_in_all();
         let (deed, who) = (bytes.byte(), bytes.byte());
         let protocol = if who & 1 == 0 { Protocol::Tcp } else { Protocol::Udp };
         let socket = Socket { cookie: u64::from(who % 16), protocol };
@@ -177,28 +185,27 @@ fuzz_target!(|bytes: &[u8]| {
                 let (number, at) = (u32::from(who), usize::from(bytes.byte()));
                 let count = usize::from(bytes.byte() % 32);
                 match (deed / 12 % 4, wild) {
-                    (0, _) => maps.scribble_slot(number, at, bytes.some(count)),
-                    (1, true) => maps.scribble_origin(number, at, bytes.some(count)),
-                    (2, true) => maps.scribble_rest(number as usize, bytes.some(count)),
-                    _ => maps.scribble_line(number, at, bytes.some(count)),
+                    (0, _) => maps.overwrite_slot(number, at, bytes.some(count)),
+                    (1, true) => maps.overwrite_origin(number, at, bytes.some(count)),
+                    (2, true) => maps.overwrite_rows(number as usize, bytes.some(count)),
+                    _ => maps.overwrite_line(number, at, bytes.some(count)),
                 }
             }
         }
-        assert!(maps.counted.get() < LOOP, "a call counted {} things", maps.counted.get());
+        let counted = maps.counted_in_all() - counted;
+        assert!(counted < LOOP, "a call counted {counted} events");
         known.look(&maps);
     }
 });
 
-/// A line as the agent writes it, for one of the peers: in the neighbourhood of its home, or spilled.
-fn publish(maps: &Maps, bytes: &mut Bytes<'_>, protocol: Protocol) {
+/// Fills a line as the agent does, for one of the peers.
+fn publish(maps: &MemoryMaps, bytes: &mut Bytes<'_>, protocol: Protocol) {
     let (dialled, step) = (peer(bytes.byte()), bytes.byte());
     let [service, heir, first, count, flags, affinity] = [(); 6].map(|()| bytes.byte());
     let wanted = Wanted::destination(dialled.address, dialled.port, protocol);
     let home = wanted.home(maps.seed(), LINES);
-    let number = match step & 128 {
-        0 => (home + u32::from(step % 8)) % LINES,
-        _ => LINES + u32::from(step) % (ALL_LINES - LINES),
-    };
+    let step = step % 16;
+    let number = (home + u32::from(step)) % LINES;
     let (Some(at_home), Some(line)) = (maps.line(home), maps.line(number)) else { return };
     line.set_address(wanted.address);
     line.set_service(u32::from(service % 6));
@@ -211,12 +218,6 @@ fn publish(maps: &Maps, bytes: &mut Bytes<'_>, protocol: Protocol) {
     line.set_flags(u16::from(flags & 1));
     line.set_affinity_seconds(u32::from(affinity & 15));
     line.set_generation(line.generation().wrapping_add(u32::from(affinity >> 7)));
-    if step & 128 == 0 {
-        at_home.set_reach(at_home.reach().max(step % 8));
-    } else {
-        at_home.set_spilled(1);
-        let row = FrontendRow { service: line.service(), line: number };
-        maps.frontends.borrow_mut().insert(wanted.frontend(), row);
-    }
+    at_home.set_reach(at_home.reach().max(step));
     line.set_key_word(wanted.key);
 }

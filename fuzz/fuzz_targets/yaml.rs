@@ -4,10 +4,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use svclb_core::text;
 use svclb_fuzz::node::TestNode;
 use svclb_fuzz::plain;
 use svclb_objects::file::contents;
-use svclb_core::text;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, bytes)) = bytes.split_first() else { return };

@@ -2,7 +2,6 @@
 
 #[path = "../../svclb-objects/tests/untrusted/claims.rs"]
 pub mod claims;
-pub mod maps;
 #[path = "../../svclb-objects/tests/untrusted/node.rs"]
 pub mod node;
 pub mod plain;

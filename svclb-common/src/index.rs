@@ -1,10 +1,9 @@
 //! How a frontend finds its line in `svclb_index`.
 //!
-//! Open addressing: a frontend's hash says its home line, and it lies there or in one of the next
-//! [`NEIGHBOURHOOD`] - 1 lines (wrapping around), or, when those are all taken, in the spill area
-//! behind the hashed lines, where only `svclb_frontends` knows it. A home line tells how far its
-//! frontends reach and how many of them spilled, so that looking for what is no frontend costs one
-//! line.
+//! Open addressing: a frontend's hash names its home line, and it lies there or in one of the next
+//! [`NEIGHBOURHOOD`] - 1 lines (wrapping around). A home line holds the distance of its farthest frontend, so
+//! that looking up a non-Service destination mostly costs one line. A frontend that finds no free line there
+//! makes the agent create larger maps, long before they are half full (docs/decisions/0028).
 //!
 //! The reader here runs in the kernel; the writer (svclb-core's `index`) uses the same hash and the
 //! same neighbourhood. Rules that the writer keeps and the reader relies on:
@@ -15,11 +14,12 @@
 //!    then has ended (an RCU grace period), so no reader ever sees two frontends in one line.
 //! 3. A frontend never moves to another line while it exists.
 
-use crate::layout::{Address, BackendKey, FrontendKey, Line, Protocol, Scope, Set};
+use crate::layout::{Address, BackendKey, Line, Protocol, Scope, Set};
 use crate::shared::Shared;
 
-/// A frontend lies in its home line or in one of the lines behind it, this many in all.
-pub const NEIGHBOURHOOD: u32 = 8;
+/// Number of lines in which a frontend may lie: its home line and those behind it. With 32, maps are nearly
+/// half full before a frontend finds no line (docs/decisions/0028).
+pub const NEIGHBOURHOOD: u32 = 32;
 
 /// The key of a lookup: a frontend, as words in this machine's order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,19 +60,6 @@ impl Wanted {
     #[inline(always)]
     pub const fn is_for_host(&self) -> bool {
         self.key.to_ne_bytes()[3] == Scope::Host as u8
-    }
-
-    /// The frontend as a key of `svclb_frontends`.
-    #[inline(always)]
-    pub const fn frontend(&self) -> FrontendKey {
-        let key = self.key.to_ne_bytes();
-        FrontendKey {
-            address: Address::from_words(self.address),
-            port: u16::from_ne_bytes([key[0], key[1]]),
-            protocol: key[2],
-            scope: key[3],
-            _pad: 0,
-        }
     }
 
     /// True when it lies in this line.
@@ -132,49 +119,41 @@ const fn mark_of(hash: u64) -> u64 {
     1 << (hash >> 58)
 }
 
-/// The result of a lookup.
-#[derive(Clone, Copy)]
-pub enum Found<'a> {
-    /// The frontend's line and its number.
-    Line(Shared<'a, Line>, u32),
-    /// Not near its home; `svclb_frontends` may know it. Whether it has a mark.
-    Spilled(bool),
-    /// No frontend. Whether it has a mark, as every backend has.
-    Nothing(bool),
-}
-
-/// Looks a frontend up among `lines` lines (a power of two), which `line` gives by number.
+/// Looks a frontend up among `lines` lines (a power of two), which `line` gives by number. Returns its line
+/// and the number of that.
+///
+/// # Errors
+/// No frontend has this address: returns whether it has a mark, as every backend has.
 #[inline(always)]
 pub fn find<'a>(
     wanted: &Wanted,
     seed: u64,
     lines: u32,
     line: impl Fn(u32) -> Option<Shared<'a, Line>>,
-) -> Found<'a> {
+) -> Result<(Shared<'a, Line>, u32), bool> {
     let hash = wanted.hash(seed);
     let home = home_of(hash, lines);
-    // A line that is not there: maps that are too small for what they say. Nothing is known then.
-    let Some(at_home) = line(home) else { return Found::Nothing(true) };
+    // A missing line means that the maps are smaller than `lines`: any destination may have a mark then.
+    let Some(at_home) = line(home) else { return Err(true) };
     if wanted.is_in(at_home) {
-        return Found::Line(at_home, home);
+        return Ok((at_home, home));
     }
     let reach = at_home.reach() as u32;
     let mut step = 1;
     // The second bound is for the verifier, and for a byte that another program wrote.
     while step <= reach && step < NEIGHBOURHOOD {
         let number = (home + step) & (lines - 1);
-        let Some(next) = line(number) else { return Found::Nothing(true) };
+        let Some(next) = line(number) else { return Err(true) };
         if wanted.is_in(next) {
-            return Found::Line(next, number);
+            return Ok((next, number));
         }
         step += 1;
     }
-    let marked = at_home.marks() & mark_of(hash) != 0;
-    if at_home.spilled() != 0 { Found::Spilled(marked) } else { Found::Nothing(marked) }
+    Err(at_home.marks() & mark_of(hash) != 0)
 }
 
-/// Puts a frontend into an empty line: the key word, which publishes it, comes last. `reach`, `spilled`
-/// and `marks` belong to the place and stay.
+/// Puts a frontend into an empty line: the key word, which publishes it, comes last. `reach` and `marks`
+/// belong to the place and stay.
 pub fn publish(place: Shared<'_, Line>, line: &Line) {
     place.set_address(line.address.words());
     place.set_service(line.service);

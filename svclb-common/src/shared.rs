@@ -149,8 +149,6 @@ fields!(Line {
     flags / set_flags: u16 = load16 store16 flags;
     /// Farthest frontend of this home.
     reach / set_reach: u8 = load8 store8 reach;
-    /// Frontends of this home in `svclb_frontends` only.
-    spilled / set_spilled: u32 = load32 store32 spilled;
     /// Session affinity, seconds.
     affinity_seconds / set_affinity_seconds: u32 = load32 store32 affinity_seconds;
     /// Bits of the backends whose home this is.
@@ -178,8 +176,7 @@ impl Shared<'_, Line> {
             heir: self.heir(),
             flags: self.flags(),
             reach: self.reach(),
-            _pad0: 0,
-            spilled: self.spilled(),
+            _pad0: [0; 5],
             affinity_seconds: self.affinity_seconds(),
             _pad1: 0,
             marks: self.marks(),

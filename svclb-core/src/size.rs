@@ -7,10 +7,8 @@ use crate::plan::Unplaced;
 /// Sizes of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// Lines that a hash can say: a power of two.
+    /// Lines of the index: a power of two.
     pub index_lines: u32,
-    /// Lines behind them, for frontends that find no place near their home.
-    pub spill_lines: u32,
     /// Slots.
     pub slots: u32,
     /// Places of the origins: a power of two. They hold the origins of live sockets, so that they are kept when
@@ -25,9 +23,9 @@ pub fn sizes(frontends: usize, backends: usize) -> Sizes {
         wanted.clamp(least, MOST).next_power_of_two()
     };
     Sizes {
+        index_lines: capacity(frontends, 4096),
         slots: capacity(backends, 65_536),
         origins: 65_536,
-        ..Sizes::of_index(capacity(frontends, 4096))
     }
 }
 
@@ -35,26 +33,15 @@ pub fn sizes(frontends: usize, backends: usize) -> Sizes {
 const MOST: u32 = 1 << 26;
 
 impl Sizes {
-    /// An index of so many lines, a power of two, and the lines behind them.
-    const fn of_index(index_lines: u32) -> Self {
-        Self { index_lines, spill_lines: index_lines / 16, slots: 0, origins: 0 }
-    }
-
     /// The sizes in a meta row.
     pub const fn of(meta: &Meta) -> Self {
-        Self {
-            index_lines: meta.index_lines,
-            spill_lines: meta.spill_lines,
-            slots: meta.slots,
-            origins: meta.origins,
-        }
+        Self { index_lines: meta.index_lines, slots: meta.slots, origins: meta.origins }
     }
 
     /// A meta row with these sizes.
     pub fn meta(&self) -> Meta {
         Meta {
             index_lines: self.index_lines,
-            spill_lines: self.spill_lines,
             slots: self.slots,
             origins: self.origins,
             ..Meta::default()
@@ -74,8 +61,7 @@ impl Sizes {
                 Unplaced::Quarantined | Unplaced::MapFull(_) | Unplaced::NoIds => (false, false),
             };
             if index {
-                let lines = doubled(self.index_lines).max(wanted.index_lines);
-                grown = Self { slots: grown.slots, origins: self.origins, ..Self::of_index(lines) };
+                grown.index_lines = doubled(self.index_lines).max(wanted.index_lines);
             }
             if slots {
                 grown.slots = doubled(self.slots).max(wanted.slots);
@@ -94,11 +80,7 @@ impl Sizes {
         let is_wasted = |now: u32, wanted: u32| now / 4 > wanted;
         let mut shrunk = self;
         if is_wasted(self.index_lines, wanted.index_lines) {
-            shrunk = Self {
-                slots: self.slots,
-                origins: self.origins,
-                ..Self::of_index(wanted.index_lines)
-            };
+            shrunk.index_lines = wanted.index_lines;
         }
         if is_wasted(self.slots, wanted.slots) {
             shrunk.slots = wanted.slots;
@@ -118,10 +100,7 @@ mod tests {
 
     #[test]
     fn maps_have_room_for_four_times_what_is_there() {
-        assert_eq!(
-            sizes(0, 0),
-            Sizes { index_lines: 4096, spill_lines: 256, slots: 65_536, origins: 65_536 }
-        );
+        assert_eq!(sizes(0, 0), Sizes { index_lines: 4096, slots: 65_536, origins: 65_536 });
         for (frontends, backends) in [(5_000, 250_000), (100_000, 1_000_000)] {
             let found = sizes(frontends, backends);
             assert!(
@@ -139,7 +118,7 @@ mod tests {
     fn maps_grow_where_room_lacks_and_no_further_than_they_can() {
         let small = sizes(0, 0);
         let large = sizes(100_000, 1_000_000);
-        let double_index = Sizes { index_lines: 8192, spill_lines: 512, ..small };
+        let double_index = Sizes { index_lines: 8192, ..small };
         let double_slots = Sizes { slots: 131_072, ..small };
         let most = Sizes { slots: MOST, ..small };
         let rows: [Row; 9] = [

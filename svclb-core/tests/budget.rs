@@ -77,7 +77,7 @@ fn endpoints(service: u32, first: u32, count: u32) -> Update {
 impl Cluster {
     fn of(services: u32) -> Self {
         let wanted = sizes(services as usize, (services * EACH) as usize);
-        let meta = meta(wanted.index_lines, wanted.spill_lines, wanted.slots);
+        let meta = meta(wanted.index_lines, wanted.slots);
         let mut cluster = Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
             planner: Planner::new(meta),

@@ -25,7 +25,7 @@ fn budget(service: usize, namespace: (usize, usize), cluster: (usize, usize)) ->
 }
 
 fn agent(budget: Budget) -> Agent {
-    let mut agent = Agent::new(meta(1024, 64, 4096));
+    let mut agent = Agent::new(meta(1024, 4096));
     let node = Node { name: "here".into(), ..Node::default() };
     agent.catalog = Catalog::new(node).with_budget(budget);
     agent

@@ -423,7 +423,7 @@ fn after_each_change_just_what_is_asked_for_is_served() {
         let node =
             Node { name: "here".into(), addresses: vec![ip("192.0.2.5")], ..Node::default() };
         for restarts in [false, true] {
-            let mut agent = Agent::new(meta(256, 16, 1024));
+            let mut agent = Agent::new(meta(256, 1024));
             agent.ingest([Update::Node(Some(node.clone()))]).ingest(before.clone()).pass();
             assert_eq!(served(&mut agent), expected(then), "{name}: before");
             if restarts {
@@ -438,7 +438,7 @@ fn after_each_change_just_what_is_asked_for_is_served() {
 
 #[test]
 fn whoever_settled_on_a_backend_asks_again_once_the_frontend_is_under_another_policy() {
-    let mut agent = Agent::new(meta(256, 16, 1024));
+    let mut agent = Agent::new(meta(256, 1024));
     let slices = || slice("a", &["http=8080/TCP"], &["10.0.0.1 rs"]);
     let generation = |agent: &mut Agent| {
         let dump = agent.table.load().unwrap();

@@ -26,7 +26,7 @@ fn owner(backends: &[&str]) -> [Update; 2] {
 #[test]
 fn a_cluster_ip_is_taken_over_in_place_from_an_older_external_ip() {
     let steps = {
-        let mut agent = Agent::new(meta(64, 8, 64));
+        let mut agent = Agent::new(meta(64, 64));
         agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
         agent.ingest(owner(&["10.0.0.1"]));
         let before = agent.table.operations;
@@ -34,7 +34,7 @@ fn a_cluster_ip_is_taken_over_in_place_from_an_older_external_ip() {
         agent.table.operations - before
     };
     for cut in 0..=steps {
-        let mut agent = Agent::new(meta(64, 8, 64));
+        let mut agent = Agent::new(meta(64, 64));
         agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
         assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]));
         agent.ingest(owner(&["10.0.0.1"]));
@@ -51,7 +51,7 @@ fn a_cluster_ip_is_taken_over_in_place_from_an_older_external_ip() {
 
 #[test]
 fn in_one_pass_the_cluster_ip_wins_whatever_its_age() {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).ingest(owner(&["10.0.0.1"])).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]));
     // It is deleted, and the next claimant owns the address.
@@ -62,7 +62,7 @@ fn in_one_pass_the_cluster_ip_wins_whatever_its_age() {
 #[test]
 fn cluster_ip_that_does_not_fit_goes_to_no_other_claimant() {
     // Two slots, both used: the owner does not fit.
-    let mut agent = Agent::new(meta(64, 8, 2));
+    let mut agent = Agent::new(meta(64, 2));
     agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]));
     agent.ingest(owner(&["10.0.0.1", "10.0.0.3"]));
@@ -84,7 +84,7 @@ fn cluster_ip_that_does_not_fit_goes_to_no_other_claimant() {
 
 #[test]
 fn an_external_ip_that_does_not_fit_keeps_no_cluster_ip_of_another_service() {
-    let mut agent = Agent::new(meta(64, 8, 4));
+    let mut agent = Agent::new(meta(64, 4));
     agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
     // In one pass it outgrows the maps and the owner is added, which does not fit with it either.
     agent.ingest([slice("older", &["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"])]);
@@ -104,7 +104,7 @@ fn two_services_that_claim_each_others_cluster_ips_come_to_an_end_in_full_maps()
         [Update::Service(object, Some(it)), slice(name, backends)]
     };
     for slots in 1..6 {
-        let mut agent = Agent::new(meta(64, 8, slots));
+        let mut agent = Agent::new(meta(64, slots));
         agent.ingest(each_other("a", "10.96.0.1", "10.96.0.2", &["10.0.0.1", "10.0.0.2"]));
         agent.ingest(each_other("b", "10.96.0.2", "10.96.0.1", &["10.0.1.1", "10.0.1.2"]));
         for _ in 0..4 {

@@ -8,7 +8,7 @@ use svclb_core::table::{Key, Table as _};
 
 /// Maps with one service on 10.96.0.1 and two backends.
 fn one() -> Agent {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     assert!(agent.pass().failed.is_empty());
     agent
@@ -94,7 +94,7 @@ fn a_third_service_takes_over_from_a_take_over_that_was_cut_off() {
 #[test]
 fn frontend_of_an_unplaced_service_does_not_keep_stale_backends() {
     // Slots for three backends; the older b needs four.
-    let mut agent = Agent::new(meta(64, 8, 3));
+    let mut agent = Agent::new(meta(64, 3));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     agent.ingest([
@@ -114,7 +114,7 @@ fn frontend_of_an_unplaced_service_does_not_keep_stale_backends() {
 #[test]
 fn two_sets_may_lie_apart() {
     // A range of 2, kept between two free ones of 3.
-    let mut agent = Agent::new(meta(64, 8, 8));
+    let mut agent = Agent::new(meta(64, 8));
     agent.ingest([
         service("x", &["10.96.0.8"], 1),
         slice("x", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
@@ -152,7 +152,7 @@ fn malformed_meta_row_does_not_panic() {
     let dump = agent.table.load().unwrap();
     // With u32::MAX lines, the mirror would allocate 16 GiB.
     for lines in [0, 3] {
-        let meta = svclb_common::layout::Meta { index_lines: lines, spill_lines: 0, ..dump.meta };
+        let meta = svclb_common::layout::Meta { index_lines: lines, ..dump.meta };
         let dump = svclb_core::table::Dump { meta, ..dump.clone() };
         assert!(std::panic::catch_unwind(|| load(&dump, meta)).is_ok(), "{lines} lines");
     }

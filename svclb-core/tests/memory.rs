@@ -185,7 +185,6 @@ fn measure(family: Family) -> Measured {
     let wanted = sizes(SERVICES as usize, (SERVICES * EACH) as usize);
     let meta = Meta {
         index_lines: wanted.index_lines,
-        spill_lines: wanted.spill_lines,
         slots: wanted.slots,
         next_service: 1,
         ..Meta::default()

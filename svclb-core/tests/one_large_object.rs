@@ -30,11 +30,11 @@ struct Shape {
     name: &'static str,
     ports: fn(u16) -> u16,
     addresses: fn(u16) -> u16,
-    /// Hashed lines, lines behind them, and slots.
-    room: fn(usize) -> (u32, u32, u32),
+    /// The capacity for lines and slots.
+    room: fn(usize) -> (u32, u32),
 }
 
-const SHAPES: [Shape; 4] = [
+const SHAPES: [Shape; 3] = [
     Shape { name: "ports", ports: |size| size, addresses: |_| 1, room: roomy },
     Shape { name: "addresses", ports: |_| 1, addresses: |size| size, room: roomy },
     // Half of the ports have slots of their own for the change, the others wait for the quarantine.
@@ -42,20 +42,13 @@ const SHAPES: [Shape; 4] = [
         name: "ports that are short of slots",
         ports: |size| size,
         addresses: |_| 1,
-        room: |size| (roomy(size).0, roomy(size).1, slots(size * 3)),
-    },
-    // Nearly all of them are in the spill area.
-    Shape {
-        name: "addresses behind the hashed lines",
-        ports: |_| 1,
-        addresses: |size| size,
-        room: |size| (32, slots(size), roomy(size).2),
+        room: |size| (roomy(size).0, slots(size * 3)),
     },
 ];
 
-fn roomy(size: usize) -> (u32, u32, u32) {
+fn roomy(size: usize) -> (u32, u32) {
     let sizes = sizes(size, size * ENDPOINTS.len());
-    (sizes.index_lines, sizes.spill_lines, sizes.slots)
+    (sizes.index_lines, sizes.slots)
 }
 
 fn slots(size: usize) -> u32 {
@@ -148,8 +141,8 @@ struct Apart {
 }
 
 impl Agent {
-    fn new((index_lines, spill_lines, slots): (u32, u32, u32)) -> Self {
-        let meta = meta(index_lines, spill_lines, slots);
+    fn new((index_lines, slots): (u32, u32)) -> Self {
+        let meta = meta(index_lines, slots);
         Self {
             catalog: Catalog::new(Node { name: "here".into(), ..Node::default() }),
             planner: Planner::new(meta),

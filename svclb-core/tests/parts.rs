@@ -38,7 +38,7 @@ impl Large {
     fn agent(self) -> Agent {
         let (ports, addresses) = (usize::from(self.ports), usize::from(self.addresses));
         let sizes = sizes(2 * ports * addresses, 2 * ports * self.endpoints as usize);
-        Agent::new(meta(sizes.index_lines, sizes.spill_lines, sizes.slots))
+        Agent::new(meta(sizes.index_lines, sizes.slots))
     }
 
     fn service(self) -> Update {

@@ -35,7 +35,7 @@ const CHANGES: [(&str, Change); 7] = [
 ];
 
 fn start() -> Agent {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.ingest([service("z", &["10.96.0.26"], 1), slice("z", &["10.0.9.1"])]);
     let done = agent.pass();

@@ -21,7 +21,7 @@ fn catalog() -> Catalog {
 
 /// Maps in which an earlier agent wrote `a` at 10.96.0.1, and a new agent that knows nothing yet.
 fn restarted() -> Agent {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &OLD)]).pass();
     agent.catalog = catalog();
     agent.restart();
@@ -227,7 +227,7 @@ fn with_node_port(name: &str, own: &str, node_port: u16, created: i64) -> Update
 
 #[test]
 fn a_rejected_service_keeps_no_node_port_that_the_api_server_gave_to_another() {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     agent.catalog = Catalog::new(Node {
         name: "here".into(),
         addresses: vec![ip("192.0.2.5")],
@@ -266,7 +266,7 @@ fn a_rejected_service_keeps_no_node_port_that_the_api_server_gave_to_another() {
 fn retained_state_moves_into_new_maps_like_everything_else() {
     let mut agent = restarted();
     begin(&mut agent, slices(&["a"]), [service("a", &["10.96.0.1"], 1)]);
-    let larger = agent.planner.staging(Meta { seed: 8, ..meta(256, 16, 256) });
+    let larger = agent.planner.staging(Meta { seed: 8, ..meta(256, 256) });
     agent.table = svclb_core::table::FailingTable::new(MemoryTable::new(*larger.meta()));
     agent.planner = larger;
     agent.mark_all();
@@ -278,7 +278,7 @@ fn retained_state_moves_into_new_maps_like_everything_else() {
 
 #[test]
 fn thousands_of_new_services_beside_a_rejected_one_are_served_after_a_restart() {
-    let mut agent = Agent::new(meta(16_384, 1024, 16_384));
+    let mut agent = Agent::new(meta(16_384, 16_384));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &OLD)]).pass();
     agent.catalog = catalog();
     agent.restart();

@@ -60,7 +60,7 @@ fn external(name: &str, own: &str, external: &str, created: i64) -> Update {
 
 /// `a` owns 10.96.0.1 and is deleted; `b` is next and waits for slots that `x` freed.
 fn one_that_waits_for_the_frontend_of_the_dead() -> Agent {
-    let mut agent = Agent::new(meta(64, 8, 5));
+    let mut agent = Agent::new(meta(64, 5));
     agent.ingest([
         service("a", &["10.96.0.1"], 1),
         slice("a", &["10.0.0.1"]),
@@ -117,7 +117,7 @@ const MANY: [&str; 5] = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1
 
 /// `a` has [`SHARED`]; `b` is older, and its [`MANY`] backends do not fit.
 fn younger_owner_beside_an_unplaced_older_claimant() -> Agent {
-    let mut agent = Agent::new(meta(64, 8, 4));
+    let mut agent = Agent::new(meta(64, 4));
     agent.ingest([external("a", "10.96.0.1", SHARED, 5), slice("a", &["10.0.0.1"])]);
     agent.pass();
     agent.ingest([external("b", "10.96.0.2", SHARED, 1), slice("b", &MANY)]);
@@ -171,7 +171,7 @@ fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
 
 #[test]
 fn of_two_successors_the_one_that_fits_takes_over() {
-    let mut agent = Agent::new(meta(64, 8, 4));
+    let mut agent = Agent::new(meta(64, 4));
     agent.ingest([external("a", "10.96.0.1", SHARED, 1), slice("a", &["10.0.0.1"])]);
     agent.ingest([external("b", "10.96.0.2", SHARED, 2), slice("b", &MANY)]);
     agent.ingest([external("c", "10.96.0.3", SHARED, 3), slice("c", &["10.0.2.1"])]);
@@ -184,7 +184,7 @@ fn of_two_successors_the_one_that_fits_takes_over() {
 
 #[test]
 fn service_that_fits_after_a_removal_waits_for_it() {
-    let mut agent = Agent::new(meta(64, 8, 4));
+    let mut agent = Agent::new(meta(64, 4));
     agent.ingest([service("x", &["10.96.0.8"], 0), slice("x", &["10.0.0.4", "10.0.0.5"])]);
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
@@ -204,7 +204,7 @@ fn service_that_fits_after_a_removal_waits_for_it() {
 
 #[test]
 fn removed_services_free_capacity_for_an_unplaced_one() {
-    let mut agent = Agent::new(meta(64, 8, 3));
+    let mut agent = Agent::new(meta(64, 3));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.pass();
     agent.ingest([gone("a"), service("b", &["10.96.0.1"], 2)]);
@@ -242,7 +242,7 @@ fn refused(agent: &mut Agent, refuse: fn(&Row) -> Option<TableError>) -> Pass {
 
 #[test]
 fn failing_step_of_one_object_does_not_stop_others() {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     agent.ingest([service("gone", &["10.96.0.9"], 0), slice("gone", &["10.0.0.9"])]);
     agent.pass();
     agent.ingest([gone("gone")]);
@@ -276,7 +276,7 @@ fn failing_step_of_one_object_does_not_stop_others() {
 
 #[test]
 fn a_table_that_takes_nothing_fails_each_object_once_a_pass() {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     let pods = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
     let names_of_all: Vec<String> = (0..pods.len()).map(|number| format!("s{number}")).collect();
     for (number, (name, pod)) in names_of_all.iter().zip(pods).enumerate() {
@@ -304,7 +304,7 @@ fn services_whose_rows_always_fail_do_not_starve_others() {
     };
     let names_of_all: Vec<String> = (0..5).map(|number| format!("s{number}")).collect();
     let all = || names_of_all.iter().enumerate().map(|(at, name)| (name, format!("10.96.0.{at}")));
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     for (at, (name, address)) in all().enumerate() {
         agent.ingest([service(name, &[&address], at as i64), slice(name, &["10.0.0.1"])]);
     }
@@ -339,7 +339,7 @@ fn services_whose_rows_always_fail_do_not_starve_others() {
     }
     let done = agent.pass();
     assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
-    let mut fresh = Agent::new(meta(64, 8, 64));
+    let mut fresh = Agent::new(meta(64, 64));
     std::mem::swap(&mut fresh.catalog, &mut agent.catalog);
     fresh.mark_all();
     fresh.pass();
@@ -352,7 +352,7 @@ fn services_whose_rows_always_fail_do_not_starve_others() {
 
 #[test]
 fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
-    let mut agent = Agent::new(meta(64, 8, 64));
+    let mut agent = Agent::new(meta(64, 64));
     agent.ingest([external("a", "10.96.0.3", "10.96.0.1", 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     let before = agent.find("10.96.0.1").unwrap();
@@ -379,12 +379,12 @@ fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
 
 /// Maps whose line of 10.96.0.1 has lost its service, and that an agent has just loaded.
 fn with_an_unrecognized_line(lines: u32) -> Agent {
-    let mut agent = Agent::new(meta(lines, 0, 4));
+    let mut agent = Agent::new(meta(lines, 4));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.pass();
     let dump = agent.table.load().unwrap();
     agent.table.inner.remove(&Key::Service(ServiceId(dump.services[0].0))).unwrap();
-    agent.catalog = Agent::new(meta(lines, 0, 4)).catalog;
+    agent.catalog = Agent::new(meta(lines, 4)).catalog;
     agent.restart();
     assert_eq!(agent.backends("10.96.0.1"), None, "repaired");
     agent
@@ -416,7 +416,7 @@ fn slots_freed_by_a_repair_are_quarantined() {
 
 #[test]
 fn unrecognized_line_that_cannot_be_emptied_is_not_used() {
-    let mut agent = Agent::new(meta(1, 1, 8));
+    let mut agent = Agent::new(meta(2, 8));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     let dump = agent.table.load().unwrap();
@@ -443,7 +443,7 @@ fn unrecognized_line_that_cannot_be_emptied_is_not_used() {
 
 #[test]
 fn quarantine_lasts_when_the_maps_are_reloaded() {
-    let mut agent = Agent::new(meta(1, 0, 2));
+    let mut agent = Agent::new(meta(1, 2));
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &["10.0.0.1", "10.0.0.2"])]);
     agent.pass();
     agent.ingest([gone("a"), service("b", &["10.96.0.2"], 1), slice("b", &["10.0.1.1"])]);
@@ -459,7 +459,7 @@ fn quarantine_lasts_when_the_maps_are_reloaded() {
 
 #[test]
 fn a_service_that_needs_more_slots_than_there_are_leaves_the_other_maps_to_others() {
-    let mut agent = Agent::new(meta(64, 8, 8));
+    let mut agent = Agent::new(meta(64, 8));
     let many: Vec<String> = (1..=100).map(|last| format!("10.0.1.{last}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     agent.ingest([service("a", &["10.96.0.1"], 1), slice("a", &many)]);

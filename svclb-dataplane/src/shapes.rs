@@ -39,7 +39,7 @@ macro_rules! structs {
 
 structs! {
     LINE: Line {
-        address, port, protocol, scope, service, set, generation, heir, flags, reach, _pad0, spilled,
+        address, port, protocol, scope, service, set, generation, heir, flags, reach, _pad0,
         affinity_seconds, _pad1, marks,
     }
     SET: Set { first, count }
@@ -67,7 +67,7 @@ structs! {
         affine, over_share, affinity_unrecorded,
     }
     META: Meta {
-        layout, index_lines, spill_lines, slots, origins, next_service, seed, passes, synced, agent,
+        layout, index_lines, _pad, slots, origins, next_service, seed, passes, synced, agent,
         agent_started, proved, first_generation, failures, short, refused, sources,
     }
     SOURCE_ROW: SourceRow { heard, address, port, kind, way, rejected }

@@ -46,7 +46,7 @@ static META: Array<Meta, 1> = Array::new();
 /// Seed of the index's hash, as in `svclb_meta`.
 #[unsafe(no_mangle)]
 static SEED: Global<u64> = Global::new(0);
-/// Number of lines that a hash can name.
+/// Number of lines of the index.
 #[unsafe(no_mangle)]
 static INDEX_LINES: Global<u32> = Global::new(4096);
 /// Number of places of the origins.
@@ -104,13 +104,6 @@ impl Lookup for Maps {
     fn origin(&self, place: u32) -> Option<Shared<'_, Origin>> {
         // SAFETY: as for `line`.
         ORIGINS.get_ptr_mut(place).map(|at| unsafe { Shared::new(at) })
-    }
-
-    #[inline(always)]
-    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
-        // SAFETY: the value is copied at once. The kernel may reuse a removed row meanwhile; the
-        // caller checks that the line it names holds the frontend.
-        unsafe { FRONTENDS.get(key) }.copied()
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use super::*;
 
 /// A reconciler over memory that has written one Service.
 fn reconciler() -> Reconciler<FailingTable<MemoryTable>> {
-    let meta = Meta { index_lines: 4, spill_lines: 2, slots: 8, seed: 7, ..Meta::default() };
+    let meta = Meta { index_lines: 8, slots: 8, seed: 7, ..Meta::default() };
     let object = ObjectName::new("default", "hello");
     let service = Service {
         cluster_ips: vec![[10, 96, 0, 1].into()],

@@ -46,8 +46,8 @@ impl Set {
 
 /// One place of `svclb_index`, 64 bytes: a frontend and what its clients get, or empty.
 ///
-/// `reach`, `spilled` and `marks` belong to the *place* (to everything whose hash says this line), all
-/// other fields to the frontend that lies here.
+/// `reach` and `marks` belong to the *place* (to everything whose hash names this line), all other fields to
+/// the frontend that lies here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C, align(8))]
 pub struct Line {
@@ -75,9 +75,7 @@ pub struct Line {
     /// Distance from this home line to its farthest frontend (0: none lies behind it).
     pub reach: u8,
     /// Zero.
-    pub _pad0: u8,
-    /// Number of frontends of this home line that are found through `svclb_frontends` only.
-    pub spilled: u32,
+    pub _pad0: [u8; 5],
     /// Session affinity in seconds; 0: none.
     pub affinity_seconds: u32,
     /// Zero.

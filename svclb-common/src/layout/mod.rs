@@ -109,8 +109,7 @@ mod tests {
         assert_layout!(Set, 8, { first: 0, count: 4 });
         assert_layout!(Line, 64, {
             address: 0, port: 16, protocol: 18, scope: 19, service: 20, set: 24, generation: 32,
-            heir: 36, flags: 40, reach: 42, _pad0: 43, spilled: 44, affinity_seconds: 48, _pad1: 52,
-            marks: 56,
+            heir: 36, flags: 40, reach: 42, _pad0: 43, affinity_seconds: 48, _pad1: 52, marks: 56,
         });
         assert_layout!(Slot, 32, { address: 0, port: 16, flags: 18, owner: 20, threshold: 24, alias: 28 });
         assert_layout!(Origin, 64, { cookie: 0, count: 8, spilled: 12, record: 16 });
@@ -132,7 +131,7 @@ mod tests {
             heard: 0, address: 8, port: 24, kind: 26, way: 27, rejected: 28,
         });
         assert_layout!(Meta, 176, {
-            layout: 0, index_lines: 4, spill_lines: 8, slots: 12, origins: 16, next_service: 20,
+            layout: 0, index_lines: 4, _pad: 8, slots: 12, origins: 16, next_service: 20,
             seed: 24, passes: 32, synced: 40, agent: 44, agent_started: 48, proved: 56, first_generation: 60,
             failures: 64, short: 72, refused: 76, sources: 80,
         });

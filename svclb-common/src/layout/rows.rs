@@ -328,10 +328,10 @@ impl WayKind {
 pub struct Meta {
     /// [`super::LAYOUT_VERSION`] of the maps; 0 while they have not been filled for the first time.
     pub layout: u32,
-    /// Number of lines that a hash can name: a power of two.
+    /// Number of lines of the index: a power of two.
     pub index_lines: u32,
-    /// Number of lines behind them for frontends that find no place near their home.
-    pub spill_lines: u32,
+    /// Zero.
+    pub _pad: u32,
     /// Number of slots.
     pub slots: u32,
     /// Number of places of `svclb_origins`: a power of two.

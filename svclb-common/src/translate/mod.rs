@@ -15,10 +15,10 @@ mod overflow;
 mod record;
 mod share;
 
-use crate::index::{self, Found, Wanted};
+use crate::index::{self, Wanted};
 use crate::layout::{
-    Address, AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, FrontendKey, FrontendRow,
-    Line, LineFlags, Origin, Overflow, Policy, Protocol, Slot,
+    Address, AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Line, LineFlags, Origin,
+    Overflow, Policy, Protocol, Slot,
 };
 use crate::shared::Shared;
 
@@ -34,14 +34,12 @@ pub trait Lookup {
     fn index_lines(&self) -> u32;
     /// Number of places of the origins: a power of two.
     fn origins(&self) -> u32;
-    /// A line of the index, spill area included.
+    /// A line of the index.
     fn line(&self, number: u32) -> Option<Shared<'_, Line>>;
     /// A slot.
     fn slot(&self, number: u32) -> Option<Shared<'_, Slot>>;
     /// A place of the origins.
     fn origin(&self, place: u32) -> Option<Shared<'_, Origin>>;
-    /// A row of `svclb_frontends`.
-    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow>;
     /// A row of `svclb_backends`.
     fn backend(&self, key: &BackendKey) -> Option<BackendRow>;
     /// The overflow entry of a socket.
@@ -286,19 +284,7 @@ fn find<'a, L: Lookup>(
     dialled: &Peer,
 ) -> Result<(Shared<'a, Line>, u32), bool> {
     let wanted = Wanted::destination(dialled.address, dialled.port, caller.protocol());
-    let found = match index::find(&wanted, maps.seed(), maps.index_lines(), |at| maps.line(at)) {
-        Found::Line(line, number) => (line, number),
-        Found::Nothing(marked) => return Err(marked),
-        Found::Spilled(marked) => {
-            let Some(row) = maps.frontend(&wanted.frontend()) else { return Err(marked) };
-            let Some(line) = maps.line(row.line) else { return Err(marked) };
-            // The row and the line are written one after the other.
-            if !wanted.is_in(line) {
-                return Err(marked);
-            }
-            (line, row.line)
-        }
-    };
+    let found = index::find(&wanted, maps.seed(), maps.index_lines(), |at| maps.line(at))?;
     // A pod's loopback is its own, and from loopback no packet reaches a backend. Whether it is marked was
     // not looked at: better once in vain.
     if wanted.is_for_host() && (caller.client() != maps.host() || caller.is_on_loopback()) {

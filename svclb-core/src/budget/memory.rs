@@ -26,7 +26,7 @@ const KNOWN_BACKEND: u64 = 32;
 /// Bytes of the maps that hold so much: `svclb_index`, `svclb_slots`, and the three hash maps with as many
 /// entries. Each frontend may be a service.
 fn maps(frontends: u64, backends: u64, sizes: Sizes) -> u64 {
-    let lines = u64::from(sizes.index_lines) + u64::from(sizes.spill_lines);
+    let lines = u64::from(sizes.index_lines);
     let slots = u64::from(sizes.slots);
     let buckets = |entries: u64| entries.next_power_of_two() * BUCKET;
     lines * size_of::<Line>() as u64

@@ -12,7 +12,6 @@ use super::mirror::{InstalledService, MemberPair, Mirror, pairs};
 use super::unplaced::Unplaced;
 use crate::compile::{Desired, DesiredFrontend};
 use crate::digest::Digest;
-use crate::index::{Place, Planned};
 use crate::number::{LineNumber, ServiceId, SlotRange};
 use crate::table::{Key, Row, Step};
 
@@ -33,13 +32,11 @@ struct StepBuilder<'a> {
     /// No more are made once there are so many.
     most: usize,
     /// Lines that these steps fill.
-    planned: Planned,
-    /// Hashed lines that they empty.
+    planned: BTreeSet<LineNumber>,
+    /// Lines that they empty.
     emptied: BTreeSet<LineNumber>,
     /// By home, its reach after these steps.
     reaches: BTreeMap<LineNumber, u8>,
-    /// By home, how many of its frontends they put into lines behind the hashed ones, or remove from there.
-    spilled: BTreeMap<LineNumber, u32>,
     /// Lines whose generation has to move; their successor (`heir`) marks them.
     moved: BTreeSet<LineNumber>,
 }
@@ -117,10 +114,9 @@ impl<'a> StepBuilder<'a> {
             id,
             steps: Vec::new(),
             most,
-            planned: Planned::default(),
+            planned: BTreeSet::new(),
             emptied: BTreeSet::new(),
             reaches: BTreeMap::new(),
-            spilled: BTreeMap::new(),
             moved: BTreeSet::new(),
         }
     }
@@ -339,7 +335,7 @@ impl<'a> StepBuilder<'a> {
 
     fn create(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Unplaced> {
         let (key, lines) = (frontend.key, &self.mirror.lines);
-        let Place { line: number, home, spilled } = lines.place(&key, &mut self.planned)?;
+        let number = lines.place(&key, &mut self.planned)?;
         let line = Line {
             address: key.address,
             port: key.port,
@@ -354,10 +350,8 @@ impl<'a> StepBuilder<'a> {
         };
         self.put_frontend(&key, number);
         self.put(Row::Line(number, line));
-        if spilled {
-            let count = lines.index().spilled(home) + self.count_spilled(home);
-            self.put(Row::Spilled(home, count));
-        } else if let Some(step) = lines.index().step(home, number)
+        let home = lines.index().home(&key);
+        if let Some(step) = lines.index().step(home, number)
             && step > self.reach(home)
         {
             self.put_reach(home, step);
@@ -376,13 +370,6 @@ impl<'a> StepBuilder<'a> {
         self.put(Row::Reach(home, reach));
     }
 
-    /// Counts one more frontend of a home that these steps put behind the hashed lines, or remove from there.
-    fn count_spilled(&mut self, home: LineNumber) -> u32 {
-        let count = self.spilled.entry(home).or_default();
-        *count += 1;
-        *count
-    }
-
     fn remove_frontend(&mut self, key: &FrontendKey) {
         let lines = &self.mirror.lines;
         let Some((_, number)) = self.mirror.services.frontend(key) else { return };
@@ -392,21 +379,13 @@ impl<'a> StepBuilder<'a> {
             return;
         }
         let home = lines.index().home(key);
-        if lines.index().is_spill(number) {
-            // Row, count, line: a reader looks at them in the other order.
-            self.remove(Key::Frontend(*key));
-            let left = lines.index().spilled(home).saturating_sub(self.count_spilled(home));
-            self.put(Row::Spilled(home, left));
-            self.remove(Key::Line(number));
-        } else {
-            self.remove(Key::Line(number));
-            self.emptied.insert(number);
-            let reach = lines.index().reach_without(home, &self.emptied);
-            if reach != self.reach(home) {
-                self.put_reach(home, reach);
-            }
-            self.remove(Key::Frontend(*key));
+        self.remove(Key::Line(number));
+        self.emptied.insert(number);
+        let reach = lines.index().reach_without(home, &self.emptied);
+        if reach != self.reach(home) {
+            self.put_reach(home, reach);
         }
+        self.remove(Key::Frontend(*key));
         // A socket that remembers this frontend does not match the next one in this line.
         self.move_generation(number);
     }

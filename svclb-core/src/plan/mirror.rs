@@ -64,7 +64,6 @@ impl Mirror {
         let meta = Meta {
             layout: 0,
             index_lines: meta.index_lines,
-            spill_lines: meta.spill_lines,
             slots: meta.slots,
             seed: meta.seed,
             first_generation: self.lines.highest_generation().0.wrapping_add(AHEAD),
@@ -137,9 +136,6 @@ impl Mirror {
                 self.lines.change(*number, |line| line.generation = generation.0);
             }
             Row::Reach(home, reach) => self.lines.change_home(*home, |line| line.reach = *reach),
-            Row::Spilled(home, count) => {
-                self.lines.change_home(*home, |line| line.spilled = *count);
-            }
             Row::Meta(meta) => {
                 self.ids.apply_meta(&self.meta, meta);
                 self.meta = *meta;

@@ -103,11 +103,11 @@ impl<'a> Work<'a> {
         ports.compile(port, is_passed_over)
     }
 
-    /// Corrects what the homes of frontends say of them where a step failed between both.
+    /// Corrects the reach of homes where a step failed between a line and the reach of its home.
     pub(super) fn settle_homes(&mut self) {
         for home in self.planner.mirror.lines.unsettled().clone() {
-            let steps = self.planner.mirror.lines.settle(home);
-            match self.run(&steps) {
+            let step = self.planner.mirror.lines.settle(home);
+            match self.run(step.as_slice()) {
                 Ok(()) => self.planner.mirror.lines.set_settled(home),
                 Err(error) => self.fail(None, error),
             }

@@ -38,7 +38,7 @@ impl MemoryTable {
     pub fn new(meta: Meta) -> Self {
         Self {
             meta: Meta { layout: 0, ..meta },
-            lines: cells(meta.index_lines + meta.spill_lines),
+            lines: cells(meta.index_lines),
             slots: cells(meta.slots),
             services: HashMap::new(),
             backends: HashMap::new(),
@@ -72,7 +72,7 @@ impl MemoryTable {
     }
 
     fn place(&self, LineNumber(number): LineNumber) -> Result<Shared<'_, Line>, TableError> {
-        let capacity = self.meta.index_lines + self.meta.spill_lines;
+        let capacity = self.meta.index_lines;
         self.line(number).ok_or(TableError::Full { map: "svclb_index", capacity })
     }
 
@@ -174,7 +174,7 @@ impl Table for MemoryTable {
     }
 
     fn put(&mut self, row: &Row) -> Result<(), TableError> {
-        let lines = self.meta.index_lines + self.meta.spill_lines;
+        let lines = self.meta.index_lines;
         match row {
             Row::Service(ServiceId(id), row) => {
                 insert(&mut self.services, "svclb_services", lines, *id, *row)
@@ -218,7 +218,6 @@ impl Table for MemoryTable {
                 self.place(*number).map(|line| line.set_generation(generation.0))
             }
             Row::Reach(number, reach) => self.place(*number).map(|line| line.set_reach(*reach)),
-            Row::Spilled(number, count) => self.place(*number).map(|line| line.set_spilled(*count)),
             Row::Meta(meta) => {
                 self.meta = *meta;
                 Ok(())

@@ -40,8 +40,8 @@ pub enum Row {
     Frontend(FrontendKey, FrontendRow),
     /// A range of `svclb_slots` that no line refers to, from its first slot.
     Slots(SlotNumber, Vec<Slot>),
-    /// A frontend into an empty line, published by its key word last. Leaves the line's `reach` and
-    /// `spilled`, which belong to the place, alone.
+    /// A frontend into an empty line, published by its key word last. Leaves the line's `reach`, which belongs
+    /// to the place, alone.
     Line(LineNumber, Line),
     /// The set of a line that holds a frontend: the flip.
     Set(LineNumber, Set),
@@ -55,8 +55,6 @@ pub enum Row {
     Generation(LineNumber, Generation),
     /// The reach of a home line.
     Reach(LineNumber, u8),
-    /// The spill count of a home line.
-    Spilled(LineNumber, u32),
     /// The value of `svclb_meta`.
     Meta(Meta),
 }
@@ -71,7 +69,7 @@ pub enum Key {
     /// A value of `svclb_frontends`.
     Frontend(FrontendKey),
     /// The frontend of a line: its key word goes to 0, then service, set, heir, flags and affinity do.
-    /// `generation`, `reach` and `spilled` stay.
+    /// `generation` and `reach` stay.
     Line(LineNumber),
 }
 
@@ -86,8 +84,8 @@ pub struct Dump {
     pub backends: Vec<(BackendKey, BackendRow)>,
     /// `svclb_frontends`, in no order.
     pub frontends: Vec<(FrontendKey, FrontendRow)>,
-    /// Every line of `svclb_index` that is not all zero (an empty line with a generation, a reach or a
-    /// spill count is here too), by rising number.
+    /// Every line of `svclb_index` that is not all zero (an empty line with a generation or a reach is here
+    /// too), by rising number.
     pub lines: Vec<(u32, Line)>,
     /// Every range of slots that a line of `lines` refers to, by rising first. A range beyond the end
     /// of the map is left out.

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use svclb_common::index::{self, Found, Wanted};
-use svclb_common::layout::{FrontendKey, Line, Meta, Protocol, Scope};
+use svclb_common::index::{self, Wanted};
+use svclb_common::layout::{Address, Line, Meta, Protocol, Scope};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{
     Endpoint, Node, ObjectName, Service, ServicePort, Slice, SlicePort, Update,
@@ -14,16 +14,8 @@ use svclb_core::model::{
 use svclb_core::plan::{Pass, Planner, load, pass};
 use svclb_core::table::{Dump, FailingTable, Key, MemoryTable, Row, Table, TableError};
 
-pub fn meta(index_lines: u32, spill_lines: u32, slots: u32) -> Meta {
-    Meta {
-        index_lines,
-        spill_lines,
-        slots,
-        origins: 64,
-        seed: 7,
-        next_service: 1,
-        ..Meta::default()
-    }
+pub fn meta(index_lines: u32, slots: u32) -> Meta {
+    Meta { index_lines, slots, origins: 64, seed: 7, next_service: 1, ..Meta::default() }
 }
 
 pub fn object(name: &str) -> ObjectName {
@@ -125,18 +117,10 @@ impl Agent {
 
 /// Finds the frontend with this address, TCP, port 80, as the datapath does.
 pub fn find(memory: &MemoryTable, address: IpAddr) -> Option<(u32, Line)> {
-    let key = FrontendKey { address: address.into(), port: 80, protocol: 6, scope: 0, _pad: 0 };
-    let wanted = Wanted::new(key.address.words(), 80, Protocol::Tcp, Scope::Any);
+    let wanted = Wanted::new(Address::from(address).words(), 80, Protocol::Tcp, Scope::Any);
     let meta = memory.meta();
-    match index::find(&wanted, meta.seed, meta.index_lines, |number| memory.line(number)) {
-        Found::Line(line, number) => Some((number, line.read())),
-        Found::Nothing(_) => None,
-        Found::Spilled(_) => {
-            let number = memory.frontend(&key)?.line;
-            let line = memory.line(number)?;
-            wanted.is_in(line).then(|| (number, line.read()))
-        }
-    }
+    let found = index::find(&wanted, meta.seed, meta.index_lines, |number| memory.line(number));
+    found.ok().map(|(line, number)| (number, line.read()))
 }
 
 /// The backends that a draw of this line can give. A slot that its reader would not accept is "torn".

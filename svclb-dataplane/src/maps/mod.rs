@@ -264,9 +264,6 @@ impl Table for Maps {
             Row::Reach(LineNumber(number), reach) => {
                 self.line(*number).map(|line| line.set_reach(*reach))
             }
-            Row::Spilled(LineNumber(number), count) => {
-                self.line(*number).map(|line| line.set_spilled(*count))
-            }
             Row::Meta(meta) => {
                 self.meta
                     .set(0, Plain(*meta), 0)

@@ -230,7 +230,7 @@ impl Pins {
             }
         }
         let row = meta::read(&current)?;
-        let described = [row.index_lines.wrapping_add(row.spill_lines), row.slots, row.origins];
+        let described = [row.index_lines, row.slots, row.origins];
         let sizes = self.capacity()?;
         let are_powers = row.index_lines.is_power_of_two() && row.origins.is_power_of_two();
         let why = match row.layout {

@@ -33,7 +33,6 @@ impl Settings {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let meta = Meta {
             index_lines: 4096,
-            spill_lines: 16,
             slots: 64,
             origins: 64,
             seed: 7,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use svclb_common::index::{self, Found, Wanted};
+use svclb_common::index::{self, Wanted};
 use svclb_common::layout::{BackendKey, FrontendKey, Line, Protocol, Scope, Slot};
 use svclb_core::catalog::Conflict;
 use svclb_core::table::{MemoryTable, Table as _};
@@ -124,9 +124,6 @@ fn found(maps: &MemoryTable, key: &FrontendKey) -> Option<u32> {
     let scope = Scope::from_number(key.scope)?;
     let wanted = Wanted::new(key.address.words(), key.port, protocol, scope);
     let meta = maps.meta();
-    match index::find(&wanted, meta.seed, meta.index_lines, |number| maps.line(number)) {
-        Found::Line(_, number) => Some(number),
-        Found::Nothing(_) => None,
-        Found::Spilled(_) => maps.frontend(key).map(|row| row.line),
-    }
+    let found = index::find(&wanted, meta.seed, meta.index_lines, |number| maps.line(number));
+    found.ok().map(|(_, number)| number)
 }

@@ -68,9 +68,6 @@ impl PrintingTable {
             Row::Reach(number, reach) => {
                 format!("set the reach of home line {} to {reach}", number.0)
             }
-            Row::Spilled(number, count) => {
-                format!("set the spill count of home line {} to {count}", number.0)
-            }
             Row::Meta(meta) => changes(&self.maps.meta(), meta),
         }
     }

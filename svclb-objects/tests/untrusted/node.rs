@@ -48,7 +48,6 @@ impl TestNode {
         };
         let meta = Meta {
             index_lines: 256,
-            spill_lines: 64,
             slots: 8_192,
             origins: 64,
             seed: 7,

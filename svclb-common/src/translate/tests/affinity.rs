@@ -1,6 +1,6 @@
 //! Session affinity: who keeps which backend, for how long, and what a stranger's row does.
 
-use super::maps::{Client, HOST, TestMaps, peer};
+use super::maps::{Client, HOST, MemoryMaps, peer};
 use super::*;
 use crate::layout::AffinityRow;
 use crate::translate::affinity::seal;
@@ -17,20 +17,20 @@ fn pods(count: u8) -> Vec<String> {
 }
 
 /// Maps with a service of id 1 at [`VIP`], its backends and timeout; and its line.
-fn world(backends: u8, seconds: u32) -> (TestMaps, u32) {
-    let maps = TestMaps::new();
+fn world(backends: u8, seconds: u32) -> (MemoryMaps, u32) {
+    let maps = MemoryMaps::small();
     let line = add(&maps, 1, VIP, backends, seconds);
     (maps, line)
 }
 
-fn add(maps: &TestMaps, id: u32, frontend: &str, backends: u8, seconds: u32) -> u32 {
+fn add(maps: &MemoryMaps, id: u32, frontend: &str, backends: u8, seconds: u32) -> u32 {
     let pods = pods(backends);
     let line = maps.service(id, frontend, &pods.iter().map(String::as_str).collect::<Vec<_>>());
     maps.line(line).unwrap().set_affinity_seconds(seconds);
     line
 }
 
-fn flip(maps: &TestMaps, line: u32, backends: &[Peer]) {
+fn flip(maps: &MemoryMaps, line: u32, backends: &[Peer]) {
     let text = |peer: &Peer| format!("{}:{}", Address::from_words(peer.address), peer.port);
     let texts: Vec<String> = backends.iter().map(text).collect();
     maps.flip(line, &texts.iter().map(String::as_str).collect::<Vec<_>>());
@@ -41,7 +41,7 @@ fn client(namespace: u64, cookie: u64) -> Client {
 }
 
 /// A new connection, closed again.
-fn dial(maps: &TestMaps, namespace: u64, to: &str) -> Peer {
+fn dial(maps: &MemoryMaps, namespace: u64, to: &str) -> Peer {
     let verdict = connect(maps, &client(namespace, 1), &peer(to));
     release(maps, 1);
     match verdict {
@@ -50,7 +50,7 @@ fn dial(maps: &TestMaps, namespace: u64, to: &str) -> Peer {
     }
 }
 
-fn after(maps: &TestMaps, nanoseconds: u64) {
+fn after(maps: &MemoryMaps, nanoseconds: u64) {
     maps.clock.set(maps.clock.get() + nanoseconds);
 }
 
@@ -192,7 +192,7 @@ fn another_frontends_generation_says_nothing_of_the_one_that_was_dialled_first()
 
 #[test]
 fn all_frontends_of_a_service_share_a_clients_backend_and_each_family_has_its_own() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let v6 = ["[fd00:244::1]:8080", "[fd00:244::2]:8080"];
     add(&maps, 1, VIP, 8, 10);
     add(&maps, 1, "192.0.2.1:80", 8, 10);
@@ -244,7 +244,7 @@ fn two_connections_at_once_after_the_timeout_draw_the_same() {
         after(&maps, 20 * SECOND);
         let one = dial(&maps, namespace, VIP);
         // The other one had found the old entry too.
-        maps.scribble(&key, old);
+        maps.reuse_affinity(&key, old);
         assert_eq!(dial(&maps, namespace, VIP), one);
         drawn.insert(one.address);
     }
@@ -272,7 +272,7 @@ fn a_row_of_another_key_or_torn_between_two_is_never_believed() {
         dial(&maps, 7, VIP);
         let (key, mut row) = maps.affinities()[0];
         spoil(&mut row);
-        maps.scribble(&key, row);
+        maps.reuse_affinity(&key, row);
         let given = dial(&maps, 7, VIP);
         assert!(pods(8).iter().any(|it| peer(it) == given), "{name}: {given:?}");
         assert_eq!(maps.counted(Counter::Affine), 0, "{name}");
@@ -289,14 +289,14 @@ fn a_whole_row_of_another_service_gives_nothing() {
     dial(&maps, 7, "10.96.0.11:80");
     let rows = maps.affinities();
     let of = |service: u32| *rows.iter().find(|(key, _)| key.service == service).unwrap();
-    maps.scribble(&of(1).0, of(2).1);
+    maps.reuse_affinity(&of(1).0, of(2).1);
     assert_ne!(dial(&maps, 7, VIP), peer("10.9.9.9:80"));
 }
 
 #[test]
 fn a_full_map_translates_without_affinity() {
     let (maps, _) = world(8, 10);
-    maps.affinity_room.set(1);
+    maps.limit(|limits| limits.affinity_rows = 1);
     let kept = dial(&maps, 1, VIP);
     let met: HashSet<[u64; 2]> = (0..200).map(|_| dial(&maps, 2, VIP).address).collect();
     assert_eq!(met.len(), 8, "nothing is kept for the second client");
@@ -333,7 +333,7 @@ fn a_frontend_that_passes_to_another_service_draws_for_its_clients_anew() {
 
 #[test]
 fn first_sends_are_new_connections_and_kept_sends_are_none() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let pods = pods(8);
     let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
     let line = maps.service_of(1, Protocol::Udp, VIP, &pods);
@@ -352,7 +352,7 @@ fn first_sends_are_new_connections_and_kept_sends_are_none() {
 
 #[test]
 fn one_socket_to_two_services_hears_from_each_though_affinity_gives_both_one_backend() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     for (id, vip) in [(1, "10.96.0.1:53"), (2, "10.96.0.2:53")] {
         let line = maps.service_of(id, Protocol::Udp, vip, &["10.244.0.1:53", "10.244.0.2:53"]);
         maps.line(line).unwrap().set_affinity_seconds(10);

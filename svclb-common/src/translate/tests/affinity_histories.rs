@@ -1,6 +1,6 @@
 //! Random histories of clients with affinity against a plain model.
 
-use super::maps::{Client, TestMaps, peer};
+use super::maps::{Client, MemoryMaps, peer};
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -50,7 +50,7 @@ proptest! {
     fn a_client_keeps_its_backend_while_it_may_and_never_gets_anothers(
         deeds in proptest::collection::vec(deed(), 1..200),
     ) {
-        let maps = TestMaps::new();
+        let maps = MemoryMaps::small();
         let mut masks = [7_u8; SERVICES as usize];
         let mut lines = HashMap::new();
         for s in 0..SERVICES {
@@ -109,7 +109,7 @@ proptest! {
                     }
                 }
                 Deed::Evict => {
-                    if let Some(key) = maps.evict() {
+                    if let Some(key) = maps.remove_affinity() {
                         model.remove(&(key.client, u8::try_from(key.service - 1).unwrap()));
                     }
                 }

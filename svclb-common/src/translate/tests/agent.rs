@@ -1,7 +1,7 @@
 //! Connections of the agent itself, which the maps must never keep from the API server.
 
 use super::super::*;
-use super::maps::{TestMaps, peer, socket};
+use super::maps::{MemoryMaps, peer, socket};
 
 /// A socket of the agent's, or of a process in its cgroup.
 #[derive(Clone, Copy)]
@@ -46,7 +46,7 @@ fn agents_own_connections_are_left_alone_whatever_the_maps_say() {
     const API_SERVER: &str = "10.96.0.1:443";
     const OTHER: &str = "10.96.0.10:80";
     for backends in [&["10.244.0.1:6443"][..], &[]] {
-        let maps = TestMaps::new();
+        let maps = MemoryMaps::small();
         let line = maps.service(1, API_SERVER, backends);
         maps.line(line).unwrap().set_flags(LineFlags::API_SERVER);
         maps.service(2, OTHER, backends);

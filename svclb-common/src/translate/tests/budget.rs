@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::super::*;
-use super::maps::{Client, PLACES, TestMaps, peer, socket};
+use super::maps::{Client, MemoryMaps, PLACES, peer, socket};
 
 /// Maps that note what is touched.
 struct Noting<'a> {
-    maps: &'a TestMaps,
+    maps: &'a MemoryMaps,
     lines: RefCell<BTreeSet<(&'static str, u32)>>,
     hashes: RefCell<Vec<&'static str>>,
 }
@@ -30,7 +30,7 @@ impl Noting<'_> {
 }
 
 /// Counts the lines and maps that a call touches.
-fn touched<R>(maps: &TestMaps, call: impl FnOnce(&Noting<'_>) -> R) -> Touched {
+fn touched<R>(maps: &MemoryMaps, call: impl FnOnce(&Noting<'_>) -> R) -> Touched {
     let noting = Noting { maps, lines: RefCell::default(), hashes: RefCell::default() };
     call(&noting);
     (noting.lines.borrow().len(), noting.hashes.borrow().len())
@@ -57,10 +57,6 @@ impl Lookup for Noting<'_> {
     fn origin(&self, place: u32) -> Option<Shared<'_, Origin>> {
         self.line_of("svclb_origins", place);
         self.maps.origin(place)
-    }
-    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
-        self.hash("svclb_frontends");
-        self.maps.frontend(key)
     }
     fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
         self.hash("svclb_backends");
@@ -120,7 +116,7 @@ fn each_path_touches_no_more_than_it_must() {
     const SECOND: &str = "10.96.0.11:80";
     const EMPTY: &str = "10.96.0.12:80";
     const KEPT: &str = "10.96.0.13:80";
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service_of(1, Protocol::Udp, SERVICE, &["10.244.0.1:80", "10.244.0.2:80"]);
     maps.service_of(2, Protocol::Udp, SECOND, &["10.244.0.3:80"]);
     maps.service_of(3, Protocol::Udp, EMPTY, &[]);

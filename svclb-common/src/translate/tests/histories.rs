@@ -1,6 +1,6 @@
 //! Random histories of several sockets against a plain model.
 
-use super::maps::{TestMaps, peer, socket};
+use super::maps::{MemoryMaps, peer, socket};
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -54,7 +54,7 @@ proptest! {
     fn every_socket_gets_members_and_true_names_and_leaves_nothing_behind(
         deeds in proptest::collection::vec(deed(), 1..200),
     ) {
-        let maps = TestMaps::new();
+        let maps = MemoryMaps::small();
         let mut masks = [7_u8; FRONTENDS as usize];
         let mut lines = Vec::new();
         for f in 0..FRONTENDS {

@@ -1,13 +1,13 @@
 //! Node ports on loopback: one address, and only for the host.
 
-use super::maps::{Client, HOST, Placed, TestMaps, peer};
+use super::maps::{Client, HOST, MemoryMaps, Placed, peer};
 use super::*;
 
 const V4: &str = "127.0.0.1:30080";
 const V6: &str = "[::1]:30080";
 
-fn maps() -> TestMaps {
-    let maps = TestMaps::new();
+fn maps() -> MemoryMaps {
+    let maps = MemoryMaps::small();
     maps.service(1, V4, &["10.244.0.1:80"]);
     maps.service(2, V6, &["[fd00:244::1]:80"]);
     maps
@@ -82,8 +82,8 @@ fn a_frontend_for_every_client_is_not_asked_for_the_namespace() {
 
 #[test]
 fn a_loopback_frontend_far_from_its_home_is_found_by_all_its_forms() {
-    let maps = TestMaps::new();
-    maps.spilled_service(1, V4, &["10.244.0.1:80"]);
+    let maps = MemoryMaps::small();
+    maps.distant_service(1, V4, &["10.244.0.1:80"]);
     for dialled in [V4, "127.0.0.5:30080"] {
         let verdict = connect(&maps, &client(HOST, 1), &peer(dialled));
         assert_eq!(verdict, Verdict::Rewrite(peer("10.244.0.1:80")), "{dialled}");
@@ -94,7 +94,7 @@ fn a_loopback_frontend_far_from_its_home_is_found_by_all_its_forms() {
 #[test]
 fn a_backend_on_loopback_that_is_dialled_directly_is_no_service_any_more() {
     for pod in ["127.0.0.1:8080", "127.0.0.7:8080", "[::1]:8080"] {
-        let maps = TestMaps::new();
+        let maps = MemoryMaps::small();
         let vip = if pod.starts_with('[') { "[fd00:96::1]:80" } else { "10.96.0.1:80" };
         maps.service(1, vip, &[pod]);
         for namespace in [HOST, HOST + 1] {

@@ -1,47 +1,17 @@
 //! Maps in memory, small enough that places and lines collide.
 
-use std::cell::{Cell, RefCell, UnsafeCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::vec::Vec;
 
 use super::super::*;
 use crate::index::NEIGHBOURHOOD;
-use crate::layout::{BackendState, ClientKey, NO_TAG, Record, Set};
+use crate::layout::{BackendState, ClientKey, Record, Set};
+use crate::memory::Limits;
+pub(super) use crate::memory::{HOST, MemoryMaps};
 
 pub(super) const LINES: u32 = 64;
-const SPILL: u32 = 16;
 pub(super) const PLACES: u32 = 8;
 const OVERFLOW_ENTRIES: usize = 16;
-/// The network namespace of the host.
-pub(super) const HOST: u64 = 1;
-
-pub(super) struct TestMaps {
-    lines: Vec<UnsafeCell<Line>>,
-    slots: Vec<UnsafeCell<Slot>>,
-    places: Vec<UnsafeCell<Origin>>,
-    frontends: RefCell<HashMap<FrontendKey, FrontendRow>>,
-    backends: RefCell<HashMap<BackendKey, BackendRow>>,
-    overflow: RefCell<HashMap<u64, std::boxed::Box<UnsafeCell<Overflow>>>>,
-    clients: RefCell<HashMap<u32, std::boxed::Box<UnsafeCell<ClientRow>>>>,
-    /// Number of entries that the overflow can hold, and number from which shares are computed.
-    pub(super) overflow_room: Cell<(usize, u32)>,
-    affinity: RefCell<HashMap<AffinityKey, std::boxed::Box<UnsafeCell<AffinityRow>>>>,
-    /// Rows that were replaced: a reader that found one goes on to see it.
-    #[expect(clippy::vec_box, reason = "they must stay where they are")]
-    replaced: RefCell<Vec<std::boxed::Box<UnsafeCell<AffinityRow>>>>,
-    /// A row that another processor stores just before the next row is stored here.
-    pub(super) rival: Cell<Option<(AffinityKey, AffinityRow)>>,
-    /// Capacity of affinity, rows.
-    pub(super) affinity_room: Cell<usize>,
-    /// For how many shares of it are reckoned.
-    pub(super) affinity_capacity: Cell<u32>,
-    /// The time, nanoseconds.
-    pub(super) clock: Cell<u64>,
-    next_slot: Cell<u32>,
-    random: Cell<u64>,
-    counters: RefCell<[u64; 13]>,
-}
 
 pub(super) fn peer(text: &str) -> Peer {
     let address: SocketAddr = text.parse().unwrap();
@@ -164,36 +134,16 @@ impl Caller for Placed {
     }
 }
 
-fn cells<T: Default>(count: u32) -> Vec<UnsafeCell<T>> {
-    (0..count).map(|_| UnsafeCell::default()).collect()
-}
-
-fn shared<T>(cells: &[UnsafeCell<T>], number: u32) -> Option<Shared<'_, T>> {
-    // SAFETY: the cells live as long as the maps, and only `Shared` accesses them.
-    cells.get(number as usize).map(|cell| unsafe { Shared::new(cell.get()) })
-}
-
-impl TestMaps {
-    pub(super) fn new() -> Self {
-        Self {
-            lines: cells(LINES + SPILL),
-            slots: cells(4096),
-            places: cells(PLACES),
-            frontends: RefCell::default(),
-            backends: RefCell::default(),
-            overflow: RefCell::default(),
-            clients: RefCell::default(),
-            overflow_room: Cell::new((OVERFLOW_ENTRIES, 1000)),
-            affinity: RefCell::default(),
-            replaced: RefCell::default(),
-            rival: Cell::default(),
-            affinity_room: Cell::new(1000),
-            affinity_capacity: Cell::new(16_000),
-            clock: Cell::new(1_000_000_000_000),
-            next_slot: Cell::new(0),
-            random: Cell::new(0x1234_5678_9abc_def1),
-            counters: RefCell::default(),
-        }
+impl MemoryMaps {
+    /// Maps so small that places and lines collide.
+    pub(super) fn small() -> Self {
+        let limits = Limits {
+            overflow_entries: OVERFLOW_ENTRIES,
+            overflow_capacity: 1000,
+            affinity_rows: 1000,
+            affinity_capacity: 16_000,
+        };
+        Self::new(LINES, 4096, PLACES, limits)
     }
 
     /// A TCP service with one frontend; gives its line.
@@ -219,19 +169,19 @@ impl TestMaps {
         self.fill((home + step) % LINES, id, &wanted, backends)
     }
 
-    pub(super) fn spilled_service(&self, id: u32, frontend: &str, backends: &[&str]) -> u32 {
+    /// The same, in the last line of the neighbourhood of its home.
+    pub(super) fn distant_service(&self, id: u32, frontend: &str, backends: &[&str]) -> u32 {
         let dialled = peer(frontend);
         let wanted = Wanted::destination(dialled.address, dialled.port, Protocol::Tcp);
-        self.line(wanted.home(self.seed(), LINES)).unwrap().set_spilled(1);
-        self.fill(LINES, id, &wanted, backends)
+        let (home, last) = (wanted.home(self.seed(), LINES), NEIGHBOURHOOD - 1);
+        self.line(home).unwrap().set_reach(u8::try_from(last).unwrap());
+        self.fill((home + last) % LINES, id, &wanted, backends)
     }
 
     fn fill(&self, number: u32, id: u32, wanted: &Wanted, backends: &[&str]) -> u32 {
         let line = self.line(number).unwrap();
         line.set_address(wanted.address);
         line.set_service(id);
-        let row = FrontendRow { service: id, line: number };
-        self.frontends.borrow_mut().insert(wanted.frontend(), row);
         self.flip(number, backends);
         line.set_key_word(wanted.key);
         number
@@ -272,29 +222,6 @@ impl TestMaps {
         line.set_generation(line.generation() + 1);
     }
 
-    /// The rows of affinity.
-    pub(super) fn affinities(&self) -> Vec<(AffinityKey, AffinityRow)> {
-        let rows = self.affinity.borrow();
-        // SAFETY: boxed, so it stays where it is.
-        rows.iter().map(|(key, row)| (*key, unsafe { Shared::new(row.get()) }.read())).collect()
-    }
-
-    /// Drops a row, as the agent does when its time is over: its key.
-    pub(super) fn evict(&self) -> Option<AffinityKey> {
-        let key = self.affinity.borrow().keys().min().copied()?;
-        self.affinity.borrow_mut().remove(&key);
-        Some(key)
-    }
-
-    /// Writes into the memory of a row, as the kernel does that gives it to another key.
-    pub(super) fn scribble(&self, key: &AffinityKey, row: AffinityRow) {
-        self.affinity.borrow_mut().get_mut(key).unwrap().get_mut().clone_from(&row);
-    }
-
-    pub(super) fn counted(&self, what: Counter) -> u64 {
-        self.counters.borrow()[what as usize]
-    }
-
     pub(super) fn held_places(&self) -> usize {
         (0..PLACES).filter(|place| self.origin(*place).unwrap().count() != 0).count()
     }
@@ -303,120 +230,14 @@ impl TestMaps {
         (0..PLACES).map(|place| self.origin(place).unwrap().spilled()).sum()
     }
 
-    pub(super) fn overflow_entries(&self) -> usize {
-        self.overflow.borrow().len()
-    }
-
-    pub(super) fn overflow_records(&self) -> Vec<Record> {
-        let entries = self.overflow.borrow();
-        // SAFETY: they are read between calls of hooks.
-        let entries = entries.values().map(|entry| unsafe { *entry.get() });
-        let all = entries.flat_map(|entry| entry.dialled.into_iter().zip(entry.records));
-        all.filter(|(tag, _)| *tag != NO_TAG).map(|(_, record)| record).collect()
-    }
-
     /// Every client with entries that are counted, and how many in the overflow or the affinity.
     pub(super) fn counted_clients(&self, at: usize) -> Vec<(u32, i32)> {
-        let keys: Vec<u32> = self.clients.borrow().keys().copied().collect();
-        let rows = keys.into_iter().map(|key| (key, self.client(key).unwrap().count(at)));
+        let rows = self.clients().into_iter().map(|key| (key, self.client(key).unwrap().count(at)));
         rows.filter(|(_, count)| *count != 0).collect()
     }
 
     pub(super) fn record(&self, cookie: u64) -> Option<Record> {
         let place = self.origin(low(cookie) % PLACES)?;
         (place.cookie() == cookie && place.count() != 0).then(|| place.record().read())
-    }
-}
-
-impl Lookup for TestMaps {
-    fn seed(&self) -> u64 {
-        42
-    }
-    fn index_lines(&self) -> u32 {
-        LINES
-    }
-    fn origins(&self) -> u32 {
-        PLACES
-    }
-    fn line(&self, number: u32) -> Option<Shared<'_, Line>> {
-        shared(&self.lines, number)
-    }
-    fn slot(&self, number: u32) -> Option<Shared<'_, Slot>> {
-        shared(&self.slots, number)
-    }
-    fn origin(&self, place: u32) -> Option<Shared<'_, Origin>> {
-        shared(&self.places, place)
-    }
-    fn frontend(&self, key: &FrontendKey) -> Option<FrontendRow> {
-        self.frontends.borrow().get(key).copied()
-    }
-    fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
-        self.backends.borrow().get(key).copied()
-    }
-    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
-        let entries = self.overflow.borrow();
-        // SAFETY: boxed, so it stays where it is; removed only by its own socket's hooks.
-        entries.get(&cookie).map(|entry| unsafe { Shared::new(entry.get()) })
-    }
-    fn add_overflow(&self, cookie: u64) -> bool {
-        let mut entries = self.overflow.borrow_mut();
-        if entries.len() >= self.overflow_room.get().0 || entries.contains_key(&cookie) {
-            return false;
-        }
-        entries.insert(cookie, std::boxed::Box::new(UnsafeCell::new(Overflow::EMPTY)));
-        true
-    }
-    fn remove_overflow(&self, cookie: u64) -> bool {
-        self.overflow.borrow_mut().remove(&cookie).is_some()
-    }
-    fn overflow_capacity(&self) -> u32 {
-        self.overflow_room.get().1
-    }
-    fn client(&self, key: u32) -> Option<Shared<'_, ClientRow>> {
-        let rows = self.clients.borrow();
-        // SAFETY: boxed, so it stays where it is; never removed.
-        rows.get(&key).map(|row| unsafe { Shared::new(row.get()) })
-    }
-    fn add_client(&self, key: u32) {
-        self.clients.borrow_mut().entry(key).or_default();
-    }
-    fn affinity(&self, key: &AffinityKey) -> Option<Shared<'_, AffinityRow>> {
-        let rows = self.affinity.borrow();
-        // SAFETY: boxed, and kept when it is replaced.
-        rows.get(key).map(|row| unsafe { Shared::new(row.get()) })
-    }
-    fn affinity_capacity(&self) -> u32 {
-        self.affinity_capacity.get()
-    }
-    fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool {
-        if let Some((rival, first)) = self.rival.take() {
-            assert!(self.store_affinity(&rival, &first, true), "the rival is first");
-        }
-        let mut rows = self.affinity.borrow_mut();
-        let has_one = rows.contains_key(key);
-        if is_new == has_one || (is_new && rows.len() >= self.affinity_room.get()) {
-            return false;
-        }
-        let old = rows.insert(*key, std::boxed::Box::new(UnsafeCell::new(*row)));
-        self.replaced.borrow_mut().extend(old);
-        true
-    }
-    fn host(&self) -> u64 {
-        HOST
-    }
-    fn now(&self) -> u64 {
-        self.clock.get()
-    }
-    fn random(&self) -> u32 {
-        // xorshift64: fixed, so that no test flakes.
-        let mut x = self.random.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.random.set(x);
-        (x >> 32) as u32
-    }
-    fn count(&self, what: Counter) {
-        self.counters.borrow_mut()[what as usize] += 1;
     }
 }

@@ -1,6 +1,6 @@
 //! Marks of backends that are no more are taken away, and no socket is misled for it.
 
-use super::maps::{LINES, PLACES, TestMaps, peer, socket};
+use super::maps::{LINES, MemoryMaps, PLACES, peer, socket};
 use super::*;
 use crate::index;
 use proptest::prelude::*;
@@ -52,7 +52,7 @@ fn key(peer: &Peer) -> BackendKey {
 }
 
 /// Everything that live sockets remember.
-fn remembered(maps: &TestMaps) -> Vec<Peer> {
+fn remembered(maps: &MemoryMaps) -> Vec<Peer> {
     let places = (0..PLACES).filter_map(|place| maps.origin(place));
     let places = places.filter(|place| place.count() != 0 && place.cookie() != 0);
     let mut found: Vec<Peer> = places.map(|place| record::given_of(place.record())).collect();
@@ -64,7 +64,7 @@ fn remembered(maps: &TestMaps) -> Vec<Peer> {
     found
 }
 
-fn has_marks(maps: &TestMaps, given: &Peer) -> bool {
+fn has_marks(maps: &MemoryMaps, given: &Peer) -> bool {
     let mut needed = vec![0; LINES as usize];
     index::need_marks(&mut needed, &key(given), maps.seed());
     let mut words = (0..).zip(needed);
@@ -78,7 +78,7 @@ proptest! {
     fn what_a_live_socket_remembers_is_always_marked(
         deeds in proptest::collection::vec(deed(), 1..200),
     ) {
-        let maps = TestMaps::new();
+        let maps = MemoryMaps::small();
         let first = [backend(1), backend(2)];
         let line = maps.service_of(1, Protocol::Udp, VIP, &[&first[0], &first[1]]);
         let mut members: Vec<String> = first.into();

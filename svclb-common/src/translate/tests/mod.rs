@@ -13,12 +13,12 @@ mod shares;
 
 use super::*;
 use crate::layout::{Set, SlotFlags};
-use maps::{TestMaps, peer, socket};
+use maps::{MemoryMaps, peer, socket};
 use std::vec::Vec;
 
 #[test]
 fn a_connect_to_a_frontend_goes_to_one_of_its_backends() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:80", &["10.244.0.1:8080", "10.244.0.2:8080"]);
     let tcp = socket(7, Protocol::Tcp);
     let mut seen = Vec::new();
@@ -34,7 +34,7 @@ fn a_connect_to_a_frontend_goes_to_one_of_its_backends() {
 
 #[test]
 fn what_is_no_frontend_is_left_alone() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:80", &["10.244.0.1:8080"]);
     let udp = socket(7, Protocol::Udp);
     for (name, protocol, dialled) in [
@@ -53,7 +53,7 @@ fn what_is_no_frontend_is_left_alone() {
 
 #[test]
 fn one_port_serves_tcp_and_udp_of_different_services() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:53", &["10.244.0.1:53"]);
     maps.service_of(2, Protocol::Udp, "10.96.0.10:53", &["10.244.0.2:53"]);
     let dialled = peer("10.96.0.10:53");
@@ -65,11 +65,11 @@ fn one_port_serves_tcp_and_udp_of_different_services() {
 
 #[test]
 fn a_service_without_backends_refuses() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:80", &[]);
     let dialled = peer("10.96.0.10:80");
     assert_eq!(connect(&maps, &socket(1, Protocol::Tcp), &dialled), Verdict::Refuse);
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service_of(1, Protocol::Udp, "10.96.0.10:80", &[]);
     assert_eq!(connect(&maps, &socket(1, Protocol::Udp), &dialled), Verdict::Refuse);
     assert_eq!(sendmsg(&maps, &socket(2, Protocol::Udp), &dialled), Verdict::Refuse);
@@ -78,7 +78,7 @@ fn a_service_without_backends_refuses() {
 
 #[test]
 fn a_slot_may_mean_refuse() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let line = maps.service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
     let first = maps.line(line).unwrap().set().first;
     maps.slot(first).unwrap().set_flags(SlotFlags::REFUSE);
@@ -88,7 +88,7 @@ fn a_slot_may_mean_refuse() {
 
 #[test]
 fn a_line_that_is_not_yet_written_or_just_emptied_is_no_frontend() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let line = maps.service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
     maps.line(line).unwrap().set_set_word(Set::ABSENT.word());
     let verdict = connect(&maps, &socket(1, Protocol::Tcp), &peer("10.96.0.10:80"));
@@ -97,7 +97,7 @@ fn a_line_that_is_not_yet_written_or_just_emptied_is_no_frontend() {
 
 #[test]
 fn a_slot_of_another_service_is_never_given() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let line = maps.service(1, "10.96.0.10:80", &["10.244.0.1:80", "10.244.0.2:80"]);
     let first = maps.line(line).unwrap().set().first;
     maps.slot(first).unwrap().set_owner(9);
@@ -114,7 +114,7 @@ fn a_slot_of_another_service_is_never_given() {
 
 #[test]
 fn a_frontend_that_changes_hands_is_served_through_every_step() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let line = maps.service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
     let heirs = maps.service(2, "10.96.0.99:80", &["10.244.0.2:80"]);
     let (line, heirs) = (maps.line(line).unwrap(), maps.line(heirs).unwrap());
@@ -134,7 +134,7 @@ fn a_frontend_that_changes_hands_is_served_through_every_step() {
 
 #[test]
 fn draws_keep_weights() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let line = maps.service(1, "10.96.0.10:80", &["10.244.0.1:80", "10.244.0.2:80"]);
     let first = maps.line(line).unwrap().set().first;
     // One to three: the first slot keeps half of its draws and gives the other half to the second.
@@ -151,9 +151,9 @@ fn draws_keep_weights() {
 }
 
 #[test]
-fn a_frontend_that_found_no_place_near_its_home_is_served_through_the_hash() {
-    let maps = TestMaps::new();
-    maps.spilled_service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
+fn a_frontend_in_the_last_line_of_its_neighbourhood_is_served() {
+    let maps = MemoryMaps::small();
+    maps.distant_service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
     let verdict = connect(&maps, &socket(1, Protocol::Tcp), &peer("10.96.0.10:80"));
     assert_eq!(verdict, Verdict::Rewrite(peer("10.244.0.1:80")));
 }

@@ -1,6 +1,6 @@
 //! The peer names that a socket is shown, and the records that are kept for them.
 
-use super::maps::{Client, HOST, Kernels, PLACES, Placed, TestMaps, peer, socket};
+use super::maps::{Client, HOST, Kernels, MemoryMaps, PLACES, Placed, peer, socket};
 use super::*;
 use std::format;
 use std::string::String;
@@ -14,7 +14,7 @@ fn given(verdict: Verdict) -> Peer {
 
 #[test]
 fn a_connected_socket_is_shown_what_it_dialled_while_its_peer_is_what_it_was_given() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:80", &["10.244.0.1:8080"]);
     let (tcp, vip, pod) =
         (socket(1, Protocol::Tcp), peer("10.96.0.10:80"), peer("10.244.0.1:8080"));
@@ -30,7 +30,7 @@ fn a_connected_socket_is_shown_what_it_dialled_while_its_peer_is_what_it_was_giv
 
 #[test]
 fn a_refused_connect_keeps_the_peer_that_the_socket_has() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service_of(1, Protocol::Udp, "10.96.0.10:53", &["10.244.0.1:53"]);
     maps.service_of(2, Protocol::Udp, "10.96.0.11:53", &[]);
     let udp = socket(1, Protocol::Udp);
@@ -41,7 +41,7 @@ fn a_refused_connect_keeps_the_peer_that_the_socket_has() {
 
 #[test]
 fn two_live_sockets_of_one_place_both_stay_right() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
     maps.service(2, "10.96.0.11:80", &["10.244.0.2:80"]);
     let (first, second) = (socket(3, Protocol::Tcp), socket(3 + u64::from(PLACES), Protocol::Tcp));
@@ -59,7 +59,7 @@ fn two_live_sockets_of_one_place_both_stay_right() {
 
 #[test]
 fn a_socket_without_a_release_leaves_nothing_behind() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
     maps.service_of(2, Protocol::Udp, "10.96.0.10:53", &["10.244.0.1:53"]);
     given(connect(&maps, &Kernels(socket(1, Protocol::Tcp)), &peer("10.96.0.10:80")));
@@ -72,7 +72,7 @@ fn a_socket_without_a_release_leaves_nothing_behind() {
 
 #[test]
 fn an_unconnected_socket_keeps_its_backend_and_hears_from_what_it_dialled() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let backends = ["10.244.0.1:53", "10.244.0.2:53", "10.244.0.3:53"];
     let line = maps.service_of(1, Protocol::Udp, "10.96.0.10:53", &backends);
     let (udp, vip) = (socket(1, Protocol::Udp), peer("10.96.0.10:53"));
@@ -100,7 +100,7 @@ fn text(peer: Peer) -> String {
 
 #[test]
 fn a_send_to_what_is_no_frontend_leaves_the_records_alone() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service_of(1, Protocol::Udp, "10.96.0.10:53", &["10.244.0.1:53"]);
     let (udp, vip) = (socket(1, Protocol::Udp), peer("10.96.0.10:53"));
     let pod = given(connect(&maps, &udp, &vip));
@@ -111,7 +111,7 @@ fn a_send_to_what_is_no_frontend_leaves_the_records_alone() {
 
 #[test]
 fn a_plain_send_of_a_connected_socket_is_not_translated_again() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service_of(1, Protocol::Udp, "10.96.0.10:53", &["10.96.0.20:53"]);
     maps.service_of(2, Protocol::Udp, "10.96.0.20:53", &["10.244.0.1:53"]);
     let udp = socket(1, Protocol::Udp);
@@ -129,7 +129,7 @@ fn connected(socket: Socket, peer: Peer) -> Placed {
 
 #[test]
 fn a_send_to_the_own_peer_of_a_socket_that_was_not_translated_is_left_alone() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service_of(1, Protocol::Udp, "10.96.0.10:53", &["10.244.0.1:53"]);
     maps.service_of(2, Protocol::Udp, "10.96.0.11:53", &[]);
     let udp = socket(1, Protocol::Udp);
@@ -144,7 +144,7 @@ fn a_send_to_the_own_peer_of_a_socket_that_was_not_translated_is_left_alone() {
 
 #[test]
 fn a_send_with_an_address_on_a_connected_socket_leaves_its_peer_alone() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service_of(1, Protocol::Udp, "10.96.0.10:53", &["10.244.0.1:53"]);
     maps.service_of(2, Protocol::Udp, "10.96.0.11:53", &["10.244.0.2:53"]);
     let udp = socket(1, Protocol::Udp);
@@ -161,7 +161,7 @@ fn a_send_with_an_address_on_a_connected_socket_leaves_its_peer_alone() {
 fn one_socket_to_several_services_with_the_same_backends_hears_from_each() {
     for backends in [&["10.244.0.1:53", "10.244.0.2:53"][..], &["10.244.0.1:53"]] {
         for frontends in 2..=8 {
-            let maps = TestMaps::new();
+            let maps = MemoryMaps::small();
             let vips: Vec<String> = (1..=frontends).map(|n| format!("10.96.0.{n}:53")).collect();
             for (id, vip) in (1..).zip(&vips) {
                 maps.service_of(id, Protocol::Udp, vip, backends);
@@ -182,7 +182,7 @@ fn one_socket_to_several_services_with_the_same_backends_hears_from_each() {
 
 #[test]
 fn two_frontends_of_a_socket_get_different_backends_where_there_are_enough() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     let backends = ["10.244.0.1:53", "10.244.0.2:53"];
     maps.service_of(1, Protocol::Udp, "10.96.0.1:53", &backends);
     maps.service_of(2, Protocol::Udp, "10.96.0.2:53", &backends);
@@ -197,7 +197,7 @@ fn two_frontends_of_a_socket_get_different_backends_where_there_are_enough() {
 
 #[test]
 fn a_socket_to_more_frontends_than_are_kept_is_translated_all_the_same() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     for n in 1..=20 {
         maps.service_of(
             n,
@@ -221,7 +221,7 @@ fn a_socket_to_more_frontends_than_are_kept_is_translated_all_the_same() {
 
 #[test]
 fn a_full_overflow_translates_without_a_record() {
-    let maps = TestMaps::new();
+    let maps = MemoryMaps::small();
     maps.service(1, "10.96.0.10:80", &["10.244.0.1:80"]);
     let cookies = 1..=u64::from(PLACES) + 40;
     for cookie in cookies.clone() {

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::maps::{Client, PLACES, TestMaps, peer, socket};
+use super::maps::{Client, MemoryMaps, PLACES, peer, socket};
 use super::*;
 use crate::layout::ClientKey;
 
@@ -15,12 +15,14 @@ const VIP: &str = "10.96.0.10:53";
 const SECOND: &str = "10.96.0.11:53";
 
 /// Maps with two Services of several backends each, and an overflow of so many entries.
-fn maps(entries: u32) -> TestMaps {
-    let maps = TestMaps::new();
+fn maps(entries: u32) -> MemoryMaps {
+    let maps = MemoryMaps::small();
     let backends = ["10.244.0.1:53", "10.244.0.2:53", "10.244.0.3:53", "10.244.0.4:53"];
     maps.service_of(1, Protocol::Udp, VIP, &backends);
     maps.service_of(2, Protocol::Udp, SECOND, &["10.244.1.1:53", "10.244.1.2:53"]);
-    maps.overflow_room.set((entries as usize, entries));
+    maps.limit(|limits| {
+        (limits.overflow_entries, limits.overflow_capacity) = (entries as usize, entries);
+    });
     maps
 }
 
@@ -95,14 +97,14 @@ fn a_socket_within_its_clients_share_takes_further_frontends_without_another_cla
 #[test]
 fn an_entry_that_does_not_fit_or_has_no_client_is_counted_for_none() {
     let maps = maps(900);
-    maps.overflow_room.set((0, 900));
+    maps.limit(|limits| (limits.overflow_entries, limits.overflow_capacity) = (0, 900));
     for cookie in 1..=2 * u64::from(PLACES) {
         given(connect(&maps, &client(10, cookie), &peer(VIP)));
     }
     assert_eq!(maps.counted_clients(0), []);
     assert_eq!((maps.counted(Counter::OverShare), maps.spilled_sockets()), (0, 0));
     // One that another party made.
-    maps.overflow_room.set((1, 900));
+    maps.limit(|limits| (limits.overflow_entries, limits.overflow_capacity) = (1, 900));
     maps.add_overflow(1);
     maps.origin(1 % PLACES).unwrap().spill();
     release(&maps, 1);
@@ -200,8 +202,8 @@ proptest! {
 }
 
 /// Maps with services of these ids, each at 10.96.1.ID:53 with affinity and eight backends.
-fn with_affinity(ids: core::ops::RangeInclusive<u32>) -> TestMaps {
-    let maps = TestMaps::new();
+fn with_affinity(ids: core::ops::RangeInclusive<u32>) -> MemoryMaps {
+    let maps = MemoryMaps::small();
     let pods: Vec<String> = (1..=8).map(|n| format!("10.244.0.{n}:53")).collect();
     let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
     for id in ids {
@@ -212,7 +214,7 @@ fn with_affinity(ids: core::ops::RangeInclusive<u32>) -> TestMaps {
 }
 
 /// Returns the peer that a new connection is given.
-fn dial(maps: &TestMaps, namespace: u64, id: u32) -> Peer {
+fn dial(maps: &MemoryMaps, namespace: u64, id: u32) -> Peer {
     let given = given(connect(maps, &client(namespace, 1), &peer(&format!("10.96.1.{id}:53"))));
     release(maps, 1);
     given
@@ -222,8 +224,7 @@ fn dial(maps: &TestMaps, namespace: u64, id: u32) -> Peer {
 fn one_clients_pairs_never_take_another_clients_affinity() {
     const ROOM: u32 = 90;
     let maps = with_affinity(1..=40);
-    maps.affinity_room.set(ROOM as usize);
-    maps.affinity_capacity.set(ROOM);
+    maps.limit(|limits| (limits.affinity_rows, limits.affinity_capacity) = (ROOM as usize, ROOM));
     let modest: Vec<Peer> = (1..=3).map(|id| dial(&maps, 20, id)).collect();
     for _ in 0..3 {
         (1..=40).for_each(|id| _ = dial(&maps, 10, id));

@@ -1,8 +1,8 @@
 //! The lines of `svclb_index`: what each holds, and where a new frontend goes.
 //!
 //! Invariants:
-//! * A line is in `filled` when it holds a frontend, else in `empty` when a generation, a reach or a spill
-//!   count is left in it; no line is in both.
+//! * A line is in `filled` when it holds a frontend, else in `empty` when a generation or a reach is left in
+//!   it; no line is in both.
 //! * `index` has the home of each line of `filled`, and has lines that are in quarantine, or unrecognized, as
 //!   quarantined.
 
@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use svclb_common::layout::{FrontendKey, Line, Meta};
 
 use super::quarantine::Quarantine;
-use crate::index::{Index, NoPlace, Place, Planned};
+use crate::index::{Index, NoPlace};
 use crate::number::{Generation, LineNumber};
 use crate::plan::unplaced::Unplaced;
 use crate::table::{Row, Step};
@@ -20,18 +20,16 @@ use crate::table::{Row, Step};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Remainder {
     generation: u32,
-    spilled: u32,
     reach: u8,
 }
 
 impl Remainder {
     const fn of(line: &Line) -> Self {
-        Self { generation: line.generation, spilled: line.spilled, reach: line.reach }
+        Self { generation: line.generation, reach: line.reach }
     }
 
     fn line(self) -> Line {
-        let Self { generation, spilled, reach } = self;
-        Line { generation, reach, spilled, ..Line::default() }
+        Line { generation: self.generation, reach: self.reach, ..Line::default() }
     }
 }
 
@@ -43,8 +41,7 @@ pub(crate) struct IndexLines {
     first_generation: u32,
     filled: HashMap<LineNumber, Line>,
     empty: HashMap<LineNumber, Remainder>,
-    /// Homes whose reach and spill count may be wrong: a frontend of theirs came or went since they were
-    /// compared.
+    /// Homes whose reach may be wrong: a frontend of theirs came or went since it was compared.
     unsettled: BTreeSet<LineNumber>,
     /// Lines that a dump holds and no reader can use, until they are emptied.
     unrecognized: BTreeSet<LineNumber>,
@@ -54,7 +51,7 @@ pub(crate) struct IndexLines {
 impl IndexLines {
     pub(super) fn new(meta: &Meta) -> Self {
         Self {
-            index: Index::new(meta.seed, meta.index_lines, meta.spill_lines),
+            index: Index::new(meta.seed, meta.index_lines),
             first_generation: meta.first_generation,
             filled: HashMap::new(),
             empty: HashMap::new(),
@@ -79,8 +76,8 @@ impl IndexLines {
     pub(crate) fn place(
         &self,
         key: &FrontendKey,
-        planned: &mut Planned,
-    ) -> Result<Place, Unplaced> {
+        planned: &mut BTreeSet<LineNumber>,
+    ) -> Result<LineNumber, Unplaced> {
         self.index.place(key, planned).map_err(|why| match why {
             NoPlace::Quarantined => Unplaced::Quarantined,
             NoPlace::Full => Unplaced::NoLine,
@@ -153,8 +150,8 @@ impl IndexLines {
         if !self.index.occupy(number, &key) {
             return false;
         }
-        let Remainder { reach, spilled, .. } = self.empty.remove(&number).unwrap_or_default();
-        self.filled.insert(number, Line { reach, spilled, marks: 0, ..*line });
+        let Remainder { reach, .. } = self.empty.remove(&number).unwrap_or_default();
+        self.filled.insert(number, Line { reach, marks: 0, ..*line });
         self.unsettled.insert(self.index.home(&key));
         true
     }
@@ -198,23 +195,15 @@ impl IndexLines {
         &self.unsettled
     }
 
-    /// Notes that a home has the reach and the spill count that it should have.
+    /// Notes that a home has the reach that it should have.
     pub(crate) fn set_settled(&mut self, home: LineNumber) {
         self.unsettled.remove(&home);
     }
 
-    /// The steps that correct the reach and the spill count of a home.
-    pub(crate) fn settle(&self, home: LineNumber) -> Vec<Step> {
-        let (found, mut steps) = (self.line(home), Vec::new());
+    /// The step that corrects the reach of a home.
+    pub(crate) fn settle(&self, home: LineNumber) -> Option<Step> {
         let reach = self.index.reach_without(home, &BTreeSet::new());
-        if found.reach != reach {
-            steps.push(Step::Put(Row::Reach(home, reach)));
-        }
-        let spilled = self.index.spilled(home);
-        if found.spilled != spilled {
-            steps.push(Step::Put(Row::Spilled(home, spilled)));
-        }
-        steps
+        (self.line(home).reach != reach).then_some(Step::Put(Row::Reach(home, reach)))
     }
 
     /// Returns whether no step that belongs to another one failed.

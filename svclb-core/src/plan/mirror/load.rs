@@ -105,9 +105,6 @@ impl Mirror {
         if line.reach != 0 {
             self.put(&Row::Reach(number, line.reach));
         }
-        if line.spilled != 0 {
-            self.put(&Row::Spilled(number, line.spilled));
-        }
     }
 
     /// Takes in a line with its frontend. Returns false when no reader can use it.

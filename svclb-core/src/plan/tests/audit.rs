@@ -39,7 +39,7 @@ fn line(dump: &mut Dump, drift: impl FnOnce(&mut svclb_common::layout::Line)) ->
         .is_some()
 }
 
-const DRIFTS: [Drift; 24] = [
+const DRIFTS: [Drift; 23] = [
     ("the meta row", |dump| {
         dump.meta.next_service += 1;
         true
@@ -64,7 +64,6 @@ const DRIFTS: [Drift; 24] = [
     ("a line's affinity", |dump| line(dump, |line| line.affinity_seconds += 1)),
     ("a line's generation", |dump| line(dump, |line| line.generation += 1)),
     ("a line's reach", |dump| line(dump, |line| line.reach += 1)),
-    ("a line's spill count", |dump| line(dump, |line| line.spilled += 1)),
     ("slots", |dump| first(&mut dump.ranges, |range| range.slots = Digest::default())),
     ("the owner of slots", |dump| first(&mut dump.ranges, |range| range.owner += 1)),
 ];

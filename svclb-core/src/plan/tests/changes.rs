@@ -13,9 +13,9 @@ pub(super) struct Change {
     pub(super) after: Vec<Event>,
 }
 
-/// Ample maps, and maps with an index of two lines, so that most frontends are in the spill area.
+/// Ample maps, and maps with so few lines that frontends collide.
 pub(super) fn maps() -> [(&'static str, Meta); 2] {
-    [("room", meta(64, 16, 64)), ("two lines", meta(2, 32, 64))]
+    [("room", meta(64, 64)), ("collisions", meta(32, 64))]
 }
 
 /// The cluster before the change, and an agent that has applied it.

@@ -83,7 +83,7 @@ fn agent_that_dies_after_any_step_misleads_no_client_and_the_next_one_converges(
 
 #[test]
 fn agent_that_dies_during_recovery_is_recovered_from_too() {
-    let meta = meta(2, 32, 64);
+    let meta = meta(32, 64);
     for change in changes::all() {
         for at in 0..=operations(&change, meta).0 {
             let (world, mut agent, _) = dies(&change, meta, at);
@@ -103,10 +103,10 @@ fn agent_that_dies_during_recovery_is_recovered_from_too() {
 #[test]
 fn change_reverted_while_no_agent_runs_leaves_no_row() {
     for change in changes::all() {
-        for at in 0..=operations(&change, meta(64, 16, 64)).0 {
+        for at in 0..=operations(&change, meta(64, 64)).0 {
             let _row = Row(format!("{}: dies after {at}", change.name));
-            let (_, mut agent, remembered) = dies(&change, meta(64, 16, 64), at);
-            let (world, _) = before(&change, meta(64, 16, 64));
+            let (_, mut agent, remembered) = dies(&change, meta(64, 64), at);
+            let (world, _) = before(&change, meta(64, 64));
             converges(&mut agent, &world, &remembered);
         }
     }

@@ -128,7 +128,6 @@ fn rows_written_or_removed_by_another_program_are_repaired() {
     let held: Vec<LineNumber> = filled.map(|(number, _)| LineNumber(*number)).collect();
     memory.remove(&Key::Line(held[0])).unwrap();
     memory.put(&Row::Reach(held[1], 7)).unwrap();
-    memory.put(&Row::Spilled(held[1], 7)).unwrap();
     memory.put(&Row::Heir(held[1], ServiceId(77))).unwrap();
     agent.table.expect(&agent.catalog);
     agent.restart();

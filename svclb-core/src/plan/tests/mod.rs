@@ -23,20 +23,12 @@ use watched::Watched;
 use world::{Event, Spec, World};
 
 /// Maps of these sizes.
-fn meta(index_lines: u32, spill_lines: u32, slots: u32) -> Meta {
-    Meta {
-        index_lines,
-        spill_lines,
-        slots,
-        origins: 64,
-        seed: 7,
-        next_service: 1,
-        ..Meta::default()
-    }
+fn meta(index_lines: u32, slots: u32) -> Meta {
+    Meta { index_lines, slots, origins: 64, seed: 7, next_service: 1, ..Meta::default() }
 }
 
 fn ample_maps() -> Meta {
-    meta(256, 16, 1024)
+    meta(256, 1024)
 }
 
 fn catalog() -> Catalog {

@@ -35,8 +35,8 @@ proptest! {
         before in proptest::collection::vec(event(), 1..30),
         after in proptest::collection::vec(event(), 1..10),
     ) {
-        // Eight lines and two behind them for up to 24 frontends, eight slots.
-        let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 2, 8)));
+        // Eight lines for up to 24 frontends, eight slots.
+        let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 8)));
         agent.table.fits_all = false;
         for event in &before {
             agent.ingest(&mut world, event);

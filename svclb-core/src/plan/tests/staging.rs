@@ -139,7 +139,7 @@ proptest! {
         before in proptest::collection::vec(event(), 1..25),
         during in proptest::collection::vec((event(), 1..40_usize), 0..15),
     ) {
-        let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 2, 8)));
+        let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 8)));
         agent.table.fits_all = false;
         let filling = Filling::between(&mut agent, &mut world, &before, &during);
         filling.end(&mut agent, 20);

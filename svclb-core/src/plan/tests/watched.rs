@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use svclb_common::index::{self, Found};
+use svclb_common::index;
 use svclb_common::layout::{FrontendKey, Line, Set};
 use svclb_common::shared::Shared;
 
@@ -162,15 +162,8 @@ impl Watched {
     fn find(&self, key: &FrontendKey) -> Option<(u32, Shared<'_, Line>)> {
         let (memory, wanted) = (&self.table.inner, wanted(key));
         let meta = memory.meta();
-        match index::find(&wanted, meta.seed, meta.index_lines, |number| memory.line(number)) {
-            Found::Line(line, number) => Some((number, line)),
-            Found::Nothing(_) => None,
-            Found::Spilled(_) => {
-                let number = memory.frontend(key)?.line;
-                let line = memory.line(number)?;
-                wanted.is_in(line).then_some((number, line))
-            }
-        }
+        let found = index::find(&wanted, meta.seed, meta.index_lines, |number| memory.line(number));
+        found.ok().map(|(line, number)| (number, line))
     }
 
     fn backends(&self, line: Shared<'_, Line>) -> BTreeSet<String> {
@@ -271,7 +264,7 @@ impl Table for Watched {
 }
 
 /// All values of [`kind_of_row`] and [`kind_of_key`].
-pub(super) const KINDS: [&str; 17] = [
+pub(super) const KINDS: [&str; 16] = [
     "backend",
     "backend goes",
     "flip",
@@ -287,7 +280,6 @@ pub(super) const KINDS: [&str; 17] = [
     "service",
     "service goes",
     "slots",
-    "spilled",
     "traits",
 ];
 
@@ -304,7 +296,6 @@ fn kind_of_row(row: &Row) -> &'static str {
         Row::Traits(..) => "traits",
         Row::Generation(..) => "generation",
         Row::Reach(..) => "reach",
-        Row::Spilled(..) => "spilled",
         Row::Meta(_) => "meta",
     }
 }

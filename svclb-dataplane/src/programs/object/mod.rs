@@ -124,7 +124,7 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
 /// Makes the maps that are not pinned yet. `host` is the cookie of the agent's network namespace.
 fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64) -> Result<Ebpf> {
     let Settings { sizes, seed, features, cgroup, log } = *settings;
-    let Sizes { index_lines, spill_lines, slots, origins } = sizes;
+    let Sizes { index_lines, slots, origins } = sizes;
     let set_retval = u8::from(features.set_retval);
     let kern_sock = features.kern_sock;
     let (byte, bit) = kern_sock.map_or((0, 0), |KernSock { bit, .. }| (bit.byte, bit.mask));
@@ -132,7 +132,7 @@ fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64)
     // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
     let level: u8 = if log { 5 } else { 0 };
     let entries = |name: &str| match name {
-        "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines + spill_lines,
+        "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines,
         "svclb_slots" | "svclb_backends" => slots,
         "svclb_origins" => origins,
         // Allocated as they come: 64 MiB when they are all in use.
