@@ -79,7 +79,7 @@ fn object<T: Wire>(text: &str, node: &mut TestNode) {
 
 /// Takes in an object, whose JSON is `json`. True when it was accepted.
 fn take(read: Read, node: &mut TestNode, json: impl FnOnce() -> Option<serde_json::Value>) -> bool {
-    match read.said {
+    match read.contents {
         Ok(accepted) => {
             node.take(accepted.update, [&json().unwrap_or_default()]);
             true

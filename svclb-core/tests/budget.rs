@@ -1,5 +1,5 @@
-//! What one change costs, in numbers that are the same on every machine: allocations, system calls and
-//! steps. They depend on the change, and not on how much else there is.
+//! The cost of one change, in numbers that are the same on every machine: allocations, system calls and steps.
+//! They depend on the change and not on the other objects.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "common/allocations.rs"]
@@ -17,7 +17,7 @@ use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 /// Endpoints of each Service.
 const EACH: u32 = 50;
 
-/// Maps that count what would be a system call: all but the lines, which are mapped.
+/// Maps that count the operations that would be system calls: all but those of lines, which are mapped.
 struct Counted {
     maps: MemoryTable,
     calls: usize,
@@ -43,7 +43,7 @@ impl Table for Counted {
     }
 }
 
-/// What a change costs.
+/// The cost of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Cost {
     allocations: usize,
@@ -92,7 +92,7 @@ impl Cluster {
         cluster
     }
 
-    /// What it costs from the change on to the end of the pass.
+    /// Returns the cost from the change to the end of the pass.
     fn change<const N: usize>(&mut self, updates: [Update; N]) -> Cost {
         let (before, calls) = (allocations(), self.table.calls);
         updates.into_iter().for_each(|update| self.catalog.apply(update));
@@ -109,12 +109,12 @@ impl Cluster {
 /// One test only: the allocator counts for the whole process.
 #[test]
 fn a_change_costs_what_it_changes_and_not_what_there_is() {
-    // What is the most that each may cost.
+    // The most that each may cost.
     type Change = fn() -> Update;
     let rows: [(&str, Change, Cost); 3] = [
         (
             "one endpoint is replaced",
-            // The first goes, and one comes behind the last.
+            // The first endpoint is removed, and one is added after the last.
             || endpoints(3, 1, EACH),
             Cost { allocations: 50, calls: 4, steps: 7, objects: 1 },
         ),
@@ -137,7 +137,7 @@ fn a_change_costs_what_it_changes_and_not_what_there_is() {
     for (name, change, most) in rows {
         let of = |services| {
             let mut cluster = Cluster::of(services);
-            // The same again first: what is made once is not counted.
+            // It is made twice, so that allocations that happen once are not counted.
             cluster.change([endpoints(2, 1, EACH)]);
             let update = change();
             cluster.change([update])

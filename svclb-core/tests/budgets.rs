@@ -1,4 +1,4 @@
-//! Budgets: which Services are served when not all may be, and that this depends on nothing but the objects.
+//! Budgets: the Services that are served when not all may be depend on the objects only.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -18,7 +18,7 @@ use svclb_core::table::Table as _;
 
 const NO_LIMIT: usize = usize::MAX;
 
-/// So many frontends and backends for a Service, a namespace and all.
+/// Budgets of frontends and backends for one Service, a namespace and all Services.
 fn budget(service: usize, namespace: (usize, usize), cluster: (usize, usize)) -> Budget {
     let of = |(frontends, backends)| Amount::new(frontends, NO_LIMIT, NO_LIMIT, backends, NO_LIMIT);
     Budget { service: of((service, NO_LIMIT)), namespace: of(namespace), cluster: of(cluster) }
@@ -35,7 +35,7 @@ fn name(namespace: &str, name: &str) -> ObjectName {
     ObjectName::new(namespace, name)
 }
 
-/// The first number of its address tells Services apart.
+/// A Service with this number in its address.
 fn service(object: &ObjectName, number: u8, ports: u16, created: i64) -> Update {
     let port = |port: u16| ServicePort {
         name: format!("p{port}").into(),
@@ -93,7 +93,7 @@ fn a_service_that_is_too_large_is_left_to_others_as_a_whole_and_served_once_it_i
     assert_eq!(refused(&mut agent), [why]);
     assert!(!is_served(&agent, 1) && is_served(&agent, 2));
     assert_eq!(agent.table.load().unwrap().services.len(), 1, "nothing is left of it");
-    // Its slices go on being followed.
+    // Its slices are still followed.
     agent.ingest([slice(&large, 3, 1)]);
     agent.ingest([service(&large, 1, 2, 1)]);
     assert_eq!(refused(&mut agent), [""; 0]);
@@ -109,19 +109,19 @@ fn the_younger_of_a_namespace_give_way_and_others_do_not() {
     agent.ingest([service(&small, 3, 1, 3), slice(&small, 1, 2), service(&other, 4, 1, 9)]);
     agent.ingest([slice(&other, 1, 5)]);
     assert_eq!(refused(&mut agent), [""; 0]);
-    // An older one comes: the one behind it has no room, the smaller one has.
+    // An older one is added: the next one does not fit any more, the smaller one does.
     agent.ingest([service(&old, 1, 1, 1), slice(&old, 1, 5)]);
     let why = "a/wide: it needs 8 backends, older Services of its namespace use 5, and all of a \
                namespace may use 10 (--namespace-share)";
     assert_eq!(refused(&mut agent), [why]);
     assert_eq!([1, 2, 3, 4].map(|number| is_served(&agent, number)), [true, false, true, true]);
-    // All together.
+    // All Services together.
     agent.ingest([service(&late, 5, 1, 10), slice(&late, 1, 4)]);
     let late_why = "c/late: it needs 4 backends, older Services use 12, and all together may use 15 \
                     (--all-backends)";
     assert_eq!(refused(&mut agent), [why, late_why]);
     assert!(!is_served(&agent, 5));
-    // Room comes.
+    // Capacity becomes free.
     agent.ingest([Update::Service(old, None)]);
     assert_eq!(
         refused(&mut agent),
@@ -206,7 +206,7 @@ proptest! {
         }
         at_once.ingest(last.into_values().map(update));
         at_once.pass();
-        // Once a decision is due it is made of all there is.
+        // A decision that is due considers all objects.
         prop_assert_eq!(followed.catalog.refusals(), at_once.catalog.refusals());
         let served = |agent: &Agent| (0..9).map(|it| is_served(agent, it)).collect::<Vec<_>>();
         prop_assert_eq!(served(&followed), served(&at_once));
@@ -220,7 +220,7 @@ proptest! {
 
 #[test]
 fn the_agents_own_service_takes_nothing_from_others() {
-    // Its probe is there for the first moment of each agent.
+    // The agent's probe is served from the beginning.
     let mut agent = agent(budget(1, (2, NO_LIMIT), (3, NO_LIMIT)));
     let all = [("a", "old"), ("a", "young"), ("b", "other")];
     for ((namespace, object), number) in all.into_iter().zip(1..) {
@@ -235,7 +235,7 @@ fn the_agents_own_service_takes_nothing_from_others() {
         unreachable!("it is a Service");
     };
     node_ports.ports[0].node_port = Some(30_080);
-    // Too many of its own; and the probe goes on being served.
+    // It has too many of its own, and the probe is still served.
     agent.ingest([Update::Service(name("a", "old"), Some(node_ports))]);
     assert_eq!(refused(&mut agent).len(), 1);
     assert!(is_served(&agent, 9));
@@ -294,7 +294,7 @@ fn the_memory_limit_of_the_manifest_is_what_the_budgets_allow() {
     let manifest = include_str!("../../manifests/base/daemonset.yaml");
     let limit = manifest.split_once("limits:\n").unwrap().1.lines().next().unwrap();
     let mebibytes = (most(&Budget::of_agent().cluster) >> 20).next_multiple_of(STEP);
-    // As the API server writes it: by the largest unit that leaves no fraction.
+    // In the largest unit that leaves no fraction, as the API server writes it.
     let quantity = match mebibytes % 1024 {
         0 => format!("{}Gi", mebibytes / 1024),
         _ => format!("{mebibytes}Mi"),
@@ -321,7 +321,7 @@ fn service_of_which_an_object_has_no_contents_is_refused_until_they_come() {
         agent.ingest(whole.clone());
         assert_eq!(refused(&mut agent), [""; 0]);
         assert!(is_served(&agent, 1));
-        // It leaves its budget to another.
+        // Another Service gets its budget.
         agent.ingest([omitted, service(&other, 2, 2, 2), slice(&other, 2, 2)]);
         assert_eq!(refused(&mut agent), [told]);
         assert!(!is_served(&agent, 1) && is_served(&agent, 2));

@@ -1,5 +1,5 @@
-//! Changes of a Service and of its slices, each by name: what is served before and after, over one
-//! agent that lives on and one that starts anew in between.
+//! Changes of a Service and of its slices by name: the backends before and after, with one agent that keeps
+//! running and one that is restarted in between.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -11,7 +11,7 @@ use svclb_common::layout::{Protocol, Scope};
 use svclb_core::model::{Endpoint, Families, Node, Service, ServicePort, Slice, SlicePort, Update};
 use svclb_core::table::Table as _;
 
-/// `10.96.0.1 80/TCP` and what it goes to.
+/// A frontend such as `10.96.0.1 80/TCP`, and its backends.
 type Served = BTreeMap<String, Vec<String>>;
 
 fn protocol(name: &str) -> Protocol {
@@ -44,7 +44,7 @@ fn web(ips: &[&str], ports: &[&str]) -> Update {
     Update::Service(object("web"), Some(service))
 }
 
-/// A slice of it with ports as above and endpoints: an address and what is said of it (`r`, `s`, `t`).
+/// A slice of it with such ports and endpoints: an address and its conditions (`r`, `s`, `t`).
 fn slice(name: &str, ports: &[&str], endpoints: &[&str]) -> Update {
     let port = |text: &&str| {
         let (name, rest) = text.split_once('=').unwrap();
@@ -94,7 +94,7 @@ fn expected(lines: &[&str]) -> Served {
 
 struct Row {
     name: &'static str,
-    /// Report before, served then; heard after that, served then.
+    /// The first batch and the backends after it; the second batch and the backends after that.
     before: Vec<Update>,
     then: &'static [&'static str],
     after: Vec<Update>,
@@ -211,7 +211,7 @@ fn changes_of_services() -> Vec<Row> {
     ]
 }
 
-/// `web` with a load balancer address, as the API object says it.
+/// `web` with a load balancer address, as in the API object.
 fn balanced(is_vip: bool, ranges: bool) -> Update {
     let Update::Service(name, Some(service)) = web(&["10.96.0.1"], &["http=80/TCP"]) else {
         panic!("a Service")
@@ -296,7 +296,7 @@ fn changes_of_slices() -> Vec<Row> {
     ]
 }
 
-/// This node, in a zone and with these addresses.
+/// The own node, in a zone and with these addresses.
 fn node(zone: Option<&str>, addresses: &[&str]) -> Update {
     let addresses = addresses.iter().map(|text| ip(text)).collect();
     Update::Node(Some(Node { name: "here".into(), zone: zone.map(Into::into), addresses }))

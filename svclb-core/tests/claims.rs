@@ -1,5 +1,5 @@
-//! Which of several Services serves a frontend that all of them claim, in maps that have room and in maps
-//! that are full: a ClusterIP is never another Service's external IP.
+//! The owner of a frontend with several claimants, in ample maps and in full ones: a ClusterIP is never another
+//! Service's external IP.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -54,7 +54,7 @@ fn in_one_pass_the_cluster_ip_wins_whatever_its_age() {
     let mut agent = Agent::new(meta(64, 64));
     agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).ingest(owner(&["10.0.0.1"])).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]));
-    // It goes, and the next claimant has the address.
+    // It is deleted, and the next claimant owns the address.
     agent.ingest([gone("owner")]).pass();
     assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]));
 }
@@ -86,7 +86,7 @@ fn cluster_ip_that_does_not_fit_goes_to_no_other_claimant() {
 fn an_external_ip_that_does_not_fit_keeps_no_cluster_ip_of_another_service() {
     let mut agent = Agent::new(meta(64, 4));
     agent.ingest(external("older", "10.96.0.2", 1, "10.0.0.2")).pass();
-    // In one pass it outgrows the maps and the owner comes, which does not fit beside it either.
+    // In one pass it outgrows the maps and the owner is added, which does not fit with it either.
     agent.ingest([slice("older", &["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"])]);
     agent.ingest(owner(&["10.0.0.1", "10.0.0.3", "10.0.0.8", "10.0.0.9"]));
     assert_eq!(agent.pass().unplaced.len(), 2);

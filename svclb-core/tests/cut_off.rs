@@ -1,4 +1,4 @@
-//! What must hold when an agent is cut off between two steps, or is short of room.
+//! Guarantees when an agent is cut off between two steps, or when maps are short of capacity.
 #![allow(clippy::unwrap_used, reason = "a tool of tests")]
 
 mod common;
@@ -18,7 +18,7 @@ fn generation(agent: &Agent) -> u32 {
     agent.find("10.96.0.1").unwrap().1.generation
 }
 
-/// How many steps the change takes that `change` makes.
+/// The number of steps of the change that `change` makes.
 fn steps(change: &dyn Fn(&mut Agent)) -> usize {
     let mut agent = one();
     change(&mut agent);
@@ -147,14 +147,12 @@ fn row_removed_by_another_program_does_not_stop_a_pass() {
 }
 
 #[test]
-fn a_spoilt_meta_row_is_no_panic() {
+fn malformed_meta_row_does_not_panic() {
     let mut agent = one();
     let dump = agent.table.load().unwrap();
-    for lines in [0, 3, u32::MAX] {
+    // With u32::MAX lines, the mirror would allocate 16 GiB.
+    for lines in [0, 3] {
         let meta = svclb_common::layout::Meta { index_lines: lines, ..dump.meta };
-        if lines == u32::MAX {
-            continue; // would ask for 16 GiB; see the report
-        }
         let dump = svclb_core::table::Dump { meta, ..dump.clone() };
         assert!(std::panic::catch_unwind(|| load(&dump, meta)).is_ok(), "{lines} lines");
     }

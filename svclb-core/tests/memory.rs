@@ -1,6 +1,5 @@
-//! How much memory a large cluster takes: 5,000 Services with 50 endpoints each (SPEED.md), in the
-//! catalog and in the mirror of the maps. Bytes are counted where they are asked for, so that the
-//! numbers are the same on every machine.
+//! The memory of a large cluster of 5,000 Services with 50 endpoints each (SPEED.md), in the catalog and in the
+//! mirror of the maps. Bytes are counted as they are allocated, so the numbers are the same on every machine.
 #![allow(unsafe_code, reason = "an allocator that counts")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -22,7 +21,7 @@ const SERVICES: u32 = 5_000;
 const EACH: u32 = 50;
 const NODES: u32 = 500;
 
-/// What malloc keeps beside an allocation, and its granule.
+/// The overhead of malloc for an allocation, and its granule.
 const fn taken(size: usize) -> usize {
     let taken = (size + 8).next_multiple_of(16);
     if taken < 32 { 32 } else { taken }
@@ -52,7 +51,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Maps that keep what a restart finds in them, and nothing twice.
+/// Maps that store only what a restart reads, once.
 #[derive(Default)]
 struct Kept(Dump, Vec<(u32, u8)>);
 
@@ -92,7 +91,7 @@ impl Table for Kept {
     }
 }
 
-/// What repeats is shared, as the agent's conversion shares it.
+/// Repeated values are shared, as by the agent's conversion.
 struct Said {
     namespace: Arc<str>,
     port: Arc<str>,
@@ -156,7 +155,7 @@ impl Said {
     }
 }
 
-/// How the addresses of Services and of endpoints are made of numbers.
+/// Addresses of Services and of endpoints, made of numbers.
 type Family = [fn(u32) -> IpAddr; 2];
 
 fn v4(number: u32) -> IpAddr {
@@ -173,15 +172,15 @@ fn now() -> usize {
 
 /// Bytes.
 struct Measured {
-    /// That stay: catalog and mirror.
+    /// Bytes that stay: catalog and mirror.
     stays: usize,
-    /// That the first pass takes at its height above those.
+    /// The peak of the first pass above those.
     pass: usize,
-    /// That a mirror of full maps takes when it is made anew, with what is read for it, at its height.
+    /// The peak while a mirror of full maps is loaded, with the rows that are read for it.
     restart: usize,
 }
 
-/// Takes the cluster in, writes it, and starts anew over what was written.
+/// Ingests the cluster, writes it, and starts again over the written maps.
 fn measure(family: Family) -> Measured {
     let wanted = sizes(SERVICES as usize, (SERVICES * EACH) as usize);
     let meta = Meta {
@@ -191,7 +190,7 @@ fn measure(family: Family) -> Measured {
         ..Meta::default()
     };
     let mut table = Kept::default();
-    // What the table grows by is no part of it.
+    // The growth of the table is not counted.
     table.0.backends.reserve((SERVICES * EACH) as usize);
     table.0.services.reserve(SERVICES as usize);
     table.0.frontends.reserve(SERVICES as usize);
@@ -200,7 +199,7 @@ fn measure(family: Family) -> Measured {
     table.1.reserve(SERVICES as usize);
     let before = now();
     let said = Said::new();
-    // Of no zone, so that the hints take nobody out.
+    // The node has no zone, so that hints exclude no endpoint.
     let node = Node { name: "node-0".into(), ..Node::default() };
     let mut catalog = Catalog::new(node);
     for number in 0..SERVICES {

@@ -1,5 +1,5 @@
-//! What a pass takes grows as the object does that changed, and no faster: one Service may have thousands
-//! of ports or addresses, and whoever may create one must not hold up all others.
+//! The time of a pass grows in proportion to the changed object, and no faster: one Service may have thousands of
+//! ports or addresses, and a user who may create one must not delay all others.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -15,12 +15,12 @@ use svclb_core::plan::{Planner, Unplaced, UnplacedService, load, pass};
 use svclb_core::size::sizes;
 use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 
-/// Two sizes. What grows as they do takes 8 times as long, what grows as their square 64 times.
+/// Two sizes. Linear work takes 8 times as long, quadratic work 64 times.
 const FEW: u16 = 300;
 const MANY: u16 = 8 * FEW;
-/// In between, above all that caches make of the former.
+/// A bound in between, above the effects of caches on linear work.
 const MOST: f64 = 16.0;
-/// How often: the shortest counts.
+/// The number of rounds, of which the shortest counts.
 const TRIES: usize = 3;
 const ENDPOINTS: [[u8; 4]; 3] = [[10, 244, 0, 1], [10, 244, 0, 2], [10, 244, 0, 3]];
 
@@ -37,7 +37,7 @@ struct Shape {
 const SHAPES: [Shape; 3] = [
     Shape { name: "ports", ports: |size| size, addresses: |_| 1, room: roomy },
     Shape { name: "addresses", ports: |_| 1, addresses: |size| size, room: roomy },
-    // Half of the ports have slots of their own for the change, the others wait for what rests.
+    // Half of the ports have slots of their own for the change, the others wait for the quarantine.
     Shape {
         name: "ports that are short of slots",
         ports: |size| size,
@@ -94,7 +94,7 @@ impl Shape {
         Update::Slice(object("large"), Some(slice))
     }
 
-    /// How long each of these takes, seconds of the processor.
+    /// The time of each of these changes, seconds of the processor.
     fn takes(self, size: u16) -> Vec<(&'static str, f64)> {
         let mut agent = Agent::new((self.room)(size.into()));
         agent.ingest([self.service(size, "p"), self.slice(size, "p", &ENDPOINTS[..2])]);
@@ -128,7 +128,7 @@ impl Shape {
     }
 }
 
-/// An agent over maps whose own time does not count: these check what no kernel does.
+/// An agent over maps whose own time does not count, since they make checks that no kernel makes.
 struct Agent {
     catalog: Catalog,
     planner: Planner,
@@ -154,7 +154,7 @@ impl Agent {
         updates.into_iter().for_each(|update| self.catalog.apply(update));
     }
 
-    /// As many as it takes until nothing waits for room.
+    /// Runs passes until nothing waits for capacity.
     fn passes(&mut self) {
         while self.catalog.is_dirty() {
             let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
@@ -203,7 +203,7 @@ impl Table for Apart {
     }
 }
 
-/// What this thread took of a processor so far, seconds: other tests run beside it.
+/// The processor time of this thread so far, seconds: other tests run at the same time.
 fn now() -> f64 {
     let taken = ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap();
     std::time::Duration::from(taken).as_secs_f64()

@@ -1,5 +1,5 @@
-//! A pass in parts: however large an object is and however often it changes, another one waits for a
-//! bounded number of steps.
+//! Passes in parts: an object waits for a bounded number of steps, however large another one is and however
+//! often that changes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -12,10 +12,10 @@ use svclb_core::model::{Endpoint, Service, ServicePort, Slice, SlicePort, Update
 use svclb_core::plan::{Pass, part};
 use svclb_core::size::sizes;
 
-/// What a part is asked to do at most, in steps.
+/// The effort of a part, in steps.
 const EFFORT: usize = 200;
-/// A part does as much again of removals, at least so many steps of a service whose turn it is, and a few
-/// more where a frontend is not left half done.
+/// The most steps of a part: as many removals in addition, at least so many steps of a service that has its turn,
+/// and a few more to complete a frontend.
 const LEAST: usize = 1_024;
 const MOST: usize = 2 * (EFFORT + LEAST) + 50;
 
@@ -95,7 +95,7 @@ impl Large {
     }
 }
 
-/// Whether a port of the large object is given the first endpoint of its slice from 0 on.
+/// Returns true when a port of the large object has the first endpoint of its slice from 0 on.
 fn has_first_endpoint(agent: &Agent, port: u16) -> bool {
     let key = FrontendKey {
         address: ip("10.97.0.0").into(),
@@ -117,7 +117,7 @@ fn next_part(agent: &mut Agent) -> Pass {
     done
 }
 
-/// Parts until nothing is under way: how many, and the most steps of one.
+/// Runs parts until no object is under way. Returns their number, and the most steps of one.
 fn parts(agent: &mut Agent) -> (usize, usize) {
     agent.catalog.recall();
     let (mut parts, mut most) = (0, 0);
@@ -134,7 +134,7 @@ fn parts(agent: &mut Agent) -> (usize, usize) {
     }
 }
 
-/// What comes and goes of a large object, one after the other.
+/// The changes of a large object, one after the other.
 fn life(large: Large) -> [(&'static str, Vec<Update>); 5] {
     let gone = Update::Service(object("large"), None);
     [
@@ -183,7 +183,7 @@ fn a_small_change_waits_for_one_part_of_large_objects_that_are_rewritten_all_the
             // In its own part, or in the next.
             assert!(is_there || number == turn, "{}: it waits for more than one part", large.name);
         }
-        // Once they change no more, the large ones are as they should be.
+        // The large ones reach their desired state when they stop changing.
         parts(&mut agent);
         agent.mark_all();
         assert_eq!(agent.pass().steps, 0, "{}", large.name);

@@ -1,4 +1,4 @@
-//! The index's reader against its writer: between any two looks of a reader the writer may take steps.
+//! The index's reader against its writer: the writer may take steps between any two loads of the reader.
 #![allow(clippy::unwrap_used, reason = "a tool of tests")]
 
 mod common;
@@ -29,7 +29,7 @@ fn address(number: u8) -> String {
     }
 }
 
-/// Number of a service, and whether it is there from now on.
+/// The number of a service, and true when it is added, false when it is removed.
 type Deed = (u8, bool);
 
 fn bursts() -> impl Strategy<Value = Vec<Vec<Deed>>> {
@@ -141,7 +141,7 @@ proptest! {
                 agent.ingest([update]);
                 plain.insert(number, exists);
             }
-            // Once for what goes, once for what fits then.
+            // Once for removals, once for services that fit after them.
             for _ in 0..2 {
                 agent.mark_all();
                 prop_assert!(agent.pass().failed.is_empty());

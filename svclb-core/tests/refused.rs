@@ -1,5 +1,5 @@
-//! One operation of a pass is refused, each in turn and with each answer: others do not suffer, and the
-//! next passes come to the same end.
+//! One operation of a pass is refused, each in turn and with each error: other Services are not affected, and the
+//! next passes end in the same state.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -43,13 +43,13 @@ fn start() -> Agent {
     agent
 }
 
-/// What clients of every address are given.
+/// The backends that clients of each address are given.
 fn routes(agent: &Agent) -> Vec<Option<std::collections::BTreeSet<String>>> {
     let dialled = ["10.96.0.1", "10.96.0.2", "10.96.0.26", "fd00:96::1"];
     dialled.map(|address| agent.backends(address)).into()
 }
 
-/// The readable rows, but for ids and generations.
+/// The rows as text, without ids and generations.
 fn readable(agent: &mut Agent) -> Vec<String> {
     let dump = agent.table.load().unwrap();
     let name = |id: u32| {
@@ -91,12 +91,12 @@ fn each_operation_refused_once_ends_where_none_does() {
             let done = agent.pass();
             assert_eq!(agent.table.failures, 1, "{row}");
             assert_eq!(agent.backends("10.96.0.26"), set(&["10.0.9.1"]), "{row}: another's");
-            // It is known to be undone: failed and dirty, or told as one that has no room.
+            // It is known to be incomplete: failed and dirty, or reported as unplaced.
             let is_known = !done.failed.is_empty() || !done.unplaced.is_empty();
             assert!(is_known, "{row}");
             assert!(done.failed.is_empty() || agent.catalog.is_dirty() || at + 1 == operations);
             if !done.unplaced.is_empty() {
-                // As an audit does, or larger maps.
+                // An audit and larger maps do this, too.
                 agent.mark_all();
             }
             for _ in 0..2 {

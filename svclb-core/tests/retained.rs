@@ -1,5 +1,5 @@
-//! Services of which a part cannot be read when an agent starts, or later: what was known of that part
-//! before stands in for it, claims frontends last, and keeps nothing else from being served.
+//! Services of which a part cannot be read when an agent starts, or later: the earlier state of that part is
+//! retained, claims frontends last, and does not affect other services.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod common;
@@ -28,7 +28,7 @@ fn restarted() -> Agent {
     agent
 }
 
-/// What the source says first.
+/// The first batch of the source.
 fn begin(agent: &mut Agent, unread: Unread, updates: impl IntoIterator<Item = Update>) {
     agent.ingest(updates);
     agent.catalog.set_unread(unread);
@@ -46,7 +46,7 @@ fn slices(names: &[&str]) -> Unread {
     Unread { slices: names.iter().map(|name| object(name)).collect(), ..Unread::default() }
 }
 
-/// What an audit does: loads the maps anew, and looks at all.
+/// Runs an audit: loads the maps again, and marks all objects.
 fn audit(agent: &mut Agent) {
     let dump = agent.table.load().unwrap();
     assert_eq!(agent.planner.reload(&dump), []);
@@ -162,7 +162,7 @@ fn live_endpoints_once_known_end_what_was_retained() {
     begin(&mut agent, slices(&["a"]), [service("a", &["10.96.0.1"], 1)]);
     agent.ingest([slice("a", &["10.0.0.3"])]).pass();
     assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.3"]));
-    // From here on it is as always.
+    // From here on the usual rules apply.
     agent.ingest([slice("a", &[])]).pass();
     assert_eq!(agent.backends("10.96.0.1"), set(&[]));
 }
@@ -199,7 +199,7 @@ fn retained_state_gives_its_frontends_to_every_readable_claimant() {
             }
             assert_eq!(agent.backends("10.96.0.1"), set(&["10.0.0.9"]));
             audit(&mut agent);
-            // It goes: what is retained is the next claimant.
+            // It is deleted: the retained state is the next claimant.
             agent.ingest([gone("b")]).pass();
             let expected = if comes_later { set(&OLD) } else { set(&[]) };
             assert_eq!(agent.backends("10.96.0.1"), expected);
@@ -248,7 +248,7 @@ fn a_rejected_service_keeps_no_node_port_that_the_api_server_gave_to_another() {
     // The older Service moves to 30081 and cannot be read; a younger one is given 30080.
     agent.catalog.set_unread(services(&["old"]));
     agent.pass();
-    assert_eq!(at_node_port(&mut agent), "old", "nobody else claims it");
+    assert_eq!(at_node_port(&mut agent), "old", "no other Service claims it");
     assert_eq!(notes(&mut agent, "old"), ServiceNotes::RETAINED);
     agent.ingest([with_node_port("victim", "10.96.0.2", 30080, 9), slice("victim", &["10.0.0.2"])]);
     agent.pass();

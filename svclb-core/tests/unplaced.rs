@@ -1,5 +1,5 @@
-//! Several services, of which one does not fit, waits for room, or has a step that fails: what that
-//! means for the others.
+//! Several services, of which one does not fit, waits for capacity, or has a failing step: the effects on the
+//! others.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -10,7 +10,7 @@ use svclb_core::number::ServiceId;
 use svclb_core::plan::{Pass, Unplaced, pass};
 use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
 
-/// A pass that frees nothing for the next one.
+/// Runs a pass, and leaves what it freed in quarantine.
 fn pass_without_release(agent: &mut Agent) -> Pass {
     pass(&mut agent.planner, &mut agent.table, &mut agent.catalog)
 }
@@ -28,7 +28,7 @@ fn names(agent: &mut Agent) -> Vec<String> {
     names
 }
 
-/// The rows of services and members, but for ids.
+/// The rows of services and members, without ids.
 fn rows(agent: &mut Agent) -> Vec<String> {
     let dump = agent.table.load().unwrap();
     let name = |id: u32| {
@@ -58,7 +58,7 @@ fn external(name: &str, own: &str, external: &str, created: i64) -> Update {
     }
 }
 
-/// `a` has 10.96.0.1 and goes; `b` is next and waits for slots that `x` freed.
+/// `a` owns 10.96.0.1 and is deleted; `b` is next and waits for slots that `x` freed.
 fn one_that_waits_for_the_frontend_of_the_dead() -> Agent {
     let mut agent = Agent::new(meta(64, 5));
     agent.ingest([
@@ -110,9 +110,9 @@ fn the_rows_of_the_dead_go_though_a_step_fails_after_their_frontend_was_taken_ov
     }
 }
 
-/// An external IP that several ask for.
+/// An external IP with several claimants.
 const SHARED: &str = "192.0.2.1";
-/// More than fit.
+/// More backends than fit.
 const MANY: [&str; 5] = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
 
 /// `a` has [`SHARED`]; `b` is older, and its [`MANY`] backends do not fit.
@@ -128,7 +128,7 @@ fn younger_owner_beside_an_unplaced_older_claimant() -> Agent {
 #[test]
 fn claimant_that_fits_again_and_fails_once_is_awaited() {
     let mut agent = younger_owner_beside_an_unplaced_older_claimant();
-    // Its first step is refused, in the pass in which the one that has the frontend goes.
+    // Its first step is refused, in the pass in which the owner of the frontend is deleted.
     agent.ingest([gone("a"), slice("a", &[]), slice("b", &MANY[..2])]);
     agent.table.fail(0, 1);
     assert_eq!(agent.pass().failed.len(), 1);
@@ -148,7 +148,7 @@ fn a_service_that_does_not_fit_takes_nothing_from_one_that_does() {
         }
         assert_eq!(agent.backends(SHARED), set(&["10.0.0.1"]), "restarts {restarts}");
         assert_eq!(agent.backends("10.96.0.2"), None);
-        // It is a's wholly: its changes reach it.
+        // a owns it fully: changes of its endpoints reach it.
         agent.ingest([slice("a", &["10.0.0.2"])]);
         agent.pass();
         assert_eq!(agent.backends(SHARED), set(&["10.0.0.2"]), "restarts {restarts}");
@@ -333,7 +333,7 @@ fn services_whose_rows_always_fail_do_not_starve_others() {
         }
         assert_eq!(agent.backends("10.96.0.9"), None, "round {round}: the removed one");
         assert_eq!(agent.backends("10.96.0.5"), None, "round {round}: a new one");
-        // Trying again spends nothing.
+        // Trying again uses up no ids.
         let next = agent.planner.meta().next_service;
         assert_eq!(*ids.get_or_insert(next), next, "round {round}");
     }
@@ -356,7 +356,7 @@ fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
     agent.ingest([external("a", "10.96.0.3", "10.96.0.1", 1), slice("a", &["10.0.0.1"])]);
     agent.pass();
     let before = agent.find("10.96.0.1").unwrap();
-    // The older b takes a's, and asks for one more.
+    // The older b takes over a's frontend, and claims one more.
     agent.ingest([external("b", "10.96.0.2", "10.96.0.1", 0), slice("b", &["10.0.1.1"])]);
     let done = refused(&mut agent, |row| match row {
         Row::Frontend(key, _) if key.address == ip("10.96.0.2").into() => {
@@ -392,7 +392,7 @@ fn with_an_unrecognized_line(lines: u32) -> Agent {
 
 #[test]
 fn line_emptied_by_a_repair_is_quarantined() {
-    // One line only: whoever comes next needs just that.
+    // One line only, which the next service needs.
     let mut agent = with_an_unrecognized_line(1);
     agent.ingest([service("b", &["10.96.0.1"], 1), slice("b", &["10.0.1.1"])]);
     assert_eq!(pass_without_release(&mut agent).unplaced[0].why, Unplaced::Quarantined);
@@ -429,7 +429,7 @@ fn unrecognized_line_that_cannot_be_emptied_is_not_used() {
     agent.mark_all();
     let done = agent.pass();
     assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
-    // The next load finds what is left to do, and the one after it nothing.
+    // The next load finds the remaining repairs, and the one after it none.
     for left in [true, false] {
         let dump = agent.table.load().unwrap();
         let repairs = agent.planner.reload(&dump);

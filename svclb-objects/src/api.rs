@@ -1,5 +1,5 @@
-//! One object of an API server, turned at once into what svclb keeps of it. Nothing that an API server can
-//! put into an object fails the watch that it comes in: what is wrong with it is a result.
+//! One object of an API server, converted at once to the model. No contents of an object fail the watch that it
+//! is in: an invalid object is a result.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,24 +19,21 @@ use crate::convert::{self, Accepted, Invalid, Kind, LeftOut, ObjectId, Uid};
 use crate::protobuf::{Encoded, Envelope};
 use svclb_core::text::short;
 
-/// The contents of an object, or what is wrong with it.
-pub type Said = Result<Accepted, Invalid>;
-
 /// An object that was read.
 #[derive(Clone, Debug)]
 pub struct Read {
     /// Its name; `None` where even that cannot be read.
     pub name: Option<ObjectName>,
-    /// A hash of all that is read of it, the same in every encoding.
+    /// A hash of all fields that are read, the same in every encoding.
     pub hash: u64,
-    /// Its contents.
-    pub said: Said,
+    /// Its contents, or the reason why it is rejected.
+    pub contents: Result<Accepted, Invalid>,
 }
 
 impl Read {
     /// Its UID, where that can be read.
     pub fn uid(&self) -> Option<Uid> {
-        match &self.said {
+        match &self.contents {
             Ok(accepted) => accepted.uid,
             Err(invalid) => invalid.uid,
         }
@@ -49,7 +46,7 @@ pub trait Wire:
 {
     /// Its metadata.
     fn metadata(&self) -> &wire::Metadata;
-    /// Converts it, and says what of it is left out.
+    /// Converts it. Returns the parts that are left out, too.
     ///
     /// # Errors
     /// The object as a whole is rejected.
@@ -98,37 +95,36 @@ pub fn read_protobuf<T: Wire>(envelope: Envelope) -> (Option<Text>, Read) {
 
 /// Converts an object, or examines the JSON of one that does not fit.
 fn finish<T: Wire>(object: Result<T, Cow<'_, str>>) -> (Option<Text>, Read) {
-    let (version, hash, said) = match object {
+    let (version, hash, contents) = match object {
         Ok(object) => {
             let version = object.metadata().resource_version.clone();
             let uid = object.metadata().uid.as_deref().map(Uid::of);
-            let said = match object.convert() {
+            let contents = match object.convert() {
                 Ok((update, left_out)) => Ok(Accepted { update, uid, left_out }),
                 Err(invalid) => Err(invalid.with(uid)),
             };
-            (version, hash(&object), said)
+            (version, hash(&object), contents)
         }
         Err(wrong) => {
-            let (version, said) = examine(T::KIND, &wrong);
-            (version, hash_of_text(&wrong), said)
+            let (version, contents) = examine(T::KIND, &wrong);
+            (version, hash_of_text(&wrong), contents)
         }
     };
-    // A server's text is kept and reported up to a limit.
-    let said = said.map_err(|invalid| Invalid {
+    // A server's text is stored and reported up to a limit.
+    let contents = contents.map_err(|invalid| Invalid {
         field: short(&invalid.field),
         problem: short(&invalid.problem),
         ..invalid
     });
-    let name = match &said {
+    let name = match &contents {
         Ok(accepted) => ObjectId::of(&accepted.update).map(|object| object.name),
         Err(invalid) => invalid.object.as_ref().map(|object| object.name.clone()),
     };
-    (version, Read { name, hash, said })
+    (version, Read { name, hash, contents })
 }
 
-/// Hashes all that is read of an object, its version among it: what comes in protobuf brings no more. The
-/// version alone would not do: an API server whose store was put back to an earlier state gives the same
-/// versions again, to other states.
+/// Hashes all fields that are read of an object, its version included; protobuf brings no others. The version
+/// alone is not enough: an API server whose store was restored gives the same versions again, to other states.
 fn hash(object: &impl Hash) -> u64 {
     static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
     HASHER.hash_one(object)
@@ -149,35 +145,28 @@ fn hash_of_text(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// Finds out, the slow way, which object does not fit, and what of it.
-fn examine(kind: Kind, text: &str) -> (Option<Text>, Said) {
-    let rubbish = |problem: String| Invalid {
-        object: None,
-        service: None,
-        uid: None,
-        field: String::new(),
-        at: Box::default(),
-        problem: format!("{}: {problem}", kind.name()),
-    };
+/// Finds the name of an object that cannot be read, and the field that is wrong, by parsing it step by step.
+fn examine(kind: Kind, text: &str) -> (Option<Text>, Result<Accepted, Invalid>) {
+    let nameless = |problem| Invalid::new("", format!("{}: {problem}", kind.name()));
     let mut value: Value = match serde_json::from_str(text) {
         Ok(value) => value,
-        Err(error) => return (None, Err(rubbish(error.to_string()))),
+        Err(error) => return (None, Err(nameless(error.to_string()))),
     };
     let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
     let version = version.map(Text::from);
     let Some(object) = value.as_object_mut() else {
-        return (None, Err(rubbish(format!("is not an object but {text}"))));
+        return (None, Err(nameless(format!("is not an object but {text}"))));
     };
-    // Items of a list do not say what they are.
+    // Items of a list have no kind and no version.
     object.insert("kind".to_owned(), kind.name().into());
     object.insert("apiVersion".to_owned(), kind.api_version().into());
     let mut converted = convert::objects(value);
-    let said = match (converted.rejects.pop(), converted.accepted.pop()) {
+    let contents = match (converted.rejects.pop(), converted.accepted.pop()) {
         (Some(invalid), _) => Err(invalid),
         (None, Some(accepted)) => Ok(accepted),
-        (None, None) => Err(rubbish("says nothing".to_owned())),
+        (None, None) => Err(nameless("has no contents".to_owned())),
     };
-    (version, said)
+    (version, contents)
 }
 
 #[cfg(test)]
@@ -185,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_is_json_fails_the_stream() {
+    fn any_json_value_is_read_or_rejected_alone() {
         let rows = [
             ("no object", "7"),
             ("a text", r#""foo""#),
@@ -204,24 +193,24 @@ mod tests {
             ),
         ];
         for (row, text) in rows {
-            assert!(read::<wire::Service>(text).1.said.is_err(), "{row}");
+            assert!(read::<wire::Service>(text).1.contents.is_err(), "{row}");
         }
     }
 
     #[test]
-    fn a_malformed_object_keeps_its_name_and_version_and_says_which_field_it_is() {
+    fn malformed_object_keeps_its_name_and_version_and_names_the_field() {
         let text = r#"{"metadata":{"name":"a","namespace":"n","resourceVersion":"7"},
             "spec":{"clusterIP":"10.0.0.1","ports":[{"port":80},{"port":"seventy"}]}}"#;
         let (version, object) = read::<wire::Service>(text);
         assert_eq!(version.as_deref(), Some("7"));
         assert_eq!(object.name, Some(ObjectName::new("n", "a")));
-        let invalid = object.said.unwrap_err();
+        let invalid = object.contents.unwrap_err();
         assert_eq!(invalid.field, "spec.ports[1].port");
         assert_eq!(invalid.object.unwrap().to_string(), "Service n/a");
     }
 
     #[test]
-    fn an_object_is_known_again_by_what_it_says_and_not_by_the_way_it_came() {
+    fn hash_of_an_object_depends_on_its_read_fields_only() {
         let of = |text: &str| read::<wire::Node>(text).1.hash;
         let listed = of(r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{}}"#);
         let watched = r#"{"kind":"Node","apiVersion":"v1","metadata":{"name":"a","resourceVersion":"1"},"spec":{}}"#;
@@ -239,7 +228,7 @@ mod tests {
                 false,
             ),
             (
-                "more that nobody reads",
+                "more that is not read",
                 r#"{"metadata":{"name":"a","resourceVersion":"1"},"spec":{"podCIDR":"x"},"status":{}}"#,
                 true,
             ),
@@ -249,19 +238,19 @@ mod tests {
             assert_eq!(of(text) == listed, same, "{row}");
         }
         assert_ne!(of("7"), of("8"));
-        // What cannot be read is known again too.
+        // The hash of an unreadable object does not depend on its kind either.
         let wrong = r#""metadata":{"name":7}}"#;
         assert_eq!(of(&format!("{{{wrong}")), of(&format!(r#"{{"kind":"Node",{wrong}"#)));
     }
 
     #[test]
-    fn what_is_told_of_an_object_has_an_end() {
+    fn report_about_an_object_is_bounded() {
         let long = "x".repeat(100_000);
         let text = format!(
             r#"{{"metadata":{{"name":"a","namespace":"n"}},
                 "spec":{{"clusterIP":"{long}","ports":[{{"port":80}}]}}}}"#
         );
-        let invalid = read::<wire::Service>(&text).1.said.unwrap_err();
+        let invalid = read::<wire::Service>(&text).1.contents.unwrap_err();
         assert!(invalid.problem.len() < 1000, "{}", invalid.problem.len());
     }
 }

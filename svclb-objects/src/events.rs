@@ -1,9 +1,9 @@
 //! Lists and watches of an API server: bytes of a body to frames, and frames to events. No I/O.
 //!
 //! A watch in protobuf is frames: four bytes of length (big-endian), then a meta/v1 WatchEvent
-//! (apimachinery: pkg/util/framer/framer.go). A watch in JSON is lines. An object that cannot be read is
-//! handed on as one that is wrong, with its name where it has one, so it rejects only itself. A frame that
-//! is no event ends the watch, since what it reported is lost.
+//! (apimachinery: pkg/util/framer/framer.go). A watch in JSON is lines. An object that cannot be read is handed
+//! on as an invalid one, with its name where it has one, so it rejects only itself. A frame that is no event
+//! ends the watch, since its change is lost.
 
 use std::borrow::Cow;
 
@@ -34,7 +34,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding of this media type, whose parameters do not matter.
+    /// Returns the encoding of a media type, whatever its parameters.
     pub fn of(content_type: Option<&str>) -> Self {
         match content_type {
             Some(it) if it.to_ascii_lowercase().starts_with(protobuf::MEDIA_TYPE) => Self::Protobuf,
@@ -68,7 +68,7 @@ impl Encoding {
 /// The reason why a body cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Malformed {
-    /// The body ends within a frame, after so many bytes of it: its sender went away. All before it counts.
+    /// The body ends within a frame, after so many bytes of it: its sender is gone. Earlier events count.
     #[error("the API server's {encoding} ends in the middle of an event, after {1} bytes of it", encoding = .0.name())]
     Cut(Encoding, usize),
     /// Something else is in place of an event, an envelope or a list; or it is too long.
@@ -187,7 +187,7 @@ impl Decoder {
 
 /// An event in JSON.
 #[derive(Deserialize)]
-struct Line<'a> {
+struct JsonEvent<'a> {
     #[serde(rename = "type", borrow)]
     what: Cow<'a, str>,
     #[serde(borrow)]
@@ -195,22 +195,22 @@ struct Line<'a> {
 }
 
 /// The object of an event.
-enum Object<'a> {
+enum RawObject<'a> {
     Protobuf(Envelope),
     Json(&'a RawValue),
 }
 
 fn protobuf_event(frame: Bytes, kind: Kind) -> Result<Event, Unreadable> {
     let (what, object) = protobuf::event(frame)?;
-    event(&what, Object::Protobuf(object), kind)
+    event(&what, RawObject::Protobuf(object), kind)
 }
 
 fn json_event(line: &[u8], kind: Kind) -> Result<Event, Unreadable> {
-    let Line { what, object } = serde_json::from_slice(line)?;
-    event(what.as_bytes(), Object::Json(object), kind)
+    let JsonEvent { what, object } = serde_json::from_slice(line)?;
+    event(what.as_bytes(), RawObject::Json(object), kind)
 }
 
-fn event(what: &[u8], object: Object<'_>, kind: Kind) -> Result<Event, Unreadable> {
+fn event(what: &[u8], object: RawObject<'_>, kind: Kind) -> Result<Event, Unreadable> {
     match what {
         b"ADDED" | b"MODIFIED" | b"DELETED" => {
             let (version, read) = object.read(kind);
@@ -228,7 +228,7 @@ fn event(what: &[u8], object: Object<'_>, kind: Kind) -> Result<Event, Unreadabl
     }
 }
 
-impl Object<'_> {
+impl RawObject<'_> {
     fn read(self, kind: Kind) -> (Option<Text>, Read) {
         match kind {
             Kind::Service => self.read_as::<wire::Service>(),
@@ -271,7 +271,7 @@ impl Object<'_> {
 
 /// A page of a list, in JSON.
 #[derive(Deserialize)]
-struct List<'a> {
+struct JsonPage<'a> {
     metadata: PageEnd,
     #[serde(borrow)]
     items: Option<Vec<&'a RawValue>>,
@@ -294,10 +294,10 @@ pub struct PageEnd {
 /// # Errors
 /// The body is no list. No object was read then.
 pub fn page(kind: Kind, body: &[u8], mut each: impl FnMut(Read)) -> Result<PageEnd, Malformed> {
-    let list: List<'_> = serde_json::from_slice(body)
+    let list: JsonPage<'_> = serde_json::from_slice(body)
         .map_err(|error| Malformed::Unreadable(Encoding::Json, error.to_string()))?;
     for item in list.items.unwrap_or_default() {
-        each(Object::Json(item).read(kind).1);
+        each(RawObject::Json(item).read(kind).1);
     }
     Ok(list.metadata)
 }

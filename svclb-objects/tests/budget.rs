@@ -53,7 +53,7 @@ fn next(decoder: &mut Decoder) -> Option<Read> {
     }
 }
 
-/// For a slice, and for each of its endpoints: what its hints take.
+/// The allocations for a slice, and for the hints of each of its endpoints.
 const MOST: usize = 25;
 const EACH: usize = 2;
 
@@ -70,7 +70,7 @@ fn an_endpoint_more_takes_no_allocation_but_for_its_hints() {
         let before = allocations();
         let second = next(&mut decoder).unwrap();
         let allocations = allocations() - before;
-        let update = second.said.unwrap().update;
+        let update = second.contents.unwrap().update;
         let Update::Slice(name, Some(slice)) = update else { panic!("{update:?}") };
         assert_eq!(Some(name), first.name);
         assert_eq!(slice.endpoints.len(), usize::from(endpoints));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use svclb_core::model::{Unread, Update};
 use svclb_objects::convert::{Ignored, Invalid, ObjectId, Skipped};
 use svclb_objects::file::FileReject;
+use svclb_objects::ledger::until_corrected;
 
 /// The changes of a source since its last batch.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ pub struct Batch {
     pub unread: Option<Unread>,
     /// The number of rejects that stand, with those of earlier batches. A batch may change this alone.
     pub standing: usize,
-    /// What the source holds now and leaves out on purpose.
+    /// The parts of its objects that the source leaves out on purpose now.
     pub skipped: Skipped,
     /// When the earliest of these changes was noticed.
     pub seen: Instant,
@@ -49,8 +50,8 @@ impl Batch {
 pub enum Reject {
     /// A file, or a part of one.
     File(FileReject),
-    /// An object of an API server.
-    Object(Invalid),
+    /// An object of an API server, and whether it has a state from before.
+    Object(Invalid, bool),
     /// Parts of an object of an API server.
     Parts(ObjectId, Box<Ignored>),
 }
@@ -60,12 +61,10 @@ impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(reject) => write!(f, "{reject}"),
-            Self::Object(invalid) => write!(
-                f,
-                "rejected {}{invalid}; until this is corrected, its previous state stays, and gives way \
-                 to every other claimant of its frontends",
-                if invalid.object.is_some() { "" } else { "an object: " },
-            ),
+            Self::Object(invalid, has_state) => {
+                let subject = if invalid.object.is_some() { "" } else { "an object: " };
+                write!(f, "rejected {subject}{invalid}; {}", until_corrected(*has_state))
+            }
             Self::Parts(object, ignored) => write!(f, "{object}: {ignored}"),
         }
     }
@@ -98,7 +97,7 @@ impl Reject {
     fn object(&self) -> Option<&ObjectId> {
         match self {
             Self::File(reject) => reject.object.as_ref(),
-            Self::Object(invalid) => invalid.object.as_ref(),
+            Self::Object(invalid, _) => invalid.object.as_ref(),
             Self::Parts(object, _) => Some(object),
         }
     }

@@ -1,8 +1,8 @@
 //! `--node-port-addresses`: the addresses of the node's interfaces that node ports are served at,
 //! followed as interfaces come, go and change.
 //!
-//! The kernel tells by netlink that something changed; what there is then is asked for anew, so that a
-//! message that was lost among many is made up for by the next.
+//! A netlink message means only that something changed: all addresses are read again then, so the next
+//! message makes up for a lost one.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 
 /// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` of linux/rtnetlink.h.
 const GROUPS: u32 = 0x10 | 0x100;
-/// How long to wait when the addresses cannot be read.
+/// The delay before the addresses are read again after an error.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The addresses, followed.
@@ -30,8 +30,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Interfaces {
     wanted: Vec<IpNet>,
     socket: AsyncFd<OwnedFd>,
-    told: Vec<IpAddr>,
-    /// The kernel said that something changed, and what there is was not read since.
+    /// The addresses that were last handed on.
+    latest: Vec<IpAddr>,
+    /// The kernel reported a change, and the addresses were not read since.
     changed: bool,
     read: fn(&[IpNet]) -> io::Result<Vec<IpAddr>>,
 }
@@ -52,17 +53,17 @@ impl Interfaces {
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
             .map_err(io::Error::from)
             .context("cannot wait for the node's addresses")?;
-        // After the socket: what changes from here on is told.
-        let told = read(&wanted).context("cannot read the node's addresses")?;
-        Ok(Self { wanted, socket, told, changed: false, read })
+        // After the socket is bound, so that a later change sends a message.
+        let latest = read(&wanted).context("cannot read the node's addresses")?;
+        Ok(Self { wanted, socket, latest, changed: false, read })
     }
 
-    /// The addresses that were told last.
+    /// Returns the addresses that were last handed on.
     pub fn now(&self) -> Vec<IpAddr> {
-        self.told.clone()
+        self.latest.clone()
     }
 
-    /// Waits until they are others. May be dropped while it waits.
+    /// Waits until the addresses change, and returns them. Cancel-safe.
     pub async fn next(&mut self) -> Vec<IpAddr> {
         loop {
             if !self.changed {
@@ -75,8 +76,8 @@ impl Interfaces {
             match (self.read)(&self.wanted) {
                 Ok(now) => {
                     self.changed = false;
-                    if now != self.told {
-                        self.told.clone_from(&now);
+                    if now != self.latest {
+                        self.latest.clone_from(&now);
                         return now;
                     }
                 }
@@ -88,7 +89,7 @@ impl Interfaces {
         }
     }
 
-    /// Waits for messages of the kernel, and takes all that are there: that one came is the news.
+    /// Waits for messages of the kernel, and takes all that are there. Their contents do not matter.
     async fn messages(&self) -> io::Result<()> {
         let mut ready = self.socket.readable().await?;
         let mut buffer = [0_u8; 8192];
@@ -106,8 +107,8 @@ impl Interfaces {
     }
 }
 
-/// The addresses of all interfaces that are in one of these ranges, in order. Loopback is not among
-/// them, whatever the ranges: there a node port is for clients in the host's network namespace alone.
+/// Returns the addresses of all interfaces that are in one of these ranges, sorted. Loopback addresses are
+/// left out whatever the ranges: there a node port is for clients in the host's network namespace alone.
 fn read(wanted: &[IpNet]) -> io::Result<Vec<IpAddr>> {
     let addresses = getifaddrs()?.filter_map(|interface| {
         let address = interface.address?;
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_change_is_not_lost_with_a_read_that_fails() {
+    async fn change_is_not_lost_when_the_addresses_cannot_be_read() {
         static READS: AtomicUsize = AtomicUsize::new(0);
         fn fails_once(_: &[IpNet]) -> io::Result<Vec<IpAddr>> {
             match READS.fetch_add(1, Ordering::Relaxed) {
@@ -140,9 +141,9 @@ mod tests {
         }
         let mut interfaces = Interfaces::new(Vec::new()).unwrap();
         interfaces.read = fails_once;
-        // As when the kernel said so. Nothing more comes of it.
+        // As after a message of the kernel, and no other comes.
         interfaces.changed = true;
-        // Whoever waits may do something else meanwhile.
+        // The future may be dropped during the delay.
         let early = tokio::time::timeout(AGAIN / 10, interfaces.next()).await;
         assert!(early.is_err());
         let next = tokio::time::timeout(AGAIN * 20, interfaces.next()).await;
@@ -150,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_counts_if_it_is_in_a_range_and_not_loopback() {
+    fn address_counts_if_it_is_in_a_range_and_not_loopback() {
         let rows = [
             ("in the range", "10.0.0.0/8", "10.1.2.3", true),
             ("outside", "10.0.0.0/8", "11.1.2.3", false),
             ("everything", "0.0.0.0/0", "192.0.2.1", true),
-            ("loopback, though asked for", "127.0.0.0/8", "127.0.0.1", false),
+            ("loopback, though in the range", "127.0.0.0/8", "127.0.0.1", false),
             ("loopback among everything", "::/0", "::1", false),
             ("the other family", "0.0.0.0/0", "fd00::1", false),
             ("one address", "192.0.2.1/32", "192.0.2.1", true),

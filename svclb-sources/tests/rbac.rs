@@ -1,9 +1,9 @@
-//! manifests/base/rbac.yaml grants what the agent watches, and nothing else.
+//! manifests/base/rbac.yaml grants the rights for the kinds that the agent watches, and no others.
 
 use std::fs;
 use std::path::Path;
 
-use svclb_sources::kube::resources::rbac_rules;
+use svclb_sources::kube::resources::WATCHED;
 
 const HEAD: &str = "\
 # What the agent may read, written from its own list (svclb-sources/src/kube/resources.rs): after a
@@ -33,14 +33,19 @@ subjects:
 #[test]
 fn the_golden_role_in_manifests_grants_what_is_watched() {
     let mut expected = HEAD.to_owned();
-    for rule in rbac_rules() {
-        let list = |items: &[&str]| {
-            let quoted = |item: &&str| if item.is_empty() { "\"\"" } else { *item }.to_owned();
-            items.iter().map(quoted).collect::<Vec<_>>().join(", ")
-        };
-        let (groups, resources, verbs) =
-            (list(&rule.api_groups), list(&rule.resources), list(&rule.verbs));
-        expected += &format!("  - apiGroups: [{groups}]\n    resources: [{resources}]\n");
+    // One rule for each API group and set of verbs.
+    let mut rules: Vec<(&str, &[&str], Vec<&str>)> = Vec::new();
+    for kind in &WATCHED {
+        let mut same = rules.iter_mut().filter(|it| (it.0, it.1) == (kind.group, kind.verbs));
+        match same.next() {
+            Some((.., resources)) => resources.push(kind.resource),
+            None => rules.push((kind.group, kind.verbs, vec![kind.resource])),
+        }
+    }
+    for (group, verbs, resources) in rules {
+        let group = if group.is_empty() { "\"\"" } else { group };
+        let (resources, verbs) = (resources.join(", "), verbs.join(", "));
+        expected += &format!("  - apiGroups: [{group}]\n    resources: [{resources}]\n");
         expected += &format!("    verbs: [{verbs}]\n");
     }
     expected += BINDING;

@@ -15,7 +15,7 @@ use svclb_dataplane::pins::Pins;
 use svclb_dataplane::pins::lock::Lock;
 use svclb_dataplane::programs::installed::Installed;
 use svclb_dataplane::programs::object::Features;
-use svclb_sources::memory::{Memory, Said};
+use svclb_sources::memory::{Memory, TimedUpdate};
 use svclb_sources::{Objects, Source};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -76,7 +76,7 @@ pub(crate) fn run(places: &Places, simulation: &Simulation) -> anyhow::Result<()
 
 /// The way to the agent.
 struct Line {
-    say: UnboundedSender<Said>,
+    say: UnboundedSender<TimedUpdate>,
     done: Arc<AtomicU64>,
     clock: Clock,
     said: u64,

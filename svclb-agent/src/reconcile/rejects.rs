@@ -113,14 +113,15 @@ mod tests {
 
     fn reject(namespace: &str, name: usize, problem: &str) -> Reject {
         let name = ObjectName::new(namespace, &name.to_string());
-        Reject::Object(Invalid {
+        let invalid = Invalid {
             object: Some(ObjectId { kind: Kind::Service, name }),
             service: None,
             uid: None,
             field: "spec".to_owned(),
             at: "".into(),
             problem: problem.to_owned(),
-        })
+        };
+        Reject::Object(invalid, true)
     }
 
     fn enqueue(log: &mut RejectLog, namespace: &str, count: usize) {

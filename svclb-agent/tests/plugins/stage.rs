@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use svclb_core::budget::Budget;
 use svclb_sources::kube::plugin::Limits;
-use svclb_sources::kube::{Kube, SILENCE, Settings};
+use svclb_sources::kube::{Kube, KubeSettings, SILENCE};
 use tempfile::TempDir;
 
 /// Nothing takes so long unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
+/// The file of the log.
+const LOG: &str = "agent.log";
 
 pub(super) struct Stage {
     name: String,
     folder: TempDir,
     exec: Value,
-    log: Log,
     pub(super) server: Server,
     pub(super) limits: Limits,
     /// How many batches came.
@@ -46,8 +47,8 @@ impl Stage {
             backoff: (Duration::from_millis(100), Duration::from_millis(400)),
         };
         let server = Server::new();
-        let (log, batches) = (Log::default(), Cell::new(0));
-        Self { name: format!("plugin-{name}"), folder, exec, log, server, limits, batches }
+        let (name, batches) = (format!("plugin-{name}"), Cell::new(0));
+        Self { name, folder, exec, server, limits, batches }
     }
 
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Value)) {
@@ -79,16 +80,15 @@ impl Stage {
             "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
         });
         self.write("config", &config.to_string());
-        let settings = Settings {
+        let settings = KubeSettings {
             kubeconfig: Some(self.path("config")),
             api_servers: Vec::new(),
             plugins: self.limits.clone(),
             silence: SILENCE,
             budget: Budget::of_agent(),
         };
-        let writer = self.log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        let log = fs::File::options().append(true).create(true).open(self.path(LOG)).unwrap();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(Arc::new(log));
         let _subscriber = tracing::subscriber::set_default(subscriber.finish());
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().thread_name(&self.name).build().unwrap();
@@ -129,10 +129,9 @@ impl Stage {
         names.filter(|thread| thread.trim() == name).count()
     }
 
-    /// Lines of the log that have these words.
+    /// The lines of the log with these words.
     pub(super) fn log(&self, words: &str) -> Vec<String> {
-        let log = String::from_utf8(self.log.0.lock().unwrap().clone()).unwrap();
-        log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+        self.lines(LOG).into_iter().filter(|line| line.contains(words)).collect()
     }
 }
 
@@ -234,18 +233,4 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
 
 fn write(mut stream: &TcpStream, text: &str) -> io::Result<()> {
     stream.write_all(text.as_bytes())
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

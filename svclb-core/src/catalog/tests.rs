@@ -1,4 +1,4 @@
-//! What a catalog makes of updates: who is dirty, who holds what.
+//! The effects of updates on a catalog: dirty objects, and owners of frontends.
 
 use svclb_common::layout::Scope;
 
@@ -71,8 +71,8 @@ fn dirty(catalog: &mut Catalog) -> Vec<String> {
     catalog.take_dirty().into_iter().map(|object| object.name.to_string()).collect()
 }
 
-/// Frontends that an object's services have, by address and port; loopback's with `host`.
-fn held(catalog: &Catalog, name: &str) -> Vec<String> {
+/// The frontends of an object's services, by address and port; those on loopback with `host`.
+fn owned(catalog: &Catalog, name: &str) -> Vec<String> {
     let desired = catalog.desired(&object(name));
     let shown = |key: &FrontendKey| {
         let host = if key.scope == Scope::Host as u8 { " host" } else { "" };
@@ -87,13 +87,13 @@ fn backends(catalog: &Catalog, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_a_source_lists_anew_by_kind_replaces_that_kind_only() {
+fn list_of_a_kind_replaces_that_kind_only() {
     let both = |name: &str, address: &str, pod: &str| {
         [service(name, with_ip(address, 0)), slice(name, name, pod)]
     };
     let mut catalog =
         catalog([both("a", "10.96.0.1", "10.0.0.1"), both("b", "10.96.0.2", "10.0.0.2")].concat());
-    // As they were, and without one.
+    // The list has one of the two, unchanged.
     catalog.replace_kind(ObjectKind::Service, vec![service("a", with_ip("10.96.0.1", 0))]);
     assert_eq!(dirty(&mut catalog), ["b"]);
     assert_eq!(backends(&catalog, "a"), ["10.0.0.1"], "slices stay");
@@ -106,7 +106,7 @@ fn what_a_source_lists_anew_by_kind_replaces_that_kind_only() {
     catalog.replace_kind(ObjectKind::Slice, vec![slice("b", "b", "10.0.0.2")]);
     assert_eq!(dirty(&mut catalog), ["a"]);
     assert!(backends(&catalog, "a").is_empty());
-    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80"]);
+    assert_eq!(owned(&catalog, "a"), ["10.96.0.1 80"]);
     catalog.replace_kind(ObjectKind::Slice, Vec::new());
     assert_eq!(dirty(&mut catalog), ["b"]);
 }
@@ -125,7 +125,7 @@ fn a_node_that_is_not_listed_any_more_keeps_its_name_only() {
     catalog.replace_kind(ObjectKind::Node, Vec::new());
     assert_eq!(dirty(&mut catalog), ["a"]);
     assert_eq!(catalog.node, node(None, &[]));
-    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host"]);
+    assert_eq!(owned(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host"]);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn the_first_state_of_a_source_replaces_all_kinds_at_once() {
     catalog.replace(vec![service("b", with_node_port("10.96.0.2", 30081))]);
     assert_eq!(dirty(&mut catalog), ["a", "b"]);
     assert!(catalog.desired(&object("a")).is_empty());
-    assert_eq!(held(&catalog, "b"), ["10.96.0.2 80", "127.0.0.1 30081 host"]);
+    assert_eq!(owned(&catalog, "b"), ["10.96.0.2 80", "127.0.0.1 30081 host"]);
     assert_eq!(catalog.counts().1, 0, "no slice is left");
 }
 
@@ -148,12 +148,12 @@ fn node_addresses_move_node_ports_and_mark_no_other_object() {
         service("a", with_node_port("10.96.0.1", 30080)),
         service("b", with_ip("10.96.0.2", 0)),
     ]);
-    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host", "192.0.2.5 30080"]);
+    assert_eq!(owned(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host", "192.0.2.5 30080"]);
     catalog.apply(Update::Node(Some(node(None, &["192.0.2.6"]))));
     assert_eq!(dirty(&mut catalog), ["a"]);
-    assert_eq!(held(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host", "192.0.2.6 30080"]);
+    assert_eq!(owned(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host", "192.0.2.6 30080"]);
     catalog.apply(Update::Node(Some(node(Some("z"), &["192.0.2.6"]))));
-    assert_eq!(dirty(&mut catalog), ["a", "b"], "its zone concerns everybody");
+    assert_eq!(dirty(&mut catalog), ["a", "b"], "its zone concerns all Services");
     catalog.apply(Update::Node(Some(node(Some("z"), &["192.0.2.6"]))));
     assert!(!catalog.is_dirty());
 }
@@ -164,20 +164,20 @@ fn chosen_interfaces_count_instead_of_the_nodes_own_addresses_while_there_are_so
     let (own, loopback) = ("10.96.0.1 80", "127.0.0.1 30080 host");
     catalog.apply(Update::Interfaces(Some(vec![ip("198.51.100.1"), ip("fd00::5")])));
     assert_eq!(dirty(&mut catalog), ["a"]);
-    assert_eq!(held(&catalog, "a"), [own, loopback, "198.51.100.1 30080"]);
+    assert_eq!(owned(&catalog, "a"), [own, loopback, "198.51.100.1 30080"]);
     catalog.apply(Update::Node(Some(node(None, &["192.0.2.6"]))));
     assert!(!catalog.is_dirty(), "the node's own do not count now");
     catalog.apply(Update::Interfaces(Some(Vec::new())));
-    assert_eq!(held(&catalog, "a"), [own, loopback]);
+    assert_eq!(owned(&catalog, "a"), [own, loopback]);
     catalog.replace(vec![service("a", with_node_port("10.96.0.1", 30080))]);
-    assert_eq!(held(&catalog, "a"), [own, loopback], "a relist is not about interfaces");
+    assert_eq!(owned(&catalog, "a"), [own, loopback], "a relist is not about interfaces");
     catalog.apply(Update::Node(Some(node(None, &["192.0.2.6"]))));
     catalog.apply(Update::Interfaces(None));
-    assert_eq!(held(&catalog, "a"), [own, loopback, "192.0.2.6 30080"]);
+    assert_eq!(owned(&catalog, "a"), [own, loopback, "192.0.2.6 30080"]);
 }
 
 #[test]
-fn the_oldest_of_several_services_holds_a_frontend_and_the_next_takes_it_over() {
+fn oldest_claimant_owns_a_frontend_and_the_next_one_takes_it_over() {
     let external = |created, own: &str| Service {
         external_ips: vec![ip("192.0.2.1")],
         ..with_ip(own, created)
@@ -187,33 +187,33 @@ fn the_oldest_of_several_services_holds_a_frontend_and_the_next_takes_it_over() 
         service("c", external(5, "10.96.0.3")),
         service("a", external(9, "10.96.0.1")),
     ]);
-    let waits = |catalog: &mut Catalog| -> Vec<String> {
-        let conflicts = catalog.take_conflicts().expect("news of conflicts");
-        assert!(catalog.take_conflicts().is_none(), "told once");
+    let conflicts = |catalog: &mut Catalog| -> Vec<String> {
+        let conflicts = catalog.take_conflicts().expect("conflicts changed");
+        assert!(catalog.take_conflicts().is_none(), "reported once");
         let shown = conflicts.iter().map(|it| {
-            let Conflict { owner: holder, claimant: waits, frontend, count } = it;
-            format!("{holder} {waits} {count} {}:{}", frontend.address, frontend.port)
+            let Conflict { owner, claimant, frontend, count } = it;
+            format!("{owner} {claimant} {count} {}:{}", frontend.address, frontend.port)
         });
         shown.collect()
     };
     let pair =
-        |holder: &str, waits: &str| format!("default/{holder} default/{waits} 1 192.0.2.1:80");
-    assert_eq!(waits(&mut catalog), [pair("b", "a"), pair("b", "c")], "as old: by name");
-    assert_eq!(held(&catalog, "b"), ["10.96.0.2 80", "192.0.2.1 80"]);
+        |owner: &str, claimant: &str| format!("default/{owner} default/{claimant} 1 192.0.2.1:80");
+    assert_eq!(conflicts(&mut catalog), [pair("b", "a"), pair("b", "c")], "as old: by name");
+    assert_eq!(owned(&catalog, "b"), ["10.96.0.2 80", "192.0.2.1 80"]);
     let notes = |catalog: &Catalog, name| catalog.desired(&object(name))[0].row.notes;
     assert_eq!((notes(&catalog, "b"), notes(&catalog, "c")), (0, 4));
     catalog.apply(Update::Service(object("b"), None));
-    assert_eq!(dirty(&mut catalog), ["b", "c"], "the heir, and not who waits on");
-    assert_eq!(waits(&mut catalog), [pair("c", "a")]);
-    assert_eq!(held(&catalog, "c"), ["10.96.0.3 80", "192.0.2.1 80"]);
-    // One that waits goes: nobody else is concerned.
+    assert_eq!(dirty(&mut catalog), ["b", "c"], "the next owner, and not the other claimant");
+    assert_eq!(conflicts(&mut catalog), [pair("c", "a")]);
+    assert_eq!(owned(&catalog, "c"), ["10.96.0.3 80", "192.0.2.1 80"]);
+    // A claimant gives its claim up: no other Service is concerned.
     catalog.apply(service("a", with_ip("10.96.0.1", 9)));
     assert_eq!(dirty(&mut catalog), ["a"]);
-    assert!(waits(&mut catalog).is_empty());
-    // An older one comes.
+    assert!(conflicts(&mut catalog).is_empty());
+    // An older claimant is added.
     catalog.apply(service("d", external(1, "10.96.0.4")));
     assert_eq!(dirty(&mut catalog), ["c", "d"]);
-    assert_eq!(waits(&mut catalog), [pair("d", "c")]);
+    assert_eq!(conflicts(&mut catalog), [pair("d", "c")]);
     for name in ["c", "d"] {
         catalog.apply(Update::Service(object(name), None));
     }
@@ -249,14 +249,14 @@ fn trigger_times_are_of_slices_that_changed_and_stayed() {
     assert!(!catalog.is_dirty());
     let times = |catalog: &mut Catalog| catalog.take_triggered(&object("a"));
     assert_eq!(times(&mut catalog), Some(vec![1, 2]));
-    assert_eq!(times(&mut catalog), None, "told once");
+    assert_eq!(times(&mut catalog), None, "reported once");
     catalog.apply(slice_at("s", "a", "10.0.0.4", Some(4)));
     catalog.apply(Update::Slice(object("t"), None));
     assert_eq!(times(&mut catalog), None, "a deletion is not measured, nor what it hides");
 }
 
 #[test]
-fn what_no_service_asks_for_is_no_backend() {
+fn endpoints_without_a_service_port_are_no_backends() {
     let mut catalog = catalog([service("a", with_ip("10.96.0.1", 1))]);
     let of = |of: &str, port: &str| Slice {
         service: object(of),
@@ -311,8 +311,8 @@ fn a_frontend_belongs_to_its_first_claimant_by_kind_then_age() {
                 [service("a", claim(*second, of_second)), service("b", claim(first, of_first))];
             for updates in [pair.clone(), [pair[1].clone(), pair[0].clone()]] {
                 let catalog = catalog(updates);
-                let holder = catalog.owner(&key).map(|holder| &*holder.object.name);
-                assert_eq!(holder, Some("b"), "{first:?} and {second:?}");
+                let owner = catalog.owner(&key).map(|owner| &*owner.object.name);
+                assert_eq!(owner, Some("b"), "{first:?} and {second:?}");
             }
         }
     }
@@ -327,18 +327,18 @@ fn a_claimant_that_is_passed_over_leaves_its_frontend_to_claims_of_the_same_kind
         service("b", external("10.96.0.3", 2)),
         service("c", with_ip("10.96.0.1", 9)),
     ]);
-    let held_beside = |catalog: &Catalog, name: &str, passed: &str| {
+    let owned_without = |catalog: &Catalog, name: &str, passed: &str| {
         let desired =
             catalog.desired_without(&object(name), |claimant, _| *claimant.object.name == *passed);
         desired[0].frontends.iter().map(|it| it.key.address.to_string()).collect::<Vec<_>>()
     };
-    assert_eq!(held_beside(&catalog, "c", ""), ["10.96.0.1"]);
+    assert_eq!(owned_without(&catalog, "c", ""), ["10.96.0.1"]);
     assert_eq!(
-        held_beside(&catalog, "a", "c"),
+        owned_without(&catalog, "a", "c"),
         ["10.96.0.2"],
-        "a ClusterIP is nobody's external IP"
+        "an external IP does not take over a ClusterIP"
     );
     catalog.apply(Update::Service(object("c"), None));
-    assert_eq!(held_beside(&catalog, "b", ""), ["10.96.0.3"]);
-    assert_eq!(held_beside(&catalog, "b", "a"), ["10.96.0.1", "10.96.0.3"]);
+    assert_eq!(owned_without(&catalog, "b", ""), ["10.96.0.3"]);
+    assert_eq!(owned_without(&catalog, "b", "a"), ["10.96.0.1", "10.96.0.3"]);
 }

@@ -22,8 +22,8 @@ fn frontends_of_the_api_servers_own_service_are_flagged_and_no_others() {
         let object = ObjectName::new(namespace, name);
         let offers = Offers::of([]);
         let node = Node::default();
-        let asked = frontends(&service, &port, &node);
-        let desired = compile(&object, &service, &port, asked, &offers, &node, |_| true);
+        let claims = frontends(&service, &port, &node);
+        let desired = compile(&object, &service, &port, claims, &offers, &node, |_| true);
         let mut flags: Vec<u16> = desired.frontends.iter().map(|it| it.flags).collect();
         flags.sort_unstable();
         assert_eq!(flags, [expected, expected | LineFlags::EXTERNAL], "{namespace}/{name}");

@@ -1,4 +1,4 @@
-//! What a Service and its slices compile to.
+//! The desired state that a Service and its slices compile to.
 
 use super::*;
 use crate::frontends::frontends as claimed;
@@ -54,8 +54,8 @@ fn of_port(
     node: &Node,
     holds: bool,
 ) -> Desired {
-    let (object, asked) = (ObjectName::new("default", "web"), claimed(service, port, node));
-    compile(&object, service, port, asked, &offers(slices), node, |_| holds)
+    let (object, frontends) = (ObjectName::new("default", "web"), claimed(service, port, node));
+    compile(&object, service, port, frontends, &offers(slices), node, |_| holds)
 }
 
 fn shown(desired: &Desired) -> Vec<String> {
@@ -86,16 +86,17 @@ fn a_slice_port_matches_by_name_and_protocol() {
 }
 
 #[test]
-fn one_that_is_not_terminating_wins_over_one_that_is_whichever_comes_first() {
-    let said = |said: &str| {
+fn endpoint_that_is_not_terminating_wins_over_a_terminating_one_of_its_address() {
+    let of = |flags: &str| {
         let (address, mut endpoint) = endpoint("10.0.0.1");
         [endpoint.ready, endpoint.serving, endpoint.terminating] =
-            ['r', 's', 't'].map(|letter| said.contains(letter));
+            ['r', 's', 't'].map(|letter| flags.contains(letter));
         (address, endpoint)
     };
     let (ready, terminating) = (Some(BackendState::Ready), Some(BackendState::Terminating));
-    // What is said first and then, what becomes of it, and what becomes of it the other way round. Of
-    // two that both stay the first counts; kube-proxy leaves that open (endpointslicecache.go).
+    // The flags in the first and in the second slice, the resulting state, and the state where the slices are
+    // swapped. Of two that are not terminating the first counts; kube-proxy leaves that open
+    // (endpointslicecache.go).
     let rows = [
         ("one goes", "st", "rs", ready, ready),
         ("one goes and does not serve", "t", "rs", ready, ready),
@@ -108,8 +109,8 @@ fn one_that_is_not_terminating_wins_over_one_that_is_whichever_comes_first() {
     ];
     for (name, first, second, expected, turned) in rows {
         for (one, other, expected) in [(first, second, expected), (second, first, turned)] {
-            let apart = [slice(80, vec![said(one)]), slice(80, vec![said(other)])];
-            let together = [slice(80, vec![said(one), said(other)])];
+            let apart = [slice(80, vec![of(one)]), slice(80, vec![of(other)])];
+            let together = [slice(80, vec![of(one), of(other)])];
             for slices in [&apart[..], &together[..]] {
                 let desired = compiled(&service(), &slices.iter().collect::<Vec<_>>());
                 let states: Vec<u8> = desired.members.iter().map(|(.., row)| row.state).collect();
@@ -127,7 +128,7 @@ fn one_that_is_not_terminating_wins_over_one_that_is_whichever_comes_first() {
 }
 
 #[test]
-fn of_one_address_in_two_slices_the_first_says_where_it_is_and_whom_it_is_for() {
+fn first_slice_decides_node_and_hints_of_an_address_in_two_slices() {
     let of = |node: &str, zone: Option<&str>| {
         let (address, endpoint) = endpoint("10.0.0.1");
         let zone_hints = zone.into_iter().map(Into::into).collect();
@@ -174,7 +175,7 @@ fn of_one_address_in_two_slices_the_first_says_where_it_is_and_whom_it_is_for() 
         let other = elsewhere("z");
         let slices: &[&Slice] = match service.internal_policy {
             TrafficPolicy::Local => &[&first, &second],
-            // One of another zone, when only the first says this zone; else one of this zone.
+            // An endpoint of another zone where only the first slice has this zone; else one of this zone.
             TrafficPolicy::Cluster if name == "another zone later" => {
                 &[&first, &second, &elsewhere("y")]
             }
@@ -239,7 +240,7 @@ fn only_the_families_of_external_frontends_have_external_backends() {
 }
 
 #[test]
-fn ports_of_one_name_are_told_apart_by_protocol_and_may_differ_in_number() {
+fn ports_of_one_name_are_distinguished_by_protocol_and_may_differ_in_number() {
     let udp = ServicePort { protocol: Protocol::Udp, ..port() };
     let service = Service { ports: vec![port(), udp], ..service() };
     let mut slice = slice(8080, vec![endpoint("10.0.0.1")]);
@@ -268,11 +269,11 @@ fn even_weights_never_use_an_alias() {
 
 proptest! {
     #[test]
-    fn draws_have_the_probabilities_that_the_weights_say(
+    fn draws_have_the_probabilities_of_the_weights(
         weights in proptest::collection::vec(1..100_000_u32, 1..40),
     ) {
         let drawn = alias(&weights);
-        // In units of 2^-32 of a place: how much of all places falls to each backend.
+        // The share of each backend in all slots, in units of 2^-32 of a slot.
         let mut share = vec![0_u128; weights.len()];
         for (at, (threshold, alias)) in drawn.iter().enumerate() {
             let own = u128::from(*threshold) + 1;

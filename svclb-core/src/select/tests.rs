@@ -1,4 +1,4 @@
-//! Each cell of SEMANTICS' tables, as rows with names, and what holds of every row that there could be.
+//! Each rule of selection as rows with names, and properties that hold for any endpoints.
 
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -79,7 +79,7 @@ const HINTS: &[Row] = &[
     ("an unready one's hint does not count", CLUSTER, &["s z:a", "rs z:b"], &[1]),
     ("a terminating one's hint does not count", CLUSTER, &["st z:a", "rs z:b"], &[1]),
     (
-        "a zone hint of what runs elsewhere counts",
+        "a zone hint of an endpoint on another node counts",
         CLUSTER,
         &["rs @other z:a", "rs @here z:b"],
         &[0],
@@ -87,7 +87,7 @@ const HINTS: &[Row] = &[
     ("node hints choose", CLUSTER, &["rs n:here", "rs n:other"], &[0]),
     ("node hints, several", CLUSTER, &["rs n:other n:here", "rs n:other"], &[0]),
     (
-        "a node hint of what runs elsewhere counts",
+        "a node hint of an endpoint on another node counts",
         CLUSTER,
         &["rs @other n:here", "rs @here n:x"],
         &[0],
@@ -127,7 +127,7 @@ const OF_THIS_NODE: &[Row] = &[
     ("local: the fallback ignores hints too", LOCAL, &["st @here z:b n:x"], &[0]),
 ];
 
-/// Which list, by frontend and policies.
+/// The list that applies, by frontend and policies.
 const POLICIES: &[Row] = &[
     ("ClusterIP, external Local", CLUSTER_XL, &["rs @other", "rs @here"], &[0, 1]),
     ("ClusterIP, external Local, none here", CLUSTER_XL, &["rs @other"], &[0]),
@@ -147,7 +147,7 @@ const POLICIES: &[Row] = &[
     ("external, both Local, none here", EXTERNAL_BOTH, &["rs @other"], &[0]),
 ];
 
-/// On a node whose zone is not known.
+/// Rows for a node whose zone is not known.
 const WITHOUT_ZONE: &[Row] = &[
     ("without zone: zone hints do not choose", CLUSTER, &["rs z:a", "rs z:b"], &[0, 1]),
     ("without zone: a hint for no zone is not ours", CLUSTER, &["rs z:", "rs z:b"], &[0, 1]),
@@ -220,7 +220,7 @@ fn any_node() -> impl Strategy<Value = Node> {
 
 proptest! {
     #[test]
-    fn whatever_is_said_of_the_endpoints(
+    fn selection_rules_hold_for_any_endpoints(
         endpoints in proptest::collection::vec(any_endpoint(), 0..6),
         node in any_node(),
     ) {
@@ -234,7 +234,7 @@ proptest! {
                 let endpoint = &endpoints[*at];
                 prop_assert!(endpoint.ready || goes(endpoint), "serving, or on its way out");
                 prop_assert!(here(endpoint), "of the list");
-                prop_assert_eq!(*state == BackendState::Ready, endpoint.ready, "says why");
+                prop_assert_eq!(*state == BackendState::Ready, endpoint.ready, "reports its state");
             }
             let ready = endpoints.iter().filter(|endpoint| endpoint.ready && here(endpoint)).count();
             let going = endpoints.iter().filter(|endpoint| goes(endpoint) && here(endpoint)).count();
@@ -272,7 +272,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_the_endpoints_decides_nothing(
+    fn order_of_the_endpoints_does_not_matter(
         endpoints in proptest::collection::vec(any_endpoint(), 0..6),
         node in any_node(),
     ) {

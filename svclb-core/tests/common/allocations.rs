@@ -1,4 +1,4 @@
-//! An allocator that counts, for a test that is alone in its program: it counts for all of it.
+//! An allocator that counts the allocations of the whole program, which must have one test only.
 #![allow(unsafe_code, reason = "an allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -25,7 +25,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// How many there were so far; one that grows or shrinks is one more.
+/// The number of allocations so far; one that grows or shrinks counts again.
 pub(crate) fn allocations() -> usize {
     CALLS.load(Ordering::Relaxed)
 }

@@ -1,4 +1,4 @@
-//! What these tests share: a small cluster, an agent over memory, and a reader.
+//! Shared by these tests: a small cluster, an agent over memory, and a reader.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a tool of tests")]
 
@@ -26,7 +26,7 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A TCP Service with port 80, as old as said.
+/// A TCP Service with port 80 and this creation time.
 pub fn service(name: &str, ips: &[&str], created: i64) -> Update {
     let port = ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: None };
     let service = Service {
@@ -75,7 +75,7 @@ impl Agent {
         self
     }
 
-    /// A pass; what it freed has rested at once.
+    /// Runs a pass, and ends the quarantine of what it freed.
     pub fn pass(&mut self) -> Pass {
         let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
         let freed = self.planner.take_freed();
@@ -83,7 +83,7 @@ impl Agent {
         done
     }
 
-    /// A pass in which the first `steps` steps succeed and no other does, as when the agent is killed.
+    /// Runs a pass in which only the first `steps` steps succeed, as when the agent is killed.
     pub fn cut(&mut self, steps: usize) -> Pass {
         self.table.fail(steps, usize::MAX);
         let done = self.pass();
@@ -91,7 +91,7 @@ impl Agent {
         done
     }
 
-    /// A new process over the same maps and the same catalog.
+    /// Starts a new process over the same maps and the same catalog.
     pub fn restart(&mut self) {
         let dump = self.table.load().unwrap();
         let (state, repairs) = load(&dump, dump.meta);
@@ -109,13 +109,13 @@ impl Agent {
         find(&self.table.inner, ip(address))
     }
 
-    /// What a client of this frontend may be given; `None` when it is no frontend.
+    /// The backends that a client of this frontend may be given; `None` when it is no frontend.
     pub fn backends(&self, address: &str) -> Option<BTreeSet<String>> {
         self.find(address).map(|(_, line)| backends(&self.table.inner, &line))
     }
 }
 
-/// As the datapath finds the frontend with this address, TCP, port 80.
+/// Finds the frontend with this address, TCP, port 80, as the datapath does.
 pub fn find(memory: &MemoryTable, address: IpAddr) -> Option<(u32, Line)> {
     let wanted = Wanted::new(Address::from(address).words(), 80, Protocol::Tcp, Scope::Any);
     let meta = memory.meta();
@@ -123,7 +123,7 @@ pub fn find(memory: &MemoryTable, address: IpAddr) -> Option<(u32, Line)> {
     found.ok().map(|(line, number)| (number, line.read()))
 }
 
-/// What a draw of this line can give. A slot that its reader would not accept is "torn".
+/// The backends that a draw of this line can give. A slot that its reader would not accept is "torn".
 pub fn backends(memory: &MemoryTable, line: &Line) -> BTreeSet<String> {
     (line.set.first..line.set.first.saturating_add(line.set.count))
         .map(|number| {
@@ -138,7 +138,7 @@ pub fn set(addresses: &[&str]) -> Option<BTreeSet<String>> {
     Some(addresses.iter().map(ToString::to_string).collect())
 }
 
-/// A table that keeps a record of what it was asked.
+/// A table that records its operations.
 pub struct Recorder<T> {
     pub inner: T,
     pub rows: Vec<Result<Row, Key>>,

@@ -1,4 +1,4 @@
-//! Single fields: text and numbers to what the model holds, or an error that says what was expected.
+//! Single fields: text and numbers to values of the model, or an error with the expected value.
 
 use std::net::IpAddr;
 
@@ -107,8 +107,8 @@ pub(super) fn unusable(address: &IpAddr) -> Option<&'static str> {
     }
 }
 
-/// Looks whether an object names no more than `most` pairs of its ports and of its `others`, such as
-/// addresses: two lists that fit into an object need not fit into memory when they are multiplied.
+/// Checks that an object names no more than `most` pairs of its ports and of its `others`, such as addresses:
+/// two lists that fit into an object need not fit into memory when they are multiplied.
 pub(super) fn pairs(
     field: &str,
     ports: usize,
@@ -124,29 +124,43 @@ pub(super) fn pairs(
     Err(Invalid::new(field, problem))
 }
 
+/// Returns the value of one of some words; absent or empty is the first of them.
+pub(super) fn choice<T: Copy, const N: usize>(
+    field: &str,
+    text: Option<&str>,
+    what: &str,
+    choices: [(&str, T); N],
+) -> Result<T, Invalid> {
+    let text = text.unwrap_or_default();
+    let chosen = match text.is_empty() {
+        true => choices.first(),
+        false => choices.iter().find(|(word, _)| *word == text),
+    };
+    if let Some((_, value)) = chosen {
+        return Ok(*value);
+    }
+    let words = choices.map(|(word, _)| word).join(", ");
+    Err(Invalid::new(field, format!("{} is not {what} ({words})", quote(text))))
+}
+
 /// A protocol; `None` is SCTP, which Kubernetes has and svclb does not translate.
 pub(super) fn protocol(field: &str, text: Option<&str>) -> Result<Option<Protocol>, Invalid> {
-    match text {
-        None | Some("" | "TCP") => Ok(Some(Protocol::Tcp)),
-        Some("UDP") => Ok(Some(Protocol::Udp)),
-        Some("SCTP") => Ok(None),
-        Some(other) => {
-            let problem = format!("{} is not a protocol (TCP, UDP, SCTP)", quote(other));
-            Err(Invalid::new(field, problem))
-        }
-    }
+    let choices = [("TCP", Some(Protocol::Tcp)), ("UDP", Some(Protocol::Udp)), ("SCTP", None)];
+    choice(field, text, "a protocol", choices)
 }
 
 /// A traffic policy; absent or empty is the default one.
 pub(super) fn policy(field: &str, text: Option<&str>) -> Result<TrafficPolicy, Invalid> {
-    match text {
-        None | Some("" | "Cluster") => Ok(TrafficPolicy::Cluster),
-        Some("Local") => Ok(TrafficPolicy::Local),
-        Some(other) => {
-            let problem = format!("{} is not a traffic policy (Cluster, Local)", quote(other));
-            Err(Invalid::new(field, problem))
-        }
-    }
+    let choices = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local)];
+    choice(field, text, "a traffic policy", choices)
+}
+
+/// The error about a port with the name and protocol of an earlier one.
+pub(super) fn repeated_name(field: String, name: &str, protocol: Protocol) -> Invalid {
+    let (name, protocol) = (quote(name), protocol.name());
+    let problem =
+        format!("{name} is the name of an earlier {protocol} port too: expected names that differ");
+    Invalid::new(field, problem)
 }
 
 /// The address and prefix length of a range such as `10.0.0.0/8`, blanks around it allowed (the API

@@ -128,7 +128,7 @@ impl LeftOut {
         }
     }
 
-    /// Passes an address on, unless nothing can be served at it: then it is counted and ignored.
+    /// Returns an address at which something can be served; counts and ignores any other.
     fn usable(&mut self, field: impl FnOnce() -> String, address: IpAddr) -> Option<IpAddr> {
         let Some(why) = field::unusable(&address) else { return Some(address) };
         self.counts.unusable_addresses += 1;
@@ -136,8 +136,8 @@ impl LeftOut {
         None
     }
 
-    /// The same for an address beside the ClusterIPs, which is also of no use in a family without a ClusterIP:
-    /// kube-proxy knows no Service there.
+    /// The same for an address beside the ClusterIPs, which is not usable in a family without a ClusterIP either:
+    /// there kube-proxy has no Service.
     fn usable_in(
         &mut self,
         families: Families,
@@ -173,7 +173,7 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
             object: None,
             service: None,
@@ -247,31 +247,29 @@ pub struct Skipped {
 
 impl Skipped {
     /// Returns each reason, as metrics and logs name it, with its count.
-    pub fn counts(&self) -> [(&'static str, u32); 9] {
+    pub fn counts(mut self) -> [(&'static str, u32); 9] {
+        self.counts_mut().map(|(reason, count)| (reason, *count))
+    }
+
+    const fn counts_mut(&mut self) -> [(&'static str, &mut u32); 9] {
         [
-            ("sctp_ports", self.sctp_ports),
-            ("ports_without_number", self.ports_without_number),
-            ("slices_without_service", self.slices_without_service),
-            ("slices_headless", self.slices_headless),
-            ("slices_of_other_addresses", self.slices_of_other_addresses),
-            ("services_of_others", self.services_of_others),
-            ("services_of_sctp", self.services_of_sctp),
-            ("unusable_addresses", self.unusable_addresses),
-            ("unusable_endpoints", self.unusable_endpoints),
+            ("sctp_ports", &mut self.sctp_ports),
+            ("ports_without_number", &mut self.ports_without_number),
+            ("slices_without_service", &mut self.slices_without_service),
+            ("slices_headless", &mut self.slices_headless),
+            ("slices_of_other_addresses", &mut self.slices_of_other_addresses),
+            ("services_of_others", &mut self.services_of_others),
+            ("services_of_sctp", &mut self.services_of_sctp),
+            ("unusable_addresses", &mut self.unusable_addresses),
+            ("unusable_endpoints", &mut self.unusable_endpoints),
         ]
     }
 
     /// Adds another's counts.
-    pub fn add(&mut self, other: &Self) {
-        self.sctp_ports += other.sctp_ports;
-        self.ports_without_number += other.ports_without_number;
-        self.slices_without_service += other.slices_without_service;
-        self.slices_headless += other.slices_headless;
-        self.slices_of_other_addresses += other.slices_of_other_addresses;
-        self.services_of_others += other.services_of_others;
-        self.services_of_sctp += other.services_of_sctp;
-        self.unusable_addresses += other.unusable_addresses;
-        self.unusable_endpoints += other.unusable_endpoints;
+    pub fn add(&mut self, other: Self) {
+        for ((_, sum), (_, count)) in self.counts_mut().into_iter().zip(other.counts()) {
+            *sum += count;
+        }
     }
 }
 

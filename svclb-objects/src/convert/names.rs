@@ -44,7 +44,7 @@ impl Traits<'_> {
 
     fn pooled(&self) -> Endpoint {
         let [ready, serving, terminating] = self.conditions();
-        let hints = |hints: &[wire::Named]| hints.iter().map(|hint| name(&hint.name)).collect();
+        let hints = |hints: &[wire::Hint]| hints.iter().map(|hint| name(&hint.name)).collect();
         Endpoint {
             ready,
             serving,
@@ -71,7 +71,7 @@ impl Hash for Traits<'_> {
 impl Equivalent<Arc<Endpoint>> for Traits<'_> {
     fn equivalent(&self, kept: &Arc<Endpoint>) -> bool {
         let Endpoint { ready, serving, terminating, node, node_hints, zone_hints } = &**kept;
-        let same = |hints: &[wire::Named], kept: &[Arc<str>]| {
+        let same = |hints: &[wire::Hint], kept: &[Arc<str>]| {
             hints.iter().map(|hint| &*hint.name).eq(kept.iter().map(|hint| &**hint))
         };
         self.conditions() == [*ready, *serving, *terminating]
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_an_endpoint_is_found_again_however_it_is_written() {
+    fn equal_endpoints_share_their_traits_in_any_encoding() {
         let endpoint_of = |text: &str| endpoint(&serde_json::from_str(text).unwrap());
         let rows = [
             "{}",

@@ -41,14 +41,6 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
         }
     }
-
-    /// Its API group; empty for the core group.
-    const fn group(self) -> &'static str {
-        match self {
-            Self::Service | Self::Node => "",
-            Self::EndpointSlice => "discovery.k8s.io",
-        }
-    }
 }
 
 /// The identity of an object: its kind and name. A Node's namespace is empty.
@@ -103,7 +95,7 @@ enum Meaning {
 }
 
 /// Converts a document: an object, or a list of them (v1 List, ServiceList,
-/// EndpointSliceList, NodeList). Each item of a list counts by itself. Other kinds are passed over.
+/// EndpointSliceList, NodeList). Each item of a list counts by itself. Other kinds are ignored.
 pub fn objects(document: Value) -> Converted {
     let mut converted = Converted::default();
     take(document, None, String::new(), &mut converted);
@@ -212,35 +204,36 @@ fn meaning(value: &Value, implied: Option<Kind>) -> Result<Meaning, Invalid> {
         (None, ..) => return Err(missing("kind", "Service")),
         (_, None, _) => return Err(missing("apiVersion", "v1")),
     };
-    if let Some(known) = Kind::ALL.into_iter().find(|known| known.name() == kind) {
-        return meaning_of(known, version)
-            .map(|ours| if ours { Meaning::One(known) } else { Meaning::Other });
+    if (kind, version) == ("List", "v1") {
+        return Ok(Meaning::List(None));
     }
-    if let Some(known) =
-        Kind::ALL.into_iter().find(|known| kind.strip_suffix("List") == Some(known.name()))
-    {
-        let ours = meaning_of(known, version)?;
-        return Ok(if ours { Meaning::List(Some(known)) } else { Meaning::Other });
+    let one = kind.strip_suffix("List");
+    match Kind::ALL.into_iter().find(|known| known.name() == one.unwrap_or(kind)) {
+        Some(known) if is_read(known, version)? => {
+            Ok(if one.is_some() { Meaning::List(Some(known)) } else { Meaning::One(known) })
+        }
+        _ => Ok(Meaning::Other),
     }
-    Ok(if (kind, version) == ("List", "v1") { Meaning::List(None) } else { Meaning::Other })
 }
 
 /// Returns true when a kind of this name is ours, and not another group's. A version that is not read is an
 /// error: otherwise such an object would be missed silently.
-fn meaning_of(kind: Kind, version: &str) -> Result<bool, Invalid> {
-    let (group, number) =
-        version.rsplit_once('/').map_or(("", version), |(group, number)| (group, number));
-    let ours = group == kind.group();
-    if ours && number == "v1" {
+fn is_read(kind: Kind, version: &str) -> Result<bool, Invalid> {
+    let expected = kind.api_version();
+    if version == expected {
         return Ok(true);
     }
-    // The core group's own kinds are known: an EndpointSlice of it is a slip of the pen.
-    if !ours && !group.is_empty() {
+    // The core group's own kinds are known: an EndpointSlice of it is a mistake.
+    if !group(version).is_empty() && group(version) != group(expected) {
         return Ok(false);
     }
-    let expected = kind.api_version();
     let problem = format!("{} is not read here: expected {expected}", quote(version));
     Err(Invalid::new("apiVersion", problem))
+}
+
+/// Returns the API group of a version; empty for the core group.
+fn group(version: &str) -> &str {
+    version.rsplit_once('/').map_or("", |(group, _)| group)
 }
 
 fn items(mut value: Value) -> Result<Vec<Value>, Invalid> {

@@ -14,8 +14,8 @@ const AFFINITY_SECONDS: u32 = 10_800;
 /// The longest that the API server takes: a day.
 const LONGEST_AFFINITY: i64 = 86_400;
 
-/// Converts a Service. One without frontends here (headless, ExternalName, another proxy's) is `None`
-/// in the update, and what else it holds does not matter.
+/// Converts a Service. One without frontends here (headless, ExternalName, another proxy's) is `None` in the
+/// update, whatever its other fields.
 ///
 /// # Errors
 /// The field that is wrong, with the object it belongs to as far as it has a name.
@@ -116,55 +116,47 @@ fn cluster_ips(spec: &wire::ServiceSpec, left_out: &mut LeftOut) -> Result<Vec<I
     Ok(found)
 }
 
-/// External IPs. An empty one is passed over, as utils.go's `MapIPsByIPFamily` does: old API servers
-/// let them in.
+/// Returns the external IPs. Empty ones are ignored, as utils.go's `MapIPsByIPFamily` does: old API servers
+/// accepted them.
 fn external_ips(
     spec: &wire::ServiceSpec,
     families: Families,
     left_out: &mut LeftOut,
 ) -> Result<Vec<IpAddr>, Invalid> {
-    let mut found = Addresses::default();
-    for (i, text) in spec.external_ips.iter().enumerate() {
-        if text.trim().is_empty() {
-            continue;
-        }
-        let field = format!("spec.externalIPs[{i}]");
-        let address = field::address(&field, text)?;
-        found.take(left_out.usable_in(families, || field.clone(), address));
-    }
-    Ok(found.list)
+    let texts = spec.external_ips.iter().enumerate().filter(|(_, text)| !text.trim().is_empty());
+    let texts = texts.map(|(i, text)| (format!("spec.externalIPs[{i}]"), &**text));
+    addresses_beside(texts, families, left_out)
 }
 
-/// Addresses in their order, each once.
-#[derive(Default)]
-struct Addresses {
-    list: Vec<IpAddr>,
-    known: HashSet<IpAddr>,
-}
-
-impl Addresses {
-    fn take(&mut self, address: Option<IpAddr>) {
-        let new = address.filter(|address| self.known.insert(*address));
-        self.list.extend(new);
-    }
-}
-
-/// Addresses that are served at the node: ipMode VIP, which is the default (KEP-1860). With another
-/// mode, or a host name only, the load balancer itself is meant to be reached.
+/// Returns the load balancer addresses that are served at the node: those of ipMode VIP, which is the default
+/// (KEP-1860). With another mode, or only a host name, clients must reach the load balancer itself.
 fn load_balancer_ips(
     status: &wire::ServiceStatus,
     families: Families,
     left_out: &mut LeftOut,
 ) -> Result<Vec<IpAddr>, Invalid> {
-    let mut found = Addresses::default();
-    for (i, ingress) in status.load_balancer.ingress.iter().enumerate() {
+    let texts = status.load_balancer.ingress.iter().enumerate().filter_map(|(i, ingress)| {
         let vip = matches!(ingress.ip_mode.as_deref(), None | Some("" | "VIP"));
-        let Some(text) = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty()) else { continue };
-        let field = format!("status.loadBalancer.ingress[{i}].ip");
+        let text = ingress.ip.as_deref().filter(|ip| vip && !ip.is_empty())?;
+        Some((format!("status.loadBalancer.ingress[{i}].ip"), text))
+    });
+    addresses_beside(texts, families, left_out)
+}
+
+/// Reads addresses beside the ClusterIPs, given with their fields. Returns the usable ones in their order, each
+/// once.
+fn addresses_beside<'a>(
+    texts: impl Iterator<Item = (String, &'a str)>,
+    families: Families,
+    left_out: &mut LeftOut,
+) -> Result<Vec<IpAddr>, Invalid> {
+    let (mut found, mut known) = (Vec::new(), HashSet::new());
+    for (field, text) in texts {
         let address = field::address(&field, text)?;
-        found.take(left_out.usable_in(families, || field.clone(), address));
+        let usable = left_out.usable_in(families, || field.clone(), address);
+        found.extend(usable.filter(|address| known.insert(*address)));
     }
-    Ok(found.list)
+    Ok(found)
 }
 
 /// Returns the families in which source ranges restrict clients: those with ranges, but without a range of
@@ -186,14 +178,10 @@ fn source_ranges(spec: &wire::ServiceSpec) -> Result<Families, Invalid> {
 }
 
 fn affinity(spec: &wire::ServiceSpec) -> Result<Option<u32>, Invalid> {
-    match spec.session_affinity.as_deref() {
-        None | Some("" | "None") => return Ok(None),
-        Some("ClientIP") => {}
-        Some(other) => {
-            let problem =
-                format!("{} is not a session affinity (None, ClientIP)", field::quote(other));
-            return Err(Invalid::new("spec.sessionAffinity", problem));
-        }
+    let choices = [("None", false), ("ClientIP", true)];
+    let text = spec.session_affinity.as_deref();
+    if !field::choice("spec.sessionAffinity", text, "a session affinity", choices)? {
+        return Ok(None);
     }
     let Some(seconds) = spec.session_affinity_config.client_ip.timeout_seconds else {
         return Ok(Some(AFFINITY_SECONDS));
@@ -233,14 +221,9 @@ fn ports(spec: &wire::ServiceSpec, skipped: &mut Skipped) -> Result<Vec<ServiceP
             skipped.sctp_ports += 1;
             continue;
         };
-        // The name and protocol are what endpoints are matched by; the number is what is dialled.
+        // Endpoints are matched by name and protocol; clients dial the number.
         if !names.insert((name, protocol)) {
-            let problem = format!(
-                "{} is the name of an earlier {} port too: expected names that differ",
-                field::quote(name),
-                protocol.name(),
-            );
-            return Err(Invalid::new(at("name"), problem));
+            return Err(field::repeated_name(at("name"), name, protocol));
         }
         if !numbers.insert((number, protocol)) {
             let problem =

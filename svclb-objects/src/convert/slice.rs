@@ -27,7 +27,7 @@ pub fn slice(slice: &wire::EndpointSlice) -> Result<(Update, LeftOut), Invalid> 
     Ok((Update::Slice(name, converted), left_out))
 }
 
-/// The Service that a slice's label names.
+/// Returns the Service that a slice's label names.
 pub(super) fn named(slice: &ObjectName, service: &str) -> Option<Box<ObjectName>> {
     let name = names::name(Name::Label.check("", service).ok()?);
     Some(Box::new(ObjectName { namespace: Arc::clone(&slice.namespace), name }))
@@ -43,7 +43,7 @@ fn convert(
         left_out.counts.slices_headless += 1;
         return Ok(None);
     }
-    // A label may hold what is no name of a Service; then it names none.
+    // A label may hold a text that is no name of a Service; then it names none.
     let service = labels.service_name.as_deref();
     let Some(service) = service.filter(|service| Name::Label.check("", service).is_ok()) else {
         left_out.counts.slices_without_service += 1;
@@ -64,6 +64,7 @@ fn convert(
     let ports = ports(&slice.ports, left_out)?;
     field::pairs("ports", ports.len(), (slice.endpoints.len(), "endpoints"), SLICE_BACKENDS)?;
     let endpoints = endpoints(&slice.endpoints, ipv4, left_out)?;
+    let triggered = slice.metadata.annotations.last_change_trigger_time.as_deref();
     let mut notes = 0;
     if left_out.counts.unusable_endpoints > 0 {
         notes |= ServiceNotes::UNUSABLE_ENDPOINTS;
@@ -76,12 +77,7 @@ fn convert(
         ports: ports.into_boxed_slice(),
         endpoints,
         notes,
-        triggered: slice
-            .metadata
-            .annotations
-            .last_change_trigger_time
-            .as_deref()
-            .and_then(field::nanoseconds),
+        triggered: triggered.and_then(field::nanoseconds),
         omitted: None,
     }))
 }
@@ -98,30 +94,24 @@ fn ports(ports: &[wire::EndpointPort], left_out: &mut LeftOut) -> Result<Vec<Sli
         }
         match field::protocol(&at("protocol"), port.protocol.as_deref())? {
             Some(protocol) => {
-                // As the API server has it, but for the protocol. Each would be a backend of every
-                // endpoint: an object that fits into memory would stand for more than does.
+                // The API server checks this, too, without regard to the protocol. Each repeated name would
+                // be a backend of every endpoint, more of them than fit into memory.
                 if !known.insert((name, protocol)) {
-                    let problem = format!(
-                        "{} is the name of an earlier {} port too: expected names that differ",
-                        field::quote(name),
-                        protocol.name(),
-                    );
-                    return Err(Invalid::new(at("name"), problem));
+                    return Err(field::repeated_name(at("name"), name, protocol));
                 }
                 // The API server takes any number, also none; endpointslicecache.go passes over nil and 0.
-                match port.port.map(|number| (number, field::port("", number))) {
-                    Some((_, Ok(number))) => {
-                        found.push(SlicePort { name: names::name(name), protocol, port: number });
+                let number = port.port.filter(|number| number.0 != 0);
+                let number = number.map(|number| field::port("", number)).transpose();
+                let problem = match number {
+                    Ok(Some(port)) => {
+                        found.push(SlicePort { name: names::name(name), protocol, port });
+                        continue;
                     }
-                    Some((wire::Number(0), _)) | None => {
-                        left_out.counts.ports_without_number += 1;
-                        left_out.ignore(|| at("port"), "missing", "port");
-                    }
-                    Some((_, Err(wrong))) => {
-                        left_out.counts.ports_without_number += 1;
-                        left_out.ignore(|| at("port"), wrong.problem, "port");
-                    }
-                }
+                    Ok(None) => "missing".to_owned(),
+                    Err(wrong) => wrong.problem,
+                };
+                left_out.counts.ports_without_number += 1;
+                left_out.ignore(|| at("port"), problem, "port");
             }
             None => left_out.counts.sctp_ports += 1,
         }
@@ -152,7 +142,7 @@ fn endpoints(
     Ok(converted.into_iter().collect())
 }
 
-/// The address that is used of an endpoint: the first.
+/// Returns the address of an endpoint that is used: the first.
 fn address(i: usize, endpoint: &wire::Endpoint) -> Result<IpAddr, Invalid> {
     let wire::First(Some(text)) = &endpoint.addresses else {
         let problem = "missing: an endpoint needs an address";

@@ -1,6 +1,6 @@
-//! The fields of Kubernetes objects that svclb reads, as they stand in YAML and JSON. Everything else
-//! of an object is ignored. What a value means, and whether it may be, is decided in the conversion:
-//! these types take any number and any text, so that one bad field can be named with its object.
+//! The fields of Kubernetes objects that svclb reads, as they are written in YAML and JSON. All other fields are
+//! ignored. These types take any number and any text; the conversion checks the values, so that it can name one
+//! bad field with its object.
 //!
 //! They are created for each event of a busy cluster: a text that is no longer than most addresses and
 //! names takes no allocation.
@@ -29,8 +29,7 @@ pub struct Service {
 
 /// `metadata` of any object.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct Metadata {
     /// Name.
     pub name: Option<Text>,
@@ -42,10 +41,10 @@ pub struct Metadata {
     pub creation_timestamp: Option<Text>,
     /// Changes whenever the object does; absent in files.
     pub resource_version: Option<Text>,
-    /// The labels that mean something here.
+    /// The labels that svclb reads.
     #[serde(default, deserialize_with = "or_default")]
     pub labels: Labels,
-    /// The annotations that mean something here.
+    /// The annotations that svclb reads.
     #[serde(default, deserialize_with = "or_default")]
     pub annotations: Annotations,
 }
@@ -94,8 +93,7 @@ pub struct Labels {
 
 /// `spec` of a Service.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct ServiceSpec {
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
     #[serde(rename = "type")]
@@ -137,8 +135,7 @@ pub struct SessionAffinityConfig {
 
 /// `spec.sessionAffinityConfig.clientIP`.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct ClientIpConfig {
     /// Seconds.
     pub timeout_seconds: Option<Number>,
@@ -146,8 +143,7 @@ pub struct ClientIpConfig {
 
 /// One of `spec.ports` of a Service. (`targetPort` is never read: EndpointSlices hold the result.)
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct ServicePort {
     /// Name.
     pub name: Option<Text>,
@@ -161,8 +157,7 @@ pub struct ServicePort {
 
 /// `status` of a Service.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct ServiceStatus {
     /// The state that a load balancer reported.
     #[serde(default, deserialize_with = "or_default")]
@@ -180,8 +175,7 @@ pub struct LoadBalancer {
 
 /// One of `status.loadBalancer.ingress`.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct Ingress {
     /// Address; absent when there is only a host name.
     pub ip: Option<Text>,
@@ -191,8 +185,7 @@ pub struct Ingress {
 
 /// A discovery.k8s.io/v1 EndpointSlice.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct EndpointSlice {
     /// Name and labels.
     #[serde(default, deserialize_with = "or_default")]
@@ -221,8 +214,7 @@ pub struct EndpointPort {
 
 /// One of an EndpointSlice's `endpoints`.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct Endpoint {
     /// Addresses of one endpoint; the first counts.
     #[serde(default, deserialize_with = "or_default")]
@@ -237,7 +229,7 @@ pub struct Endpoint {
     pub hints: Hints,
 }
 
-/// The first of some texts, which is all that is read of them.
+/// The first of some texts. The others are skipped.
 #[derive(Clone, Debug, Default, Hash)]
 pub struct First(pub Option<Text>);
 
@@ -281,21 +273,20 @@ pub struct Conditions {
 
 /// `hints` of an endpoint.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(expecting = "a mapping")]
-#[serde(rename_all = "camelCase")]
+#[serde(expecting = "a mapping", rename_all = "camelCase")]
 pub struct Hints {
     /// Zones.
     #[serde(default, deserialize_with = "or_default")]
-    pub for_zones: Vec<Named>,
+    pub for_zones: Vec<Hint>,
     /// Nodes.
     #[serde(default, deserialize_with = "or_default")]
-    pub for_nodes: Vec<Named>,
+    pub for_nodes: Vec<Hint>,
 }
 
 /// One zone or node of a hint.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 #[serde(expecting = "a mapping")]
-pub struct Named {
+pub struct Hint {
     /// Its name. One without a name names no zone and no node.
     #[serde(default, deserialize_with = "or_default")]
     pub name: Text,
@@ -362,7 +353,7 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// `null` is the same as nothing, as the API server has it.
+/// Treats `null` as absent, as the API server does.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -373,17 +364,17 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 fn if_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Found {
+    enum MaybeText {
         Text(Text),
         Other(IgnoredAny),
     }
-    Ok(match Found::deserialize(deserializer)? {
-        Found::Text(text) => Some(text),
-        Found::Other(_) => None,
+    Ok(match MaybeText::deserialize(deserializer)? {
+        MaybeText::Text(text) => Some(text),
+        MaybeText::Other(_) => None,
     })
 }
 
-/// A label counts with any value.
+/// Returns true for a label with any value.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     <IgnoredAny as de::Deserialize>::deserialize(deserializer).map(|_| true)
 }

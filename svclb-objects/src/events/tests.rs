@@ -3,7 +3,7 @@
 use super::*;
 use crate::protobuf::tests::{added, envelope, event, field, frame, number, service};
 
-/// All events of a body about Services, and what is wrong behind them.
+/// The events of a body about Services, and the error after them.
 fn read(encoding: Encoding, body: &[u8]) -> (Vec<Event>, Result<(), Malformed>) {
     let (mut decoder, mut events) = (Decoder::new(encoding), Vec::new());
     decoder.push(body);
@@ -97,7 +97,7 @@ fn events_of_each_type_are_the_same_in_both_encodings() {
 }
 
 #[test]
-fn a_body_is_the_same_in_whatever_parts_it_comes() {
+fn body_is_decoded_the_same_in_parts_of_any_size() {
     let object = |name: &str| format!(r#"{{"metadata":{{"name":"{name}"}}}}"#);
     let lines = ["a", "b", "c"].map(|name| line("ADDED", &object(name))).concat();
     let frames = [added("a"), added("b"), added("c")].concat();
@@ -120,7 +120,7 @@ fn a_body_is_the_same_in_whatever_parts_it_comes() {
 }
 
 #[test]
-fn what_breaks_off_or_is_no_event_is_an_error_behind_all_that_came_before_it() {
+fn incomplete_or_invalid_frame_is_an_error_after_all_earlier_events() {
     let unreadable = |words: &str| format!("the API server's protobuf cannot be read: {words}");
     let too_long = u32::try_from(LONGEST + 1).unwrap().to_be_bytes().to_vec();
     let rows = [
@@ -167,7 +167,7 @@ fn what_breaks_off_or_is_no_event_is_an_error_behind_all_that_came_before_it() {
         let error = end.unwrap_err().to_string();
         assert!(error.contains(&words), "{row}: {error}");
     }
-    // The longest that may be is waited for.
+    // An event of the greatest length is waited for.
     let longest = u32::try_from(LONGEST).unwrap().to_be_bytes();
     let (found, end) = read(Encoding::Protobuf, &longest);
     assert_eq!((found.len(), end), (0, Err(Malformed::Cut(Encoding::Protobuf, 4))));
@@ -196,7 +196,7 @@ fn lines_that_are_no_events_or_break_off_are_errors() {
 }
 
 #[test]
-fn a_page_says_what_follows_it_and_reads_each_object_alone() {
+fn page_has_the_next_token_and_reads_each_object_alone() {
     let of = |body: &str| {
         let mut names = Vec::new();
         let end = page(Kind::Node, body.as_bytes(), |read| {

@@ -35,7 +35,7 @@ pub(super) struct Document<'a> {
 
 /// The reason for which a document cannot be parsed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Unreadable {
+pub(super) struct ParseError {
     /// The line of the file, from 1.
     pub(super) line: usize,
     /// The problem.
@@ -91,12 +91,12 @@ fn has_content(line: &str) -> bool {
 }
 
 /// Parses one document of YAML. An empty one is null.
-pub(super) fn parse(document: &Document<'_>) -> Result<Value, Unreadable> {
+pub(super) fn parse(document: &Document<'_>) -> Result<Value, ParseError> {
     serde_saphyr::from_str_with_options(document.text, options(document.text)).map_err(|error| {
         let formatter = UserMessageFormatter.with_localizer(&WithoutPlaces);
         let inner = error.location().map_or(1, |location| location.line());
         let inner = usize::try_from(inner).unwrap_or(1).max(1);
-        Unreadable {
+        ParseError {
             line: document.line + inner - 1,
             problem: error.render_with_formatter(&formatter),
         }
@@ -105,7 +105,7 @@ pub(super) fn parse(document: &Document<'_>) -> Result<Value, Unreadable> {
 
 /// Parses JSON: one value after the other, as `kubectl` takes them. Values after an error
 /// cannot be separated, so the error is the last.
-pub(super) fn parse_json(text: &str) -> impl Iterator<Item = (usize, Result<Value, Unreadable>)> {
+pub(super) fn parse_json(text: &str) -> impl Iterator<Item = (usize, Result<Value, ParseError>)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     values.enumerate().map(|(index, value)| {
@@ -113,7 +113,7 @@ pub(super) fn parse_json(text: &str) -> impl Iterator<Item = (usize, Result<Valu
             // It ends in " at line 1 column 2", which `line` holds.
             let words = error.to_string();
             let words = words.rsplit_once(" at line ").map_or(words.as_str(), |(words, _)| words);
-            Unreadable { line: error.line().max(1), problem: words.to_owned() }
+            ParseError { line: error.line().max(1), problem: words.to_owned() }
         });
         (index + 1, value)
     })
@@ -203,6 +203,15 @@ enum Tree {
     Leaf,
 }
 
+/// Methods of a visitor for the types of scalars.
+macro_rules! leaves {
+    ($($visit:ident($($scalar:ty)?)),*) => {
+        $(fn $visit<E>(self $(, _: $scalar)?) -> Result<Tree, E> {
+            Ok(Tree::Leaf)
+        })*
+    };
+}
+
 impl<'de> Deserialize<'de> for Tree {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AnyTree;
@@ -229,37 +238,8 @@ impl<'de> Deserialize<'de> for Tree {
                 Ok(Tree::List(items))
             }
 
-            fn visit_bool<E>(self, _: bool) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_bytes<E>(self, _: &[u8]) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_unit<E>(self) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
-
-            fn visit_none<E>(self) -> Result<Tree, E> {
-                Ok(Tree::Leaf)
-            }
+            leaves!(visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+            leaves!(visit_str(&str), visit_bytes(&[u8]), visit_unit(), visit_none());
         }
         deserializer.deserialize_any(AnyTree)
     }

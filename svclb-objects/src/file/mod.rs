@@ -13,16 +13,19 @@ use serde_json::Value;
 use svclb_core::model::Update;
 
 use crate::convert::{self, Accepted, Invalid, Kind, ObjectId, Skipped, Uid};
-use crate::ledger::Rejection;
-use documents::Unreadable;
+use crate::ledger::{Rejection, until_corrected};
+use documents::ParseError;
 use svclb_core::text::{line, short};
 
 /// The number of rejects of a file that are reported one by one. A value that is no object takes two bytes
 /// of a file, and its reject hundreds.
 pub const MOST_REPORTED: usize = 100;
+/// The consequence of a reject that may be any object.
+const UNKNOWN: &str =
+    "; until this is corrected, objects that the file had before and lacks now keep their state";
 
 /// A part of a file that was rejected or ignored, and why. It affects nothing else.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FileReject {
     /// The file, as `--from` names it.
     pub file: PathBuf,
@@ -32,8 +35,21 @@ pub struct FileReject {
     pub document: Option<usize>,
     /// The object, where its name can be read.
     pub object: Option<ObjectId>,
-    /// The problem, what was expected, and what happens meanwhile.
+    /// The rejection of the object as a whole. The consequence depends on the object's state:
+    /// [`FileReject::add_consequence`] adds it to `problem`.
+    pub rejection: Option<Rejection>,
+    /// The problem, what was expected, and the consequence.
     pub problem: String,
+}
+
+impl FileReject {
+    /// Adds the consequence to the rejection of an object as a whole, which has a state or none.
+    pub fn add_consequence(&mut self, has_state: bool) {
+        if self.rejection.is_some() {
+            self.problem += "; ";
+            self.problem += until_corrected(has_state);
+        }
+    }
 }
 
 impl fmt::Display for FileReject {
@@ -51,7 +67,7 @@ impl fmt::Display for FileReject {
 
 /// An object of a file.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Object {
+pub struct FileObject {
     /// Its state.
     pub update: Update,
     /// Its `metadata.uid`, where it has one.
@@ -66,7 +82,7 @@ pub struct Object {
 #[derive(Debug, Default)]
 pub struct Contents {
     /// Objects. One that svclb does not serve has an update without an object.
-    pub objects: BTreeMap<ObjectId, Object>,
+    pub objects: BTreeMap<ObjectId, FileObject>,
     /// Rejected objects whose names can be read.
     pub rejected: BTreeMap<ObjectId, Rejection>,
     /// Something was rejected that may be any object.
@@ -82,29 +98,30 @@ pub struct Contents {
 
 /// Reads the contents of a file. `node` is the only Node that counts.
 pub fn contents(path: &Path, bytes: io::Result<Vec<u8>>, node: &str) -> Contents {
-    let mut reader = Reader { path, node, contents: Contents::default(), ignored: Vec::new() };
+    let mut builder =
+        ContentsBuilder { path, node, contents: Contents::default(), ignored: Vec::new() };
     let text = bytes.and_then(|bytes| {
         String::from_utf8(bytes).map_err(|_| io::Error::other("it is not text in UTF-8"))
     });
     match text {
-        Err(error) => reader.unreadable_file(&error),
+        Err(error) => builder.unreadable_file(&error),
         Ok(text) if path.extension().is_some_and(|extension| extension == "json") => {
             for (number, value) in documents::parse_json(&text) {
-                reader.document(number, value, |_| None);
+                builder.document(number, value, |_| None);
             }
         }
         Ok(text) => {
             for document in documents::split(&text) {
                 let lines = documents::Lines::of(&document);
                 let line = |field: &str| Some(lines.of_field(field));
-                reader.document(document.number, documents::parse(&document), line);
+                builder.document(document.number, documents::parse(&document), line);
             }
         }
     }
-    reader.finish()
+    builder.finish()
 }
 
-struct Reader<'a> {
+struct ContentsBuilder<'a> {
     path: &'a Path,
     node: &'a str,
     contents: Contents,
@@ -112,34 +129,32 @@ struct Reader<'a> {
     ignored: Vec<FileReject>,
 }
 
-impl Reader<'_> {
+impl ContentsBuilder<'_> {
     fn unreadable_file(&mut self, error: &io::Error) {
         self.contents.unknown = true;
         self.contents.standing += 1;
-        let problem = format!("cannot be read: {error}; what it held before stays");
-        self.reject(None, None, None, problem);
+        let problem = format!("cannot be read: {error}; its objects keep their state");
+        let report = self.report(None, None, problem);
+        self.contents.rejects.push(report);
     }
 
     /// Reads a document. `line` returns the line of a field of it.
     fn document(
         &mut self,
         number: usize,
-        value: Result<Value, Unreadable>,
+        value: Result<Value, ParseError>,
         line: impl Fn(&str) -> Option<usize>,
     ) {
         let value = match value {
             Ok(Value::Null) => return,
             Ok(value) => value,
-            Err(Unreadable { line, problem }) => {
+            Err(ParseError { line, problem }) => {
                 self.contents.unknown = true;
                 if !self.count_reject() {
                     return;
                 }
-                let problem = short(&problem);
-                let problem = format!(
-                    "{problem}; until this is corrected, what the file held before and holds no more stays"
-                );
-                return self.reject(Some(number), Some(line), None, problem);
+                let report = self.report(Some(number), Some(line), short(&problem) + UNKNOWN);
+                return self.contents.rejects.push(report);
             }
         };
         let converted = convert::objects(value);
@@ -153,20 +168,21 @@ impl Reader<'_> {
                 && self.ignored.len() < MOST_REPORTED
             {
                 let problem = short(&format!("{object}: {ignored}"));
-                let line = line(&ignored.field);
-                self.ignored.push(self.report(Some(number), line, Some(object.clone()), problem));
+                let report = self.report(Some(number), line(&ignored.field), problem);
+                self.ignored.push(FileReject { object: Some(object.clone()), ..report });
             }
             let skipped = left_out.counts;
-            let stated = Object { update, uid, document: number, skipped };
+            let stated = FileObject { update, uid, document: number, skipped };
             let earlier = self.contents.objects.insert(object.clone(), stated);
-            if let Some(Object { document: earlier, .. }) = earlier
+            if let Some(FileObject { document: earlier, .. }) = earlier
                 && self.count_reject()
             {
                 let problem = format!(
                     "{object} is in document {number} of this file again, and the last one counts: \
                      remove one of them"
                 );
-                self.reject(Some(earlier), None, Some(object), problem);
+                let report = self.report(Some(earlier), None, problem);
+                self.contents.rejects.push(FileReject { object: Some(object), ..report });
             }
         }
         for invalid in converted.rejects {
@@ -176,11 +192,10 @@ impl Reader<'_> {
     }
 
     fn invalid(&mut self, number: usize, invalid: Invalid, line: impl Fn(&str) -> Option<usize>) {
+        let rejection = Rejection { service: invalid.part_of().cloned(), uid: invalid.uid };
         match &invalid.object {
             Some(object) => {
-                let service = invalid.part_of().cloned();
-                let rejected = Rejection { service, uid: invalid.uid };
-                self.contents.rejected.insert(object.clone(), rejected);
+                self.contents.rejected.insert(object.clone(), rejection.clone());
             }
             None => self.contents.unknown = true,
         }
@@ -188,11 +203,6 @@ impl Reader<'_> {
             return;
         }
         let line = line(&format!("{}{}", invalid.at, invalid.field));
-        let meanwhile = if invalid.object.is_some() {
-            "until this is corrected, its previous state stays"
-        } else {
-            "until this is corrected, what the file held before and holds no more stays"
-        };
         // The report of an object is bounded.
         let invalid = Invalid {
             field: short(&invalid.field),
@@ -200,8 +210,12 @@ impl Reader<'_> {
             at: short(&invalid.at).into(),
             ..invalid
         };
-        let problem = format!("{invalid}; {meanwhile}");
-        self.reject(Some(number), line, invalid.object, problem);
+        let mut report = self.report(Some(number), line, invalid.to_string());
+        match invalid.object {
+            None => report.problem += UNKNOWN,
+            object => (report.object, report.rejection) = (object, Some(rejection)),
+        }
+        self.contents.rejects.push(report);
     }
 
     /// Counts a reject. Returns true when it is to be reported, too.
@@ -210,24 +224,9 @@ impl Reader<'_> {
         self.contents.standing <= MOST_REPORTED
     }
 
-    fn reject(
-        &mut self,
-        document: Option<usize>,
-        line: Option<usize>,
-        object: Option<ObjectId>,
-        problem: String,
-    ) {
-        self.contents.rejects.push(self.report(document, line, object, problem));
-    }
-
-    fn report(
-        &self,
-        document: Option<usize>,
-        line: Option<usize>,
-        object: Option<ObjectId>,
-        problem: String,
-    ) -> FileReject {
-        FileReject { file: self.path.to_path_buf(), line, document, object, problem }
+    fn report(&self, document: Option<usize>, line: Option<usize>, problem: String) -> FileReject {
+        let file = self.path.to_path_buf();
+        FileReject { file, line, document, problem, ..FileReject::default() }
     }
 
     fn finish(mut self) -> Contents {
@@ -237,7 +236,8 @@ impl Reader<'_> {
                 "{more} more are rejected than the {MOST_REPORTED} that are reported one by one: correct \
                  those, and the next are reported"
             );
-            self.reject(None, None, None, problem);
+            let report = self.report(None, None, problem);
+            self.contents.rejects.push(report);
         }
         self.contents.rejects.append(&mut self.ignored);
         self.contents

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::contents;
 use super::documents::{Lines, parse, parse_json, split};
 
-/// A Service whose port tells its states apart.
+/// A Service with a port that distinguishes its states.
 fn service(name: &str, port: u16) -> String {
     format!(
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  clusterIP: 10.96.0.10\n  \
@@ -14,7 +14,7 @@ fn service(name: &str, port: u16) -> String {
 }
 
 #[test]
-fn a_rejected_object_says_which_service_lacks_a_part_of_it() {
+fn rejected_slice_names_the_service_that_lacks_it() {
     let slice = |labels: &str, rest: &str| {
         format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a-1\n  \
@@ -163,8 +163,8 @@ fn a_large_document_is_read_whole() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
-    /// Damage in one document never reaches another: cut, flip and insert anything in the second of
-    /// three documents, except what would split it.
+    /// Damage in one document affects no other: the second of three documents is cut, flipped or extended in
+    /// any way that does not split it.
     #[test]
     fn damaged_text_never_panics_and_leaves_its_neighbours_alone(
         damage in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..8, ".{0,6}|[-:\\[{&*!|>'\"#%@`,}\\] \t]{1,3}"), 1..5),

@@ -14,15 +14,28 @@ use std::collections::{BTreeMap, HashMap};
 use svclb_core::model::{ObjectName, Unread, Update};
 
 use crate::convert::{Kind, ObjectId, Skipped, Uid};
-pub use reports::Reports;
+pub use reports::StandingReports;
 
 /// An object that was rejected, as far as it is known.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Rejection {
     /// The Service that lacks a part now; `None` for a Node, and where it cannot be read.
     pub service: Option<ObjectName>,
     /// Distinguishes the object from others of its name, where it can be read.
     pub uid: Option<Uid>,
+}
+
+/// Returns the last part of a message about a rejected object, which has a state or none.
+pub const fn until_corrected(has_state: bool) -> &'static str {
+    match has_state {
+        true => {
+            "until this is corrected, its previous state stays, and gives way to every other claimant of \
+             its frontends"
+        }
+        false => {
+            "until this is corrected, it has no effect; only state that an earlier agent wrote stays"
+        }
+    }
 }
 
 /// The objects of one source. It keeps an `N` of each, such as a hash of its state, and not the object.
@@ -40,6 +53,8 @@ pub struct Ledger<N> {
 #[derive(Debug, Default)]
 struct Account<N> {
     uid: Option<Uid>,
+    /// It was accepted, and its state was not deleted since.
+    has_state: bool,
     note: N,
 }
 
@@ -74,8 +89,13 @@ impl<N: Default> Ledger<N> {
         self.rejected.remove(object);
         self.updates.insert(object.clone(), update);
         let entry = self.objects.entry(object.clone()).or_default();
-        entry.uid = uid.or(entry.uid);
+        (entry.uid, entry.has_state) = (uid.or(entry.uid), true);
         &mut entry.note
+    }
+
+    /// Returns true when an object was accepted, and its state was not deleted since.
+    pub fn has_state(&self, object: &ObjectId) -> bool {
+        self.objects.get(object).is_some_and(|entry| entry.has_state)
     }
 
     /// Records an object that was rejected. Returns the note of another object of this name, if there was
@@ -117,7 +137,7 @@ impl<N: Default> Ledger<N> {
     /// Returns what is left out of all objects.
     pub fn skipped(&self) -> Skipped {
         let mut all = Skipped::default();
-        self.skipped.values().for_each(|skipped| all.add(skipped));
+        self.skipped.values().for_each(|skipped| all.add(*skipped));
         all
     }
 

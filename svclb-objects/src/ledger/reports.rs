@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 /// The reports `R` that stand, by the object or file `K` that they are about.
 #[derive(Debug)]
-pub struct Reports<K, R> {
+pub struct StandingReports<K, R> {
     all: BTreeMap<K, (Vec<R>, usize)>,
     /// The reports of `all` that were not handed on.
     fresh: BTreeMap<K, Vec<R>>,
@@ -14,13 +14,13 @@ pub struct Reports<K, R> {
     before: usize,
 }
 
-impl<K, R> Default for Reports<K, R> {
+impl<K, R> Default for StandingReports<K, R> {
     fn default() -> Self {
         Self { all: BTreeMap::new(), fresh: BTreeMap::new(), standing: 0, before: 0 }
     }
 }
 
-impl<K: Ord + Clone, R: PartialEq + Clone> Reports<K, R> {
+impl<K: Ord + Clone, R: PartialEq + Clone> StandingReports<K, R> {
     /// Replaces the reports about `key`, which count as so many rejects. Returns true when one of them is
     /// new.
     pub fn set(&mut self, key: K, reports: Vec<R>, standing: usize) -> bool {

@@ -126,7 +126,7 @@ fn skipped_parts_are_counted_while_their_object_is_there() {
 
 #[test]
 fn report_is_handed_on_once_and_again_when_it_is_another() {
-    let mut reports = Reports::default();
+    let mut reports = StandingReports::default();
     for (report, is_new) in [("x", true), ("x", false), ("y", true), ("y", false)] {
         assert_eq!(reports.set("a", vec![report], 0), is_new);
         assert_eq!(reports.take().count(), usize::from(is_new), "{report}");
@@ -136,8 +136,8 @@ fn report_is_handed_on_once_and_again_when_it_is_another() {
 }
 
 #[test]
-fn of_reports_that_are_not_handed_on_the_latest_count() {
-    let mut reports = Reports::default();
+fn only_the_latest_reports_that_were_not_handed_on_count() {
+    let mut reports = StandingReports::default();
     for state in 0..10_000 {
         reports.set("a", vec![state], 1);
         reports.set("b", vec![state], 1);
@@ -150,7 +150,7 @@ fn of_reports_that_are_not_handed_on_the_latest_count() {
 
 #[test]
 fn change_of_how_many_rejects_stand_is_a_change() {
-    let mut reports = Reports::default();
+    let mut reports = StandingReports::default();
     reports.set("a", vec!["x"], 5);
     assert_eq!((reports.take().count(), reports.standing()), (1, 5));
     reports.set("a", vec!["x"], 6);

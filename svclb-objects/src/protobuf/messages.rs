@@ -1,8 +1,8 @@
 //! The messages of Kubernetes that svclb reads, and of each the fields that it reads, with their numbers
 //! (k8s.io/api and k8s.io/apimachinery, the files `generated.proto`).
 //!
-//! Texts are taken as bytes. An API server does not check that an annotation which came to it as protobuf
-//! is UTF-8, and one such object must not end a stream. In JSON the API server puts U+FFFD in its place.
+//! Texts are read as bytes. An API server does not check that an annotation which it received as protobuf is
+//! UTF-8, and one such object must not end a stream. In JSON the API server writes U+FFFD in its place.
 
 use bytes::Bytes;
 use prost::Message;
@@ -52,7 +52,7 @@ pub(super) struct Status {
 
 /// The beginning of every object.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Named {
+pub(super) struct MetadataOnly {
     #[prost(message, optional, tag = "1")]
     pub(super) metadata: Option<Metadata>,
 }

@@ -1,6 +1,6 @@
-//! Protobuf of an API server: events, envelopes and objects taken apart. No I/O.
+//! Protobuf of an API server: decoding of events, envelopes and objects. No I/O.
 //!
-//! An object is in an envelope that begins with `k8s\0` and says its kind (apimachinery:
+//! An object is in an envelope that begins with `k8s\0` and has its kind (apimachinery:
 //! pkg/runtime/serializer/protobuf/protobuf.go). The frames of a watch are in [`crate::events`].
 
 mod messages;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::convert::Kind;
 use crate::convert::wire::{self, Text};
 use crate::status::Status;
-use messages::{Named, Unknown, WatchEvent};
+use messages::{MetadataOnly, Unknown, WatchEvent};
 use read::{Pairs as _, text};
 
 /// The media type. That of a watch has parameters behind it.
@@ -25,7 +25,7 @@ pub(crate) const LIST_ENDS: &str = "k8s.io/initial-events-end";
 /// The first bytes of an envelope.
 const MAGIC: &[u8] = b"k8s\0";
 
-/// Says what is in place of an event, an envelope or a message.
+/// The problem of an event, an envelope or a message that cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unreadable(pub String);
 
@@ -35,11 +35,11 @@ impl<E: std::error::Error> From<E> for Unreadable {
     }
 }
 
-/// The part that is read of an object of a kind that comes in protobuf.
+/// The fields that are read of an object of a kind, decoded from protobuf.
 pub trait Encoded: Sized {
     /// The kind.
     const KIND: Kind;
-    /// The field that says what is wrong where the message cannot be taken apart.
+    /// The field that gets the error where the message cannot be decoded.
     const PARTS: &'static str;
     /// Reads its message, without the envelope.
     ///
@@ -48,7 +48,7 @@ pub trait Encoded: Sized {
     fn decode(message: Bytes) -> Result<Self, DecodeError>;
 }
 
-/// Takes an event of a watch apart: its type, and its object.
+/// Decodes an event of a watch to its type and its object.
 ///
 /// # Errors
 /// It is no event, or has no object.
@@ -63,7 +63,7 @@ pub fn event(frame: Bytes) -> Result<(Bytes, Envelope), Unreadable> {
 pub struct Envelope(Unknown);
 
 impl Envelope {
-    /// Opens what is sent.
+    /// Opens an envelope.
     ///
     /// # Errors
     /// It is no envelope.
@@ -79,15 +79,15 @@ impl Envelope {
     /// Reads the object of a kind.
     ///
     /// # Errors
-    /// What is wrong with it, in the place of its JSON: an object that has no more than the metadata, as
-    /// far as it can be read; or a text.
+    /// The error in place of its JSON: an object with its metadata and the error, where the metadata can be
+    /// read; or a text.
     pub fn object<T: Encoded>(self) -> Result<T, Value> {
         if !self.is(T::KIND.api_version(), T::KIND.name()) {
             return Err(self.what().into());
         }
         T::decode(self.0.raw.clone()).map_err(|error| {
             let error = error.to_string();
-            match Named::decode(self.0.raw).ok().and_then(|named| named.metadata) {
+            match MetadataOnly::decode(self.0.raw).ok().and_then(|named| named.metadata) {
                 Some(metadata) => {
                     json!({ "metadata": wire::Metadata::from(metadata), T::PARTS: error })
                 }
@@ -98,7 +98,7 @@ impl Envelope {
 
     /// Reads a bookmark, of whatever kind: its version, which may be empty, and whether it ends a list.
     pub(crate) fn bookmark(self) -> Result<(Text, bool), Unreadable> {
-        let metadata = Named::decode(self.0.raw)?.metadata.unwrap_or_default();
+        let metadata = MetadataOnly::decode(self.0.raw)?.metadata.unwrap_or_default();
         let ends_list = metadata.annotations.value(LIST_ENDS).is_some();
         Ok((text(&metadata.resource_version), ends_list))
     }

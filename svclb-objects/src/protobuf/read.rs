@@ -1,4 +1,4 @@
-//! Messages as what svclb reads of an object, in whichever encoding it comes.
+//! Conversion of messages to the types of `wire`, which JSON is read to, too.
 //!
 //! Go's pointers are optional in a message: they are absent, or present and perhaps empty. All other
 //! fields are always there in protobuf, and in JSON those with `omitempty` only if they are not empty.
@@ -14,7 +14,7 @@ use super::messages::{
 use crate::convert::Kind;
 use crate::convert::wire::{self, Number, Text};
 
-/// How many endpoints the controller puts into a slice, by default.
+/// The number of endpoints that the controller puts into a slice, by default.
 const FULL: usize = 100;
 
 impl Encoded for wire::Service {
@@ -43,7 +43,7 @@ impl Encoded for wire::EndpointSlice {
             EndpointSlice { endpoints: Vec::with_capacity(FULL), ..EndpointSlice::default() };
         slice.merge(message)?;
         let EndpointSlice { metadata, endpoints, ports, address_type } = slice;
-        // One for all of them: most need no more room than the one before.
+        // One message for all of them, since most need no more memory than the one before.
         let mut endpoint = Endpoint::default();
         let mut read = Vec::with_capacity(endpoints.len());
         for message in endpoints {
@@ -139,7 +139,7 @@ impl From<&Endpoint> for wire::Endpoint {
     fn from(it: &Endpoint) -> Self {
         let conditions = it.conditions.unwrap_or_default();
         let names = |hints: &[Hint]| {
-            hints.iter().map(|hint| wire::Named { name: text(&hint.name) }).collect()
+            hints.iter().map(|hint| wire::Hint { name: text(&hint.name) }).collect()
         };
         Self {
             addresses: wire::First(it.addresses.first().map(text)),
@@ -175,7 +175,7 @@ impl From<NodeAddress> for wire::NodeAddress {
 
 /// A map of texts.
 pub(super) trait Pairs {
-    /// The value of this key. Of two with one key the last counts, as in every map of protobuf.
+    /// Returns the value of this key. The last of several with one key counts, as in every map of protobuf.
     fn value(&self, key: &str) -> Option<Text>;
 }
 
@@ -206,7 +206,8 @@ fn number(number: i32) -> Number {
     Number(number.into())
 }
 
-/// RFC 3339, as in JSON. What no year from 1 to 9999 has is told as a number, which is no time.
+/// Writes a time as RFC 3339, as in JSON; one outside of the years 1 to 9999 as a number, which is rejected as a
+/// time.
 fn time(time: Time) -> Option<Text> {
     use compact_str::ToCompactString as _;
     let seconds = time.seconds?;

@@ -1,4 +1,4 @@
-//! Objects of a real API server, which mean the same in JSON, and objects such as none sends.
+//! Objects of a real API server, which are the same in JSON, and malformed objects.
 
 use svclb_core::model::ObjectName;
 
@@ -6,8 +6,8 @@ use super::*;
 use crate::api::{self, Read, Wire};
 use crate::events::{Decoder, Encoding, Event};
 
-/// The same objects as kube-apiserver 1.37.2 sent them in both encodings: tests/tests/kube/protobuf.rs
-/// makes these files, when SVCLB_RECORD names a folder.
+/// The same objects in both encodings, as kube-apiserver 1.37.2 sent them: tests/tests/kube/protobuf.rs writes
+/// these files when SVCLB_RECORD names a folder.
 macro_rules! recorded {
     ($name:literal) => {{
         let bytes: &[u8] = include_bytes!(concat!("../../tests/protobuf/", $name));
@@ -45,7 +45,7 @@ pub(crate) fn event(kind: &str, object: &[u8]) -> Vec<u8> {
     frame(&[field(1, kind.as_bytes()), field(2, &field(1, object))].concat())
 }
 
-/// A Service that is read well.
+/// A valid Service.
 pub(crate) fn service(name: &str) -> Vec<u8> {
     let metadata = [field(1, name.as_bytes()), field(3, b"n"), field(6, b"7")].concat();
     let spec = [field(1, &number(3, 80)), field(3, b"10.96.0.1")].concat();
@@ -62,10 +62,10 @@ fn read<T: Wire>(envelope: &[u8]) -> (Option<Text>, Read) {
 }
 
 /// The JSON of an object.
-fn says<T: Wire>(object: &[u8]) -> Value {
+fn as_json<T: Wire>(object: &[u8]) -> Value {
     let envelope = envelope(T::KIND.api_version(), T::KIND.name(), object);
-    let said: T = Envelope::open(envelope.into()).unwrap().object().unwrap();
-    serde_json::to_value(said).unwrap()
+    let object: T = Envelope::open(envelope.into()).unwrap().object().unwrap();
+    serde_json::to_value(object).unwrap()
 }
 
 fn events(encoding: Encoding, kind: Kind, body: &[u8]) -> Vec<Event> {
@@ -80,7 +80,7 @@ fn same<T: Wire>(frames: &[u8], json: &[u8]) {
     let mut found = events(Encoding::Protobuf, T::KIND, frames);
     let mut expected = events(Encoding::Json, T::KIND, json);
     assert_eq!(found.len(), expected.len());
-    // The end of a list is said at a version of its own.
+    // The bookmark at the end of a list has a version of its own.
     for events in [&mut found, &mut expected] {
         let end = events.pop().unwrap();
         assert!(matches!(end, Event::Bookmark { ends_list: true, .. }), "{end:?}");
@@ -93,7 +93,7 @@ fn same<T: Wire>(frames: &[u8], json: &[u8]) {
                 _ => panic!("{event:?}"),
             });
         assert!(version.is_some() && version == expected_version, "{found:?}\n{expected:?}");
-        assert_eq!((&read.name, &read.said), (&of_json.name, &of_json.said));
+        assert_eq!((&read.name, &read.contents), (&of_json.name, &of_json.contents));
         assert!(read.hash == of_json.hash, "another object by its hash: {found:?}\n{expected:?}");
     }
 }
@@ -108,7 +108,7 @@ fn an_object_of_a_real_api_server_means_in_protobuf_what_it_means_in_json() {
     same::<wire::Node>(recorded!("nodes.frames"), recorded!("nodes.json"));
 }
 
-/// That the recorded objects have each field that is read, so that the test above sees each.
+/// Checks that the recorded objects have each field that is read, so that the test above covers each.
 #[test]
 fn the_recorded_objects_use_every_field() {
     let all =
@@ -174,13 +174,13 @@ fn an_error_of_a_real_api_server_is_a_status() {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
+fn unreadable_object_is_invalid_and_keeps_its_name() {
     // Its spec is a number.
     let metadata = [field(1, b"a"), field(3, b"n"), field(6, b"7")].concat();
     let broken = [field(1, &metadata), number(2, 1)].concat();
     let (version, read) = self::read::<wire::Service>(&envelope("v1", "Service", &broken));
     assert_eq!((version.as_deref(), read.name), (Some("7"), Some(ObjectName::new("n", "a"))));
-    let invalid = read.said.unwrap_err();
+    let invalid = read.contents.unwrap_err();
     assert_eq!(invalid.field, "spec");
     assert!(invalid.problem.contains("failed to decode"), "{invalid}");
 
@@ -197,15 +197,15 @@ fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
         let slice = envelope("discovery.k8s.io/v1", "EndpointSlice", &slice);
         let (version, read) = self::read::<wire::EndpointSlice>(&slice);
         assert_eq!((version.as_deref(), read.name), (Some("7"), Some(ObjectName::new("n", "a"))));
-        let invalid = read.said.unwrap_err();
-        let told = invalid.to_string();
-        assert!(told.starts_with("EndpointSlice n/a: endpoints: "), "{row}: {told}");
-        assert!(told.contains("failed to decode"), "{row}: {told}");
+        let invalid = read.contents.unwrap_err();
+        let text = invalid.to_string();
+        assert!(text.starts_with("EndpointSlice n/a: endpoints: "), "{row}: {text}");
+        assert!(text.contains("failed to decode"), "{row}: {text}");
         assert_eq!(invalid.part_of(), Some(&ObjectName::new("n", "s")), "{row}");
     }
     let of_node = [field(1, &metadata), number(3, 1)].concat();
     let of_node = envelope("v1", "Node", &of_node);
-    let invalid = self::read::<wire::Node>(&of_node).1.said.unwrap_err();
+    let invalid = self::read::<wire::Node>(&of_node).1.contents.unwrap_err();
     assert!(invalid.to_string().starts_with("Node a: status: "), "{invalid}");
 
     for (row, object, words) in [
@@ -221,15 +221,18 @@ fn an_object_that_cannot_be_read_is_one_that_is_wrong_and_keeps_its_name() {
         ("no object", envelope("v1", "Service", b""), "metadata.name: missing"),
     ] {
         let (version, read) = self::read::<wire::Service>(&object);
-        assert!(version.is_none() && read.name.is_none() && read.said.is_err(), "{row}: {read:?}");
-        let told = read.said.unwrap_err().to_string();
-        assert!(told.contains(words), "{row}: {told}");
+        assert!(
+            version.is_none() && read.name.is_none() && read.contents.is_err(),
+            "{row}: {read:?}"
+        );
+        let text = read.contents.unwrap_err().to_string();
+        assert!(text.contains(words), "{row}: {text}");
     }
 }
 
 #[test]
-fn a_pointer_is_there_or_not_and_what_is_empty_otherwise_is_not() {
-    let slice = says::<wire::EndpointSlice>;
+fn optional_texts_may_be_empty_and_other_empty_texts_are_absent() {
+    let slice = as_json::<wire::EndpointSlice>;
     let none = json!([{ "name": null, "protocol": null, "port": null }]);
     assert_eq!(slice(&field(3, b""))["ports"], none);
     let empty = [field(1, b""), field(2, b""), number(3, 0)].concat();
@@ -239,7 +242,7 @@ fn a_pointer_is_there_or_not_and_what_is_empty_otherwise_is_not() {
     let conditions = field(2, &[number(1, 0), number(3, 1)].concat());
     let hints = field(8, &field(1, &field(1, b"z")));
     let full = [field(1, b"10.0.0.1"), field(1, b"10.0.0.2"), field(6, b"n"), hints].concat();
-    // What one says, the next does not.
+    // No field of one endpoint is left for the next.
     let endpoints = [conditions, full, field(6, b""), Vec::new()];
     let found = slice(&endpoints.map(|endpoint| field(2, &endpoint)).concat());
     let of = |address: &[&str], conditions: [Option<bool>; 3], node: Option<&str>, zones: Value| {
@@ -273,13 +276,13 @@ fn a_pointer_is_there_or_not_and_what_is_empty_otherwise_is_not() {
         "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": null } },
         "ports": [{ "name": null, "protocol": null, "port": 0, "nodePort": null }],
     });
-    assert_eq!(says::<wire::Service>(&field(2, &spec))["spec"], expected);
+    assert_eq!(as_json::<wire::Service>(&field(2, &spec))["spec"], expected);
 }
 
 #[test]
 fn a_time_is_written_as_in_json() {
     let of = |time: &[u8]| {
-        let mut found = says::<wire::Service>(&field(1, &field(8, time)));
+        let mut found = as_json::<wire::Service>(&field(1, &field(8, time)));
         found["metadata"]["creationTimestamp"].take()
     };
     assert_eq!(of(&[number(1, 86_401), number(2, 999)].concat()), "1970-01-02T00:00:01Z");
@@ -289,7 +292,7 @@ fn a_time_is_written_as_in_json() {
 }
 
 #[test]
-fn a_text_may_be_anything() {
+fn text_may_hold_any_bytes() {
     let rows: [(&[u8], &str); 3] = [
         (b"a\xff\xfeb", "a\u{fffd}\u{fffd}b"),
         (b"\"}\n\\\x1b\0", "\"}\n\\\u{1b}\0"),
@@ -299,7 +302,7 @@ fn a_text_may_be_anything() {
         let pair = |value| [field(1, b"kubernetes.io/service-name"), field(2, value)].concat();
         // The first of two is none.
         let labels = [field(11, &pair(b"first")), field(11, &pair(bytes))].concat();
-        let found = says::<wire::Service>(&field(1, &[field(1, bytes), labels].concat()));
+        let found = as_json::<wire::Service>(&field(1, &[field(1, bytes), labels].concat()));
         let label = &found["metadata"]["labels"]["kubernetes.io/service-name"];
         assert_eq!((&found["metadata"]["name"], label), (&json!(expected), &json!(expected)));
         let open = |kind: &str, object: &[u8]| {

@@ -129,14 +129,18 @@ impl Cluster {
         for (object, accepted) in found.objects {
             let ignored = ignored.iter().find(|it| it.object.as_ref() == Some(&object));
             let ignored = ignored.map(|it| it.problem.clone());
-            let file::Object { update, uid, skipped, .. } = accepted;
+            let file::FileObject { update, uid, skipped, .. } = accepted;
             self.ledger.skip(&object, skipped);
             *self.ledger.accept(&object, uid, update) = Notes { problem: None, ignored };
         }
         for (object, rejection) in found.rejected {
-            let reject = found.rejects.iter().find(|it| it.object.as_ref() == Some(&object));
             self.ledger.reject(&object, rejection);
-            self.ledger.note(&object).problem = reject.map(|it| it.problem.clone());
+            let has_state = self.ledger.has_state(&object);
+            let reject = found.rejects.iter_mut().find(|it| it.object.as_ref() == Some(&object));
+            self.ledger.note(&object).problem = reject.map(|reject| {
+                reject.add_consequence(has_state);
+                reject.problem.clone()
+            });
         }
         Ok(())
     }

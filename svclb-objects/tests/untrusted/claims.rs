@@ -1,5 +1,5 @@
-//! What an object names, read from its JSON as plainly as can be: nothing here is shared with what is
-//! tested. It may find more than counts, never less.
+//! The addresses, ports and backends that an object names, read from its JSON in the plainest way, without any
+//! code that is tested. It may find more of them than count, never fewer.
 #![allow(dead_code, unreachable_pub, reason = "the fuzz targets use it too, and another part")]
 
 use std::collections::BTreeSet;
@@ -7,14 +7,14 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-/// Whether an object is the one of this namespace and name.
+/// Returns true when an object has this namespace and name.
 pub fn is(object: &Value, namespace: &str, name: &str) -> bool {
     let metadata = &object["metadata"];
     let own = metadata["namespace"].as_str().filter(|own| !own.is_empty()).unwrap_or("default");
     metadata["name"].as_str() == Some(name) && own == namespace
 }
 
-/// Of a Service: addresses, and ports with their protocols.
+/// The addresses of a Service, and its ports with their protocols.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
     addresses: BTreeSet<IpAddr>,
@@ -43,7 +43,7 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
-/// Whether a pod or a Service can have this address: none of 0.0.0.0, 127.0.0.0/8, 169.254.0.0/16,
+/// Returns true when a pod or a Service can have this address: none of 0.0.0.0, 127.0.0.0/8, 169.254.0.0/16,
 /// 224.0.0.0/4, 255.255.255.255, ::, ::1, fe80::/10, ff00::/8.
 pub fn is_usable(address: IpAddr) -> bool {
     match address {
@@ -83,7 +83,7 @@ impl Claims {
         claims
     }
 
-    /// And what this names.
+    /// Adds those that this object names.
     pub fn add(&mut self, object: &Value) {
         let spec = &object["spec"];
         let mut named = texts(spec.get("clusterIP"));
@@ -108,7 +108,7 @@ impl Claims {
     }
 }
 
-/// Of an EndpointSlice: for which Service of its namespace it has which backends.
+/// The backends of an EndpointSlice, with the Service of its namespace that they are for.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
     /// By the name of the Service, and the name and protocol of its port.
@@ -122,7 +122,7 @@ impl Endpoints {
         endpoints
     }
 
-    /// And what this names.
+    /// Adds those that this object names.
     pub fn add(&mut self, object: &Value) {
         let labels = &object["metadata"]["labels"];
         let Some(service) = labels["kubernetes.io/service-name"].as_str() else { return };
@@ -143,7 +143,7 @@ impl Endpoints {
         }
     }
 
-    /// Whether this is a backend of a port of the Service of this name.
+    /// Returns true when this is a backend of a port of the Service of this name.
     pub fn name(
         &self,
         service: &str,

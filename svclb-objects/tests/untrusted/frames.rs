@@ -1,4 +1,4 @@
-//! Protobuf of a real API server, changed in its bytes.
+//! Protobuf of a real API server with changed bytes.
 
 use rand::rngs::ChaCha8Rng;
 use rand::seq::IndexedRandom as _;
@@ -16,7 +16,7 @@ const FRAMES: usize = 20_000;
 /// Frames of one body.
 const BATCH: usize = 8;
 
-/// As tests/tests/kube/protobuf.rs recorded them.
+/// Frames that tests/tests/kube/protobuf.rs recorded.
 const RECORDED: [&[u8]; 3] = [
     include_bytes!("../protobuf/services.frames"),
     include_bytes!("../protobuf/endpointslices.frames"),
@@ -36,7 +36,7 @@ fn messages() -> Vec<&'static [u8]> {
     messages
 }
 
-/// One change: a byte, or a few that go, come, or come again.
+/// Makes one change: of a bit, or of a few bytes that are removed, inserted or repeated.
 fn change(rng: &mut ChaCha8Rng, message: &mut Vec<u8>) {
     let at = rng.random_range(0..=message.len());
     let end = (at + rng.random_range(0..8)).min(message.len());
@@ -52,7 +52,7 @@ fn change(rng: &mut ChaCha8Rng, message: &mut Vec<u8>) {
 }
 
 #[test]
-fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
+fn mutated_frames_never_panic_and_claim_only_what_they_name() {
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
     let messages = messages();
     let (mut node, mut taken_in, mut rejected, mut malformed) = (TestNode::new(), 0, 0, 0);
@@ -63,7 +63,7 @@ fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
         let (mut body, mut sent) = (Vec::new(), Vec::new());
         for _ in 0..BATCH {
             let mut message = messages.choose(&mut rng).unwrap().to_vec();
-            // What is wrong with one frame hides those behind it.
+            // A malformed frame ends the body, so most frames stay as they are.
             if rng.random_ratio(1, 3) {
                 change(&mut rng, &mut message);
             }
@@ -93,8 +93,8 @@ fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
             }
         }
         if let Err(wrong) = end {
-            let told = wrong.to_string();
-            assert!(told.starts_with("the API server's protobuf ") && told.len() < 1000, "{told}");
+            let text = wrong.to_string();
+            assert!(text.starts_with("the API server's protobuf ") && text.len() < 1000, "{text}");
             malformed += 1;
         }
         node.pass().unwrap_or_else(|wrong| panic!("seed {SEED}, round {round}: {wrong}"));
@@ -104,7 +104,7 @@ fn mutated_frames_crash_nothing_and_claim_only_what_they_name() {
     assert!(taken_in > FRAMES / 10 && rejected > FRAMES / 100 && malformed > FRAMES / 100);
 }
 
-/// All events of a body that comes in parts, as the watch of a kind reads it, and what is wrong behind them.
+/// Returns the events of a body in parts, as the watch of a kind reads them, and the error after them.
 fn read<'a>(
     kind: Kind,
     parts: impl Iterator<Item = &'a [u8]>,
@@ -123,29 +123,29 @@ fn read<'a>(
     (events, decoder.end())
 }
 
-/// Takes in the object of an event, read as one of a kind. True when it was taken in; none where the event
-/// has no object.
+/// Applies the object of an event, read as one of a kind. Returns true when it was accepted, and `None` where
+/// the event has no object.
 fn object<T: Wire>(event: Event, message: &[u8], node: &mut TestNode) -> Option<bool> {
-    let (version, Read { name, hash, said }) = match event {
+    let (version, Read { name, hash, contents }) = match event {
         Event::Object { version, read, .. } => (version, read),
         Event::Bookmark { .. } | Event::Error(_) => return None,
     };
-    let accepted = match said {
+    let accepted = match contents {
         Ok(accepted) => accepted,
         Err(invalid) => {
-            let told = invalid.to_string();
-            assert_eq!(svclb_core::text::line(&told), told);
-            assert!(told.len() < 10_000);
+            let text = invalid.to_string();
+            assert_eq!(svclb_core::text::line(&text), text);
+            assert!(text.len() < 10_000);
             return Some(false);
         }
     };
     let (_, envelope) = protobuf::event(message.to_vec().into()).unwrap();
     let json = serde_json::to_value(envelope.object::<T>().unwrap()).unwrap();
-    // In JSON it says the same.
+    // The same object in JSON.
     let (json_version, of_json) = api::read::<T>(&json.to_string());
     let update = accepted.update.clone();
-    let said = (version, name, Ok(accepted));
-    assert_eq!((json_version, of_json.name, of_json.said), said, "{json:#}");
+    let expected = (version, name, Ok(accepted));
+    assert_eq!((json_version, of_json.name, of_json.contents), expected, "{json:#}");
     assert_eq!(of_json.hash, hash, "{json:#}");
     node.take(update, [&json]);
     Some(true)

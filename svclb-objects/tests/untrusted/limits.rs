@@ -1,4 +1,4 @@
-//! Objects that fit into a file and would stand for more than fits into memory, or take for ever.
+//! Objects that fit into a file, and would take more than the memory or very long.
 
 use std::fmt::Write as _;
 
@@ -33,11 +33,11 @@ fn a_service_names_no_more_frontends_than_a_node_can_hold() {
         let converted = objects(service(addresses, ports));
         assert_eq!(converted.rejects.is_empty(), fits, "{row}");
         if !fits {
-            let told = converted.rejects[0].to_string();
+            let text = converted.rejects[0].to_string();
             let words = "expected at most 65536 pairs of both";
             assert!(
-                told.starts_with("Service default/a: spec.ports: ") && told.ends_with(words),
-                "{told}"
+                text.starts_with("Service default/a: spec.ports: ") && text.ends_with(words),
+                "{text}"
             );
         }
     }
@@ -102,13 +102,13 @@ fn a_file_of_nothing_but_rejects_is_read_in_one_go() {
             "- {{kind: Service, apiVersion: v1, metadata: {{name: a{number}}}, spec: {{clusterIP: x}}}}"
         );
     }
-    let held = contents("a.yaml".as_ref(), Ok(text.into_bytes()), "");
-    assert_eq!((held.standing, held.rejected.len(), held.objects.len()), (5_000, 5_000, 0));
-    assert_eq!(held.rejects[MOST_REPORTED - 1].line, Some(103));
+    let read = contents("a.yaml".as_ref(), Ok(text.into_bytes()), "");
+    assert_eq!((read.standing, read.rejected.len(), read.objects.len()), (5_000, 5_000, 0));
+    assert_eq!(read.rejects[MOST_REPORTED - 1].line, Some(103));
 }
 
 #[test]
-fn what_is_told_of_a_file_has_an_end_and_its_rest_is_counted() {
+fn reports_about_a_file_are_bounded_and_the_others_counted() {
     let list = |items: &str, count: usize| {
         format!(r#"{{"kind":"List","apiVersion":"v1","items":[{}0]}}"#, items.repeat(count - 1))
     };
@@ -118,9 +118,9 @@ fn what_is_told_of_a_file_has_an_end_and_its_rest_is_counted() {
         )
     };
     let twice = service(1, 1).to_string();
-    // How many rejects, how many named ones among them, and whether anything may be among them.
+    // The number of rejects, the number of named ones among them, and whether one may be any object.
     let rows = [
-        ("as many as are told", "a.json", "0 ".repeat(100), (100, 0, true)),
+        ("as many as are reported", "a.json", "0 ".repeat(100), (100, 0, true)),
         ("values", "a.json", "0 ".repeat(100_000), (100_000, 0, true)),
         ("items of a list", "a.json", list("0,", 100_000), (100_000, 0, true)),
         ("items of many lists", "a.json", list("0,", 90).repeat(100), (9_000, 0, true)),
@@ -139,19 +139,19 @@ fn what_is_told_of_a_file_has_an_end_and_its_rest_is_counted() {
         ),
     ];
     for (row, path, text, expected) in rows {
-        let held = contents(path.as_ref(), Ok(text.into_bytes()), "");
-        assert_eq!((held.standing, held.rejected.len(), held.unknown), expected, "{row}");
-        let more = held.standing - MOST_REPORTED;
-        assert_eq!(held.rejects.len(), MOST_REPORTED + usize::from(more > 0), "{row}");
-        let last = held.rejects.last().unwrap().to_string();
-        let told =
+        let read = contents(path.as_ref(), Ok(text.into_bytes()), "");
+        assert_eq!((read.standing, read.rejected.len(), read.unknown), expected, "{row}");
+        let more = read.standing - MOST_REPORTED;
+        assert_eq!(read.rejects.len(), MOST_REPORTED + usize::from(more > 0), "{row}");
+        let last = read.rejects.last().unwrap().to_string();
+        let text =
             format!("{path}: {more} more are rejected than the 100 that are reported one by one: ");
-        assert_eq!(last.starts_with(&told), more > 0, "{row}: {last}");
+        assert_eq!(last.starts_with(&text), more > 0, "{row}: {last}");
     }
 }
 
 #[test]
-fn what_is_nested_without_end_is_rejected() {
+fn document_nested_too_deeply_is_rejected() {
     let rows = [
         ("lists in YAML", "a.yaml", "[".repeat(200_000)),
         ("maps in YAML", "a.yaml", "{a: ".repeat(200_000)),
@@ -163,8 +163,8 @@ fn what_is_nested_without_end_is_rejected() {
     ];
     on_a_stack(move || {
         for (row, path, text) in rows {
-            let held = contents(path.as_ref(), Ok(text.into_bytes()), "");
-            assert!(held.unknown && held.rejects.len() == 1, "{row}: {:?}", held.rejects);
+            let read = contents(path.as_ref(), Ok(text.into_bytes()), "");
+            assert!(read.unknown && read.rejects.len() == 1, "{row}: {:?}", read.rejects);
         }
     });
 }
@@ -178,18 +178,18 @@ fn lists_in_lists_are_read_as_deep_as_the_parser_goes() {
     };
     on_a_stack(move || {
         for levels in [1, 10, 50, 100, 500, 1000, 5000] {
-            let held = contents("a.yaml".as_ref(), Ok(deep(levels).into_bytes()), "");
-            let taken = held
+            let read = contents("a.yaml".as_ref(), Ok(deep(levels).into_bytes()), "");
+            let taken = read
                 .objects
                 .values()
                 .any(|object| matches!(object.update, Update::Service(_, Some(_))));
-            assert!(taken != held.unknown, "{levels}: either or");
+            assert!(taken != read.unknown, "{levels}: either or");
             assert!(levels > 10 || taken, "{levels}");
         }
     });
 }
 
-/// Runs this on a stack as the agent has it, which reads on its main thread.
+/// Runs this with the stack of a main thread, where the agent reads objects.
 fn on_a_stack(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().stack_size(8 << 20);
     thread.spawn(test).unwrap().join().unwrap();

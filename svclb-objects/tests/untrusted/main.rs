@@ -1,6 +1,5 @@
-//! Objects of somebody who means ill: nothing panics or hangs, each is rejected alone, and no Service
-//! gets a frontend that its object does not name or that an older one has, or a backend that no slice of
-//! its namespace names for it.
+//! Hostile objects: nothing panics or hangs, each is rejected alone, and no Service gets a frontend that its
+//! object does not name or that an older one owns, or a backend that no slice of its namespace names for it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests")]
 
 mod claims;
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 use svclb_core::model::Update;
 use svclb_objects::api;
 use svclb_objects::convert::{Accepted, ObjectId, wire};
-use svclb_objects::file::{Object, contents};
+use svclb_objects::file::{FileObject, contents};
 
 use claims::{Claims, Endpoints};
 use mutate::{Kind, Mutator};
@@ -31,11 +30,11 @@ const BATCH: u64 = 40;
 const SEED: u64 = 20_261_121;
 
 #[test]
-fn a_hundred_thousand_mutated_objects_crash_nothing_and_claim_only_what_they_name() {
+fn hundred_thousand_mutated_objects_never_panic_and_claim_only_what_they_name() {
     let seeds: Vec<u64> = (SEED..SEED + LANES).collect();
     println!("seeds {seeds:?}");
     let counts = std::thread::scope(|scope| {
-        // On a stack as the agent has it, which reads on its main thread.
+        // With the stack of a main thread, where the agent reads objects.
         let thread = || std::thread::Builder::new().stack_size(8 << 20);
         let lanes: Vec<_> = seeds
             .iter()
@@ -63,13 +62,13 @@ fn a_hundred_thousand_mutated_objects_crash_nothing_and_claim_only_what_they_nam
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     objects: u64,
-    /// Of those, taken in from files.
+    /// Objects that were accepted in files.
     taken: u64,
-    /// Of those, rejected in files.
+    /// Objects that were rejected in files.
     rejected: u64,
     /// Frontends that were checked.
     frontends: u64,
-    /// Frontends that two asked for.
+    /// Frontends with several claimants.
     conflicts: u64,
     /// Backends that were checked.
     backends: u64,
@@ -82,7 +81,7 @@ fn lane(seed: u64) -> Counts {
     let (mut by_file, mut by_api) = (TestNode::new(), TestNode::new());
     let mut counts = Counts::default();
     while counts.objects < OBJECTS / LANES {
-        // Now and then all goes, and other objects meet.
+        // Now and then all objects are removed, so that others conflict.
         if mutator.rng.random_ratio(1, 20) {
             (by_file, by_api) = (TestNode::new(), TestNode::new());
         }
@@ -100,8 +99,8 @@ fn lane(seed: u64) -> Counts {
     counts
 }
 
-/// The objects in one file, with an untouched Service before and behind each few of them: whatever is
-/// wrong with the others, those are read.
+/// Reads the objects from one file, with a valid Service before and after each few of them, which must be
+/// accepted.
 fn in_a_file(
     mutator: &mut Mutator,
     objects: &[(Kind, Value)],
@@ -127,31 +126,31 @@ fn in_a_file(
         ),
         false => ("documents.yaml", texts.join("\n---\n")),
     };
-    let held = contents(path.as_ref(), Ok(text.into_bytes()), "here");
+    let read = contents(path.as_ref(), Ok(text.into_bytes()), "here");
     for number in 0..=guards {
         let name = format!("guard-{number}");
-        let guard = held.objects.iter().find(|(object, _)| *object.name.name == *name);
+        let guard = read.objects.iter().find(|(object, _)| *object.name.name == *name);
         let guard = guard.map(|(_, object)| &object.update);
         assert!(matches!(guard, Some(Update::Service(_, Some(_)))), "{name} in {path}");
     }
-    counts.taken += held.objects.len() as u64;
-    counts.rejected += held.standing as u64;
-    for reject in &held.rejects {
-        let told = reject.to_string();
-        assert_eq!(svclb_core::text::line(&told), told);
-        assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
+    counts.taken += read.objects.len() as u64;
+    counts.rejected += read.standing as u64;
+    for reject in &read.rejects {
+        let text = reject.to_string();
+        assert_eq!(svclb_core::text::line(&text), text);
+        assert!(text.len() < 10_000, "the message has {} bytes", text.len());
     }
-    for (object, Object { update, document, .. }) in held.objects {
+    for (object, FileObject { update, document, .. }) in read.objects {
         if object.name.name.starts_with("guard-") {
             continue;
         }
         if json {
-            // One document: whichever of this name was taken.
+            // They are in one document: any object of this name may have been accepted.
             node.take(update, objects.iter().map(|(_, object)| object));
         } else {
-            // The text may be damaged: it is read once more, plainly.
-            let said: Value = serde_saphyr::from_str(&texts[document - 1]).unwrap();
-            node.take(update, [&said]);
+            // The text may be damaged, so it is parsed once more.
+            let object: Value = serde_saphyr::from_str(&texts[document - 1]).unwrap();
+            node.take(update, [&object]);
         }
     }
 }
@@ -163,7 +162,7 @@ fn guard(number: usize) -> Value {
     })
 }
 
-/// Each object alone, as it comes in a watch.
+/// Reads each object alone, as in a watch.
 fn by_an_api_server(objects: &[(Kind, Value)], node: &mut TestNode) {
     for (kind, object) in objects {
         let text = object.to_string();
@@ -172,21 +171,21 @@ fn by_an_api_server(objects: &[(Kind, Value)], node: &mut TestNode) {
             Kind::Slice => api::read::<wire::EndpointSlice>(&text),
             Kind::Node => api::read::<wire::Node>(&text),
         };
-        match read.said {
+        match read.contents {
             Ok(Accepted { update, left_out, .. }) => {
                 let of = ObjectId::of(&update);
                 assert_eq!(read.name, of.map(|object| object.name));
                 if let Some(ignored) = left_out.ignored {
-                    let told = ignored.to_string();
-                    assert_eq!(svclb_core::text::line(&told), told);
-                    assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
+                    let text = ignored.to_string();
+                    assert_eq!(svclb_core::text::line(&text), text);
+                    assert!(text.len() < 10_000, "the message has {} bytes", text.len());
                 }
                 node.take(update, [object]);
             }
             Err(invalid) => {
-                let told = invalid.to_string();
-                assert_eq!(svclb_core::text::line(&told), told);
-                assert!(told.len() < 10_000, "{} bytes are told of one object", told.len());
+                let text = invalid.to_string();
+                assert_eq!(svclb_core::text::line(&text), text);
+                assert!(text.len() < 10_000, "the message has {} bytes", text.len());
             }
         }
     }
@@ -206,7 +205,7 @@ fn the_check_sees_a_frontend_that_no_object_names() {
         ("the other port's protocol", "10.96.0.1", 53, 6, false),
         ("an external IP", "192.0.2.1", 80, 6, true),
         ("an external IP with zeros", "10.0.0.1", 80, 6, true),
-        ("somebody else's", "10.96.0.2", 80, 6, false),
+        ("the address of another Service", "10.96.0.2", 80, 6, false),
         ("a node port at a ClusterIP", "10.96.0.1", 30080, 6, false),
     ];
     for (row, address, port, protocol, named) in rows {

@@ -1,11 +1,11 @@
-//! Objects as nobody should write them: valid ones, changed in their structure, a few changes each.
+//! Malformed objects: valid ones with a few changes of their structure each.
 
 use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::IndexedRandom as _;
 use serde_json::{Value, json};
 
-/// What an object was before it was changed.
+/// The kind of an object before it was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Service,
@@ -17,7 +17,7 @@ pub(crate) struct Mutator {
     pub(crate) rng: ChaCha8Rng,
 }
 
-/// Addresses that mean something, to somebody at least.
+/// Addresses with a meaning, to svclb or to other programs.
 const ADDRESSES: [&str; 24] = [
     "10.96.0.1",
     "10.96.0.2",
@@ -45,7 +45,7 @@ const ADDRESSES: [&str; 24] = [
     "",
 ];
 
-/// Texts that mean ill.
+/// Hostile texts.
 const TEXTS: [&str; 22] = [
     "",
     "a",
@@ -76,7 +76,7 @@ fn templates() -> [(Kind, Value); 9] {
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
             "metadata": {"name": name, "namespace": "shop", "resourceVersion": "7",
-                // Only the first means something; the others are the name of somebody else's namespace.
+                // Only the first is read; the others name another namespace.
                 "labels": {"kubernetes.io/service-name": "web", "namespace": "mall", "topology.kubernetes.io/zone": "mall"},
                 "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "2026-01-31T12:00:00Z"}},
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}],
@@ -206,7 +206,7 @@ impl Mutator {
         }
     }
 
-    /// Something for a place: like what is there, or not at all.
+    /// A value for a place, similar to the present one or not.
     fn value(&mut self, object: &Value, path: &str, other: &Value) -> Value {
         let old = object.pointer(path).cloned().unwrap_or_default();
         match self.rng.random_range(0..16) {
@@ -242,7 +242,7 @@ impl Mutator {
         numbers.choose(&mut self.rng).cloned().unwrap_or_default()
     }
 
-    /// Deeper than anybody writes, not as deep as parsers refuse.
+    /// A nested value: deeper than people write, and not so deep that parsers refuse it.
     fn deep(&mut self) -> Value {
         let list = self.rng.random();
         (0..self.rng.random_range(1..12)).fold(Value::Null, |inner, _| match list {

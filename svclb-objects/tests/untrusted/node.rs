@@ -1,4 +1,4 @@
-//! A node in memory: a catalog, maps, passes; and the check of what its maps say.
+//! A node in memory, with a catalog and maps, and a check of the contents of the maps.
 #![allow(dead_code, unreachable_pub, reason = "the fuzz targets use it too, and another part")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ pub struct TestNode {
 /// A claim by its rank, and its claimant.
 type Claim = ((FrontendKind, i64), ServiceKey);
 
-/// What was checked.
+/// The numbers of checked rows.
 #[derive(Debug, Default)]
 pub struct Checked {
     pub frontends: u64,
@@ -113,7 +113,7 @@ impl TestNode {
     }
 
     fn check(&mut self) -> Result<Checked, String> {
-        let asked = self.asked();
+        let claimants = self.claimants();
         let dump = self.table.load().map_err(|error| error.to_string())?;
         let owners: BTreeMap<u32, Option<ServiceKey>> =
             dump.services.iter().map(|(id, row)| (*id, service_of(row))).collect();
@@ -121,7 +121,7 @@ impl TestNode {
         for (key, row) in &dump.frontends {
             let at = format!("{}:{}/{}", key.address, key.port, key.protocol);
             let Some(Some(owner)) = owners.get(&row.service) else {
-                return Err(format!("{at} belongs to nobody"));
+                return Err(format!("{at} has no owner"));
             };
             let Some((_, claims)) = self.services.get(&owner.object) else {
                 return Err(format!("{at} belongs to {owner}, which is gone"));
@@ -129,18 +129,19 @@ impl TestNode {
             if !self.is_named(claims, key) {
                 return Err(format!("{at} belongs to {owner}, which does not name it"));
             }
-            let first = asked.get(key).and_then(|asking| asking.iter().min());
+            let first = claimants.get(key).and_then(|claims| claims.iter().min());
             if first.map(|(_, first)| first) != Some(owner) {
                 return Err(format!("{at} belongs to {owner}, and another claim goes before"));
             }
             checked.frontends += 1;
-            checked.conflicts += u64::from(asked.get(key).is_some_and(|asking| asking.len() > 1));
+            checked.conflicts +=
+                u64::from(claimants.get(key).is_some_and(|claims| claims.len() > 1));
         }
         let mut members = BTreeSet::new();
         for (key, _) in &dump.backends {
             let at = format!("backend {}:{}", key.address, key.port);
             let Some(Some(owner)) = owners.get(&key.service) else {
-                return Err(format!("{at} belongs to nobody"));
+                return Err(format!("{at} has no owner"));
             };
             let address = key.address.ip();
             if !self.is_backend(owner, address, key.port) {
@@ -149,7 +150,7 @@ impl TestNode {
             members.insert((key.service, address, key.port));
             checked.backends += 1;
         }
-        // What sockets are given stands in the lines and their slots.
+        // The hooks give out the backends in the lines' slots.
         let rows: BTreeMap<FrontendKey, u32> =
             dump.frontends.iter().map(|(key, row)| (*key, row.service)).collect();
         for (number, line) in dump.lines.iter().filter(|(_, line)| line.protocol != 0) {
@@ -169,7 +170,7 @@ impl TestNode {
         Ok(checked)
     }
 
-    /// Whether a slice in the namespace of this service names this for it.
+    /// Returns true when a slice in the namespace of this service names this backend for it.
     fn is_backend(&self, owner: &ServiceKey, address: IpAddr, port: u16) -> bool {
         let its_port = (&*owner.port_name, owner.protocol as u8);
         let slices =
@@ -178,22 +179,22 @@ impl TestNode {
     }
 
     /// The claimants of each frontend, with the rank of their claims.
-    fn asked(&self) -> BTreeMap<FrontendKey, Vec<Claim>> {
-        let mut asked: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    fn claimants(&self) -> BTreeMap<FrontendKey, Vec<Claim>> {
+        let mut claimants: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (name, (service, _)) in &self.services {
             for port in &service.ports {
                 let age = service.created.unwrap_or(i64::MAX);
                 let (port_name, protocol) = (port.name.clone(), port.protocol);
                 let who = ServiceKey { object: name.clone(), port_name, protocol };
                 for (key, kind) in frontends(service, port, &self.node) {
-                    asked.entry(key).or_default().push(((kind, age), who.clone()));
+                    claimants.entry(key).or_default().push(((kind, age), who.clone()));
                 }
             }
         }
-        asked
+        claimants
     }
 
-    /// Whether an object names this, and it may be named at all.
+    /// Returns true when an object names this frontend, and may name it.
     fn is_named(&self, claims: &Claims, key: &FrontendKey) -> bool {
         let address = key.address.ip();
         if address.is_loopback() {

@@ -15,35 +15,28 @@ use super::trail::{FolderEntry, Trail, trail};
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct FileKey {
     /// The argument that it belongs to.
-    pub(super) target: usize,
+    pub(super) argument: usize,
     /// Its path as the argument names it.
     pub(super) path: Arc<Path>,
 }
 
 /// Distinguishes the states of a file without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stamp {
-    identity: (u64, u64, u64),
-    times: (i64, i64, i64, i64),
-}
+pub(super) struct Stamp((u64, u64, u64), (i64, i64), (i64, i64));
 
 impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            identity: (metadata.dev(), metadata.ino(), metadata.size()),
-            times: (
-                metadata.mtime(),
-                metadata.mtime_nsec(),
-                metadata.ctime(),
-                metadata.ctime_nsec(),
-            ),
-        }
+        Self(
+            (metadata.dev(), metadata.ino(), metadata.size()),
+            (metadata.mtime(), metadata.mtime_nsec()),
+            (metadata.ctime(), metadata.ctime_nsec()),
+        )
     }
 }
 
 /// A file that an argument means.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(super) struct FoundFile {
     /// The entry that it is, free of links.
     pub(super) real: FolderEntry,
     pub(super) stamp: Stamp,
@@ -55,14 +48,14 @@ pub(super) struct Found {
 
 /// An argument, and what it means now.
 #[derive(Debug, Default)]
-pub(super) struct Target {
+pub(super) struct Argument {
     /// The argument.
     pub(super) path: PathBuf,
     absolute: PathBuf,
     /// The folder that it is, free of links; `None` when it is a file or missing.
     folder: Option<PathBuf>,
     /// Its files.
-    pub(super) files: BTreeMap<FileKey, Found>,
+    pub(super) files: BTreeMap<FileKey, FoundFile>,
     /// The entries that it, and the links in it, lead through.
     steps: BTreeSet<FolderEntry>,
     /// Folders in which one of those entries is missing, and may be written.
@@ -78,7 +71,7 @@ fn counts(name: &OsStr) -> bool {
         && !name.as_encoded_bytes().starts_with(b"#")
 }
 
-impl Target {
+impl Argument {
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         let absolute = std::path::absolute(path)?;
         Ok(Self { path: path.to_path_buf(), absolute, ..Self::default() })
@@ -97,7 +90,7 @@ impl Target {
     /// there before stays.
     pub(super) fn scan(&mut self, number: usize, quiet: Duration) -> io::Result<()> {
         let trail = trail(&self.absolute);
-        // Where the trail is broken, the whole path gives the reason.
+        // If the trail is broken, the whole path gives the reason.
         let end = trail.real.as_deref().unwrap_or(&self.absolute);
         let metadata = if_found(fs::metadata(end))?;
         let is_folder = metadata.as_ref().is_some_and(Metadata::is_dir);
@@ -113,13 +106,13 @@ impl Target {
         let is_linked = trail.is_linked;
         let (Some(real), Some(metadata)) = (self.follow(trail), metadata) else { return Ok(()) };
         if !is_folder {
-            let key = FileKey { target: number, path: self.path.as_path().into() };
+            let key = FileKey { argument: number, path: self.path.as_path().into() };
             self.add(key, &real, &metadata, is_linked, quiet);
             return Ok(());
         }
         let mut done = Ok(());
         for name in names.unwrap_or_default().iter().filter(|name| counts(name)) {
-            let key = FileKey { target: number, path: self.path.join(name).into() };
+            let key = FileKey { argument: number, path: self.path.join(name).into() };
             if let Err(error) = self.scan_entry(&key, &real.join(name), quiet) {
                 self.files.extend(before.get(&key).map(|found| (key, found.clone())));
                 done = Err(io::Error::other(format!("{}: {error}", Path::new(name).display())));
@@ -167,7 +160,7 @@ impl Target {
             let is_settled = metadata.nlink() > 1 || age.is_none_or(|age| age >= quiet);
             let real = (folder.to_path_buf(), name.to_owned());
             self.files
-                .insert(key, Found { real, stamp: Stamp::of(metadata), is_linked, is_settled });
+                .insert(key, FoundFile { real, stamp: Stamp::of(metadata), is_linked, is_settled });
         }
     }
 }
@@ -190,21 +183,21 @@ fn if_found<T>(found: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// Returns every file by its entry. One that two arguments mean belongs to the first.
-pub(super) fn places(targets: &[Target]) -> HashMap<FolderEntry, FileKey> {
+pub(super) fn places(arguments: &[Argument]) -> HashMap<FolderEntry, FileKey> {
     let mut places = HashMap::new();
-    for (key, file) in targets.iter().flat_map(|target| &target.files) {
+    for (key, file) in arguments.iter().flat_map(|argument| &argument.files) {
         places.entry(file.real.clone()).or_insert_with(|| key.clone());
     }
     places
 }
 
 /// Returns the folders to watch: true where the contents of entries matter.
-pub(super) fn folders(targets: &[Target]) -> BTreeMap<PathBuf, bool> {
+pub(super) fn folders(arguments: &[Argument]) -> BTreeMap<PathBuf, bool> {
     let mut folders = BTreeMap::new();
-    for target in targets {
-        let files = target.files.values().map(|file| &file.real.0);
-        let contents = files.chain(&target.awaiting).chain(&target.folder).map(|it| (it, true));
-        for (folder, contents) in target.steps.iter().map(|(it, _)| (it, false)).chain(contents) {
+    for argument in arguments {
+        let files = argument.files.values().map(|file| &file.real.0);
+        let contents = files.chain(&argument.awaiting).chain(&argument.folder).map(|it| (it, true));
+        for (folder, contents) in argument.steps.iter().map(|(it, _)| (it, false)).chain(contents) {
             *folders.entry(folder.clone()).or_default() |= contents;
         }
     }

@@ -3,7 +3,7 @@
 //! * A folder means its `*.yaml`, `*.yml` and `*.json`, not those of folders in it. `*.json` is JSON,
 //!   everything else YAML; a file may hold several documents and lists.
 //! * A rejected object keeps its previous state. While a file holds a rejected document that does not
-//!   say which object it is, everything that the file held before and holds no more stays.
+//!   say which object it is, objects that the file had before and lacks now keep their state.
 //! * An object in several places: the last document of a file, and the last file in path order (the
 //!   order of the arguments, then of the names in a folder), counts; the others are reported.
 //!
@@ -13,7 +13,7 @@
 //! * While it is being written (written to or created, and not closed yet), not before it was left alone
 //!   for [`QUIET`]. So a cut file of a writer that will go on is not taken for a whole one. The first batch
 //!   waits for all files, but for 1 s at most.
-//! * A file that vanished or was emptied keeps what it held for [`QUIET`]: editors and `git` replace a file
+//! * The objects of a file that vanished or was emptied stay for [`QUIET`]: editors and `git` replace a file
 //!   by removing it and creating it again, and every write in place empties it first, which can be seen a
 //!   moment before its event.
 //!
@@ -38,11 +38,11 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use svclb_objects::file;
 
 use crate::batch::Batch;
-use layout::{FileKey, Stamp, Target};
+use layout::{Argument, FileKey, Stamp};
 use objects::FileObjects;
 use tracked::{Failing, FileState, Tracked};
 use trail::FolderEntry;
-use watch::{Event, Watch, What};
+use watch::{EntryChange, FolderEvent, Watch};
 
 /// The time for which a file that is being written, or vanished, is left alone.
 pub const QUIET: Duration = Duration::from_millis(100);
@@ -56,7 +56,7 @@ pub struct Files {
     node: String,
     /// [`QUIET`], except in tests.
     quiet: Duration,
-    targets: Vec<Target>,
+    arguments: Vec<Argument>,
     watch: Watch,
     files: BTreeMap<FileKey, Tracked>,
     places: HashMap<FolderEntry, FileKey>,
@@ -77,19 +77,20 @@ impl Files {
     /// # Errors
     /// When one of the paths does not exist or cannot be read, or inotify is not available.
     pub fn new<P: AsRef<Path>>(paths: &[P]) -> Result<Self> {
-        let mut targets = Vec::with_capacity(paths.len());
+        let mut arguments = Vec::with_capacity(paths.len());
         for path in paths.iter().map(AsRef::as_ref) {
             if let Some(problem) = layout::refuse(path) {
                 bail!("--from {}: {problem}", path.display());
             }
-            targets.push(Target::new(path).with_context(|| format!("--from {}", path.display()))?);
+            arguments
+                .push(Argument::new(path).with_context(|| format!("--from {}", path.display()))?);
         }
-        ensure!(!targets.is_empty(), "--from: expected at least one file or folder");
+        ensure!(!arguments.is_empty(), "--from: expected at least one file or folder");
         let mut files = Self {
             node: String::new(),
             quiet: QUIET,
-            marked: (0..targets.len()).collect(),
-            targets,
+            marked: (0..arguments.len()).collect(),
+            arguments,
             watch: Watch::new()
                 .context("cannot start inotify (sysctl fs.inotify.max_user_instances?)")?,
             files: BTreeMap::new(),
@@ -138,7 +139,7 @@ impl Files {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             // After a timer, too: an event that is there outweighs the end of a quiet time.
-            self.drain(Instant::now());
+            self.take_events(Instant::now());
         }
     }
 
@@ -150,8 +151,8 @@ impl Files {
         }
         while !self.marked.is_empty() {
             let looked = self.look(now);
-            self.retry_look(looked, now);
-            self.drain(Instant::now());
+            let drained = self.drain(Instant::now());
+            self.retry_look(looked.and(drained), now);
         }
         let mut seen = now;
         let due = self.files.iter().filter(|(_, tracked)| tracked.is_due(now));
@@ -205,14 +206,14 @@ impl Files {
 
     /// Reads a file, unless it is written meanwhile. Returns when its change was noticed.
     fn read(&mut self, file: &FileKey) -> Option<Instant> {
-        let (folder, name) = &self.targets.get(file.target)?.files.get(file)?.real;
+        let (folder, name) = &self.arguments.get(file.argument)?.files.get(file)?.real;
         let path = folder.join(name);
         let tracked = self.files.get_mut(file)?;
         let before = std::mem::replace(&mut tracked.state, FileState::Ready);
         let stamp = path.metadata().ok().map(|metadata| Stamp::of(&metadata));
         let bytes = load::load(&path);
         let now = Instant::now();
-        self.drain(now);
+        self.take_events(now);
         let tracked = self.files.get_mut(file)?;
         if tracked.state != FileState::Ready {
             return None;
@@ -247,12 +248,12 @@ impl Files {
         }
         let numbers = std::mem::take(&mut self.marked);
         let mut scanned = self.scan(&numbers);
-        let watched = self.watch.cover(&layout::folders(&self.targets));
+        let watched = self.watch.cover(&layout::folders(&self.arguments));
         if !matches!(watched, Ok(false)) {
-            // What changed before it was watched is found now, what changes later is an event.
+            // Earlier changes of a newly watched folder are found now; later ones are events.
             scanned = scanned.and(self.scan(&numbers));
         }
-        self.places = layout::places(&self.targets);
+        self.places = layout::places(&self.arguments);
         self.compare(&numbers, now);
         scanned?;
         watched.map(drop).context("changes of files cannot be followed")
@@ -278,9 +279,9 @@ impl Files {
     fn scan(&mut self, numbers: &BTreeSet<usize>) -> Result<()> {
         let mut done = Ok(());
         for number in numbers {
-            let Some(target) = self.targets.get_mut(*number) else { continue };
-            if let Err(error) = target.scan(*number, self.quiet) {
-                let path = target.path.display();
+            let Some(argument) = self.arguments.get_mut(*number) else { continue };
+            if let Err(error) = argument.scan(*number, self.quiet) {
+                let path = argument.path.display();
                 done = Err(anyhow!("--from {path}: cannot be looked at: {error}"));
             }
         }
@@ -290,8 +291,8 @@ impl Files {
     /// Compares the files of these arguments with what was read of them.
     fn compare(&mut self, numbers: &BTreeSet<usize>, now: Instant) {
         let (places, until) = (&self.places, now + self.quiet);
-        let targets = numbers.iter().filter_map(|number| self.targets.get(*number));
-        for (file, found) in targets.flat_map(|target| &target.files) {
+        let arguments = numbers.iter().filter_map(|number| self.arguments.get(*number));
+        for (file, found) in arguments.flat_map(|argument| &argument.files) {
             if places.get(&found.real) == Some(file) {
                 let tracked = self.files.entry(file.clone()).or_insert(Tracked::missing(now));
                 tracked.compare(found, self.appeared.get(&found.real).copied(), now, until);
@@ -310,49 +311,64 @@ impl Files {
     }
 
     fn mark_all(&mut self) {
-        self.marked.extend(0..self.targets.len());
+        self.marked.extend(0..self.arguments.len());
+    }
+
+    /// Takes the events that are there. If they cannot be read, a timer looks at all files. One that runs
+    /// already is not delayed.
+    fn take_events(&mut self, now: Instant) {
+        let drained = self.drain(now);
+        if self.blind.is_none() {
+            self.retry_look(drained, now);
+        }
     }
 
     /// Takes the events that are there.
-    fn drain(&mut self, now: Instant) {
-        let events = self.watch.drain().unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot read changes of files");
-            vec![Event::Lost]
-        });
-        for event in events {
+    ///
+    /// # Errors
+    /// They cannot be read: every file may have changed.
+    fn drain(&mut self, now: Instant) -> Result<()> {
+        let events = self.watch.drain().context("changes of files cannot be read");
+        for event in events.inspect_err(|_| self.forget_stamps())? {
             match event {
-                Event::Entry(folder, name, what) => {
+                FolderEvent::Entry(folder, name, what) => {
                     self.ingest((folder.to_path_buf(), name), what, now);
                 }
-                Event::FolderGone => self.mark_all(),
-                Event::Lost => {
+                FolderEvent::FolderGone => self.mark_all(),
+                FolderEvent::Lost => {
                     self.mark_all();
-                    self.files.values_mut().for_each(|tracked| tracked.stamp = None);
+                    self.forget_stamps();
                 }
             }
         }
+        Ok(())
     }
 
-    fn ingest(&mut self, entry: FolderEntry, what: What, now: Instant) {
-        let is_whole = matches!(what, What::Written | What::MovedHere);
+    /// Lets the next look read all files again.
+    fn forget_stamps(&mut self) {
+        self.files.values_mut().for_each(|tracked| tracked.stamp = None);
+    }
+
+    fn ingest(&mut self, entry: FolderEntry, what: EntryChange, now: Instant) {
+        let is_whole = matches!(what, EntryChange::Written | EntryChange::MovedHere);
         if let Some(tracked) = self.places.get(&entry).and_then(|file| self.files.get_mut(file)) {
             match (what, tracked.state) {
-                (What::Modified, _) => {
+                (EntryChange::Modified, _) => {
                     tracked.change(FileState::Settling { until: now + self.quiet }, now);
                 }
                 // Its writer will close it.
-                (What::Attributes, FileState::Settling { .. }) => {}
-                (What::Created | What::Vanished, _) => {}
+                (EntryChange::Attributes, FileState::Settling { .. }) => {}
+                (EntryChange::Created | EntryChange::Vanished, _) => {}
                 // It is another file now: the look finds it.
-                (What::MovedHere, _) if entry.0.join(&entry.1).is_symlink() => {}
+                (EntryChange::MovedHere, _) if entry.0.join(&entry.1).is_symlink() => {}
                 _ => tracked.change(FileState::Changed, now),
             }
         }
-        if matches!(what, What::Written | What::Modified) {
+        if matches!(what, EntryChange::Written | EntryChange::Modified) {
             self.appeared.entry(entry).and_modify(|whole| *whole = is_whole);
-        } else if what != What::Attributes {
-            let numbered = self.targets.iter().enumerate();
-            let affected = numbered.filter(|(_, target)| target.depends_on(&entry));
+        } else if what != EntryChange::Attributes {
+            let numbered = self.arguments.iter().enumerate();
+            let affected = numbered.filter(|(_, argument)| argument.depends_on(&entry));
             let mut affected = affected.map(|(number, _)| number).peekable();
             if affected.peek().is_some() {
                 self.marked.extend(affected);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use svclb_core::model::{Unread, Update};
 use svclb_core::text::line;
-use svclb_objects::file::{Contents, FileReject, Object};
-use svclb_objects::ledger::{Ledger, Reports};
+use svclb_objects::file::{Contents, FileObject, FileReject};
+use svclb_objects::ledger::{Ledger, StandingReports};
 
 use super::layout::FileKey;
 use crate::batch::{Batch, Reject};
@@ -19,7 +19,7 @@ pub(super) struct FileObjects {
     holders: HashMap<ObjectId, BTreeSet<FileKey>>,
     /// With the state of each object that was handed on.
     ledger: Ledger<Option<Update>>,
-    reports: Reports<Subject, FileReject>,
+    reports: StandingReports<Subject, FileReject>,
     touched: BTreeSet<ObjectId>,
     /// As handed on last; `None` at first.
     unread: Option<Unread>,
@@ -33,8 +33,8 @@ enum Subject {
     Object(ObjectId),
 }
 
-/// The contents of a file. Its `rejected` objects are joined by those that it held earlier and may still
-/// hold, and `unknown` is false once a state of the file without that was read.
+/// The contents of a file. Its `rejected` objects include those that it had earlier and may still have, and
+/// `unknown` is false once a state of the file without that was read.
 #[derive(Debug, Default)]
 struct ReadFile {
     contents: Contents,
@@ -86,7 +86,7 @@ impl FileObjects {
         true
     }
 
-    /// Removes a file and what it held.
+    /// Removes a file and its objects.
     pub(super) fn remove(&mut self, file: &FileKey) {
         self.take_file(file);
         self.reports.clear(Subject::File(file.clone()));
@@ -117,6 +117,10 @@ impl FileObjects {
             return None;
         }
         let mut rejects: Vec<FileReject> = self.reports.take().collect();
+        for reject in &mut rejects {
+            let has_state = reject.object.as_ref().is_some_and(|it| self.ledger.has_state(it));
+            reject.add_consequence(has_state);
+        }
         rejects.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
         Some(Batch {
             rejects: rejects.into_iter().map(Reject::File).collect(),
@@ -142,7 +146,7 @@ impl FileObjects {
         let holders: Vec<(&FileKey, &ReadFile)> =
             holders.filter_map(|file| Some((file, self.files.get(file)?))).collect();
         let stated = holders.iter().filter(|(_, file)| !file.is_gone);
-        let mut stated: Vec<(&FileKey, &Object)> = stated
+        let mut stated: Vec<(&FileKey, &FileObject)> = stated
             .filter_map(|(key, file)| Some((*key, file.contents.objects.get(&object)?)))
             .collect();
         if let Some((file, winner)) = stated.pop() {
@@ -181,8 +185,8 @@ impl FileObjects {
 fn shadowed(
     object: &ObjectId,
     file: &FileKey,
-    stated: &Object,
-    (other, winner): (&FileKey, &Object),
+    stated: &FileObject,
+    (other, winner): (&FileKey, &FileObject),
 ) -> FileReject {
     let problem = format!(
         "{object} is in {}, document {}, too, and the last in path order counts: remove one of them",
@@ -191,10 +195,10 @@ fn shadowed(
     );
     FileReject {
         file: file.path.to_path_buf(),
-        line: None,
         document: Some(stated.document),
         object: Some(object.clone()),
         problem,
+        ..FileReject::default()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::layout::{Found, Stamp};
+use super::layout::{FoundFile, Stamp};
 
 /// The shortest and the longest pause before what failed is tried again.
 pub(super) const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -33,7 +33,7 @@ pub(super) enum FileState {
     Ready,
     /// It could not be read, for a reason that may pass without a change of the file.
     Failed(Failing),
-    /// It is not there. What it held is removed if it is not replaced until then.
+    /// It is not there. Its objects are removed if it is not back until then.
     Gone { until: Instant },
 }
 
@@ -90,7 +90,7 @@ impl Tracked {
     /// write, false when an event began one. A file that may be half written settles until `until`.
     pub(super) fn compare(
         &mut self,
-        found: &Found,
+        found: &FoundFile,
         is_whole: Option<bool>,
         now: Instant,
         until: Instant,

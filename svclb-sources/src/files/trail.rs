@@ -27,7 +27,12 @@ pub(super) fn trail(path: &Path) -> Trail {
     let mut trail = Trail::default();
     let mut here = PathBuf::from("/");
     let mut links = 0;
-    let mut ahead: Vec<OsString> = Vec::new();
+    // A stack of components, the first on top.
+    let mut ahead = Vec::new();
+    let push = |ahead: &mut Vec<OsString>, path: &Path| {
+        let components = path.components().rev().filter(|it| *it != Component::CurDir);
+        ahead.extend(components.map(|it| it.as_os_str().to_owned()));
+    };
     push(&mut ahead, path);
     while let Some(name) = ahead.pop() {
         if name == "/" {
@@ -55,15 +60,4 @@ pub(super) fn trail(path: &Path) -> Trail {
     }
     trail.real = Some(here);
     trail
-}
-
-/// Puts a path's components on the stack, the first on top.
-fn push(ahead: &mut Vec<OsString>, path: &Path) {
-    let components = path.components().rev().filter_map(|component| match component {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
-        Component::RootDir => Some(OsString::from("/")),
-        Component::CurDir | Component::Prefix(_) => None,
-    });
-    ahead.extend(components);
 }

@@ -15,7 +15,7 @@ const BUFFER: usize = 256 << 10;
 
 /// The events of an entry of a folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum What {
+pub(super) enum EntryChange {
     /// A writer closed it.
     Written,
     /// It was written to or cut, and the writer may go on.
@@ -32,9 +32,9 @@ pub(super) enum What {
 
 /// An event of inotify.
 #[derive(Clone, Debug)]
-pub(super) enum Event {
+pub(super) enum FolderEvent {
     /// An event of an entry of a folder.
-    Entry(Arc<Path>, OsString, What),
+    Entry(Arc<Path>, OsString, EntryChange),
     /// A watched folder is not where it was.
     FolderGone,
     /// The kernel dropped events.
@@ -45,13 +45,13 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Watch {
     fd: AsyncFd<Inotify>,
-    folders: HashMap<WatchDescriptor, Folder>,
+    folders: HashMap<WatchDescriptor, WatchedFolder>,
     buffer: Box<[u8]>,
 }
 
 /// A watched folder.
 #[derive(Debug, Default)]
-struct Folder {
+struct WatchedFolder {
     /// The paths that lead to it: with a bind mount, there are several.
     paths: Vec<Arc<Path>>,
     /// The contents of its files matter, by one of its paths at least.
@@ -74,7 +74,7 @@ impl Watch {
     /// again. So is one that a path only leads through and that may be entered but not read, such as another
     /// user's home: a folder in it reports itself when it is moved or removed.
     pub(super) fn cover(&mut self, wanted: &BTreeMap<PathBuf, bool>) -> io::Result<bool> {
-        let mut folders: HashMap<WatchDescriptor, Folder> = HashMap::new();
+        let mut folders: HashMap<WatchDescriptor, WatchedFolder> = HashMap::new();
         let mut failure = None;
         // In path order, so that a folder's holder is watched before the folder.
         for (folder, contents) in wanted {
@@ -135,8 +135,14 @@ impl Watch {
         self.fd.readable().await.map(|mut guard| guard.clear_ready())
     }
 
+    /// Makes each read fail (EINVAL: no event fits into the buffer), or succeed again.
+    #[cfg(test)]
+    pub(super) fn break_reads(&mut self, breaks: bool) {
+        self.buffer = vec![0; if breaks { 16 } else { BUFFER }].into();
+    }
+
     /// Takes the events so far, without waiting.
-    pub(super) fn drain(&mut self) -> io::Result<Vec<Event>> {
+    pub(super) fn drain(&mut self) -> io::Result<Vec<FolderEvent>> {
         let mut found = Vec::new();
         loop {
             match self.fd.get_mut().read_events(&mut self.buffer) {
@@ -168,33 +174,35 @@ fn mask(contents: bool) -> WatchMask {
 }
 
 fn collect(
-    folders: &HashMap<WatchDescriptor, Folder>,
+    folders: &HashMap<WatchDescriptor, WatchedFolder>,
     event: &inotify::Event<&std::ffi::OsStr>,
-    found: &mut Vec<Event>,
+    found: &mut Vec<FolderEvent>,
 ) {
     if event.mask.contains(EventMask::Q_OVERFLOW) {
-        return found.push(Event::Lost);
+        return found.push(FolderEvent::Lost);
     }
     // Otherwise the event is of a folder that is no longer watched.
-    let Some(Folder { paths, .. }) = folders.get(&event.wd) else { return };
+    let Some(WatchedFolder { paths, .. }) = folders.get(&event.wd) else { return };
     let Some(name) = event.name else {
         let gone =
             EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED | EventMask::UNMOUNT;
         if event.mask.intersects(gone) {
-            found.push(Event::FolderGone);
+            found.push(FolderEvent::FolderGone);
         }
         return;
     };
     let kinds = [
-        (EventMask::CLOSE_WRITE, What::Written),
-        (EventMask::MODIFY, What::Modified),
-        (EventMask::ATTRIB, What::Attributes),
-        (EventMask::CREATE, What::Created),
-        (EventMask::MOVED_TO, What::MovedHere),
-        (EventMask::MOVED_FROM, What::Vanished),
-        (EventMask::DELETE, What::Vanished),
+        (EventMask::CLOSE_WRITE, EntryChange::Written),
+        (EventMask::MODIFY, EntryChange::Modified),
+        (EventMask::ATTRIB, EntryChange::Attributes),
+        (EventMask::CREATE, EntryChange::Created),
+        (EventMask::MOVED_TO, EntryChange::MovedHere),
+        (EventMask::MOVED_FROM, EntryChange::Vanished),
+        (EventMask::DELETE, EntryChange::Vanished),
     ];
     for (_, what) in kinds.iter().filter(|(mask, _)| event.mask.contains(*mask)) {
-        found.extend(paths.iter().map(|path| Event::Entry(Arc::clone(path), name.into(), *what)));
+        found.extend(
+            paths.iter().map(|path| FolderEvent::Entry(Arc::clone(path), name.into(), *what)),
+        );
     }
 }

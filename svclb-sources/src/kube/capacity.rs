@@ -1,14 +1,16 @@
 //! A limit on the memory of each namespace's objects, also of those that are not served.
 //!
-//! Which Services are served is decided where all objects are known (`svclb_core::budget`), and objects that
-//! are not served are kept until they are. Without a limit on them, one namespace could fill the memory of
+//! The catalog, which knows all objects, decides which Services are served (`svclb_core::budget`). Objects
+//! that are not served are kept until they are. Without a limit on them, one namespace could fill the memory of
 //! every node with Services that are refused, and with slices of no Service.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use svclb_core::budget::{Budget, Resource, memory};
-use svclb_core::model::{Omission, Service, Slice, Update};
+use svclb_core::model::{Omission, Update};
+
+use super::lock;
 
 /// The memory that the objects of all kinds share.
 ///
@@ -27,7 +29,7 @@ struct Used {
 }
 
 impl Capacity {
-    /// As much as these budgets allow.
+    /// Returns as much as these budgets allow.
     pub(super) fn new(budget: &Budget) -> Self {
         let limit = memory::kept(&budget.cluster);
         let [one, all] =
@@ -36,52 +38,40 @@ impl Capacity {
         Self(Arc::new(Mutex::new(used)))
     }
 
-    /// Counts an object that counted with `memory` bytes, which is changed. Where it would exceed what its
-    /// namespace may take, its contents are left out, and the bytes that they need are returned.
+    /// Counts an object that counted with `memory` bytes, which is changed. Where it exceeds what its namespace
+    /// may take, its contents are left out. Returns the bytes that left-out contents need.
     pub(super) fn take(&self, update: &mut Update, memory: &mut usize) -> Option<usize> {
-        let omitted = self.omit(update, *memory);
-        if let Some((namespace, bytes)) = counted(update) {
-            self.count(namespace, *memory, bytes);
-            *memory = bytes;
-        }
-        omitted
+        self.omit(update, *memory);
+        let Counted { namespace, bytes, needs } = counted(update)?;
+        self.count(namespace, *memory, bytes);
+        *memory = bytes;
+        needs
     }
 
-    /// Counts a later state of an object beside the one that counts with `before` bytes. It too is without
-    /// contents where they exceed what its namespace may take.
+    /// Counts a later state of an object in addition to the one that counts with `before` bytes. It is without
+    /// contents, too, where they exceed what its namespace may take.
     pub(super) fn reserve(&self, update: &mut Update, before: usize) {
         self.omit(update, before);
-        if let Some((namespace, bytes)) = counted(update) {
+        if let Some(Counted { namespace, bytes, .. }) = counted(update) {
             self.count(namespace, 0, bytes);
         }
     }
 
-    /// Counts a state that was [reserved](Self::reserve) no more.
+    /// Stops counting a state that was [reserved](Self::reserve).
     pub(super) fn release(&self, update: &Update) {
-        if let Some((namespace, bytes)) = counted(update) {
+        if let Some(Counted { namespace, bytes, .. }) = counted(update) {
             self.count(namespace, bytes, 0);
         }
     }
 
-    /// Leaves the contents of an object out where they exceed what its namespace may take: then the bytes
-    /// that they need.
-    fn omit(&self, update: &mut Update, before: usize) -> Option<usize> {
-        let (namespace, bytes) = counted(update)?;
-        let checked = self.check(namespace, before, bytes);
+    /// Leaves the contents of an object out where they exceed what its namespace may take.
+    fn omit(&self, update: &mut Update, before: usize) {
+        let Some(Counted { namespace, bytes, .. }) = counted(update) else { return };
+        let Err(why) = self.check(namespace, before, bytes) else { return };
         match update {
-            Update::Service(_, Some(service)) => {
-                if let Err(why) = checked {
-                    *service = service.omit(why);
-                }
-                service.omitted.as_ref().map(|why| why.needs)
-            }
-            Update::Slice(_, Some(slice)) => {
-                if let Err(why) = checked {
-                    *slice = slice.omit(why);
-                }
-                slice.omitted.as_ref().map(|why| why.needs)
-            }
-            _ => None,
+            Update::Service(_, Some(service)) => *service = service.omit(why),
+            Update::Slice(_, Some(slice)) => *slice = slice.omit(why),
+            _ => {}
         }
     }
 
@@ -95,7 +85,7 @@ impl Capacity {
         before: usize,
         bytes: usize,
     ) -> Result<(), Omission> {
-        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = lock(&self.0);
         let others = used.of_namespace.get(namespace).map_or(0, |used| used.saturating_sub(before));
         let free = used.limit.saturating_sub(used.all.saturating_sub(before));
         let limit = used.share_of(others.saturating_add(free));
@@ -107,7 +97,7 @@ impl Capacity {
 
     /// Counts an object of a namespace with `bytes` where it had `before`.
     pub(super) fn count(&self, namespace: &Arc<str>, before: usize, bytes: usize) {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = lock(&self.0);
         let change = |used: usize| (used + bytes).saturating_sub(before);
         used.all = change(used.all);
         let of_namespace = used.of_namespace.entry(Arc::clone(namespace)).or_default();
@@ -118,25 +108,30 @@ impl Capacity {
     }
 }
 
-/// The namespace that an object counts for, and its bytes: none without contents.
-fn counted(update: &Update) -> Option<(&Arc<str>, usize)> {
-    let (name, bytes) = match update {
-        Update::Service(name, service) => {
-            let kept = service.as_ref().filter(|service| service.omitted.is_none());
-            (name, kept.map_or(0, Service::memory))
-        }
-        Update::Slice(name, slice) => {
-            let kept = slice.as_ref().filter(|slice| slice.omitted.is_none());
-            (name, kept.map_or(0, Slice::memory))
-        }
+/// An object as it counts.
+struct Counted<'a> {
+    namespace: &'a Arc<str>,
+    /// Its bytes; 0 without contents.
+    bytes: usize,
+    /// The bytes that its contents need, if they are left out.
+    needs: Option<usize>,
+}
+
+fn counted(update: &Update) -> Option<Counted<'_>> {
+    let (name, bytes, omitted) = match update {
+        Update::Service(name, Some(it)) => (name, it.memory(), it.omitted.as_ref()),
+        Update::Slice(name, Some(it)) => (name, it.memory(), it.omitted.as_ref()),
+        Update::Service(name, None) | Update::Slice(name, None) => (name, 0, None),
         Update::Node(_) | Update::Interfaces(_) => return None,
     };
-    Some((&name.namespace, bytes))
+    let needs = omitted.map(|omission| omission.needs);
+    let bytes = if needs.is_some() { 0 } else { bytes };
+    Some(Counted { namespace: &name.namespace, bytes, needs })
 }
 
 impl Used {
-    /// The most that a namespace may take where it and what is free are so much together: then it takes its
-    /// share of what is free beside it.
+    /// Returns the most that a namespace may take, where its own and the free bytes are `both` together: it
+    /// then has its share of what is free beside it.
     fn share_of(&self, both: usize) -> usize {
         let (one, all) = (self.share.0 as u128, self.share.1 as u128);
         let share = (both as u128 * one).checked_div(one + all).unwrap_or_default();
@@ -150,14 +145,15 @@ mod tests {
 
     use super::*;
 
-    /// All that are served may take so much, and those of one namespace this percentage of it.
+    /// Returns a capacity where all Services may take so many bytes, and those of one namespace this percentage
+    /// of it.
     fn capacity(all: usize, percent: usize) -> Capacity {
         let cluster = Amount::default().with(Resource::Memory, all);
         let namespace = cluster.percent(percent);
         Capacity::new(&Budget { namespace, cluster, ..Budget::UNLIMITED })
     }
 
-    /// As much as a namespace may take, by objects of one byte.
+    /// Adds objects of one byte until the namespace has its share. Returns their number.
     fn fill(capacity: &Capacity, namespace: &Arc<str>) -> usize {
         let mut taken = 0;
         while capacity.check(namespace, 0, 1).is_ok() {
@@ -168,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn namespace_takes_a_third_of_what_is_free_and_the_next_finds_as_much_of_the_rest() {
+    fn namespace_takes_a_third_of_what_is_free_and_the_next_a_third_of_the_rest() {
         let capacity = capacity(450, 50);
         let [a, b]: [Arc<str>; 2] = ["a".into(), "b".into()];
         assert_eq!((fill(&capacity, &a), fill(&capacity, &b)), (300, 200));
         let omission = Omission { needs: 7, used: 300, limit: 233 };
         assert_eq!(capacity.check(&a, 0, 7), Err(omission));
-        // What is there stays, and may become smaller.
+        // An object that is there stays, and may become smaller.
         assert_eq!((capacity.check(&a, 7, 7), capacity.check(&a, 7, 6)), (Ok(()), Ok(())));
         capacity.count(&a, 300, 0);
         capacity.count(&b, 200, 0);

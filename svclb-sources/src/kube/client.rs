@@ -1,63 +1,66 @@
-//! A client of the API server that renews itself: configuration is read again and credentials are asked for
-//! again when what there is does not do. The ways to the API server are in `ways` and `dial`.
+//! A client of the API server that renews itself: it reads the configuration again, and requests new
+//! credentials, when the current ones expire, are refused or reach no server. The ways to the API server are
+//! in `ways` and `dial`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
 use svclb_core::text::short;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, service_fn};
 
 use super::dial::Dial;
+use super::lock;
 use super::plugin::{Plugins, TooEarly};
-use super::settings::Settings;
+use super::settings::KubeSettings;
 use super::ways::Ways;
 
 /// The time within which an answer must begin.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long a request waits for credentials where the current ones do not do.
+/// The time that a request waits for new credentials where the current ones are not usable.
 const CREDENTIALS: Duration = Duration::from_secs(10);
-/// Configuration is read again this long after the last time, when the API server does not take our
-/// credentials, and when it cannot be reached.
+/// The shortest time between two reads of the configuration: where the API server refuses the credentials,
+/// and where it cannot be reached.
 const REFUSED: Duration = Duration::from_secs(2);
 const UNREACHED: Duration = Duration::from_secs(60);
 
-/// A connection to the API server that renews itself.
+/// A client of the API server that renews itself.
 #[derive(Clone)]
-pub(super) struct Link {
-    pub(super) settings: Arc<Settings>,
+pub(super) struct ApiClient {
+    pub(super) settings: Arc<KubeSettings>,
     plugins: Plugins,
     current: Arc<Mutex<Current>>,
     /// The ways to the API server.
     pub(super) ways: Ways,
-    /// Its address, for the log.
+    /// The API server's address, for the log.
     pub(super) server: Arc<str>,
 }
 
 struct Current {
-    /// None, while the first credentials are not there.
+    /// `None` while the first credentials are not there.
     client: Option<Client>,
-    /// When its credentials are to be renewed, if they expire.
+    /// The time at which its credentials have to be renewed, if they expire.
     renewal: Option<Instant>,
+    /// The time at which the configuration was last read.
     read: Instant,
-    /// Closed when the successor that is being made is there, or cannot be made.
+    /// Closed when the next client is there, or cannot be made; `None` when none is being made.
     making: Option<watch::Receiver<()>>,
-    /// The API server does not take our credentials.
+    /// The API server refuses the credentials.
     refused: bool,
     /// It cannot be reached.
     unreached: bool,
-    /// It was logged that there are no new credentials.
+    /// An error about new credentials was logged.
     is_logged: bool,
 }
 
 impl Current {
-    /// Whether the client does not do, and a better one may be had.
+    /// Returns true when a new client is needed and may be made.
     fn is_due(&self) -> bool {
         let age = self.read.elapsed();
         let expires = self.renewal.is_some_and(|renewal| renewal <= Instant::now());
@@ -66,36 +69,28 @@ impl Current {
     }
 }
 
-/// A client and when its credentials are to be renewed, if they expire.
-type Made = (Client, Option<Instant>);
-
-impl Link {
-    /// Reads the configuration. It is found out later whether the API server answers, and whether a plugin
-    /// gives credentials: that may depend on another server.
+impl ApiClient {
+    /// Reads the configuration. It connects to nothing and waits for no plugin: both may depend on another
+    /// server.
     ///
     /// # Errors
     /// When there is no configuration or it cannot be understood.
-    pub(super) async fn new(settings: Settings) -> Result<Self> {
+    pub(super) async fn new(settings: KubeSettings) -> Result<Self> {
         let config = settings.read().await.with_context(|| settings.to_string())?;
         let server = config.cluster_url.to_string().into();
-        let link = Self::with(None, settings, server);
+        let api = Self::over(None, settings, server);
         if config.auth_info.exec.is_some() {
-            link.begin(&mut lock(&link.current));
+            api.begin(&mut lock(&api.current));
         } else {
-            let client = client(config, &link.settings, &link.ways);
-            let client = client.with_context(|| link.settings.to_string())?;
-            lock(&link.current).client = Some(client);
+            let client = client(config, &api.settings, &api.ways);
+            let client = client.with_context(|| api.settings.to_string())?;
+            lock(&api.current).client = Some(client);
         }
-        Ok(link)
+        Ok(api)
     }
 
-    /// Uses a client until its credentials do not do.
-    #[cfg(test)]
-    pub(super) fn over(client: Client, settings: Settings, server: Arc<str>) -> Self {
-        Self::with(Some(client), settings, server)
-    }
-
-    fn with(client: Option<Client>, settings: Settings, server: Arc<str>) -> Self {
+    /// Uses this client, if there is one, until its credentials are refused or reach no server.
+    pub(super) fn over(client: Option<Client>, settings: KubeSettings, server: Arc<str>) -> Self {
         let current = Current {
             client,
             renewal: None,
@@ -139,8 +134,8 @@ impl Link {
         answer
     }
 
-    /// Reads the configuration again when the current one does not do: tokens and certificates expire, and
-    /// new ones are written to their files.
+    /// Makes a new client where one is due: tokens and certificates expire, and new ones are written to their
+    /// files.
     async fn renew(&self) {
         let (mut making, patience) = {
             let mut current = lock(&self.current);
@@ -148,24 +143,24 @@ impl Link {
                 self.begin(&mut current);
             }
             let Some(making) = current.making.clone() else { return };
-            // A request goes on with credentials that still do.
+            // A request does not wait while the current credentials work.
             let waits = current.client.is_none() || current.refused || current.unreached;
             (making, if waits { CREDENTIALS } else { Duration::ZERO })
         };
-        // An error says that it is closed.
+        // An error means that it is closed.
         let _ = timeout(patience, making.changed()).await;
     }
 
-    /// Begins to make another client, one at a time. A request waits for it up to a limit, and the making goes
-    /// on without the request.
+    /// Begins to make another client, one at a time, in a task of its own: a request that stops waiting does
+    /// not stop it.
     fn begin(&self, current: &mut Current) {
-        let (link, (done, making)) = (self.clone(), watch::channel(()));
+        let (api, (done, making)) = (self.clone(), watch::channel(()));
         current.read = Instant::now();
         current.making = Some(making);
         let refused = current.refused || current.unreached && self.plugins.gave_certificate();
         tokio::spawn(async move {
-            let made = link.make(refused).await;
-            let mut current = lock(&link.current);
+            let made = api.make(refused).await;
+            let mut current = lock(&api.current);
             current.making = None;
             match made {
                 Ok((client, renewal)) => {
@@ -183,31 +178,28 @@ impl Link {
         });
     }
 
-    async fn make(&self, refused: bool) -> Result<Made> {
+    async fn make(&self, refused: bool) -> Result<(Client, Option<Instant>)> {
         let mut config = self.settings.read().await?;
         let renewal = self.plugins.resolve(&mut config.auth_info, refused).await?;
         Ok((client(config, &self.settings, &self.ways)?, renewal))
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A client of a configuration without an exec plugin.
-fn client(mut config: Config, settings: &Settings, ways: &Ways) -> Result<Client> {
+/// Makes a client of a configuration without an exec plugin.
+fn client(mut config: Config, settings: &KubeSettings, ways: &Ways) -> Result<Client> {
     let name = settings.server_name(&config);
     if config.proxy_url.is_some() {
-        // The proxy makes the connection: there is one way, and it is the proxy's.
+        // The proxy makes the connection, so there is only the way over it.
         if let Some(server) = settings.api_servers.first() {
             config.cluster_url = server.clone();
             config.tls_server_name = Some(name);
         }
         return Ok(Client::try_from(config)?);
     }
-    // As kube does it, but for the ways, and for one thing: it would not notice for five minutes that the
-    // other side vanished.
-    let connector = Dial::new(&config, ways, settings.given(&config), &name)?;
+    // The layers of kube's own client, over connections of `dial`: those of kube know one way only, and notice
+    // a vanished peer after five minutes.
+    let dial = Dial::new(&config, ways, settings.given(&config), &name)?;
+    let connector = service_fn(move |_: Uri| dial.dial());
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

@@ -1,10 +1,9 @@
-//! Connections to the API server, over whichever way works (`ways`), by sockets that svclb's own hooks
+//! Connections to the API server, over the first way that works (`ways`), by sockets that svclb's own hooks
 //! leave alone.
 
-use std::fmt;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -27,19 +26,20 @@ use tokio::time::{sleep, timeout};
 use tower::{BoxError, Service, ServiceExt as _};
 
 use super::health::words;
-use super::ways::{Failed, Way, WayKind, Ways};
+use super::ways::{Failed, Way, WayKind, Ways, port};
 
-/// How long a connection may take to be made, TLS included.
+/// The time within which a connection must be made, TLS included.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
-/// The next way is tried beside one that has not worked for so long.
+/// The next way is tried in parallel to one that has not worked for so long.
 const NEXT: Duration = Duration::from_millis(500);
-/// A peer that vanished is noticed after this silence, then so many unanswered probes, so far apart.
+/// TCP keepalive, which notices a vanished peer: seconds until the first probe, number of probes, seconds
+/// between them.
 const KEEPALIVE: (u32, u32, u32) = (15, 3, 5);
 
 /// A connection.
-type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(super) type Connection = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// Makes connections to the API server; which URL it is asked for does not matter.
+/// Makes connections to the API server, whatever the URL of a request.
 #[derive(Clone)]
 pub(super) struct Dial {
     ways: Ways,
@@ -47,23 +47,22 @@ pub(super) struct Dial {
     given: Vec<Way>,
     /// Endpoints that the cluster names may be tried.
     learns: bool,
-    /// Expects the certificate that the configuration says.
+    /// Expects a certificate as configured.
     by_configuration: HttpsConnector<Tcp>,
     /// Expects the same certificate, whatever the address.
     by_name: HttpsConnector<Tcp>,
 }
 
 impl Dial {
-    /// Dials as this configuration says, and by these further ways, whose certificate must be good for
-    /// `name`.
+    /// Dials the configured address, and these further ways, whose certificate must be good for `name`.
     ///
     /// # Errors
     /// When certificates or names cannot be understood.
     pub(super) fn new(config: &Config, ways: &Ways, given: Vec<Uri>, name: &str) -> Result<Self> {
         let mut named = config.clone();
         named.tls_server_name = Some(name.to_owned());
-        // What a cluster says must not decide to whom credentials are sent: only who has a certificate of
-        // the cluster's own authority is one of its API servers.
+        // The cluster's objects must not decide where credentials are sent: only a server with a certificate
+        // of the cluster's own authority is one of its API servers.
         let is_verified = config.root_cert.is_some() && !config.accept_invalid_certs;
         let is_https = config.cluster_url.scheme_str() == Some("https");
         let given = given.into_iter().map(|url| Way::new(WayKind::ApiServer, url)).collect();
@@ -77,27 +76,34 @@ impl Dial {
         })
     }
 
-    async fn dial(self) -> Result<Stream, BoxError> {
+    /// Connects over the first way that works.
+    pub(super) fn dial(&self) -> BoxFuture<'static, Result<Connection, BoxError>> {
+        Box::pin(self.clone().try_ways())
+    }
+
+    async fn try_ways(self) -> Result<Connection, BoxError> {
         let ways = self.ways.order(&self.configured, &self.given, self.learns);
         let is_only = ways.len() == 1;
         let mut failed: Vec<(Way, BoxError)> = Vec::new();
         let connected = first(ways.into_iter().map(|way| self.attempt(way)), &mut failed).await;
-        let in_words = |failed: &[(Way, BoxError)]| -> Vec<Failed> {
-            failed.iter().map(|(way, error)| (way.clone(), words(&**error))).collect()
-        };
-        let told = in_words(&failed);
+        let errors = failed.iter().map(|(way, error)| (way.clone(), words(&**error)));
+        let errors: Vec<Failed> = errors.collect();
         if let Some((way, stream)) = connected {
-            self.ways.worked(&way, peer(&stream), told);
+            self.ways.worked(&way, peer(&stream), errors);
             return Ok(stream);
         }
-        self.ways.failed(&told);
+        self.ways.failed(&errors);
         match failed.pop() {
             Some((_, error)) if is_only => Err(error),
-            _ => Err(NoWay(told).into()),
+            _ => {
+                let errors = errors.iter().map(|(way, error)| format!("{way}: {error}"));
+                let errors = errors.collect::<Vec<_>>().join("; ");
+                Err(format!("no way to the API server works: {errors}").into())
+            }
         }
     }
 
-    async fn attempt(&self, way: Way) -> Result<(Way, Stream), (Way, BoxError)> {
+    async fn attempt(&self, way: Way) -> Result<(Way, Connection), (Way, BoxError)> {
         let connector = match way.kind {
             WayKind::Configuration => &self.by_configuration,
             WayKind::Endpoint | WayKind::ApiServer => &self.by_name,
@@ -110,47 +116,16 @@ impl Dial {
     }
 }
 
-impl Service<Uri> for Dial {
-    type Response = Stream;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Stream, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().dial())
-    }
-}
-
-/// Who is at the other end.
-fn peer(stream: &Stream) -> Option<SocketAddr> {
+/// Returns the address at the other end.
+fn peer(stream: &Connection) -> Option<SocketAddr> {
     let mut extensions = Extensions::new();
     stream.connected().get_extras(&mut extensions);
     extensions.get::<HttpInfo>().map(HttpInfo::remote_addr)
 }
 
-/// No way works, each for its own reason.
-#[derive(Debug)]
-struct NoWay(Vec<Failed>);
-
-impl fmt::Display for NoWay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no way to the API server works")?;
-        let mut separator = ": ";
-        for (way, error) in &self.0 {
-            write!(f, "{separator}{way}: {error}")?;
-            separator = "; ";
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for NoWay {}
-
-/// The first success of attempts that begin one after the other: the next one as soon as one has failed, or
-/// [`NEXT`] after the one before. Those that fail before it are added to `failed`; the others are dropped.
+/// Returns the first success of attempts that begin one after the other: the next one as soon as one has
+/// failed, or [`NEXT`] after the one before. Earlier errors are added to `failed`; attempts that are still
+/// running are dropped.
 async fn first<T, E>(
     attempts: impl IntoIterator<Item = impl Future<Output = Result<T, E>>>,
     failed: &mut Vec<E>,
@@ -194,9 +169,9 @@ impl Service<Uri> for Tcp {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(async move {
-            let addresses = addresses(&uri).await?;
             let mut failed = Vec::new();
-            match first(addresses.into_iter().map(connect), &mut failed).await {
+            let attempts = addresses(&uri).await?.into_iter().map(connect);
+            match first(attempts, &mut failed).await {
                 Some(stream) => Ok(TokioIo::new(stream)),
                 None => {
                     Err(failed.pop().map_or_else(|| "the name has no address".into(), Into::into))
@@ -208,14 +183,7 @@ impl Service<Uri> for Tcp {
 
 async fn addresses(uri: &Uri) -> Result<Vec<SocketAddr>, BoxError> {
     let host = uri.host().ok_or("a URL without a host")?.trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
-        Some("http") => 80,
-        _ => 443,
-    });
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
-    }
-    Ok(lookup_host((host, port)).await?.collect())
+    Ok(lookup_host((host, port(uri))).await?.collect())
 }
 
 async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
@@ -231,7 +199,7 @@ async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Marks a socket as one that the hooks leave alone: those of this agent, and what an earlier one left
+/// Marks a socket as one that the hooks leave alone: those of this agent, and those that an earlier one left
 /// attached.
 fn exempt(socket: &impl AsFd) {
     static IS_LOGGED: AtomicBool = AtomicBool::new(false);
@@ -241,7 +209,7 @@ fn exempt(socket: &impl AsFd) {
     {
         tracing::warn!(
             "cannot set SO_PRIORITY: connections to the API server are translated like all others, and \
-             depend on what the maps say: {error}"
+             depend on the maps: {error}"
         );
     }
 }
@@ -261,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_way_waits_neither_for_one_that_failed_nor_long_for_one_that_hangs() {
+    async fn next_way_is_tried_after_a_failure_at_once_and_beside_one_that_hangs_after_a_moment() {
         type Attempts = &'static [(f64, Result<&'static str, &'static str>)];
         let rows: [(&str, Attempts, Option<&str>, f64, usize); 5] = [
             ("the first works", &[(0.2, Ok("a")), (0.0, Ok("b"))], Some("a"), 0.2, 0),
@@ -282,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_tried_only_where_the_configurations_authority_says_who_they_are() {
+    fn endpoints_are_tried_only_where_the_configured_authority_verifies_them() {
         let own = rcgen::generate_simple_self_signed(["kubernetes".to_owned()]).unwrap();
         let authority = || Some(vec![own.cert.der().to_vec()]);
         let rows = [

@@ -16,19 +16,19 @@ use crate::convert::Kind;
 const ERRORS: usize = 8;
 /// The shortest and the longest delay after an error.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
-/// After this time without an error all is well, and earlier errors count no more.
-const WELL: Duration = Duration::from_secs(5);
+/// After this time without an error the watch is healthy, and earlier errors count no more.
+const HEALTHY: Duration = Duration::from_secs(5);
 
 /// The health of one kind's watch.
 #[derive(Debug)]
 pub(super) struct Health {
     resource: &'static str,
-    /// Errors that were logged since all was well.
+    /// Errors that were logged since the watch was healthy.
     errors: Vec<String>,
     pub(super) backoff: Backoff,
-    /// The time at which a version last had expired, and a list was asked for at once.
+    /// The time at which a version last had expired, which caused a list at once.
     expired: Option<Instant>,
-    /// The first good answer since the last error. The watch that it begins may end badly.
+    /// The first good answer since the last error. The watch that it begins may still fail.
     good: Option<Instant>,
     /// The latest good answer, until it is taken.
     pub(super) answered: Option<Instant>,
@@ -41,7 +41,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    /// All is well.
+    /// Returns the state of a healthy watch.
     pub(super) fn new(resource: &'static str) -> Self {
         Self {
             resource,
@@ -56,7 +56,7 @@ impl Health {
         }
     }
 
-    /// Notes a good answer, from this peer if it is known.
+    /// Records a good answer, from this peer if it is known.
     pub(super) fn answered_by(&mut self, peer: Option<(SocketAddr, WayKind)>) {
         let now = Instant::now();
         self.good.get_or_insert(now);
@@ -65,17 +65,12 @@ impl Health {
         self.peer = peer.or(self.peer);
     }
 
-    /// Notes that a request failed, perhaps without an answer.
-    pub(super) const fn failed(&mut self, unreached: bool) {
-        self.unreached = unreached;
-    }
-
-    /// Notes a part of a good answer.
+    /// Records a part of a good answer.
     pub(super) fn received(&mut self) {
         self.latest = Some(SystemTime::now());
     }
 
-    /// The time at which something good last came, and its sender.
+    /// Returns the time at which a good answer last came, and its sender.
     pub(super) fn row(&self, kind: Kind) -> SourceRow {
         let kind = match kind {
             Kind::Service => SourceKind::Services,
@@ -83,26 +78,23 @@ impl Health {
             Kind::Node => SourceKind::Nodes,
         };
         let since = self.latest.and_then(|latest| latest.duration_since(UNIX_EPOCH).ok());
-        let row = SourceRow {
-            heard: since.map_or(0, |since| since.as_secs()),
-            kind: kind as u8,
-            ..SourceRow::default()
-        };
-        match self.peer {
-            Some((peer, way)) => {
-                SourceRow { address: peer.ip().into(), port: peer.port(), way: way as u8, ..row }
-            }
-            None => row,
-        }
+        let (heard, kind) = (since.map_or(0, |since| since.as_secs()), kind as u8);
+        let row = SourceRow { heard, kind, ..SourceRow::default() };
+        self.peer.map_or(row, |(peer, way)| SourceRow {
+            address: peer.ip().into(),
+            port: peer.port(),
+            way: way as u8,
+            ..row
+        })
     }
 
-    /// The time at which all is well again, if no error comes before. A good answer alone is not enough: an
-    /// error may come with it.
+    /// Returns the time at which the watch is healthy again, if no error comes before. A good answer alone is
+    /// not enough: an error may come with it.
     pub(super) fn recovery(&self) -> Option<Instant> {
-        self.good.filter(|_| !self.errors.is_empty()).map(|since| since + WELL)
+        self.good.filter(|_| !self.errors.is_empty()).map(|since| since + HEALTHY)
     }
 
-    /// All is well again.
+    /// Records that the watch is healthy again.
     pub(super) fn recover(&mut self) {
         if !std::mem::take(&mut self.errors).is_empty() {
             tracing::info!(resource = self.resource, "the API server answers again");
@@ -111,19 +103,19 @@ impl Health {
         self.backoff.reset();
     }
 
-    /// Notes that a version expired. True if that is no error, since a list at once may help: not where one
-    /// has just led to the same.
+    /// Records that a version expired. Returns true when that is no error, since a list at once may help, and
+    /// false where a list has just led to the same.
     pub(super) fn expires(&mut self) -> bool {
-        let is_well = self.errors.is_empty();
-        let again = self.expired.is_some_and(|before| !is_well || before.elapsed() <= WELL);
+        let is_healthy = self.errors.is_empty();
+        let again = self.expired.is_some_and(|before| !is_healthy || before.elapsed() <= HEALTHY);
         if !again {
             self.expired = Some(Instant::now());
         }
         !again
     }
 
-    /// Reports that a request failed, or a watch broke off; `rest` says what is served meanwhile. Returns the
-    /// delay before the next request.
+    /// Reports that a request failed, or a watch broke off; `rest` names the state that is served meanwhile.
+    /// Returns the delay before the next request.
     pub(super) fn report(&mut self, error: &(dyn Error + 'static), rest: &'static str) -> Duration {
         if self.recovery().is_some_and(|at| at <= Instant::now()) {
             self.recover();
@@ -138,7 +130,7 @@ impl Health {
     }
 }
 
-/// An error with its causes, none of them repeated.
+/// Returns an error's message with its causes, none of them repeated.
 pub(super) fn words(error: &(dyn Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
@@ -158,14 +150,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_over_some_time_after_the_first_good_answer() {
+    fn watch_is_healthy_again_some_time_after_the_first_good_answer() {
         let mut health = Health::new("services");
         health.answered_by(None);
         assert_eq!(health.recovery(), None, "nothing was wrong");
         let error = std::io::Error::other("away");
         health.report(&error, "");
         assert_eq!(health.recovery(), None);
-        health.failed(false);
+        health.unreached = false;
         assert_eq!(health.recovery(), None);
         health.answered_by(None);
         let recovery = health.recovery();
@@ -179,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_that_its_error_says_already_is_not_said_twice() {
+    fn cause_that_is_part_of_its_errors_message_is_not_repeated() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot do it: {0}")]
         struct Outer(#[source] std::io::Error);

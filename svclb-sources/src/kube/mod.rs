@@ -1,11 +1,11 @@
 //! `--kubeconfig` and in-cluster: the objects of an API server, watched.
 //!
-//! * Nothing is handed on before every kind was listed. Until then, and whenever the API server is away, what
-//!   is served stays served: a later list is compared with what is known when it is complete, and only the
-//!   differences are handed on.
+//! * Nothing is handed on before every kind was listed. Until then, and whenever the API server is away, the
+//!   state that is served stays: a later list is compared with the known objects when it is complete, and only
+//!   the differences are handed on.
 //! * A rejected object keeps its previous state, also through a list.
-//! * Memory is bounded: of what was not handed on yet, an object's latest state counts, and the objects of
-//!   a namespace may take a share of what all may.
+//! * Memory is bounded: of changes that are not handed on yet, only the latest state of each object is kept,
+//!   and the objects of a namespace may take a share of the memory for all.
 //!
 //! * `resources`: the kinds that are watched, with the rights that this takes.
 //! * `settings`: the configuration, and the credentials in it.
@@ -18,20 +18,20 @@
 //! * `silence`: watches that are silent for too long.
 //! * `timing`: an alarm, and delays that grow.
 //! * `health`: the health of a watch, for the operator.
-//! * `held`: the known objects of one kind.
+//! * `store`: the known objects of one kind.
 //! * `capacity`: how much memory the objects of each namespace may take.
 
 mod capacity;
 mod client;
 mod dial;
 mod health;
-mod held;
 pub mod plugin;
 mod reflector;
 mod request;
 pub mod resources;
 mod settings;
 mod silence;
+mod store;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -39,6 +39,7 @@ mod ways;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use anyhow::Result;
@@ -49,13 +50,18 @@ use tokio::time::Instant;
 use crate::batch::Batch;
 use crate::convert::Skipped;
 use capacity::Capacity;
-use client::Link;
-use held::Held;
+use client::ApiClient;
 use reflector::Reflector;
 use resources::WATCHED;
-pub use settings::Settings;
+pub use settings::KubeSettings;
 pub use silence::SILENCE;
+use store::Store;
 use ways::Ways;
+
+/// Locks data that are consistent even after a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The objects of an API server.
 #[derive(Debug)]
@@ -69,24 +75,24 @@ pub struct Kube {
 }
 
 impl Kube {
-    /// Watches what svclb reads, seen from this node. Must be called in a tokio runtime with I/O and
+    /// Watches the kinds that svclb reads, as this node. Must be called in a tokio runtime with I/O and
     /// time; the API server need not be there yet.
     ///
     /// # Errors
     /// When there is no configuration, or it cannot be understood.
-    pub async fn new(settings: Settings, node: &str) -> Result<Self> {
-        let link = Link::new(settings).await?;
-        tracing::info!(server = &*link.server, node, "watching the API server");
-        Ok(Self::over(&link, node))
+    pub async fn new(settings: KubeSettings, node: &str) -> Result<Self> {
+        let client = ApiClient::new(settings).await?;
+        tracing::info!(server = &*client.server, node, "watching the API server");
+        Ok(Self::over(&client, node))
     }
 
-    fn over(link: &Link, node: &str) -> Self {
-        let capacity = Capacity::new(&link.settings.budget);
+    fn over(client: &ApiClient, node: &str) -> Self {
+        let capacity = Capacity::new(&client.settings.budget);
         let reflectors = WATCHED.each_ref().map(|watched| {
-            let held = Held::new(watched.kind, capacity.clone());
-            Reflector::new(watched, held, link, node)
+            let store = Store::new(watched.kind, capacity.clone());
+            Reflector::new(watched, store, client, node)
         });
-        Self { reflectors, ways: link.ways.clone(), started: false, unread: None }
+        Self { reflectors, ways: client.ways.clone(), started: false, unread: None }
     }
 
     /// Adds endpoints of the API server that an earlier agent knew: these are ways to it.
@@ -94,13 +100,12 @@ impl Kube {
         self.ways.remember(api_servers);
     }
 
-    /// When each kind was last received, and from where.
+    /// Returns the time at which each kind was last received, and its sender.
     pub fn rows(&self) -> [SourceRow; SOURCES] {
         self.reflectors.each_ref().map(Reflector::row)
     }
 
-    /// Waits for changes. The first batch is the whole state, once each kind was listed. May be dropped while
-    /// it waits.
+    /// Waits for changes. The first batch is the whole state, once each kind was listed. Cancel-safe.
     pub async fn next(&mut self) -> Batch {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -108,7 +113,7 @@ impl Kube {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Batch> {
         loop {
             self.reflectors.iter_mut().for_each(|reflector| reflector.poll(cx));
-            // If one gets an answer, the others do too.
+            // When one gets an answer, the others try again at once.
             let answered = self.reflectors.iter_mut().filter_map(Reflector::take_answered).max();
             let Some(answered) = answered else { break };
             let hurried = self.reflectors.iter_mut().map(|reflector| reflector.hurry(answered));
@@ -116,9 +121,9 @@ impl Kube {
                 break;
             }
         }
-        let mut held = self.reflectors.iter().map(|reflector| &reflector.held);
-        let synced = held.clone().all(Held::synced);
-        if !synced || self.started && !held.any(Held::has_news) {
+        let mut store = self.reflectors.iter().map(|reflector| &reflector.store);
+        let synced = store.clone().all(Store::synced);
+        if !synced || self.started && !store.any(Store::has_changes) {
             return Poll::Pending;
         }
         Poll::Ready(self.batch())
@@ -129,17 +134,17 @@ impl Kube {
         let (mut updates, mut rejects) = (Vec::new(), Vec::new());
         let mut seen = Instant::now();
         for reflector in &mut self.reflectors {
-            let news = reflector.held.take();
+            let news = reflector.store.take();
             updates.extend(news.updates.into_values());
             rejects.extend(news.rejects);
             seen = seen.min(reflector.seen.take().unwrap_or(seen));
         }
         self.ways.learn(&updates);
         let (mut unread, mut standing, mut skipped) = (Unread::default(), 0, Skipped::default());
-        for Reflector { held, .. } in &self.reflectors {
-            held.unread(&mut unread);
-            standing += held.standing();
-            skipped.add(&held.skipped());
+        for Reflector { store, .. } in &self.reflectors {
+            store.unread(&mut unread);
+            standing += store.standing();
+            skipped.add(store.skipped());
         }
         let is_new = self.unread.as_ref() != Some(&unread);
         let unread = is_new.then(|| self.unread.insert(unread).clone());

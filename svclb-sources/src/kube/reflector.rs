@@ -14,12 +14,12 @@ use svclb_objects::convert::wire::Text;
 use svclb_objects::events::{Encoding, Event, Malformed, page};
 use tokio::time::Instant;
 
-use super::client::Link;
+use super::client::ApiClient;
 use super::health::Health;
-use super::held::Held;
-use super::request::{Answer, Content, Failure, Fetch, LIFETIME, Stream};
+use super::request::{Answer, Content, EventStream, Fetch, FetchError, LIFETIME};
 use super::resources::Watched;
 use super::silence::Silence;
+use super::store::Store;
 use super::timing::Alarm;
 
 /// A streamed list without an event for this time is no streamed list: servers that do not know them take
@@ -27,7 +27,7 @@ use super::timing::Alarm;
 const STALL: Duration = Duration::from_secs(30);
 /// A watch without an event for this time has lost its other side, which would have ended it by now.
 const IDLE: Duration = LIFETIME.saturating_add(Duration::from_secs(5));
-/// An answer that ends sooner is an error: otherwise a server that ends each at once would be asked as fast
+/// An answer that ends sooner is an error: otherwise a server that ends each at once would get requests as fast
 /// as it can answer.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// Lists are not streamed for this time after that did not work: a server may be updated meanwhile.
@@ -37,17 +37,17 @@ const DECLINED: Duration = Duration::from_secs(600);
 
 /// Keeps the objects of one kind as the API server has them.
 pub(super) struct Reflector {
-    pub(super) held: Held,
+    pub(super) store: Store,
     /// The time of the earliest change that was not handed on.
     pub(super) seen: Option<Instant>,
     watched: &'static Watched,
     /// The object's name, where only one is watched.
     own: Option<String>,
-    link: Link,
+    client: ApiClient,
     health: Health,
     /// The request whose answer is read, or that is sent next.
     fetch: Fetch,
-    call: Call,
+    pending: PendingRequest,
     /// The beginning and the end of the delay after an error.
     delay: Option<(Instant, Instant)>,
     /// The encoding of the latest good answer.
@@ -82,11 +82,11 @@ enum Due {
 }
 
 /// The request that is under way.
-enum Call {
+enum PendingRequest {
     None,
-    Sent(BoxFuture<'static, Result<Answer, Failure>>),
+    Sent(BoxFuture<'static, Result<Answer, FetchError>>),
     /// A list or a watch.
-    Open(Stream),
+    Open(EventStream),
 }
 
 impl fmt::Debug for Reflector {
@@ -100,34 +100,39 @@ impl fmt::Debug for Reflector {
 
 impl Reflector {
     /// Reflects a kind; `node` is the name of the own node.
-    pub(super) fn new(watched: &'static Watched, held: Held, link: &Link, node: &str) -> Self {
+    pub(super) fn new(
+        watched: &'static Watched,
+        store: Store,
+        client: &ApiClient,
+        node: &str,
+    ) -> Self {
         let now = Instant::now();
         Self {
-            held,
+            store,
             seen: None,
             watched,
             own: watched.own.then(|| node.to_owned()),
-            link: link.clone(),
+            client: client.clone(),
             health: Health::new(watched.resource),
             fetch: Fetch::Stream,
-            call: Call::None,
+            pending: PendingRequest::None,
             delay: None,
             encoding: Encoding::Json,
             declined: None,
             paged: None,
             alive: now,
-            silence: Silence::new(link.settings.silence),
+            silence: Silence::new(client.settings.silence),
             listed: now,
             alarm: Alarm::new(),
         }
     }
 
-    /// Takes in what has come, and asks for more.
+    /// Takes in what was received, and sends the next request.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         loop {
             let step = if self.delay.is_some() { Poll::Pending } else { self.step(cx) };
             match step {
-                Poll::Ready(Ok(())) if self.held.has_news() => {
+                Poll::Ready(Ok(())) if self.store.has_changes() => {
                     self.seen.get_or_insert_with(Instant::now);
                 }
                 Poll::Ready(Ok(())) => {}
@@ -140,19 +145,19 @@ impl Reflector {
         }
     }
 
-    /// The time of a good answer, if there was one since this was last called.
+    /// Returns the time of a good answer, if there was one since the last call.
     pub(super) fn take_answered(&mut self) -> Option<Instant> {
         self.health.answered.take()
     }
 
-    /// The time at which this kind was last received, its sender, and how many of its objects are rejected.
+    /// Returns the time at which this kind was last received, its sender, and the number of rejected objects.
     pub(super) fn row(&self) -> SourceRow {
-        let rejected = u32::try_from(self.held.standing()).unwrap_or(u32::MAX);
+        let rejected = u32::try_from(self.store.standing()).unwrap_or(u32::MAX);
         SourceRow { rejected, ..self.health.row(self.watched.kind) }
     }
 
-    /// Tries at once to reach the API server, which answered another kind at this time, if it could not be
-    /// reached before that. True when that ended a delay.
+    /// Ends a delay that began before the API server answered another kind at this time, if it could not be
+    /// reached. Returns true when there was one.
     pub(super) fn hurry(&mut self, answered: Instant) -> bool {
         let is_early = self.delay.is_some_and(|(since, _)| since < answered);
         if !is_early || !self.health.unreached {
@@ -164,57 +169,57 @@ impl Reflector {
     }
 
     /// Sends the request, or takes in its answer or the next event.
-    fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        match &mut self.call {
-            Call::None => {
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FetchError>> {
+        match &mut self.pending {
+            PendingRequest::None => {
                 let protobuf = self.declined.is_none_or(|since| since.elapsed() > DECLINED);
-                let (link, own) = (self.link.clone(), self.own.clone());
-                let sent = self.fetch.clone().send(link, self.watched, own, protobuf);
-                self.call = Call::Sent(Box::pin(sent));
+                let (client, own) = (self.client.clone(), self.own.clone());
+                let sent = self.fetch.clone().send(client, self.watched, own, protobuf);
+                self.pending = PendingRequest::Sent(Box::pin(sent));
                 Poll::Ready(Ok(()))
             }
-            Call::Sent(answer) => {
+            PendingRequest::Sent(answer) => {
                 let answer = ready!(answer.as_mut().poll(cx));
-                self.call = Call::None;
+                self.pending = PendingRequest::None;
                 if let Err(failure) = &answer {
-                    self.health.failed(matches!(failure, Failure::Unanswered(_)));
-                    // A watch is not silent while the API server does not answer. One that was open and
-                    // broke off was: some proxies cut what is silent.
+                    self.health.unreached = matches!(failure, FetchError::Unanswered(_));
+                    // A watch is not silent while the API server does not answer. An open one that broke off
+                    // may have been: some proxies cut silent connections.
                     self.silence.restart();
                 }
                 Poll::Ready(answer.and_then(|answer| self.answered(answer)))
             }
-            Call::Open(stream) => {
+            PendingRequest::Open(stream) => {
                 if let Some(event) = ready!(stream.poll(self.watched.kind, cx)?) {
                     return Poll::Ready(self.event(event));
                 }
                 let is_short = stream.since.elapsed() < SHORTEST;
-                self.call = Call::None;
+                self.pending = PendingRequest::None;
                 let problem = match self.fetch {
                     Fetch::Watch(_) if !is_short => return Poll::Ready(Ok(())),
                     Fetch::Watch(_) => "the API server ended a watch at once",
                     _ => "the API server ended a list before it was complete",
                 };
-                Poll::Ready(Err(Failure::Broken(problem.into())))
+                Poll::Ready(Err(FetchError::Broken(problem.into())))
             }
         }
     }
 
     /// Takes in a good answer.
-    fn answered(&mut self, answer: Answer) -> Result<(), Failure> {
-        let peer = answer.peer.map(|peer| (peer, self.link.ways.kind_of(peer)));
+    fn answered(&mut self, answer: Answer) -> Result<(), FetchError> {
+        let peer = answer.peer.map(|peer| (peer, self.client.ways.kind_of(peer)));
         self.health.answered_by(peer);
         self.encoding = answer.encoding;
         if matches!(self.fetch, Fetch::Stream | Fetch::Page(None)) {
-            self.held.begin();
+            self.store.begin();
         }
         match answer.content {
             Content::Events(stream) => {
                 self.alive = stream.since;
-                self.call = Call::Open(stream);
+                self.pending = PendingRequest::Open(stream);
             }
             Content::Page(body) => {
-                let end = page(self.watched.kind, &body, |read| self.held.listed(read))?;
+                let end = page(self.watched.kind, &body, |read| self.store.listed(read))?;
                 if !end.next.is_empty() {
                     self.fetch = Fetch::Page(Some(end.next));
                 } else if !end.version.is_empty() {
@@ -227,7 +232,7 @@ impl Reflector {
         Ok(())
     }
 
-    fn event(&mut self, event: Event) -> Result<(), Failure> {
+    fn event(&mut self, event: Event) -> Result<(), FetchError> {
         self.alive = Instant::now();
         self.health.received();
         // A list is no sign of life of the watch before it.
@@ -243,44 +248,45 @@ impl Reflector {
                 let Some(version) = version else { return Err(self.without_version()) };
                 *last = version;
                 if is_gone {
-                    self.held.delete(read);
+                    self.store.delete(read);
                     self.warn_if_missing();
                 } else {
-                    self.held.apply(read);
+                    self.store.apply(read);
                 }
             }
-            (Event::Object { read, is_gone: false, .. }, _) => self.held.listed(read),
+            (Event::Object { read, is_gone: false, .. }, _) => self.store.listed(read),
             // In a streamed list no object is gone.
             (Event::Bookmark { .. } | Event::Object { .. }, _) => {}
         }
         Ok(())
     }
 
-    fn without_version(&self) -> Failure {
+    fn without_version(&self) -> FetchError {
         let problem = "there is no resourceVersion to go on from".to_owned();
         Malformed::Unreadable(self.encoding, problem).into()
     }
 
-    /// Compares a list that is complete with what is held. A watch goes on from its version.
+    /// Compares a complete list with the store. A watch goes on from its version.
     fn end_list(&mut self, version: Text) {
         self.fetch = Fetch::Watch(version);
-        let first = !self.held.synced();
-        let listed = self.held.done();
+        let first = !self.store.synced();
+        let summary = self.store.done();
         self.silence.restart();
         self.listed = Instant::now();
-        if listed.changed + listed.gone > 0 {
+        if summary.changed + summary.gone > 0 {
             self.silence.end();
         }
         let (resource, encoding) = (self.watched.resource, self.encoding.name());
-        let (objects, again) = (listed.objects, if first { "" } else { " anew" });
-        let [changed, gone] = [listed.changed, listed.gone].map(|count| (!first).then_some(count));
+        let (objects, again) = (summary.objects, if first { "" } else { " anew" });
+        let [changed, gone] =
+            [summary.changed, summary.gone].map(|count| (!first).then_some(count));
         tracing::info!(resource, objects, encoding, changed, gone, "listed{again}");
         self.warn_if_missing();
     }
 
-    /// Without the own Node no endpoint is local, and the own zone is not known.
+    /// Warns without the own Node: then no endpoint is local, and the own zone is not known.
     fn warn_if_missing(&self) {
-        if let Some(name) = self.own.as_deref().filter(|_| self.held.count() == 0) {
+        if let Some(name) = self.own.as_deref().filter(|_| self.store.count() == 0) {
             tracing::warn!(
                 node = name,
                 "the API server has no Node of this name, so neither its zone nor its addresses are \
@@ -291,16 +297,16 @@ impl Reflector {
 
     /// Decides where to go on after an error, and when. A watch goes on from its last version, unless that
     /// version is gone or changes may have been missed; a list begins again.
-    fn fail(&mut self, failure: &Failure) {
-        self.call = Call::None;
+    fn fail(&mut self, failure: &FetchError) {
+        self.pending = PendingRequest::None;
         let (code, message) = match failure {
-            Failure::Status(status) => (status.code, &*status.message),
+            FetchError::Status(status) => (status.code, &*status.message),
             _ => (0, ""),
         };
         if code == 410 && self.health.expires() {
             tracing::info!(
                 resource = self.watched.resource,
-                "the API server does not know any more what changed; listing all objects",
+                "the last resourceVersion is expired; listing all objects",
             );
             return self.list();
         }
@@ -310,7 +316,7 @@ impl Reflector {
         }
         // An event that cannot be read is lost. In another encoding it may be readable.
         let is_lost = match failure {
-            Failure::Malformed(malformed) => !matches!(malformed, Malformed::Cut(..)),
+            FetchError::Malformed(malformed) => !matches!(malformed, Malformed::Cut(..)),
             _ => false,
         };
         if is_lost && self.encoding == Encoding::Protobuf {
@@ -319,7 +325,7 @@ impl Reflector {
         if !matches!(self.fetch, Fetch::Watch(_)) || is_lost || is_refused || code == 410 {
             self.list();
         }
-        let rest = match self.held.synced() {
+        let rest = match self.store.synced() {
             true => "what was served stays served",
             false => "what an earlier agent left in the maps stays served",
         };
@@ -327,19 +333,19 @@ impl Reflector {
         self.delay = Some((now, now + self.health.report(failure, rest)));
     }
 
-    /// The next time at which something is due, unless something else comes before.
+    /// Returns the next time at which something is due.
     fn next_due(&self) -> Option<(Instant, Due)> {
         if let Some((_, until)) = self.delay {
             return Some((until, Due::Retry));
         }
-        let is_open = matches!(self.call, Call::Open(_));
+        let is_open = matches!(self.pending, PendingRequest::Open(_));
         let is_watch = matches!(self.fetch, Fetch::Watch(_));
         let limit = if is_watch { IDLE } else { STALL };
         let all = [
             is_open.then(|| (self.alive + limit, Due::Stall)),
             self.health.recovery().map(|at| (at, Due::Recovery)),
             is_watch.then(|| (self.silence.since + self.silence.limit, Due::Silence)),
-            (is_watch && self.held.omits())
+            (is_watch && self.store.omits())
                 .then(|| (self.listed + self.silence.limit, Due::Revisit)),
         ];
         all.into_iter().flatten().min_by_key(|(at, _)| *at)
@@ -351,7 +357,7 @@ impl Reflector {
             Due::Stall if self.fetch == Fetch::Stream => {
                 self.list_in_pages("a list that it streams stands still");
             }
-            Due::Stall => self.call = Call::None,
+            Due::Stall => self.pending = PendingRequest::None,
             Due::Recovery => self.health.recover(),
             Due::Silence => {
                 if let Some(lasts) = self.silence.exceeds_first() {
@@ -364,7 +370,7 @@ impl Reflector {
                 }
                 self.list();
             }
-            Due::Revisit if self.held.has_room() => self.list(),
+            Due::Revisit if self.store.has_capacity() => self.list(),
             Due::Revisit => self.listed = Instant::now(),
         }
     }
@@ -382,7 +388,7 @@ impl Reflector {
 
     /// Lists all objects.
     fn list(&mut self) {
-        self.call = Call::None;
+        self.pending = PendingRequest::None;
         self.fetch = match self.paged.is_none_or(|since| since.elapsed() > PAGED) {
             true => Fetch::Stream,
             false => Fetch::Page(None),

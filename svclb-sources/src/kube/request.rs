@@ -20,7 +20,7 @@ use svclb_objects::status::Status;
 use tokio::time::{Instant, timeout};
 use tower::BoxError;
 
-use super::client::Link;
+use super::client::ApiClient;
 use super::resources::Watched;
 use crate::convert::Kind;
 
@@ -30,7 +30,7 @@ const BOTH: &str = "application/vnd.kubernetes.protobuf,application/json";
 const JSON: &str = "application/json";
 /// Objects of one page. A slice may be 25 KB of JSON.
 const PAGE: &str = "200";
-/// The API server ends a watch after this time; so says `WATCH`.
+/// The time after which the API server ends a watch, as `WATCH` requests.
 pub(super) const LIFETIME: Duration = Duration::from_secs(290);
 const WATCH: [(&str, &str); 3] =
     [("watch", "true"), ("timeoutSeconds", "290"), ("allowWatchBookmarks", "true")];
@@ -49,7 +49,7 @@ pub(super) enum Fetch {
 }
 
 impl Fetch {
-    /// The path and query, for the object of one name if there is one.
+    /// Returns the path and query, for the object of one name if there is one.
     fn target(&self, watched: &Watched, name: Option<String>) -> String {
         let Watched { group, version, resource, .. } = watched;
         let path = match group.is_empty() {
@@ -65,8 +65,8 @@ impl Fetch {
                 query.append_pair("limit", PAGE);
                 query.extend_pairs(token.iter().map(|token| ("continue", token)));
             }
-            // Without a version a list holds what is true when it is asked for, as one in pages does. "No
-            // older than version 0" may be answered from a cache that is behind: after a change to another
+            // Without a version a list holds the state at the time of the request, as one in pages does. "No
+            // older than version 0" may be answered from a cache that lags behind: after a change to another
             // server, Services would be gone again, and old endpoints back
             // (<https://kubernetes.io/docs/reference/using-api/api-concepts/#streaming-lists>).
             Self::Stream => {
@@ -83,16 +83,17 @@ impl Fetch {
     /// Sends the request, and accepts protobuf where that is wanted.
     pub(super) async fn send(
         self,
-        link: Link,
+        client: ApiClient,
         watched: &Watched,
         name: Option<String>,
         protobuf: bool,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, FetchError> {
         let is_page = matches!(self, Self::Page(_));
         let accepted = if protobuf && !is_page { BOTH } else { JSON };
         let request = Request::get(self.target(watched, name)).header(ACCEPT, accepted);
-        let request = request.body(Body::empty()).map_err(|it| Failure::Unanswered(it.into()))?;
-        let answer = link.send(request).await.map_err(Failure::Unanswered)?;
+        let request =
+            request.body(Body::empty()).map_err(|it| FetchError::Unanswered(it.into()))?;
+        let answer = client.send(request).await.map_err(FetchError::Unanswered)?;
         let content_type = answer.headers().get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
         let encoding = Encoding::of(content_type);
         let status = answer.status();
@@ -102,7 +103,7 @@ impl Fetch {
         let peer = answer.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
         let content = match is_page {
             true => Content::Page(complete(answer).await?),
-            false => Content::Events(Stream {
+            false => Content::Events(EventStream {
                 body: answer.into_body(),
                 decoder: Decoder::new(encoding),
                 since: Instant::now(),
@@ -122,14 +123,14 @@ pub(super) struct Answer {
 /// The body of a good answer.
 pub(super) enum Content {
     /// Events as they come.
-    Events(Stream),
+    Events(EventStream),
     /// A page, complete.
     Page(Bytes),
 }
 
 /// The reason why a request, or the watch that it began, failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum FetchError {
     /// There was no answer.
     #[error("{0}")]
     Unanswered(#[source] BoxError),
@@ -145,29 +146,29 @@ pub(super) enum Failure {
 }
 
 /// Reads all of an answer.
-async fn complete(answer: Response<Body>) -> Result<Bytes, Failure> {
+async fn complete(answer: Response<Body>) -> Result<Bytes, FetchError> {
     let all = timeout(COMPLETE, answer.into_body().collect_bytes()).await.map_err(|_| {
         let seconds = COMPLETE.as_secs();
         format!("an answer began and was not at its end within {seconds} s").into()
     });
-    all.and_then(|all| all.map_err(BoxError::from)).map_err(Failure::Broken)
+    all.and_then(|all| all.map_err(BoxError::from)).map_err(FetchError::Broken)
 }
 
 /// The events of a list or a watch.
-pub(super) struct Stream {
+pub(super) struct EventStream {
     body: Body,
     decoder: Decoder,
     /// The beginning of the answer.
     pub(super) since: Instant,
 }
 
-impl Stream {
+impl EventStream {
     /// Reads the next event, about an object of this kind; `None` at the end.
     pub(super) fn poll(
         &mut self,
         kind: Kind,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Event>, Failure>> {
+    ) -> Poll<Result<Option<Event>, FetchError>> {
         loop {
             if let Some(event) = self.decoder.next(kind)? {
                 return Poll::Ready(Ok(Some(event)));
@@ -177,7 +178,7 @@ impl Stream {
                     frame.data_ref().into_iter().for_each(|part| self.decoder.push(part));
                 }
                 Some(Err(error)) if !is_end(&error) => {
-                    return Poll::Ready(Err(Failure::Broken(error.into())));
+                    return Poll::Ready(Err(FetchError::Broken(error.into())));
                 }
                 Some(Err(_)) => return Poll::Ready(Ok(None)),
                 None => return Poll::Ready(Ok(self.decoder.end().map(|()| None)?)),
@@ -186,7 +187,8 @@ impl Stream {
     }
 }
 
-/// Returns true if a body ended without saying so: an API server or a proxy that is stopped ends watches like that.
+/// Returns true when a body ended without its last chunk: an API server or a proxy that is stopped ends watches
+/// like that.
 fn is_end(error: &(dyn Error + 'static)) -> bool {
     successors(Some(error), |&error| error.source()).any(|error| {
         let io = error.downcast_ref::<std::io::Error>();

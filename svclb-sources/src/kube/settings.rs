@@ -1,4 +1,4 @@
-//! Configuration of the connection to the API server: a kubeconfig, or what a cluster gives its pods.
+//! Configuration of the connection to the API server: a kubeconfig, or the service account of a pod.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ const SERVER_NAME: &str = "kubernetes.default.svc";
 
 /// The address of the API server, the credentials for it, and limits.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct KubeSettings {
     /// A kubeconfig file; otherwise the configuration of a pod is used.
     pub kubeconfig: Option<PathBuf>,
     /// Further ways to the API server, in the order in which they are tried. Its certificate must be good
     /// for the name that the configuration has.
     pub api_servers: Vec<Uri>,
-    /// How exec plugins of a kubeconfig are run.
+    /// The limits of exec plugins of a kubeconfig.
     pub plugins: Limits,
     /// Time that a watch may be silent before all is listed; up to twice as long at random.
     pub silence: Duration,
@@ -32,7 +32,7 @@ pub struct Settings {
     pub budget: Budget,
 }
 
-impl Settings {
+impl KubeSettings {
     /// Reads the configuration as it is now.
     pub(super) async fn read(&self) -> Result<Config> {
         let mut config = match &self.kubeconfig {
@@ -48,17 +48,15 @@ impl Settings {
         Ok(config)
     }
 
-    /// The name that certificates of API servers must be good for, whatever their address.
+    /// Returns the name that certificates of API servers must be good for, whatever their address.
     pub(super) fn server_name(&self, config: &Config) -> String {
-        let host = match &self.kubeconfig {
-            Some(_) => config.cluster_url.host().map(|host| host.trim_matches(['[', ']'])),
-            None => None,
-        };
+        let host = config.cluster_url.host().filter(|_| self.kubeconfig.is_some());
+        let host = host.map(|host| host.trim_matches(['[', ']']));
         let name = config.tls_server_name.as_deref().or(host);
         name.unwrap_or(SERVER_NAME).to_owned()
     }
 
-    /// The further ways.
+    /// Returns the further ways.
     pub(super) fn given(&self, config: &Config) -> Vec<Uri> {
         let given = self.api_servers.iter().filter(|server| **server != config.cluster_url);
         given.cloned().collect()
@@ -72,9 +70,8 @@ impl Settings {
              from, by --from PATH or --kubeconfig FILE"
         );
         let config = if in_cluster { Config::incluster_env() } else { Config::incluster_dns() };
-        let mut config = config.context(
-            "cannot read what a cluster gives its pods: is the service account mounted?",
-        )?;
+        let mut config =
+            config.context("cannot read the service account of this pod: is it mounted?")?;
         if let Some(server) = self.api_servers.first().filter(|_| !in_cluster) {
             config.cluster_url = server.clone();
             config.tls_server_name = Some(SERVER_NAME.to_owned());
@@ -83,8 +80,8 @@ impl Settings {
     }
 }
 
-/// Reads a token file that ends in a newline, which no header can hold. (kube reads a file without one
-/// again and again; this one is read again when the token is refused.)
+/// Replaces a token file that ends in a newline, which no header can hold, by its token. (kube reads a file
+/// without a newline again and again; this one is read again when the token is refused.)
 fn trim(auth: &mut AuthInfo) {
     let Some(file) = auth.token_file.as_ref().filter(|_| auth.token.is_none()) else { return };
     if let Ok(token) = std::fs::read_to_string(file)
@@ -94,7 +91,7 @@ fn trim(auth: &mut AuthInfo) {
     }
 }
 
-/// Refuses a command that would run outside of the agent's limits, and a plugin that is not described.
+/// Refuses a command that would run outside of the agent's limits, and a plugin without a program.
 fn check(auth: &AuthInfo) -> Result<()> {
     Plugin::take(&mut auth.clone())?;
     let command = auth.auth_provider.as_ref().and_then(|it| it.config.get("cmd-path"));
@@ -107,7 +104,7 @@ fn check(auth: &AuthInfo) -> Result<()> {
     Ok(())
 }
 
-impl fmt::Display for Settings {
+impl fmt::Display for KubeSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kubeconfig {
             Some(path) => write!(f, "kubeconfig {}", path.display()),

@@ -1,4 +1,4 @@
-//! Silent watches. An API server that is asked for bookmarks sends one about every minute to each watch,
+//! Silent watches. Where bookmarks are requested, an API server sends one about every minute to each watch,
 //! whether or not anything changed. A watch without a byte for minutes is open and reports no change: after
 //! etcd was restored to an older state, it waits for versions that do not exist yet; or a proxy holds a
 //! connection whose other side is gone. So all objects are listed.
@@ -12,8 +12,8 @@ use super::timing::Backoff;
 /// The first limit: five bookmarks that did not come. Each limit is up to twice as long at random, since
 /// after an etcd was restored the watches of all nodes are silent from one moment on.
 pub const SILENCE: Duration = Duration::from_secs(300);
-/// The longest limit, which is reached where lists show time after time that nothing was missed: a server
-/// that sends no bookmarks is not to list all objects every few minutes.
+/// The longest limit, which is reached where lists show time after time that nothing was missed: all objects
+/// of a server that sends no bookmarks must not be listed every few minutes.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// The silence of one kind's watches. It goes on when one of them ends and the next one begins.
@@ -38,7 +38,7 @@ impl Silence {
         self.since = Instant::now();
     }
 
-    /// Goes back to the first limit: a watch that was silent too long is so no more, or had missed something.
+    /// Goes back to the first limit: the watch is not silent any more, or its silence had hidden a change.
     pub(super) fn end(&mut self) {
         if std::mem::take(&mut self.was_exceeded) {
             self.limits.reset();
@@ -46,7 +46,7 @@ impl Silence {
         }
     }
 
-    /// The watch is alive.
+    /// Records an event: the watch is alive.
     pub(super) fn received(&mut self) {
         self.end();
         self.restart();

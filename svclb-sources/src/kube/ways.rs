@@ -1,14 +1,14 @@
-//! The ways to the API server and what is known of each: which one worked last, and which ones failed.
+//! The ways to the API server, and the record of which one worked last and which ones failed.
 //!
-//! No way depends on what the agent wrote into the maps: sockets are left alone by the hooks (`dial`). The
-//! endpoints of `default/kubernetes` are what the cluster says, and nothing there is trusted but the
-//! certificate (docs/decisions/0017-the-way-to-the-api-server.md).
+//! No way depends on the maps: the hooks leave the agent's sockets alone (`dial`). The endpoints of
+//! `default/kubernetes` come from the cluster, so they are not trusted: the server's certificate decides
+//! (docs/decisions/0017-the-way-to-the-api-server.md).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::Uri;
 pub(super) use svclb_common::layout::WayKind;
@@ -17,44 +17,45 @@ use svclb_core::model::{ObjectName, Protocol, Slice, Update};
 use svclb_core::text::short;
 use tokio::time::Instant;
 
-/// How many endpoints are tried at most. Who may write slices in the namespace `default` may name any.
+use super::lock;
+
+/// The most endpoints that are tried: a user who may write slices in the namespace `default` may name any.
 const ENDPOINTS: usize = 8;
-/// How many peers are remembered.
+/// The number of peers that are remembered.
 const PEERS: usize = 64;
 
 /// One way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Way {
-    /// Where it is from.
+    /// Its origin.
     pub(super) kind: WayKind,
-    /// Where it leads.
+    /// Its destination.
     pub(super) url: Uri,
 }
 
 impl Way {
-    /// A way to this URL.
+    /// Returns a way to this URL.
     pub(super) const fn new(kind: WayKind, url: Uri) -> Self {
         Self { kind, url }
     }
 
-    /// Straight to an endpoint: never without TLS.
+    /// Returns the way to an endpoint: never without TLS.
     fn endpoint(at: SocketAddr) -> Option<Self> {
         let url = format!("https://{at}/").parse().ok()?;
         Some(Self::new(WayKind::Endpoint, url))
     }
 
-    /// Whether both lead to the same place.
+    /// Returns true when both lead to the same host and port.
     fn leads_to(&self, other: &Self) -> bool {
-        let place = |way: &Self| {
-            let url = &way.url;
-            let port = url.port_u16().or(match url.scheme_str() {
-                Some("http") => Some(80),
-                _ => Some(443),
-            });
-            (url.host().map(str::to_ascii_lowercase), port)
-        };
+        let place = |way: &Self| (way.url.host().map(str::to_ascii_lowercase), port(&way.url));
         place(self) == place(other)
     }
+}
+
+/// Returns the port of a URL.
+pub(super) fn port(url: &Uri) -> u16 {
+    let is_plain = url.scheme_str() == Some("http");
+    url.port_u16().unwrap_or(if is_plain { 80 } else { 443 })
 }
 
 impl fmt::Display for Way {
@@ -67,43 +68,43 @@ impl fmt::Display for Way {
 /// A way that failed, and its error in words.
 pub(super) type Failed = (Way, String);
 
-/// What is known of the ways. Shared between the watches, which learn endpoints, and the client.
+/// The record of all ways, shared between the watches, which learn endpoints, and the client.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ways(Arc<Mutex<State>>);
+pub(super) struct Ways(Arc<Mutex<KnownWays>>);
 
 #[derive(Debug, Default)]
-struct State {
-    /// What the slices of `default/kubernetes` say now.
+struct KnownWays {
+    /// The endpoints in each slice of `default/kubernetes`.
     slices: BTreeMap<ObjectName, Vec<SocketAddr>>,
-    /// The last endpoints known: an API server that ends takes its own away.
+    /// The last endpoints that were not none: an API server that stops removes its own.
     endpoints: Vec<SocketAddr>,
     /// The way that worked last.
     latest: Option<Way>,
-    /// When a way failed, of those that did not work since.
+    /// The time of the last failure of each way that did not work since.
     failed: HashMap<Way, Instant>,
-    /// The errors that were logged of a way since it worked.
+    /// The last logged error of each way that did not work since.
     logged: HashMap<Way, String>,
-    /// Which way led to whom.
+    /// The kind of way that led to each peer.
     peers: HashMap<SocketAddr, WayKind>,
 }
 
 impl Ways {
     /// Adds endpoints that an earlier agent knew, unless the cluster has named some meanwhile.
     pub(super) fn remember(&self, endpoints: Vec<SocketAddr>) {
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         if state.endpoints.is_empty() {
             state.endpoints = few(endpoints);
         }
     }
 
-    /// Takes note of what changes of slices say about the API servers' endpoints.
+    /// Records the API servers' endpoints from changes of slices.
     pub(super) fn learn(&self, updates: &[Update]) {
         let slices = updates.iter().filter_map(|update| match update {
             Update::Slice(name, slice) => Some((name, slice.as_ref())),
             _ => None,
         });
         for (name, slice) in slices {
-            let mut state = self.state();
+            let mut state = lock(&self.0);
             let own = slice.filter(|slice| is_api_server(&slice.service));
             let is_changed = match own {
                 Some(slice) => {
@@ -114,9 +115,9 @@ impl Ways {
             };
             if is_changed {
                 // The slice that API servers maintain comes first.
-                let own = state.slices.iter().filter(|(name, _)| is_api_server(name));
-                let others = state.slices.iter().filter(|(name, _)| !is_api_server(name));
-                let all = own.chain(others).flat_map(|(_, endpoints)| endpoints);
+                let mut slices: Vec<_> = state.slices.iter().collect();
+                slices.sort_by_key(|(name, _)| !is_api_server(name));
+                let all = slices.into_iter().flat_map(|(_, endpoints)| endpoints);
                 let all: Vec<SocketAddr> = all.copied().collect();
                 if !all.is_empty() {
                     state.endpoints = few(all);
@@ -125,10 +126,10 @@ impl Ways {
         }
     }
 
-    /// The ways in the order in which they are tried: first the one that worked last, then those that did
-    /// not fail since, then the others, the one that failed longest ago first.
+    /// Returns the ways in the order in which they are tried: first the one that worked last, then those
+    /// without a failure, then the others, the one with the oldest failure first.
     pub(super) fn order(&self, configured: &Way, given: &[Way], learned: bool) -> Vec<Way> {
-        let state = self.state();
+        let state = lock(&self.0);
         let endpoints = state.endpoints.iter().filter(|_| learned);
         let endpoints = endpoints.filter_map(|at| Way::endpoint(*at));
         let mut ways: Vec<Way> = Vec::new();
@@ -146,10 +147,10 @@ impl Ways {
         ways
     }
 
-    /// A way worked, and led to this peer, after these had failed.
+    /// Records that a way worked, and led to this peer, after these had failed.
     pub(super) fn worked(&self, way: &Way, peer: Option<SocketAddr>, failed: Vec<Failed>) {
         self.failed(&failed);
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         for (failed, error) in failed {
             if state.logged.get(&failed) != Some(&error) {
                 let error = short(&error);
@@ -171,10 +172,10 @@ impl Ways {
         }
     }
 
-    /// These ways failed just now.
+    /// Records that these ways failed just now.
     pub(super) fn failed(&self, failed: &[Failed]) {
-        let mut state = self.state();
-        // Endpoints come and go: what none of them is any more is forgotten in time.
+        let mut state = lock(&self.0);
+        // Endpoints come and go, and the failures of former ones must not add up.
         if state.failed.len() >= PEERS {
             state.failed.clear();
             state.logged.clear();
@@ -184,25 +185,21 @@ impl Ways {
         }
     }
 
-    /// The way that worked last led to a connection on which a request was not answered.
+    /// Records that the way that worked last led to a connection on which a request had no answer.
     pub(super) fn unanswered(&self) {
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         if let Some(way) = state.latest.clone() {
             state.failed.insert(way, Instant::now());
         }
     }
 
-    /// Which kind of way led to a peer.
+    /// Returns the kind of way that led to a peer.
     pub(super) fn kind_of(&self, peer: SocketAddr) -> WayKind {
-        self.state().peers.get(&peer).copied().unwrap_or(WayKind::Configuration)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).peers.get(&peer).copied().unwrap_or(WayKind::Configuration)
     }
 }
 
-/// What may be an API server of a slice's endpoints. `default/kubernetes` has one port.
+/// Returns the endpoints of a slice that may be API servers. `default/kubernetes` has one port.
 fn endpoints_of(slice: &Slice) -> Vec<SocketAddr> {
     let ports = slice.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
     let ports: Vec<u16> = ports.map(|port| port.port).collect();
@@ -211,19 +208,16 @@ fn endpoints_of(slice: &Slice) -> Vec<SocketAddr> {
     all.take(ENDPOINTS).map(SocketAddr::from).collect()
 }
 
-/// Each once, as many as are tried, and beginning with any: agents that start at the same time must not all
-/// begin with the same API server.
-fn few(endpoints: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let mut each: Vec<SocketAddr> = Vec::new();
-    for endpoint in endpoints {
-        if each.len() < ENDPOINTS && !each.contains(&endpoint) {
-            each.push(endpoint);
-        }
-    }
+/// Returns each endpoint once, no more than are tried, beginning with a random one: agents that start at the
+/// same time must not all begin with the same API server.
+fn few(mut endpoints: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut known = HashSet::new();
+    endpoints.retain(|endpoint| known.insert(*endpoint));
+    endpoints.truncate(ENDPOINTS);
     let random = usize::try_from(RandomState::new().hash_one(()) >> 33).unwrap_or(0);
-    let first = random % each.len().max(1);
-    each.rotate_left(first);
-    each
+    let first = random % endpoints.len().max(1);
+    endpoints.rotate_left(first);
+    endpoints
 }
 
 #[cfg(test)]
@@ -268,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_come_first_then_the_configuration_then_what_was_given() {
+    fn endpoints_come_first_then_the_configured_address_then_the_flags() {
         let ways = Ways::default();
         let given = [way(WayKind::ApiServer, "https://192.0.2.1:6443")];
         assert_eq!(shown(&ways, &given, true), ["10.96.0.1", "192.0.2.1:6443"]);
@@ -282,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_endpoints_known_are_kept_when_an_api_server_takes_its_own_away() {
+    fn last_known_endpoints_are_kept_when_an_api_server_removes_its_own() {
         let ways = Ways::default();
         ways.remember(vec![SocketAddr::from(([10, 0, 0, 9], 6443))]);
         assert_eq!(shown(&ways, &[], true), ["10.0.0.9:6443", "10.96.0.1"]);
@@ -313,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_worked_comes_first_and_what_failed_last() {
+    async fn latest_working_way_comes_first_and_failed_ones_last() {
         let ways = Ways::default();
         let given = [way(WayKind::ApiServer, "https://192.0.2.1:6443")];
         let failed = |way: &Way| (way.clone(), "refused".to_owned());

@@ -12,7 +12,7 @@ use svclb_core::budget::Budget;
 use svclb_sources::files::Files;
 use svclb_sources::interfaces::Interfaces;
 use svclb_sources::kube::plugin::Limits;
-use svclb_sources::kube::{Kube, SILENCE, Settings};
+use svclb_sources::kube::{Kube, KubeSettings, SILENCE};
 use svclb_sources::{Objects, Source};
 
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ impl SourceArgs {
             wanted => Some(Interfaces::new(wanted.to_vec())?),
         };
         let objects = if self.from.is_empty() {
-            let settings = Settings {
+            let settings = KubeSettings {
                 kubeconfig: self.kubeconfig.clone(),
                 api_servers: self.api_servers.clone(),
                 plugins: Limits::default(),

@@ -1,11 +1,11 @@
-//! The frontends that a Service's addresses and ports make.
+//! The frontends that follow from a Service's addresses and ports.
 
 use super::*;
 use crate::model::Scope;
 
-/// Frontends in short: `+` before those that are under the external policy, `host` after those that
-/// only the host's clients have.
-fn asked(service: &Service, port: &ServicePort, node: &Node) -> String {
+/// The claimed frontends as text: `+` before those under the external policy, `host` after those for clients
+/// in the host's namespace only.
+fn shown_claims(service: &Service, port: &ServicePort, node: &Node) -> String {
     let shown = |(key, kind): &(FrontendKey, FrontendKind)| {
         let external = if kind.policy() == Policy::External { "+" } else { "" };
         let host = if key.scope == Scope::Host as u8 { " host" } else { "" };
@@ -112,7 +112,7 @@ fn a_services_addresses_make_its_frontends() {
             source_ranges: ranges,
             ..service()
         };
-        assert_eq!(asked(&service, &port(), &node()), expected, "{name}");
+        assert_eq!(shown_claims(&service, &port(), &node()), expected, "{name}");
     }
 }
 
@@ -177,16 +177,16 @@ fn a_node_port_makes_frontends_on_the_nodes_addresses_and_on_loopback() {
         let service = Service { cluster_ips: texts(cluster), ..service() };
         let node = Node { addresses: texts(addresses), ..node() };
         let port = ServicePort { node_port: Some(number), ..port() };
-        assert_eq!(asked(&service, &port, &node), expected, "{name}");
+        assert_eq!(shown_claims(&service, &port, &node), expected, "{name}");
     }
 }
 
 #[test]
-fn a_services_row_says_why_it_has_fewer_frontends_than_its_object_names() {
+fn row_of_a_service_notes_why_it_has_fewer_frontends_than_its_object() {
     let ranges = Families { v4: true, v6: false };
     let (v4, v6) = (vec![ip("192.0.2.2")], vec![ip("fd00::8")]);
     let rows = [
-        ("nothing to say", service(), 0),
+        ("no note", service(), 0),
         ("ranges without addresses", Service { source_ranges: ranges, ..service() }, 0),
         (
             "ranges and an address",

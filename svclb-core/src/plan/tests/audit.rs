@@ -1,12 +1,12 @@
-//! An audit that looks whether the maps are as they were written: it finds everything, and nothing else.
+//! Audits: each drift of the maps from the mirror is found, and nothing else.
 
 use svclb_common::layout::Set;
 
 use super::changes::{self, Row, before, maps};
 use crate::digest::Digest;
-use crate::table::{Dump, Key, Row as Written, Table, TableError};
+use crate::table::{Dump, Key, Row as MapRow, Table, TableError};
 
-/// Maps that are read, and no more.
+/// Maps that may only be read.
 struct ReadOnly(Dump);
 
 impl Table for ReadOnly {
@@ -14,7 +14,7 @@ impl Table for ReadOnly {
         Ok(self.0.clone())
     }
 
-    fn put(&mut self, row: &Written) -> Result<(), TableError> {
+    fn put(&mut self, row: &MapRow) -> Result<(), TableError> {
         unreachable!("{row:?} is written")
     }
 
@@ -23,23 +23,23 @@ impl Table for ReadOnly {
     }
 }
 
-/// What somebody else may have done to one row.
-type Spoil = (&'static str, fn(&mut Dump) -> bool);
+/// A change of one row by another program.
+type Drift = (&'static str, fn(&mut Dump) -> bool);
 
-/// Does it to the first row that there is; false when there is none.
-fn first<T>(rows: &mut [T], spoil: impl FnOnce(&mut T)) -> bool {
-    rows.first_mut().map(spoil).is_some()
+/// Changes the first row; false when there is none.
+fn first<T>(rows: &mut [T], drift: impl FnOnce(&mut T)) -> bool {
+    rows.first_mut().map(drift).is_some()
 }
 
-fn line(dump: &mut Dump, spoil: impl FnOnce(&mut svclb_common::layout::Line)) -> bool {
+fn line(dump: &mut Dump, drift: impl FnOnce(&mut svclb_common::layout::Line)) -> bool {
     dump.lines
         .iter_mut()
         .find(|(_, line)| line.protocol != 0)
-        .map(|(_, line)| spoil(line))
+        .map(|(_, line)| drift(line))
         .is_some()
 }
 
-const SPOILS: [Spoil; 23] = [
+const DRIFTS: [Drift; 23] = [
     ("the meta row", |dump| {
         dump.meta.next_service += 1;
         true
@@ -65,30 +65,33 @@ const SPOILS: [Spoil; 23] = [
     ("a line's generation", |dump| line(dump, |line| line.generation += 1)),
     ("a line's reach", |dump| line(dump, |line| line.reach += 1)),
     ("slots", |dump| first(&mut dump.ranges, |range| range.slots = Digest::default())),
-    ("whose slots", |dump| first(&mut dump.ranges, |range| range.owner += 1)),
+    ("the owner of slots", |dump| first(&mut dump.ranges, |range| range.owner += 1)),
 ];
 
 #[test]
 fn audit_finds_any_change_of_a_row_by_another_program() {
     for (name, meta) in maps() {
-        let mut seen = [0; SPOILS.len()];
+        let mut seen = [0; DRIFTS.len()];
         for change in changes::all() {
             let (mut world, mut agent) = before(&change, meta);
-            change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
+            change.after.iter().for_each(|event| agent.ingest(&mut world, event));
             agent.settle();
             let dump = agent.table.load().unwrap();
-            for ((what, spoil), seen) in SPOILS.iter().zip(&mut seen) {
+            for ((what, drift), seen) in DRIFTS.iter().zip(&mut seen) {
                 let _row = Row(format!("{what}, {}, in maps with {name}", change.name));
-                let mut spoilt = dump.clone();
-                if spoil(&mut spoilt) {
-                    assert!(!agent.planner.is_in(&mut ReadOnly(spoilt)).unwrap());
+                let mut drifted = dump.clone();
+                if drift(&mut drifted) {
+                    assert!(!agent.planner.is_in(&mut ReadOnly(drifted)).unwrap());
                     *seen += 1;
                 }
             }
             let _row = Row(format!("{}, in maps with {name}", change.name));
-            assert!(agent.planner.is_in(&mut ReadOnly(dump)).unwrap(), "nothing else is");
+            assert!(
+                agent.planner.is_in(&mut ReadOnly(dump)).unwrap(),
+                "without drift it finds nothing"
+            );
         }
-        for ((what, _), seen) in SPOILS.iter().zip(seen) {
+        for ((what, _), seen) in DRIFTS.iter().zip(seen) {
             assert!(seen > 20, "{what}: {seen} times, in maps with {name}");
         }
     }

@@ -1,7 +1,7 @@
-//! Agents that die after each step of each kind of change, and those that come after them.
+//! Agents that die after each step of each kind of change, and their successors.
 //!
-//! Whatever the table has refused since, the dead agent has not done: what it leaves is what the steps
-//! before made. The next one is a new process that knows only what there is now.
+//! The table refuses all operations after the crash, so the dead agent leaves the result of the steps before.
+//! The next agent is a new process that knows only the present state of the cluster.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use super::changes::{self, Change, Row, before, maps, operations};
 use super::watched::{KINDS, Remembered};
 use super::*;
 
-/// A pass of a new process that knows all of this world, of which only the first operations are done.
-/// Gives the number of operations that it wanted.
+/// Runs a pass of a new process that knows all of this world, with only so many operations allowed. Returns the
+/// number of operations that it tried.
 fn restarts_over(agent: &mut Agent, world: &World, operations: usize) -> usize {
     agent.catalog = catalog();
-    world.tell(&mut agent.catalog);
+    world.apply_to(&mut agent.catalog);
     agent.table.expect(&agent.catalog);
     let first = agent.table.table.operations;
     agent.table.table.fail(operations, usize::MAX);
@@ -32,12 +32,13 @@ fn restarts_over(agent: &mut Agent, world: &World, operations: usize) -> usize {
     taken
 }
 
-/// A new process comes to the same as one that begins with empty maps, and has nothing left to do.
+/// Asserts that a new process ends in the same state as one that begins with empty maps, and has nothing left
+/// to do.
 fn converges(agent: &mut Agent, world: &World, remembered: &[Remembered]) {
     restarts_over(agent, world, usize::MAX);
     let mut fresh = Agent::new(*agent.planner.meta());
-    fresh.table.looks = false;
-    world.tell(&mut fresh.catalog);
+    fresh.table.checks_steps = false;
+    world.apply_to(&mut fresh.catalog);
     fresh.pass();
     assert_eq!(agent.table.routes(), fresh.table.routes());
     assert_eq!(agent.table.rows(), fresh.table.rows());
@@ -49,16 +50,16 @@ fn converges(agent: &mut Agent, world: &World, remembered: &[Remembered]) {
     assert_eq!(restarts_over(agent, world, usize::MAX), 0, "one more start writes nothing");
 }
 
-/// The agent dies after so many operations of this change.
+/// Lets the agent die after so many operations of this change.
 fn dies(change: &Change, meta: Meta, operations: usize) -> (World, Agent, Vec<Remembered>) {
     let (mut world, mut agent) = before(change, meta);
     let mut remembered = agent.table.remembered();
-    change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
+    change.after.iter().for_each(|event| agent.ingest(&mut world, event));
     agent.table.table.fail(operations, usize::MAX);
     agent.pass();
     agent.table.table.fail(0, 0);
     agent.table.assert_old_or_new();
-    agent.table.died();
+    agent.table.record_crash();
     remembered.extend(agent.table.remembered());
     (world, agent, remembered)
 }
@@ -87,7 +88,7 @@ fn agent_that_dies_during_recovery_is_recovered_from_too() {
         for at in 0..=operations(&change, meta).0 {
             let (world, mut agent, _) = dies(&change, meta, at);
             let more = restarts_over(&mut agent, &world, usize::MAX);
-            // Each third, and over the first deaths each of them.
+            // Every third second crash, from another one for each first crash.
             for second in (at % 3..more).step_by(3) {
                 let _row = Row(format!("{}: dies after {at} and {second}", change.name));
                 let (world, mut agent, mut remembered) = dies(&change, meta, at);

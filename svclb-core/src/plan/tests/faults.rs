@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::world::deed;
+use super::world::event;
 use super::*;
 use crate::number::{LineNumber, ServiceId};
 use crate::table::Failure;
@@ -13,19 +13,20 @@ fn refusal() -> impl Strategy<Value = Failure> {
 
 proptest! {
     #[test]
-    fn whatever_is_refused_and_for_however_long_what_was_served_stays_and_the_end_is_the_same(
-        deeds in proptest::collection::vec((deed(), 0..40_usize, 1..60_usize, refusal()), 1..12),
+    fn refused_steps_keep_services_served_and_the_end_is_the_same(
+        events in proptest::collection::vec((event(), 0..40_usize, 1..60_usize, refusal()), 1..12),
     ) {
-        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        // There is room: who is told that there is none waits for it, and so does who gives way.
+        let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
+        // The maps are ample: a service for which the table reports no capacity waits for it, and owners keep
+        // their frontends meanwhile.
         agent.planner.set_growing(true);
-        for (deed, skip, count, refusal) in &deeds {
-            agent.ingest(&mut world, deed);
+        for (event, skip, count, refusal) in &events {
+            agent.ingest(&mut world, event);
             agent.table.table.refuse(*skip, *count, *refusal);
-            // Who is told that there is no room is passed over for whoever else asks (decisions/0010).
-            agent.table.is_roomy = *refusal != Failure::NoRoom;
+            // A service without capacity is passed over for other claimants (decisions/0010).
+            agent.table.fits_all = *refusal != Failure::NoRoom;
             let failures = agent.table.table.failures;
-            // Each step of each try is looked at. A try that fails writes less than what fails.
+            // Each step of each try is checked. A try that fails writes less than all.
             for _ in 0..=*count {
                 let before = agent.table.table.failures;
                 agent.pass();
@@ -35,9 +36,9 @@ proptest! {
             }
             let failed = agent.table.table.failures - failures;
             agent.table.table.fail(0, 0);
-            agent.table.is_roomy = true;
+            agent.table.fits_all = true;
             prop_assert!(failed <= *count);
-            // One that did not fit is looked at when there is room, or at an audit.
+            // A service that did not fit is planned again when there is capacity, or at an audit.
             agent.mark_all();
             let done = agent.pass();
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);
@@ -48,14 +49,14 @@ proptest! {
 
     #[test]
     fn a_pass_that_fails_at_any_step_is_finished_by_the_next(
-        deeds in proptest::collection::vec((deed(), 0..12_usize, 1..4_usize), 1..20),
+        events in proptest::collection::vec((event(), 0..12_usize, 1..4_usize), 1..20),
     ) {
-        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        for (deed, skip, count) in &deeds {
-            agent.ingest(&mut world, deed);
+        let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
+        for (event, skip, count) in &events {
+            agent.ingest(&mut world, event);
             agent.table.table.fail(*skip, *count);
             let done = agent.pass();
-            // What was served stays served: the table looked after every step.
+            // The table has checked after every step that served frontends stay served.
             agent.table.table.fail(0, 0);
             prop_assert!(!done.failed.is_empty() || !agent.catalog.is_dirty());
             prop_assert!(agent.pass().failed.is_empty());
@@ -64,12 +65,12 @@ proptest! {
     }
 
     #[test]
-    fn an_agent_that_dies_after_any_step_is_continued_by_a_new_one(
-        deeds in proptest::collection::vec((deed(), 0..12_usize), 1..20),
+    fn new_agent_continues_after_a_crash_at_any_step(
+        events in proptest::collection::vec((event(), 0..12_usize), 1..20),
     ) {
-        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        for (deed, skip) in &deeds {
-            agent.ingest(&mut world, deed);
+        let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
+        for (event, skip) in &events {
+            agent.ingest(&mut world, event);
             agent.table.table.fail(*skip, usize::MAX);
             agent.pass();
             agent.table.table.fail(0, 0);
@@ -81,17 +82,17 @@ proptest! {
     }
 
     #[test]
-    fn deeds_while_the_agent_is_dead_are_caught_up_with(
-        deeds in proptest::collection::vec((deed(), 0..12_usize, any::<bool>()), 1..20),
+    fn changes_while_no_agent_runs_are_applied_by_the_next(
+        events in proptest::collection::vec((event(), 0..12_usize, any::<bool>()), 1..20),
     ) {
-        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        for (deed, skip, dies) in &deeds {
-            agent.ingest(&mut world, deed);
+        let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
+        for (event, skip, dies) in &events {
+            agent.ingest(&mut world, event);
             if *dies {
                 agent.table.table.fail(*skip, usize::MAX);
                 agent.pass();
                 agent.table.table.fail(0, 0);
-                agent.table.died();
+                agent.table.record_crash();
                 continue;
             }
             agent.table.expect(&agent.catalog);
@@ -107,11 +108,11 @@ proptest! {
 fn rows_written_or_removed_by_another_program_are_repaired() {
     use crate::table::{Key, Row};
     use svclb_common::layout::{BackendKey, BackendRow, FrontendKey, FrontendRow};
-    let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+    let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
     for name in 0..3 {
-        let service = Like { name, ips: vec![name], ports: vec![0, 2], ..Like::default() };
-        agent.ingest(&mut world, &Deed::Service(service));
-        agent.ingest(&mut world, &Deed::Endpoints { name, states: vec![1; 6] });
+        let service = Spec { name, ips: vec![name], ports: vec![0, 2], ..Spec::default() };
+        agent.ingest(&mut world, &Event::Service(service));
+        agent.ingest(&mut world, &Event::Endpoints { name, states: vec![1; 6] });
     }
     agent.pass();
     agent.assert_settled();

@@ -1,4 +1,4 @@
-//! The promises of a plan, over random histories.
+//! The guarantees of a plan, over random histories.
 
 mod audit;
 mod changes;
@@ -20,14 +20,14 @@ use crate::catalog::Catalog;
 use crate::model::Node;
 use crate::table::{MemoryTable, Table};
 use watched::Watched;
-use world::{Deed, Like, World};
+use world::{Event, Spec, World};
 
 /// Maps of these sizes.
 fn meta(index_lines: u32, slots: u32) -> Meta {
     Meta { index_lines, slots, origins: 64, seed: 7, next_service: 1, ..Meta::default() }
 }
 
-fn roomy() -> Meta {
+fn ample_maps() -> Meta {
     meta(256, 1024)
 }
 
@@ -51,12 +51,12 @@ impl Agent {
         }
     }
 
-    /// Takes a deed in, without a pass.
-    fn ingest(&mut self, world: &mut World, deed: &Deed) {
-        world.change(deed).tell(&mut self.catalog);
+    /// Ingests an event, without a pass.
+    fn ingest(&mut self, world: &mut World, event: &Event) {
+        world.change(event).apply_to(&mut self.catalog);
     }
 
-    /// A pass whose every step is watched; nothing rests longer than that.
+    /// Runs a pass with each step checked, and ends the quarantine of what it freed.
     fn pass(&mut self) -> Pass {
         let done = self.pass_only();
         let freed = self.planner.take_freed();
@@ -64,7 +64,7 @@ impl Agent {
         done
     }
 
-    /// The same when what it frees goes on resting.
+    /// Runs a pass, and leaves what it freed in quarantine.
     fn pass_only(&mut self) -> Pass {
         self.table.expect(&self.catalog);
         let done = pass(&mut self.planner, &mut self.table, &mut self.catalog);
@@ -72,12 +72,12 @@ impl Agent {
         done
     }
 
-    /// What will be free is what is free and what rests.
+    /// Asserts that the free slots and those in quarantine add up.
     fn assert_quarantine(&self) {
         self.planner.mirror.slots.assert_quarantine();
     }
 
-    /// Rests and passes, as the reconciler does, until nothing is left to do.
+    /// Ends quarantines and runs passes, as the reconciler does, until nothing is left to do.
     fn settle(&mut self) {
         for _ in 0..10 {
             let freed = self.planner.take_freed();
@@ -92,10 +92,11 @@ impl Agent {
             let done = self.pass_only();
             assert!(done.failed.is_empty(), "{:?}", done.failed);
         }
-        panic!("it does not come to an end");
+        panic!("it does not end");
     }
 
-    /// What fits is as it should be, and what does not fit keeps nobody from it.
+    /// Asserts that services that fit are as desired, and that those that do not fit keep no frontend from
+    /// them.
     fn assert_fair(&mut self) {
         let routes = self.table.routes();
         let mut claims = world::claims(&self.catalog);
@@ -125,7 +126,7 @@ impl Agent {
         }
     }
 
-    /// What a new process finds and does first.
+    /// Loads and repairs the maps, as a new process does first.
     fn restart(&mut self) {
         let dump = self.table.load().unwrap();
         let (mut state, repairs) = load(&dump, dump.meta);
@@ -140,7 +141,8 @@ impl Agent {
         self.catalog.mark(all);
     }
 
-    /// The maps hold just what the catalog says, and nothing is left to do, here or in a new process.
+    /// Asserts that the maps hold exactly the desired state, and that neither this nor a new process has
+    /// anything left to do.
     fn assert_settled(&mut self) {
         assert_eq!(self.table.routes(), world::routes(&self.catalog));
         assert_eq!(self.table.rows(), world::rows(&self.catalog));

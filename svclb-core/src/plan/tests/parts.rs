@@ -1,13 +1,13 @@
-//! Passes in parts, however small: every step is right, objects take turns, and the end is the same.
+//! Passes in parts of any size: each step is sound, objects take turns, and the end is the same.
 
 use proptest::prelude::*;
 
 use super::changes::{self, Row, before, maps};
-use super::world::deed;
+use super::world::event;
 use super::*;
 
 impl Agent {
-    /// Parts of so much effort, each step watched, until nothing is under way.
+    /// Runs parts of so much effort, each step checked, until no object is under way.
     fn in_parts(&mut self, effort: usize) {
         self.catalog.recall();
         for _ in 0..10_000 {
@@ -19,10 +19,10 @@ impl Agent {
                 return;
             }
         }
-        panic!("it does not come to an end");
+        panic!("it does not end");
     }
 
-    /// Parts and rests until nothing is left to do.
+    /// Runs parts, and ends quarantines, until nothing is left to do.
     fn settle_in_parts(&mut self, effort: usize) {
         for _ in 0..1_000 {
             self.in_parts(effort);
@@ -36,18 +36,18 @@ impl Agent {
                 return;
             }
         }
-        panic!("it does not come to an end");
+        panic!("it does not end");
     }
 }
 
 #[test]
-fn a_change_in_parts_of_any_size_ends_as_one_in_one_piece() {
+fn change_in_parts_of_any_size_ends_in_the_same_state_as_in_one_piece() {
     for (name, meta) in maps() {
         for change in changes::all() {
             for effort in [1, 2, 3, 7] {
                 let _row = Row(format!("{}, in maps with {name}, {effort} a part", change.name));
                 let (mut world, mut agent) = before(&change, meta);
-                change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
+                change.after.iter().for_each(|event| agent.ingest(&mut world, event));
                 agent.settle_in_parts(effort);
                 agent.assert_settled();
             }
@@ -60,12 +60,12 @@ proptest! {
 
     #[test]
     fn changes_that_come_between_the_parts_join_them(
-        deeds in proptest::collection::vec(deed(), 1..25),
+        events in proptest::collection::vec(event(), 1..25),
         effort in 1..12_usize,
     ) {
-        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        for deed in &deeds {
-            agent.ingest(&mut world, deed);
+        let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
+        for event in &events {
+            agent.ingest(&mut world, event);
             agent.table.expect(&agent.catalog);
             let done = part(&mut agent.planner, &mut agent.table, &mut agent.catalog, effort);
             prop_assert!(done.failed.is_empty(), "{:?}", done.failed);

@@ -1,4 +1,4 @@
-//! Dry runs: a pass over a recording table plans what it would do, and touches no map.
+//! Dry runs: a pass over a recording table records its steps and changes no map.
 
 use super::changes::{self, Row, before, maps};
 use super::*;
@@ -10,7 +10,7 @@ fn a_dry_run_records_the_steps_of_a_pass_and_touches_no_map() {
         for change in changes::all() {
             let _row = Row(format!("{}, in maps with {name}", change.name));
             let (mut world, mut agent) = before(&change, meta);
-            change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
+            change.after.iter().for_each(|event| agent.ingest(&mut world, event));
             let dump = agent.table.load().unwrap();
             let mut recording = RecordingTable::new(dump.clone());
             let (mut planner, repairs) = load(&recording.load().unwrap(), dump.meta);
@@ -19,7 +19,7 @@ fn a_dry_run_records_the_steps_of_a_pass_and_touches_no_map() {
             let done = pass(&mut planner, &mut recording, &mut agent.catalog);
             assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
             assert_eq!(agent.table.load().unwrap(), dump, "no map is touched");
-            // Taken on the maps, each of the steps is sound, and they end where a pass does.
+            // Applied to the maps, each of the steps is sound, and they end in the state of a pass.
             agent.table.expect(&agent.catalog);
             for step in recording.steps() {
                 match step {

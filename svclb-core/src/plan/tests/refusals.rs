@@ -1,4 +1,4 @@
-//! Each operation of each kind of change refused, with each answer, once and for a while.
+//! Each operation of each kind of change refused, with each error, once and for a while.
 
 use std::collections::BTreeSet;
 
@@ -7,48 +7,48 @@ use super::watched::KINDS;
 use super::*;
 use crate::table::Failure;
 
-/// How many operations in a row are refused: one; those of several passes.
+/// The numbers of operations in a row that are refused: one, and those of several passes.
 const COUNTS: [usize; 2] = [1, 20];
 
-/// Passes as the reconciler makes them, again and again while something fails; every step is watched.
-/// Gives the agent when nothing fails any more.
+/// Runs passes, as the reconciler does, while operations fail, with each step checked. Returns the agent when
+/// none fails any more.
 fn refused(change: &Change, meta: Meta, (skip, count, refusal): (usize, usize, Failure)) -> Agent {
     let (mut world, mut agent) = before(change, meta);
     let failures = agent.table.load().unwrap().meta.failures;
-    change.after.iter().for_each(|deed| agent.ingest(&mut world, deed));
-    agent.table.is_roomy = refusal != Failure::NoRoom;
+    change.after.iter().for_each(|event| agent.ingest(&mut world, event));
+    agent.table.fits_all = refusal != Failure::NoRoom;
     agent.table.table.refuse(skip, count, refusal);
     let mut failed = 0;
     for turn in 0.. {
-        assert!(turn <= count, "it does not come to an end");
+        assert!(turn <= count, "it does not end");
         let refused = agent.table.table.failures;
         let done = agent.pass();
         failed += done.failed.len();
         if agent.table.table.failures == refused {
             break;
         }
-        // Nothing that was refused is taken for done, and what is known to be refused is tried again.
+        // No refused operation counts as done, and each is tried again.
         let is_tried_again =
             done.failed.is_empty() || agent.catalog.is_dirty() || only_status_failed(&done);
         assert!(
             is_tried_again && !(done.failed.is_empty() && done.unplaced.is_empty()),
             "{done:?}"
         );
-        if agent.table.is_roomy {
+        if agent.table.fits_all {
             agent.table.assert_old_or_new();
         } else {
-            // As an audit does.
+            // An audit does this, too.
             agent.mark_all();
         }
     }
-    let told = agent.table.load().unwrap().meta.failures - failures;
-    assert_eq!(told, failed as u64, "each is counted in the maps");
+    let counted = agent.table.load().unwrap().meta.failures - failures;
+    assert_eq!(counted, failed as u64, "each is counted in the maps");
     agent.table.table.fail(0, 0);
-    agent.table.is_roomy = true;
+    agent.table.fits_all = true;
     agent
 }
 
-/// All that failed was the row that tells of the pass: nothing is left to do but that.
+/// Returns true when only the meta row failed, which counts the failures: nothing else is left to do.
 fn only_status_failed(done: &Pass) -> bool {
     done.failed.iter().all(|failed| failed.object.is_none())
 }
@@ -57,9 +57,9 @@ fn assert_whole(done: &Pass) {
     assert!(done.failed.is_empty() && done.unplaced.is_empty(), "{done:?}");
 }
 
-/// As the reconciler does each minute.
+/// Runs an audit, as the reconciler does each minute.
 fn audit(agent: &mut Agent) {
-    agent.table.looks = false;
+    agent.table.checks_steps = false;
     if !agent.planner.is_in(&mut agent.table).unwrap() {
         let dump = agent.table.load().unwrap();
         let repairs = agent.planner.reload(&dump);
@@ -67,7 +67,7 @@ fn audit(agent: &mut Agent) {
     }
     agent.mark_all();
     assert_whole(&agent.pass());
-    agent.table.looks = true;
+    agent.table.checks_steps = true;
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn any_refused_operation_keeps_services_served_and_the_end_is_the_same() {
                     let mut agent = refused(&change, meta, (skip, count, refusal));
                     agent.mark_all();
                     assert_whole(&agent.pass());
-                    // Nobody is misled any more; a line that was half removed waits for the audit.
+                    // Each frontend is right again; a line that was half removed waits for the audit.
                     assert_eq!(agent.table.routes(), world::routes(&agent.catalog));
                     audit(&mut agent);
                     agent.assert_settled();

@@ -1,26 +1,26 @@
-//! New maps that take the place of others.
+//! New maps that replace those in use.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::world::deed;
+use super::world::event;
 use super::*;
 use crate::model::ServiceKey;
 
 impl Agent {
-    /// Fills maps like these and lets them take the place of those in use.
+    /// Fills maps of these sizes and replaces those in use by them.
     fn move_to(&mut self, meta: Meta) {
         let state = self.planner.staging(meta);
         let mut table = Watched::new(MemoryTable::new(*state.meta()));
-        // Nobody reads them before they are whole.
-        table.is_roomy = false;
+        // No program reads them before they are whole.
+        table.fits_all = false;
         (self.planner, self.table) = (state, table);
         self.mark_all();
         let done = self.pass();
         assert!(done.failed.is_empty(), "{:?}", done.failed);
         self.planner.forget_inherited_ids();
-        self.table.is_roomy = true;
+        self.table.fits_all = true;
     }
 
     pub(super) fn ids(&self) -> BTreeMap<ServiceKey, u32> {
@@ -32,20 +32,20 @@ impl Agent {
 proptest! {
     #[test]
     fn larger_maps_hold_all_of_it_with_the_same_ids_and_generations_above_the_old_ones(
-        before in proptest::collection::vec(deed(), 1..30),
-        after in proptest::collection::vec(deed(), 1..10),
+        before in proptest::collection::vec(event(), 1..30),
+        after in proptest::collection::vec(event(), 1..10),
     ) {
-        // Eight lines and two behind them for up to 24 frontends, eight slots.
+        // Eight lines for up to 24 frontends, eight slots.
         let (mut world, mut agent) = (World::default(), Agent::new(meta(8, 8)));
-        agent.table.is_roomy = false;
-        for deed in &before {
-            agent.ingest(&mut world, deed);
+        agent.table.fits_all = false;
+        for event in &before {
+            agent.ingest(&mut world, event);
             agent.pass_only();
             agent.settle();
         }
         let (ids, next) = (agent.ids(), agent.planner.meta().next_service);
         let highest = agent.planner.mirror.lines.highest_generation().0;
-        agent.move_to(Meta { seed: 8, ..roomy() });
+        agent.move_to(Meta { seed: 8, ..ample_maps() });
         let found = agent.ids();
         for (service, id) in &ids {
             prop_assert_eq!(found.get(service), Some(id), "{} keeps its id", service);
@@ -60,10 +60,10 @@ proptest! {
         prop_assert!(agent.planner.lacking().next().is_none());
         agent.assert_settled();
 
-        // They are maps as any, also for a new process; and generations of lines that come into use
-        // later are above the old ones too.
-        for deed in &after {
-            agent.ingest(&mut world, deed);
+        // They work as any maps do, also for a new process; and generations of lines that are used later are
+        // above the old ones, too.
+        for event in &after {
+            agent.ingest(&mut world, event);
             prop_assert!(agent.pass().failed.is_empty());
         }
         agent.assert_settled();
@@ -73,23 +73,23 @@ proptest! {
 
     #[test]
     fn ids_are_inherited_from_maps_that_cannot_be_used(
-        deeds in proptest::collection::vec(deed(), 1..20),
+        events in proptest::collection::vec(event(), 1..20),
     ) {
-        let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-        for deed in &deeds {
-            agent.ingest(&mut world, deed);
+        let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
+        for event in &events {
+            agent.ingest(&mut world, event);
             agent.pass();
         }
         let (ids, rows) = (agent.ids(), agent.table.load().unwrap().services);
-        let row = Meta { first_generation: 1000, next_service: 0, ..roomy() };
+        let row = Meta { first_generation: 1000, next_service: 0, ..ample_maps() };
         let state = Planner::renewed(&rows, row);
         agent.table = Watched::new(MemoryTable::new(*state.meta()));
-        agent.table.is_roomy = false;
+        agent.table.fits_all = false;
         agent.planner = state;
         agent.mark_all();
         prop_assert!(agent.pass().failed.is_empty());
         agent.planner.forget_inherited_ids();
-        agent.table.is_roomy = true;
+        agent.table.fits_all = true;
         prop_assert_eq!(agent.ids(), ids);
         agent.assert_settled();
         prop_assert!(agent.planner.mirror.lines.lowest_generation(true).is_none_or(|it| it > 1000));
@@ -98,10 +98,10 @@ proptest! {
 
 #[test]
 fn failures_are_counted_in_the_meta_row_once_it_can_be_written() {
-    let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
-    let service = Like { name: 0, ips: vec![0], ports: vec![0], ..Like::default() };
-    agent.ingest(&mut world, &Deed::Service(service));
-    agent.ingest(&mut world, &Deed::Endpoints { name: 0, states: vec![1; 3] });
+    let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
+    let service = Spec { name: 0, ips: vec![0], ports: vec![0], ..Spec::default() };
+    agent.ingest(&mut world, &Event::Service(service));
+    agent.ingest(&mut world, &Event::Endpoints { name: 0, states: vec![1; 3] });
     agent.table.table.fail(0, 5);
     let mut failed = 0;
     while agent.catalog.is_dirty() {
@@ -115,10 +115,10 @@ fn failures_are_counted_in_the_meta_row_once_it_can_be_written() {
 
 #[test]
 fn no_pass_writes_synced_before_the_sources_are_known() {
-    let (mut world, mut agent) = (World::default(), Agent::new(roomy()));
+    let (mut world, mut agent) = (World::default(), Agent::new(ample_maps()));
     agent.planner.set_synced(false);
-    let service = Like { name: 0, ips: vec![0], ports: vec![0], ..Like::default() };
-    agent.ingest(&mut world, &Deed::Service(service));
+    let service = Spec { name: 0, ips: vec![0], ports: vec![0], ..Spec::default() };
+    agent.ingest(&mut world, &Event::Service(service));
     agent.pass();
     assert_eq!(agent.planner.meta().synced, 0);
     agent.planner.set_synced(true);

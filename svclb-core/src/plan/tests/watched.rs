@@ -1,4 +1,4 @@
-//! A table that looks, after every single step, at what a reader would find.
+//! A table that checks, after every step, the state that a reader would find.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,24 +15,25 @@ use crate::table::{Dump, FailingTable, Key, MemoryTable, Row, Table, TableError}
 
 pub(super) struct Watched {
     pub(super) table: FailingTable<MemoryTable>,
-    /// Before the pass, and as it should be after it.
+    /// The state before the pass, and the one that it should end in.
     old: Routes,
     new: Routes,
-    /// In maps that are too small a frontend may go to anybody who asks for it, or to nobody.
+    /// In maps that are too small, a frontend may belong to any of its claimants, or to none: the backends of
+    /// all of them.
     claimed: Routes,
-    pub(super) is_roomy: bool,
-    /// What has to be served at every moment of the pass.
+    pub(super) fits_all: bool,
+    /// The frontends that must be served at every moment of the pass.
     always: BTreeSet<FrontendKey>,
-    /// The same of the passes in which agents died: what they had half made or half removed may be found
-    /// again until the next one is done with it.
+    /// The same states of passes in which agents died: their unfinished changes may show until the next agent
+    /// has completed them.
     earlier: Vec<Routes>,
-    /// Whether each step is looked at.
-    pub(super) looks: bool,
+    /// Each step is checked.
+    pub(super) checks_steps: bool,
     /// The kinds of steps that were taken.
     pub(super) kinds: BTreeSet<&'static str>,
 }
 
-/// What a client keeps of a frontend that it used: line, generation, and any of these backends.
+/// A client's record of a frontend that it used: line, generation, and any of these backends.
 pub(super) struct Remembered {
     frontend: FrontendKey,
     line: u32,
@@ -48,34 +49,34 @@ impl Watched {
             old,
             new,
             claimed,
-            is_roomy: true,
+            fits_all: true,
             always: BTreeSet::new(),
             earlier: Vec::new(),
-            looks: true,
+            checks_steps: true,
             kinds: BTreeSet::new(),
         }
     }
 
-    /// A pass begins that should end in what the catalog says.
+    /// Begins a pass that should end in the state that the catalog wants.
     pub(super) fn expect(&mut self, catalog: &Catalog) {
         self.old = self.routes();
         self.new = world::routes(catalog);
         self.claimed.clear();
-        if self.is_roomy {
+        if self.fits_all {
             let is_served = |key: &&FrontendKey| self.new.get(key).is_some_and(|it| !it.is_empty());
             let served = self.old.iter().filter(|(_, backends)| !backends.is_empty());
             self.always = served.map(|(key, _)| key).filter(is_served).copied().collect();
             return;
         }
-        // Whoever does not fit keeps what he has, as long as he asks for it.
-        let (holders, claims) = (self.holders(), world::claims(catalog));
+        // A service that does not fit keeps the frontends that it has, as long as it claims them.
+        let (owners, claims) = (self.owners(), world::claims(catalog));
         let is_kept = |key: &FrontendKey, service: &ServiceKey| {
             let mut all = claims.values().filter_map(|routes| routes.get(key));
             claims.get(service).is_some_and(|routes| routes.contains_key(key))
                 && catalog.may_keep(key, service)
                 && all.all(|backends| !backends.is_empty())
         };
-        let held = holders.iter().filter(|(key, service)| {
+        let held = owners.iter().filter(|(key, service)| {
             self.old.get(key).is_some_and(|it| !it.is_empty()) && is_kept(key, service)
         });
         self.always = held.map(|(key, _)| *key).collect();
@@ -84,8 +85,8 @@ impl Watched {
         }
     }
 
-    /// Who has each frontend.
-    fn holders(&mut self) -> BTreeMap<FrontendKey, ServiceKey> {
+    /// The owner of each frontend.
+    fn owners(&mut self) -> BTreeMap<FrontendKey, ServiceKey> {
         let dump = self.table.load().unwrap();
         let names: BTreeMap<u32, ServiceKey> =
             dump.services.iter().filter_map(|(id, row)| Some((*id, service_of(row)?))).collect();
@@ -93,17 +94,17 @@ impl Watched {
         held.filter_map(|line| Some((line.frontend(), names.get(&line.service)?.clone()))).collect()
     }
 
-    /// The agent died in the pass that began last.
-    pub(super) fn died(&mut self) {
+    /// Records that the agent died in the latest pass.
+    pub(super) fn record_crash(&mut self) {
         self.earlier.extend([self.old.clone(), self.new.clone()]);
     }
 
-    /// Nothing of those who died is left half done.
+    /// Records that the changes of dead agents are completed.
     pub(super) fn caught_up(&mut self) {
         self.earlier.clear();
     }
 
-    /// Where each frontend goes, as a reader finds it.
+    /// The backends of each frontend, as a reader finds them.
     pub(super) fn routes(&self) -> Routes {
         let memory = &self.table.inner;
         let mut routes = Routes::new();
@@ -116,7 +117,7 @@ impl Watched {
         routes
     }
 
-    /// What clients of every frontend remember that were given a backend now.
+    /// The records of clients of each frontend that are given a backend now.
     pub(super) fn remembered(&self) -> Vec<Remembered> {
         let frontends = self.routes().into_iter();
         let remembered = frontends.filter_map(|(frontend, backends)| {
@@ -126,7 +127,7 @@ impl Watched {
         remembered.collect()
     }
 
-    /// Nobody who remembers this takes a backend for current that has left.
+    /// Asserts that no client with such a record takes a backend for current that has left.
     pub(super) fn assert_no_client_stays(&self, remembered: &[Remembered]) {
         for Remembered { frontend, line, generation, backends } in remembered {
             let Some((number, found)) = self.find(frontend) else { continue };
@@ -140,8 +141,8 @@ impl Watched {
         }
     }
 
-    /// Nobody who remembers this takes one for current that is no backend of the service any more, and that
-    /// nobody else would be given either.
+    /// Asserts that no client with such a record takes a backend for current that is no member of the service
+    /// and that no new client would be given.
     pub(super) fn assert_no_client_keeps_a_stale_backend(&mut self, remembered: &[Remembered]) {
         let rows = self.table.load().unwrap().backends.into_iter();
         let members: BTreeSet<(u32, String)> =
@@ -203,7 +204,7 @@ impl Watched {
         services.chain(traits).chain(members).collect()
     }
 
-    /// Every frontend goes just where it went when the pass began, or just where it is to go.
+    /// Asserts that each frontend has exactly its backends from before the pass, or exactly its new ones.
     pub(super) fn assert_old_or_new(&self) {
         let now = self.routes();
         let keys: BTreeSet<_> =
@@ -212,14 +213,14 @@ impl Watched {
             let [old, new, now] = [&self.old, &self.new, &now].map(|routes| routes.get(key));
             let mut earlier = self.earlier.iter().map(|routes| routes.get(key));
             let is_known = now == old || now == new || earlier.any(|earlier| now == earlier);
-            assert!(is_known, "{key:?} goes to {now:?}: from {old:?} to {new:?}");
+            assert!(is_known, "{key:?} has {now:?}: from {old:?} to {new:?}");
         }
     }
 
-    /// Every frontend goes only to old or new backends, and one that has some before and after is
+    /// Asserts that each frontend has only old or new backends, and that one with backends before and after is
     /// served at every moment.
-    fn look(&self) {
-        if !self.looks {
+    fn check_step(&self) {
+        if !self.checks_steps {
             return;
         }
         let none = BTreeSet::new();
@@ -229,7 +230,7 @@ impl Watched {
             let allowed: Vec<_> = allowed.map(|routes| routes.get(key).unwrap_or(&none)).collect();
             let is_stranger = |it: &&String| !allowed.iter().any(|backends| backends.contains(*it));
             let strangers: Vec<_> = backends.iter().filter(is_stranger).collect();
-            assert!(strangers.is_empty(), "{key:?} goes to {strangers:?}");
+            assert!(strangers.is_empty(), "{key:?} has foreign backends {strangers:?}");
         }
         for key in &self.always {
             assert!(now.get(key).is_some_and(|it| !it.is_empty()), "{key:?} is not served");
@@ -247,7 +248,7 @@ impl Table for Watched {
         if done.is_ok() {
             self.kinds.insert(kind_of_row(row));
         }
-        self.look();
+        self.check_step();
         done
     }
 
@@ -257,12 +258,12 @@ impl Table for Watched {
         if done.is_ok() {
             self.kinds.insert(kind_of_key(key));
         }
-        self.look();
+        self.check_step();
         done
     }
 }
 
-/// All that [`kind_of_row`] and [`kind_of_key`] can say.
+/// All values of [`kind_of_row`] and [`kind_of_key`].
 pub(super) const KINDS: [&str; 16] = [
     "backend",
     "backend goes",

@@ -1,4 +1,4 @@
-//! Random Services and slices: few names and addresses, so that they meet.
+//! Random Services and slices, with so few names and addresses that they often conflict.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,26 +16,26 @@ use crate::model::{
 /// Backends of a frontend, as text.
 pub(super) type Routes = BTreeMap<FrontendKey, BTreeSet<String>>;
 
-/// What happens.
+/// A change of the cluster.
 #[derive(Clone, Debug)]
-pub(super) enum Deed {
-    /// A Service object is (again) like this.
-    Service(Like),
-    /// It goes.
+pub(super) enum Event {
+    /// A Service object is created or changed.
+    Service(Spec),
+    /// A Service object is deleted.
     Gone(u8),
-    /// Its endpoints: for each of several addresses none, or what is said of it.
+    /// The endpoints of a Service: for each of several addresses none, or its state.
     Endpoints { name: u8, states: Vec<u8> },
-    /// The own node is in this zone and has these addresses; or its object is gone.
+    /// The own node has this zone and these addresses; or its object is deleted.
     Node(Option<(Option<u8>, Vec<u8>)>),
-    /// The chosen interfaces have these addresses, or the node's own count.
+    /// The chosen interfaces have these addresses; or the node's own addresses count.
     Interfaces(Option<Vec<u8>>),
-    /// A source lists one kind of objects anew; the one of this name went meanwhile.
+    /// A source lists one kind of objects again; the one of this name was deleted meanwhile.
     Relist(ObjectKind, u8),
 }
 
 /// A Service object in a few numbers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Like {
+pub(super) struct Spec {
     pub(super) name: u8,
     /// ClusterIPs.
     pub(super) ips: Vec<u8>,
@@ -43,7 +43,7 @@ pub(super) struct Like {
     pub(super) balancer: Option<u8>,
     /// Its load balancer addresses have source ranges: 1 of IPv4, 2 of IPv6.
     pub(super) ranges: u8,
-    /// Which of the ports.
+    /// Indices of its ports in `PORTS`.
     pub(super) ports: Vec<u8>,
     /// Its ports have node ports, from this number.
     pub(super) node_port: Option<u16>,
@@ -57,7 +57,7 @@ pub(super) struct Like {
     pub(super) sctp: bool,
 }
 
-fn like() -> impl Strategy<Value = Like> {
+fn spec() -> impl Strategy<Value = Spec> {
     let addresses = (
         proptest::collection::vec(0..5_u8, 1..3),
         proptest::option::of(0..3_u8),
@@ -79,7 +79,7 @@ fn like() -> impl Strategy<Value = Like> {
             affinity,
             sctp,
         )| {
-            Like {
+            Spec {
                 name,
                 ips,
                 external,
@@ -97,24 +97,24 @@ fn like() -> impl Strategy<Value = Like> {
     )
 }
 
-pub(super) fn deed() -> impl Strategy<Value = Deed> {
+pub(super) fn event() -> impl Strategy<Value = Event> {
     let name = || 0..4_u8;
     let addresses = || proptest::collection::vec(0..5_u8, 0..3);
     let kind =
         prop_oneof![Just(ObjectKind::Service), Just(ObjectKind::Slice), Just(ObjectKind::Node),];
     let node = proptest::option::weighted(0.8, (proptest::option::of(0..2_u8), addresses()));
     prop_oneof![
-        6 => like().prop_map(Deed::Service),
-        2 => name().prop_map(Deed::Gone),
+        6 => spec().prop_map(Event::Service),
+        2 => name().prop_map(Event::Gone),
         8 => (name(), proptest::collection::vec(0..8_u8, 0..7))
-            .prop_map(|(name, states)| Deed::Endpoints { name, states }),
-        2 => node.prop_map(Deed::Node),
-        1 => proptest::option::of(addresses()).prop_map(Deed::Interfaces),
-        2 => (kind, name()).prop_map(|(kind, name)| Deed::Relist(kind, name)),
+            .prop_map(|(name, states)| Event::Endpoints { name, states }),
+        2 => node.prop_map(Event::Node),
+        1 => proptest::option::of(addresses()).prop_map(Event::Interfaces),
+        2 => (kind, name()).prop_map(|(kind, name)| Event::Relist(kind, name)),
     ]
 }
 
-/// What a source says of a deed.
+/// The report of a source about an event.
 pub(super) enum Report {
     Change(Update),
     /// All objects of a kind.
@@ -122,7 +122,7 @@ pub(super) enum Report {
 }
 
 impl Report {
-    pub(super) fn tell(self, catalog: &mut Catalog) {
+    pub(super) fn apply_to(self, catalog: &mut Catalog) {
         match self {
             Self::Change(update) => catalog.apply(update),
             Self::All(kind, updates) => catalog.replace_kind(kind, updates),
@@ -130,7 +130,7 @@ impl Report {
     }
 }
 
-/// Makes updates of deeds, and knows what there is.
+/// The state of the cluster, which turns events into updates.
 #[derive(Default)]
 pub(super) struct World {
     services: BTreeMap<u8, Update>,
@@ -158,23 +158,23 @@ const PORTS: [(&str, Protocol, u16); 3] =
 const ZONES: [&str; 2] = ["a", "b"];
 
 impl World {
-    pub(super) fn change(&mut self, deed: &Deed) -> Report {
-        let update = match deed {
-            Deed::Gone(name) => {
+    pub(super) fn change(&mut self, event: &Event) -> Report {
+        let update = match event {
+            Event::Gone(name) => {
                 self.services.remove(name);
                 Update::Service(object(*name), None)
             }
-            Deed::Service(like) => {
-                let update = Update::Service(object(like.name), Some(service(like)));
-                self.services.insert(like.name, update.clone());
+            Event::Service(spec) => {
+                let update = Update::Service(object(spec.name), Some(service(spec)));
+                self.services.insert(spec.name, update.clone());
                 update
             }
-            Deed::Endpoints { name, states } => {
+            Event::Endpoints { name, states } => {
                 let update = Update::Slice(object(*name), Some(slice(*name, states)));
                 self.slices.insert(*name, update.clone());
                 update
             }
-            Deed::Node(is) => {
+            Event::Node(is) => {
                 let node = |(zone, addresses): &(Option<u8>, Vec<u8>)| Node {
                     name: "here".into(),
                     zone: zone.map(|zone| ZONES[zone as usize].into()),
@@ -184,7 +184,7 @@ impl World {
                 self.node = Some(update.clone());
                 update
             }
-            Deed::Interfaces(are) => {
+            Event::Interfaces(are) => {
                 let addresses = are.as_ref().map(|numbers| {
                     numbers.iter().map(|number| cluster_ip(*number)).collect::<Vec<_>>()
                 });
@@ -192,7 +192,7 @@ impl World {
                 self.interfaces = Some(update.clone());
                 update
             }
-            Deed::Relist(kind, without) => {
+            Event::Relist(kind, without) => {
                 match kind {
                     ObjectKind::Service => drop(self.services.remove(without)),
                     ObjectKind::Slice => drop(self.slices.remove(without)),
@@ -213,19 +213,19 @@ impl World {
         }
     }
 
-    /// Everything there is, to a catalog that knows nothing.
-    pub(super) fn tell(&self, catalog: &mut Catalog) {
+    /// Applies the whole state to a catalog that has none.
+    pub(super) fn apply_to(&self, catalog: &mut Catalog) {
         let kinds = [ObjectKind::Node, ObjectKind::Slice, ObjectKind::Service];
         let all = kinds.into_iter().flat_map(|kind| self.all(kind));
         catalog.replace(all.chain(self.interfaces.clone()).collect());
     }
 }
 
-fn service(like: &Like) -> Service {
-    let numbers: BTreeSet<u8> = like.ports.iter().copied().collect();
+fn service(spec: &Spec) -> Service {
+    let numbers: BTreeSet<u8> = spec.ports.iter().copied().collect();
     let port = |number: u8| {
         let (name, protocol, port) = PORTS[number as usize];
-        let node_port = like.node_port.map(|first| first + u16::from(number));
+        let node_port = spec.node_port.map(|first| first + u16::from(number));
         ServicePort { name: name.into(), protocol, port, node_port }
     };
     // A Service cannot have two ports of one number and protocol.
@@ -235,15 +235,15 @@ fn service(like: &Like) -> Service {
         |numbers: &[u8]| numbers.iter().map(|number| cluster_ip(*number)).collect::<Vec<_>>();
     let policy = |is_local| if is_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
     Service {
-        created: Some(i64::from(like.age)),
-        cluster_ips: addresses(&like.ips),
-        external_ips: addresses(like.external.as_slice()),
-        load_balancer_ips: addresses(like.balancer.as_slice()),
-        source_ranges: Families { v4: like.ranges == 1, v6: like.ranges == 2 },
-        internal_policy: policy(like.local),
-        external_policy: policy(like.external_local),
-        affinity_seconds: Some(u32::from(like.affinity)).filter(|seconds| *seconds > 0),
-        notes: if like.sctp { ServiceNotes::SCTP } else { 0 },
+        created: Some(i64::from(spec.age)),
+        cluster_ips: addresses(&spec.ips),
+        external_ips: addresses(spec.external.as_slice()),
+        load_balancer_ips: addresses(spec.balancer.as_slice()),
+        source_ranges: Families { v4: spec.ranges == 1, v6: spec.ranges == 2 },
+        internal_policy: policy(spec.local),
+        external_policy: policy(spec.external_local),
+        affinity_seconds: Some(u32::from(spec.affinity)).filter(|seconds| *seconds > 0),
+        notes: if spec.sctp { ServiceNotes::SCTP } else { 0 },
         omitted: None,
         ports,
     }
@@ -292,7 +292,7 @@ fn endpoint(at: u8, state: u8) -> Option<(IpAddr, Endpoint)> {
     Some((address, Endpoint { ready, serving, terminating, node, node_hints, zone_hints }))
 }
 
-/// Where each frontend should go.
+/// The backends that each frontend should have.
 pub(super) fn routes(catalog: &Catalog) -> Routes {
     let mut routes = Routes::new();
     for object in catalog.objects() {
@@ -301,14 +301,14 @@ pub(super) fn routes(catalog: &Catalog) -> Routes {
                 let slots = desired.sets[frontend.set].iter();
                 let backends =
                     slots.map(|slot| format!("{}:{}", slot.address, slot.port)).collect();
-                assert!(routes.insert(frontend.key, backends).is_none(), "two holders");
+                assert!(routes.insert(frontend.key, backends).is_none(), "two owners");
             }
         }
     }
     routes
 }
 
-/// Where each service would have the frontends go that it claims.
+/// The backends that each service would give the frontends that it claims.
 pub(super) fn claims(catalog: &Catalog) -> BTreeMap<ServiceKey, Routes> {
     let all = |object| catalog.claimed(object);
     let of = |desired: &Desired| {
@@ -322,7 +322,7 @@ pub(super) fn claims(catalog: &Catalog) -> BTreeMap<ServiceKey, Routes> {
     catalog.objects().flat_map(all).map(|desired| (desired.key.clone(), of(&desired))).collect()
 }
 
-/// What a line says of its frontend besides where it goes.
+/// The traits of a line: all but its backends.
 pub(super) fn traits(key: &FrontendKey, flags: u16, affinity_seconds: u32) -> String {
     format!("{key:?} {flags} {affinity_seconds}")
 }

@@ -1,4 +1,4 @@
-//! What objects mean.
+//! The conversion of objects to the model.
 
 mod names;
 mod parts;
@@ -42,7 +42,7 @@ fn slice_object() -> Value {
     })
 }
 
-/// The object with fields replaced: `/spec/ports/0/port` and a value each. Null removes.
+/// Replaces fields of an object, such as `/spec/ports/0/port`, by a value each. Null removes one.
 fn with(mut object: Value, changes: &[(&str, Value)]) -> Value {
     for (path, value) in changes {
         let (parent, field) = path.rsplit_once('/').unwrap();
@@ -87,7 +87,7 @@ fn slice(changes: &[(&str, Value)]) -> (Option<Slice>, Skipped) {
 }
 
 #[test]
-fn a_service_is_read_with_all_that_counts() {
+fn service_is_converted_with_all_fields() {
     let service = service(&[]).unwrap();
     assert_eq!(service.created, Some(86_401));
     let ips: Vec<String> = service.cluster_ips.iter().map(ToString::to_string).collect();
@@ -166,7 +166,7 @@ fn load_balancer_ips_count_in_vip_mode_only() {
 }
 
 #[test]
-fn source_ranges_restrict_unless_they_hold_everybody() {
+fn source_ranges_restrict_unless_one_holds_all_addresses() {
     let (neither, v4) = (Families::default(), Families { v4: true, v6: false });
     let both = Families { v4: true, v6: true };
     let rows = [
@@ -176,9 +176,9 @@ fn source_ranges_restrict_unless_they_hold_everybody() {
         ("leading zeros", json!(["010.0.0.0/8"]), v4),
         ("an empty one", json!([" "]), neither),
         ("of both families", json!(["10.0.0.0/8", "fd00::/8"]), both),
-        ("everybody", json!(["0.0.0.0/0"]), neither),
-        ("everybody among others, with blanks", json!(["10.0.0.0/8", " 0.0.0.0/0 "]), neither),
-        ("everybody of the other family", json!(["10.0.0.0/8", " ::/0 "]), v4),
+        ("all addresses", json!(["0.0.0.0/0"]), neither),
+        ("all addresses among others, with blanks", json!(["10.0.0.0/8", " 0.0.0.0/0 "]), neither),
+        ("all addresses of the other family", json!(["10.0.0.0/8", " ::/0 "]), v4),
     ];
     for (name, ranges, expected) in rows {
         let service = service(&[("/spec/loadBalancerSourceRanges", ranges)]).unwrap();
@@ -257,7 +257,7 @@ fn a_slices_trigger_time_is_read_and_a_malformed_one_is_ignored() {
 }
 
 #[test]
-fn a_slice_is_read_with_all_that_counts() {
+fn slice_is_converted_with_all_fields() {
     let (slice, skipped) = slice(&[]);
     let slice = slice.unwrap();
     assert_eq!(skipped, Skipped::default());

@@ -1,6 +1,6 @@
-//! Which fields are judged, and what an unusable value of each costs: only itself, or its object. What an
-//! API server accepts costs itself (docs/decisions/0019 has this table, too). And the API server's defaults
-//! for objects that never passed one.
+//! Unusable values of each field that is checked: those that an API server accepts are ignored by themselves,
+//! others reject their object (docs/decisions/0019 has this table, too). And the API server's defaults for
+//! objects that never passed one.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn node_object() -> Value {
     })
 }
 
-/// What is served of an object: addresses of all kinds, ports, endpoints.
+/// The parts of an object that are served: addresses of all kinds, ports, endpoints.
 fn served(update: &Update) -> String {
     let shown: Vec<String> = match update {
         Update::Service(_, Some(service)) => {
@@ -127,26 +127,26 @@ fn a_part_that_cannot_be_used_is_ignored_by_itself_and_named() {
             "status.addresses[0].address: \"node.example\" is not an IPv4 or IPv6 address; address ignored, and 1 more like it",
         ),
     ];
-    for (object, change, expected, told) in rows {
+    for (object, change, expected, message) in rows {
         let Converted { accepted, rejects, .. } = objects(with(object, &[change]));
-        assert_eq!((accepted.len(), rejects), (1, vec![]), "{told}");
-        assert_eq!(served(&accepted[0].update), expected, "{told}");
+        assert_eq!((accepted.len(), rejects), (1, vec![]), "{message}");
+        assert_eq!(served(&accepted[0].update), expected, "{message}");
         let ignored = accepted[0].left_out.ignored.as_deref();
-        assert_eq!(ignored.map(ToString::to_string).as_deref(), Some(told));
+        assert_eq!(ignored.map(ToString::to_string).as_deref(), Some(message));
         let counts = accepted[0].left_out.counts.counts();
         let counted: u32 = counts.iter().map(|(_, count)| count).sum();
-        assert_eq!(counted, 1 + ignored.map_or(0, |ignored| ignored.more), "{told}");
+        assert_eq!(counted, 1 + ignored.map_or(0, |ignored| ignored.more), "{message}");
         let notes = match &accepted[0].update {
             Update::Service(_, Some(service)) => service.notes,
             Update::Slice(_, Some(slice)) => slice.notes,
             _ => continue,
         };
-        let expected = match told.split(' ').next() {
+        let expected = match message.split(' ').next() {
             Some(field) if field.starts_with("endpoints") => ServiceNotes::UNUSABLE_ENDPOINTS,
             Some(field) if field.starts_with("ports") => ServiceNotes::PORTS_WITHOUT_NUMBER,
             _ => ServiceNotes::UNUSABLE_ADDRESSES,
         };
-        assert_eq!(notes, expected, "{told}");
+        assert_eq!(notes, expected, "{message}");
     }
 }
 
@@ -177,13 +177,13 @@ fn a_node_has_so_many_addresses_at_most_and_the_others_are_ignored() {
     assert_eq!(rejects, []);
     let Update::Node(Some(node)) = &accepted[0].update else { panic!("a Node") };
     assert_eq!(node.addresses.len(), 1_000);
-    let told = accepted[0].left_out.ignored.as_deref().map(ToString::to_string);
+    let message = accepted[0].left_out.ignored.as_deref().map(ToString::to_string);
     let expected = "status.addresses[1000].address: a Node has at most 1000 addresses; address ignored, and 9 more like it";
-    assert_eq!(told.as_deref(), Some(expected));
+    assert_eq!(message.as_deref(), Some(expected));
 }
 
 #[test]
-fn a_hint_without_a_name_names_nothing_and_costs_nothing() {
+fn hint_without_a_name_is_ignored() {
     let hints = json!({"forZones": [{}, {"name": null}, {"name": "z"}], "forNodes": [{}]});
     let (slice, skipped) = slice(&[("/endpoints/0/hints", hints)]);
     let slice = slice.unwrap();
@@ -192,9 +192,9 @@ fn a_hint_without_a_name_names_nothing_and_costs_nothing() {
     assert_eq!(skipped.unusable_endpoints, 0);
 }
 
-/// What pkg/apis/core/v1/defaults.go (`SetDefaults_Service`), pkg/apis/discovery/v1/defaults.go
-/// (`SetDefaults_EndpointPort`) and `NormalizeClusterIPs` of pkg/api/service fill in, of Kubernetes 1.37, as
-/// far as it is read here.
+/// The defaults are those of pkg/apis/core/v1/defaults.go (`SetDefaults_Service`),
+/// pkg/apis/discovery/v1/defaults.go (`SetDefaults_EndpointPort`) and `NormalizeClusterIPs` of
+/// pkg/api/service in Kubernetes 1.37, for the fields that are read here.
 #[test]
 fn an_object_that_never_passed_an_api_server_gets_its_defaults() {
     let least = json!({
@@ -239,7 +239,7 @@ fn an_object_that_never_passed_an_api_server_gets_its_defaults() {
 }
 
 #[test]
-fn an_object_tells_which_of_all_of_its_name_it_is_also_when_it_is_rejected() {
+fn object_has_its_uid_also_when_it_is_rejected() {
     let uid = |object: Value| {
         let Converted { accepted, rejects, .. } = objects(object);
         let accepted = accepted.first().map(|it| it.uid);

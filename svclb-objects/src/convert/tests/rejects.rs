@@ -1,4 +1,4 @@
-//! What is rejected, with which words, and that nothing panics.
+//! Rejected objects and their messages, and that no value panics.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -235,10 +235,10 @@ fn places(value: &Value, here: String, found: &mut Vec<String>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever stands anywhere in an object, each object ends as an update or a reject that says which
-    /// field and what was expected.
+    /// With any values anywhere in an object, the result is an update, or a reject with the field and the
+    /// expected value.
     #[test]
-    fn no_value_anywhere_panics_and_a_reject_says_why(
+    fn no_value_panics_and_each_reject_has_a_reason(
         slice in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any_value()), 1..4),
     ) {

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-/// True in a process that may open few files and has a user namespace and a mount namespace of its own. In
-/// any other, has this test of the module run in such a process. (A process with threads, as this one, can
+/// Returns true in a process that may open few files and has a user namespace and a mount namespace of its own.
+/// In any other, runs this test of the module in such a process. (A process with threads, as this one, can
 /// enter no user namespace.)
 pub(super) fn is_alone(module: &str, test: &str) -> bool {
     if std::env::var_os("SVCLB_ALONE").is_some() {
@@ -15,8 +15,8 @@ pub(super) fn is_alone(module: &str, test: &str) -> bool {
     let mut command = Command::new("sh");
     command.args(["-c", script]).arg(program).arg(format!("{module}::{test}"));
     let output = command.env("SVCLB_ALONE", "").output().unwrap();
-    let said =
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
-    assert!(output.status.success() && said[0].contains("1 passed"), "{}", said.concat());
+    let printed =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success() && printed[0].contains("1 passed"), "{}", printed.concat());
     false
 }

@@ -146,7 +146,7 @@ async fn an_editor_that_sets_the_file_aside_first_causes_no_removal() {
 }
 
 #[tokio::test]
-async fn a_file_removed_and_made_anew_at_once_causes_no_removal() {
+async fn file_removed_and_created_again_at_once_causes_no_removal() {
     let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
     fs::remove_file(bench.path("f.yaml")).unwrap();
     not_yet(&mut bench.files).await;
@@ -324,7 +324,7 @@ async fn object_in_two_files_counts_from_the_last_and_is_reported_for_the_other(
 }
 
 #[tokio::test]
-async fn a_file_that_two_arguments_mean_is_read_once() {
+async fn file_that_belongs_to_two_arguments_is_read_once() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("f.yaml");
     fs::write(&path, service("a", 80)).unwrap();
@@ -408,8 +408,7 @@ fn a_file_that_is_too_long_is_refused_without_reading_it_whole() {
     assert_eq!(
         contents.rejects[0].to_string(),
         format!(
-            "{}: cannot be read: it is longer than 128 MiB: split it into several files; what it held \
-             before stays",
+            "{}: cannot be read: it is longer than 128 MiB: split it into several files; its objects keep their state",
             path.display(),
         ),
     );

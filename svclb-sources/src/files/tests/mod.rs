@@ -20,7 +20,7 @@ use crate::batch::Batch;
 
 /// Long enough for a slow machine; nothing waits for it unless a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long no batch may come where none is expected: several times the quiet time.
+/// The time in which no batch may come where none is expected: several times the quiet time.
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// A folder with files, followed.

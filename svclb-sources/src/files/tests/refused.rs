@@ -2,7 +2,8 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Instant;
 
 use caps::CapSet;
@@ -39,7 +40,7 @@ fn failed_and_read(files: &Files) -> (usize, usize) {
 }
 
 const UNREAD: &str =
-    "f.yaml: cannot be read: Too many open files (os error 24); what it held before stays";
+    "f.yaml: cannot be read: Too many open files (os error 24); its objects keep their state";
 
 #[tokio::test]
 async fn a_file_that_cannot_be_read_at_the_start_is_read_later() {
@@ -250,4 +251,27 @@ fn pauses_double_from_a_second_to_thirty() {
         pause.as_secs()
     });
     assert_eq!(pauses.take(8).collect::<Vec<_>>(), [1, 1, 2, 4, 8, 16, 30, 30]);
+}
+
+/// Without a bound, the loop would not return to the runtime: the test waits for it on another thread.
+#[test]
+fn events_that_cannot_be_read_are_replaced_by_looks_of_a_timer() {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut bench, _) = Bench::new(&[("f.yaml", &service("a", 80))]).await;
+            bench.files.watch.break_reads(true);
+            bench.write("f.yaml", &service("a", 81));
+            sender.send(short(&bench.next().await)).unwrap();
+            bench.files.watch.break_reads(false);
+            bench.write("f.yaml", &service("a", 82));
+            sender.send(short(&bench.next().await)).unwrap();
+            nothing_for_long(&mut bench.files).await;
+            sender.send(vec![bench.files.blind.is_none().to_string()]).unwrap();
+        });
+    });
+    for expected in ["a=81", "a=82", "true"] {
+        assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), [expected]);
+    }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use svclb_core::model::{ObjectName, Unread};
 
-use super::{Bench, service, short, words};
+use super::{Batch, Bench, service, short, words};
 
 fn bad(name: &str) -> String {
     service(name, 80).replace("port: 80", "port: 70000")
@@ -17,42 +17,42 @@ async fn a_reject_names_file_line_document_object_and_field() {
         (
             "a port",
             &(service("a", 80) + "---\n" + &bad("b")),
-            "f.yaml:17: document 2: Service default/b: spec.ports[0].port: 70000 is not a port (1 to 65535); until this is corrected, its previous state stays",
+            "f.yaml:17: document 2: Service default/b: spec.ports[0].port: 70000 is not a port (1 to 65535); until this is corrected, it has no effect; only state that an earlier agent wrote stays",
         ),
         (
             "a type",
             &service("a", 80).replace("port: 80", "port: eighty"),
-            "f.yaml:8: document 1: Service default/a: spec.ports[0].port: invalid type: string \"eighty\", expected a whole number; until this is corrected, its previous state stays",
+            "f.yaml:8: document 1: Service default/a: spec.ports[0].port: invalid type: string \"eighty\", expected a whole number; until this is corrected, it has no effect; only state that an earlier agent wrote stays",
         ),
         (
             "a text as a port",
             &service("a", 80).replace("port: 80", "port: \"80\""),
-            "f.yaml:8: document 1: Service default/a: spec.ports[0].port: invalid type: string \"80\", expected a whole number; until this is corrected, its previous state stays",
+            "f.yaml:8: document 1: Service default/a: spec.ports[0].port: invalid type: string \"80\", expected a whole number; until this is corrected, it has no effect; only state that an earlier agent wrote stays",
         ),
         (
             "no name",
             &service("a", 80).replace("  name: a\n", "  labels: {}\n"),
-            "f.yaml:4: document 1: metadata.name: missing: every object needs a name; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:4: document 1: metadata.name: missing: every object needs a name; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
         (
             "no YAML",
             "a: 1\nb: [\n",
-            "f.yaml:2: document 1: unclosed bracket '['; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:2: document 1: unclosed bracket '['; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
         (
             "no object",
             "- just\n- a list\n",
-            "f.yaml:1: document 1: a list is not a Kubernetes object: expected kind, apiVersion, ...; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:1: document 1: a list is not a Kubernetes object: expected kind, apiVersion, ...; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
         (
             "in a list",
             "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata: {name: a}\n  spec:\n    clusterIP: nonsense\n",
-            "f.yaml:8: document 1: Service default/a: spec.clusterIP: \"nonsense\" is not an IPv4 or IPv6 address; until this is corrected, its previous state stays",
+            "f.yaml:8: document 1: Service default/a: spec.clusterIP: \"nonsense\" is not an IPv4 or IPv6 address; until this is corrected, it has no effect; only state that an earlier agent wrote stays",
         ),
         (
             "no object in a list",
             "apiVersion: v1\nkind: List\nitems:\n- {}\n- 7\n",
-            "f.yaml:4: document 1: items[0].kind: missing: expected a text such as Service; until this is corrected, what the file held before and holds no more stays",
+            "f.yaml:4: document 1: items[0].kind: missing: expected a text such as Service; until this is corrected, objects that the file had before and lacks now keep their state",
         ),
     ];
     for (name, text, expected) in rows {
@@ -63,8 +63,8 @@ async fn a_reject_names_file_line_document_object_and_field() {
     assert_eq!(
         words(&first, &bench.path("")),
         [
-            "f.json:2: document 1: trailing comma; until this is corrected, what the file held before and \
-         holds no more stays",
+            "f.json:2: document 1: trailing comma; until this is corrected, objects that the file had before and \
+         lacks now keep their state",
         ]
     );
 }
@@ -76,7 +76,7 @@ async fn a_rejected_object_keeps_its_state_and_its_neighbours_change() {
     bench.write("f.yaml", &(bad("a") + "---\n" + &service("b", 82)));
     let batch = bench.next().await;
     assert_eq!((short(&batch), batch.rejects.len(), batch.standing), (vec!["b=82".into()], 1, 1));
-    // Another change: the reject is known, and said no more.
+    // Another change: the known reject is not reported again.
     bench.write("f.yaml", &(bad("a") + "---\n" + &service("b", 83)));
     let batch = bench.next().await;
     assert_eq!((short(&batch), batch.rejects.len(), batch.standing), (vec!["b=83".into()], 0, 1));
@@ -141,7 +141,7 @@ async fn a_file_that_cannot_be_read_keeps_what_it_held() {
     assert_eq!(batch.updates, []);
     assert_eq!(
         words(&batch, &bench.path("")),
-        ["f.yaml: cannot be read: it is not text in UTF-8; what it held before stays",]
+        ["f.yaml: cannot be read: it is not text in UTF-8; its objects keep their state",]
     );
     // Modes do not bind root, but a change of them is a reason to look again.
     bench.write("f.yaml", &service("a", 81));
@@ -168,7 +168,7 @@ async fn rejects_without_end_are_counted_and_what_the_file_held_stays() {
     for (row, text) in rows {
         bench.write("f.json", &text);
         let batch = bench.next().await;
-        // Those that are reported one by one, and one that counts the others.
+        // The rejects that are reported one by one, and one that counts the others.
         let (reported, standing) = (batch.rejects.len(), text.matches('0').count());
         assert_eq!((short(&batch), reported, batch.standing), (vec![], 101, standing), "{row}");
         let reported = words(&batch, &bench.path(""));
@@ -190,7 +190,7 @@ const SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"n
     "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}}"#;
 
 #[tokio::test]
-async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
+async fn rejected_object_and_its_shadowed_copies_are_unread() {
     let of = |names: &[&str]| {
         let services = names.iter().map(|name| ObjectName::new("default", name)).collect();
         Some(Unread { services, ..Unread::default() })
@@ -211,7 +211,7 @@ async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
     assert_eq!(bench.next().await.unread, of(&["a", "b"]));
     bench.write("b.yaml", &service("b", 81));
     assert_eq!(bench.next().await.unread, of(&["a"]));
-    // Another file says it.
+    // Another file has it.
     bench.write("d.yaml", &service("a", 80));
     assert_eq!(bench.next().await.unread, of(&[]));
     std::fs::remove_file(bench.path("d.yaml")).unwrap();
@@ -221,17 +221,21 @@ async fn what_is_rejected_and_what_stands_in_for_it_is_unread() {
 }
 
 #[tokio::test]
-async fn an_object_of_another_uid_that_is_rejected_keeps_nothing_of_the_one_before() {
+async fn rejected_object_of_another_uid_keeps_nothing_of_the_one_before() {
     let with = |uid: &str, text: String| {
         text.replace("metadata:\n", &format!("metadata:\n  uid: {uid}\n"))
     };
     let (mut bench, first) = Bench::new(&[("f.yaml", &with("one", service("a", 80)))]).await;
     assert_eq!(short(&first), ["a=80"]);
+    let reports = |batch: &Batch, words: &str| batch.rejects[0].to_string().contains(words);
     bench.write("f.yaml", &with("one", bad("a")));
-    assert_eq!(short(&bench.next().await), [""; 0], "the same object keeps its state");
+    let batch = bench.next().await;
+    assert_eq!(short(&batch), [""; 0], "the same object keeps its state");
+    assert!(reports(&batch, "its previous state stays"), "{:?}", batch.rejects);
     bench.write("f.yaml", &with("two", bad("a")));
     let batch = bench.next().await;
     assert_eq!((short(&batch), batch.standing), (vec!["a-".to_owned()], 1));
+    assert!(reports(&batch, "it has no effect"), "{:?}", batch.rejects);
 }
 
 #[tokio::test]

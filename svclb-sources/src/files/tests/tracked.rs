@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::layout::{Found, Stamp};
+use super::super::layout::{FoundFile, Stamp};
 use super::super::tracked::{Failing, FileState, Tracked};
 
 #[test]
@@ -35,7 +35,7 @@ fn look_reads_whole_files_at_once_and_lets_others_settle() {
     ];
     for (row, state, is_other, (is_linked, is_settled), is_whole, expected) in rows {
         let real = ("/d".into(), "f.yaml".into());
-        let found = Found { real, stamp: stamp(), is_linked, is_settled };
+        let found = FoundFile { real, stamp: stamp(), is_linked, is_settled };
         let read = if is_other { before } else { found.stamp };
         let mut tracked = Tracked { state, stamp: Some(read), ..Tracked::missing(now) };
         tracked.compare(&found, is_whole, now, until);

@@ -1,4 +1,4 @@
-//! What an exec plugin is told, and what it prints: ExecCredential of client.authentication.k8s.io.
+//! The input and output of an exec plugin: ExecCredential of client.authentication.k8s.io.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
@@ -18,11 +18,11 @@ use tokio::time::Instant;
 
 use super::guard::CANNOT_START;
 
-/// New credentials are asked for so long before the old ones expire, or at half of their life, if that is
-/// later. (kube's client and client-go's do it in the last minute, too.)
+/// Credentials are renewed so long before they expire, or at half of their life, if that is later. (kube's
+/// client and client-go renew them in the last minute, too.)
 const EARLY: Duration = Duration::from_secs(60);
 
-/// A plugin as the kubeconfig names it.
+/// A plugin as the kubeconfig names it. It is not `Debug`, since arguments and variables may be secret.
 #[derive(Clone, PartialEq, Eq)]
 pub(in super::super) struct Plugin {
     command: String,
@@ -31,7 +31,7 @@ pub(in super::super) struct Plugin {
     variables: Vec<(String, String)>,
     without: Vec<String>,
     hint: Option<String>,
-    /// It has standard input and standard error of the agent.
+    /// It inherits standard input and standard error of the agent.
     is_interactive: bool,
 }
 
@@ -53,8 +53,8 @@ impl Plugin {
         let command = exec.command.filter(|command| !command.is_empty());
         let command =
             command.context("users[].user.exec.command: expected the exec plugin's program")?;
-        // As client-go decides it. A plugin that may ask its user would wait for an answer that a daemon
-        // cannot give.
+        // client-go decides it in the same way. A plugin that asks its user something would wait for ever in
+        // a daemon.
         let is_interactive = match exec.interactive_mode {
             Some(ExecInteractiveMode::Never) => false,
             Some(ExecInteractiveMode::Always) => true,
@@ -84,7 +84,7 @@ impl Plugin {
         }))
     }
 
-    /// Adds what a plugin is started with to the command that runs it.
+    /// Adds the plugin with its arguments and environment to the command that runs it.
     pub(super) fn fill(&self, command: &mut Command) {
         command.arg("--").arg(&self.command).args(&self.arguments);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
@@ -98,7 +98,7 @@ impl Plugin {
         }
     }
 
-    /// Says how a run failed.
+    /// Returns the message about a failed run.
     pub(super) fn failed(&self, code: Option<i32>, errors: &str) -> String {
         let code =
             code.map_or_else(|| "by a signal".to_owned(), |code| format!("with exit code {code}"));
@@ -109,10 +109,11 @@ impl Plugin {
         format!("{self} ended {code}: {errors}{hint}")
     }
 
-    /// Reads what a run printed, JSON or YAML.
+    /// Reads the output of a run, JSON or YAML.
     ///
     /// # Errors
-    /// When that is not an ExecCredential with credentials. None of its text is repeated.
+    /// When it is not an ExecCredential with credentials. The message holds none of its text, which may be
+    /// secret.
     pub(super) fn read(&self, output: &[u8]) -> Result<Credential> {
         let read: ExecCredential = serde_saphyr::from_slice(output).map_err(|error| {
             let place = error.location();
@@ -122,23 +123,23 @@ impl Plugin {
         })?;
         let status = read.status.with_context(|| format!("{self} gave no status"))?;
         let token = status.token.filter(|token| !token.is_empty());
-        let certificate = match (status.client_certificate_data, status.client_key_data) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => bail!("{self} gave one of clientCertificateData and clientKeyData: expected both"),
-        };
+        let (certificate, key) = (status.client_certificate_data, status.client_key_data);
+        ensure!(
+            certificate.is_some() == key.is_some(),
+            "{self} gave one of clientCertificateData and clientKeyData: expected both"
+        );
+        let certificate = certificate.zip(key);
         ensure!(
             token.is_some() || certificate.is_some(),
             "{self} gave a status with neither a token nor a client certificate"
         );
-        let expires = match status.expiration_timestamp {
-            Some(text) => Some(text.parse::<Timestamp>().map_err(|_| {
-                let text = short(&text);
-                anyhow::anyhow!("{self} gave expirationTimestamp {text:?}: expected RFC 3339")
-            })?),
-            None => None,
-        };
-        let renewal = expires.map(|at| Instant::now() + renewal(SystemTime::from(at)));
+        let renewal = status.expiration_timestamp.map(|text| match text.parse::<Timestamp>() {
+            Ok(at) => Ok(Instant::now() + renewal(SystemTime::from(at))),
+            Err(_) => {
+                bail!("{self} gave expirationTimestamp {:?}: expected RFC 3339", short(&text))
+            }
+        });
+        let renewal = renewal.transpose()?;
         Ok(Credential { token, certificate, renewal })
     }
 }
@@ -149,14 +150,7 @@ impl fmt::Display for Plugin {
     }
 }
 
-impl fmt::Debug for Plugin {
-    // Arguments and variables may be secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin").field("command", &self.command).finish_non_exhaustive()
-    }
-}
-
-/// The time from now until credentials are renewed that expire at this time.
+/// Returns the time from now until credentials that expire at this time are renewed.
 fn renewal(expires: SystemTime) -> Duration {
     let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
     left - EARLY.min(left / 2)
@@ -164,41 +158,41 @@ fn renewal(expires: SystemTime) -> Duration {
 
 #[derive(Deserialize)]
 struct ExecCredential {
-    status: Option<Status>,
+    status: Option<CredentialStatus>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Status {
+struct CredentialStatus {
     expiration_timestamp: Option<String>,
     token: Option<String>,
     client_certificate_data: Option<String>,
     client_key_data: Option<String>,
 }
 
-/// What a plugin gave.
+/// The credentials that a plugin printed.
 #[derive(Clone)]
 pub(super) struct Credential {
     token: Option<String>,
     /// Certificate and key, PEM.
     certificate: Option<(String, String)>,
-    /// When new ones are to be asked for; none: when these are refused.
+    /// The time at which they have to be renewed; `None` if only after a refusal.
     renewal: Option<Instant>,
 }
 
 impl Credential {
-    /// Whether new ones are to be asked for.
+    /// Returns true when they have to be renewed.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.renewal.is_some_and(|renewal| renewal <= now)
     }
 
-    /// Puts them into a configuration. Returns when new ones are to be asked for.
+    /// Puts them into a configuration. Returns the time at which they have to be renewed.
     pub(super) fn give(self, auth: &mut AuthInfo) -> Option<Instant> {
         auth.token = self.token.map(Into::into);
         if let Some((certificate, key)) = self.certificate {
             (auth.client_certificate, auth.client_key) = (None, None);
             auth.client_certificate_data = Some(BASE64_STANDARD.encode(certificate));
-            // The client joins the two texts.
+            // kube's client joins the two texts.
             auth.client_key_data = Some(BASE64_STANDARD.encode(key + "\n").into());
         }
         self.renewal
@@ -206,12 +200,6 @@ impl Credential {
 
     pub(super) const fn has_certificate(&self) -> bool {
         self.certificate.is_some()
-    }
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").field("renewal", &self.renewal).finish_non_exhaustive()
     }
 }
 
@@ -227,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn token_and_certificate_take_the_place_of_the_plugin() {
+    fn token_and_certificate_replace_the_plugin() {
         let output = br#"{"status": {"token": "it", "clientCertificateData": "CERTIFICATE",
             "clientKeyData": "KEY", "expirationTimestamp": "2001-01-01T00:00:00Z"}}"#;
         let given = plugin().read(output).unwrap();
@@ -258,7 +246,7 @@ mod tests {
             ),
         ];
         for (output, words) in rows {
-            let error = format!("{:#}", plugin().read(output.as_bytes()).unwrap_err());
+            let error = format!("{:#}", plugin().read(output.as_bytes()).err().unwrap());
             assert!(error.contains(words), "{output}: {error}");
             assert!(error.contains("the exec plugin \"login\""), "{error}");
             assert!(!error.contains("secret"), "{output}: {error}");

@@ -2,7 +2,7 @@
 //! own program. It runs the plugin, and ends only when no process that the plugin started is left, however
 //! deep and in whichever session: the kernel makes orphans among them children of this process
 //! (`PR_SET_CHILD_SUBREAPER`), so none can leave its tree. It ends them all when the plugin ends, when it
-//! is told to by a signal, and when the agent dies, also by SIGKILL (`PR_SET_PDEATHSIG`).
+//! receives a signal, and when the agent dies, also by SIGKILL (`PR_SET_PDEATHSIG`).
 //!
 //! It knows nothing of deadlines, output and credentials; that is the agent's part.
 
@@ -27,12 +27,12 @@ pub const NAME: &str = "guard-plugin";
 pub(super) const CANNOT_START: u8 = 127;
 /// Added to the number of the signal that ended the plugin, as shells do.
 const BY_SIGNAL: u8 = 128;
-/// The pause between two looks for processes that were killed and are not gone.
+/// The pause between two searches for killed processes that have not ended.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Signals that end the plugin. The first one comes when the agent dies.
 const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// What to run.
+/// The arguments of the subcommand.
 #[derive(Debug, Args)]
 pub struct GuardArgs {
     /// Process id of the agent
@@ -54,7 +54,7 @@ pub fn run(args: &GuardArgs) -> Result<ExitCode> {
     signals.thread_block().context("cannot block signals")?;
     prctl::set_pdeathsig(Signal::SIGTERM)
         .context("cannot ask for a signal at the agent's death")?;
-    ensure!(getppid().as_raw() == args.agent, "the agent that asked for credentials is gone");
+    ensure!(getppid().as_raw() == args.agent, "the agent that started this is gone");
 
     let Some((program, arguments)) = args.plugin.split_first() else {
         return Ok(ExitCode::FAILURE);
@@ -75,7 +75,7 @@ pub fn run(args: &GuardArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Waits until the plugin ends, or until a signal says that it shall.
+/// Waits until the plugin ends, or a signal that ends it.
 fn wait_for(plugin: Pid, signals: &SigSet) -> Result<u8> {
     loop {
         let signal = signals.wait().context("cannot wait for signals")?;
@@ -103,8 +103,8 @@ fn by_signal(signal: Signal) -> u8 {
     u8::try_from(signal as i32).map_or(u8::MAX, |number| BY_SIGNAL.saturating_add(number))
 }
 
-/// Ends every process below this one. Children of a process that ended are children of this one at the next
-/// look, before the one that ended can be waited for.
+/// Ends every process below this one. When one ends, the kernel makes its children those of this process
+/// before it can be waited for, so the next search finds them.
 fn end_children() {
     loop {
         loop {
@@ -114,7 +114,7 @@ fn end_children() {
                 Err(_) => return,
             }
         }
-        // A child's number stays its own until it is waited for, which happens here only.
+        // A child's process id stays its own until it is waited for, which happens here only.
         for child in children() {
             let _ = kill(child, Signal::SIGKILL);
         }
@@ -122,7 +122,7 @@ fn end_children() {
     }
 }
 
-/// The children of this process, zombies among them.
+/// Returns the children of this process, zombies among them.
 fn children() -> Vec<Pid> {
     let own = nix::unistd::getpid();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -130,8 +130,8 @@ fn children() -> Vec<Pid> {
     processes.map(Pid::from_raw).filter(|process| parent(*process) == Some(own)).collect()
 }
 
-/// The parent of a process (proc_pid_stat(5): the fourth field; the second is a name in parentheses, which
-/// may hold any byte).
+/// Returns the parent of a process (proc_pid_stat(5): the fourth field; the second is a name in parentheses,
+/// which may hold any byte).
 fn parent(process: Pid) -> Option<Pid> {
     let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
     let end = stat.iter().rposition(|byte| *byte == b')')?;

@@ -1,20 +1,20 @@
 //! Exec plugins of a kubeconfig: programs that give credentials
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins>).
-//! kube's client would run one by itself, on a thread that a plugin which hangs keeps for ever. So the agent
-//! runs it, before the client sees the configuration, which then has a token or a certificate and no plugin.
+//! kube's client would run one by itself, on a thread that a hanging plugin occupies for ever. So the agent
+//! runs it, and kube's client gets a configuration with a token or a certificate and without a plugin.
 //!
 //! * One run at a time, as long as [`Limits`] allow; `guard` ends it with all processes that it started.
-//! * After each run the next one waits, and each time longer, until the API server takes what a run gave.
+//! * The delay before the next run grows with each run, until the API server accepts its credentials.
 //! * Credentials stay in use until they expire or are refused.
 //!
-//! `credential`: what a plugin is told and what it prints.
+//! `credential`: the input and output of a plugin.
 
 mod credential;
 pub mod guard;
 
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,24 +26,25 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
+use super::lock;
 use super::timing::Backoff;
 use credential::Credential;
 pub(super) use credential::Plugin;
 
-/// What a plugin may print: certificates are some kilobytes.
+/// The most bytes that a plugin may print: certificates are some kilobytes.
 const OUTPUT: u64 = 1 << 20;
-/// How long processes that were killed may take to be gone: more only in an uninterruptible sleep.
+/// The time in which killed processes end, unless they are in an uninterruptible sleep.
 const ENDING: Duration = Duration::from_secs(5);
 
-/// How plugins are run.
+/// The limits within which plugins are run.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The program `svclb`, which guards them.
     pub guard: PathBuf,
-    /// How long one may run.
+    /// The longest time of one run.
     pub deadline: Duration,
-    /// The shortest and the longest wait between the ends of two runs; each is up to twice as long by
-    /// chance, so that the nodes of a cluster do not all ask at once.
+    /// The shortest and the longest delay between the ends of two runs; each is up to twice as long at
+    /// random, so that the nodes of a cluster do not all run it at once.
     pub backoff: (Duration, Duration),
 }
 
@@ -58,23 +59,22 @@ impl Default for Limits {
     }
 }
 
-/// No run now: the last one was not long ago.
+/// The delay since the last run is not over.
 #[derive(Debug, thiserror::Error)]
 #[error("the exec plugin ran a moment ago")]
 pub(super) struct TooEarly;
 
-/// Runs plugins, and remembers what the last one gave.
-#[derive(Clone, Debug)]
-pub(super) struct Plugins(Arc<Mutex<State>>);
+/// Runs plugins, and keeps the credentials of the last run.
+#[derive(Clone)]
+pub(super) struct Plugins(Arc<Mutex<PluginState>>);
 
-#[derive(Debug)]
-struct State {
+struct PluginState {
     limits: Limits,
-    /// Of the plugin that ran last.
+    /// The plugin that ran last.
     plugin: Option<Plugin>,
     given: Option<Credential>,
     backoff: Backoff,
-    /// No run before this time.
+    /// The earliest time of the next run.
     next: Instant,
     /// A run whose processes could not be ended.
     stuck: Option<Child>,
@@ -85,27 +85,27 @@ impl Plugins {
         let (shortest, longest) = limits.backoff;
         let backoff = Backoff::new(shortest, longest);
         let next = Instant::now();
-        let state = State { limits, plugin: None, given: None, backoff, next, stuck: None };
+        let state = PluginState { limits, plugin: None, given: None, backoff, next, stuck: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Puts credentials in the place of a configuration's plugin, if it has one: the ones that are there,
-    /// unless they are `refused` or expire soon, or else new ones. Returns when to ask for the next ones.
-    /// Must not be called again before the last call's end.
+    /// Replaces a configuration's plugin, if it has one, by credentials: the current ones, unless they are
+    /// `refused` or expire soon, or else new ones. Returns the time at which they have to be renewed. Must
+    /// not be called again before the last call's end.
     ///
     /// # Errors
-    /// The plugin gives none; or [`TooEarly`].
+    /// The plugin gives no credentials; or [`TooEarly`].
     pub(super) async fn resolve(
         &self,
         auth: &mut AuthInfo,
         refused: bool,
     ) -> Result<Option<Instant>> {
         let Some(plugin) = Plugin::take(auth)? else { return Ok(None) };
-        if let Some(given) = self.state().before(&plugin, refused)? {
+        if let Some(given) = lock(&self.0).before(&plugin, refused)? {
             return Ok(given.give(auth));
         }
         let ran = self.run(&plugin).await;
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         let delay = state.backoff.next();
         state.next = Instant::now() + delay;
         let given = ran?;
@@ -113,22 +113,22 @@ impl Plugins {
         Ok(given.give(auth))
     }
 
-    /// Whether a certificate is in use. A server that does not take it ends the connection without a word
-    /// of HTTP, as if it were not there.
+    /// Returns true when a certificate is in use. A server that refuses it ends the connection without an
+    /// HTTP answer, so it looks unreachable.
     pub(super) fn gave_certificate(&self) -> bool {
-        self.state().given.as_ref().is_some_and(Credential::has_certificate)
+        lock(&self.0).given.as_ref().is_some_and(Credential::has_certificate)
     }
 
-    /// The API server took credentials: where they are what the last run gave, all is well.
+    /// Records that the API server accepted the credentials: the next delay is the shortest again.
     pub(super) fn taken(&self) {
-        let mut state = self.state();
+        let mut state = lock(&self.0);
         if state.given.is_some() {
             state.backoff.reset();
         }
     }
 
     async fn run(&self, plugin: &Plugin) -> Result<Credential> {
-        let limits = self.state().limits.clone();
+        let limits = lock(&self.0).limits.clone();
         let mut command = Command::new(&limits.guard);
         command.arg0("svclb").arg(guard::NAME).arg(std::process::id().to_string());
         plugin.fill(&mut command);
@@ -137,9 +137,10 @@ impl Plugins {
             format!("cannot start {}, which runs {plugin}", limits.guard.display())
         })?;
         match timeout(limits.deadline, outcome(&mut child)).await {
-            Ok(Ok(Outcome { status, output, errors })) => {
-                ensure!(status.success(), "{}", plugin.failed(status.code(), &short(&errors)));
-                plugin.read(&output)
+            Ok(Ok(Output { status, stdout, stderr })) => {
+                let errors = short(&String::from_utf8_lossy(&stderr));
+                ensure!(status.success(), "{}", plugin.failed(status.code(), &errors));
+                plugin.read(&stdout)
             }
             Ok(Err(error)) => {
                 self.end(child).await;
@@ -158,22 +159,19 @@ impl Plugins {
 
     /// Ends a run with all of its processes.
     async fn end(&self, mut child: Child) {
-        // It was not waited for, so the number is still its own.
+        // It was not waited for, so the process id is still its own.
         if let Some(process) = child.id() {
             let _ = kill(Pid::from_raw(process.cast_signed()), Signal::SIGTERM);
         }
         if timeout(ENDING, child.wait()).await.is_err() {
-            self.state().stuck = Some(child);
+            lock(&self.0).stuck = Some(child);
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// What the last run of a plugin gave, if that does; none: it is to run now.
+impl PluginState {
+    /// Returns the credentials of the plugin's last run, if they are still usable; `None` when it must run
+    /// now.
     fn before(&mut self, plugin: &Plugin, refused: bool) -> Result<Option<Credential>> {
         let now = Instant::now();
         if self.plugin.as_ref() != Some(plugin) {
@@ -203,18 +201,12 @@ impl State {
     }
 }
 
-/// A run that came to its end.
-struct Outcome {
-    status: ExitStatus,
-    output: Vec<u8>,
-    errors: String,
-}
-
-async fn outcome(child: &mut Child) -> Result<Outcome> {
-    let (output, errors) = (child.stdout.take(), child.stderr.take());
-    let (output, errors) = tokio::try_join!(all(output), all(errors))?;
+/// Waits for the end of a run.
+async fn outcome(child: &mut Child) -> Result<Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(all(stdout), all(stderr))?;
     let status = child.wait().await.context("cannot wait for it")?;
-    Ok(Outcome { status, output, errors: String::from_utf8_lossy(&errors).into_owned() })
+    Ok(Output { status, stdout, stderr })
 }
 
 async fn all(output: Option<impl AsyncRead + Unpin>) -> Result<Vec<u8>> {

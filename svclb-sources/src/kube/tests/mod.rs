@@ -1,6 +1,6 @@
-//! What the watches make of a server that does not do as API servers do now.
+//! Watches of servers that behave unlike current API servers.
 
-mod peer;
+mod follower;
 mod protobuf;
 mod server;
 mod silence;
@@ -15,7 +15,7 @@ use svclb_core::budget::Budget;
 use svclb_core::model::{ObjectName, Update};
 
 use super::plugin::Limits;
-use super::{Batch, Kube, SILENCE, Settings};
+use super::{Batch, Kube, KubeSettings, SILENCE};
 use crate::Reject;
 use server::{Answer, Request, Server};
 
@@ -53,9 +53,9 @@ fn status(code: u16, reason: &str) -> Value {
     })
 }
 
-fn settings(kubeconfig: Option<PathBuf>) -> Settings {
+fn settings(kubeconfig: Option<PathBuf>) -> KubeSettings {
     let (api_servers, plugins, budget) = (Vec::new(), Limits::default(), Budget::of_agent());
-    Settings { kubeconfig, api_servers, plugins, silence: SILENCE, budget }
+    KubeSettings { kubeconfig, api_servers, plugins, silence: SILENCE, budget }
 }
 
 async fn follow(server: &Server) -> Kube {
@@ -65,7 +65,7 @@ async fn follow(server: &Server) -> Kube {
 
 async fn next(kube: &mut Kube) -> Batch {
     let next = tokio::time::timeout(PATIENCE, kube.next());
-    next.await.expect("there is news in good time")
+    next.await.expect("a batch comes in time")
 }
 
 /// Names of the Services in a batch; those that are gone with a minus.
@@ -84,7 +84,7 @@ fn names(batch: &Batch) -> Vec<String> {
     names
 }
 
-/// What is said of Services; all else is there and empty.
+/// Answers requests for Services by this function, and with empty lists for the other kinds.
 fn services(
     answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
 ) -> impl Fn(&Request) -> Answer + Send + Sync + 'static {
@@ -96,7 +96,7 @@ fn services(
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_to_stream_lists_is_read_page_by_page() {
+async fn server_that_refuses_to_stream_lists_is_listed_in_pages() {
     let server = Server::new(services(|request| {
         if request.has("sendInitialEvents") {
             let why = status(422, "sendInitialEvents is forbidden for watch");
@@ -119,18 +119,18 @@ async fn a_server_that_refuses_to_stream_lists_is_read_page_by_page() {
         found.extend(names(&next(&mut kube).await));
     }
     assert_eq!(found, ["a", "b", "c"]);
-    let asked = server.asked();
-    let watch = asked
+    let requests = server.requests();
+    let watch = requests
         .iter()
-        .find(|asked| asked.contains("services") && asked.contains("resourceVersion=8"));
-    assert!(watch.is_some(), "it watches from where the list was: {asked:#?}");
+        .find(|target| target.contains("services") && target.contains("resourceVersion=8"));
+    assert!(watch.is_some(), "it watches from the version of the list: {requests:#?}");
 }
 
 #[tokio::test]
-async fn each_kind_is_asked_for_what_means_something_here_and_no_more() {
+async fn requests_select_only_the_objects_that_are_read() {
     let server = Server::new(services(|_| Answer::Watch(vec![end(1)])));
     next(&mut follow(&server).await).await;
-    let asked = server.asked();
+    let requests = server.requests();
     for (resource, selectors) in [
         (
             "/api/v1/services",
@@ -144,18 +144,19 @@ async fn each_kind_is_asked_for_what_means_something_here_and_no_more() {
         ),
         ("/api/v1/nodes", &["fieldSelector=metadata.name%3Dnode-a"]),
     ] {
-        let asked: Vec<_> = asked.iter().filter(|asked| asked.starts_with(resource)).collect();
-        assert_eq!(asked.len(), 1, "{resource}: {asked:?}");
+        let requests: Vec<_> =
+            requests.iter().filter(|target| target.starts_with(resource)).collect();
+        assert_eq!(requests.len(), 1, "{resource}: {requests:?}");
         for selector in
             selectors.iter().chain(&["allowWatchBookmarks=true", "sendInitialEvents=true"])
         {
-            assert!(asked[0].contains(selector), "{selector}: {asked:?}");
+            assert!(requests[0].contains(selector), "{selector}: {requests:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_streamed_list_is_asked_for_as_it_is_now_and_a_watch_from_where_it_was() {
+async fn streamed_list_is_requested_without_a_version_and_a_watch_from_its_version() {
     let server = Server::new(services(|request| match request.has("sendInitialEvents") {
         true => Answer::Ends(vec![event("ADDED", &service("a", 1)), end(7)]),
         false => Answer::Watch(vec![event("ADDED", &service("b", 8))]),
@@ -166,10 +167,10 @@ async fn a_streamed_list_is_asked_for_as_it_is_now_and_a_watch_from_where_it_was
         found.extend(names(&next(&mut kube).await));
     }
     assert_eq!(found, ["a", "b"]);
-    let asked = server.asked();
+    let requests = server.requests();
     let (lists, watches): (Vec<_>, Vec<_>) =
-        asked.iter().partition(|asked| asked.contains("sendInitialEvents=true"));
-    assert_eq!((lists.len(), watches.len()), (3, 1), "{asked:#?}");
+        requests.iter().partition(|target| target.contains("sendInitialEvents=true"));
+    assert_eq!((lists.len(), watches.len()), (3, 1), "{requests:#?}");
     for list in lists {
         assert!(list.contains("resourceVersionMatch=NotOlderThan"), "{list}");
         assert!(list.contains("watch=true") && !list.contains("resourceVersion="), "{list}");
@@ -178,7 +179,7 @@ async fn a_streamed_list_is_asked_for_as_it_is_now_and_a_watch_from_where_it_was
 }
 
 #[tokio::test]
-async fn rubbish_among_objects_is_told_and_the_others_count() {
+async fn unreadable_objects_are_rejected_and_the_others_count() {
     let server = Server::new(services(|_| {
         Answer::Watch(vec![
             event("ADDED", &service("a", 1)),
@@ -197,22 +198,22 @@ async fn rubbish_among_objects_is_told_and_the_others_count() {
         ])
     }));
     let mut kube = follow(&server).await;
-    let (mut found, mut told) = (Vec::new(), Vec::new());
+    let (mut found, mut rejects) = (Vec::new(), Vec::new());
     while !found.contains(&"c".to_owned()) {
         let batch = next(&mut kube).await;
         found.extend(names(&batch));
-        told.extend(batch.rejects);
+        rejects.extend(batch.rejects);
     }
     assert_eq!(found, ["a", "b", "c"]);
-    let of_a = told.iter().find_map(|reject| match reject {
-        Reject::Object(invalid) if invalid.field == "spec.ports" => invalid.object.clone(),
+    let of_a = rejects.iter().find_map(|reject| match reject {
+        Reject::Object(invalid, _) if invalid.field == "spec.ports" => invalid.object.clone(),
         _ => None,
     });
-    assert_eq!(of_a.expect("it is told of a").to_string(), "Service default/a");
+    assert_eq!(of_a.expect("a is rejected").to_string(), "Service default/a");
 }
 
 #[tokio::test]
-async fn what_was_forgotten_is_listed_anew_at_once_and_only_differences_are_told() {
+async fn expired_version_is_listed_again_at_once_and_only_differences_are_handed_on() {
     let round = AtomicUsize::new(0);
     let server = Server::new(services(move |_| match round.fetch_add(1, Ordering::Relaxed) {
         0 => Answer::Watch(vec![
@@ -239,7 +240,7 @@ async fn what_was_forgotten_is_listed_anew_at_once_and_only_differences_are_told
 }
 
 #[tokio::test]
-async fn a_watch_that_expires_before_it_begins_is_listed_anew() {
+async fn watch_that_expires_before_it_begins_is_listed_again() {
     let server = Server::new(services(move |request| {
         if request.has("sendInitialEvents") {
             Answer::Ends(vec![event("ADDED", &service("a", 1)), end(2)])
@@ -252,25 +253,25 @@ async fn a_watch_that_expires_before_it_begins_is_listed_anew() {
     let start = Instant::now();
     let lists = || {
         server
-            .asked()
+            .requests()
             .iter()
-            .filter(|asked| asked.contains("services") && asked.contains("sendInitialEvents"))
+            .filter(|target| target.contains("services") && target.contains("sendInitialEvents"))
             .count()
     };
     while lists() < 2 {
-        assert!(start.elapsed() < PATIENCE, "{:#?}", server.asked());
-        // There is nothing new to tell.
+        assert!(start.elapsed() < PATIENCE, "{:#?}", server.requests());
+        // The list has no changes.
         let none = tokio::time::timeout(Duration::from_millis(50), kube.next()).await;
         assert!(none.is_err());
     }
 }
 
 #[tokio::test]
-async fn a_server_that_ends_each_watch_at_once_is_not_asked_without_a_pause() {
+async fn server_that_ends_each_watch_at_once_is_requested_with_delays() {
     let server = Server::new(services(|_| Answer::Ends(vec![])));
     let mut kube = follow(&server).await;
     let none = tokio::time::timeout(Duration::from_secs(3), kube.next()).await;
     assert!(none.is_err(), "there is no list");
-    let asked = server.asked().iter().filter(|asked| asked.contains("services")).count();
-    assert!((2..=15).contains(&asked), "{asked} requests in 3 s");
+    let requests = server.requests().iter().filter(|target| target.contains("services")).count();
+    assert!((2..=15).contains(&requests), "{requests} requests in 3 s");
 }

@@ -1,11 +1,11 @@
-//! A server that speaks protobuf, well or not.
+//! Servers that send protobuf, valid or not.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::super::Batch;
-use super::peer::{Peer, Then, Told, watch, whole};
+use super::follower::{Follower, Reply, Then, watch, whole};
 use super::server::Request;
 use super::{Reject, end, event, names, service};
 
@@ -13,7 +13,7 @@ const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A number in two bytes, which is all that is needed here, and longer than it need be if it is small.
+/// A number in two bytes: enough for these tests, and not the shortest form of a small number.
 fn varint(number: usize) -> [u8; 2] {
     let [low, high] = [number & 0x7f, number >> 7].map(|it| u8::try_from(it).unwrap());
     assert!(high < 0x80);
@@ -35,7 +35,7 @@ fn frame(kind: &str, envelope: &[u8]) -> Vec<u8> {
     [&u32::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat()
 }
 
-/// A Service, or what is broken in its place.
+/// A Service with this spec, which may be broken.
 fn of(kind: &str, name: &str, version: u32, spec: &[u8]) -> Vec<u8> {
     let version = version.to_string();
     let metadata =
@@ -62,69 +62,69 @@ fn failure(code: u16, message: &str) -> Vec<u8> {
     envelope("Status", &[&words[..], &code].concat())
 }
 
-/// All of it at once, after which a watch stands.
-fn frames(frames: &[Vec<u8>]) -> Told {
-    Told::Protobuf(200, vec![(Duration::ZERO, frames.concat())], Then::Stands)
+/// A watch that sends all frames at once and stays open.
+fn frames(frames: &[Vec<u8>]) -> Reply {
+    Reply::Protobuf(200, vec![(Duration::ZERO, frames.concat())], Then::StaysOpen)
 }
 
-fn refuses(code: u16, body: Vec<u8>) -> Told {
-    Told::Protobuf(code, vec![(Duration::ZERO, body)], Then::Ends)
+fn refuses(code: u16, body: Vec<u8>) -> Reply {
+    Reply::Protobuf(code, vec![(Duration::ZERO, body)], Then::Ends)
 }
 
-/// What is said of Services; all else is there and empty, in JSON.
+/// Answers requests for Services by this function, and with empty lists in JSON for the other kinds.
 fn services(
-    answer: impl Fn(Duration, &Request) -> Told + Send + Sync + 'static,
-) -> impl Fn(Duration, &Request) -> Told + Send + Sync + 'static {
+    answer: impl Fn(Duration, &Request) -> Reply + Send + Sync + 'static,
+) -> impl Fn(Duration, &Request) -> Reply + Send + Sync + 'static {
     move |late, request| match request.is_for("services") {
         true => answer(late, request),
         false => watch(vec![end(1)]),
     }
 }
 
-fn told(batches: &[Batch]) -> Vec<String> {
+fn changed_names(batches: &[Batch]) -> Vec<String> {
     batches.iter().flat_map(names).collect()
 }
 
-/// How often Services were asked for as a whole.
-fn lists(peer: &Peer) -> usize {
-    peer.asked("services").iter().filter(|(_, it)| it.contains("sendInitialEvents")).count()
+/// The number of lists of Services.
+fn lists(follower: &Follower) -> usize {
+    follower.requests("services").iter().filter(|(_, it)| it.contains("sendInitialEvents")).count()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_speaks_protobuf_is_followed_in_whatever_parts_it_comes() {
+async fn protobuf_is_decoded_whatever_the_parts_of_the_body() {
     for size in [1, 2, 3, 7, 64, 100_000] {
-        let mut peer = Peer::new(services(move |_, request| {
-            assert!(request.1, "it is asked for protobuf");
+        let mut follower = Follower::new(services(move |_, request| {
+            assert!(request.1, "protobuf is accepted");
             let list = [one("ADDED", "a", 1), one("ADDED", "b", 2), ends(3)].concat();
-            let news = [one("MODIFIED", "c", 4), one("DELETED", "a", 5)].concat();
+            let changes = [one("MODIFIED", "c", 4), one("DELETED", "a", 5)].concat();
             let parts = |wait, bytes: &[u8]| {
                 bytes.chunks(size).map(|part| (wait, part.to_vec())).collect::<Vec<_>>()
             };
             let mut body = parts(Duration::ZERO, &list);
             body.push((seconds(10), Vec::new()));
-            body.extend(parts(Duration::ZERO, &news));
-            Told::Protobuf(200, body, Then::Stands)
+            body.extend(parts(Duration::ZERO, &changes));
+            Reply::Protobuf(200, body, Then::StaysOpen)
         }));
-        let batches = peer.until(seconds(5)).await;
-        assert_eq!(told(&batches), ["a", "b"], "{size}");
-        let mut later = told(&peer.until(seconds(60)).await);
+        let batches = follower.until(seconds(5)).await;
+        assert_eq!(changed_names(&batches), ["a", "b"], "{size}");
+        let mut later = changed_names(&follower.until(seconds(60)).await);
         later.sort();
         assert_eq!(later, ["-a", "c"], "{size}");
-        let listed = peer.log("listed resource=");
+        let listed = follower.log("listed resource=");
         let of = |resource: &str, encoding: &str| {
             let words = [format!("{resource:?}"), format!("encoding={encoding:?}")];
             listed.iter().any(|line| words.iter().all(|word| line.contains(word)))
         };
         assert!(of("services", "protobuf") && of("nodes", "json"), "{listed:#?}");
-        assert!(peer.log("cannot watch").is_empty(), "{:#?}", peer.log(""));
+        assert!(follower.log("cannot watch").is_empty(), "{:#?}", follower.log(""));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_page_by_page_are_asked_for_in_json() {
-    let mut peer = Peer::new(services(|_, request| {
+async fn lists_in_pages_are_requested_in_json() {
+    let mut follower = Follower::new(services(|_, request| {
         if request.has("sendInitialEvents") {
-            // What is refused is said in protobuf too.
+            // The refusal is in protobuf, too.
             refuses(422, failure(422, "no such thing"))
         } else if request.has("watch=true") {
             frames(&[one("ADDED", "b", 7)])
@@ -135,64 +135,64 @@ async fn lists_page_by_page_are_asked_for_in_json() {
             whole(200, list.to_string())
         }
     }));
-    let mut found = told(&peer.until(seconds(60)).await);
+    let mut found = changed_names(&follower.until(seconds(60)).await);
     found.sort();
     assert_eq!(found, ["a", "b"]);
-    let why = peer.log("does not stream lists");
+    let why = follower.log("does not stream lists");
     assert!(why.len() == 1 && why[0].contains("no such thing"), "{why:#?}");
-    let listed = peer.log("listed resource=\"services\"");
+    let listed = follower.log("listed resource=\"services\"");
     assert!(listed.len() == 1 && listed[0].contains("encoding=\"json\""), "{listed:#?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_in_protobuf_is_understood() {
+async fn error_in_protobuf_is_reported() {
     let rows = [
         ("a Status", failure(403, "not yours"), "not yours"),
         ("no Status", b"k8s\0\xff".to_vec(), "protobuf cannot be read"),
     ];
     for (row, body, words) in rows {
-        let mut peer = Peer::new(services(move |_, _| refuses(403, body.clone())));
-        assert!(peer.until(seconds(60)).await.is_empty(), "{row}");
-        let said = peer.log("cannot watch");
-        assert!(said.len() == 1 && said[0].contains(words), "{row}: {said:#?}");
-        // It is asked again, in protobuf, and no oftener than in JSON.
-        assert!((5..=12).contains(&lists(&peer)), "{row}: {:?}", peer.asked("services"));
+        let mut follower = Follower::new(services(move |_, _| refuses(403, body.clone())));
+        assert!(follower.until(seconds(60)).await.is_empty(), "{row}");
+        let logged = follower.log("cannot watch");
+        assert!(logged.len() == 1 && logged[0].contains(words), "{row}: {logged:#?}");
+        // It is requested again, in protobuf, and no more often than in JSON.
+        assert!((5..=12).contains(&lists(&follower)), "{row}: {:?}", follower.requests("services"));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_forgotten_is_listed_anew() {
-    let mut peer = Peer::new(services(|late, _| match late.as_secs() {
+async fn expired_version_is_listed_again() {
+    let mut follower = Follower::new(services(|late, _| match late.as_secs() {
         0 => {
             let gone = frame("ERROR", &failure(410, "Expired"));
             let list = [one("ADDED", "a", 1), one("ADDED", "b", 2), ends(3)].concat();
-            Told::Protobuf(200, vec![(Duration::ZERO, list), (seconds(20), gone)], Then::Ends)
+            Reply::Protobuf(200, vec![(Duration::ZERO, list), (seconds(20), gone)], Then::Ends)
         }
         _ => frames(&[one("ADDED", "a", 1), one("ADDED", "c", 7), ends(8)]),
     }));
-    assert_eq!(told(&peer.until(seconds(10)).await), ["a", "b"]);
-    let mut later = told(&peer.until(seconds(60)).await);
+    assert_eq!(changed_names(&follower.until(seconds(10)).await), ["a", "b"]);
+    let mut later = changed_names(&follower.until(seconds(60)).await);
     later.sort();
     assert_eq!(later, ["-b", "c"]);
-    assert_eq!(lists(&peer), 2);
-    assert!(peer.log("cannot watch").is_empty(), "{:#?}", peer.log(""));
+    assert_eq!(lists(&follower), 2);
+    assert!(follower.log("cannot watch").is_empty(), "{:#?}", follower.log(""));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_read_rejects_only_itself() {
-    let mut peer = Peer::new(services(|_, _| {
+async fn unreadable_object_rejects_only_itself() {
+    let mut follower = Follower::new(services(|_, _| {
         // A spec that is a number; and an object of which nothing can be read.
         let wrong = of("ADDED", "wrong", 2, &[2 << 3, 1]);
         let rubbish = frame("ADDED", &envelope("Service", b"\xff"));
         frames(&[one("ADDED", "a", 1), wrong, rubbish, one("ADDED", "b", 3), ends(4)])
     }));
-    let batches = peer.until(seconds(10)).await;
-    assert_eq!(told(&batches), ["a", "b"]);
+    let batches = follower.until(seconds(10)).await;
+    assert_eq!(changed_names(&batches), ["a", "b"]);
     let mut rejects: Vec<_> = batches
         .iter()
         .flat_map(|batch| &batch.rejects)
         .map(|reject| match reject {
-            Reject::Object(invalid) => invalid.to_string(),
+            Reject::Object(invalid, _) => invalid.to_string(),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -200,26 +200,26 @@ async fn an_object_that_cannot_be_read_rejects_only_itself() {
     assert_eq!(rejects.len(), 2, "{rejects:#?}");
     assert!(rejects[0].starts_with("Service default/wrong: spec: "), "{rejects:#?}");
     assert!(rejects[1].contains("failed to decode"), "{rejects:#?}");
-    assert_eq!(lists(&peer), 1);
+    assert_eq!(lists(&follower), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_in_protobuf_is_asked_for_in_json_for_a_while() {
+async fn unreadable_protobuf_is_requested_in_json_for_ten_minutes() {
     for listed in [true, false] {
-        let mut peer = Peer::new(services(move |late, request| match late.as_secs() {
-            // One frame, which is none.
+        let mut follower = Follower::new(services(move |late, request| match late.as_secs() {
+            // A frame that is no event.
             0 if listed => {
                 let list = [one("ADDED", "a", 1), one("ADDED", "b", 1), ends(2)].concat();
                 let rubbish = [0, 0, 0, 1, 0xff].to_vec();
                 let parts = vec![(Duration::ZERO, list), (seconds(20), rubbish)];
-                Told::Protobuf(200, parts, Then::Stands)
+                Reply::Protobuf(200, parts, Then::StaysOpen)
             }
             _ if request.1 && late < seconds(100) => frames(&[vec![0xff; 100]]),
             _ if request.1 && request.has("sendInitialEvents") => {
                 let list = [one("ADDED", "d", 9), ends(9)].concat();
                 let bookmark = (seconds(200), ends(9));
                 let parts = [(Duration::ZERO, list), bookmark.clone(), bookmark.clone(), bookmark];
-                Told::Protobuf(200, parts.into(), Then::Stands)
+                Reply::Protobuf(200, parts.into(), Then::StaysOpen)
             }
             _ if request.1 => frames(&[frame("ERROR", &failure(410, "Expired"))]),
             _ if request.has("sendInitialEvents") => {
@@ -228,21 +228,21 @@ async fn what_cannot_be_read_in_protobuf_is_asked_for_in_json_for_a_while() {
                 let list = [a, c, end(5)].map(|line| (Duration::ZERO, line)).into_iter();
                 // As API servers do, it sends bookmarks, and ends a watch after some minutes.
                 let lines = list.chain([(seconds(200), end(5))]).collect();
-                Told::Lines(200, lines, Then::EndsAfter(seconds(90)))
+                Reply::Lines(200, lines, Then::EndsAfter(seconds(90)))
             }
-            _ => Told::Lines(200, vec![(seconds(200), end(5))], Then::EndsAfter(seconds(90))),
+            _ => Reply::Lines(200, vec![(seconds(200), end(5))], Then::EndsAfter(seconds(90))),
         }));
-        let mut found = told(&peer.until(seconds(100)).await);
+        let mut found = changed_names(&follower.until(seconds(100)).await);
         found.sort();
-        // What was lost is found out: b is gone.
+        // The lost change is found: b is gone.
         let expected = if listed { vec!["-b", "a", "b", "c"] } else { vec!["a", "c"] };
-        assert_eq!(found, expected, "{listed}: {:#?}", peer.log(""));
-        assert_eq!(peer.log("cannot watch").len(), 1, "{listed}: {:#?}", peer.log(""));
-        let mut later = told(&peer.until(seconds(1100)).await);
+        assert_eq!(found, expected, "{listed}: {:#?}", follower.log(""));
+        assert_eq!(follower.log("cannot watch").len(), 1, "{listed}: {:#?}", follower.log(""));
+        let mut later = changed_names(&follower.until(seconds(1100)).await);
         later.sort();
-        assert_eq!(later, ["-a", "-c", "d"], "{listed}: {:#?}", peer.log(""));
+        assert_eq!(later, ["-a", "-c", "d"], "{listed}: {:#?}", follower.log(""));
         let listed_in = |encoding| {
-            let lines = peer.log("resource=\"services\"").into_iter();
+            let lines = follower.log("resource=\"services\"").into_iter();
             lines.filter(|line| line.contains(&format!("encoding={encoding:?}"))).count()
         };
         assert_eq!((listed_in("protobuf"), listed_in("json")), (1 + usize::from(listed), 1));
@@ -250,20 +250,20 @@ async fn what_cannot_be_read_in_protobuf_is_asked_for_in_json_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_breaks_off_in_an_event_goes_on_from_the_one_before_it() {
-    let mut peer = Peer::new(services(|_, request| {
-        assert!(request.1, "it is asked for protobuf");
+async fn body_that_breaks_off_in_an_event_goes_on_from_the_event_before() {
+    let mut follower = Follower::new(services(|_, request| {
+        assert!(request.1, "protobuf is accepted");
         if request.has("sendInitialEvents") {
             let half = one("ADDED", "b", 8)[..40].to_vec();
             let list = [one("ADDED", "a", 1), ends(7)].concat();
-            Told::Protobuf(200, vec![(Duration::ZERO, list), (seconds(20), half)], Then::Ends)
+            Reply::Protobuf(200, vec![(Duration::ZERO, list), (seconds(20), half)], Then::Ends)
         } else {
             assert!(request.has("resourceVersion=7"), "{}", request.0);
             frames(&[one("ADDED", "b", 8)])
         }
     }));
-    assert_eq!(told(&peer.until(seconds(300)).await), ["a", "b"]);
-    assert_eq!(lists(&peer), 1);
-    let said = peer.log("cannot watch");
-    assert!(said.len() == 1 && said[0].contains("in the middle of an event"), "{said:#?}");
+    assert_eq!(changed_names(&follower.until(seconds(300)).await), ["a", "b"]);
+    assert_eq!(lists(&follower), 1);
+    let logged = follower.log("cannot watch");
+    assert!(logged.len() == 1 && logged[0].contains("in the middle of an event"), "{logged:#?}");
 }

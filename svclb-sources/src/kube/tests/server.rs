@@ -1,4 +1,5 @@
-//! A server on loopback that answers as a test says: for what a real API server cannot be made to do.
+//! A server on loopback with the answers of a test, for behaviour that a real API server cannot be made to
+//! show.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +9,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-/// What a request is answered with.
+/// The answer to a request.
 pub(super) enum Answer {
     /// A status and a body.
     Whole(u16, String),
@@ -18,7 +19,7 @@ pub(super) enum Answer {
     Ends(Vec<String>),
 }
 
-/// What was asked: the path with its query; and whether protobuf would do.
+/// A request: its path with the query, and whether it accepts protobuf.
 pub(super) struct Request(pub(super) String, pub(super) bool);
 
 impl Request {
@@ -33,7 +34,7 @@ impl Request {
 
 pub(super) struct Server {
     folder: TempDir,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -48,8 +49,8 @@ impl Server {
              contexts: [{{name: it, context: {{cluster: it, user: it}}}}]}}"
         );
         std::fs::write(folder.path().join("config"), config).unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (answer, log) = (Arc::new(answer), Arc::clone(&asked));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (answer, log) = (Arc::new(answer), Arc::clone(&requests));
         // Ends with the process: a watch may be open.
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -57,16 +58,16 @@ impl Server {
                 thread::spawn(move || serve(&stream, &*answer, &log));
             }
         });
-        Self { folder, asked }
+        Self { folder, requests }
     }
 
     pub(super) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("config")
     }
 
-    /// All that was asked so far.
-    pub(super) fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+    /// The targets of all requests so far.
+    pub(super) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use svclb_core::model::{ObjectName, Unread, Update};
-use svclb_objects::ledger::{Ledger, Rejection, Reports};
+use svclb_objects::ledger::{Ledger, Rejection, StandingReports};
 
 use super::capacity::Capacity;
 use crate::batch::Reject;
@@ -18,27 +18,27 @@ const NAMELESS: usize = 16;
 
 /// The objects of one kind.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Store {
     kind: Kind,
-    ledger: Ledger<Known>,
-    /// By object. Rejects of objects without a readable name have no key, and each stands until a list is
-    /// without it.
-    reports: Reports<Option<ObjectId>, Reject>,
+    ledger: Ledger<KnownObject>,
+    /// The reports about each object. Rejects of objects without a readable name are under `None`, and each
+    /// stands until a list is without it.
+    reports: StandingReports<Option<ObjectId>, Reject>,
     /// The memory of objects, shared with other kinds.
     capacity: Capacity,
-    /// Objects of which nothing but the name is kept, and the bytes that they need.
+    /// The objects of which only the name is kept, and the bytes that they need.
     omitted: HashMap<ObjectName, usize>,
-    /// Number of the list that is or was read.
+    /// The number of the list that is being read, or was read last.
     round: u32,
-    /// The objects of the list that is being read which are new or changed; `None` between lists.
-    list: Option<Vec<Read>>,
+    /// The new and changed objects of the list that is being read.
+    list: Vec<Read>,
     /// A list was read to its end.
     synced: bool,
 }
 
 /// The changes to hand on.
 #[derive(Debug)]
-pub(super) struct News {
+pub(super) struct StoreChanges {
     /// One for each object that changed, however often it did.
     pub(super) updates: HashMap<ObjectId, Update>,
     /// Objects that were rejected, or ignored in part: one for each of them.
@@ -47,9 +47,9 @@ pub(super) struct News {
 
 /// The record of an object, in place of its contents.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
-    /// The hash of its text, also where that was rejected.
-    hash: u64,
+struct KnownObject {
+    /// The hash of its latest text, rejected or not; `None` before the first.
+    hash: Option<u64>,
     /// The last list that it was in.
     round: u32,
     /// The bytes that it counts with.
@@ -58,7 +58,7 @@ struct Known {
 
 /// The effect of a list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Listed {
+pub(super) struct ListSummary {
     /// Objects in the list.
     pub(super) objects: usize,
     /// New and changed objects among them.
@@ -67,17 +67,17 @@ pub(super) struct Listed {
     pub(super) gone: usize,
 }
 
-impl Held {
+impl Store {
     /// Returns the state before the first list.
     pub(super) fn new(kind: Kind, capacity: Capacity) -> Self {
         Self {
             kind,
             ledger: Ledger::default(),
-            reports: Reports::default(),
+            reports: StandingReports::default(),
             capacity,
             omitted: HashMap::new(),
             round: 0,
-            list: None,
+            list: Vec::new(),
             synced: false,
         }
     }
@@ -100,112 +100,114 @@ impl Held {
     /// Adds the objects that are rejected now.
     pub(super) fn unread(&self, unread: &mut Unread) {
         self.ledger.unread(unread);
-        // There is no Node but the own one.
+        // Only the own Node is watched, and no Service depends on it.
         unread.unknown |= self.kind != Kind::Node && !self.reports.get(&None).is_empty();
     }
 
-    /// Returns what is left out on purpose.
+    /// Returns the number of parts that are left out on purpose.
     pub(super) fn skipped(&self) -> Skipped {
         self.ledger.skipped()
     }
 
-    /// Returns true when there are objects of which nothing but the name is kept.
+    /// Returns true when there are objects of which only the name is kept.
     pub(super) fn omits(&self) -> bool {
         !self.omitted.is_empty()
     }
 
-    /// Returns true when there is capacity now for an object of which nothing but the name is kept.
-    pub(super) fn has_room(&self) -> bool {
+    /// Returns true when there is capacity now for an object of which only the name is kept.
+    pub(super) fn has_capacity(&self) -> bool {
         let mut omitted = self.omitted.iter();
         omitted.any(|(name, needs)| self.capacity.check(&name.namespace, 0, *needs).is_ok())
     }
 
     /// Returns true when there are changes to hand on.
-    pub(super) fn has_news(&self) -> bool {
+    pub(super) fn has_changes(&self) -> bool {
         self.ledger.has_changes() || self.reports.has_changes()
     }
 
     /// Takes the changes to hand on.
-    pub(super) fn take(&mut self) -> News {
-        News { updates: self.ledger.take(), rejects: self.reports.take().collect() }
+    pub(super) fn take(&mut self) -> StoreChanges {
+        StoreChanges { updates: self.ledger.take(), rejects: self.reports.take().collect() }
     }
 
     /// Begins a list. One that was not read to its end has no effect.
     pub(super) fn begin(&mut self) {
         self.round = self.round.wrapping_add(1);
         self.take_list();
-        self.list = Some(Vec::new());
     }
 
     /// Takes the objects of the list, and releases the memory that was reserved for them.
     fn take_list(&mut self) -> Vec<Read> {
-        let list = self.list.take().unwrap_or_default();
-        let accepted = list.iter().filter_map(|read| read.said.as_ref().ok());
+        let list = std::mem::take(&mut self.list);
+        let accepted = list.iter().filter_map(|read| read.contents.as_ref().ok());
         accepted.for_each(|accepted| self.capacity.release(&accepted.update));
         list
     }
 
-    /// Adds an object to the list. Until its end, what is new in it counts in addition to what is known.
+    /// Adds an object to the list. Until its end, new and changed objects count in addition to the known ones.
     pub(super) fn listed(&mut self, mut read: Read) {
-        if self.is_known(&read) {
+        let object = read.name.clone().map(|name| ObjectId { kind: self.kind, name });
+        let known = object.as_ref().and_then(|object| self.ledger.get_mut(object));
+        let before = known.as_ref().map_or(0, |known| known.memory);
+        let is_omitted = read.name.as_ref().is_some_and(|name| self.omitted.contains_key(name));
+        if let Some(known) = known.filter(|known| known.hash == Some(read.hash) && !is_omitted) {
+            known.round = self.round;
             return;
         }
-        let Some(list) = &mut self.list else {
-            self.apply(read);
-            return;
-        };
-        if let Ok(accepted) = &mut read.said {
-            let object = ObjectId::of(&accepted.update);
-            let known = object.and_then(|object| self.ledger.get(&object));
-            self.capacity.reserve(&mut accepted.update, known.map_or(0, |known| known.memory));
+        if let Ok(accepted) = &mut read.contents {
+            self.capacity.reserve(&mut accepted.update, before);
         }
-        list.push(read);
+        self.list.push(read);
     }
 
     /// Ends the list: objects that are not in it are gone.
-    pub(super) fn done(&mut self) -> Listed {
+    pub(super) fn done(&mut self) -> ListSummary {
         self.synced = true;
-        let mut listed = Listed::default();
+        let mut summary = ListSummary::default();
         let list = self.take_list();
         let nameless = self.reports.get(&None);
-        let is_listed = |invalid: &Invalid| {
-            list.iter().any(|read| read.name.is_none() && read.said.as_ref().err() == Some(invalid))
+        let is_listed = |report: &&Reject| {
+            list.iter().any(|read| match (*report, &read.contents) {
+                (Reject::Object(known, _), Err(invalid)) => read.name.is_none() && known == invalid,
+                _ => false,
+            })
         };
-        let stay = |report: &&Reject| matches!(report, Reject::Object(it) if is_listed(it));
-        let staying: Vec<Reject> = nameless.iter().filter(stay).cloned().collect();
-        listed.gone += nameless.len() - staying.len();
+        let staying: Vec<Reject> = nameless.iter().filter(is_listed).cloned().collect();
+        summary.gone += nameless.len() - staying.len();
         let standing = staying.len();
         self.reports.set(None, staying, standing);
         for read in list {
-            listed.changed += usize::from(self.apply(read));
+            summary.changed += usize::from(self.apply(read));
         }
         let gone = self.ledger.iter().filter(|(_, known)| known.round != self.round);
         for object in gone.map(|(object, _)| object.clone()).collect::<Vec<_>>() {
-            listed.gone += 1;
+            summary.gone += 1;
             self.forget(object);
         }
-        listed.objects = self.ledger.count();
-        listed
+        summary.objects = self.ledger.count();
+        summary
     }
 
-    /// Applies an object that is new or changed. Returns true when it differs from what is known.
+    /// Applies an object. Returns true when it differs from what is known.
     pub(super) fn apply(&mut self, read: Read) -> bool {
-        if self.is_known(&read) {
-            return false;
-        }
         let (uid, round) = (read.uid(), self.round);
-        let Read { name, hash, said } = read;
-        let Some(name) = name else { return said.is_err_and(|invalid| self.nameless(invalid)) };
+        let Read { name, hash, contents } = read;
+        let Some(name) = name else {
+            return contents.is_err_and(|invalid| self.reject_nameless(invalid));
+        };
         let object = ObjectId { kind: self.kind, name };
         let was_omitted = self.omitted.remove(&object.name).is_some();
-        match said {
+        let known = self.ledger.note(&object);
+        let is_same = known.hash.replace(hash) == Some(hash);
+        known.round = round;
+        if is_same && !was_omitted {
+            return false;
+        }
+        match contents {
             Ok(Accepted { mut update, left_out, .. }) => {
-                let known = self.ledger.note(&object);
-                let is_same = known.hash == hash;
-                (known.hash, known.round) = (hash, round);
                 if let Some(needs) = self.capacity.take(&mut update, &mut known.memory) {
                     self.omitted.insert(object.name.clone(), needs);
-                    if was_omitted && is_same {
+                    if is_same {
                         return false;
                     }
                 }
@@ -218,34 +220,22 @@ impl Held {
                 let rejection = Rejection { service: invalid.part_of().cloned(), uid };
                 if let Some(another) = self.ledger.reject(&object, rejection) {
                     self.capacity.count(&object.name.namespace, another.memory, 0);
+                    *self.ledger.note(&object) = KnownObject { memory: 0, ..another };
                 }
-                let known = self.ledger.note(&object);
-                (known.hash, known.round) = (hash, round);
-                self.reports.set(Some(object), vec![Reject::Object(invalid)], 1);
+                let report = Reject::Object(invalid, self.ledger.has_state(&object));
+                self.reports.set(Some(object), vec![report], 1);
             }
         }
         true
     }
 
-    /// Returns true when an object is known in this state, and nothing of it is omitted; then it is in the
-    /// current list.
-    fn is_known(&mut self, read: &Read) -> bool {
-        let Some(name) = read.name.clone().filter(|name| !self.omitted.contains_key(name)) else {
-            return false;
-        };
-        let known = self.ledger.get_mut(&ObjectId { kind: self.kind, name });
-        let Some(known) = known.filter(|known| known.hash == read.hash) else { return false };
-        known.round = self.round;
-        true
-    }
-
     /// Rejects an object without a readable name. Returns true when that is new.
-    fn nameless(&mut self, invalid: Invalid) -> bool {
+    fn reject_nameless(&mut self, invalid: Invalid) -> bool {
         let mut reports = self.reports.get(&None).to_vec();
         if reports.len() == NAMELESS {
             return false;
         }
-        let report = Reject::Object(invalid);
+        let report = Reject::Object(invalid, false);
         if !reports.contains(&report) {
             reports.push(report);
         }
