@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use caps::Capability;
+use procfs::process::MountInfo;
 
 use crate::bpf::btf::BTF;
-use crate::node::cgroups::{self, Mount};
+use crate::node::cgroups::CGROUP2;
 use crate::node::kernel;
+use crate::node::mounts;
 use crate::node::privileges;
 
 /// BPF_FS_MAGIC of include/uapi/linux/magic.h.
@@ -149,7 +151,7 @@ fn file_system(path: &Path) -> Result<i64> {
 /// # Errors
 /// When none is mounted.
 pub fn cgroup2_root() -> Result<PathBuf> {
-    first_below(cgroups::mounts()?, Path::new("/")).context(
+    first_below(mounts::of_type(CGROUP2)?, Path::new("/")).context(
         "no cgroup2 is mounted: mount one (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`) or name it by --cgroup",
     )
 }
@@ -165,18 +167,18 @@ pub fn cgroup2_at(named: &Path) -> Result<PathBuf> {
     if file_system(&folder)? == CGROUP2_SUPER_MAGIC {
         return Ok(folder);
     }
-    Ok(first_below(cgroups::mounts()?, &folder).unwrap_or(folder))
+    Ok(first_below(mounts::of_type(CGROUP2)?, &folder).unwrap_or(folder))
 }
 
 /// The mount point of the first cgroup2 in `folder`.
-fn first_below(mounts: Vec<Mount>, folder: &Path) -> Option<PathBuf> {
-    mounts.into_iter().map(|mount| mount.point).find(|point| point.starts_with(folder))
+fn first_below(mounts: Vec<MountInfo>, folder: &Path) -> Option<PathBuf> {
+    mounts.into_iter().map(|mount| mount.mount_point).find(|point| point.starts_with(folder))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::cgroups::mounts_in;
+    use crate::node::mounts::parse;
 
     #[test]
     fn the_rights_that_are_missing_are_named() {
@@ -226,11 +228,15 @@ mod tests {
         }
     }
 
+    fn cgroup2_in(mountinfo: &str) -> Vec<MountInfo> {
+        parse(mountinfo).into_iter().filter(|mount| mount.fs_type == CGROUP2).collect()
+    }
+
     #[test]
     fn cgroup2_is_found_by_its_type_wherever_it_is_mounted() {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        let anywhere = |mounts| first_below(mounts_in(mounts), Path::new("/"));
+        let anywhere = |mounts| first_below(cgroup2_in(mounts), Path::new("/"));
         assert_eq!(anywhere(hybrid), Some("/sys/fs/cgroup/unified".into()));
         let blank = "1 2 0:1 / /a\\040b rw - cgroup2 x rw";
         assert_eq!(anywhere(blank), Some("/a b".into()));
@@ -241,7 +247,7 @@ mod tests {
     fn of_two_cgroup2_mounts_the_one_in_the_named_folder_is_taken() {
         let pod = "31 23 0:28 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
                    41 31 0:38 /../.. /host/cgroup/unified ro - cgroup2 cgroup2 rw\n";
-        let found = |folder| first_below(mounts_in(pod), Path::new(folder));
+        let found = |folder| first_below(cgroup2_in(pod), Path::new(folder));
         assert_eq!(found("/host/cgroup"), Some("/host/cgroup/unified".into()));
         assert_eq!(found("/host/cgrou"), None);
     }

@@ -1,23 +1,20 @@
 //! Finds mounts of bpffs, and mounts one on nodes whose system has not done it.
 
 use std::ffi::CString;
-use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::node::cgroups;
 use crate::node::environment;
+use crate::node::mounts;
 
 /// Returns the paths at which this mount namespace has a bpffs, or a folder of one.
 ///
 /// # Errors
 /// When that cannot be read.
 pub(crate) fn mounts() -> Result<Vec<PathBuf>> {
-    let path = "/proc/self/mountinfo";
-    let read = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    Ok(cgroups::mounts_of(&read, "bpf").into_iter().map(|mount| mount.point).collect())
+    Ok(mounts::of_type("bpf")?.into_iter().map(|mount| mount.mount_point).collect())
 }
 
 /// Mounts a bpffs at an existing folder unless it is on one. Says whether it had to.
