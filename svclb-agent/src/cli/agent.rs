@@ -131,7 +131,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         meta::begin(&pins.current(), std::process::id(), now()?)?;
     }
     let mut ground =
-        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log.log_bpf);
+        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log.log_bpf)?;
     let start = Start {
         row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
         catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() })
@@ -147,7 +147,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         Found::Others { why } => {
             tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
             // Above what sockets may remember of maps that were made otherwise, or cannot be read.
-            let first_generation = (1 << 31) | (u32::try_from(random_seed()? >> 34)?);
+            let first_generation = (1 << 31) | (u32::try_from(random_seed() >> 34)?);
             let row = Meta { first_generation, ..start.row };
             Start { row, ..start }.over_new().await?
         }
@@ -197,9 +197,9 @@ impl Start<'_> {
     /// programs and hooks are renewed in any case.
     async fn over_earlier(self) -> Result<Reconciler<Maps>> {
         let maps = self.ground.adopt(&self.pins.meta()?)?;
-        let Self { catalog, row, sizing, .. } = self;
+        let (Self { catalog, row, sizing, .. }, grace) = (self, self.ground.grace_period());
         // While the source is asked, what the maps hold is read. Mostly all is known in a moment.
-        let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing));
+        let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing, grace));
         let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, self.source.next()));
         let mut reconciler = over.context("the thread that reads the maps died")??;
         if let Ok(batch) = first {

@@ -6,6 +6,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::Ebpf;
@@ -13,7 +14,7 @@ use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::size::Sizes;
 
 use crate::bpf::grace::Grace;
-use crate::interface::{Dataplane, Remembered};
+use crate::interface::{Dataplane, GracePeriod, Remembered};
 use crate::maps::Maps;
 use crate::maps::expiry;
 use crate::maps::shares;
@@ -52,6 +53,7 @@ pub struct Installed {
     object: Option<Ebpf>,
     /// Over maps that are being filled, or that were just adopted.
     next: Option<Next>,
+    grace: Arc<Grace>,
     /// Every hook's, once programs are on them.
     links: Vec<AttachedHook>,
     /// Maps were put into use, and the pins are not yet in order.
@@ -62,8 +64,18 @@ pub struct Installed {
 
 impl Installed {
     /// Nothing as yet, at these pins, whose lock is held. With `logs`, programs log each decision.
-    pub fn new(pins: Pins, lock: Lock, cgroup: PathBuf, features: Features, logs: bool) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the kernel refuses what is needed to wait for running programs.
+    pub fn new(
+        pins: Pins,
+        lock: Lock,
+        cgroup: PathBuf,
+        features: Features,
+        logs: bool,
+    ) -> Result<Self> {
+        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
+        Ok(Self {
             cgroup,
             pins,
             lock,
@@ -71,10 +83,11 @@ impl Installed {
             logs,
             object: None,
             next: None,
+            grace: Arc::new(grace),
             links: Vec::new(),
             is_switching: false,
             reported: None,
-        }
+        })
     }
 
     /// Opens the maps in use, and begins to load programs over them.
@@ -361,14 +374,18 @@ impl Dataplane for Installed {
         }
     }
 
+    fn grace_period(&self) -> GracePeriod {
+        let grace = Arc::clone(&self.grace);
+        Box::new(move || grace.wait())
+    }
+
     fn begin_marks(&self, maps: &mut Maps) -> Result<Option<Remembered>> {
         if !maps.begin_marks()? {
             return Ok(None);
         }
-        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
-        let places = Places::current(&self.pins);
+        let (grace, places) = (self.grace_period(), Places::current(&self.pins));
         Ok(Some(Box::new(move || {
-            grace.wait().context("cannot wait for running programs")?;
+            grace().context("cannot wait for running programs")?;
             Origins::open(&places)?.backends()
         })))
     }
