@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 
 use crate::memory;
 use crate::reconcile::{Reconciler, Sizing, random_seed};
+use svclb_dataplane::interface::Dataplane as _;
 use svclb_dataplane::maps::{self, Maps};
 use svclb_dataplane::node::environment;
 use svclb_dataplane::pins::lock::Lock;
@@ -197,7 +198,8 @@ impl Start<'_> {
     /// programs and hooks are renewed in any case.
     async fn over_earlier(self) -> Result<Reconciler<Maps>> {
         let maps = self.ground.adopt(&self.pins.meta()?)?;
-        let (Self { catalog, row, sizing, .. }, grace) = (self, self.ground.grace_period());
+        let grace = self.ground.grace_period();
+        let Self { catalog, row, sizing, .. } = self;
         // While the source is asked, what the maps hold is read. Mostly all is known in a moment.
         let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing, grace));
         let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, self.source.next()));

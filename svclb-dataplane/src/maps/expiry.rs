@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use svclb_common::layout::{AffinityKey, AffinityRow, Line};
+use svclb_core::table::MapName;
 
 use crate::bpf::mapping::Mapping;
 use crate::bpf::sys;
@@ -30,8 +31,8 @@ type Timeouts = HashMap<u32, Duration>;
 /// # Errors
 /// When a map cannot be read or written.
 pub fn expire(maps: &Places) -> Result<usize> {
-    let rows = Rows::new("svclb_affinity", maps.open("svclb_affinity")?)?;
-    let index = maps.open("svclb_index")?;
+    let rows = Rows::open(MapName::Affinity, maps)?;
+    let index = maps.open(MapName::Index)?;
     let lines = Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), false)
         .context("cannot map svclb_index")?;
     remove_old(rows, &timeouts(&lines), sys::monotonic()?)
@@ -91,7 +92,7 @@ mod tests {
         let made = MapData::create(object, "affinity", None);
         let made = made.expect("a map can be made: run this as root");
         let copy = MapData::from_fd(made.fd().as_fd().try_clone_to_owned().unwrap()).unwrap();
-        let mut rows = Rows::new("svclb_affinity", made).unwrap();
+        let mut rows = Rows::new(MapName::Affinity, made).unwrap();
         let timeouts = Timeouts::from([(1, Duration::from_secs(100)), (2, NOW)]);
         // Client, service, age in seconds, and whether it goes.
         let all = [
@@ -107,7 +108,7 @@ mod tests {
             let used = u64::try_from((NOW - Duration::from_secs(age)).as_nanos()).unwrap();
             rows.put(&key, &AffinityRow { used, ..AffinityRow::default() }).unwrap();
         }
-        let left = Rows::<AffinityKey, AffinityRow>::new("svclb_affinity", copy).unwrap();
+        let left = Rows::<AffinityKey, AffinityRow>::new(MapName::Affinity, copy).unwrap();
         assert_eq!(remove_old(rows, &timeouts, NOW).unwrap(), 2);
         let mut left: Vec<u64> = left.all().unwrap().iter().map(|(key, _)| key.client).collect();
         left.sort_unstable();

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use svclb_common::layout::{AffinityKey, AffinityRow, ClientKey, ClientRow, Overflow};
+use svclb_core::table::MapName;
 
 use crate::maps::rows::Rows;
 use crate::pins::places::Places;
@@ -31,9 +32,9 @@ struct Shares {
 /// When a map cannot be read or written.
 pub fn correct(maps: &Places) -> Result<usize> {
     let mut shares = Shares {
-        clients: Rows::new("svclb_clients", maps.open("svclb_clients")?)?,
-        overflow: Rows::new("svclb_overflow", maps.open("svclb_overflow")?)?,
-        affinity: Rows::new("svclb_affinity", maps.open("svclb_affinity")?)?,
+        clients: Rows::open(MapName::Clients, maps)?,
+        overflow: Rows::open(MapName::Overflow, maps)?,
+        affinity: Rows::open(MapName::Affinity, maps)?,
     };
     let before = shares.counts()?;
     let counted = shares.count()?;
@@ -127,9 +128,9 @@ mod tests {
         let overflow = map("overflow", 8, size_of::<Overflow>());
         let affinity = map("affinity", 16, size_of::<AffinityRow>());
         Shares {
-            clients: Rows::new("svclb_clients", clients).unwrap(),
-            overflow: Rows::new("svclb_overflow", overflow).unwrap(),
-            affinity: Rows::new("svclb_affinity", affinity).unwrap(),
+            clients: Rows::new(MapName::Clients, clients).unwrap(),
+            overflow: Rows::new(MapName::Overflow, overflow).unwrap(),
+            affinity: Rows::new(MapName::Affinity, affinity).unwrap(),
         }
     }
 

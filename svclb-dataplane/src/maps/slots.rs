@@ -7,12 +7,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use anyhow::Result;
 use aya::maps::MapData;
 use svclb_common::layout::Slot;
-use svclb_core::table::TableError;
+use svclb_core::table::{MapName, TableError};
 
 use crate::bpf::batch;
 use crate::bpf::mapping::Window;
 
-const NAME: &str = "svclb_slots";
+const NAME: MapName = MapName::Slots;
 
 /// The array of slots.
 pub(crate) struct Slots {

@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use svclb_common::layout::{BackendKey, NO_TAG, Origin, Overflow, Record};
+use svclb_core::table::MapName;
 
 use crate::bpf::mapping::Mapping;
 use crate::bpf::value::Plain;
@@ -35,11 +36,11 @@ impl Origins {
     /// # Errors
     /// When a map cannot be opened.
     pub fn open(maps: &Places) -> Result<Self> {
-        let places = maps.open("svclb_origins")?;
+        let places = maps.open(MapName::Origins)?;
         Ok(Self {
             places: Mapping::new(places.fd().as_fd(), places.info()?.max_entries(), false)
                 .context("cannot map svclb_origins")?,
-            overflow: Map::from_map_data(maps.open("svclb_overflow")?)?.try_into()?,
+            overflow: Map::from_map_data(maps.open(MapName::Overflow)?)?.try_into()?,
         })
     }
 

@@ -96,7 +96,7 @@ fn a_shared_map_of_another_version_is_taken_over_wherever_a_crash_came() {
                 }
                 for part in parts {
                     let [from, to] =
-                        [old, current].map(|it| it.path().join(part).join(MAPS[map].name));
+                        [old, current].map(|it| it.path().join(part).join(MAPS[map].name.as_str()));
                     fs::rename(from, to).unwrap();
                 }
                 pins.finish().unwrap();
@@ -116,16 +116,16 @@ fn a_map_without_a_label_is_not_taken_over() {
     with_maps(|pins, current, old| {
         fs::rename(current.path(), old.path()).unwrap();
         pins.make().unwrap();
-        let origins = shapes::named("svclb_origins");
+        let origins = shapes::of(MapName::Origins);
         let takes = || current.lacks(origins, old).unwrap();
         assert!(!takes(), "no label");
         let labels = current.path().join("layouts");
-        symlink("another layout", labels.join(origins.name)).unwrap();
+        symlink("another layout", labels.join(origins.name.as_str())).unwrap();
         assert!(!takes(), "another layout's label");
-        fs::remove_file(labels.join(origins.name)).unwrap();
-        symlink(origins.layout(), labels.join(origins.name)).unwrap();
+        fs::remove_file(labels.join(origins.name.as_str())).unwrap();
+        symlink(origins.layout(), labels.join(origins.name.as_str())).unwrap();
         assert!(takes(), "its label");
-        symlink("another layout", old.path().join("layouts").join(origins.name)).unwrap();
+        symlink("another layout", old.path().join("layouts").join(origins.name.as_str())).unwrap();
         assert!(!takes(), "its own label says otherwise");
     });
 }

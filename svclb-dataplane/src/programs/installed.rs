@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::Ebpf;
 use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::size::Sizes;
+use svclb_core::table::MapName;
 
 use crate::bpf::grace::Grace;
 use crate::interface::{Dataplane, GracePeriod, Remembered};
@@ -27,10 +28,7 @@ use crate::probe;
 use crate::programs::attach::{self, AttachedHook};
 use crate::programs::log;
 use crate::programs::object::{self, Features, Loading, Settings};
-use crate::shapes::{self, MAPS, MapShape};
-
-/// The map that holds what sockets dialled: of any size, which is its own.
-const ORIGINS: &MapShape = shapes::named("svclb_origins");
+use crate::shapes::{self, MAPS};
 
 /// Maps and programs that are to take the place of those in use.
 #[derive(Debug)]
@@ -141,7 +139,7 @@ impl Installed {
         if self.pins.current().has_maps() || self.object.is_some() {
             for map in lost {
                 tracing::warn!(
-                    map,
+                    map = map.as_str(),
                     "what it remembers of sockets or clients cannot be used any more: they are as new"
                 );
             }
@@ -274,10 +272,11 @@ impl Installed {
         Ok(Some(format!("the folder {} was gone", root.display())))
     }
 
-    fn pin_map(&self, name: &str) -> Result<Option<String>> {
+    fn pin_map(&self, name: MapName) -> Result<Option<String>> {
         let path = self.pins.map(name);
         let Some(object) = self.object.as_ref().filter(|_| !path.exists()) else { return Ok(None) };
-        let map = object.map(name).with_context(|| format!("the object has no map {name}"))?;
+        let map =
+            object.map(name.as_str()).with_context(|| format!("the object has no map {name}"))?;
         map.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
         Ok(Some(format!("the pin {} was gone", path.display())))
     }
@@ -287,7 +286,10 @@ impl Dataplane for Installed {
     type Maps = Maps;
 
     fn shared_origins(&self) -> Result<Option<u32>> {
-        self.pins.usable(ORIGINS)?.map(|pin| pins::entries_of(&pin)).transpose()
+        self.pins
+            .usable(shapes::of(MapName::Origins))?
+            .map(|pin| pins::entries_of(&pin))
+            .transpose()
     }
 
     fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()> {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use svclb_core::table::MapName;
 
 use svclb_dataplane::bpf::inspect::{self, Link, Whose};
 use svclb_dataplane::hooks::{HOOKS, Hook};
@@ -158,7 +159,7 @@ fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Prog
 /// Returns true if a program is the hook's and works with the pinned maps.
 fn ours(pins: &Pins, hook: &Hook, program: Option<&Program>) -> io::Result<bool> {
     // Every hook reads or writes what sockets dialled.
-    let origins = inspect::map_id(&pins.map("svclb_origins"))?;
+    let origins = inspect::map_id(&pins.map(MapName::Origins))?;
     let is_over = |program: &Program| program.maps.iter().any(|(id, _)| *id == origins);
     Ok(program.is_some_and(|program| program.name == hook.program && is_over(program)))
 }
