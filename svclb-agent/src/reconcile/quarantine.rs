@@ -102,9 +102,11 @@ mod tests {
             ("later", Some(APART), false, false, true),
         ];
         for (row, before, is_needed, has_failed, begins) in rows {
-            let mut rests = Quarantine::default();
-            rests.began = before.map(|before| Instant::now().checked_sub(before).unwrap());
-            rests.later = has_failed.then(|| Retry::after(None, RETRY));
+            let mut rests = Quarantine {
+                began: before.map(|before| Instant::now().checked_sub(before).unwrap()),
+                later: has_failed.then(|| Retry::after(None, RETRY)),
+                ..Quarantine::default()
+            };
             rests.start(is_needed, at_once);
             assert!(rests.under_way.is_none(), "{row}: nothing was freed");
             rests.add(freed());
