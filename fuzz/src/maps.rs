@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
 
+use svclb_common::cookie::{NetnsCookie, SocketCookie};
 use svclb_common::layout::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, FrontendKey, FrontendRow, Line,
     Origin, Overflow, Slot,
@@ -135,20 +136,20 @@ impl Lookup for Maps {
     fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
         self.backends.borrow().get(key).copied()
     }
-    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+    fn overflow(&self, cookie: SocketCookie) -> Option<Shared<'_, Overflow>> {
         // SAFETY: boxed, and kept when it is removed.
-        self.overflow.borrow().get(&cookie).map(|entry| unsafe { Shared::new(entry.get()) })
+        self.overflow.borrow().get(&cookie.0).map(|entry| unsafe { Shared::new(entry.get()) })
     }
-    fn add_overflow(&self, cookie: u64) -> bool {
+    fn add_overflow(&self, cookie: SocketCookie) -> bool {
         let mut entries = self.overflow.borrow_mut();
-        if entries.len() >= OVERFLOW_ENTRIES || entries.contains_key(&cookie) {
+        if entries.len() >= OVERFLOW_ENTRIES || entries.contains_key(&cookie.0) {
             return false;
         }
-        entries.insert(cookie, Box::new(UnsafeCell::new(Overflow::EMPTY)));
+        entries.insert(cookie.0, Box::new(UnsafeCell::new(Overflow::EMPTY)));
         true
     }
-    fn remove_overflow(&self, cookie: u64) -> bool {
-        let removed = self.overflow.borrow_mut().remove(&cookie);
+    fn remove_overflow(&self, cookie: SocketCookie) -> bool {
+        let removed = self.overflow.borrow_mut().remove(&cookie.0);
         let some = removed.is_some();
         self.removed.borrow_mut().extend(removed);
         some
@@ -181,8 +182,8 @@ impl Lookup for Maps {
         self.replaced.borrow_mut().extend(old);
         true
     }
-    fn host(&self) -> u64 {
-        HOST
+    fn host(&self) -> NetnsCookie {
+        NetnsCookie(HOST)
     }
     fn now(&self) -> u64 {
         self.clock.get()

@@ -173,7 +173,7 @@ pub(super) fn sockets(pins: &Pins, format: Format) -> Result<()> {
             let record = &origin.record;
             let service = owners.of_origin(origin);
             SocketView {
-                cookie: origin.cookie,
+                cookie: origin.cookie.0,
                 protocol: Protocol::from_number(record.protocol.into())
                     .map_or("unknown", Protocol::name),
                 dialled: output::endpoint(&record.dialled.ip(), record.dialled_port),
@@ -198,7 +198,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
     let origins = Origins::open(&Places::current(pins))?;
     let meta = dump.meta;
     let held = origins.read()?;
-    let mut cookies: Vec<u64> = held.iter().map(|origin| origin.cookie).collect();
+    let mut cookies: Vec<u64> = held.iter().map(|origin| origin.cookie.0).collect();
     cookies.sort_unstable();
     cookies.dedup();
     let hooks = HOOKS

@@ -3,6 +3,7 @@
 //! An operator with nothing but bpftool reads these; docs/maps.md shows how.
 
 use super::Address;
+use crate::cookie::NetnsCookie;
 
 /// Longest namespace, Service name and port name: a DNS label (RFC 1123), 63 bytes, and a final zero.
 pub const MAX_NAME: usize = 64;
@@ -161,8 +162,8 @@ impl ClientKey {
 
     /// The key of a network namespace, by its cookie.
     #[inline(always)]
-    pub const fn of_namespace(cookie: u64) -> u32 {
-        (cookie & 0x7fff_ffff) as u32 | Self::NAMESPACE
+    pub const fn of_namespace(cookie: NetnsCookie) -> u32 {
+        (cookie.0 & 0x7fff_ffff) as u32 | Self::NAMESPACE
     }
 }
 

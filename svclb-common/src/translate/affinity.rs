@@ -7,6 +7,7 @@ use core::hint::cold_path;
 use super::draw::{Draw, draw_by};
 use super::share::{self, Table};
 use super::{Caller, Counter, Lookup, Peer, is_member, origins};
+use crate::cookie::SocketCookie;
 use crate::layout::{Address, AffinityKey, AffinityRow, Line};
 use crate::shared::Shared;
 
@@ -58,7 +59,7 @@ pub(super) fn choose<L: Lookup>(
     dialled: &Peer,
     line: Shared<'_, Line>,
     (number, generation): (u32, u32),
-    apart: Option<u64>,
+    apart: Option<SocketCookie>,
 ) -> (Draw, Counter) {
     if line.affinity_seconds() == 0 {
         let drawn = match apart {
@@ -69,7 +70,7 @@ pub(super) fn choose<L: Lookup>(
     }
     cold_path();
     let family = if Address::from_words(dialled.address).is_v4() { 4 } else { 6 };
-    let key = AffinityKey { client: caller.client(), service: line.service(), family };
+    let key = AffinityKey { client: caller.client().0, service: line.service(), family };
     let mut asked = Asked { key, line: number, generation, counted_for: 0, is_new: 0 };
     let known = look(maps, line, &asked);
     if known.what == BACKEND {

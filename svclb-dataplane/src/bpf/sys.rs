@@ -9,13 +9,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
+use svclb_common::cookie::{NetnsCookie, SocketCookie};
 
 /// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
-pub(crate) fn netns_cookie() -> io::Result<u64> {
-    match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
-        asked => asked,
-    }
+pub(crate) fn netns_cookie() -> io::Result<NetnsCookie> {
+    let cookie = match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => 0,
+        cookie => cookie?,
+    };
+    Ok(NetnsCookie(cookie))
 }
 
 /// The clock by which the hooks tell time: since boot, without time asleep.
@@ -30,8 +32,8 @@ pub(crate) fn monotonic() -> io::Result<Duration> {
 }
 
 /// The cookie of a socket.
-pub(crate) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    cookie(socket, libc::SO_COOKIE)
+pub(crate) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<SocketCookie> {
+    cookie(socket, libc::SO_COOKIE).map(SocketCookie)
 }
 
 /// A cookie, which is an option of 64 bits of a socket.

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
+use svclb_common::cookie::SocketCookie;
 use svclb_common::layout::{BackendKey, NO_TAG, Origin, Overflow, Record};
 use svclb_core::table::MapName;
 
@@ -17,7 +18,7 @@ use crate::pins::places::Places;
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOrigin {
     /// The socket's cookie.
-    pub cookie: u64,
+    pub cookie: SocketCookie,
     /// The dialled address and the given backend.
     pub record: Record,
     /// Found in the overflow.
@@ -61,13 +62,15 @@ impl Origins {
             // A released place keeps its cookie.
             if place.count() != 0 && place.cookie() != 0 {
                 let record = place.record().read();
-                found.push(SocketOrigin { cookie: place.cookie(), record, overflow: false });
+                let cookie = SocketCookie(place.cookie());
+                found.push(SocketOrigin { cookie, record, overflow: false });
             }
         }
         for entry in self.overflow.iter() {
             let (Plain(cookie), entry) = entry.context("cannot read svclb_overflow")?;
             for (tag, record) in entry.0.dialled.iter().zip(entry.0.records) {
                 if *tag != NO_TAG {
+                    let cookie = SocketCookie(cookie);
                     found.push(SocketOrigin { cookie, record, overflow: true });
                 }
             }

@@ -49,18 +49,18 @@ pub(super) fn peer(text: &str) -> Peer {
 }
 
 pub(super) fn socket(cookie: u64, protocol: Protocol) -> Socket {
-    Socket { cookie, protocol }
+    Socket { cookie: SocketCookie(cookie), protocol }
 }
 
 impl Caller for Socket {
     fn protocol(&self) -> Protocol {
         self.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.cookie
     }
-    fn client(&self) -> u64 {
-        HOST
+    fn client(&self) -> NetnsCookie {
+        NetnsCookie(HOST)
     }
     fn client_key(&self) -> u32 {
         ClientKey::of_namespace(self.client())
@@ -86,11 +86,11 @@ impl Caller for Client {
     fn protocol(&self) -> Protocol {
         self.socket.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.socket.cookie
     }
-    fn client(&self) -> u64 {
-        self.namespace
+    fn client(&self) -> NetnsCookie {
+        NetnsCookie(self.namespace)
     }
     fn client_key(&self) -> u32 {
         ClientKey::of_namespace(self.client())
@@ -113,11 +113,11 @@ impl Caller for Kernels {
     fn protocol(&self) -> Protocol {
         self.0.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.0.cookie
     }
-    fn client(&self) -> u64 {
-        HOST
+    fn client(&self) -> NetnsCookie {
+        NetnsCookie(HOST)
     }
     fn client_key(&self) -> u32 {
         ClientKey::of_namespace(self.client())
@@ -144,10 +144,10 @@ impl Caller for Placed {
     fn protocol(&self) -> Protocol {
         self.client.protocol()
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.client.cookie()
     }
-    fn client(&self) -> u64 {
+    fn client(&self) -> NetnsCookie {
         self.client.client()
     }
     fn client_key(&self) -> u32 {
@@ -353,21 +353,21 @@ impl Lookup for TestMaps {
     fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
         self.backends.borrow().get(key).copied()
     }
-    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+    fn overflow(&self, cookie: SocketCookie) -> Option<Shared<'_, Overflow>> {
         let entries = self.overflow.borrow();
         // SAFETY: boxed, so it stays where it is; removed only by its own socket's hooks.
-        entries.get(&cookie).map(|entry| unsafe { Shared::new(entry.get()) })
+        entries.get(&cookie.0).map(|entry| unsafe { Shared::new(entry.get()) })
     }
-    fn add_overflow(&self, cookie: u64) -> bool {
+    fn add_overflow(&self, cookie: SocketCookie) -> bool {
         let mut entries = self.overflow.borrow_mut();
-        if entries.len() >= self.overflow_room.get().0 || entries.contains_key(&cookie) {
+        if entries.len() >= self.overflow_room.get().0 || entries.contains_key(&cookie.0) {
             return false;
         }
-        entries.insert(cookie, std::boxed::Box::new(UnsafeCell::new(Overflow::EMPTY)));
+        entries.insert(cookie.0, std::boxed::Box::new(UnsafeCell::new(Overflow::EMPTY)));
         true
     }
-    fn remove_overflow(&self, cookie: u64) -> bool {
-        self.overflow.borrow_mut().remove(&cookie).is_some()
+    fn remove_overflow(&self, cookie: SocketCookie) -> bool {
+        self.overflow.borrow_mut().remove(&cookie.0).is_some()
     }
     fn overflow_capacity(&self) -> u32 {
         self.overflow_room.get().1
@@ -401,8 +401,8 @@ impl Lookup for TestMaps {
         self.replaced.borrow_mut().extend(old);
         true
     }
-    fn host(&self) -> u64 {
-        HOST
+    fn host(&self) -> NetnsCookie {
+        NetnsCookie(HOST)
     }
     fn now(&self) -> u64 {
         self.clock.get()

@@ -21,7 +21,7 @@ fn a_connected_socket_is_shown_what_it_dialled_while_its_peer_is_what_it_was_giv
     assert_eq!(given(connect(&maps, &tcp, &vip)), pod);
     assert_eq!(getpeername(&maps, tcp.cookie, &pod), Some(vip));
     assert_eq!(getpeername(&maps, tcp.cookie, &peer("10.244.0.9:8080")), None);
-    assert_eq!(getpeername(&maps, socket(2, Protocol::Tcp).cookie, &pod), None);
+    assert_eq!(getpeername(&maps, socket(2, Protocol::Tcp).cookie.0, &pod), None);
     // Straight to the pod: no Service any more.
     assert_eq!(connect(&maps, &tcp, &pod), Verdict::Leave);
     assert_eq!(getpeername(&maps, tcp.cookie, &pod), None);

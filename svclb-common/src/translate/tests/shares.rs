@@ -89,7 +89,7 @@ fn a_socket_within_its_clients_share_takes_further_frontends_without_another_cla
     given(sendmsg(&maps, &client(10, 1), &peer(SECOND)));
     let mut counted = maps.counted_clients(0);
     counted.sort_unstable();
-    assert_eq!(counted, [(ClientKey::ALL, 1), (ClientKey::of_namespace(10), 1)]);
+    assert_eq!(counted, [(ClientKey::ALL, 1), (ClientKey::of_namespace(NetnsCookie(10)), 1)]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn one_clients_pairs_never_take_another_clients_affinity() {
     for _ in 0..3 {
         (1..=40).for_each(|id| _ = dial(&maps, 10, id));
     }
-    let of = |namespace| ClientKey::of_namespace(namespace);
+    let of = |namespace| ClientKey::of_namespace(NetnsCookie(namespace));
     let mut counted = maps.counted_clients(1);
     counted.sort_unstable();
     assert_eq!(counted, [(ClientKey::ALL, 12), (of(10), 9), (of(20), 3)]);

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use svclb_common::cookie::NetnsCookie;
 use svclb_core::size::Sizes;
 use svclb_core::table::MapName;
 
@@ -123,7 +124,12 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
 }
 
 /// Makes the maps that are not pinned yet. `host` is the cookie of the agent's network namespace.
-fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64) -> Result<Ebpf> {
+fn make_maps(
+    places: &Places,
+    settings: &Settings,
+    host: NetnsCookie,
+    agent_cgroup: u64,
+) -> Result<Ebpf> {
     let Settings { sizes, seed, features, cgroup, log } = *settings;
     let Sizes { index_lines, spill_lines, slots, origins } = sizes;
     let set_retval = u8::from(features.set_retval);
@@ -158,7 +164,7 @@ fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64)
         .override_global("ORIGIN_PLACES", &origins, true)
         .override_global("OVERFLOW_ENTRIES", &overflow, true)
         .override_global("AFFINITY_ENTRIES", &affinity, true)
-        .override_global("HOST_NETNS", &host, true)
+        .override_global("HOST_NETNS", &host.0, true)
         .override_global("ATTACHED", &cgroup, true)
         .override_global("AGENT_CGROUP", &agent_cgroup, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
