@@ -14,7 +14,6 @@ use clap::{Args, ValueEnum};
 use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::Node;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 use crate::memory;
@@ -30,7 +29,7 @@ use svclb_dataplane::programs::installed::Installed;
 use svclb_dataplane::programs::object::Features;
 use svclb_sources::Source;
 
-use super::PinsArgs;
+use super::{PinsArgs, runtime, stop_signals};
 
 /// Time to wait for the sources before the maps of an earlier agent are adopted without them.
 const SOON: Duration = Duration::from_secs(2);
@@ -78,10 +77,7 @@ enum Feature {
 pub(super) fn run(args: AgentArgs) -> Result<()> {
     memory::keep_large_apart();
     args.log.start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime()?;
     let served = runtime.block_on(serve(args));
     // A credential plugin that hangs must not hold up the end.
     runtime.shutdown_background();
@@ -97,17 +93,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
     environment::check(&args.pins.pins, &cgroup)?;
     let pins = Pins::new(&args.pins.pins);
     // From here on a signal is a clean end, at whatever point.
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stopped = stop_signals()?;
     tokio::select! {
-        result = follow(&args, &pins, &cgroup) => result,
-        _ = interrupt.recv() => leave(&pins),
-        _ = terminate.recv() => leave(&pins),
+        result = follow(&args, &pins, &cgroup) => return result,
+        () = stopped => {}
     }
-}
-
-/// Says what stays. Maps and links outlive the agent: that is what pins are for.
-fn leave(pins: &Pins) -> Result<()> {
+    // Maps and links outlive the agent: that is what pins are for.
     tracing::info!(
         pins = %pins.root().display(),
         "stopping; translation goes on with what the maps hold, until `svclb uninstall`",

@@ -58,14 +58,7 @@ pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
             }
         })
         .collect();
-    views.sort_by(|a, b| {
-        (&a.namespace, &a.name, &a.port_name, &a.protocol).cmp(&(
-            &b.namespace,
-            &b.name,
-            &b.port_name,
-            &b.protocol,
-        ))
-    });
+    views.sort();
     output::list(&views, format)
 }
 
@@ -235,21 +228,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
         slots: meta.slots,
         origins: origins.places(),
         hooks,
-        counters: BTreeMap::from([
-            ("translated", counters.translated),
-            ("not_service", counters.not_service),
-            ("refused", counters.refused),
-            ("overflowed", counters.overflowed),
-            ("unrecorded", counters.unrecorded),
-            ("redrawn", counters.redrawn),
-            ("torn", counters.torn),
-            ("kept", counters.kept),
-            ("replies", counters.replies),
-            ("names", counters.names),
-            ("affine", counters.affine),
-            ("over_share", counters.over_share),
-            ("affinity_unrecorded", counters.affinity_unrecorded),
-        ]),
+        counters: counters.named().into(),
     };
     output::one(&view, format)
 }

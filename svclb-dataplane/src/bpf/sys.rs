@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
+use nix::time::{ClockId, clock_gettime};
 use svclb_common::cookie::{NetnsCookie, SocketCookie};
 
 /// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
@@ -22,13 +23,7 @@ pub(crate) fn netns_cookie() -> io::Result<NetnsCookie> {
 
 /// The clock by which the hooks tell time: since boot, without time asleep.
 pub(crate) fn monotonic() -> io::Result<Duration> {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the value lives through the call.
-    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let seconds = u64::try_from(now.tv_sec).map_err(io::Error::other)?;
-    Ok(Duration::new(seconds, u32::try_from(now.tv_nsec).map_err(io::Error::other)?))
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
 /// The cookie of a socket.

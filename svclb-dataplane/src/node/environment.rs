@@ -1,9 +1,12 @@
 //! Checks of what svclb needs of a node. Each error says what is wrong and what to do.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use caps::Capability;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use procfs::process::MountInfo;
 
 use crate::bpf::btf::BTF;
@@ -12,10 +15,6 @@ use crate::node::kernel;
 use crate::node::mounts;
 use crate::node::privileges;
 
-/// BPF_FS_MAGIC of include/uapi/linux/magic.h.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// CGROUP2_SUPER_MAGIC of the same.
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// The oldest kernel whose verifier and hooks this program was measured on.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
@@ -39,12 +38,8 @@ const LEAST_LOCKED: u64 = 64 << 20;
 
 /// The limit of locked memory in bytes (getrlimit(2)).
 fn locked_memory() -> Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the value lives through the call.
-    let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    let error = std::io::Error::last_os_error();
-    ensure!(failed == 0, "cannot tell the limit of locked memory: {error}");
-    Ok(limit.rlim_cur)
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(io::Error::from);
+    Ok(limit.context("cannot tell the limit of locked memory")?.0)
 }
 
 fn check_locked_memory((major, minor): (u32, u32), limit: u64) -> Result<()> {
@@ -132,18 +127,9 @@ pub fn is_bpffs(path: &Path) -> Result<bool> {
     Ok(file_system(path)? == BPF_FS_MAGIC)
 }
 
-fn file_system(path: &Path) -> Result<i64> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: plain integers.
-    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is a C string and the result has the kernel's layout.
-    let failed = unsafe { libc::statfs(name.as_ptr(), &raw mut found) };
-    if failed != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(error).with_context(|| format!("cannot look at {}", path.display()));
-    }
-    Ok(found.f_type)
+fn file_system(path: &Path) -> Result<FsType> {
+    let found = statfs(path).map_err(io::Error::from);
+    Ok(found.with_context(|| format!("cannot look at {}", path.display()))?.filesystem_type())
 }
 
 /// The root of the mounted cgroup2, which need not be at /sys/fs/cgroup.

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use caps::{CapSet, Capability, CapsHashSet};
+use libc::RLIM_INFINITY;
+use nix::sys::resource::{Resource, setrlimit};
 
 use crate::node::kernel;
 
@@ -129,9 +131,8 @@ fn drop_bounding(permitted: &CapsHashSet) -> Result<()> {
 /// Maps that count as locked memory do not fit its limit, whose default is 64 KiB. A process that may raise it
 /// does; for another one its runtime must have.
 pub(crate) fn raise_locked_memory() {
-    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: the value lives through the call. Refused, it changes nothing.
-    let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    // Refused, it changes nothing.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
 #[cfg(test)]

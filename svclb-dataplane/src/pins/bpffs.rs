@@ -1,10 +1,10 @@
 //! Finds mounts of bpffs, and mounts one on nodes whose system has not done it.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::mount::MsFlags;
 
 use crate::node::environment;
 use crate::node::mounts;
@@ -25,31 +25,19 @@ pub fn mount(folder: &Path) -> Result<bool> {
     if environment::is_bpffs(folder)? {
         return Ok(false);
     }
-    let target = CString::new(folder.as_os_str().as_bytes())?;
     // As systemd mounts it.
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // SAFETY: each pointer is to a C string that lives through the call.
-    let failed = unsafe {
-        libc::mount(
-            c"bpf".as_ptr(),
-            target.as_ptr(),
-            c"bpf".as_ptr(),
-            flags,
-            c"mode=0700".as_ptr().cast(),
-        )
-    };
-    if failed != 0 {
-        return Err(std::io::Error::last_os_error()).with_context(|| {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    nix::mount::mount(Some("bpf"), folder, Some("bpf"), flags, Some("mode=0700"))
+        .map_err(io::Error::from)
+        .with_context(|| {
             format!("cannot mount a bpffs at {}: CAP_SYS_ADMIN is needed", folder.display())
-        });
-    }
+        })?;
     Ok(true)
 }
 
 /// Mounts one that only this thread sees, and goes with it.
 #[cfg(test)]
 pub(crate) fn mount_apart(folder: &Path) -> Result<()> {
-    use nix::mount::MsFlags;
     use nix::sched::{CloneFlags, unshare};
 
     unshare(CloneFlags::CLONE_NEWNS)?;

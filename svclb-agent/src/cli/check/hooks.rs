@@ -102,7 +102,7 @@ fn hooked(
         )
         .advice(RESTART);
     }
-    if link.hook != inspect::number(hook) {
+    if link.hook != hook.number {
         let text = format!("{} is the link of another hook (number {})", pin.display(), link.hook);
         return Finding::error(check, text).advice("`svclb uninstall`, then start `svclb agent`");
     }
