@@ -1,6 +1,6 @@
 //! The reading commands: from the pins to rows that people and scripts read. They need no agent.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;

@@ -197,7 +197,7 @@ pub(super) fn connected_to<L: Lookup>(maps: &L, cookie: SocketCookie, peer: &Pee
         return None;
     }
     // A connect makes a new entry, so its record is the first.
-    let record = maps.overflow(cookie.0)?.record(0);
+    let record = maps.overflow(cookie)?.record(0);
     is_it(record).then(|| dialled_of(record))
 }
 

@@ -71,10 +71,10 @@ pub(super) fn add<L: Lookup>(
 /// connect would have it twice.
 #[inline(never)]
 pub(super) fn remove<L: Lookup>(maps: &L, place: Shared<'_, Origin>, cookie: SocketCookie) {
-    let Some(entry) = maps.overflow(cookie.0) else { return };
+    let Some(entry) = maps.overflow(cookie) else { return };
     // Only this socket's hooks remove the entry, so its memory is still this socket's.
     let client = entry.client();
-    if maps.remove_overflow(cookie.0) {
+    if maps.remove_overflow(cookie) {
         place.unspill();
         share::release(maps, client, Table::Overflow);
     }
@@ -108,7 +108,7 @@ pub(super) fn by_dialled<'a, L: Lookup>(
     cookie: SocketCookie,
     dialled: &Peer,
 ) -> Option<Shared<'a, Record>> {
-    let entry = maps.overflow(cookie.0)?;
+    let entry = maps.overflow(cookie)?;
     at_dialled(entry, dialled).map(|at| entry.record(at))
 }
 
@@ -119,7 +119,7 @@ pub(super) fn by_given<'a, L: Lookup>(
     cookie: SocketCookie,
     source: &Peer,
 ) -> Option<Shared<'a, Record>> {
-    let entry = maps.overflow(cookie.0)?;
+    let entry = maps.overflow(cookie)?;
     let tag = tag(source);
     let mut found = None;
     let mut at = 0;
@@ -156,7 +156,7 @@ fn each_sharer<L: Lookup>(
     if place.spilled() == 0 {
         return;
     }
-    let Some(entry) = maps.overflow(cookie.0) else { return };
+    let Some(entry) = maps.overflow(cookie) else { return };
     let tag = tag(given);
     let mut at = 0;
     while at < OVERFLOW_RECORDS {

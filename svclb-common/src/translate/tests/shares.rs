@@ -103,7 +103,7 @@ fn an_entry_that_does_not_fit_or_has_no_client_is_counted_for_none() {
     assert_eq!((maps.counted(Counter::OverShare), maps.spilled_sockets()), (0, 0));
     // One that another party made.
     maps.overflow_room.set((1, 900));
-    maps.add_overflow(1);
+    maps.add_overflow(SocketCookie(1));
     maps.origin(1 % PLACES).unwrap().spill();
     release(&maps, 1);
     assert_eq!((maps.counted_clients(0), maps.overflow_entries()), (Vec::new(), 0));
