@@ -1,4 +1,5 @@
 //! The command `svclb`: what can be typed, and which module does it.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod agent;
 mod check;

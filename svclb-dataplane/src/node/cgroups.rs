@@ -79,17 +79,9 @@ fn place_of(folder: &Path, mounts: &[MountInfo]) -> Option<Place> {
 /// # Errors
 /// When mounts cannot be read.
 pub fn find(id: u64) -> Result<Option<PathBuf>> {
-    let is_it = |folder: &Path| fs::metadata(folder).is_ok_and(|data| data.ino() == id);
-    let mut folders: Vec<PathBuf> =
-        mounts::of_type(CGROUP2)?.into_iter().map(|mount| mount.mount_point).collect();
-    folders.reverse();
-    while let Some(folder) = folders.pop() {
-        if is_it(&folder) {
-            return Ok(Some(folder));
-        }
-        folders.extend(below(&folder));
-    }
-    Ok(None)
+    let is_it = |folder: &PathBuf| fs::metadata(folder).is_ok_and(|data| data.ino() == id);
+    let points = mounts::of_type(CGROUP2)?.into_iter().map(|mount| mount.mount_point);
+    Ok(points.flat_map(tree).find(is_it))
 }
 
 /// Id of this process's own cgroup2; 0 where that is the root, which every process may be in, and where no
@@ -112,10 +104,7 @@ fn own() -> Option<PathBuf> {
     let path = path.strip_prefix('/')?;
     let direct =
         mounts.iter().filter(|mount| mount.root == "/").map(|it| it.mount_point.join(path));
-    let all = mounts.iter().flat_map(|mount| {
-        std::iter::once_with(|| mount.mount_point.clone())
-            .chain(std::iter::once_with(|| descendants(&mount.mount_point)).flatten())
-    });
+    let all = mounts.iter().flat_map(|mount| tree(mount.mount_point.clone()));
     direct.chain(all).find(has_us)
 }
 
@@ -125,16 +114,19 @@ fn below(folder: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|it| it.path())
 }
 
+/// A cgroup and all below it, each before those below it.
+fn tree(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let mut next = vec![folder];
+    std::iter::from_fn(move || {
+        let folder = next.pop()?;
+        next.extend(below(&folder));
+        Some(folder)
+    })
+}
+
 /// All cgroups below one, each before those below it.
 pub fn descendants(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = below(folder).collect();
-    let mut next = 0;
-    while let Some(folder) = found.get(next) {
-        let more: Vec<PathBuf> = below(folder).collect();
-        found.extend(more);
-        next += 1;
-    }
-    found
+    tree(folder.to_owned()).skip(1).collect()
 }
 
 /// A process outside of a cgroup.
@@ -315,6 +307,7 @@ mod tests {
              41 31 0:38 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n\
              42 31 0:38 /../.. /host/cgroup\\040two ro - cgroup2 cgroup2 rw\n\
              43 31 0:38 /pod /sys/fs/cgroup/unified/deep rw - cgroup2 cgroup2 rw\n",
+            CGROUP2,
         );
         let rows = [
             ("/sys/fs/cgroup/unified", Some("/")),

@@ -214,15 +214,11 @@ mod tests {
         }
     }
 
-    fn cgroup2_in(mountinfo: &str) -> Vec<MountInfo> {
-        parse(mountinfo).into_iter().filter(|mount| mount.fs_type == CGROUP2).collect()
-    }
-
     #[test]
     fn cgroup2_is_found_by_its_type_wherever_it_is_mounted() {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        let anywhere = |mounts| first_below(cgroup2_in(mounts), Path::new("/"));
+        let anywhere = |mounts| first_below(parse(mounts, CGROUP2), Path::new("/"));
         assert_eq!(anywhere(hybrid), Some("/sys/fs/cgroup/unified".into()));
         let blank = "1 2 0:1 / /a\\040b rw - cgroup2 x rw";
         assert_eq!(anywhere(blank), Some("/a b".into()));
@@ -233,7 +229,7 @@ mod tests {
     fn of_two_cgroup2_mounts_the_one_in_the_named_folder_is_taken() {
         let pod = "31 23 0:28 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
                    41 31 0:38 /../.. /host/cgroup/unified ro - cgroup2 cgroup2 rw\n";
-        let found = |folder| first_below(cgroup2_in(pod), Path::new(folder));
+        let found = |folder| first_below(parse(pod, CGROUP2), Path::new(folder));
         assert_eq!(found("/host/cgroup"), Some("/host/cgroup/unified".into()));
         assert_eq!(found("/host/cgrou"), None);
     }

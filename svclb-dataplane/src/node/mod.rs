@@ -5,6 +5,7 @@
 //! * [`cgroups`]: positions of cgroups, and the processes outside of one.
 //! * [`environment`]: checks of mounts and kernel features.
 //! * [`privileges`]: the capabilities that the agent needs; it gives up the rest.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod cgroups;
 pub mod environment;

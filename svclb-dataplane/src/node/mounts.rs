@@ -11,38 +11,28 @@ use procfs::process::MountInfo;
 const ESCAPES: [(&str, &str); 4] =
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
 
-/// Returns every mount of this mount namespace.
-///
-/// # Errors
-/// When they cannot be read.
-pub(crate) fn all() -> Result<Vec<MountInfo>> {
-    let path = "/proc/self/mountinfo";
-    let read = fs::read(path).with_context(|| format!("cannot read {path}"))?;
-    // The path of one mount that is not text must not hide the others.
-    Ok(parse(&String::from_utf8_lossy(&read)))
-}
-
 /// Returns the mounts of one type.
 ///
 /// # Errors
-/// As [`all`].
+/// When they cannot be read.
 pub(crate) fn of_type(name: &str) -> Result<Vec<MountInfo>> {
-    let mut mounts = all()?;
-    mounts.retain(|mount| mount.fs_type == name);
-    Ok(mounts)
+    let path = "/proc/self/mountinfo";
+    let read = fs::read(path).with_context(|| format!("cannot read {path}"))?;
+    // The path of one mount that is not text must not hide the others.
+    Ok(parse(&String::from_utf8_lossy(&read), name))
 }
 
-/// Reads a mountinfo (proc_pid_mountinfo(5)), and leaves out lines that are not understood.
-pub(crate) fn parse(mountinfo: &str) -> Vec<MountInfo> {
+/// Reads the mounts of one type of a mountinfo (proc_pid_mountinfo(5)), and leaves out lines that are not
+/// understood.
+pub(crate) fn parse(mountinfo: &str, name: &str) -> Vec<MountInfo> {
     let mounts = mountinfo.lines().filter_map(|line| MountInfo::from_line(line).ok());
     // procfs leaves paths escaped.
-    mounts
-        .map(|mount| MountInfo {
-            root: unescape(&mount.root),
-            mount_point: PathBuf::from(unescape(&mount.mount_point.to_string_lossy())),
-            ..mount
-        })
-        .collect()
+    let plain = |mount: MountInfo| MountInfo {
+        root: unescape(&mount.root),
+        mount_point: PathBuf::from(unescape(&mount.mount_point.to_string_lossy())),
+        ..mount
+    };
+    mounts.filter(|mount| mount.fs_type == name).map(plain).collect()
 }
 
 fn unescape(path: &str) -> String {
@@ -67,7 +57,7 @@ mod tests {
         ];
         for (escaped, expected) in rows {
             let line = format!("31 23 0:28 {escaped} {escaped} rw shared:9 - bpf bpf rw,mode=700");
-            let mounts = parse(&line);
+            let mounts = parse(&line, "bpf");
             assert_eq!((mounts.len(), &*mounts[0].root), (1, expected), "{escaped}");
             assert_eq!(mounts[0].mount_point.to_str(), Some(expected), "{escaped}");
         }
@@ -75,7 +65,8 @@ mod tests {
 
     #[test]
     fn line_that_is_not_understood_does_not_hide_the_others() {
-        let mounts = parse("rubbish\n\n1 2 0:1 / /x rw - cgroup2 none rw\n3 4 0:2 / /y rw -\n");
+        let mounts =
+            parse("rubbish\n\n1 2 0:1 / /x rw - cgroup2 none rw\n3 4 0:2 / /y rw -\n", "cgroup2");
         let points: Vec<_> = mounts.iter().map(|mount| mount.mount_point.to_str()).collect();
         assert_eq!(points, [Some("/x")]);
     }

@@ -1,4 +1,5 @@
 //! One agent at a time over a folder of pins.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use std::fs::{self, File, TryLockError};
 use std::io;

@@ -1,6 +1,7 @@
 //! Names and maps of all BPF programs in the kernel, read by an iterator: a small program of our own that
 //! the kernel runs once for each. That asks for the agent's capabilities only, where opening a program by
 //! its id (BPF_PROG_GET_FD_BY_ID) asks for CAP_SYS_ADMIN (decisions/0022).
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::bpf::btf::Types;
+use crate::bpf::btf::{Types, number};
 use crate::bpf::sys;
 
 /// A program in the kernel.
@@ -52,10 +53,6 @@ fn parse(record: &[u8]) -> Option<(u32, Program)> {
     let map = |at: usize| Some((number(record, at)?, name(record, at + 4)?));
     let maps = (0..maps).map(|it| map(FIRST_MAP + it * MAP)).collect::<Option<_>>()?;
     Some((number(record, 0)?, Program { name: name(record, 8)?, maps }))
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 fn name(bytes: &[u8], at: usize) -> Option<String> {

@@ -227,10 +227,12 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Pr
         return Finding::error(check, text)
             .advice("`bpftool cgroup tree` shows whose program forbids others there");
     }
-    let text = match &found[..] {
-        [] => return Finding::ok(check, "no program of others is on these hooks, here or below"),
-        [first @ .., _] if first.len() < EXAMPLES => found.join("; "),
-        _ => format!("{}; and {} more", found[..EXAMPLES].join("; "), found.len() - EXAMPLES),
+    let text = match found.split_at_checked(EXAMPLES) {
+        None if found.is_empty() => {
+            return Finding::ok(check, "no program of others is on these hooks, here or below");
+        }
+        None | Some((_, [])) => found.join("; "),
+        Some((first, more)) => format!("{}; and {} more", first.join("; "), more.len()),
     };
     Finding::warning(check, text)
         .advice("they may undo what ours does; `bpftool prog show id N` tells more")

@@ -33,8 +33,7 @@ pub(super) fn capabilities() -> Finding {
     match (privileges::missing(privileges::has), caps::read(None, CapSet::Effective)) {
         (Ok(missing), Ok(held)) if missing.is_empty() => {
             let of_agent = |capability: &&Capability| {
-                **capability == Capability::CAP_SYS_ADMIN
-                    || privileges::NEEDS.iter().any(|need| need.capability == **capability)
+                **capability == Capability::CAP_SYS_ADMIN || privileges::NEEDS.contains(capability)
             };
             let names = privileges::names(held.iter().filter(of_agent));
             Finding::ok("capabilities", format!("this command has {names}"))

@@ -61,7 +61,7 @@ fn everything_else_is_given_up_for_good() {
         let before = caps::read(None, CapSet::Permitted).unwrap();
         assert!(before.contains(&CAP_KILL), "run the tests as root, with its capabilities");
         lower([]).unwrap();
-        let kept: u64 = NEEDS.iter().map(|need| need.capability.bitmask()).sum();
+        let kept: u64 = NEEDS.iter().map(|capability| capability.bitmask()).sum();
         for (set, expected) in [("CapPrm", kept), ("CapEff", kept), ("CapBnd", 0)] {
             assert_eq!(u64::from_str_radix(&status(set), 16), Ok(expected), "{set}");
         }
@@ -120,7 +120,7 @@ fn load(capabilities: &[Capability]) -> Result<()> {
 
 #[test]
 fn the_kernel_asks_for_each_of_them() {
-    let all = NEEDS.map(|need| need.capability);
+    let all = NEEDS;
     load(&all).unwrap();
     load(&[CAP_SYS_ADMIN]).unwrap();
     for lacking in all {
@@ -134,7 +134,7 @@ fn the_kernel_asks_for_each_of_them() {
 #[test]
 fn manifests_and_manual_name_the_same_capabilities() {
     let expected: BTreeSet<String> =
-        NEEDS.iter().map(|need| need.capability.to_string().replacen("CAP_", "", 1)).collect();
+        NEEDS.iter().map(|capability| capability.to_string().replacen("CAP_", "", 1)).collect();
     let daemon_set: Value =
         serde_saphyr::from_str(include_str!("../../../../manifests/base/daemonset.yaml")).unwrap();
     let context = &daemon_set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
