@@ -123,4 +123,6 @@ pub(crate) fn raise_locked_memory() {
 }
 
 #[cfg(test)]
+mod as_root_tests;
+#[cfg(test)]
 mod tests;

@@ -384,4 +384,6 @@ pub fn entries_of(pin: &Path) -> Result<u32> {
 }
 
 #[cfg(test)]
+mod as_root_tests;
+#[cfg(test)]
 mod tests;
