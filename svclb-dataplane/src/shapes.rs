@@ -1,8 +1,8 @@
-//! What each map must be for these programs: its kind, sizes and flags, and the layout of what it holds.
+//! The shape of each map: its kind, sizes and flags, and the layout of its entries.
 //!
-//! The kernel tells the first of any map. A map's types (its BTF) it shows to CAP_SYS_ADMIN only, which
-//! an agent has not, so whoever makes a map leaves a label beside its pin: a symbolic link whose target
-//! is the text of [`MapShape::layout`]. Where that differs, the map is another layout's
+//! The kernel shows kind, sizes and flags of any map, but its types (its BTF) to CAP_SYS_ADMIN only, which the
+//! agent does not have. So the agent that makes a map leaves a label beside its pin: a symbolic link whose target
+//! is the text of [`MapShape::layout`]. A map with another label has another layout
 //! (docs/decisions/0011-labels-beside-pins.md).
 
 use std::fmt::Write as _;
@@ -74,7 +74,7 @@ structs! {
     SOURCE_ROW: SourceRow { heard, address, port, kind, way, rejected }
 }
 
-/// What a map must be.
+/// The shape that a map must have.
 #[derive(Debug)]
 pub struct MapShape {
     /// Its name, which is its pin's too.
@@ -162,8 +162,8 @@ impl MapShape {
         text
     }
 
-    /// What the map pinned here is that it should not be; none when it is as it must be. `label` is
-    /// what its maker said of it.
+    /// Returns the reason why the map pinned here does not fit; none if it does. `label` is the layout that its
+    /// maker wrote.
     ///
     /// # Errors
     /// When it cannot be read.

@@ -91,23 +91,23 @@ pub(crate) fn create_link(
     cgroup: BorrowedFd<'_>,
     hook: u32,
 ) -> io::Result<OwnedFd> {
+    link(program, fd(cgroup)?, hook)
+}
+
+fn link(program: BorrowedFd<'_>, target: u32, hook: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
-    // SAFETY: these are the fields of the command.
-    let create = unsafe { &mut attr.link_create };
-    create.__bindgen_anon_1.prog_fd = fd(program)?;
-    create.__bindgen_anon_2.target_fd = fd(cgroup)?;
-    create.attach_type = hook;
-    // SAFETY: both descriptors are open.
+    attr.link_create.__bindgen_anon_1.prog_fd = fd(program)?;
+    attr.link_create.__bindgen_anon_2.target_fd = target;
+    attr.link_create.attach_type = hook;
+    // SAFETY: nothing is pointed to.
     descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
 }
 
 /// Puts another program behind a link. Every run of the hook runs either the old or the new one.
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
-    // SAFETY: these are the fields of the command.
-    let update = unsafe { &mut attr.link_update };
-    update.link_fd = fd(link)?;
-    update.__bindgen_anon_1.new_prog_fd = fd(program)?;
+    attr.link_update.link_fd = fd(link)?;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = fd(program)?;
     // SAFETY: both descriptors are open.
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
@@ -139,13 +139,7 @@ pub(crate) fn load_iterator(code: &[[u8; 8]], function: u32) -> io::Result<Owned
 
 /// Makes the link of an iterator's program, which is attached to nothing.
 pub(crate) fn create_iterator_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut attr = empty();
-    // SAFETY: these are the fields of the command.
-    let create = unsafe { &mut attr.link_create };
-    create.__bindgen_anon_1.prog_fd = fd(program)?;
-    create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
-    // SAFETY: the descriptor is open.
-    descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
+    link(program, 0, bpf_attach_type::BPF_TRACE_ITER as u32)
 }
 
 /// Makes an iterator of its link: reading it runs the program once for each object.
