@@ -24,7 +24,7 @@ use crate::layout::{
 use crate::shared::Shared;
 
 use draw::Draw;
-use record::Kept;
+use record::{FoundLine, Kept};
 
 /// The maps and helpers that the datapath uses. Implemented over the real maps in svclb-ebpf, over
 /// memory in tests.
@@ -187,7 +187,7 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     // backend that is going.
     let generation = line.generation();
     let (drawn, counter) =
-        affinity::choose(maps, caller, dialled, line, (number, generation), None);
+        affinity::choose(maps, caller, dialled, FoundLine { line, number, generation }, None);
     match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
@@ -222,7 +222,8 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     };
     let cookie = caller.cookie();
     let generation = line.generation();
-    if let Some(given) = origins::current(maps, cookie, dialled, line, number, generation) {
+    let found = FoundLine { line, number, generation };
+    if let Some(given) = origins::current(maps, cookie, dialled, found) {
         maps.count(Counter::Kept);
         return Verdict::Rewrite(given);
     }
@@ -232,9 +233,7 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
         maps.count(Counter::NotService);
         return Verdict::Leave;
     }
-    let apart = Some(cookie);
-    let (drawn, counter) =
-        affinity::choose(maps, caller, dialled, line, (number, generation), apart);
+    let (drawn, counter) = affinity::choose(maps, caller, dialled, found, Some(cookie));
     match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };

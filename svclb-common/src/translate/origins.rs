@@ -5,7 +5,7 @@
 //! the overflow, which is correct. A record is a socket's own while the place carries its cookie.
 
 use super::draw::{Draw, draw_by};
-use super::record::{Kept, dialled_of, given_of, is_dialled, is_given, write};
+use super::record::{FoundLine, Kept, dialled_of, given_of, is_dialled, is_given, write};
 use super::{Caller, Lookup, Peer, Socket, is_member, low, overflow};
 use crate::cookie::SocketCookie;
 use crate::layout::{Line, Origin, Record, RecordFlags};
@@ -86,15 +86,12 @@ pub(super) fn current<L: Lookup>(
     maps: &L,
     cookie: SocketCookie,
     dialled: &Peer,
-    line: Shared<'_, Line>,
-    number: u32,
-    generation: u32,
+    found: FoundLine<'_>,
 ) -> Option<Peer> {
     let place = place(maps, cookie)?;
     let record = place.record();
-    let at = (line, number, generation);
     if place.cookie() == cookie.0 && is_dialled(record, dialled) {
-        let kept = keep(maps, place, cookie, record, at);
+        let kept = keep(maps, place, cookie, record, found);
         // A connected socket whose peer is gone may have been given another by a send.
         if kept.is_some() || record.flags() & RecordFlags::CONNECTED == 0 {
             return kept;
@@ -104,18 +101,18 @@ pub(super) fn current<L: Lookup>(
         return None;
     }
     let record = overflow::by_dialled(maps, cookie, dialled)?;
-    keep(maps, place, cookie, record, at)
+    keep(maps, place, cookie, record, found)
 }
 
-/// The backend of a record, if it may be kept. The line is the frontend's now, with its number and
-/// generation; the record may be older, or of an index that was in this one's place.
+/// The backend of a record, if it may be kept. The record may be older than the line, or of an index that was
+/// in this one's place.
 #[inline(always)]
 fn keep<L: Lookup>(
     maps: &L,
     place: Shared<'_, Origin>,
     cookie: SocketCookie,
     record: Shared<'_, Record>,
-    (line, number, generation): (Shared<'_, Line>, u32, u32),
+    FoundLine { line, number, generation }: FoundLine<'_>,
 ) -> Option<Peer> {
     let given = given_of(record);
     if record.line() != number || record.generation() != generation {
