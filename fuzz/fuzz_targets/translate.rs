@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use libfuzzer_sys::fuzz_target;
+use svclb_common::cookie::{NetnsCookie, SocketCookie};
 use svclb_common::index::Wanted;
 use svclb_common::layout::{Address, BackendKey, BackendRow, ClientKey, Protocol, Set, Slot};
 use svclb_common::memory::{HOST, Limits, MemoryMaps};
@@ -35,11 +36,11 @@ impl Caller for Client {
     fn protocol(&self) -> Protocol {
         self.0.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.0.cookie
     }
-    fn client(&self) -> u64 {
-        self.1
+    fn client(&self) -> NetnsCookie {
+        NetnsCookie(self.1)
     }
     fn client_key(&self) -> u32 {
         ClientKey::of_namespace(self.client())
@@ -132,7 +133,7 @@ fuzz_target!(|bytes: &[u8]| {
         let counted = maps.counted_in_all();
         let (deed, who) = (bytes.byte(), bytes.byte());
         let protocol = if who & 1 == 0 { Protocol::Tcp } else { Protocol::Udp };
-        let socket = Socket { cookie: u64::from(who % 16), protocol };
+        let socket = Socket { cookie: SocketCookie(u64::from(who % 16)), protocol };
         let namespace = if who & 32 == 0 { HOST } else { HOST + 1 };
         let client = Client(socket, namespace, who & 64 == 0);
         match deed % 12 {

@@ -1,5 +1,6 @@
 //! Code and data types that the kernel side and the agent share.
 //!
+//! * [`cookie`]: the kernel's numbers of sockets and network namespaces.
 //! * [`layout`]: the map types, byte for byte.
 //! * [`index`]: the line of a frontend, for the reader in the kernel and the writer in the agent.
 //! * [`shared`]: loads and stores on memory that the other side changes meanwhile.
@@ -21,6 +22,7 @@
 #[cfg(any(test, feature = "memory"))]
 extern crate std;
 
+pub mod cookie;
 pub mod index;
 pub mod layout;
 #[cfg(any(test, feature = "memory"))]

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
 use std::vec::Vec;
 
+use crate::cookie::{NetnsCookie, SocketCookie};
 use crate::layout::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Line, NO_TAG, Origin, Overflow,
     Record, Slot,
@@ -206,21 +207,21 @@ impl Lookup for MemoryMaps {
     fn backend(&self, key: &BackendKey) -> Option<BackendRow> {
         self.backends.borrow().get(key).copied()
     }
-    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+    fn overflow(&self, cookie: SocketCookie) -> Option<Shared<'_, Overflow>> {
         // SAFETY: boxed, and kept when it is removed.
-        self.overflow.borrow().get(&cookie).map(|entry| unsafe { Shared::new(entry.get()) })
+        self.overflow.borrow().get(&cookie.0).map(|entry| unsafe { Shared::new(entry.get()) })
     }
-    fn add_overflow(&self, cookie: u64) -> bool {
+    fn add_overflow(&self, cookie: SocketCookie) -> bool {
         let mut entries = self.overflow.borrow_mut();
         let is_full = entries.len() >= self.limits.get().overflow_entries;
-        if is_full || entries.contains_key(&cookie) {
+        if is_full || entries.contains_key(&cookie.0) {
             return false;
         }
-        entries.insert(cookie, Box::new(UnsafeCell::new(Overflow::EMPTY)));
+        entries.insert(cookie.0, Box::new(UnsafeCell::new(Overflow::EMPTY)));
         true
     }
-    fn remove_overflow(&self, cookie: u64) -> bool {
-        let removed = self.overflow.borrow_mut().remove(&cookie);
+    fn remove_overflow(&self, cookie: SocketCookie) -> bool {
+        let removed = self.overflow.borrow_mut().remove(&cookie.0);
         let is_removed = removed.is_some();
         self.removed.borrow_mut().extend(removed);
         is_removed
@@ -255,8 +256,8 @@ impl Lookup for MemoryMaps {
         self.replaced.borrow_mut().extend(old);
         true
     }
-    fn host(&self) -> u64 {
-        HOST
+    fn host(&self) -> NetnsCookie {
+        NetnsCookie(HOST)
     }
     fn now(&self) -> u64 {
         self.clock.get()

@@ -3,6 +3,7 @@
 use svclb_common::layout::Meta;
 
 use crate::plan::Unplaced;
+use crate::table::MapName;
 
 /// Sizes of the maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,10 +55,10 @@ impl Sizes {
         let mut grown = self;
         for why in lacking {
             let (index, slots) = match why {
-                Unplaced::NoLine | Unplaced::MapFull("svclb_frontends" | "svclb_services") => {
+                Unplaced::NoLine | Unplaced::MapFull(MapName::Frontends | MapName::Services) => {
                     (true, false)
                 }
-                Unplaced::NoSlots | Unplaced::MapFull("svclb_backends") => (false, true),
+                Unplaced::NoSlots | Unplaced::MapFull(MapName::Backends) => (false, true),
                 Unplaced::Quarantined | Unplaced::MapFull(_) | Unplaced::NoIds => (false, false),
             };
             if index {
@@ -130,7 +131,7 @@ mod tests {
                 "rows of services",
                 small,
                 small,
-                &[Unplaced::MapFull("svclb_services")],
+                &[Unplaced::MapFull(MapName::Services)],
                 Some(double_index),
             ),
             ("slots", small, small, &[Unplaced::NoSlots, Unplaced::NoSlots], Some(double_slots)),
@@ -138,7 +139,7 @@ mod tests {
                 "rows of backends",
                 small,
                 small,
-                &[Unplaced::MapFull("svclb_backends")],
+                &[Unplaced::MapFull(MapName::Backends)],
                 Some(double_slots),
             ),
             ("both, much", small, large, &[Unplaced::NoSlots, Unplaced::NoLine], Some(large)),

@@ -8,7 +8,7 @@ use common::*;
 use svclb_core::model::Update;
 use svclb_core::number::ServiceId;
 use svclb_core::plan::{Pass, Unplaced, pass};
-use svclb_core::table::{Dump, Key, MemoryTable, Row, Table, TableError};
+use svclb_core::table::{Dump, Key, MapName, MemoryTable, Row, Table, TableError};
 
 /// Runs a pass, and leaves what it freed in quarantine.
 fn pass_without_release(agent: &mut Agent) -> Pass {
@@ -257,7 +257,7 @@ fn failing_step_of_one_object_does_not_stop_others() {
         let done = refused(&mut agent, |row| match row {
             Row::Backend(key, _) if key.address == ip("10.0.0.1").into() => {
                 let what = "refused".to_owned();
-                Some(TableError::Invalid { map: "svclb_backends", what })
+                Some(TableError::Invalid { map: MapName::Backends, what })
             }
             _ => None,
         });
@@ -298,7 +298,7 @@ fn services_whose_rows_always_fail_do_not_starve_others() {
     const REFUSED: fn(&Row) -> Option<TableError> = |row| match row {
         Row::Service(..) => {
             let source = std::io::ErrorKind::OutOfMemory.into();
-            Some(TableError::System { map: "svclb_services", source })
+            Some(TableError::System { map: MapName::Services, source })
         }
         _ => None,
     };
@@ -360,11 +360,11 @@ fn nothing_has_changed_hands_when_a_map_is_full_in_the_middle() {
     agent.ingest([external("b", "10.96.0.2", "10.96.0.1", 0), slice("b", &["10.0.1.1"])]);
     let done = refused(&mut agent, |row| match row {
         Row::Frontend(key, _) if key.address == ip("10.96.0.2").into() => {
-            Some(TableError::Full { map: "svclb_frontends", capacity: 1 })
+            Some(TableError::Full { map: MapName::Frontends, capacity: 1 })
         }
         _ => None,
     });
-    assert_eq!(done.unplaced[0].why, Unplaced::MapFull("svclb_frontends"));
+    assert_eq!(done.unplaced[0].why, Unplaced::MapFull(MapName::Frontends));
     assert_eq!(
         agent.find("10.96.0.1"),
         Some(before),

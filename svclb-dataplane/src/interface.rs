@@ -1,10 +1,15 @@
 //! The kernel as a reconciler sees it: an interface that tests can implement without one.
 
+use std::io;
+
 use anyhow::Result;
 use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::table::Table;
 
-/// Waits until every running program has ended, and then reads the backends that sockets remember.
+/// Waits until every program that runs now has ended. Takes long enough to be run on another thread.
+pub type GracePeriod = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// Waits for a grace period, and then reads the backends that sockets remember.
 pub type Remembered = Box<dyn FnOnce() -> Result<Vec<BackendKey>> + Send>;
 
 /// Makes maps, puts them into use, and keeps hooks and pins in place.
@@ -45,6 +50,9 @@ pub trait Dataplane {
 
     /// Removes what [`Self::begin`] made.
     fn abandon(&mut self);
+
+    /// Returns a wait until no program can still read what was freed before it begins.
+    fn grace_period(&self) -> GracePeriod;
 
     /// Begins a review of the marks of backends in the index, if many were added (docs/decisions/0007).
     /// Returns the part of it that may take long, to be run on another thread while these maps are written.

@@ -1,8 +1,8 @@
-//! What each map must be for these programs: its kind, sizes and flags, and the layout of what it holds.
+//! The shape of each map: its kind, sizes and flags, and the layout of its entries.
 //!
-//! The kernel tells the first of any map. A map's types (its BTF) it shows to CAP_SYS_ADMIN only, which
-//! an agent has not, so whoever makes a map leaves a label beside its pin: a symbolic link whose target
-//! is the text of [`MapShape::layout`]. Where that differs, the map is another layout's
+//! The kernel shows kind, sizes and flags of any map, but its types (its BTF) to CAP_SYS_ADMIN only, which the
+//! agent does not have. So the agent that makes a map leaves a label beside its pin: a symbolic link whose target
+//! is the text of [`MapShape::layout`]. A map with another label has another layout
 //! (docs/decisions/0011-labels-beside-pins.md).
 
 use std::fmt::Write as _;
@@ -15,6 +15,7 @@ use svclb_common::layout::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Counters, FrontendKey,
     FrontendRow, Line, Meta, Origin, Overflow, Record, ServiceRow, Set, Slot, SourceRow,
 };
+use svclb_core::table::MapName;
 
 /// A struct of the maps: its name, its size and where its fields lie, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -73,11 +74,11 @@ structs! {
     SOURCE_ROW: SourceRow { heard, address, port, kind, way, rejected }
 }
 
-/// What a map must be.
+/// The shape that a map must have.
 #[derive(Debug)]
 pub struct MapShape {
     /// Its name, which is its pin's too.
-    pub name: &'static str,
+    pub name: MapName,
     kind: MapType,
     key: usize,
     value: usize,
@@ -93,7 +94,7 @@ const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1 << 10;
 
 const fn shape<K, V>(
-    name: &'static str,
+    name: MapName,
     kind: MapType,
     flags: u32,
     structs: &'static [Struct],
@@ -106,57 +107,43 @@ const fn shared(shape: MapShape) -> MapShape {
     MapShape { is_shared: true, ..shape }
 }
 
-/// Every map that is pinned.
+/// Every map that is pinned, in the order of [`MapName`].
 pub const MAPS: [MapShape; 11] = {
     use MapType::{Array, Hash, PerCpuArray};
     [
-        shape::<u32, Line>("svclb_index", Array, MMAPABLE, &[LINE, SET]),
-        shape::<u32, Slot>("svclb_slots", Array, MMAPABLE, &[SLOT]),
-        shared(shape::<u32, Origin>("svclb_origins", Array, MMAPABLE, &[ORIGIN, RECORD])),
-        shared(shape::<u64, Overflow>("svclb_overflow", Hash, NO_PREALLOC, &[OVERFLOW, RECORD])),
+        shape::<u32, Line>(MapName::Index, Array, MMAPABLE, &[LINE, SET]),
+        shape::<u32, Slot>(MapName::Slots, Array, MMAPABLE, &[SLOT]),
+        shared(shape::<u32, Origin>(MapName::Origins, Array, MMAPABLE, &[ORIGIN, RECORD])),
+        shared(shape::<u64, Overflow>(MapName::Overflow, Hash, NO_PREALLOC, &[OVERFLOW, RECORD])),
         shape::<FrontendKey, FrontendRow>(
-            "svclb_frontends",
+            MapName::Frontends,
             Hash,
             NO_PREALLOC,
             &[FRONTEND_KEY, FRONTEND_ROW],
         ),
-        shape::<u32, ServiceRow>("svclb_services", Hash, NO_PREALLOC, &[SERVICE_ROW]),
+        shape::<u32, ServiceRow>(MapName::Services, Hash, NO_PREALLOC, &[SERVICE_ROW]),
         shape::<BackendKey, BackendRow>(
-            "svclb_backends",
+            MapName::Backends,
             Hash,
             NO_PREALLOC,
             &[BACKEND_KEY, BACKEND_ROW],
         ),
         shared(shape::<AffinityKey, AffinityRow>(
-            "svclb_affinity",
+            MapName::Affinity,
             Hash,
             NO_PREALLOC,
             &[AFFINITY_KEY, AFFINITY_ROW],
         )),
-        shared(shape::<u32, ClientRow>("svclb_clients", Hash, NO_PREALLOC, &[CLIENT_ROW])),
-        shared(shape::<u32, Counters>("svclb_counters", PerCpuArray, 0, &[COUNTERS])),
-        shape::<u32, Meta>("svclb_meta", Array, 0, &[META, SOURCE_ROW]),
+        shared(shape::<u32, ClientRow>(MapName::Clients, Hash, NO_PREALLOC, &[CLIENT_ROW])),
+        shared(shape::<u32, Counters>(MapName::Counters, PerCpuArray, 0, &[COUNTERS])),
+        shape::<u32, Meta>(MapName::Meta, Array, 0, &[META, SOURCE_ROW]),
     ]
 };
 
-/// The map of this name. Of a name that is none's no constant can be made.
-pub const fn named(name: &str) -> &'static MapShape {
+/// The shape of a map.
+pub const fn of(map: MapName) -> &'static MapShape {
     const ALL: &[MapShape] = &MAPS;
-    let mut number = 0;
-    loop {
-        if is_same(ALL[number].name.as_bytes(), name.as_bytes()) {
-            return &ALL[number];
-        }
-        number += 1;
-    }
-}
-
-const fn is_same(a: &[u8], b: &[u8]) -> bool {
-    match (a, b) {
-        ([], []) => true,
-        ([first, a @ ..], [other, b @ ..]) => *first == *other && is_same(a, b),
-        _ => false,
-    }
+    &ALL[map as usize]
 }
 
 impl MapShape {
@@ -175,8 +162,8 @@ impl MapShape {
         text
     }
 
-    /// What the map pinned here is that it should not be; none when it is as it must be. `label` is
-    /// what its maker said of it.
+    /// Returns the reason why the map pinned here does not fit; none if it does. `label` is the layout that its
+    /// maker wrote.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -199,7 +186,7 @@ impl MapShape {
         }
         let entries = info.max_entries();
         // Places are found by a mask; the other maps are as large as svclb_meta says.
-        if self.name == "svclb_origins" && !entries.is_power_of_two() {
+        if self.name == MapName::Origins && !entries.is_power_of_two() {
             let pin = pin.display();
             return Ok(Some(format!("{pin} has {entries} entries, expected a power of two")));
         }
@@ -221,10 +208,10 @@ mod tests {
 
     #[test]
     fn the_text_of_a_layout_has_each_struct_and_field() {
-        const SLOTS: &MapShape = named("svclb_slots");
         let expected = "Slot 32: address 0 port 16 flags 18 owner 20 threshold 24 alias 28";
-        assert_eq!(SLOTS.layout(), expected);
-        for shape in &MAPS {
+        assert_eq!(of(MapName::Slots).layout(), expected);
+        for (number, shape) in MAPS.iter().enumerate() {
+            assert_eq!(shape.name as usize, number);
             let layout = shape.layout();
             assert!(!layout.is_empty() && layout.len() < 4096, "a link's target: {layout}");
         }

@@ -13,6 +13,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::debug;
 use core::marker::PhantomData;
+use svclb_common::cookie::{NetnsCookie, SocketCookie};
 use svclb_common::index;
 use svclb_common::layout::{AGENT_PRIORITY, Address, ClientKey, Protocol};
 use svclb_common::translate::{Caller, Peer, Verdict};
@@ -251,15 +252,15 @@ impl<F: Family> Caller for Call<'_, F> {
     }
 
     #[inline(always)]
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         // SAFETY: the helper takes the context.
-        unsafe { bpf_get_socket_cookie(self.ctx.sock_addr.cast()) }
+        SocketCookie(unsafe { bpf_get_socket_cookie(self.ctx.sock_addr.cast()) })
     }
 
     #[inline(always)]
-    fn client(&self) -> u64 {
+    fn client(&self) -> NetnsCookie {
         // SAFETY: the helper takes the context.
-        unsafe { bpf_get_netns_cookie(self.ctx.sock_addr.cast()) }
+        NetnsCookie(unsafe { bpf_get_netns_cookie(self.ctx.sock_addr.cast()) })
     }
 
     #[inline(always)]
@@ -400,7 +401,7 @@ fn workload() -> u64 {
 
 /// The cookie of a socket that is closed for good.
 #[inline(always)]
-pub(crate) fn released_cookie(ctx: &SockContext) -> u64 {
+pub(crate) fn released_cookie(ctx: &SockContext) -> SocketCookie {
     // SAFETY: the helper takes the context.
-    unsafe { bpf_get_socket_cookie(ctx.sock.cast()) }
+    SocketCookie(unsafe { bpf_get_socket_cookie(ctx.sock.cast()) })
 }

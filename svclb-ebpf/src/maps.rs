@@ -8,6 +8,7 @@ use aya_ebpf::bindings::{BPF_EXIST, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
+use svclb_common::cookie::{NetnsCookie, SocketCookie};
 use svclb_common::layout::{
     AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Counters, FrontendKey,
     FrontendRow, Line, Meta, Origin, Overflow, ServiceRow, Slot,
@@ -114,19 +115,19 @@ impl Lookup for Maps {
     }
 
     #[inline(always)]
-    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+    fn overflow(&self, cookie: SocketCookie) -> Option<Shared<'_, Overflow>> {
         // SAFETY: only this socket's hooks remove the entry, one at a time.
-        OVERFLOW.get_ptr_mut(cookie).map(|at| unsafe { Shared::new(at) })
+        OVERFLOW.get_ptr_mut(cookie.0).map(|at| unsafe { Shared::new(at) })
     }
 
     #[inline(always)]
-    fn add_overflow(&self, cookie: u64) -> bool {
-        OVERFLOW.insert(&cookie, &EMPTY_OVERFLOW, BPF_NOEXIST.into()).is_ok()
+    fn add_overflow(&self, cookie: SocketCookie) -> bool {
+        OVERFLOW.insert(&cookie.0, &EMPTY_OVERFLOW, BPF_NOEXIST.into()).is_ok()
     }
 
     #[inline(always)]
-    fn remove_overflow(&self, cookie: u64) -> bool {
-        OVERFLOW.remove(&cookie).is_ok()
+    fn remove_overflow(&self, cookie: SocketCookie) -> bool {
+        OVERFLOW.remove(&cookie.0).is_ok()
     }
 
     #[inline(always)]
@@ -165,12 +166,12 @@ impl Lookup for Maps {
     }
 
     #[inline(always)]
-    fn host(&self) -> u64 {
-        match HOST_NETNS.load() {
+    fn host(&self) -> NetnsCookie {
+        NetnsCookie(match HOST_NETNS.load() {
             // SAFETY: without a context the helper tells of the initial namespace.
             0 => unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) },
-            told => told,
-        }
+            cookie => cookie,
+        })
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
+use aya::programs::{ProgramInfo, loaded_programs};
 use std::os::fd::OwnedFd;
 
 use svclb_dataplane::bpf::inspect::{self, Whose};
@@ -45,13 +46,15 @@ impl Programs {
     /// # Errors
     /// The kernel does not say.
     pub(crate) fn read(cgroup: &Path) -> anyhow::Result<Self> {
+        let programs = loaded_programs().filter_map(Result::ok);
+        let loaded: BTreeMap<u32, ProgramInfo> = programs.map(|it| (it.id(), it)).collect();
         let mut all = BTreeMap::new();
         for hook in &HOOKS {
             let runs: &mut Runs = all.entry(hook.name).or_default();
             for id in inspect::programs(cgroup, hook, Whose::Own)? {
-                let program = inspect::program(id)?;
-                runs.count += program.runs;
-                runs.nanoseconds += program.nanoseconds;
+                let program = loaded.get(&id).context("a program of the hooks is gone")?;
+                runs.count += program.run_count();
+                runs.nanoseconds += u64::try_from(program.run_time().as_nanos())?;
             }
         }
         Ok(Self(all))
@@ -88,7 +91,7 @@ impl Empty {
                 "sock_release" => svclb_tests::ProgramKind::Socket,
                 _ => svclb_tests::ProgramKind::Address,
             };
-            ThirdPartyProgram::attach_to(cgroup, kind, inspect::number(hook), false)
+            ThirdPartyProgram::attach_to(cgroup, kind, hook.number, false)
         });
         Ok(Self(all.collect()))
     }

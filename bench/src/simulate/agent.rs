@@ -154,7 +154,8 @@ fn serve(places: &Places, memory: Memory, tell: oneshot::Sender<Clock>) -> anyho
         let pins = Pins::new(&places.pins);
         let lock = Lock::take(&pins)?;
         let features = Features::of_kernel()?;
-        let mut ground = Installed::new(pins.clone(), lock, places.cgroup.clone(), features, false);
+        let mut ground =
+            Installed::new(pins.clone(), lock, places.cgroup.clone(), features, false)?;
         let mut source = Source::new(Objects::Memory(memory), None);
         let first = source.next().await;
         let catalog = Catalog::new(Node { name: "node-0".into(), ..Node::default() });

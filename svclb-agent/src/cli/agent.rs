@@ -14,11 +14,11 @@ use clap::{Args, ValueEnum};
 use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::Node;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 use crate::memory;
 use crate::reconcile::{Reconciler, Sizing, random_seed};
+use svclb_dataplane::interface::Dataplane as _;
 use svclb_dataplane::maps::{self, Maps};
 use svclb_dataplane::node::environment;
 use svclb_dataplane::pins::lock::Lock;
@@ -29,7 +29,7 @@ use svclb_dataplane::programs::installed::Installed;
 use svclb_dataplane::programs::object::Features;
 use svclb_sources::Source;
 
-use super::PinsArgs;
+use super::{PinsArgs, runtime, stop_signals};
 
 /// Time to wait for the sources before the maps of an earlier agent are adopted without them.
 const SOON: Duration = Duration::from_secs(2);
@@ -77,10 +77,7 @@ enum Feature {
 pub(super) fn run(args: AgentArgs) -> Result<()> {
     memory::keep_large_apart();
     args.log.start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime()?;
     let served = runtime.block_on(serve(args));
     // A credential plugin that hangs must not hold up the end.
     runtime.shutdown_background();
@@ -96,17 +93,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
     environment::check(&args.pins.pins, &cgroup)?;
     let pins = Pins::new(&args.pins.pins);
     // From here on a signal is a clean end, at whatever point.
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stopped = stop_signals()?;
     tokio::select! {
-        result = follow(&args, &pins, &cgroup) => result,
-        _ = interrupt.recv() => leave(&pins),
-        _ = terminate.recv() => leave(&pins),
+        result = follow(&args, &pins, &cgroup) => return result,
+        () = stopped => {}
     }
-}
-
-/// Says what stays. Maps and links outlive the agent: that is what pins are for.
-fn leave(pins: &Pins) -> Result<()> {
+    // Maps and links outlive the agent: that is what pins are for.
     tracing::info!(
         pins = %pins.root().display(),
         "stopping; translation goes on with what the maps hold, until `svclb uninstall`",
@@ -131,7 +123,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         meta::begin(&pins.current(), std::process::id(), now()?)?;
     }
     let mut ground =
-        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log.log_bpf);
+        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log.log_bpf)?;
     let start = Start {
         row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
         catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() })
@@ -147,7 +139,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         Found::Others { why } => {
             tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
             // Above what sockets may remember of maps that were made otherwise, or cannot be read.
-            let first_generation = (1 << 31) | (u32::try_from(random_seed()? >> 34)?);
+            let first_generation = (1 << 31) | (u32::try_from(random_seed() >> 34)?);
             let row = Meta { first_generation, ..start.row };
             Start { row, ..start }.over_new().await?
         }
@@ -197,9 +189,10 @@ impl Start<'_> {
     /// programs and hooks are renewed in any case.
     async fn over_earlier(self) -> Result<Reconciler<Maps>> {
         let maps = self.ground.adopt(&self.pins.meta()?)?;
+        let grace = self.ground.grace_period();
         let Self { catalog, row, sizing, .. } = self;
         // While the source is asked, what the maps hold is read. Mostly all is known in a moment.
-        let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing));
+        let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing, grace));
         let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, self.source.next()));
         let mut reconciler = over.context("the thread that reads the maps died")??;
         if let Ok(batch) = first {

@@ -1,12 +1,12 @@
 //! The reading commands: from the pins to rows that people and scripts read. They need no agent.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 use svclb_common::layout::{
-    Address, BackendKey, BackendState, FrontendKey, Line, LineFlags, Policy, Protocol, RecordFlags,
-    Scope, ServiceNotes, ServiceRow,
+    Address, BackendKey, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy, Protocol,
+    RecordFlags, Scope, ServiceNotes, ServiceRow,
 };
 use svclb_core::compile::name_of;
 use svclb_core::table::{Dump, Table as _};
@@ -58,14 +58,7 @@ pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
             }
         })
         .collect();
-    views.sort_by(|a, b| {
-        (&a.namespace, &a.name, &a.port_name, &a.protocol).cmp(&(
-            &b.namespace,
-            &b.name,
-            &b.port_name,
-            &b.protocol,
-        ))
-    });
+    views.sort();
     output::list(&views, format)
 }
 
@@ -116,13 +109,11 @@ fn notes(row: &ServiceRow) -> Vec<&'static str> {
 /// `svclb backends`.
 pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
-    let services: HashMap<u32, &ServiceRow> =
-        dump.services.iter().map(|(id, row)| (*id, row)).collect();
     let owners = Owners::of(&dump);
     let mut connections: HashMap<(u32, Address, u16), usize> = HashMap::new();
     for origin in Origins::open(&Places::current(pins))?.read()? {
-        if let Some(service) = owners.of_origin(&origin) {
-            let given = (service, origin.record.given, origin.record.given_port);
+        if let Some(row) = owners.frontend(&origin) {
+            let given = (row.service, origin.record.given, origin.record.given_port);
             *connections.entry(given).or_default() += 1;
         }
     }
@@ -132,7 +123,7 @@ pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
         .iter()
         .map(|(key, row)| {
             let named = |field: fn(&ServiceRow) -> String| {
-                services.get(&key.service).map(|service| field(service)).unwrap_or_default()
+                owners.services.get(&key.service).map(|row| field(row)).unwrap_or_default()
             };
             let sets = [(Policy::Internal, "internal"), (Policy::External, "external")];
             let is_in = |(policy, _): &(Policy, &str)| row.sets & policy.bit() != 0;
@@ -163,22 +154,21 @@ pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
 /// `svclb sockets`.
 pub(super) fn sockets(pins: &Pins, format: Format) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
-    let services: HashMap<u32, &ServiceRow> =
-        dump.services.iter().map(|(id, row)| (*id, row)).collect();
     let owners = Owners::of(&dump);
     let views: Vec<SocketView> = Origins::open(&Places::current(pins))?
         .read()?
         .iter()
         .map(|origin| {
             let record = &origin.record;
-            let service = owners.of_origin(origin);
+            let owner = owners.frontend(origin);
+            let service = owner.and_then(|row| owners.services.get(&row.service));
             SocketView {
-                cookie: origin.cookie,
+                cookie: origin.cookie.0,
                 protocol: Protocol::from_number(record.protocol.into())
                     .map_or("unknown", Protocol::name),
                 dialled: output::endpoint(&record.dialled.ip(), record.dialled_port),
                 given: output::endpoint(&record.given.ip(), record.given_port),
-                service: service.and_then(|id| services.get(&id)).map_or_else(String::new, |row| {
+                service: service.map_or_else(String::new, |row| {
                     let port = name_of(&row.port_name);
                     format!("{}/{}:{port}", name_of(&row.namespace), name_of(&row.name))
                 }),
@@ -198,7 +188,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
     let origins = Origins::open(&Places::current(pins))?;
     let meta = dump.meta;
     let held = origins.read()?;
-    let mut cookies: Vec<u64> = held.iter().map(|origin| origin.cookie).collect();
+    let mut cookies: Vec<u64> = held.iter().map(|origin| origin.cookie.0).collect();
     cookies.sort_unstable();
     cookies.dedup();
     let hooks = HOOKS
@@ -235,21 +225,7 @@ pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
         slots: meta.slots,
         origins: origins.places(),
         hooks,
-        counters: BTreeMap::from([
-            ("translated", counters.translated),
-            ("not_service", counters.not_service),
-            ("refused", counters.refused),
-            ("overflowed", counters.overflowed),
-            ("unrecorded", counters.unrecorded),
-            ("redrawn", counters.redrawn),
-            ("torn", counters.torn),
-            ("kept", counters.kept),
-            ("replies", counters.replies),
-            ("names", counters.names),
-            ("affine", counters.affine),
-            ("over_share", counters.over_share),
-            ("affinity_unrecorded", counters.affinity_unrecorded),
-        ]),
+        counters: counters.named().into(),
     };
     output::one(&view, format)
 }
@@ -287,21 +263,23 @@ fn canonical(dialled: Address) -> Address {
 /// The services that sockets dialled.
 struct Owners<'a> {
     dump: &'a Dump,
-    by_frontend: HashMap<FrontendKey, (u32, u32)>,
+    services: HashMap<u32, &'a ServiceRow>,
+    frontends: HashMap<FrontendKey, FrontendRow>,
     members: HashMap<BackendKey, u8>,
 }
 
 impl<'a> Owners<'a> {
     fn of(dump: &'a Dump) -> Self {
-        let frontends = dump.frontends.iter();
         Self {
             dump,
-            by_frontend: frontends.map(|(key, row)| (*key, (row.service, row.line))).collect(),
+            services: dump.services.iter().map(|(id, row)| (*id, row)).collect(),
+            frontends: dump.frontends.iter().copied().collect(),
             members: dump.backends.iter().map(|(key, row)| (*key, row.sets)).collect(),
         }
     }
 
-    fn frontend(&self, origin: &SocketOrigin) -> Option<(u32, u32)> {
+    /// The frontend that the socket dialled, as it is now.
+    fn frontend(&self, origin: &SocketOrigin) -> Option<&FrontendRow> {
         let record = &origin.record;
         // Loopback is looked up as the host's only.
         let scope = if record.dialled.ip().is_loopback() { Scope::Host } else { Scope::Any };
@@ -312,20 +290,15 @@ impl<'a> Owners<'a> {
             scope: scope as u8,
             _pad: 0,
         };
-        self.by_frontend.get(&key).copied()
-    }
-
-    /// The service that what the socket dialled belongs to now.
-    fn of_origin(&self, origin: &SocketOrigin) -> Option<u32> {
-        self.frontend(origin).map(|(service, _)| service)
+        self.frontends.get(&key)
     }
 
     /// Returns true if the socket's backend is still a member of the set that its frontend uses.
     fn is_current(&self, origin: &SocketOrigin) -> bool {
-        let Some((service, number)) = self.frontend(origin) else { return false };
+        let Some(&FrontendRow { service, line }) = self.frontend(origin) else { return false };
         let record = &origin.record;
         let key = BackendKey { address: record.given, port: record.given_port, _pad: 0, service };
-        let flags = self.dump.line(number).map_or(0, |line| line.flags);
+        let flags = self.dump.line(line).map_or(0, |line| line.flags);
         let policy =
             if flags & LineFlags::EXTERNAL != 0 { Policy::External } else { Policy::Internal };
         self.members.get(&key).is_some_and(|sets| sets & policy.bit() != 0)

@@ -1,4 +1,5 @@
 //! The command `svclb`: what can be typed, and which module does it.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod agent;
 mod check;
@@ -8,12 +9,16 @@ mod output;
 mod ready;
 mod sources;
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use svclb_core::text;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use output::Format;
 use svclb_dataplane::pins::Pins;
@@ -98,7 +103,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::GuardPlugin(args) => return guard::run(&args),
         Command::Agent(args) => agent::run(*args),
@@ -122,10 +127,25 @@ impl ListArgs {
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+/// A runtime on this thread, for commands that stay.
+fn runtime() -> Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")
+}
+
+/// Takes SIGINT and SIGTERM from here on. Returns a wait for the first of them.
+fn stop_signals() -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
     })
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

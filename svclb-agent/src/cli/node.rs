@@ -3,14 +3,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use svclb_dataplane::pins::Pins;
 use svclb_dataplane::pins::bpffs;
 
-use super::{PinsArgs, list, output};
+use super::{PinsArgs, list, output, runtime, stop_signals};
 
 #[derive(Debug, Args)]
 pub(super) struct UninstallArgs {
@@ -36,19 +35,11 @@ pub(super) fn uninstall(args: &UninstallArgs) -> Result<()> {
 
 /// As a container's first process it is sent only the signals that it asks for.
 fn wait_for_end() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(async {
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    runtime()?.block_on(async {
+        let stopped = stop_signals()?;
         // A reader of this line may end this process at once.
         output::line("nothing is left; waiting to be stopped")?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        stopped.await;
         Ok(())
     })
 }

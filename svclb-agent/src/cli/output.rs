@@ -34,8 +34,8 @@ pub(super) trait Row: Serialize {
     fn cells(&self) -> Vec<String>;
 }
 
-/// A service: one port of a Service object.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+/// A service: one port of a Service object. Sorted by its first fields.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub(super) struct ServiceView {
     /// Namespace of the Service object.
     pub(super) namespace: String,

@@ -96,7 +96,7 @@ impl<T: Table> Reconciler<T> {
 
     fn try_begin(&mut self, dataplane: &mut impl Dataplane<Maps = T>, sizes: Sizes) -> Result<()> {
         let began = Instant::now();
-        let meta = Meta { seed: random_seed()?, ..sizes.meta() };
+        let meta = Meta { seed: random_seed(), ..sizes.meta() };
         let staging = Staging::begin(&mut self.state, &self.catalog, meta);
         dataplane.begin(staging.meta(), true)?;
         self.growth = Some(Growth { staging, table: None, sizes, began });

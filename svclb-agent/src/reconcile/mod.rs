@@ -18,6 +18,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
+use backon::ExponentialBuilder;
 use svclb_common::layout::{Meta, ServiceRow, SourceRow};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, Update};
@@ -35,7 +36,7 @@ use reports::Reports;
 use retry::{Retry, pause};
 use sizing::MapSizes;
 pub use sizing::{Sizing, random_seed};
-use svclb_dataplane::interface::Dataplane;
+use svclb_dataplane::interface::{Dataplane, GracePeriod};
 use svclb_dataplane::probe;
 use svclb_sources::{Batch, Source};
 
@@ -45,8 +46,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_millis(5);
 /// When a source was heard is written without another change once it is so many seconds out of date.
 const RECORD: u64 = 10;
-/// The first and the longest wait before a pass that failed is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The waits before a pass that failed is tried again.
+const RETRY: ExponentialBuilder = retry::delays(Duration::from_millis(50), Duration::from_secs(5));
 
 /// Keeps maps in step with a catalog.
 #[derive(Debug)]
@@ -88,12 +89,12 @@ fn ingest(catalog: &mut Catalog, reports: &mut Reports, batch: Batch) {
 }
 
 impl<T: Table> Reconciler<T> {
-    fn new(catalog: Catalog, state: Planner, table: T, sizing: Sizing) -> Result<Self> {
-        Ok(Self {
+    fn new(catalog: Catalog, state: Planner, table: T, sizing: Sizing) -> Self {
+        Self {
             catalog,
             state,
             table,
-            quarantine: Quarantine::new()?,
+            quarantine: Quarantine::default(),
             marks: Marks::default(),
             reports: Reports::default(),
             changes: Changes::default(),
@@ -104,22 +105,29 @@ impl<T: Table> Reconciler<T> {
             sizes: MapSizes::new(sizing),
             growth: None,
             started: SystemTime::now(),
-        })
+        }
     }
 
     /// Takes over the maps of an earlier agent, and puts right what does not fit together. Until the
-    /// first batch is heard they stay as they are. `row` says who the agent is.
+    /// first batch is heard they stay as they are. `row` says who the agent is, `grace` waits
+    /// for programs that read what that agent freed.
     ///
     /// # Errors
     /// When the maps cannot be read or written.
-    pub fn over(catalog: Catalog, mut table: T, row: &Meta, sizing: Sizing) -> Result<Self> {
+    pub fn over(
+        catalog: Catalog,
+        mut table: T,
+        row: &Meta,
+        sizing: Sizing,
+        grace: GracePeriod,
+    ) -> Result<Self> {
+        // A running program may still read what the previous agent freed just before it died.
+        grace().context("cannot wait for running programs")?;
         let dump = table.load().context("cannot read the maps")?;
         let row = Meta { agent: row.agent, agent_started: row.agent_started, ..dump.meta };
         let (mut state, heal) = plan::load(&dump, row);
         state.set_synced(false);
-        let mut reconciler = Self::new(catalog, state, table, sizing)?;
-        // A running program may still read what the previous agent freed just before it died.
-        reconciler.quarantine.wait()?;
+        let mut reconciler = Self::new(catalog, state, table, sizing);
         let (state, table) = (&mut reconciler.state, &mut reconciler.table);
         table.put(&Row::Meta(*state.meta())).context("cannot write svclb_meta")?;
         if !heal.is_empty() {
@@ -160,13 +168,13 @@ impl<T: Table> Reconciler<T> {
             agent: row.agent,
             agent_started: row.agent_started,
             first_generation: row.first_generation,
-            seed: random_seed()?,
+            seed: random_seed(),
             ..sizes.meta()
         };
         let state = Planner::renewed(ids.unwrap_or_default(), row);
         dataplane.begin(state.meta(), ids.is_some())?;
         let table = dataplane.made(true).context("no maps are being made")??;
-        let mut reconciler = Self { reports, ..Self::new(catalog, state, table, sizing)? };
+        let mut reconciler = Self { reports, ..Self::new(catalog, state, table, sizing) };
         let done = reconciler.pass();
         if let Err(error) = complete(&reconciler.state, &mut reconciler.table, done) {
             dataplane.abandon();
@@ -227,7 +235,7 @@ impl<T: Table> Reconciler<T> {
 
     /// Sets when what failed is tried again, each time later.
     fn back_off(&mut self) {
-        self.retry = Some(Retry::after(self.retry, RETRY));
+        self.retry = Some(Retry::after(self.retry.take(), RETRY));
     }
 
     /// Releases what was in quarantine. Services that were unplaced may fit now, so the next pass includes them.
@@ -292,7 +300,7 @@ impl<T: Table> Reconciler<T> {
                 ready(is_synced)?;
             }
             let growth = self.grow(&mut dataplane);
-            self.quarantine.start(self.state.waits_for_release());
+            self.quarantine.start(self.state.waits_for_release(), || dataplane.grace_period());
             let has_more = self.has_more() || growth == Progress::Part;
             tokio::select! {
                 batch = parts::next(&mut source, has_more) => match batch {
@@ -311,7 +319,7 @@ impl<T: Table> Reconciler<T> {
                     None => {}
                 },
                 rested = self.quarantine.ended() => self.release(rested?),
-                () = pause(self.retry) => {
+                () = pause(self.retry.as_ref()) => {
                     if self.unrepaired && self.growth.is_none() {
                         self.audit();
                     } else {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::mem::take;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -11,16 +10,15 @@ use tokio::task::JoinHandle;
 use tokio::time;
 
 use super::{RETRY, Retry};
-use svclb_dataplane::bpf::grace::Grace;
+use svclb_dataplane::interface::GracePeriod;
 
 /// The least time between two grace periods, unless a service is unplaced: each takes a thread and more of
 /// the kernel's time than a small change.
 const APART: Duration = Duration::from_millis(100);
 
 /// All that rests, and all that waits for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Quarantine {
-    grace: Arc<Grace>,
     under_way: Option<JoinHandle<(Vec<Freed>, io::Result<()>)>>,
     /// When the latest wait began.
     began: Option<Instant>,
@@ -31,29 +29,6 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Nothing rests.
-    ///
-    /// # Errors
-    /// When the kernel refuses what is needed to wait.
-    pub(super) fn new() -> Result<Self> {
-        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
-        Ok(Self {
-            grace: Arc::new(grace),
-            under_way: None,
-            began: None,
-            waits: Vec::new(),
-            later: None,
-        })
-    }
-
-    /// Waits here and now until every program that runs has ended.
-    ///
-    /// # Errors
-    /// When the kernel does not let us wait.
-    pub(super) fn wait(&self) -> Result<()> {
-        self.grace.wait().context("cannot wait for running programs")
-    }
-
     /// Takes what a pass freed.
     pub(super) fn add(&mut self, resting: Freed) {
         if !resting.is_empty() {
@@ -63,7 +38,7 @@ impl Quarantine {
 
     /// Begins a grace period for all that was freed, unless one is under way or was just now. It is called again
     /// with the next change, and periodically. `is_needed` says that a service is unplaced until then.
-    pub(super) fn start(&mut self, is_needed: bool) {
+    pub(super) fn start(&mut self, is_needed: bool, grace: impl FnOnce() -> GracePeriod) {
         let is_early = self.began.is_some_and(|began| began.elapsed() < APART);
         // After a failure the back-off decides.
         let may_wait = !is_needed && self.later.is_none();
@@ -71,13 +46,13 @@ impl Quarantine {
             return;
         }
         self.began = Some(Instant::now());
-        let (resting, grace) = (take(&mut self.waits), Arc::clone(&self.grace));
-        let later = self.later;
+        let (resting, grace) = (take(&mut self.waits), grace());
+        let later = self.later.as_ref().map(|later| later.at);
         self.under_way = Some(tokio::spawn(async move {
             if let Some(later) = later {
-                time::sleep_until(later.at).await;
+                time::sleep_until(later).await;
             }
-            let waited = tokio::task::spawn_blocking(move || grace.wait()).await;
+            let waited = tokio::task::spawn_blocking(grace).await;
             (resting, waited.unwrap_or_else(|died| Err(io::Error::other(died))))
         }));
     }
@@ -98,7 +73,7 @@ impl Quarantine {
                 Ok(resting)
             }
             Err(error) => {
-                self.later = Some(Retry::after(self.later, RETRY));
+                self.later = Some(Retry::after(self.later.take(), RETRY));
                 self.waits.extend(resting);
                 Err(error)
             }
@@ -114,7 +89,7 @@ impl Quarantine {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::freed;
+    use super::super::tests::{at_once, freed};
     use super::*;
 
     #[tokio::test]
@@ -127,19 +102,21 @@ mod tests {
             ("later", Some(APART), false, false, true),
         ];
         for (row, before, is_needed, has_failed, begins) in rows {
-            let mut rests = Quarantine::new().unwrap();
-            rests.began = before.map(|before| Instant::now().checked_sub(before).unwrap());
-            rests.later = has_failed.then(|| Retry::after(None, RETRY));
-            rests.start(is_needed);
+            let mut rests = Quarantine {
+                began: before.map(|before| Instant::now().checked_sub(before).unwrap()),
+                later: has_failed.then(|| Retry::after(None, RETRY)),
+                ..Quarantine::default()
+            };
+            rests.start(is_needed, at_once);
             assert!(rests.under_way.is_none(), "{row}: nothing was freed");
             rests.add(freed());
-            rests.start(is_needed);
+            rests.start(is_needed, at_once);
             assert_eq!(rests.under_way.is_some(), begins, "{row}");
             if begins {
                 assert_eq!(rests.ended().await.unwrap().unwrap().len(), 1, "{row}");
                 rests.add(freed());
                 rests.began = Some(Instant::now());
-                rests.start(false);
+                rests.start(false, at_once);
                 assert!(rests.under_way.is_none() && rests.waits.len() == 1, "{row}: again");
             }
         }

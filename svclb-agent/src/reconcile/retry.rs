@@ -1,27 +1,34 @@
-//! The back-off of a loop after a failure.
+//! The next attempt after a failure, and later each time.
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep_until};
 
-/// When what failed is tried again, and how long that was waited for.
-#[derive(Clone, Copy, Debug)]
+/// Delays that double from the shortest to the longest.
+pub(super) const fn delays(shortest: Duration, longest: Duration) -> ExponentialBuilder {
+    ExponentialBuilder::new().with_min_delay(shortest).with_max_delay(longest).without_max_times()
+}
+
+/// The next attempt.
+#[derive(Debug)]
 pub(super) struct Retry {
-    pub(super) wait: Duration,
+    delays: ExponentialBackoff,
     pub(super) at: Instant,
 }
 
 impl Retry {
-    /// The next after one that failed again: from the first wait on twice as late each time, up to the
-    /// longest.
-    pub(super) fn after(before: Option<Self>, (first, longest): (Duration, Duration)) -> Self {
-        let wait = before.map_or(first, |before| (before.wait * 2).min(longest));
-        Self { wait, at: Instant::now() + wait }
+    /// The attempt after the one `before` it failed too, if there was one.
+    pub(super) fn after(before: Option<Self>, delays: ExponentialBuilder) -> Self {
+        let mut delays = before.map_or_else(|| delays.build(), |before| before.delays);
+        // They never end.
+        let at = Instant::now() + delays.next().unwrap_or_default();
+        Self { delays, at }
     }
 }
 
 /// Waits until then; for ever, when there is nothing to wait for.
-pub(super) async fn pause(retry: Option<Retry>) {
+pub(super) async fn pause(retry: Option<&Retry>) {
     match retry {
         Some(retry) => sleep_until(retry.at).await,
         None => std::future::pending().await,

@@ -1,16 +1,17 @@
 //! When maps of other sizes are made, and how large.
 
-use std::io;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
-use anyhow::{Error, Result, ensure};
+use anyhow::Error;
+use backon::ExponentialBuilder;
 use svclb_core::plan::Unplaced;
 use svclb_core::size::{Sizes, sizes};
 use tokio::time::{Duration, Instant};
 
-use super::retry::Retry;
+use super::retry::{self, Retry};
 
-/// The first and the longest wait before maps that could not be made are tried again.
-const LATER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// The waits before maps that could not be made are tried again.
+const LATER: ExponentialBuilder = retry::delays(Duration::from_secs(1), Duration::from_secs(300));
 
 /// Sizes as the command line says them, where it does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,12 +117,12 @@ impl MapSizes {
     }
 
     fn waits(&self) -> bool {
-        self.later.is_some_and(|later| Instant::now() < later.at)
+        self.later.as_ref().is_some_and(|later| Instant::now() < later.at)
     }
 
     /// When it is tried again.
-    pub(super) const fn later(&self) -> Option<Retry> {
-        self.later
+    pub(super) const fn later(&self) -> Option<&Retry> {
+        self.later.as_ref()
     }
 
     /// Maps of other sizes are in use.
@@ -133,20 +134,13 @@ impl MapSizes {
 
     /// Notes that maps could not be made. Returns the error if it was not logged before.
     pub(super) fn failed(&mut self, why: &Error) -> Option<String> {
-        self.later = Some(Retry::after(self.later, LATER));
+        self.later = Some(Retry::after(self.later.take(), LATER));
         let why = format!("{why:#}");
         (self.logged.as_ref() != Some(&why)).then(|| self.logged.insert(why).clone())
     }
 }
 
 /// Returns a seed for the index's hash that a tenant who may choose addresses cannot know.
-///
-/// # Errors
-/// When the kernel has none.
-pub fn random_seed() -> Result<u64> {
-    let mut seed = [0_u8; 8];
-    // SAFETY: the buffer is as long as said.
-    let got = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    ensure!(got == 8, "cannot get a random seed: {}", io::Error::last_os_error());
-    Ok(u64::from_ne_bytes(seed))
+pub fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }

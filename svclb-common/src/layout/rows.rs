@@ -3,6 +3,7 @@
 //! An operator with nothing but bpftool reads these; docs/maps.md shows how.
 
 use super::Address;
+use crate::cookie::NetnsCookie;
 
 /// Longest namespace, Service name and port name: a DNS label (RFC 1123), 63 bytes, and a final zero.
 pub const MAX_NAME: usize = 64;
@@ -161,8 +162,8 @@ impl ClientKey {
 
     /// The key of a network namespace, by its cookie.
     #[inline(always)]
-    pub const fn of_namespace(cookie: u64) -> u32 {
-        (cookie & 0x7fff_ffff) as u32 | Self::NAMESPACE
+    pub const fn of_namespace(cookie: NetnsCookie) -> u32 {
+        (cookie.0 & 0x7fff_ffff) as u32 | Self::NAMESPACE
     }
 }
 
@@ -398,21 +399,23 @@ pub struct Counters {
     pub affinity_unrecorded: u64,
 }
 
-impl Counters {
-    /// Adds another CPU's counts.
-    pub fn add(&mut self, other: &Self) {
-        self.translated += other.translated;
-        self.not_service += other.not_service;
-        self.refused += other.refused;
-        self.overflowed += other.overflowed;
-        self.unrecorded += other.unrecorded;
-        self.redrawn += other.redrawn;
-        self.torn += other.torn;
-        self.kept += other.kept;
-        self.replies += other.replies;
-        self.names += other.names;
-        self.affine += other.affine;
-        self.over_share += other.over_share;
-        self.affinity_unrecorded += other.affinity_unrecorded;
-    }
+macro_rules! counters {
+    ($($field:ident),+ $(,)?) => {
+        impl Counters {
+            /// Adds another CPU's counts.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)+
+            }
+
+            /// Returns every count with its name.
+            pub fn named(&self) -> [(&'static str, u64); size_of::<Self>() / 8] {
+                [$((stringify!($field), self.$field)),+]
+            }
+        }
+    };
+}
+
+counters! {
+    translated, not_service, refused, overflowed, unrecorded, redrawn, torn, kept, replies, names, affine,
+    over_share, affinity_unrecorded,
 }

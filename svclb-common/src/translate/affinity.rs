@@ -5,8 +5,10 @@
 use core::hint::cold_path;
 
 use super::draw::{Draw, draw_by};
+use super::record::FoundLine;
 use super::share::{self, Table};
 use super::{Caller, Counter, Lookup, Peer, is_member, origins};
+use crate::cookie::SocketCookie;
 use crate::layout::{Address, AffinityKey, AffinityRow, Line};
 use crate::shared::Shared;
 
@@ -48,7 +50,7 @@ const REFUSE: u32 = 3;
 const NOTHING: u32 = 4;
 
 /// The backend that the caller keeps by affinity; or a draw, which is what it keeps from now on. And
-/// what to count. `number` and `generation` are the line's.
+/// what to count.
 ///
 /// Without affinity the draw goes apart from what the socket with the cookie `apart` uses otherwise.
 #[inline(always)]
@@ -56,10 +58,10 @@ pub(super) fn choose<L: Lookup>(
     maps: &L,
     caller: &impl Caller,
     dialled: &Peer,
-    line: Shared<'_, Line>,
-    (number, generation): (u32, u32),
-    apart: Option<u64>,
+    found: FoundLine<'_>,
+    apart: Option<SocketCookie>,
 ) -> (Draw, Counter) {
+    let FoundLine { line, number, generation } = found;
     if line.affinity_seconds() == 0 {
         let drawn = match apart {
             None => draw_by(maps, line, maps.random()),
@@ -69,7 +71,7 @@ pub(super) fn choose<L: Lookup>(
     }
     cold_path();
     let family = if Address::from_words(dialled.address).is_v4() { 4 } else { 6 };
-    let key = AffinityKey { client: caller.client(), service: line.service(), family };
+    let key = AffinityKey { client: caller.client().0, service: line.service(), family };
     let mut asked = Asked { key, line: number, generation, counted_for: 0, is_new: 0 };
     let known = look(maps, line, &asked);
     if known.what == BACKEND {

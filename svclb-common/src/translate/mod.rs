@@ -15,6 +15,7 @@ mod overflow;
 mod record;
 mod share;
 
+use crate::cookie::{NetnsCookie, SocketCookie};
 use crate::index::{self, Wanted};
 use crate::layout::{
     Address, AffinityKey, AffinityRow, BackendKey, BackendRow, ClientRow, Line, LineFlags, Origin,
@@ -23,7 +24,7 @@ use crate::layout::{
 use crate::shared::Shared;
 
 use draw::Draw;
-use record::Kept;
+use record::{FoundLine, Kept};
 
 /// The maps and helpers that the datapath uses. Implemented over the real maps in svclb-ebpf, over
 /// memory in tests.
@@ -43,11 +44,11 @@ pub trait Lookup {
     /// A row of `svclb_backends`.
     fn backend(&self, key: &BackendKey) -> Option<BackendRow>;
     /// The overflow entry of a socket.
-    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>>;
+    fn overflow(&self, cookie: SocketCookie) -> Option<Shared<'_, Overflow>>;
     /// Makes an empty overflow entry where there is none; false when the map is full.
-    fn add_overflow(&self, cookie: u64) -> bool;
+    fn add_overflow(&self, cookie: SocketCookie) -> bool;
     /// Removes an overflow entry; false when there is none.
-    fn remove_overflow(&self, cookie: u64) -> bool;
+    fn remove_overflow(&self, cookie: SocketCookie) -> bool;
     /// Number of entries that the overflow can hold.
     fn overflow_capacity(&self) -> u32;
     /// A row of `svclb_clients`. The agent may replace it, and the kernel may give its memory to another
@@ -63,7 +64,7 @@ pub trait Lookup {
     /// already where a new one was to be, none where one was to be replaced, or no room.
     fn store_affinity(&self, key: &AffinityKey, row: &AffinityRow, is_new: bool) -> bool;
     /// Cookie of the host's network namespace.
-    fn host(&self) -> u64;
+    fn host(&self) -> NetnsCookie;
     /// The kernel's monotonic clock, nanoseconds.
     fn now(&self) -> u64;
     /// 32 random bits.
@@ -114,9 +115,9 @@ pub trait Caller {
     /// Its protocol.
     fn protocol(&self) -> Protocol;
     /// Its cookie.
-    fn cookie(&self) -> u64;
+    fn cookie(&self) -> SocketCookie;
     /// Cookie of the network namespace in which it was made: which client it is.
-    fn client(&self) -> u64;
+    fn client(&self) -> NetnsCookie;
     /// The client that entries of shared maps are counted for: a key of `svclb_clients`.
     fn client_key(&self) -> u32;
     /// False when it is known that no release will come for it: a socket of the kernel's own, such as a
@@ -142,7 +143,7 @@ pub trait Caller {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Socket {
     /// Its cookie.
-    pub cookie: u64,
+    pub cookie: SocketCookie,
     /// Its protocol.
     pub protocol: Protocol,
 }
@@ -184,7 +185,7 @@ pub fn connect<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     // backend that is going.
     let generation = line.generation();
     let (drawn, counter) =
-        affinity::choose(maps, caller, dialled, line, (number, generation), None);
+        affinity::choose(maps, caller, dialled, FoundLine { line, number, generation }, None);
     match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
@@ -219,7 +220,8 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
     };
     let cookie = caller.cookie();
     let generation = line.generation();
-    if let Some(given) = origins::current(maps, cookie, dialled, line, number, generation) {
+    let found = FoundLine { line, number, generation };
+    if let Some(given) = origins::current(maps, cookie, dialled, found) {
         maps.count(Counter::Kept);
         return Verdict::Rewrite(given);
     }
@@ -229,9 +231,7 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
         maps.count(Counter::NotService);
         return Verdict::Leave;
     }
-    let apart = Some(cookie);
-    let (drawn, counter) =
-        affinity::choose(maps, caller, dialled, line, (number, generation), apart);
+    let (drawn, counter) = affinity::choose(maps, caller, dialled, found, Some(cookie));
     match drawn {
         Draw::Backend(given) => {
             let kept = Kept { number, generation, given };
@@ -250,7 +250,7 @@ pub fn sendmsg<L: Lookup>(maps: &L, caller: &impl Caller, dialled: &Peer) -> Ver
 
 /// Returns the source to show: the address that the socket dialled, if `source` is a backend that it was given.
 #[inline(always)]
-pub fn recvmsg<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option<Peer> {
+pub fn recvmsg<L: Lookup>(maps: &L, cookie: SocketCookie, source: &Peer) -> Option<Peer> {
     let dialled = origins::dialled(maps, cookie, source)?;
     maps.count(Counter::Replies);
     Some(dialled)
@@ -258,7 +258,7 @@ pub fn recvmsg<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option<Peer> 
 
 /// Returns the address that the socket dialled, if it is connected to the backend that it was given.
 #[inline(always)]
-pub fn getpeername<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Option<Peer> {
+pub fn getpeername<L: Lookup>(maps: &L, cookie: SocketCookie, peer: &Peer) -> Option<Peer> {
     let dialled = origins::connected_to(maps, cookie, peer)?;
     maps.count(Counter::Names);
     Some(dialled)
@@ -266,7 +266,7 @@ pub fn getpeername<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Option<Peer
 
 /// Gives up what is kept for a socket that is closed for good.
 #[inline(always)]
-pub fn release<L: Lookup>(maps: &L, cookie: u64) {
+pub fn release<L: Lookup>(maps: &L, cookie: SocketCookie) {
     origins::release(maps, cookie);
 }
 

@@ -5,14 +5,15 @@
 //! the overflow, which is correct. A record is a socket's own while the place carries its cookie.
 
 use super::draw::{Draw, draw_by};
-use super::record::{Kept, dialled_of, given_of, is_dialled, is_given, write};
+use super::record::{FoundLine, Kept, dialled_of, given_of, is_dialled, is_given, write};
 use super::{Caller, Lookup, Peer, Socket, is_member, low, overflow};
+use crate::cookie::SocketCookie;
 use crate::layout::{Line, Origin, Record, RecordFlags};
 use crate::shared::Shared;
 
 #[inline(always)]
-fn place<L: Lookup>(maps: &L, cookie: u64) -> Option<Shared<'_, Origin>> {
-    maps.origin(low(cookie) & (maps.origins() - 1))
+fn place<L: Lookup>(maps: &L, cookie: SocketCookie) -> Option<Shared<'_, Origin>> {
+    maps.origin(low(cookie.0) & (maps.origins() - 1))
 }
 
 /// Takes a free place for a socket, or one that it has: true when it is now the socket's.
@@ -24,7 +25,7 @@ fn take(
     kept: &Kept,
     flags: u8,
 ) -> bool {
-    if place.cookie() != socket.cookie {
+    if place.cookie() != socket.cookie.0 {
         if place.count() != 0 {
             return false;
         }
@@ -35,7 +36,7 @@ fn take(
         }
     }
     write(place.record(), socket, dialled, kept, flags);
-    place.set_cookie(socket.cookie);
+    place.set_cookie(socket.cookie.0);
     true
 }
 
@@ -69,7 +70,7 @@ pub(super) fn sent<L: Lookup>(
 ) {
     let Some(place) = place(maps, socket.cookie) else { return };
     let record = place.record();
-    let others = place.cookie() == socket.cookie
+    let others = place.cookie() == socket.cookie.0
         && (record.flags() & RecordFlags::CONNECTED != 0 || !is_dialled(record, dialled));
     let flags = overflow::share(maps, place, socket, dialled, &kept.given);
     if others || !take(place, socket, dialled, kept, flags) {
@@ -83,17 +84,14 @@ pub(super) fn sent<L: Lookup>(
 #[inline(always)]
 pub(super) fn current<L: Lookup>(
     maps: &L,
-    cookie: u64,
+    cookie: SocketCookie,
     dialled: &Peer,
-    line: Shared<'_, Line>,
-    number: u32,
-    generation: u32,
+    found: FoundLine<'_>,
 ) -> Option<Peer> {
     let place = place(maps, cookie)?;
     let record = place.record();
-    let at = (line, number, generation);
-    if place.cookie() == cookie && is_dialled(record, dialled) {
-        let kept = keep(maps, place, cookie, record, at);
+    if place.cookie() == cookie.0 && is_dialled(record, dialled) {
+        let kept = keep(maps, place, cookie, record, found);
         // A connected socket whose peer is gone may have been given another by a send.
         if kept.is_some() || record.flags() & RecordFlags::CONNECTED == 0 {
             return kept;
@@ -103,18 +101,18 @@ pub(super) fn current<L: Lookup>(
         return None;
     }
     let record = overflow::by_dialled(maps, cookie, dialled)?;
-    keep(maps, place, cookie, record, at)
+    keep(maps, place, cookie, record, found)
 }
 
-/// The backend of a record, if it may be kept. The line is the frontend's now, with its number and
-/// generation; the record may be older, or of an index that was in this one's place.
+/// The backend of a record, if it may be kept. The record may be older than the line, or of an index that was
+/// in this one's place.
 #[inline(always)]
 fn keep<L: Lookup>(
     maps: &L,
     place: Shared<'_, Origin>,
-    cookie: u64,
+    cookie: SocketCookie,
     record: Shared<'_, Record>,
-    (line, number, generation): (Shared<'_, Line>, u32, u32),
+    FoundLine { line, number, generation }: FoundLine<'_>,
 ) -> Option<Peer> {
     let given = given_of(record);
     if record.line() != number || record.generation() != generation {
@@ -136,13 +134,13 @@ fn keep<L: Lookup>(
 #[inline(always)]
 pub(super) fn draw_apart<L: Lookup>(
     maps: &L,
-    cookie: u64,
+    cookie: SocketCookie,
     dialled: &Peer,
     line: Shared<'_, Line>,
 ) -> Draw {
     let mut random = maps.random();
     let Some(place) = place(maps, cookie) else { return draw_by(maps, line, random) };
-    let has_others = place.cookie() == cookie || place.spilled() != 0;
+    let has_others = place.cookie() == cookie.0 || place.spilled() != 0;
     let mut tries = 0;
     loop {
         let drawn = draw_by(maps, line, random);
@@ -164,10 +162,10 @@ const APART_TRIES: u32 = 4;
 
 /// Returns the dialled address for which this source was given.
 #[inline(always)]
-pub(super) fn dialled<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option<Peer> {
+pub(super) fn dialled<L: Lookup>(maps: &L, cookie: SocketCookie, source: &Peer) -> Option<Peer> {
     let place = place(maps, cookie)?;
     let record = place.record();
-    if place.cookie() == cookie && is_given(record, source) {
+    if place.cookie() == cookie.0 && is_given(record, source) {
         let flags = record.flags();
         if flags & RecordFlags::SHARED == 0 || flags & RecordFlags::LATEST != 0 {
             return Some(dialled_of(record));
@@ -184,12 +182,12 @@ pub(super) fn dialled<L: Lookup>(maps: &L, cookie: u64, source: &Peer) -> Option
 
 /// Returns the address dialled by the connect for which this peer was given.
 #[inline(always)]
-pub(super) fn connected_to<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Option<Peer> {
+pub(super) fn connected_to<L: Lookup>(maps: &L, cookie: SocketCookie, peer: &Peer) -> Option<Peer> {
     let place = place(maps, cookie)?;
     let is_it = |record: Shared<'_, Record>| {
         record.flags() & RecordFlags::CONNECTED != 0 && is_given(record, peer)
     };
-    if place.cookie() == cookie && is_it(place.record()) {
+    if place.cookie() == cookie.0 && is_it(place.record()) {
         return Some(dialled_of(place.record()));
     }
     if place.spilled() == 0 {
@@ -202,9 +200,9 @@ pub(super) fn connected_to<L: Lookup>(maps: &L, cookie: u64, peer: &Peer) -> Opt
 
 /// Drops what is kept of a socket that goes on to live.
 #[inline(always)]
-pub(super) fn forget<L: Lookup>(maps: &L, cookie: u64) {
+pub(super) fn forget<L: Lookup>(maps: &L, cookie: SocketCookie) {
     let Some(place) = place(maps, cookie) else { return };
-    if place.cookie() == cookie {
+    if place.cookie() == cookie.0 {
         // Unlike a release, this socket may ask again: its cookie must not be there.
         place.set_cookie(0);
         place.unclaim();
@@ -217,9 +215,9 @@ pub(super) fn forget<L: Lookup>(maps: &L, cookie: u64) {
 /// Drops what is kept of a socket that is gone. The cookie stays: cookies are never used again, and
 /// a place that is not written needs no second look at who wrote it.
 #[inline(always)]
-pub(super) fn release<L: Lookup>(maps: &L, cookie: u64) {
+pub(super) fn release<L: Lookup>(maps: &L, cookie: SocketCookie) {
     let Some(place) = place(maps, cookie) else { return };
-    if place.cookie() == cookie {
+    if place.cookie() == cookie.0 {
         place.unclaim();
     }
     if place.spilled() != 0 {

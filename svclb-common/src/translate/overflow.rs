@@ -5,6 +5,7 @@
 use super::record::{Kept, dialled_of, is_dialled, is_given, write};
 use super::share::{self, Table};
 use super::{Caller, Counter, Lookup, Peer, Socket};
+use crate::cookie::SocketCookie;
 use crate::layout::{NO_TAG, OVERFLOW_RECORDS, Origin, Overflow, Record, RecordFlags};
 use crate::shared::Shared;
 
@@ -69,7 +70,7 @@ pub(super) fn add<L: Lookup>(
 /// Removes the entry of a socket, if it has one. In a function of its own: few sockets come here, and a
 /// connect would have it twice.
 #[inline(never)]
-pub(super) fn remove<L: Lookup>(maps: &L, place: Shared<'_, Origin>, cookie: u64) {
+pub(super) fn remove<L: Lookup>(maps: &L, place: Shared<'_, Origin>, cookie: SocketCookie) {
     let Some(entry) = maps.overflow(cookie) else { return };
     // Only this socket's hooks remove the entry, so its memory is still this socket's.
     let client = entry.client();
@@ -104,7 +105,7 @@ fn at_dialled(entry: Shared<'_, Overflow>, dialled: &Peer) -> Option<usize> {
 #[inline(always)]
 pub(super) fn by_dialled<'a, L: Lookup>(
     maps: &'a L,
-    cookie: u64,
+    cookie: SocketCookie,
     dialled: &Peer,
 ) -> Option<Shared<'a, Record>> {
     let entry = maps.overflow(cookie)?;
@@ -115,7 +116,7 @@ pub(super) fn by_dialled<'a, L: Lookup>(
 #[inline(always)]
 pub(super) fn by_given<'a, L: Lookup>(
     maps: &'a L,
-    cookie: u64,
+    cookie: SocketCookie,
     source: &Peer,
 ) -> Option<Shared<'a, Record>> {
     let entry = maps.overflow(cookie)?;
@@ -143,13 +144,13 @@ pub(super) fn by_given<'a, L: Lookup>(
 fn each_sharer<L: Lookup>(
     maps: &L,
     place: Shared<'_, Origin>,
-    cookie: u64,
+    cookie: SocketCookie,
     dialled: &Peer,
     given: &Peer,
     mut visit: impl FnMut(Shared<'_, Record>),
 ) {
     let own = place.record();
-    if place.cookie() == cookie && is_given(own, given) && !is_dialled(own, dialled) {
+    if place.cookie() == cookie.0 && is_given(own, given) && !is_dialled(own, dialled) {
         visit(own);
     }
     if place.spilled() == 0 {
@@ -174,7 +175,7 @@ fn each_sharer<L: Lookup>(
 pub(super) fn is_given_to_another<L: Lookup>(
     maps: &L,
     place: Shared<'_, Origin>,
-    cookie: u64,
+    cookie: SocketCookie,
     dialled: &Peer,
     given: &Peer,
 ) -> bool {
@@ -206,7 +207,7 @@ pub(super) fn share<L: Lookup>(
 pub(super) fn make_latest<L: Lookup>(
     maps: &L,
     place: Shared<'_, Origin>,
-    cookie: u64,
+    cookie: SocketCookie,
     record: Shared<'_, Record>,
     given: &Peer,
 ) {

@@ -1,8 +1,17 @@
 //! One record: what a socket dialled and what it was given, wherever it lies.
 
 use super::{Peer, Socket};
-use crate::layout::Record;
+use crate::layout::{Line, Record};
 use crate::shared::Shared;
+
+/// The line of a frontend, as it was found for this call.
+#[derive(Clone, Copy)]
+pub(super) struct FoundLine<'a> {
+    pub(super) line: Shared<'a, Line>,
+    pub(super) number: u32,
+    /// Read before the set.
+    pub(super) generation: u32,
+}
 
 /// The part of a record that is kept beside the dialled address.
 pub(super) struct Kept {

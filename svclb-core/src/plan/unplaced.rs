@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::{ObjectName, ServiceKey};
+use crate::table::MapName;
 
 /// Why a service does not fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -21,7 +22,7 @@ pub enum Unplaced {
     NoLine,
     /// A hash map is full.
     #[error("{0} is full")]
-    MapFull(&'static str),
+    MapFull(MapName),
     /// All ids were given.
     #[error(
         "no service id is left: start the agent over new maps (`svclb uninstall`, then `svclb agent`)"

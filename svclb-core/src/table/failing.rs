@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Dump, Key, Row, Table, TableError};
+use super::{Dump, Key, MapName, Row, Table, TableError};
 
 /// The error of an operation that fails on request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -20,7 +20,7 @@ impl Failure {
     /// Each of them.
     pub const ALL: [Self; 3] = [Self::NoMemory, Self::NotPermitted, Self::NoRoom];
 
-    fn error(self, map: &'static str) -> TableError {
+    fn error(self, map: MapName) -> TableError {
         let kind = match self {
             Self::NoMemory => io::ErrorKind::OutOfMemory,
             Self::NotPermitted => io::ErrorKind::PermissionDenied,
@@ -74,7 +74,7 @@ impl<T> FailingTable<T> {
         self.operations += 1;
         if (self.fails_from..self.fails_until).contains(&number) {
             self.failures += 1;
-            return Err(self.failure.error("a failing table"));
+            return Err(self.failure.error(MapName::Meta));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use svclb_common::layout::{
 };
 use svclb_common::shared::Shared;
 
-use super::{Dump, Key, Row, Table, TableError};
+use super::{Dump, Key, MapName, Row, Table, TableError};
 use crate::number::{LineNumber, ServiceId, SlotNumber};
 
 /// Maps in memory, as large as their meta row says.
@@ -73,13 +73,13 @@ impl MemoryTable {
 
     fn place(&self, LineNumber(number): LineNumber) -> Result<Shared<'_, Line>, TableError> {
         let capacity = self.meta.index_lines;
-        self.line(number).ok_or(TableError::Full { map: "svclb_index", capacity })
+        self.line(number).ok_or(TableError::Full { map: MapName::Index, capacity })
     }
 
     fn filled(&self, LineNumber(number): LineNumber) -> Result<Shared<'_, Line>, TableError> {
         let line = self.place(LineNumber(number))?;
         if line.key_word() == 0 {
-            return Err(invalid("svclb_index", format!("line {number} holds no frontend")));
+            return Err(invalid(MapName::Index, format!("line {number} holds no frontend")));
         }
         Ok(line)
     }
@@ -92,13 +92,13 @@ impl MemoryTable {
     fn put_slots(&self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
         let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
         if first.checked_add(count).is_none_or(|end| end > self.meta.slots) {
-            return Err(TableError::Full { map: "svclb_slots", capacity: self.meta.slots });
+            return Err(TableError::Full { map: MapName::Slots, capacity: self.meta.slots });
         }
         if self.is_referred_to(first, count) {
-            return Err(invalid("svclb_slots", format!("slots from {first} are in use")));
+            return Err(invalid(MapName::Slots, format!("slots from {first} are in use")));
         }
         if slots.iter().any(|slot| !self.services.contains_key(&slot.owner)) {
-            return Err(invalid("svclb_slots", "an owner has no row".to_owned()));
+            return Err(invalid(MapName::Slots, "an owner has no row".to_owned()));
         }
         for (number, slot) in (first..).zip(slots) {
             if let Some(place) = self.slot(number) {
@@ -114,7 +114,7 @@ impl MemoryTable {
         for number in set.first..set.first.saturating_add(set.count) {
             let owner = self.slot(number).map_or(0, Shared::owner);
             if owner == 0 || !accepted.contains(&owner) {
-                return Err(invalid("svclb_index", format!("slot {number} belongs to {owner}")));
+                return Err(invalid(MapName::Index, format!("slot {number} belongs to {owner}")));
             }
         }
         Ok(())
@@ -123,7 +123,7 @@ impl MemoryTable {
     fn put_line(&self, number: LineNumber, line: &Line) -> Result<(), TableError> {
         let place = self.place(number)?;
         if place.key_word() != 0 {
-            return Err(invalid("svclb_index", format!("line {} holds a frontend", number.0)));
+            return Err(invalid(MapName::Index, format!("line {} holds a frontend", number.0)));
         }
         self.check_set(line.set, [line.service, line.heir])?;
         index::publish(place, line);
@@ -131,13 +131,13 @@ impl MemoryTable {
     }
 }
 
-fn invalid(map: &'static str, what: String) -> TableError {
+fn invalid(map: MapName, what: String) -> TableError {
     TableError::Invalid { map, what }
 }
 
 fn insert<K: Eq + Hash, V>(
     rows: &mut HashMap<K, V>,
-    map: &'static str,
+    map: MapName,
     capacity: u32,
     key: K,
     value: V,
@@ -151,7 +151,7 @@ fn insert<K: Eq + Hash, V>(
 
 fn take<K: Eq + Hash, V>(
     rows: &mut HashMap<K, V>,
-    map: &'static str,
+    map: MapName,
     key: &K,
 ) -> Result<(), TableError> {
     rows.remove(key).map(drop).ok_or(TableError::Missing { map })
@@ -177,18 +177,18 @@ impl Table for MemoryTable {
         let lines = self.meta.index_lines;
         match row {
             Row::Service(ServiceId(id), row) => {
-                insert(&mut self.services, "svclb_services", lines, *id, *row)
+                insert(&mut self.services, MapName::Services, lines, *id, *row)
             }
             Row::Backend(key, row) => {
                 if row.sets == 0 || !self.services.contains_key(&key.service) {
-                    return Err(invalid("svclb_backends", "of no set or no service".to_owned()));
+                    return Err(invalid(MapName::Backends, "of no set or no service".to_owned()));
                 }
                 let Meta { seed, index_lines, .. } = self.meta;
                 index::mark(key, seed, index_lines, |number| self.line(number));
-                insert(&mut self.backends, "svclb_backends", self.meta.slots, *key, *row)
+                insert(&mut self.backends, MapName::Backends, self.meta.slots, *key, *row)
             }
             Row::Frontend(key, row) => {
-                insert(&mut self.frontends, "svclb_frontends", lines, *key, *row)
+                insert(&mut self.frontends, MapName::Frontends, lines, *key, *row)
             }
             Row::Slots(SlotNumber(first), slots) => self.put_slots(*first, slots),
             Row::Line(number, line) => self.put_line(*number, line),
@@ -227,9 +227,9 @@ impl Table for MemoryTable {
 
     fn remove(&mut self, key: &Key) -> Result<(), TableError> {
         match key {
-            Key::Service(ServiceId(id)) => take(&mut self.services, "svclb_services", id),
-            Key::Backend(key) => take(&mut self.backends, "svclb_backends", key),
-            Key::Frontend(key) => take(&mut self.frontends, "svclb_frontends", key),
+            Key::Service(ServiceId(id)) => take(&mut self.services, MapName::Services, id),
+            Key::Backend(key) => take(&mut self.backends, MapName::Backends, key),
+            Key::Frontend(key) => take(&mut self.frontends, MapName::Frontends, key),
             Key::Line(number) => {
                 index::empty(self.filled(*number)?);
                 Ok(())

@@ -8,12 +8,14 @@
 
 mod failing;
 mod memory;
+mod name;
 mod recording;
 
 use crate::digest::Digest;
 use crate::number::{Generation, LineNumber, ServiceId, SlotNumber};
 pub use failing::{FailingTable, Failure};
 pub use memory::MemoryTable;
+pub use name::MapName;
 pub use recording::RecordingTable;
 use svclb_common::layout::{
     BackendKey, BackendRow, FrontendKey, FrontendRow, Line, Meta, ServiceRow, Set, Slot,
@@ -149,30 +151,30 @@ pub enum TableError {
     /// A map is full: E2BIG, or a number beyond a mapped array's end.
     #[error("{map} is full: it holds {capacity} entries")]
     Full {
-        /// Name of the map.
-        map: &'static str,
+        /// The map.
+        map: MapName,
         /// The number of its entries.
         capacity: u32,
     },
     /// A row that was to be removed is not there (ENOENT).
     #[error("{map} has no such row")]
     Missing {
-        /// Name of the map.
-        map: &'static str,
+        /// The map.
+        map: MapName,
     },
     /// A row is not in the state that the step needs.
     #[error("{map}: {what}")]
     Invalid {
-        /// Name of the map.
-        map: &'static str,
+        /// The map.
+        map: MapName,
         /// The expected and the found state.
         what: String,
     },
     /// The kernel, or a test, refused the operation.
     #[error("{map}: {source}")]
     System {
-        /// Name of the map.
-        map: &'static str,
+        /// The map.
+        map: MapName,
         /// The kernel's answer.
         source: std::io::Error,
     },

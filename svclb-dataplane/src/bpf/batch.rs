@@ -28,14 +28,12 @@ pub(crate) fn read<K: MapValue, V: MapValue>(
         unsafe { (vec![zeroed(); room], vec![zeroed(); room]) };
     loop {
         let mut attr = sys::empty();
-        // SAFETY: these are the fields of the command.
-        let batch = unsafe { &mut attr.batch };
-        batch.in_batch = from.as_ref().map_or(0, |from| std::ptr::from_ref(from) as u64);
-        batch.out_batch = (&raw mut to) as u64;
-        batch.keys = keys.as_mut_ptr() as u64;
-        batch.values = values.as_mut_ptr() as u64;
-        batch.count = u32::try_from(keys.len()).map_err(io::Error::other)?;
-        batch.map_fd = map;
+        attr.batch.in_batch = from.as_ref().map_or(0, |from| std::ptr::from_ref(from) as u64);
+        attr.batch.out_batch = (&raw mut to) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = u32::try_from(keys.len()).map_err(io::Error::other)?;
+        attr.batch.map_fd = map;
         // SAFETY: the buffers live through the call and hold as many as it says, of the map's sizes.
         let done = unsafe { sys::bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
         // SAFETY: the field that this command writes.
@@ -72,12 +70,10 @@ pub(crate) fn write<K: MapValue, V: MapValue>(
     values: &[V],
 ) -> io::Result<()> {
     let mut attr = sys::empty();
-    // SAFETY: these are the fields of the command.
-    let batch = unsafe { &mut attr.batch };
-    batch.keys = keys.as_ptr() as u64;
-    batch.values = values.as_ptr() as u64;
-    batch.count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
-    batch.map_fd = sys::fd(map)?;
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(keys.len().min(values.len())).map_err(io::Error::other)?;
+    attr.batch.map_fd = sys::fd(map)?;
     // SAFETY: the rows live through the call, are as many as it says, and have the map's sizes.
     unsafe { sys::bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
 }

@@ -2,6 +2,7 @@
 //! show fields.
 //!
 //! The format is that of Documentation/bpf/btf.rst; numbers are in the machine's byte order.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use std::fs;
 
@@ -179,7 +180,8 @@ impl Types {
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
+/// Reads 32 bits in the machine's byte order.
+pub(crate) fn number(bytes: &[u8], at: usize) -> Option<u32> {
     let word = bytes.get(at..at.checked_add(4)?)?;
     Some(u32::from_ne_bytes(word.try_into().ok()?))
 }

@@ -1,15 +1,12 @@
 //! Reads links and programs from the kernel, and changes nothing.
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::maps::MapInfo;
-use aya_obj::generated::{
-    BPF_F_QUERY_EFFECTIVE, bpf_attach_type, bpf_cmd, bpf_link_info, bpf_link_type, bpf_prog_info,
-};
+use aya_obj::generated::{BPF_F_QUERY_EFFECTIVE, bpf_cmd, bpf_link_info, bpf_link_type};
 
 use crate::bpf::sys;
 use crate::hooks::Hook;
@@ -55,51 +52,6 @@ pub(crate) fn link_of(link: BorrowedFd<'_>) -> io::Result<Link> {
     Ok(Link { cgroup: cgroup.cgroup_id, program: info.prog_id, hook: cgroup.attach_type })
 }
 
-/// A program in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Program {
-    /// Its name: 15 characters at most.
-    pub name: String,
-    /// Ids of the maps that it uses.
-    pub maps: Vec<u32>,
-    /// Number of runs while the kernel counted them (bpf(2), BPF_ENABLE_STATS).
-    pub runs: u64,
-    /// Duration of all these runs together.
-    pub nanoseconds: u64,
-    /// Instructions, as the verifier left them; 0 when the kernel does not show them.
-    pub instructions: u32,
-}
-
-/// Looks at a program by its id, for which the kernel asks CAP_SYS_ADMIN.
-///
-/// # Errors
-/// When that is not granted, or the program is gone.
-pub fn program(id: u32) -> io::Result<Program> {
-    let mut attr = sys::empty();
-    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
-    // SAFETY: nothing is pointed to.
-    let program = unsafe { sys::bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr) }?;
-    let program: OwnedFd = sys::descriptor(program)?;
-    let mut maps = vec![0_u32; PROGRAMS as usize];
-    // SAFETY: plain integers.
-    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
-    info.map_ids = maps.as_mut_ptr() as u64;
-    info.nr_map_ids = PROGRAMS;
-    // SAFETY: the kernel fills a structure of this type, and as many ids as it says there is room for.
-    unsafe { read_info(program.as_fd(), &mut info) }?;
-    maps.truncate(info.nr_map_ids as usize);
-    let name: Vec<u8> = info.name.iter().map(|byte| byte.to_ne_bytes()[0]).collect();
-    let name = CStr::from_bytes_until_nul(&name).map_err(io::Error::other)?;
-    Ok(Program {
-        name: name.to_string_lossy().into_owned(),
-        maps,
-        runs: info.run_cnt,
-        nanoseconds: info.run_time_ns,
-        // An instruction has eight bytes (RFC 9669).
-        instructions: info.xlated_prog_len / 8,
-    })
-}
-
 /// Fills `info` with what an object is.
 ///
 /// # Safety
@@ -122,7 +74,7 @@ pub fn programs(cgroup: &Path, hook: &Hook, whose: Whose) -> io::Result<Vec<u32>
     let mut ids = vec![0_u32; PROGRAMS as usize];
     let mut attr = sys::empty();
     attr.query.__bindgen_anon_1.target_fd = sys::fd(folder.as_fd())?;
-    attr.query.attach_type = number(hook);
+    attr.query.attach_type = hook.number;
     attr.query.query_flags = match whose {
         Whose::Own => 0,
         Whose::Effective => BPF_F_QUERY_EFFECTIVE,
@@ -145,43 +97,10 @@ pub enum Whose {
     Effective,
 }
 
-/// The number of a hook, `enum bpf_attach_type`; no hook's for a name that is none.
-pub fn number(hook: &Hook) -> u32 {
-    use bpf_attach_type::*;
-    let kind = match hook.name {
-        "connect4" => BPF_CGROUP_INET4_CONNECT,
-        "connect6" => BPF_CGROUP_INET6_CONNECT,
-        "sendmsg4" => BPF_CGROUP_UDP4_SENDMSG,
-        "sendmsg6" => BPF_CGROUP_UDP6_SENDMSG,
-        "recvmsg4" => BPF_CGROUP_UDP4_RECVMSG,
-        "recvmsg6" => BPF_CGROUP_UDP6_RECVMSG,
-        "getpeername4" => BPF_CGROUP_INET4_GETPEERNAME,
-        "getpeername6" => BPF_CGROUP_INET6_GETPEERNAME,
-        "sock_release" => BPF_CGROUP_INET_SOCK_RELEASE,
-        _ => __MAX_BPF_ATTACH_TYPE,
-    };
-    kind as u32
-}
-
 /// Id of a pinned map.
 ///
 /// # Errors
 /// When the pin cannot be read.
 pub fn map_id(pin: &Path) -> io::Result<u32> {
     MapInfo::from_pin(pin).map(|info| info.id()).map_err(io::Error::other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hooks::HOOKS;
-
-    #[test]
-    fn every_hook_has_a_number_of_its_own() {
-        let mut numbers: Vec<u32> = HOOKS.iter().map(number).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), HOOKS.len());
-        assert!(!numbers.contains(&(bpf_attach_type::__MAX_BPF_ATTACH_TYPE as u32)));
-    }
 }

@@ -39,7 +39,7 @@ impl<T: MapValue> Mapping<T> {
     /// Maps the values with these numbers, and what else is on their pages.
     fn part(map: BorrowedFd<'_>, numbers: Range<u32>, writable: bool) -> io::Result<Self> {
         let first = numbers.start as usize * size_of::<T>();
-        let skip = first % page()?;
+        let skip = first % usize::try_from(procfs::page_size()).map_err(io::Error::other)?;
         let bytes = skip + numbers.len() * size_of::<T>();
         let offset = libc::off_t::try_from(first - skip).map_err(io::Error::other)?;
         let protection =
@@ -114,10 +114,4 @@ impl<'a, T: MapValue> Window<'a, T> {
         };
         Ok(open.get(number))
     }
-}
-
-fn page() -> io::Result<usize> {
-    // SAFETY: it takes and gives numbers.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).map_err(|_| io::Error::last_os_error())
 }

@@ -9,29 +9,26 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
+use nix::time::{ClockId, clock_gettime};
+use svclb_common::cookie::{NetnsCookie, SocketCookie};
 
 /// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
-pub(crate) fn netns_cookie() -> io::Result<u64> {
-    match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
-        asked => asked,
-    }
+pub(crate) fn netns_cookie() -> io::Result<NetnsCookie> {
+    let cookie = match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => 0,
+        cookie => cookie?,
+    };
+    Ok(NetnsCookie(cookie))
 }
 
 /// The clock by which the hooks tell time: since boot, without time asleep.
 pub(crate) fn monotonic() -> io::Result<Duration> {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the value lives through the call.
-    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let seconds = u64::try_from(now.tv_sec).map_err(io::Error::other)?;
-    Ok(Duration::new(seconds, u32::try_from(now.tv_nsec).map_err(io::Error::other)?))
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
 /// The cookie of a socket.
-pub(crate) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
-    cookie(socket, libc::SO_COOKIE)
+pub(crate) fn socket_cookie(socket: BorrowedFd<'_>) -> io::Result<SocketCookie> {
+    cookie(socket, libc::SO_COOKIE).map(SocketCookie)
 }
 
 /// A cookie, which is an option of 64 bits of a socket.
@@ -94,23 +91,23 @@ pub(crate) fn create_link(
     cgroup: BorrowedFd<'_>,
     hook: u32,
 ) -> io::Result<OwnedFd> {
+    link(program, fd(cgroup)?, hook)
+}
+
+fn link(program: BorrowedFd<'_>, target: u32, hook: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
-    // SAFETY: these are the fields of the command.
-    let create = unsafe { &mut attr.link_create };
-    create.__bindgen_anon_1.prog_fd = fd(program)?;
-    create.__bindgen_anon_2.target_fd = fd(cgroup)?;
-    create.attach_type = hook;
-    // SAFETY: both descriptors are open.
+    attr.link_create.__bindgen_anon_1.prog_fd = fd(program)?;
+    attr.link_create.__bindgen_anon_2.target_fd = target;
+    attr.link_create.attach_type = hook;
+    // SAFETY: nothing is pointed to.
     descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
 }
 
 /// Puts another program behind a link. Every run of the hook runs either the old or the new one.
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = empty();
-    // SAFETY: these are the fields of the command.
-    let update = unsafe { &mut attr.link_update };
-    update.link_fd = fd(link)?;
-    update.__bindgen_anon_1.new_prog_fd = fd(program)?;
+    attr.link_update.link_fd = fd(link)?;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = fd(program)?;
     // SAFETY: both descriptors are open.
     unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
@@ -142,13 +139,7 @@ pub(crate) fn load_iterator(code: &[[u8; 8]], function: u32) -> io::Result<Owned
 
 /// Makes the link of an iterator's program, which is attached to nothing.
 pub(crate) fn create_iterator_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let mut attr = empty();
-    // SAFETY: these are the fields of the command.
-    let create = unsafe { &mut attr.link_create };
-    create.__bindgen_anon_1.prog_fd = fd(program)?;
-    create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
-    // SAFETY: the descriptor is open.
-    descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
+    link(program, 0, bpf_attach_type::BPF_TRACE_ITER as u32)
 }
 
 /// Makes an iterator of its link: reading it runs the program once for each object.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use svclb_common::layout::{AffinityKey, AffinityRow, Line};
+use svclb_core::table::MapName;
 
 use crate::bpf::mapping::Mapping;
 use crate::bpf::sys;
@@ -30,8 +31,8 @@ type Timeouts = HashMap<u32, Duration>;
 /// # Errors
 /// When a map cannot be read or written.
 pub fn expire(maps: &Places) -> Result<usize> {
-    let rows = Rows::new("svclb_affinity", maps.open("svclb_affinity")?)?;
-    let index = maps.open("svclb_index")?;
+    let rows = Rows::open(MapName::Affinity, maps)?;
+    let index = maps.open(MapName::Index)?;
     let lines = Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), false)
         .context("cannot map svclb_index")?;
     remove_old(rows, &timeouts(&lines), sys::monotonic()?)
@@ -76,42 +77,4 @@ fn remove_old(
 }
 
 #[cfg(test)]
-mod tests {
-    use aya::maps::MapData;
-    use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_HASH;
-
-    use super::*;
-
-    #[test]
-    fn rows_go_when_their_services_timeout_is_over_and_not_before() {
-        const NOW: Duration = Duration::from_secs(100_000);
-        let (key, value) = (size_of::<AffinityKey>(), size_of::<AffinityRow>());
-        let [key, value] = [key, value].map(|size| u32::try_from(size).unwrap());
-        let object = aya_obj::Map::new_from_params(BPF_MAP_TYPE_HASH as u32, key, value, 64, 1);
-        let made = MapData::create(object, "affinity", None);
-        let made = made.expect("a map can be made: run this as root");
-        let copy = MapData::from_fd(made.fd().as_fd().try_clone_to_owned().unwrap()).unwrap();
-        let mut rows = Rows::new("svclb_affinity", made).unwrap();
-        let timeouts = Timeouts::from([(1, Duration::from_secs(100)), (2, NOW)]);
-        // Client, service, age in seconds, and whether it goes.
-        let all = [
-            (1, 1, 0, false),
-            (2, 1, 99, false),
-            (3, 1, 100, true),
-            (4, 2, 90_000, false),
-            (5, 3, 599, false),
-            (6, 3, 600, true),
-        ];
-        for (client, service, age, _) in all {
-            let key = AffinityKey { client, service, family: 4 };
-            let used = u64::try_from((NOW - Duration::from_secs(age)).as_nanos()).unwrap();
-            rows.put(&key, &AffinityRow { used, ..AffinityRow::default() }).unwrap();
-        }
-        let left = Rows::<AffinityKey, AffinityRow>::new("svclb_affinity", copy).unwrap();
-        assert_eq!(remove_old(rows, &timeouts, NOW).unwrap(), 2);
-        let mut left: Vec<u64> = left.all().unwrap().iter().map(|(key, _)| key.client).collect();
-        left.sort_unstable();
-        let stay = all.iter().filter(|(.., goes)| !goes).map(|(client, ..)| *client);
-        assert_eq!(left, stay.collect::<Vec<_>>());
-    }
-}
+mod as_root_tests;

@@ -26,15 +26,15 @@ use svclb_common::layout::{
 use svclb_common::shared::Shared;
 use svclb_core::compile::{is_api_server, service_of};
 use svclb_core::number::{Generation, LineNumber, ServiceId, SlotNumber};
-use svclb_core::table::{Dump, Key, Row, Table, TableError, ranges};
+use svclb_core::table::{Dump, Key, MapName, Row, Table, TableError, ranges};
 
 use crate::bpf::mapping::Mapping;
-use crate::bpf::value::Plain;
+use crate::bpf::value::{MapValue, Plain};
 use crate::maps::rows::{Rows, failed_in_array, invalid};
 use crate::maps::slots::Slots;
 use crate::pins::Pins;
 use crate::pins::places::Places;
-use crate::shapes::{self, MapShape};
+use crate::shapes;
 
 /// The maps of one folder of pins.
 pub struct Maps {
@@ -76,18 +76,18 @@ impl Maps {
     /// # Errors
     /// When a map is not there.
     pub fn open(places: &Places, writable: bool) -> Result<Self> {
-        let open = |name: &str| places.open(name);
-        let (index, slots) = (open("svclb_index")?, open("svclb_slots")?);
+        let open = |name| places.open(name);
+        let (index, slots) = (open(MapName::Index)?, open(MapName::Slots)?);
         let meta: Array<MapData, Plain<Meta>> =
-            Map::from_map_data(open("svclb_meta")?)?.try_into()?;
+            Map::from_map_data(open(MapName::Meta)?)?.try_into()?;
         Ok(Self {
             index: Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), writable)
                 .context("cannot map svclb_index")?,
             slots: Slots::new(&slots).context("cannot open svclb_slots again")?,
-            frontends: Rows::new("svclb_frontends", open("svclb_frontends")?)?,
-            services: Rows::new("svclb_services", open("svclb_services")?)?,
-            backends: Rows::new("svclb_backends", open("svclb_backends")?)?,
-            counters: Map::from_map_data(open("svclb_counters")?)?.try_into()?,
+            frontends: Rows::open(MapName::Frontends, places)?,
+            services: Rows::open(MapName::Services, places)?,
+            backends: Rows::open(MapName::Backends, places)?,
+            counters: Map::from_map_data(open(MapName::Counters)?)?.try_into()?,
             geometry: meta.get(&0, 0).context("cannot read svclb_meta")?.0,
             meta,
             needed: None,
@@ -126,7 +126,7 @@ impl Maps {
 
     fn line(&self, number: u32) -> Result<Shared<'_, Line>, TableError> {
         let capacity = self.index.length();
-        self.index.get(number).ok_or(TableError::Full { map: "svclb_index", capacity })
+        self.index.get(number).ok_or(TableError::Full { map: MapName::Index, capacity })
     }
 
     /// A line that holds a frontend.
@@ -135,7 +135,7 @@ impl Maps {
         if line.key_word() != 0 {
             return Ok(line);
         }
-        Err(invalid("svclb_index", format!("line {number} holds no frontend")))
+        Err(invalid(MapName::Index, format!("line {number} holds no frontend")))
     }
 
     /// Takes note of how the index is hashed, before the meta row says it.
@@ -154,7 +154,7 @@ impl Maps {
         }
         let can = index_lines.is_power_of_two()
             && index::mark(key, seed, index_lines, |number| self.index.get(number));
-        if can { Ok(()) } else { Err(invalid("svclb_meta", "it describes other maps".to_owned())) }
+        if can { Ok(()) } else { Err(invalid(MapName::Meta, "it describes other maps".to_owned())) }
     }
 
     /// Begins a review of the marks (docs/decisions/0007), if many were added since the last one: notes those
@@ -195,7 +195,7 @@ impl Maps {
     fn put_line(&self, number: u32, line: &Line) -> Result<(), TableError> {
         let place = self.line(number)?;
         if place.key_word() != 0 {
-            return Err(invalid("svclb_index", format!("line {number} holds a frontend already")));
+            return Err(invalid(MapName::Index, format!("line {number} holds a frontend already")));
         }
         index::publish(place, line);
         Ok(())
@@ -219,7 +219,7 @@ impl Table for Maps {
             .filter_map(|number| Some((number, self.index.get(number)?.read())))
             .filter(|(_, line)| *line != Line::default())
             .collect();
-        let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array("svclb_meta", error))?.0;
+        let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array(MapName::Meta, error))?.0;
         let mut slots = self.slots.reader();
         // A line that another program wrote may name any slot.
         let ranges = ranges(&lines, |number| slots.slot(number));
@@ -267,7 +267,7 @@ impl Table for Maps {
             Row::Meta(meta) => {
                 self.meta
                     .set(0, Plain(*meta), 0)
-                    .map_err(|error| failed_in_array("svclb_meta", error))?;
+                    .map_err(|error| failed_in_array(MapName::Meta, error))?;
                 self.geometry = *meta;
                 Ok(())
             }
@@ -291,16 +291,21 @@ impl Table for Maps {
     }
 }
 
+/// Opens a map that these programs can use, of this version or another; none where there is no such map.
+fn usable<K: MapValue, V: MapValue>(pins: &Pins, name: MapName) -> Result<Option<Rows<K, V>>> {
+    let Some(pin) = pins.usable(shapes::of(name))? else { return Ok(None) };
+    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()));
+    Rows::new(name, map?).map(Some)
+}
+
 /// The rows of services that the maps here have, of this version or another; none where they cannot be
 /// read by us.
 ///
 /// # Errors
 /// When a map is there and cannot be read.
 pub fn services(pins: &Pins) -> Result<Option<Vec<(u32, ServiceRow)>>> {
-    const SERVICES: &MapShape = shapes::named("svclb_services");
-    let Some(place) = pins.usable(SERVICES)? else { return Ok(None) };
-    let map = MapData::from_pin(&place).with_context(|| format!("cannot open {}", place.display()));
-    Ok(Some(Rows::new(SERVICES.name, map?)?.all()?))
+    let map = usable::<u32, ServiceRow>(pins, MapName::Services)?;
+    Ok(map.map(|map| map.all()).transpose()?)
 }
 
 /// The endpoints of the API server that the maps here name, of this version or another, as far as they can
@@ -309,7 +314,6 @@ pub fn services(pins: &Pins) -> Result<Option<Vec<(u32, ServiceRow)>>> {
 /// # Errors
 /// When a map is there and cannot be read.
 pub fn api_servers(pins: &Pins) -> Result<Vec<SocketAddr>> {
-    const BACKENDS: &MapShape = shapes::named("svclb_backends");
     let services = services(pins)?.unwrap_or_default().into_iter();
     let own = services.filter(|(_, row)| {
         service_of(row).is_some_and(|it| is_api_server(&it.object) && it.protocol == Protocol::Tcp)
@@ -317,17 +321,15 @@ pub fn api_servers(pins: &Pins) -> Result<Vec<SocketAddr>> {
     let own: Vec<u32> = own.map(|(id, _)| id).collect();
     let mut found = Vec::new();
     if !own.is_empty()
-        && let Some(place) = pins.usable(BACKENDS)?
+        && let Some(backends) = usable::<BackendKey, BackendRow>(pins, MapName::Backends)?
     {
-        let map = MapData::from_pin(&place);
-        let map = map.with_context(|| format!("cannot open {}", place.display()))?;
-        Rows::<BackendKey, BackendRow>::new(BACKENDS.name, map)?.each(&mut |key, _| {
+        backends.each(&mut |key, _| {
             if own.contains(&key.service) {
                 found.push(SocketAddr::new(key.address.ip(), key.port));
             }
         })?;
     }
-    if pins.usable(shapes::named("svclb_meta"))?.is_some() {
+    if pins.usable(shapes::of(MapName::Meta))?.is_some() {
         let row = pins.meta()?;
         let endpoints = row.sources.iter().filter(|it| it.way == WayKind::Endpoint as u8);
         found.extend(endpoints.map(|it| SocketAddr::new(it.address.ip(), it.port)));

@@ -5,14 +5,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::Result;
 use aya::maps::{HashMap, Map, MapData, MapError};
-use svclb_core::table::TableError;
+use svclb_core::table::{MapName, TableError};
 
 use crate::bpf::batch;
 use crate::bpf::value::{MapValue, Plain};
+use crate::pins::places::Places;
 
 /// A hash map.
 pub(crate) struct Rows<K, V> {
-    name: &'static str,
+    name: MapName,
     capacity: u32,
     map: HashMap<MapData, Plain<K>, Plain<V>>,
     /// The same map: aya's type does not show its own.
@@ -35,7 +36,12 @@ impl<K, V> Default for Buffered<K, V> {
 }
 
 impl<K: MapValue, V: MapValue> Rows<K, V> {
-    pub(crate) fn new(name: &'static str, data: MapData) -> Result<Self> {
+    /// Opens a map by its pin.
+    pub(crate) fn open(name: MapName, places: &Places) -> Result<Self> {
+        Self::new(name, places.open(name)?)
+    }
+
+    pub(crate) fn new(name: MapName, data: MapData) -> Result<Self> {
         let capacity = data.info()?.max_entries();
         let fd = data.fd().as_fd().try_clone_to_owned()?;
         Ok(Self { name, capacity, map: Map::from_map_data(data)?.try_into()?, fd, buffered: None })
@@ -109,12 +115,12 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
     }
 }
 
-pub(crate) fn invalid(map: &'static str, what: String) -> TableError {
+pub(crate) fn invalid(map: MapName, what: String) -> TableError {
     TableError::Invalid { map, what }
 }
 
 /// Translates a failed call on a hash map of `capacity` entries.
-fn failed(map: &'static str, capacity: u32, error: MapError) -> TableError {
+fn failed(map: MapName, capacity: u32, error: MapError) -> TableError {
     match failed_in_array(map, error) {
         TableError::System { source, .. } => refused(map, capacity, source),
         other => other,
@@ -122,7 +128,7 @@ fn failed(map: &'static str, capacity: u32, error: MapError) -> TableError {
 }
 
 /// Translates an error of the kernel on a hash map of `capacity` entries.
-fn refused(map: &'static str, capacity: u32, source: io::Error) -> TableError {
+fn refused(map: MapName, capacity: u32, source: io::Error) -> TableError {
     match source.raw_os_error() {
         Some(libc::E2BIG) => TableError::Full { map, capacity },
         _ => TableError::System { map, source },
@@ -130,7 +136,7 @@ fn refused(map: &'static str, capacity: u32, source: io::Error) -> TableError {
 }
 
 /// Translates a failed call on an array, which has all of its entries from the start and is never full.
-pub(crate) fn failed_in_array(map: &'static str, error: MapError) -> TableError {
+pub(crate) fn failed_in_array(map: MapName, error: MapError) -> TableError {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => TableError::Missing { map },
         MapError::SyscallError(call) => match call.io_error.raw_os_error() {
@@ -142,73 +148,13 @@ pub(crate) fn failed_in_array(map: &'static str, error: MapError) -> TableError 
 }
 
 #[cfg(test)]
+mod as_root_tests;
+
+#[cfg(test)]
 mod tests {
     use aya::sys::SyscallError;
 
     use super::*;
-
-    /// A map of the real kernel's, with room for so many rows.
-    fn map(rows: u32) -> Rows<u32, u64> {
-        let kind = aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_HASH as u32;
-        let object = aya_obj::Map::new_from_params(kind, 4, 8, rows, 0);
-        let made = MapData::create(object, "svclb_test", None);
-        Rows::new("svclb_test", made.expect("a map can be made: run this as root")).unwrap()
-    }
-
-    fn sorted(mut rows: Vec<(u32, u64)>) -> Vec<(u32, u64)> {
-        rows.sort_unstable();
-        rows
-    }
-
-    #[test]
-    fn rows_that_are_buffered_are_all_there_in_the_end() {
-        let rows: Vec<(u32, u64)> = (0..10_000).map(|key| (key, u64::from(key) * 3)).collect();
-        let mut map = map(20_000);
-        map.buffer_rows();
-        rows.iter().for_each(|(key, value)| map.put(key, value).unwrap());
-        let before = map.all().unwrap().len();
-        assert!(before < rows.len() && before >= rows.len() - batch::ROWS, "{before} are written");
-        map.flush().unwrap();
-        assert_eq!(sorted(map.all().unwrap()), rows);
-        // From here on each is written at once.
-        map.put(&7, &0).unwrap();
-        map.remove(&8).unwrap();
-        let changed = sorted(map.all().unwrap());
-        assert_eq!((changed.len(), changed[7], changed[8]), (rows.len() - 1, (7, 0), (9, 27)));
-    }
-
-    #[test]
-    fn a_row_that_does_not_fit_is_refused_at_once_also_where_rows_are_buffered() {
-        let mut map = map(5_000);
-        map.buffer_rows();
-        (0..5_000).for_each(|key| map.put(&key, &1).unwrap());
-        let refused = map.put(&5_000, &1);
-        assert!(matches!(refused, Err(TableError::Full { capacity: 5_000, .. })), "{refused:?}");
-        assert_eq!(map.all().unwrap().len(), 5_000);
-    }
-
-    #[test]
-    fn a_row_that_goes_after_it_was_buffered_is_gone() {
-        let mut map = map(100);
-        map.buffer_rows();
-        map.put(&1, &1).unwrap();
-        map.put(&2, &2).unwrap();
-        map.remove(&1).unwrap();
-        map.flush().unwrap();
-        assert_eq!(map.all().unwrap(), [(2, 2)]);
-    }
-
-    #[test]
-    fn rows_that_the_kernel_gives_together_are_made_room_for() {
-        assert_eq!(map(10).all().unwrap(), []);
-        let mut map = map(1_000);
-        (0..1_000).for_each(|key| map.put(&key, &1).unwrap());
-        // There are buckets with more than one.
-        let mut rows = Vec::new();
-        let mut see = |key: &u32, value: &u64| rows.push((*key, *value));
-        batch::read(1, map.fd.as_fd(), &mut see).unwrap();
-        assert_eq!(sorted(rows), (0..1_000).map(|key| (key, 1)).collect::<Vec<_>>());
-    }
 
     #[test]
     fn only_a_hash_map_can_be_full() {
@@ -216,11 +162,11 @@ mod tests {
             let io_error = io::Error::from_raw_os_error(number);
             MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error })
         };
-        let hash = failed("svclb_services", 7, error(libc::E2BIG));
+        let hash = failed(MapName::Services, 7, error(libc::E2BIG));
         assert!(matches!(hash, TableError::Full { capacity: 7, .. }), "{hash:?}");
-        let array = failed_in_array("svclb_meta", error(libc::E2BIG));
+        let array = failed_in_array(MapName::Meta, error(libc::E2BIG));
         assert!(matches!(array, TableError::System { .. }), "{array:?}");
-        let memory = failed("svclb_services", 7, error(libc::ENOMEM));
+        let memory = failed(MapName::Services, 7, error(libc::ENOMEM));
         assert!(matches!(memory, TableError::System { .. }), "{memory:?}");
     }
 }

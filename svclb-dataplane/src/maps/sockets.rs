@@ -6,7 +6,9 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
+use svclb_common::cookie::SocketCookie;
 use svclb_common::layout::{BackendKey, NO_TAG, Origin, Overflow, Record};
+use svclb_core::table::MapName;
 
 use crate::bpf::mapping::Mapping;
 use crate::bpf::value::Plain;
@@ -16,7 +18,7 @@ use crate::pins::places::Places;
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOrigin {
     /// The socket's cookie.
-    pub cookie: u64,
+    pub cookie: SocketCookie,
     /// The dialled address and the given backend.
     pub record: Record,
     /// Found in the overflow.
@@ -35,11 +37,11 @@ impl Origins {
     /// # Errors
     /// When a map cannot be opened.
     pub fn open(maps: &Places) -> Result<Self> {
-        let places = maps.open("svclb_origins")?;
+        let places = maps.open(MapName::Origins)?;
         Ok(Self {
             places: Mapping::new(places.fd().as_fd(), places.info()?.max_entries(), false)
                 .context("cannot map svclb_origins")?,
-            overflow: Map::from_map_data(maps.open("svclb_overflow")?)?.try_into()?,
+            overflow: Map::from_map_data(maps.open(MapName::Overflow)?)?.try_into()?,
         })
     }
 
@@ -60,13 +62,15 @@ impl Origins {
             // A released place keeps its cookie.
             if place.count() != 0 && place.cookie() != 0 {
                 let record = place.record().read();
-                found.push(SocketOrigin { cookie: place.cookie(), record, overflow: false });
+                let cookie = SocketCookie(place.cookie());
+                found.push(SocketOrigin { cookie, record, overflow: false });
             }
         }
         for entry in self.overflow.iter() {
             let (Plain(cookie), entry) = entry.context("cannot read svclb_overflow")?;
             for (tag, record) in entry.0.dialled.iter().zip(entry.0.records) {
                 if *tag != NO_TAG {
+                    let cookie = SocketCookie(cookie);
                     found.push(SocketOrigin { cookie, record, overflow: true });
                 }
             }

@@ -5,11 +5,15 @@
 //! the root: its folder's inode number, which is the cgroup's id, tells the two apart.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use procfs::process::{MountInfo, Process, Stat, StatFlags, all_processes};
 use svclb_core::text;
+
+use crate::node::mounts;
 
 /// Id of the root of the cgroup2 hierarchy (the first number that kernfs gives).
 pub const ROOT: u64 = 1;
@@ -17,8 +21,8 @@ pub const ROOT: u64 = 1;
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 /// The same of its first cgroup namespace.
 const FIRST_CGROUP_NAMESPACE: u64 = 0xefff_fffb;
-/// PF_KTHREAD of include/linux/sched.h.
-const KERNEL_THREAD: u64 = 0x0020_0000;
+/// The type of a cgroup2 file system.
+pub(crate) const CGROUP2: &str = "cgroup2";
 /// Number of processes that a message names.
 const EXAMPLES: usize = 5;
 
@@ -59,47 +63,12 @@ impl Place {
     }
 }
 
-/// A mounted cgroup2.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Mount {
-    /// The folder that it is mounted at.
-    pub(crate) point: PathBuf,
-    /// The mounted cgroup, as the reader's namespace shows it.
-    root: String,
-}
-
-/// Reads the cgroup2 mounts of a mountinfo.
-pub(crate) fn mounts_in(mountinfo: &str) -> Vec<Mount> {
-    mounts_of(mountinfo, "cgroup2")
-}
-
-/// Reads the mounts of one type of a mountinfo (proc(5): the fourth field is the mounted folder, here a
-/// cgroup, the fifth where it is mounted; the type follows a lone hyphen; blanks are written `\040`).
-pub(crate) fn mounts_of(mountinfo: &str, kind: &str) -> Vec<Mount> {
-    let of = |line: &str| {
-        let (mount, system) = line.split_once(" - ")?;
-        (system.split(' ').next()? == kind).then_some(())?;
-        let mut fields = mount.split(' ').skip(3).map(|field| field.replace("\\040", " "));
-        Some(Mount { root: fields.next()?, point: fields.next()?.into() })
-    };
-    mountinfo.lines().filter_map(of).collect()
-}
-
-/// The cgroup2 mounts that this process sees.
-///
-/// # Errors
-/// When they cannot be read.
-pub(crate) fn mounts() -> Result<Vec<Mount>> {
-    let path = "/proc/self/mountinfo";
-    Ok(mounts_in(&fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?))
-}
-
 /// Returns the position of a cgroup2 folder in the hierarchy.
-fn place_of(folder: &Path, mounts: &[Mount]) -> Option<Place> {
+fn place_of(folder: &Path, mounts: &[MountInfo]) -> Option<Place> {
     let below = mounts.iter().filter_map(|mount| {
-        Some((mount, folder.strip_prefix(&mount.point).ok()?.to_str()?.to_owned()))
+        Some((mount, folder.strip_prefix(&mount.mount_point).ok()?.to_str()?.to_owned()))
     });
-    let (mount, rest) = below.max_by_key(|(mount, _)| mount.point.as_os_str().len())?;
+    let (mount, rest) = below.max_by_key(|(mount, _)| mount.mount_point.as_os_str().len())?;
     let mut place = Place::parse(&mount.root);
     place.walk(&rest);
     Some(place)
@@ -110,16 +79,9 @@ fn place_of(folder: &Path, mounts: &[Mount]) -> Option<Place> {
 /// # Errors
 /// When mounts cannot be read.
 pub fn find(id: u64) -> Result<Option<PathBuf>> {
-    let is_it = |folder: &Path| fs::metadata(folder).is_ok_and(|data| data.ino() == id);
-    let mut folders: Vec<PathBuf> = mounts()?.into_iter().map(|mount| mount.point).collect();
-    folders.reverse();
-    while let Some(folder) = folders.pop() {
-        if is_it(&folder) {
-            return Ok(Some(folder));
-        }
-        folders.extend(below(&folder));
-    }
-    Ok(None)
+    let is_it = |folder: &PathBuf| fs::metadata(folder).is_ok_and(|data| data.ino() == id);
+    let points = mounts::of_type(CGROUP2)?.into_iter().map(|mount| mount.mount_point);
+    Ok(points.flat_map(tree).find(is_it))
 }
 
 /// Id of this process's own cgroup2; 0 where that is the root, which every process may be in, and where no
@@ -137,14 +99,12 @@ fn own() -> Option<PathBuf> {
         let processes = fs::read_to_string(folder.join("cgroup.procs"));
         processes.is_ok_and(|processes| processes.lines().any(|process| process == us))
     };
-    let mounts = mounts().ok()?;
-    let path = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = path.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let direct = mounts.iter().filter(|mount| mount.root == "/").map(|it| it.point.join(path));
-    let all = mounts.iter().flat_map(|mount| {
-        std::iter::once_with(|| mount.point.clone())
-            .chain(std::iter::once_with(|| descendants(&mount.point)).flatten())
-    });
+    let mounts = mounts::of_type(CGROUP2).ok()?;
+    let path = cgroup2_in(&fs::read("/proc/self/cgroup").ok()?)?;
+    let path = path.strip_prefix('/')?;
+    let direct =
+        mounts.iter().filter(|mount| mount.root == "/").map(|it| it.mount_point.join(path));
+    let all = mounts.iter().flat_map(|mount| tree(mount.mount_point.clone()));
     direct.chain(all).find(has_us)
 }
 
@@ -154,23 +114,26 @@ fn below(folder: &Path) -> impl Iterator<Item = PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|it| it.path())
 }
 
+/// A cgroup and all below it, each before those below it.
+fn tree(folder: PathBuf) -> impl Iterator<Item = PathBuf> {
+    let mut next = vec![folder];
+    std::iter::from_fn(move || {
+        let folder = next.pop()?;
+        next.extend(below(&folder));
+        Some(folder)
+    })
+}
+
 /// All cgroups below one, each before those below it.
 pub fn descendants(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = below(folder).collect();
-    let mut next = 0;
-    while let Some(folder) = found.get(next) {
-        let more: Vec<PathBuf> = below(folder).collect();
-        found.extend(more);
-        next += 1;
-    }
-    found
+    tree(folder.to_owned()).skip(1).collect()
 }
 
 /// A process outside of a cgroup.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outside {
     /// Its number, in this pid namespace.
-    pub pid: u32,
+    pub pid: i32,
     /// Its name.
     pub name: String,
     /// Its cgroup, as /proc shows it.
@@ -202,7 +165,7 @@ pub fn coverage(cgroup: &Path) -> Result<Coverage> {
     let cannot = || format!("cannot look at the cgroup {}", cgroup.display());
     let folder = cgroup.canonicalize().with_context(cannot)?;
     let is_root = fs::metadata(&folder).with_context(cannot)?.ino() == ROOT;
-    let own = place_of(&folder, &mounts()?).with_context(cannot)?;
+    let own = place_of(&folder, &mounts::of_type(CGROUP2)?).with_context(cannot)?;
     let mut coverage = Coverage {
         is_root,
         processes: 0,
@@ -211,15 +174,13 @@ pub fn coverage(cgroup: &Path) -> Result<Coverage> {
         has_us: false,
         unseen: unseen(),
     };
-    let us = std::process::id();
-    for entry in fs::read_dir("/proc").context("cannot read /proc: is it mounted?")? {
-        let name = entry.context("cannot read /proc")?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One that has ended meanwhile.
-        let Some(process) = process(pid) else { continue };
+    let us = std::process::id().cast_signed();
+    for process in all_processes().context("cannot read /proc: is it mounted?")? {
+        // One may have ended meanwhile.
+        let Some(process) = process.ok().and_then(|it| outside(&it)) else { continue };
         coverage.processes += 1;
         let is_inside = own.covers(&Place::parse(&process.cgroup));
-        coverage.has_us |= is_inside && pid == us;
+        coverage.has_us |= is_inside && process.pid == us;
         if !is_inside {
             coverage.outside += 1;
             if coverage.examples.len() < EXAMPLES {
@@ -230,46 +191,37 @@ pub fn coverage(cgroup: &Path) -> Result<Coverage> {
     Ok(coverage)
 }
 
-/// A process; none for the kernel's threads and for what has ended: they make no socket of their own.
-fn process(pid: u32) -> Option<Outside> {
-    // A name that the kernel cut need not be text.
-    let read = |name: &str| {
-        let bytes = fs::read(format!("/proc/{pid}/{name}")).ok()?;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    // Other threads may live on after the first has ended.
-    if is_without_sockets(&read("stat")?)? && !has_other_threads(pid) {
-        return None;
-    }
-    let cgroups = read("cgroup")?;
-    let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
-    Some(Outside { pid, name: read("comm")?.trim_end().to_owned(), cgroup })
+/// Returns a process with its cgroup; none for threads of the kernel and for processes that have ended: they
+/// make no socket.
+fn outside(of: &Process) -> Option<Outside> {
+    let stat = of.stat().ok().filter(has_sockets)?;
+    let mut cgroups = Vec::new();
+    of.open_relative("cgroup").ok()?.read_to_end(&mut cgroups).ok()?;
+    Some(Outside { pid: of.pid, name: stat.comm, cgroup: cgroup2_in(&cgroups)? })
 }
 
-/// Returns true if a process has threads beside its first: kernel threads have none, and a zombie has lost
-/// them.
-fn has_other_threads(pid: u32) -> bool {
-    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
+/// Returns the cgroup2 of a `/proc/PID/cgroup`. Its name need not be text.
+fn cgroup2_in(cgroups: &[u8]) -> Option<String> {
+    let cgroups = String::from_utf8_lossy(cgroups);
+    cgroups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// Returns true if a `stat` is of a kernel thread or of a process that has ended (proc_pid_stat(5):
-/// the state is the third field, the flags the ninth; the second may hold anything, up to the last `)`).
-fn is_without_sockets(stat: &str) -> Option<bool> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    let flags: u64 = fields.nth(5)?.parse().ok()?;
-    Some(flags & KERNEL_THREAD != 0 || matches!(state, "Z" | "X"))
+/// Returns true unless this is a thread of the kernel, or a process that has ended. Other threads may live on
+/// after the first has ended.
+fn has_sockets(stat: &Stat) -> bool {
+    let has_ended = matches!(stat.state, 'Z' | 'X') && stat.num_threads < 2;
+    stat.flags & StatFlags::PF_KTHREAD.bits() == 0 && !has_ended
 }
 
 /// Returns the reason why /proc does not show every process of the machine.
 fn unseen() -> Option<&'static str> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let is_hidden = |line: &str| {
-        line.contains(" /proc ") && line.contains("hidepid=") && !line.contains("hidepid=0")
+    let hides = |mount: &MountInfo| {
+        let option = mount.super_options.get("hidepid").and_then(Option::as_deref);
+        mount.mount_point == Path::new("/proc") && option.is_some_and(|option| option != "0")
     };
     if namespace("pid") != Some(FIRST_PID_NAMESPACE) {
         Some("this pid namespace does not show the machine's other processes")
-    } else if mounts.lines().any(is_hidden) {
+    } else if mounts::of_type("proc").is_ok_and(|mounts| mounts.iter().any(hides)) {
         Some("/proc is mounted with hidepid, and shows only some processes")
     } else {
         None
@@ -278,8 +230,7 @@ fn unseen() -> Option<&'static str> {
 
 /// Returns true if cgroup v1 is mounted too.
 pub fn is_hybrid() -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts.lines().any(|line| line.contains(" - cgroup "))
+    mounts::of_type("cgroup").is_ok_and(|mounts| !mounts.is_empty())
 }
 
 /// Returns true if this process is in a cgroup namespace of its own, which shows another cgroup as the root.
@@ -321,6 +272,8 @@ mod tests {
     use std::os::unix::ffi::OsStrExt as _;
     use std::time::{Duration, Instant};
 
+    use procfs::FromRead as _;
+
     use super::*;
 
     #[test]
@@ -349,11 +302,12 @@ mod tests {
 
     #[test]
     fn a_folders_place_is_told_by_the_mount_that_it_is_on() {
-        let mounts = mounts_in(
+        let mounts = mounts::parse(
             "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
              41 31 0:38 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n\
              42 31 0:38 /../.. /host/cgroup\\040two ro - cgroup2 cgroup2 rw\n\
              43 31 0:38 /pod /sys/fs/cgroup/unified/deep rw - cgroup2 cgroup2 rw\n",
+            CGROUP2,
         );
         let rows = [
             ("/sys/fs/cgroup/unified", Some("/")),
@@ -396,10 +350,11 @@ mod tests {
         let mut child = std::process::Command::new(&program).arg("100").spawn().unwrap();
         // The kernel names it a moment after it let the parent go on.
         let until = Instant::now() + Duration::from_secs(10);
-        let mut seen = process(child.id());
+        let process = Process::new(child.id().cast_signed()).unwrap();
+        let mut seen = outside(&process);
         while Instant::now() < until && !is_named(&seen) {
             std::thread::sleep(Duration::from_millis(10));
-            seen = process(child.id());
+            seen = outside(&process);
         }
         child.kill().unwrap();
         child.wait().unwrap();
@@ -409,24 +364,27 @@ mod tests {
     #[test]
     fn threads_of_the_kernel_and_the_dead_are_no_processes() {
         let rows = [
-            ("1 (init) S 0 1 1 0 -1 4194560 1", Some(false)),
-            ("2 (kthreadd) S 0 0 0 0 -1 2129984 0", Some(true)),
-            ("3 (a) b) Z 1 3 3 0 -1 4227084 0", Some(true)),
-            ("4 (name ) S 2) R 1 3 3 0 -1 4194560 0", Some(false)),
-            ("rubbish", None),
+            ("1 (init) S 0 1 1 0 -1 4194560", 1, true),
+            ("2 (kthreadd) S 0 0 0 0 -1 2129984", 1, false),
+            ("3 (a) b) Z 1 3 3 0 -1 4227084", 1, false),
+            ("4 (its first thread ended) Z 1 3 3 0 -1 4227084", 2, true),
+            ("5 (name ) S 2) R 1 3 3 0 -1 4194560", 1, true),
         ];
-        for (stat, expected) in rows {
-            assert_eq!(is_without_sockets(stat), expected, "{stat}");
+        for (begin, threads, expected) in rows {
+            let stat = format!("{begin} {} {threads}{}", ["0"; 10].join(" "), " 0".repeat(17));
+            let stat = Stat::from_read(stat.as_bytes()).unwrap();
+            assert_eq!(has_sockets(&stat), expected, "{begin}");
         }
     }
 
     #[test]
     fn this_process_is_seen_in_the_root_that_it_sees() {
-        let root = mounts().unwrap().into_iter().next().expect("a cgroup2 is mounted");
-        let seen = coverage(&root.point).unwrap();
+        let root =
+            mounts::of_type(CGROUP2).unwrap().into_iter().next().expect("a cgroup2 is mounted");
+        let seen = coverage(&root.mount_point).unwrap();
         assert!(seen.processes > 0 && seen.has_us, "{seen:?}");
-        let id = fs::metadata(&root.point).unwrap().ino();
-        assert_eq!(find(id).unwrap(), Some(root.point));
+        let id = fs::metadata(&root.mount_point).unwrap().ino();
+        assert_eq!(find(id).unwrap(), Some(root.mount_point));
         assert_eq!(find(u64::MAX).unwrap(), None);
     }
 }

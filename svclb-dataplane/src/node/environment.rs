@@ -1,19 +1,20 @@
 //! Checks of what svclb needs of a node. Each error says what is wrong and what to do.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use caps::Capability;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
+use procfs::process::MountInfo;
 
 use crate::bpf::btf::BTF;
-use crate::node::cgroups::{self, Mount};
+use crate::node::cgroups::CGROUP2;
 use crate::node::kernel;
+use crate::node::mounts;
 use crate::node::privileges;
 
-/// BPF_FS_MAGIC of include/uapi/linux/magic.h.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// CGROUP2_SUPER_MAGIC of the same.
-const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 /// The oldest kernel whose verifier and hooks this program was measured on.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
@@ -37,12 +38,8 @@ const LEAST_LOCKED: u64 = 64 << 20;
 
 /// The limit of locked memory in bytes (getrlimit(2)).
 fn locked_memory() -> Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the value lives through the call.
-    let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    let error = std::io::Error::last_os_error();
-    ensure!(failed == 0, "cannot tell the limit of locked memory: {error}");
-    Ok(limit.rlim_cur)
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(io::Error::from);
+    Ok(limit.context("cannot tell the limit of locked memory")?.0)
 }
 
 fn check_locked_memory((major, minor): (u32, u32), limit: u64) -> Result<()> {
@@ -130,18 +127,9 @@ pub fn is_bpffs(path: &Path) -> Result<bool> {
     Ok(file_system(path)? == BPF_FS_MAGIC)
 }
 
-fn file_system(path: &Path) -> Result<i64> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let name = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: plain integers.
-    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is a C string and the result has the kernel's layout.
-    let failed = unsafe { libc::statfs(name.as_ptr(), &raw mut found) };
-    if failed != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(error).with_context(|| format!("cannot look at {}", path.display()));
-    }
-    Ok(found.f_type)
+fn file_system(path: &Path) -> Result<FsType> {
+    let found = statfs(path).map_err(io::Error::from);
+    Ok(found.with_context(|| format!("cannot look at {}", path.display()))?.filesystem_type())
 }
 
 /// The root of the mounted cgroup2, which need not be at /sys/fs/cgroup.
@@ -149,7 +137,7 @@ fn file_system(path: &Path) -> Result<i64> {
 /// # Errors
 /// When none is mounted.
 pub fn cgroup2_root() -> Result<PathBuf> {
-    first_below(cgroups::mounts()?, Path::new("/")).context(
+    first_below(mounts::of_type(CGROUP2)?, Path::new("/")).context(
         "no cgroup2 is mounted: mount one (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`) or name it by --cgroup",
     )
 }
@@ -165,18 +153,18 @@ pub fn cgroup2_at(named: &Path) -> Result<PathBuf> {
     if file_system(&folder)? == CGROUP2_SUPER_MAGIC {
         return Ok(folder);
     }
-    Ok(first_below(cgroups::mounts()?, &folder).unwrap_or(folder))
+    Ok(first_below(mounts::of_type(CGROUP2)?, &folder).unwrap_or(folder))
 }
 
 /// The mount point of the first cgroup2 in `folder`.
-fn first_below(mounts: Vec<Mount>, folder: &Path) -> Option<PathBuf> {
-    mounts.into_iter().map(|mount| mount.point).find(|point| point.starts_with(folder))
+fn first_below(mounts: Vec<MountInfo>, folder: &Path) -> Option<PathBuf> {
+    mounts.into_iter().map(|mount| mount.mount_point).find(|point| point.starts_with(folder))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::cgroups::mounts_in;
+    use crate::node::mounts::parse;
 
     #[test]
     fn the_rights_that_are_missing_are_named() {
@@ -230,7 +218,7 @@ mod tests {
     fn cgroup2_is_found_by_its_type_wherever_it_is_mounted() {
         let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                       41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        let anywhere = |mounts| first_below(mounts_in(mounts), Path::new("/"));
+        let anywhere = |mounts| first_below(parse(mounts, CGROUP2), Path::new("/"));
         assert_eq!(anywhere(hybrid), Some("/sys/fs/cgroup/unified".into()));
         let blank = "1 2 0:1 / /a\\040b rw - cgroup2 x rw";
         assert_eq!(anywhere(blank), Some("/a b".into()));
@@ -241,7 +229,7 @@ mod tests {
     fn of_two_cgroup2_mounts_the_one_in_the_named_folder_is_taken() {
         let pod = "31 23 0:28 / /sys/fs/cgroup ro - cgroup2 cgroup rw\n\
                    41 31 0:38 /../.. /host/cgroup/unified ro - cgroup2 cgroup2 rw\n";
-        let found = |folder| first_below(mounts_in(pod), Path::new(folder));
+        let found = |folder| first_below(parse(pod, CGROUP2), Path::new(folder));
         assert_eq!(found("/host/cgroup"), Some("/host/cgroup/unified".into()));
         assert_eq!(found("/host/cgrou"), None);
     }

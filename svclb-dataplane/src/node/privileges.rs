@@ -7,30 +7,20 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use caps::{CapSet, Capability, CapsHashSet};
+use libc::RLIM_INFINITY;
+use nix::sys::resource::{Resource, setrlimit};
 
 use crate::node::kernel;
 
-/// A capability that the agent needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Need {
-    /// The capability.
-    pub capability: Capability,
-    /// The operations for which the kernel checks it.
-    pub purpose: &'static str,
-}
-
 /// Every capability that the agent needs, on every kernel from 5.10 on. The manifests grant these and no
 /// other, and docs/privileges.md says how each was found: tests compare all three.
-pub const NEEDS: [Need; 3] = [
-    Need { capability: Capability::CAP_BPF, purpose: "making maps, loading programs" },
-    Need {
-        capability: Capability::CAP_NET_ADMIN,
-        purpose: "loading programs that run on a cgroup's sockets",
-    },
-    Need {
-        capability: Capability::CAP_PERFMON,
-        purpose: "programs in which the verifier sees a pointer of the kernel",
-    },
+pub const NEEDS: [Capability; 3] = [
+    // Making maps, loading programs.
+    Capability::CAP_BPF,
+    // Loading programs that run on a cgroup's sockets.
+    Capability::CAP_NET_ADMIN,
+    // Programs in which the verifier sees a pointer of the kernel.
+    Capability::CAP_PERFMON,
 ];
 
 /// Returns the needed capabilities that `has` denies. CAP_SYS_ADMIN stands for each of them, as in the kernel
@@ -40,12 +30,11 @@ pub const NEEDS: [Need; 3] = [
 /// The error of `has`.
 pub fn missing(has: impl Fn(Capability) -> Result<bool>) -> Result<Vec<Capability>> {
     let mut missing = Vec::new();
-    if has(Capability::CAP_SYS_ADMIN)? {
-        return Ok(missing);
-    }
-    for need in NEEDS {
-        if !has(need.capability)? {
-            missing.push(need.capability);
+    if !has(Capability::CAP_SYS_ADMIN)? {
+        for capability in NEEDS {
+            if !has(capability)? {
+                missing.push(capability);
+            }
         }
     }
     Ok(missing)
@@ -95,7 +84,7 @@ pub fn names<'a>(capabilities: impl IntoIterator<Item = &'a Capability>) -> Stri
 
 /// Returns the capabilities to keep of those that are permitted.
 fn needed(permitted: &CapsHashSet, reads_others: bool) -> CapsHashSet {
-    let mut wanted: Vec<Capability> = NEEDS.iter().map(|need| need.capability).collect();
+    let mut wanted = NEEDS.to_vec();
     if wanted.iter().any(|capability| !permitted.contains(capability)) {
         // From a runtime that does not know the others by name.
         wanted.push(Capability::CAP_SYS_ADMIN);
@@ -129,10 +118,11 @@ fn drop_bounding(permitted: &CapsHashSet) -> Result<()> {
 /// Maps that count as locked memory do not fit its limit, whose default is 64 KiB. A process that may raise it
 /// does; for another one its runtime must have.
 pub(crate) fn raise_locked_memory() {
-    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: the value lives through the call. Refused, it changes nothing.
-    let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    // Refused, it changes nothing.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
+#[cfg(test)]
+mod as_root_tests;
 #[cfg(test)]
 mod tests;

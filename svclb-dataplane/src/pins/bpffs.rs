@@ -1,23 +1,20 @@
 //! Finds mounts of bpffs, and mounts one on nodes whose system has not done it.
 
-use std::ffi::CString;
-use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use nix::mount::MsFlags;
 
-use crate::node::cgroups;
 use crate::node::environment;
+use crate::node::mounts;
 
 /// Returns the paths at which this mount namespace has a bpffs, or a folder of one.
 ///
 /// # Errors
 /// When that cannot be read.
 pub(crate) fn mounts() -> Result<Vec<PathBuf>> {
-    let path = "/proc/self/mountinfo";
-    let read = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
-    Ok(cgroups::mounts_of(&read, "bpf").into_iter().map(|mount| mount.point).collect())
+    Ok(mounts::of_type("bpf")?.into_iter().map(|mount| mount.mount_point).collect())
 }
 
 /// Mounts a bpffs at an existing folder unless it is on one. Says whether it had to.
@@ -28,31 +25,19 @@ pub fn mount(folder: &Path) -> Result<bool> {
     if environment::is_bpffs(folder)? {
         return Ok(false);
     }
-    let target = CString::new(folder.as_os_str().as_bytes())?;
     // As systemd mounts it.
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // SAFETY: each pointer is to a C string that lives through the call.
-    let failed = unsafe {
-        libc::mount(
-            c"bpf".as_ptr(),
-            target.as_ptr(),
-            c"bpf".as_ptr(),
-            flags,
-            c"mode=0700".as_ptr().cast(),
-        )
-    };
-    if failed != 0 {
-        return Err(std::io::Error::last_os_error()).with_context(|| {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    nix::mount::mount(Some("bpf"), folder, Some("bpf"), flags, Some("mode=0700"))
+        .map_err(io::Error::from)
+        .with_context(|| {
             format!("cannot mount a bpffs at {}: CAP_SYS_ADMIN is needed", folder.display())
-        });
-    }
+        })?;
     Ok(true)
 }
 
 /// Mounts one that only this thread sees, and goes with it.
 #[cfg(test)]
 pub(crate) fn mount_apart(folder: &Path) -> Result<()> {
-    use nix::mount::MsFlags;
     use nix::sched::{CloneFlags, unshare};
 
     unshare(CloneFlags::CLONE_NEWNS)?;

@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use svclb_core::table::MapName;
 
 use crate::bpf::sys;
 use crate::hooks::HOOKS;
@@ -39,8 +40,8 @@ impl Folder {
     }
 
     /// The pin of a map.
-    pub fn map(&self, name: &str) -> PathBuf {
-        self.0.join(MAPS_IN).join(name)
+    pub fn map(&self, name: MapName) -> PathBuf {
+        self.0.join(MAPS_IN).join(name.as_str())
     }
 
     /// The pin of a hook's link.
@@ -53,8 +54,8 @@ impl Folder {
         self.0.join(LINKS_IN)
     }
 
-    fn label(&self, name: &str) -> PathBuf {
-        self.0.join(LAYOUTS_IN).join(name)
+    fn label(&self, name: MapName) -> PathBuf {
+        self.0.join(LAYOUTS_IN).join(name.as_str())
     }
 
     /// Makes it, for its owner only.
@@ -123,7 +124,7 @@ impl Folder {
     ///
     /// # Errors
     /// When a pin cannot be moved.
-    pub fn take_map(&self, name: &str, from: &Self) -> Result<()> {
+    pub fn take_map(&self, name: MapName, from: &Self) -> Result<()> {
         // The label comes first: a map with another's label is made anew, which loses nothing but time,
         // and never taken for what it is not.
         rename(&from.label(name), &self.label(name))?;

@@ -1,4 +1,5 @@
 //! One agent at a time over a folder of pins.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -8,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use procfs::LockType;
 use thiserror::Error;
 
 use crate::pins::Pins;
@@ -126,8 +128,7 @@ pub fn is_held(pins: &Pins) -> io::Result<bool> {
 
 /// The process that has the lock of a folder, as far as this pid namespace shows. The lock is not touched.
 pub fn seen_holder(pins: &Pins) -> Option<u32> {
-    let inode = fs::metadata(pins.root()).ok()?.ino();
-    holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
+    holder_in(&procfs::locks().ok()?, &fs::metadata(pins.root()).ok()?)
 }
 
 /// Returns true if a folder is the one at a path.
@@ -140,40 +141,54 @@ fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The process that has the lock, as far as this pid namespace shows; otherwise who wrote the maps last.
+/// The process that has the lock, as far as this pid namespace shows; otherwise the last one that wrote the maps.
 fn holder(pins: &Pins, folder: &File) -> Option<u32> {
-    let inode = folder.metadata().ok()?.ino();
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    holder_in(&locks, inode).or_else(|| Some(pins.meta().ok()?.agent).filter(|pid| *pid != 0))
+    let seen = || holder_in(&procfs::locks().ok()?, &folder.metadata().ok()?);
+    seen().or_else(|| Some(pins.meta().ok()?.agent).filter(|pid| *pid != 0))
 }
 
-/// Looks for a lock like `3: FLOCK  ADVISORY  WRITE 708 00:30:12 0 EOF` (proc(5)).
-fn holder_in(locks: &str, inode: u64) -> Option<u32> {
-    locks.lines().find_map(|line| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let [kind, _, _, pid, file] = [(); 5].map(|()| words.next());
-        let of = file?.rsplit(':').next()?.parse() == Ok(inode);
-        let pid = pid?.parse().ok().filter(|pid| *pid != 0);
-        pid.filter(|_| of && kind == Some("FLOCK"))
-    })
+fn holder_in(locks: &[procfs::Lock], file: &fs::Metadata) -> Option<u32> {
+    holder_of(locks, file.dev(), file.ino())
+}
+
+/// Looks for a lock of flock(2) on a file. The kernel lists processes that wait for it after its holder.
+fn holder_of(locks: &[procfs::Lock], device: u64, inode: u64) -> Option<u32> {
+    let file = (libc::major(device), libc::minor(device), inode);
+    let on_file = locks.iter().filter(|lock| {
+        lock.lock_type == LockType::FLock && (lock.devmaj, lock.devmin, lock.inode) == file
+    });
+    on_file.filter_map(|lock| u32::try_from(lock.pid?).ok()).find(|pid| *pid != 0)
 }
 
 #[cfg(test)]
 mod tests {
+    use procfs::{FromRead as _, Locks};
+
     use super::*;
 
     #[test]
     fn the_holder_of_a_lock_is_found_by_its_file() {
         let locks = "1: POSIX  ADVISORY  WRITE 11 00:19:77 0 EOF\n\
                      2: FLOCK  ADVISORY  WRITE 12 00:19:78 0 EOF\n\
-                     3: FLOCK  ADVISORY  WRITE 13 00:19:77 0 EOF\n\
-                     3: -> FLOCK  ADVISORY  WRITE 14 00:19:77 0 EOF\n\
-                     4: FLOCK  ADVISORY  WRITE 0 00:19:79 0 EOF\n";
-        let rows = [(77, Some(13)), (78, Some(12)), (79, None), (80, None)];
-        for (inode, expected) in rows {
-            assert_eq!(holder_in(locks, inode), expected, "{inode}");
+                     3: FLOCK  ADVISORY  WRITE 15 fd:01:77 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 13 00:19:77 0 EOF\n\
+                     4: -> FLOCK  ADVISORY  WRITE 14 00:19:77 0 EOF\n\
+                     5: FLOCK  ADVISORY  WRITE 0 00:19:79 0 EOF\n\
+                     6: OFDLCK ADVISORY  READ -1 00:19:80 0 EOF\n";
+        let Locks(locks) = Locks::from_read(locks.as_bytes()).unwrap();
+        let (one, other) = (libc::makedev(0, 0x19), libc::makedev(0xfd, 1));
+        let rows = [
+            ("held and waited for", one, 77, Some(13)),
+            ("the same number on another device", other, 77, Some(15)),
+            ("held", one, 78, Some(12)),
+            ("only on another device", other, 78, None),
+            ("by a process of another namespace", one, 79, None),
+            ("another kind of lock", one, 80, None),
+            ("no lock", one, 81, None),
+        ];
+        for (row, device, inode, expected) in rows {
+            assert_eq!(holder_of(&locks, device, inode), expected, "{row}");
         }
-        assert_eq!(holder_in("", 1), None);
     }
 
     /// Takes the lock, also when a child that another test forked has not come to its exec: until then

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use svclb_common::layout::{Meta, SourceRow};
+use svclb_core::table::MapName;
 
 use crate::bpf::value::Plain;
 use crate::pins::folder::Folder;
@@ -29,7 +30,7 @@ pub fn begin(folder: &Folder, agent: u32, agent_started: u64) -> Result<()> {
 }
 
 fn open(folder: &Folder) -> Result<Array<MapData, Plain<Meta>>> {
-    let path = folder.map("svclb_meta");
+    let path = folder.map(MapName::Meta);
     let map =
         MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(Map::from_map_data(map)?.try_into()?)

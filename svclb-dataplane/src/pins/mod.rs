@@ -33,6 +33,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::MapInfo;
 use svclb_common::layout::{LAYOUT_VERSION, Meta};
+use svclb_core::table::MapName;
 
 use crate::bpf::inspect::{self, Link};
 use crate::hooks::HOOKS;
@@ -101,7 +102,7 @@ impl Pins {
     }
 
     /// The pin of a map in use.
-    pub fn map(&self, name: &str) -> PathBuf {
+    pub fn map(&self, name: MapName) -> PathBuf {
         self.current().map(name)
     }
 
@@ -163,7 +164,7 @@ impl Pins {
     pub fn meta(&self) -> Result<Meta> {
         let current = self.current();
         ensure!(
-            current.map("svclb_meta").exists(),
+            current.map(MapName::Meta).exists(),
             "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
             self.root.display(),
         );
@@ -265,13 +266,8 @@ impl Pins {
     /// # Errors
     /// When a map cannot be read.
     fn capacity(&self) -> Result<[u32; 3]> {
-        let mut capacity = [0; 3];
-        for (found, name) in
-            capacity.iter_mut().zip(["svclb_index", "svclb_slots", "svclb_origins"])
-        {
-            *found = entries_of(&self.map(name))?;
-        }
-        Ok(capacity)
+        let entries = |name| entries_of(&self.map(name));
+        Ok([entries(MapName::Index)?, entries(MapName::Slots)?, entries(MapName::Origins)?])
     }
 
     /// Removes maps that were being filled and are not in use.
@@ -387,5 +383,7 @@ pub fn entries_of(pin: &Path) -> Result<u32> {
     Ok(info.max_entries())
 }
 
+#[cfg(test)]
+mod as_root_tests;
 #[cfg(test)]
 mod tests;

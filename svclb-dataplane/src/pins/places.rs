@@ -4,17 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
+use svclb_core::table::MapName;
 
 use crate::pins::Pins;
 use crate::pins::folder::Folder;
 use crate::shapes::MAPS;
 
-/// A map that remembers clients by the ids of services.
-const AFFINITY: &str = "svclb_affinity";
-
-/// The pins of all maps, by name.
+/// The pins of all maps, in the order of [`MapName`].
 #[derive(Clone, Debug)]
-pub struct Places(Vec<(&'static str, PathBuf)>);
+pub struct Places([PathBuf; MAPS.len()]);
 
 impl Places {
     /// The maps in use.
@@ -23,7 +21,7 @@ impl Places {
     }
 
     fn within(folder: &Folder) -> Self {
-        Self(MAPS.iter().map(|shape| (shape.name, folder.map(shape.name))).collect())
+        Self(MAPS.each_ref().map(|shape| folder.map(shape.name)))
     }
 
     /// New ones beside those in use, but for the maps that outlive them; and what had to be made anew
@@ -31,33 +29,29 @@ impl Places {
     ///
     /// # Errors
     /// When a map is there and cannot be read.
-    pub fn beside(pins: &Pins, keeps_ids: bool) -> Result<(Self, Vec<&'static str>)> {
+    pub fn beside(pins: &Pins, keeps_ids: bool) -> Result<(Self, Vec<MapName>)> {
         let Self(mut places) = Self::within(&pins.next());
         let mut lost = Vec::new();
-        for (shape, (name, place)) in MAPS.iter().zip(&mut places) {
-            if !shape.is_shared {
-                continue;
-            }
+        for (shape, place) in MAPS.iter().zip(&mut places).filter(|(shape, _)| shape.is_shared) {
             match pins.usable(shape)? {
-                Some(found) if keeps_ids || shape.name != AFFINITY => *place = found,
-                _ => lost.push(*name),
+                Some(found) if keeps_ids || shape.name != MapName::Affinity => *place = found,
+                _ => lost.push(shape.name),
             }
         }
         Ok((Self(places), lost))
     }
 
     /// The pin of a map.
-    pub fn of(&self, name: &str) -> &Path {
-        let found = self.0.iter().find(|(other, _)| *other == name);
-        found.map_or(Path::new(""), |(_, place)| place)
+    pub fn of(&self, map: MapName) -> &Path {
+        &self.0[map as usize]
     }
 
     /// Opens a map.
     ///
     /// # Errors
     /// When it is not there or cannot be opened.
-    pub fn open(&self, name: &str) -> Result<MapData> {
-        let place = self.of(name);
+    pub fn open(&self, map: MapName) -> Result<MapData> {
+        let place = self.of(map);
         MapData::from_pin(place).with_context(|| format!("cannot open {}", place.display()))
     }
 }

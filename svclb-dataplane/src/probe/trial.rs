@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
+use svclb_common::cookie::SocketCookie;
 
 use crate::bpf::sys;
 use crate::maps::sockets::Origins;
@@ -30,7 +31,7 @@ pub enum Trial {
 struct Dialled {
     /// Held: its record goes with it.
     _socket: UdpSocket,
-    cookie: u64,
+    cookie: SocketCookie,
     /// Result of the connect. That no route leads to the backend is not a fault of the hooks.
     result: String,
 }
@@ -56,7 +57,8 @@ pub fn run(pins: &Pins, cgroup: &Path, dialled: SocketAddr) -> Result<Trial> {
     let trial = read.context("cannot read the output of the child").and_then(|_| {
         let (cookie, result) =
             result.trim().split_once(' ').context("the child printed nothing")?;
-        given(&origins, cookie.parse().context("the child printed no cookie")?, result.to_owned())
+        let cookie = cookie.parse().context("the child printed no cookie")?;
+        given(&origins, SocketCookie(cookie), result.to_owned())
     });
     drop(child.stdin.take());
     child.wait().context("cannot wait for the child")?;
@@ -69,7 +71,7 @@ pub fn run(pins: &Pins, cgroup: &Path, dialled: SocketAddr) -> Result<Trial> {
 /// When it has no socket.
 pub fn client(dialled: SocketAddr, say: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     let socket = dial(dialled)?;
-    say(&format!("{} {}", socket.cookie, socket.result))?;
+    say(&format!("{} {}", socket.cookie.0, socket.result))?;
     std::io::stdin().read_to_end(&mut Vec::new()).context("cannot wait")?;
     Ok(())
 }
@@ -88,7 +90,7 @@ fn dial(to: SocketAddr) -> Result<Dialled> {
     Ok(Dialled { _socket: socket, cookie, result })
 }
 
-fn given(origins: &Origins, cookie: u64, result: String) -> Result<Trial> {
+fn given(origins: &Origins, cookie: SocketCookie, result: String) -> Result<Trial> {
     let found = origins.read()?.into_iter().find(|origin| origin.cookie == cookie);
     Ok(match found {
         Some(origin) => {

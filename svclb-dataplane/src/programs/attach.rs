@@ -70,7 +70,7 @@ fn pinned(hook: &Hook, cgroup: &Path, id: u64, pins: &Pins) -> Result<Option<Own
     );
     // The kernel looks at the kind of a program only, which nearly all hooks have in common.
     ensure!(
-        found.hook == inspect::number(hook),
+        found.hook == hook.number,
         "{} is the link of another hook (number {}): `svclb uninstall` first",
         path.display(),
         found.hook,
@@ -203,7 +203,7 @@ fn program<'a>(object: &'a Ebpf, hook: &Hook) -> Result<&'a Program> {
 /// Attaches a hook by a new link, which nothing holds yet but what is given.
 fn attach(object: &Ebpf, hook: &Hook, cgroup: &Path) -> Result<OwnedFd> {
     let (program, folder) = (program(object, hook)?.fd()?, open(cgroup)?);
-    sys::create_link(program.as_fd(), folder.as_fd(), inspect::number(hook))
+    sys::create_link(program.as_fd(), folder.as_fd(), hook.number)
         .map_err(|error| explain(error, hook, cgroup))
 }
 

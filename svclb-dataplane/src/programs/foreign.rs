@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use svclb_core::table::MapName;
 
 use crate::bpf::inspect::{self, Whose};
 use crate::hooks::HOOKS;
@@ -25,7 +26,7 @@ use crate::programs::loaded::{self, Program};
 /// Begin of the name of each of svclb's programs.
 const PREFIX: &str = "svclb_";
 /// The map that each of them uses.
-const MAP: &str = "svclb_origins";
+const MAP: &str = MapName::Origins.as_str();
 /// The most time that links of a process that has ended stay attached: until the kernel has closed all of its
 /// descriptors, which on 5.10 takes some 50 ms.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -6,14 +6,16 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::Ebpf;
 use svclb_common::layout::{BackendKey, Meta};
 use svclb_core::size::Sizes;
+use svclb_core::table::MapName;
 
 use crate::bpf::grace::Grace;
-use crate::interface::{Dataplane, Remembered};
+use crate::interface::{Dataplane, GracePeriod, Remembered};
 use crate::maps::Maps;
 use crate::maps::expiry;
 use crate::maps::shares;
@@ -26,10 +28,7 @@ use crate::probe;
 use crate::programs::attach::{self, AttachedHook};
 use crate::programs::log;
 use crate::programs::object::{self, Features, Loading, Settings};
-use crate::shapes::{self, MAPS, MapShape};
-
-/// The map that holds what sockets dialled: of any size, which is its own.
-const ORIGINS: &MapShape = shapes::named("svclb_origins");
+use crate::shapes::{self, MAPS};
 
 /// Maps and programs that are to take the place of those in use.
 #[derive(Debug)]
@@ -52,6 +51,7 @@ pub struct Installed {
     object: Option<Ebpf>,
     /// Over maps that are being filled, or that were just adopted.
     next: Option<Next>,
+    grace: Arc<Grace>,
     /// Every hook's, once programs are on them.
     links: Vec<AttachedHook>,
     /// Maps were put into use, and the pins are not yet in order.
@@ -62,8 +62,18 @@ pub struct Installed {
 
 impl Installed {
     /// Nothing as yet, at these pins, whose lock is held. With `logs`, programs log each decision.
-    pub fn new(pins: Pins, lock: Lock, cgroup: PathBuf, features: Features, logs: bool) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the kernel refuses what is needed to wait for running programs.
+    pub fn new(
+        pins: Pins,
+        lock: Lock,
+        cgroup: PathBuf,
+        features: Features,
+        logs: bool,
+    ) -> Result<Self> {
+        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
+        Ok(Self {
             cgroup,
             pins,
             lock,
@@ -71,10 +81,11 @@ impl Installed {
             logs,
             object: None,
             next: None,
+            grace: Arc::new(grace),
             links: Vec::new(),
             is_switching: false,
             reported: None,
-        }
+        })
     }
 
     /// Opens the maps in use, and begins to load programs over them.
@@ -128,7 +139,7 @@ impl Installed {
         if self.pins.current().has_maps() || self.object.is_some() {
             for map in lost {
                 tracing::warn!(
-                    map,
+                    map = map.as_str(),
                     "what it remembers of sockets or clients cannot be used any more: they are as new"
                 );
             }
@@ -261,10 +272,11 @@ impl Installed {
         Ok(Some(format!("the folder {} was gone", root.display())))
     }
 
-    fn pin_map(&self, name: &str) -> Result<Option<String>> {
+    fn pin_map(&self, name: MapName) -> Result<Option<String>> {
         let path = self.pins.map(name);
         let Some(object) = self.object.as_ref().filter(|_| !path.exists()) else { return Ok(None) };
-        let map = object.map(name).with_context(|| format!("the object has no map {name}"))?;
+        let map =
+            object.map(name.as_str()).with_context(|| format!("the object has no map {name}"))?;
         map.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
         Ok(Some(format!("the pin {} was gone", path.display())))
     }
@@ -274,7 +286,10 @@ impl Dataplane for Installed {
     type Maps = Maps;
 
     fn shared_origins(&self) -> Result<Option<u32>> {
-        self.pins.usable(ORIGINS)?.map(|pin| pins::entries_of(&pin)).transpose()
+        self.pins
+            .usable(shapes::of(MapName::Origins))?
+            .map(|pin| pins::entries_of(&pin))
+            .transpose()
     }
 
     fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()> {
@@ -361,14 +376,18 @@ impl Dataplane for Installed {
         }
     }
 
+    fn grace_period(&self) -> GracePeriod {
+        let grace = Arc::clone(&self.grace);
+        Box::new(move || grace.wait())
+    }
+
     fn begin_marks(&self, maps: &mut Maps) -> Result<Option<Remembered>> {
         if !maps.begin_marks()? {
             return Ok(None);
         }
-        let grace = Grace::new().context("cannot make the map that waits for running programs")?;
-        let places = Places::current(&self.pins);
+        let (grace, places) = (self.grace_period(), Places::current(&self.pins));
         Ok(Some(Box::new(move || {
-            grace.wait().context("cannot wait for running programs")?;
+            grace().context("cannot wait for running programs")?;
             Origins::open(&places)?.backends()
         })))
     }

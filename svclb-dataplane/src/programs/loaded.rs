@@ -1,6 +1,7 @@
 //! Names and maps of all BPF programs in the kernel, read by an iterator: a small program of our own that
 //! the kernel runs once for each. That asks for the agent's capabilities only, where opening a program by
 //! its id (BPF_PROG_GET_FD_BY_ID) asks for CAP_SYS_ADMIN (decisions/0022).
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
 
-use crate::bpf::btf::Types;
+use crate::bpf::btf::{Types, number};
 use crate::bpf::sys;
 
 /// A program in the kernel.
@@ -52,10 +53,6 @@ fn parse(record: &[u8]) -> Option<(u32, Program)> {
     let map = |at: usize| Some((number(record, at)?, name(record, at + 4)?));
     let maps = (0..maps).map(|it| map(FIRST_MAP + it * MAP)).collect::<Option<_>>()?;
     Some((number(record, 0)?, Program { name: name(record, 8)?, maps }))
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 fn name(bytes: &[u8], at: usize) -> Option<String> {
@@ -157,32 +154,11 @@ fn iterator(types: &Types) -> Result<Vec<[u8; 8]>> {
 }
 
 #[cfg(test)]
+mod as_root_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Loads a program of the kind that every hook but one has, with a map and a name.
-    #[test]
-    fn a_program_is_read_with_its_name_and_its_maps() {
-        let map = sys::make_array(None).unwrap();
-        let fd = i32::try_from(sys::fd(map.as_fd()).unwrap()).unwrap();
-        // A map's descriptor is loaded by an instruction of 16 bytes.
-        let code = [
-            instruction(0x18, 1, 1, 0, fd),
-            [0; 8],
-            instruction(MOVE_NUMBER, 0, 0, 0, 1),
-            instruction(EXIT, 0, 0, 0, 0),
-        ];
-        let programs = all().unwrap();
-        let _program = sys::load_for_test(&code, c"svclb_test_name").unwrap();
-        let more = all().unwrap();
-        let new: Vec<_> = more.iter().filter(|(id, _)| !programs.contains_key(id)).collect();
-        let ours = |it: &(&u32, &Program)| it.1.name == "svclb_test_name";
-        let found: Vec<_> = new.into_iter().filter(ours).collect();
-        assert_eq!(found.len(), 1, "{found:?}");
-        let maps = &found[0].1.maps;
-        assert_eq!(maps.len(), 1, "{maps:?}");
-        assert!(maps[0].0 > 0 && maps[0].1.is_empty(), "{maps:?}");
-    }
 
     #[test]
     fn a_record_that_is_cut_off_is_no_program() {

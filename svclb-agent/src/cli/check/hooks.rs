@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use svclb_core::table::MapName;
 
 use svclb_dataplane::bpf::inspect::{self, Link, Whose};
 use svclb_dataplane::hooks::{HOOKS, Hook};
@@ -101,7 +102,7 @@ fn hooked(
         )
         .advice(RESTART);
     }
-    if link.hook != inspect::number(hook) {
+    if link.hook != hook.number {
         let text = format!("{} is the link of another hook (number {})", pin.display(), link.hook);
         return Finding::error(check, text).advice("`svclb uninstall`, then start `svclb agent`");
     }
@@ -158,7 +159,7 @@ fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Prog
 /// Returns true if a program is the hook's and works with the pinned maps.
 fn ours(pins: &Pins, hook: &Hook, program: Option<&Program>) -> io::Result<bool> {
     // Every hook reads or writes what sockets dialled.
-    let origins = inspect::map_id(&pins.map("svclb_origins"))?;
+    let origins = inspect::map_id(&pins.map(MapName::Origins))?;
     let is_over = |program: &Program| program.maps.iter().any(|(id, _)| *id == origins);
     Ok(program.is_some_and(|program| program.name == hook.program && is_over(program)))
 }
@@ -226,10 +227,12 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Pr
         return Finding::error(check, text)
             .advice("`bpftool cgroup tree` shows whose program forbids others there");
     }
-    let text = match &found[..] {
-        [] => return Finding::ok(check, "no program of others is on these hooks, here or below"),
-        [first @ .., _] if first.len() < EXAMPLES => found.join("; "),
-        _ => format!("{}; and {} more", found[..EXAMPLES].join("; "), found.len() - EXAMPLES),
+    let text = match found.split_at_checked(EXAMPLES) {
+        None if found.is_empty() => {
+            return Finding::ok(check, "no program of others is on these hooks, here or below");
+        }
+        None | Some((_, [])) => found.join("; "),
+        Some((first, more)) => format!("{}; and {} more", first.join("; "), more.len()),
     };
     Finding::warning(check, text)
         .advice("they may undo what ours does; `bpftool prog show id N` tells more")

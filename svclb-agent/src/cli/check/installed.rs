@@ -166,7 +166,7 @@ fn done(who: &str, row: &Meta) -> Finding {
 pub(super) fn sources(pins: &Pins) -> Vec<Finding> {
     match pins.meta() {
         Ok(row) => SourceView::all(&row).iter().map(source).collect(),
-        Err(error) => vec![Finding::not_looked_at("source", format!("{error:#}"))],
+        Err(error) => vec![Finding::not_looked_at("source", error)],
     }
 }
 

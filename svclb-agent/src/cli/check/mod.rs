@@ -61,7 +61,7 @@ impl Finding {
     }
 
     fn not_looked_at(check: &'static str, why: impl std::fmt::Display) -> Self {
-        Self::new(check, Verdict::NotLookedAt, format!("because {why}"))
+        Self::new(check, Verdict::NotLookedAt, format!("because {why:#}"))
     }
 
     fn of(mut self, subject: impl Into<String>) -> Self {

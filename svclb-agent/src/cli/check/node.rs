@@ -33,8 +33,7 @@ pub(super) fn capabilities() -> Finding {
     match (privileges::missing(privileges::has), caps::read(None, CapSet::Effective)) {
         (Ok(missing), Ok(held)) if missing.is_empty() => {
             let of_agent = |capability: &&Capability| {
-                **capability == Capability::CAP_SYS_ADMIN
-                    || privileges::NEEDS.iter().any(|need| need.capability == **capability)
+                **capability == Capability::CAP_SYS_ADMIN || privileges::NEEDS.contains(capability)
             };
             let names = privileges::names(held.iter().filter(of_agent));
             Finding::ok("capabilities", format!("this command has {names}"))
@@ -44,7 +43,7 @@ pub(super) fn capabilities() -> Finding {
             Finding::warning("capabilities", format!("this command lacks {names}"))
                 .advice("an agent cannot start so, and some of what follows is not looked at")
         }
-        (Err(error), _) => Finding::not_looked_at("capabilities", format!("{error:#}")),
+        (Err(error), _) => Finding::not_looked_at("capabilities", error),
         (_, Err(error)) => Finding::not_looked_at("capabilities", error),
     }
 }
@@ -57,9 +56,7 @@ pub(super) fn processes(cgroup: Option<&Path>) -> [Finding; 2] {
     };
     match cgroups::coverage(folder) {
         Ok(found) => [place(folder, found.is_root), judge(&found)],
-        Err(error) => {
-            ["cgroup", "processes"].map(|it| Finding::not_looked_at(it, format!("{error:#}")))
-        }
+        Err(error) => ["cgroup", "processes"].map(|it| Finding::not_looked_at(it, &error)),
     }
 }
 
@@ -106,13 +103,13 @@ pub(super) fn features() -> Vec<Finding> {
     let check = "feature";
     let version = match kernel::running() {
         Ok((_, version)) => version,
-        Err(error) => return vec![Finding::not_looked_at(check, format!("{error:#}"))],
+        Err(error) => return vec![Finding::not_looked_at(check, error)],
     };
     let features = Features::of_kernel();
     let helper =
         |name: &str, get: fn(&Features) -> bool, used: &str, replaced: &str| match &features {
             Ok(features) => told(get(features), used, replaced).of(name),
-            Err(error) => Finding::not_looked_at(check, format!("{error:#}")).of(name),
+            Err(error) => Finding::not_looked_at(check, error).of(name),
         };
     vec![
         helper(

@@ -25,7 +25,7 @@ pub(super) fn finding(pins: &Pins, cgroup: Option<&Path>) -> Finding {
     };
     let dump = match Maps::read(pins).and_then(|mut maps| Ok(maps.load()?)) {
         Ok(dump) => dump,
-        Err(error) => return Finding::not_looked_at(check, format!("{error:#}")),
+        Err(error) => return Finding::not_looked_at(check, error),
     };
     let Some(dialled) = candidate(&dump) else {
         return Finding::not_looked_at(

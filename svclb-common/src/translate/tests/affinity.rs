@@ -37,7 +37,7 @@ fn flip(maps: &MemoryMaps, line: u32, backends: &[Peer]) {
 }
 
 fn client(namespace: u64, cookie: u64) -> Client {
-    Client { namespace, socket: Socket { cookie, protocol: Protocol::Tcp } }
+    Client { namespace, socket: Socket { cookie: SocketCookie(cookie), protocol: Protocol::Tcp } }
 }
 
 /// A new connection, closed again.
@@ -74,10 +74,10 @@ fn without_affinity_nothing_is_kept_and_no_namespace_is_asked_for() {
         fn protocol(&self) -> Protocol {
             self.0.protocol
         }
-        fn cookie(&self) -> u64 {
+        fn cookie(&self) -> SocketCookie {
             self.0.cookie
         }
-        fn client(&self) -> u64 {
+        fn client(&self) -> NetnsCookie {
             panic!("asked for the client")
         }
         fn client_key(&self) -> u32 {
@@ -338,7 +338,10 @@ fn first_sends_are_new_connections_and_kept_sends_are_none() {
     let pods: Vec<&str> = pods.iter().map(String::as_str).collect();
     let line = maps.service_of(1, Protocol::Udp, VIP, &pods);
     maps.line(line).unwrap().set_affinity_seconds(10);
-    let udp = |cookie| Client { namespace: 7, socket: Socket { cookie, protocol: Protocol::Udp } };
+    let udp = |cookie| Client {
+        namespace: 7,
+        socket: Socket { cookie: SocketCookie(cookie), protocol: Protocol::Udp },
+    };
     let first = sendmsg(&maps, &udp(1), &peer(VIP));
     let begun = maps.affinities()[0].1.used;
     after(&maps, 9 * SECOND);
@@ -359,16 +362,18 @@ fn one_socket_to_two_services_hears_from_each_though_affinity_gives_both_one_bac
     }
     let mut shared = 0;
     for namespace in 0..40 {
-        let client =
-            Client { namespace, socket: Socket { cookie: namespace + 1, protocol: Protocol::Udp } };
+        let client = Client {
+            namespace,
+            socket: Socket { cookie: SocketCookie(namespace + 1), protocol: Protocol::Udp },
+        };
         let mut given = Vec::new();
         for vip in ["10.96.0.1:53", "10.96.0.2:53"] {
             let Verdict::Rewrite(pod) = sendmsg(&maps, &client, &peer(vip)) else { panic!() };
-            assert_eq!(recvmsg(&maps, client.socket.cookie, &pod), Some(peer(vip)), "{vip}");
+            assert_eq!(recvmsg(&maps, client.socket.cookie.0, &pod), Some(peer(vip)), "{vip}");
             given.push(pod);
         }
         shared += u32::from(given[0] == given[1]);
-        release(&maps, client.socket.cookie);
+        release(&maps, client.socket.cookie.0);
     }
     assert!((5..35).contains(&shared), "the draws are not apart: {shared} of 40 share");
 }

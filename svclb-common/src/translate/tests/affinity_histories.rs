@@ -70,7 +70,7 @@ proptest! {
             match deed {
                 Deed::Connect(c, s, f) | Deed::Send(c, s, f) => {
                     cookie += 1;
-                    let socket = Socket { cookie, protocol: Protocol::Udp };
+                    let socket = Socket { cookie: SocketCookie(cookie), protocol: Protocol::Udp };
                     let client = Client { namespace: c, socket };
                     let to = peer(&vip(s, f));
                     let verdict = if matches!(deed, Deed::Connect(..)) {

@@ -15,10 +15,10 @@ impl Caller for Own {
     fn protocol(&self) -> Protocol {
         self.socket.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.socket.cookie
     }
-    fn client(&self) -> u64 {
+    fn client(&self) -> NetnsCookie {
         self.socket.client()
     }
     fn client_key(&self) -> u32 {

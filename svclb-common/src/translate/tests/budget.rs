@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::vec::Vec;
 
-use super::super::*;
 use super::maps::{Client, MemoryMaps, PLACES, peer, socket};
+use super::*;
 
 /// Maps that note what is touched.
 struct Noting<'a> {
@@ -62,15 +62,15 @@ impl Lookup for Noting<'_> {
         self.hash("svclb_backends");
         self.maps.backend(key)
     }
-    fn overflow(&self, cookie: u64) -> Option<Shared<'_, Overflow>> {
+    fn overflow(&self, cookie: SocketCookie) -> Option<Shared<'_, Overflow>> {
         self.hash("svclb_overflow");
         self.maps.overflow(cookie)
     }
-    fn add_overflow(&self, cookie: u64) -> bool {
+    fn add_overflow(&self, cookie: SocketCookie) -> bool {
         self.hash("svclb_overflow");
         self.maps.add_overflow(cookie)
     }
-    fn remove_overflow(&self, cookie: u64) -> bool {
+    fn remove_overflow(&self, cookie: SocketCookie) -> bool {
         self.hash("svclb_overflow");
         self.maps.remove_overflow(cookie)
     }
@@ -96,7 +96,7 @@ impl Lookup for Noting<'_> {
         self.hash("svclb_affinity");
         self.maps.store_affinity(key, row, is_new)
     }
-    fn host(&self) -> u64 {
+    fn host(&self) -> NetnsCookie {
         self.maps.host()
     }
     fn now(&self) -> u64 {

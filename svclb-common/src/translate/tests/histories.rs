@@ -71,7 +71,7 @@ proptest! {
             match deed {
                 Deed::Connect(s, f) => {
                     let udp = socket(cookies[&s], Protocol::Udp);
-                    let known = live.entry(udp.cookie).or_default();
+                    let known = live.entry(udp.cookie.0).or_default();
                     match connect(&maps, &udp, &vip(f)) {
                         Verdict::Rewrite(given) => {
                             prop_assert!(is_one_of(f, masks[f as usize], &given));
@@ -84,17 +84,17 @@ proptest! {
                 Deed::ConnectElsewhere(s) => {
                     let udp = socket(cookies[&s], Protocol::Udp);
                     prop_assert_eq!(connect(&maps, &udp, &peer("10.9.9.9:53")), Verdict::Leave);
-                    live.entry(udp.cookie).or_default().connected = None;
+                    live.entry(udp.cookie.0).or_default().connected = None;
                 }
                 Deed::Send(s, f) => {
                     let udp = socket(cookies[&s], Protocol::Udp);
-                    live.entry(udp.cookie).or_default();
+                    live.entry(udp.cookie.0).or_default();
                     match sendmsg(&maps, &udp, &vip(f)) {
                         Verdict::Rewrite(given) => {
                             prop_assert!(is_one_of(f, masks[f as usize], &given));
                             let recorded = maps.counted(Counter::Unrecorded) == 0;
-                            if recorded && live[&udp.cookie].connected.is_none() {
-                                prop_assert_eq!(recvmsg(&maps, udp.cookie, &given), Some(vip(f)));
+                            if recorded && live[&udp.cookie.0].connected.is_none() {
+                                prop_assert_eq!(recvmsg(&maps, udp.cookie.0, &given), Some(vip(f)));
                             }
                         }
                         Verdict::Refuse => prop_assert_eq!(masks[f as usize], 0),
@@ -118,7 +118,7 @@ proptest! {
                 for (cookie, known) in &live {
                     if let Some((dialled, given)) = known.connected {
                         let udp = socket(*cookie, Protocol::Udp);
-                        prop_assert_eq!(getpeername(&maps, udp.cookie, &given), Some(dialled));
+                        prop_assert_eq!(getpeername(&maps, udp.cookie.0, &given), Some(dialled));
                     }
                 }
             }

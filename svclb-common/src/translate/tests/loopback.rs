@@ -14,7 +14,7 @@ fn maps() -> MemoryMaps {
 }
 
 fn client(namespace: u64, cookie: u64) -> Client {
-    Client { namespace, socket: Socket { cookie, protocol: Protocol::Tcp } }
+    Client { namespace, socket: Socket { cookie: SocketCookie(cookie), protocol: Protocol::Tcp } }
 }
 
 #[test]
@@ -61,8 +61,10 @@ fn only_the_host_has_node_ports_on_its_loopback() {
         let verdict = connect(&maps, &client(HOST + 1, 1), &peer(dialled));
         assert_eq!(verdict, Verdict::Leave, "{dialled}");
     }
-    let udp =
-        |namespace| Client { namespace, socket: Socket { cookie: 1, protocol: Protocol::Udp } };
+    let udp = |namespace| Client {
+        namespace,
+        socket: Socket { cookie: SocketCookie(1), protocol: Protocol::Udp },
+    };
     assert_eq!(sendmsg(&maps, &udp(HOST + 1), &peer(V4)), Verdict::Leave);
     let sent = sendmsg(&maps, &udp(HOST), &peer("127.0.0.9:30080"));
     assert_eq!(sent, Verdict::Rewrite(peer("10.244.0.1:53")));

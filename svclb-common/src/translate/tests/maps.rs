@@ -19,18 +19,18 @@ pub(super) fn peer(text: &str) -> Peer {
 }
 
 pub(super) fn socket(cookie: u64, protocol: Protocol) -> Socket {
-    Socket { cookie, protocol }
+    Socket { cookie: SocketCookie(cookie), protocol }
 }
 
 impl Caller for Socket {
     fn protocol(&self) -> Protocol {
         self.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.cookie
     }
-    fn client(&self) -> u64 {
-        HOST
+    fn client(&self) -> NetnsCookie {
+        NetnsCookie(HOST)
     }
     fn client_key(&self) -> u32 {
         ClientKey::of_namespace(self.client())
@@ -56,11 +56,11 @@ impl Caller for Client {
     fn protocol(&self) -> Protocol {
         self.socket.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.socket.cookie
     }
-    fn client(&self) -> u64 {
-        self.namespace
+    fn client(&self) -> NetnsCookie {
+        NetnsCookie(self.namespace)
     }
     fn client_key(&self) -> u32 {
         ClientKey::of_namespace(self.client())
@@ -83,11 +83,11 @@ impl Caller for Kernels {
     fn protocol(&self) -> Protocol {
         self.0.protocol
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.0.cookie
     }
-    fn client(&self) -> u64 {
-        HOST
+    fn client(&self) -> NetnsCookie {
+        NetnsCookie(HOST)
     }
     fn client_key(&self) -> u32 {
         ClientKey::of_namespace(self.client())
@@ -114,10 +114,10 @@ impl Caller for Placed {
     fn protocol(&self) -> Protocol {
         self.client.protocol()
     }
-    fn cookie(&self) -> u64 {
+    fn cookie(&self) -> SocketCookie {
         self.client.cookie()
     }
-    fn client(&self) -> u64 {
+    fn client(&self) -> NetnsCookie {
         self.client.client()
     }
     fn client_key(&self) -> u32 {

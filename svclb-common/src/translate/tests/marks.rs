@@ -105,7 +105,7 @@ proptest! {
                     };
                     let udp = socket(cookies[&s], Protocol::Udp);
                     prop_assert_eq!(connect(&maps, &udp, &to), Verdict::Leave);
-                    prop_assert_eq!(getpeername(&maps, udp.cookie, &to), None, "it is told the truth");
+                    prop_assert_eq!(getpeername(&maps, udp.cookie.0, &to), None, "it is told the truth");
                 }
                 Deed::Close(s) => {
                     peers.remove(&s);

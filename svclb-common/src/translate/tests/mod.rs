@@ -16,6 +16,18 @@ use crate::layout::{Set, SlotFlags};
 use maps::{MemoryMaps, peer, socket};
 use std::vec::Vec;
 
+fn recvmsg(maps: &impl Lookup, cookie: u64, source: &Peer) -> Option<Peer> {
+    super::recvmsg(maps, SocketCookie(cookie), source)
+}
+
+fn getpeername(maps: &impl Lookup, cookie: u64, peer: &Peer) -> Option<Peer> {
+    super::getpeername(maps, SocketCookie(cookie), peer)
+}
+
+fn release(maps: &impl Lookup, cookie: u64) {
+    super::release(maps, SocketCookie(cookie));
+}
+
 #[test]
 fn a_connect_to_a_frontend_goes_to_one_of_its_backends() {
     let maps = MemoryMaps::small();

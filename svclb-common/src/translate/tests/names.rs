@@ -19,12 +19,12 @@ fn a_connected_socket_is_shown_what_it_dialled_while_its_peer_is_what_it_was_giv
     let (tcp, vip, pod) =
         (socket(1, Protocol::Tcp), peer("10.96.0.10:80"), peer("10.244.0.1:8080"));
     assert_eq!(given(connect(&maps, &tcp, &vip)), pod);
-    assert_eq!(getpeername(&maps, tcp.cookie, &pod), Some(vip));
-    assert_eq!(getpeername(&maps, tcp.cookie, &peer("10.244.0.9:8080")), None);
-    assert_eq!(getpeername(&maps, socket(2, Protocol::Tcp).cookie, &pod), None);
+    assert_eq!(getpeername(&maps, tcp.cookie.0, &pod), Some(vip));
+    assert_eq!(getpeername(&maps, tcp.cookie.0, &peer("10.244.0.9:8080")), None);
+    assert_eq!(getpeername(&maps, socket(2, Protocol::Tcp).cookie.0, &pod), None);
     // Straight to the pod: no Service any more.
     assert_eq!(connect(&maps, &tcp, &pod), Verdict::Leave);
-    assert_eq!(getpeername(&maps, tcp.cookie, &pod), None);
+    assert_eq!(getpeername(&maps, tcp.cookie.0, &pod), None);
     assert_eq!(maps.held_places(), 0);
 }
 
@@ -36,7 +36,7 @@ fn a_refused_connect_keeps_the_peer_that_the_socket_has() {
     let udp = socket(1, Protocol::Udp);
     let pod = given(connect(&maps, &udp, &peer("10.96.0.10:53")));
     assert_eq!(connect(&maps, &udp, &peer("10.96.0.11:53")), Verdict::Refuse);
-    assert_eq!(getpeername(&maps, udp.cookie, &pod), Some(peer("10.96.0.10:53")));
+    assert_eq!(getpeername(&maps, udp.cookie.0, &pod), Some(peer("10.96.0.10:53")));
 }
 
 #[test]
@@ -48,12 +48,12 @@ fn two_live_sockets_of_one_place_both_stay_right() {
     let (one, two) = (peer("10.96.0.10:80"), peer("10.96.0.11:80"));
     let (pod1, pod2) = (given(connect(&maps, &first, &one)), given(connect(&maps, &second, &two)));
     assert_eq!(maps.overflow_entries(), 1);
-    assert_eq!(getpeername(&maps, first.cookie, &pod1), Some(one));
-    assert_eq!(getpeername(&maps, second.cookie, &pod2), Some(two));
-    assert_eq!(getpeername(&maps, second.cookie, &pod1), None);
-    release(&maps, first.cookie);
-    assert_eq!(getpeername(&maps, second.cookie, &pod2), Some(two));
-    release(&maps, second.cookie);
+    assert_eq!(getpeername(&maps, first.cookie.0, &pod1), Some(one));
+    assert_eq!(getpeername(&maps, second.cookie.0, &pod2), Some(two));
+    assert_eq!(getpeername(&maps, second.cookie.0, &pod1), None);
+    release(&maps, first.cookie.0);
+    assert_eq!(getpeername(&maps, second.cookie.0, &pod2), Some(two));
+    release(&maps, second.cookie.0);
     assert_eq!((maps.held_places(), maps.spilled_sockets(), maps.overflow_entries()), (0, 0, 0));
 }
 
@@ -79,7 +79,7 @@ fn an_unconnected_socket_keeps_its_backend_and_hears_from_what_it_dialled() {
     let pod = given(sendmsg(&maps, &udp, &vip));
     for _ in 0..100 {
         assert_eq!(given(sendmsg(&maps, &udp, &vip)), pod);
-        assert_eq!(recvmsg(&maps, udp.cookie, &pod), Some(vip));
+        assert_eq!(recvmsg(&maps, udp.cookie.0, &pod), Some(vip));
     }
     assert_eq!(maps.counted(Counter::Translated), 1);
     // Members change, this one stays: it is kept.
@@ -106,7 +106,7 @@ fn a_send_to_what_is_no_frontend_leaves_the_records_alone() {
     let pod = given(connect(&maps, &udp, &vip));
     // A v6 socket that is connected to a mapped address: every plain send comes with the backend.
     assert_eq!(sendmsg(&maps, &udp, &pod), Verdict::Leave);
-    assert_eq!(getpeername(&maps, udp.cookie, &pod), Some(vip));
+    assert_eq!(getpeername(&maps, udp.cookie.0, &pod), Some(vip));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_send_with_an_address_on_a_connected_socket_leaves_its_peer_alone() {
     for round in 0..20 {
         let other = given(sendmsg(&maps, &udp, &peer("10.96.0.11:53")));
         assert_eq!(other, peer("10.244.0.2:53"));
-        assert_eq!(getpeername(&maps, udp.cookie, &pod), Some(peer("10.96.0.10:53")), "{round}");
+        assert_eq!(getpeername(&maps, udp.cookie.0, &pod), Some(peer("10.96.0.10:53")), "{round}");
     }
     assert_eq!(given(sendmsg(&maps, &udp, &peer("10.96.0.10:53"))), pod);
 }
@@ -171,7 +171,7 @@ fn one_socket_to_several_services_with_the_same_backends_hears_from_each() {
                 for vip in &vips {
                     let pod = given(sendmsg(&maps, &udp, &peer(vip)));
                     let name = format!("{} backends, {vip}, round {round}", backends.len());
-                    assert_eq!(recvmsg(&maps, udp.cookie, &pod), Some(peer(vip)), "{name}");
+                    assert_eq!(recvmsg(&maps, udp.cookie.0, &pod), Some(peer(vip)), "{name}");
                 }
             }
             release(&maps, 1);
@@ -212,7 +212,7 @@ fn a_socket_to_more_frontends_than_are_kept_is_translated_all_the_same() {
             let vip = peer(&format!("10.96.0.{n}:53"));
             let pod = given(sendmsg(&maps, &udp, &vip));
             assert_eq!(pod, peer(&format!("10.244.0.{n}:53")), "round {round}");
-            assert_eq!(recvmsg(&maps, udp.cookie, &pod), Some(vip), "round {round}");
+            assert_eq!(recvmsg(&maps, udp.cookie.0, &pod), Some(vip), "round {round}");
         }
     }
     release(&maps, 1);

@@ -91,7 +91,7 @@ fn a_socket_within_its_clients_share_takes_further_frontends_without_another_cla
     given(sendmsg(&maps, &client(10, 1), &peer(SECOND)));
     let mut counted = maps.counted_clients(0);
     counted.sort_unstable();
-    assert_eq!(counted, [(ClientKey::ALL, 1), (ClientKey::of_namespace(10), 1)]);
+    assert_eq!(counted, [(ClientKey::ALL, 1), (ClientKey::of_namespace(NetnsCookie(10)), 1)]);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn an_entry_that_does_not_fit_or_has_no_client_is_counted_for_none() {
     assert_eq!((maps.counted(Counter::OverShare), maps.spilled_sockets()), (0, 0));
     // One that another party made.
     maps.limit(|limits| (limits.overflow_entries, limits.overflow_capacity) = (1, 900));
-    maps.add_overflow(1);
+    maps.add_overflow(SocketCookie(1));
     maps.origin(1 % PLACES).unwrap().spill();
     release(&maps, 1);
     assert_eq!((maps.counted_clients(0), maps.overflow_entries()), (Vec::new(), 0));
@@ -229,7 +229,7 @@ fn one_clients_pairs_never_take_another_clients_affinity() {
     for _ in 0..3 {
         (1..=40).for_each(|id| _ = dial(&maps, 10, id));
     }
-    let of = |namespace| ClientKey::of_namespace(namespace);
+    let of = |namespace| ClientKey::of_namespace(NetnsCookie(namespace));
     let mut counted = maps.counted_clients(1);
     counted.sort_unstable();
     assert_eq!(counted, [(ClientKey::ALL, 12), (of(10), 9), (of(20), 3)]);

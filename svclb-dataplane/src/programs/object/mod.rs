@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{Program, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use svclb_common::cookie::NetnsCookie;
 use svclb_core::size::Sizes;
+use svclb_core::table::MapName;
 
 use crate::bpf::sys;
 use crate::node::cgroups;
@@ -122,7 +124,12 @@ pub fn load(places: &Places, settings: &Settings) -> Result<Loading> {
 }
 
 /// Makes the maps that are not pinned yet. `host` is the cookie of the agent's network namespace.
-fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64) -> Result<Ebpf> {
+fn make_maps(
+    places: &Places,
+    settings: &Settings,
+    host: NetnsCookie,
+    agent_cgroup: u64,
+) -> Result<Ebpf> {
     let Settings { sizes, seed, features, cgroup, log } = *settings;
     let Sizes { index_lines, slots, origins } = sizes;
     let set_retval = u8::from(features.set_retval);
@@ -131,20 +138,24 @@ fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64)
     let can_cast = u8::from(kern_sock.is_some_and(|it| it.cast.is_some()));
     // aya-log's levels: 5 logs everything that is said, 0 makes the verifier drop all of it.
     let level: u8 = if log { 5 } else { 0 };
-    let entries = |name: &str| match name {
-        "svclb_index" | "svclb_frontends" | "svclb_services" => index_lines,
-        "svclb_slots" | "svclb_backends" => slots,
-        "svclb_origins" => origins,
+    let entries = |map| match map {
+        MapName::Index | MapName::Frontends | MapName::Services => index_lines,
+        MapName::Slots | MapName::Backends => slots,
+        MapName::Origins => origins,
         // Allocated as they come: 64 MiB when they are all in use.
-        "svclb_overflow" => origins.max(131_072),
+        MapName::Overflow => origins.max(131_072),
         // One for each client that has an entry in one of the maps that clients share.
-        "svclb_clients" => 16_384,
+        MapName::Clients => 16_384,
         // One for each client and service with affinity: 16 MiB when they are all in use.
-        "svclb_affinity" => 131_072,
-        _ => 1,
+        MapName::Affinity => 131_072,
+        MapName::Counters | MapName::Meta => 1,
     };
-    let overflow = capacity(places, "svclb_overflow", entries)?;
-    let affinity = capacity(places, "svclb_affinity", entries)?;
+    // A pinned map keeps its size.
+    let capacity = |map| match places.of(map) {
+        pin if pin.exists() => pins::entries_of(pin),
+        _ => Ok(entries(map)),
+    };
+    let (overflow, affinity) = (capacity(MapName::Overflow)?, capacity(MapName::Affinity)?);
     let mut loader = EbpfLoader::new();
     loader
         .verifier_log_level(VerifierLogLevel::DISABLE)
@@ -153,7 +164,7 @@ fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64)
         .override_global("ORIGIN_PLACES", &origins, true)
         .override_global("OVERFLOW_ENTRIES", &overflow, true)
         .override_global("AFFINITY_ENTRIES", &affinity, true)
-        .override_global("HOST_NETNS", &host, true)
+        .override_global("HOST_NETNS", &host.0, true)
         .override_global("ATTACHED", &cgroup, true)
         .override_global("AGENT_CGROUP", &agent_cgroup, true)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
@@ -162,20 +173,14 @@ fn make_maps(places: &Places, settings: &Settings, host: u64, agent_cgroup: u64)
         .override_global("CAN_CAST", &can_cast, true)
         .override_global(aya_log::LEVEL, &level, true);
     for shape in &MAPS {
-        let place = places.of(shape.name);
-        loader.map_max_entries(shape.name, entries(shape.name)).map_pin_path(shape.name, place);
+        let (map, name) = (shape.name, shape.name.as_str());
+        loader.map_max_entries(name, entries(map)).map_pin_path(name, places.of(map));
     }
     let object = match kern_sock {
         Some(kern_sock) => Cow::Owned(kern_sock.put_into(OBJECT)?),
         None => Cow::Borrowed(OBJECT),
     };
     loader.load(&object).context("cannot make the maps")
-}
-
-/// Returns the number of entries that a map will have: a pinned one keeps its size.
-fn capacity(places: &Places, name: &str, new: impl Fn(&str) -> u32) -> Result<u32> {
-    let pin = places.of(name);
-    if pin.exists() { pins::entries_of(pin) } else { Ok(new(name)) }
 }
 
 fn load_programs(mut object: Ebpf) -> Result<Ebpf> {
