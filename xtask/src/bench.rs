@@ -58,14 +58,14 @@ pub(crate) fn run(wanted: &Wanted) -> anyhow::Result<()> {
             measure.arg(flag).arg(number.to_string());
         }
     }
-    let before = fs::read(STORED).ok();
+    let stored = shell::root().join(STORED);
+    let before = fs::read(&stored).ok();
     let status = measure.status().with_context(|| shell::cannot_start(&measure))?;
     // A run that misses targets is stored too; only a run that failed left the file as it was.
-    if wanted.bless && fs::read(STORED).ok() != before {
+    if wanted.bless && fs::read(&stored).ok() != before {
         let mut page = shell::command(&bench);
         page.args(["page", STORED, PAGE]);
-        let written = page.status().with_context(|| shell::cannot_start(&page))?;
-        anyhow::ensure!(written.success(), "docs/performance.md is not written");
+        shell::run(page).context("docs/performance.md is not written")?;
     }
     if !status.success() {
         bail!("see above");
@@ -82,9 +82,7 @@ pub(crate) fn simulate(arguments: &[String]) -> anyhow::Result<()> {
     let [svclb, bench] = build()?;
     let mut simulate = shell::as_root(&bench, &[("SVCLB_BIN", svclb.as_os_str())])?;
     simulate.arg("simulate").args(arguments);
-    let status = simulate.status().with_context(|| shell::cannot_start(&simulate))?;
-    anyhow::ensure!(status.success(), "the simulation failed, see above");
-    Ok(())
+    shell::run(simulate)
 }
 
 /// Builds the program `svclb` as it ships, and the benches.

@@ -143,9 +143,7 @@ fn below_target(name: &str) -> PathBuf {
 
 /// Returns the platform that rustc builds for. With an explicit target, flags do not apply to build scripts.
 fn host() -> anyhow::Result<String> {
-    let mut rustc = shell::command("rustc");
-    let output = rustc.arg("-vV").output().with_context(|| shell::cannot_start(&rustc))?;
-    let output = String::from_utf8_lossy(&output.stdout);
+    let output = shell::text(shell::command("rustc").arg("-vV"))?;
     let host = output.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("`rustc -vV` names no host")?.to_owned())
 }

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     Err(again.exec()).with_context(|| shell::cannot_start(&again))
 }
 
-/// Builds the program `svclb`, with these variables for cargo, and says where it is.
+/// Builds the program `svclb`, with these variables for cargo, and returns its path.
 ///
 /// # Errors
 /// The build fails.

@@ -5,11 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 /// Number of last lines of a failed program that are shown.
 const TAIL: usize = 40;
@@ -134,6 +134,37 @@ pub(crate) fn run(mut command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a command and returns its standard output.
+///
+/// # Errors
+/// It cannot be started, or fails: with its standard error.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let output = command.output().with_context(|| cannot_start(command))?;
+    stdout_of(output, &command_line(command))
+}
+
+/// Runs a command and returns its standard output as text.
+///
+/// # Errors
+/// As [`output()`].
+pub(crate) fn text(command: &mut Command) -> anyhow::Result<String> {
+    Ok(String::from_utf8_lossy(&output(command)?).into_owned())
+}
+
+/// Returns the standard output of a command that has ended.
+///
+/// # Errors
+/// It failed: with its standard error.
+pub(crate) fn stdout_of(output: Output, name: &str) -> anyhow::Result<Vec<u8>> {
+    let Output { status, stdout, stderr } = output;
+    ensure!(
+        status.success(),
+        "`{name}` failed ({status}): {}",
+        String::from_utf8_lossy(&stderr).trim()
+    );
+    Ok(stdout)
+}
+
 /// Logs `what`, runs a command without its output, and logs how long it took. If it fails, its last lines
 /// are shown.
 ///
@@ -156,7 +187,7 @@ pub(crate) fn run_quietly(what: &str, mut command: Command) -> anyhow::Result<()
     bail!("`{}` failed ({})", command_line(&command), output.status)
 }
 
-/// Runs a command, and copies each line of its standard error to ours and to `look`.
+/// Runs a command, and copies each line of its standard error to that of this process and to `look`.
 ///
 /// # Errors
 /// It cannot be started, or fails.
@@ -176,7 +207,7 @@ pub(crate) fn watch_errors(mut command: Command, mut look: impl FnMut(&str)) -> 
     Ok(())
 }
 
-/// Runs a command, and copies each line of its standard output to ours and to `look`. Returns true if it
+/// Runs a command, and copies each line of its standard output to that of this process and to `look`. Returns true if it
 /// succeeded.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
@@ -187,12 +187,11 @@ impl Binary {
     /// Returns the names of its tests that contain `filter`.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// It cannot be started, or fails.
     pub(crate) fn tests(&self, filter: &str) -> anyhow::Result<Vec<String>> {
         let mut list = Command::new(&self.path);
-        list.args(["--list", filter]).current_dir(&self.folder).stderr(Stdio::inherit());
-        let output = list.output().with_context(|| shell::cannot_start(&list))?;
-        let lines = String::from_utf8_lossy(&output.stdout);
+        list.args(["--list", filter]).current_dir(&self.folder);
+        let lines = shell::text(&mut list)?;
         Ok(lines
             .lines()
             .filter_map(|line| line.strip_suffix(": test"))

@@ -82,7 +82,7 @@ pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = named.filter(|path| path.is_absolute()).or_else(home);
-    Ok(cache.context("neither XDG_CACHE_HOME nor HOME says where files can be kept")?.join("svclb"))
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("svclb"))
 }
 
 /// Returns the programs that `assets` lacks in this version. Versions are checked each time, as the programs

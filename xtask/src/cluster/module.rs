@@ -190,12 +190,7 @@ impl Pinned {
         let mut list = go::local(go);
         list.current_dir(&self.folder).args(["list", "-deps"]);
         list.args(programs.iter().map(|program| program.package));
-        let output = list.output().with_context(|| shell::cannot_start(&list))?;
-        if !output.status.success() {
-            let errors = String::from_utf8_lossy(&output.stderr);
-            bail!("`{}` failed ({}): {}", shell::command_line(&list), output.status, errors.trim());
-        }
-        Ok(output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count())
+        Ok(shell::text(&mut list)?.lines().count())
     }
 
     fn build_one(

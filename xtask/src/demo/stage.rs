@@ -98,13 +98,15 @@ impl Stage {
     }
 
     fn make_pods(&self) -> Result<()> {
-        output_of(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+        shell::text(Command::new("ip").args(["link", "set", "lo", "up"]))?;
         for pod in &PODS {
             for address in pod.addresses()? {
                 let ip = address.ip().to_string();
                 // Without `nodad`, an IPv6 address cannot be bound within its first second.
                 let extra: &[&str] = if address.is_ipv6() { &["nodad"] } else { &[] };
-                output_of(Command::new("ip").args(["addr", "add", &ip, "dev", "lo"]).args(extra))?;
+                shell::text(
+                    Command::new("ip").args(["addr", "add", &ip, "dev", "lo"]).args(extra),
+                )?;
             }
             pod.start()?;
         }
@@ -167,7 +169,7 @@ impl Stage {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "5", "--noproxy", "*", url]);
         self.in_cgroup(&mut curl);
-        output_of(&mut curl)
+        shell::text(&mut curl)
     }
 
     fn client_command(&self, task: &[&str]) -> Result<Command> {
@@ -179,7 +181,7 @@ impl Stage {
 
     /// Runs one of the clients in [`client`].
     pub(super) fn client(&self, task: &[&str]) -> Result<String> {
-        output_of(&mut self.client_command(task)?)
+        shell::text(&mut self.client_command(task)?)
     }
 
     /// Starts a client that makes one connection after the other.
@@ -194,7 +196,7 @@ impl Stage {
 
     /// Runs a command of svclb that only reads.
     pub(super) fn svclb(&self, command: &[&str]) -> Result<String> {
-        output_of(Command::new(&self.svclb).args(command).arg("--pins").arg(self.pins()))
+        shell::text(Command::new(&self.svclb).args(command).arg("--pins").arg(self.pins()))
     }
 
     /// Shows a map by bpftool.
@@ -205,7 +207,7 @@ impl Stage {
         let filter = "jq -c '.[].formatted'";
         shell::print(&format!("$ bpftool --json map dump pinned PINS/v1/maps/{map} | {filter}"));
         let mut dump = Command::new(bpftool);
-        let output = output_of(dump.args(["--json", "map", "dump", "pinned"]).arg(pin))?;
+        let output = shell::text(dump.args(["--json", "map", "dump", "pinned"]).arg(pin))?;
         let rows: Vec<serde_json::Value> =
             serde_json::from_str(&output).context("bpftool printed no JSON")?;
         for row in &rows {
@@ -284,7 +286,7 @@ impl Follow {
             .0
             .join()
             .map_err(|_| anyhow!("the thread that reads the client's output panicked"))??;
-        client::sightings(&text(output, "the client")?)
+        client::sightings(&String::from_utf8_lossy(&shell::stdout_of(output, "the client")?))
     }
 }
 
@@ -293,20 +295,4 @@ fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// Runs a command and returns its output.
-fn output_of(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| shell::cannot_start(command))?;
-    text(output, &shell::command_line(command))
-}
-
-fn text(output: Output, what: &str) -> Result<String> {
-    ensure!(
-        output.status.success(),
-        "`{what}` failed ({}): {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim(),
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

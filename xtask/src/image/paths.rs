@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::{provider, shell};
+use crate::{provider, setup, shell};
 
 /// Flags for rustc, which override all other settings of them (doc.rust-lang.org/cargo, "build.rustflags").
 pub(super) const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
@@ -35,12 +35,8 @@ impl Renamed {
         let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
         let usual = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
         let cargo = named.filter(|path| path.is_absolute()).or_else(usual);
-        let cargo = cargo.context("neither CARGO_HOME nor HOME says where cargo's folder is")?;
-        let rustc = shell::command("rustc")
-            .args(["--print", "sysroot"])
-            .output()
-            .context("rustc does not run")?;
-        let sysroot = PathBuf::from(String::from_utf8_lossy(&rustc.stdout).trim());
+        let cargo = cargo.context("neither CARGO_HOME nor HOME is set")?;
+        let sysroot = setup::sysroot()?;
         let kernel = provider::find().map_err(anyhow::Error::msg)?.compiler;
         let library = |sysroot: &Path| sysroot.join("lib/rustlib/src/rust");
         let folders = vec![

@@ -70,8 +70,7 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
 pub(crate) fn ensure_target(target: &str) -> anyhow::Result<()> {
     let mut print = shell::command("rustc");
     print.args(["--print", "target-libdir", "--target", target]);
-    let folder = print.output().with_context(|| shell::cannot_start(&print))?;
-    if Path::new(String::from_utf8_lossy(&folder.stdout).trim()).is_dir() {
+    if Path::new(shell::text(&mut print)?.trim()).is_dir() {
         return Ok(());
     }
     let mut add = shell::command("rustup");
@@ -158,13 +157,19 @@ const ADVICE: &str = "Either of:\n    \
 
 /// Returns the components that the toolchain in use lacks.
 fn missing_components() -> anyhow::Result<Vec<&'static str>> {
-    let sysroot = shell::command("rustc")
-        .args(["--print", "sysroot"])
-        .output()
-        .context("rustc does not run: install rustup first, with the stable toolchain")?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    let sysroot = sysroot()?;
     let lacking = COMPONENTS.iter().filter(|(_, file)| !sysroot.join("bin").join(file).is_file());
     Ok(lacking.map(|(component, _)| *component).collect())
+}
+
+/// Returns the folder of the toolchain in use.
+///
+/// # Errors
+/// rustc does not run.
+pub(crate) fn sysroot() -> anyhow::Result<PathBuf> {
+    let sysroot = shell::text(shell::command("rustc").args(["--print", "sysroot"]))
+        .context("rustc does not run: install rustup first, with the stable toolchain")?;
+    Ok(PathBuf::from(sysroot.trim()))
 }
 
 /// Installs a compiler with the source of its core, and a linker that can read its bitcode.

@@ -18,8 +18,6 @@ pub(super) struct Console {
     pub(super) features: Vec<(String, bool)>,
     /// Tests that ended.
     pub(super) counts: Counts,
-    /// Name and duration in seconds of the binaries that ran.
-    pub(super) binaries: Vec<(String, u64)>,
     /// Names of tests that failed, and of binaries that ended with an error.
     pub(super) failures: Vec<String>,
     /// The binary that runs, and the number of its tests that failed.
@@ -64,13 +62,12 @@ impl Console {
             ["kernel", release] => release.clone_into(&mut self.release),
             ["feature", name, answer] => self.features.push((name.to_owned(), answer == "yes")),
             ["begin", name] => self.running = Some((name.to_owned(), 0)),
-            ["end", name, seconds, ref how @ ..] => {
+            ["end", name, _seconds, ref how @ ..] => {
                 let failed = self.running.take().map_or(0, |(_, failed)| failed);
                 if how.first() != Some(&"well") && failed == 0 {
                     self.counts.failed += 1;
                     self.failures.push(format!("{name} ended {}", how.join(" ")));
                 }
-                self.binaries.push((name.to_owned(), seconds.parse().unwrap_or(0)));
             }
             ["done"] => self.is_done = true,
             _ => {}
@@ -144,8 +141,6 @@ mod tests {
         assert_eq!(console.release, "5.10.0-46-cloud-amd64");
         assert_eq!(console.features, [("set_retval".to_owned(), false)]);
         assert_eq!(console.failures, ["udp: it_works", "agent ended badly: stopped after 300s"]);
-        let seconds: Vec<u64> = console.binaries.iter().map(|(_, seconds)| *seconds).collect();
-        assert_eq!(seconds, [12, 7, 300]);
     }
 
     #[test]

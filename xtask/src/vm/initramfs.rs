@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use cpio::newc::{Builder, trailer};
 
 use crate::shell;
@@ -84,19 +84,14 @@ impl Archive {
 fn stripped(program: &Path, strip: &str, scratch: &Path) -> anyhow::Result<Vec<u8>> {
     let mut command = shell::command(strip);
     command.arg("-o").arg(scratch).arg(program);
-    let output = command.output().with_context(|| shell::cannot_start(&command))?;
-    ensure!(
-        output.status.success(),
-        "`{}` failed: {}",
-        shell::command_line(&command),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    shell::output(&mut command)?;
     let content = fs::read(scratch);
     content.with_context(|| format!("cannot read {}", scratch.display()))
 }
 
 /// Returns the shared libraries of a program, none if it is static.
 fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    // It fails for static programs.
     let mut ldd = shell::command("ldd");
     ldd.arg(program);
     let output = ldd.output().with_context(|| shell::cannot_start(&ldd))?;

@@ -188,8 +188,7 @@ fn dependencies(module: &[u8]) -> Vec<String> {
 fn module(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let mut find = shell::command("find");
     find.arg(folder).args(["-name", &format!("{name}.ko*")]);
-    let output = find.output().with_context(|| shell::cannot_start(&find))?;
-    let found = String::from_utf8_lossy(&output.stdout);
+    let found = shell::text(&mut find)?;
     let Some(path) = found.lines().next() else { return Ok(None) };
     let mut decompress = match path.rsplit_once('.') {
         Some((_, "xz")) => shell::command("xz"),
@@ -197,7 +196,7 @@ fn module(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
         _ => bail!("{path} has an unsupported compression"),
     };
     decompress.args(["--decompress", "--stdout", path]);
-    Ok(Some(output_of(decompress)?))
+    Ok(Some(shell::output(&mut decompress)?))
 }
 
 /// Returns the newest release among names of packages, such as `6.1.0-50-cloud-amd64`.
@@ -268,8 +267,7 @@ impl Apt {
     }
 
     fn output(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = output_of(self.command(program, arguments)?)?;
-        Ok(String::from_utf8_lossy(&output).into_owned())
+        shell::text(&mut self.command(program, arguments)?)
     }
 
     /// Downloads and unpacks packages, and returns the version of the first.
@@ -277,7 +275,7 @@ impl Apt {
         let names: Vec<&str> = packages.iter().map(String::as_str).collect();
         let mut download = self.command("apt-get", &[&["download"], &names[..]].concat())?;
         download.current_dir(&self.folder);
-        output_of(download)?;
+        shell::output(&mut download)?;
         let mut version = None;
         for package in packages {
             let file = fs::read_dir(&self.folder)?
@@ -286,7 +284,7 @@ impl Apt {
                 .with_context(|| format!("apt downloaded no {package}"))?;
             let mut unpack = shell::command("dpkg-deb");
             unpack.arg("--extract").arg(&file).arg(to);
-            output_of(unpack)?;
+            shell::output(&mut unpack)?;
             version = version.or_else(|| name(&file).split('_').nth(1).map(str::to_owned));
         }
         version.context("a package's file has no version in its name")
@@ -295,18 +293,6 @@ impl Apt {
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn output_of(mut command: Command) -> anyhow::Result<Vec<u8>> {
-    let output = command.output().with_context(|| shell::cannot_start(&command))?;
-    ensure!(
-        output.status.success(),
-        "`{}` failed ({}): {}",
-        shell::command_line(&command),
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(output.stdout)
 }
 
 /// The URLs of Debian's archives in the configuration of apt, each with the option for its keys.
@@ -323,8 +309,8 @@ impl Mirrors {
         let codename = system.lines().find_map(field).unwrap_or_default();
         let mut targets = shell::command("apt-get");
         targets.args(["indextargets", "--format", "$(RELEASE) $(REPO_URI) $(SIGNED_BY)"]);
-        let targets = output_of(targets)?;
-        Self::parse(&String::from_utf8_lossy(&targets), codename.trim_matches('"')).with_context(|| {
+        let targets = shell::text(&mut targets)?;
+        Self::parse(&targets, codename.trim_matches('"')).with_context(|| {
             format!(
                 "apt's configuration has no mirror of Debian's {codename:?} and its security suite: \
                  this works on Debian, with both among apt's sources"
