@@ -47,7 +47,7 @@ fn show_surroundings(stage: &Stage) {
     print(
         "svclb balances the load of Kubernetes Services at the socket: when a process connects to a",
     );
-    print("Service's address, an eBPF program replaces it by a pod's address, once, before the");
+    print("Service's address, an eBPF program replaces it with a pod's address, once, before the");
     print("connection is made. There is no NAT, no proxy, and no work per packet.");
     print_heading("The surroundings");
     print("An isolated network namespace with six servers as pods:");
@@ -69,7 +69,7 @@ fn send_requests(stage: &Stage) -> Result<()> {
         print(&format!("  {line}"));
     }
     print("");
-    print(&format!("{:<10} {:<22} {:<10} {:>8}", "SERVICE", "DIALLED", "ANSWERED", "TIMES"));
+    print(&format!("{:<10} {:<22} {:<10} {:>8}", "SERVICE", "DIALLED", "BACKEND", "ANSWERS"));
     for (service, url) in [
         ("hello", "http://10.96.0.10/"),
         ("hello2", "http://10.96.0.20/"),
