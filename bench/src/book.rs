@@ -1,4 +1,4 @@
-//! What was measured: a figure of each peer in each round, and what it comes to.
+//! Collects the figures: a value of each peer in each round, and their medians and ratios.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::lane::Peer;
 use crate::times::{Times, nanoseconds};
 
-/// What a figure counts.
+/// Unit of a figure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Unit {
@@ -18,50 +18,50 @@ pub(crate) enum Unit {
     Milliseconds,
     /// Seconds: less is better.
     Seconds,
-    /// So many a second: more is better.
+    /// Number per second: more is better.
     PerSecond,
-    /// Bytes a second: more is better.
+    /// Bytes per second: more is better.
     BytesPerSecond,
     /// Bytes of memory: less is better.
     Bytes,
     /// Percent of one processor: less is better.
     Percent,
-    /// A number of things: less is better.
+    /// A count: less is better.
     Count,
 }
 
-/// One thing that was measured of one peer.
+/// One measured quantity of one peer.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
     /// The bench.
     pub(crate) bench: String,
-    /// What it was, as words of a table.
+    /// The quantity, as it is named in tables.
     pub(crate) what: String,
-    /// Whose it is.
+    /// The peer.
     pub(crate) peer: Peer,
-    /// What it counts.
+    /// The unit.
     pub(crate) unit: Unit,
-    /// Of each round.
+    /// The value of each round.
     pub(crate) rounds: Vec<f64>,
-    /// Percentiles from 0 to 100 of what was measured in the rounds, the median of each over the rounds;
-    /// empty where a round is one measurement.
+    /// Percentiles from 0 to 100 of the single measurements, of each the median over the rounds. Empty if a
+    /// round is one measurement.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) percentiles: Vec<f64>,
 }
 
 impl Figure {
-    /// The median of the rounds.
+    /// Returns the median of the rounds.
     pub(crate) fn median(&self) -> f64 {
         median(&self.rounds)
     }
 
-    /// This by another: the median of the ratios that the rounds have. What stands beside each other was
-    /// measured in one round: what disturbed it disturbed both.
-    pub(crate) fn by(&self, other: &Self) -> f64 {
+    /// Divides this figure by another: returns the median of the ratios of the rounds. Two figures of one round
+    /// were subject to the same disturbances.
+    pub(crate) fn ratio(&self, other: &Self) -> f64 {
         median(&self.ratios(other))
     }
 
-    /// The same of each round; of all together where one has more rounds than the other.
+    /// Returns the ratio of each round, or of the medians if the figures have different numbers of rounds.
     pub(crate) fn ratios(&self, other: &Self) -> Vec<f64> {
         if self.rounds.len() != other.rounds.len() {
             return vec![self.median() / other.median()];
@@ -69,7 +69,7 @@ impl Figure {
         self.rounds.iter().zip(&other.rounds).map(|(one, other)| one / other).collect()
     }
 
-    /// The least and the most of the rounds.
+    /// Returns the least and the greatest value of the rounds.
     pub(crate) fn spread(&self) -> (f64, f64) {
         let least = self.rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let most = self.rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -77,7 +77,7 @@ impl Figure {
     }
 }
 
-/// The middle of these, or the mean of the two in the middle; 0 of none.
+/// Returns the median, which is 0 for an empty slice.
 pub(crate) fn median(all: &[f64]) -> f64 {
     let mut sorted = all.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -89,28 +89,28 @@ pub(crate) fn median(all: &[f64]) -> f64 {
     }
 }
 
-/// All that was measured so far.
+/// All figures measured so far.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Book {
     figures: Vec<Figure>,
-    /// Percentiles of each round, by the figure's place.
+    /// Percentiles of each round, by the index of the figure.
     #[serde(skip)]
     distributions: BTreeMap<usize, Vec<Vec<u64>>>,
-    /// What each turn of each round came to, by the figure's place.
+    /// Values of the turns of each round, by the index of the figure.
     #[serde(skip)]
     turns: BTreeMap<usize, Vec<Vec<f64>>>,
 }
 
 impl Book {
-    /// Puts down a round's figure.
+    /// Adds the value of a round.
     pub(crate) fn add(&mut self, bench: &str, what: &str, peer: Peer, unit: Unit, value: f64) {
-        let at = self.place(bench, what, peer, unit);
+        let at = self.index(bench, what, peer, unit);
         self.figures[at].rounds.push(value);
     }
 
-    /// Puts down what each call took in a round: the median is the round's figure.
+    /// Adds the durations of the calls of a round, whose value is their median.
     pub(crate) fn add_times(&mut self, bench: &str, what: &str, peer: Peer, times: &Times) {
-        let at = self.place(bench, what, peer, Unit::Nanoseconds);
+        let at = self.index(bench, what, peer, Unit::Nanoseconds);
         self.figures[at].rounds.push(times.median());
         let rounds = self.distributions.entry(at).or_default();
         rounds.push(times.percentiles.clone());
@@ -121,15 +121,15 @@ impl Book {
         self.figures[at].percentiles = percentiles.collect();
     }
 
-    /// The same of calls that were timed in several turns: the middle turn is the round's.
+    /// Adds the durations of calls in several turns of a round, whose value is that of the middle turn.
     pub(crate) fn add_timed_turns(&mut self, bench: &str, what: &str, peer: Peer, all: Vec<Times>) {
         let medians = all.iter().map(Times::median).collect();
         self.add_times(bench, what, peer, &Times::middle(all));
-        let at = self.place(bench, what, peer, Unit::Nanoseconds);
+        let at = self.index(bench, what, peer, Unit::Nanoseconds);
         self.turns.entry(at).or_default().push(medians);
     }
 
-    /// Puts down what the turns of a round came to: their median is the round's figure.
+    /// Adds the values of the turns of a round, whose value is their median.
     pub(crate) fn add_turns(
         &mut self,
         bench: &str,
@@ -138,17 +138,17 @@ impl Book {
         unit: Unit,
         turns: Vec<f64>,
     ) {
-        let at = self.place(bench, what, peer, unit);
+        let at = self.index(bench, what, peer, unit);
         self.figures[at].rounds.push(median(&turns));
         self.turns.entry(at).or_default().push(turns);
     }
 
-    /// What the turns of each round came to, in the unit of their figure.
+    /// Returns the values of the turns of each round, in the unit of their figure.
     pub(crate) fn turns(&self) -> Value {
         self.of_rounds(&self.turns)
     }
 
-    /// The percentiles from 0 to 100 of what was measured in each round, nanoseconds.
+    /// Returns the percentiles from 0 to 100 of the measurements of each round, nanoseconds.
     pub(crate) fn distributions(&self) -> Value {
         self.of_rounds(&self.distributions)
     }
@@ -161,7 +161,8 @@ impl Book {
         all.iter().map(of).collect()
     }
 
-    fn place(&mut self, bench: &str, what: &str, peer: Peer, unit: Unit) -> usize {
+    /// Returns the index of a figure, which is added if it does not exist.
+    fn index(&mut self, bench: &str, what: &str, peer: Peer, unit: Unit) -> usize {
         let is_it = |it: &Figure| it.bench == bench && it.what == what && it.peer == peer;
         self.figures.iter().position(is_it).unwrap_or_else(|| {
             let (bench, what) = (bench.to_owned(), what.to_owned());
@@ -172,12 +173,12 @@ impl Book {
         })
     }
 
-    /// All figures, in the order in which they were first put down.
+    /// Returns all figures, in the order in which they were first added.
     pub(crate) fn figures(&self) -> &[Figure] {
         &self.figures
     }
 
-    /// A figure.
+    /// Returns a figure.
     pub(crate) fn get(&self, bench: &str, what: &str, peer: Peer) -> Option<&Figure> {
         let is_it = |it: &&Figure| it.bench == bench && it.what == what && it.peer == peer;
         self.figures.iter().find(is_it)
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_each_round_was_like_is_there_for_others() {
+    fn percentiles_of_each_round_are_kept() {
         let mut book = Book::default();
         for measured in [vec![10, 20, 30], vec![40]] {
             book.add_times("connect", "udp", Peer::Direct, &Times::of(measured));
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_of_one_figure_stand_together() {
+    fn rounds_of_one_figure_are_collected() {
         let mut book = Book::default();
         for value in [3.0, 1.0, 2.0] {
             book.add("connect", "udp", Peer::Direct, Unit::Nanoseconds, value);

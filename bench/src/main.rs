@@ -1,12 +1,12 @@
-//! What svclb costs: its datapath and its agent, side by side with nothing and with kube-proxy, in one
-//! run. `cargo xtask bench` builds and starts it, as root; docs/performance.md shows a run.
+//! Measures svclb's datapath and agent side by side with direct connections and with kube-proxy, in one run.
+//! `cargo xtask bench` builds it and runs it as root; docs/performance.md shows a run.
 //!
-//! * [`lane`]: one peer, with clients and servers of its own.
-//! * [`benches`]: what is measured.
-//! * [`book`]: what was measured. [`run`]: all of it, with the machine, as it is stored.
-//! * [`times`]: how long calls took. [`targets`]: what it should come to.
+//! * [`lane`]: one peer with its client and servers.
+//! * [`benches`]: the measurements.
+//! * [`book`]: the figures. [`run`]: the figures with the machine, as they are stored.
+//! * [`times`]: durations of calls. [`targets`]: bounds of the figures.
 //! * [`report`]: tables, plots and the page.
-//! * [`simulate`]: one agent in a cluster that no machine can run.
+//! * [`simulate`]: one agent in a simulated cluster of thousands of nodes.
 
 mod benches;
 mod book;
@@ -31,7 +31,7 @@ use run::Run;
 use svclb_dataplane::probe;
 
 #[derive(Parser)]
-#[command(about = "Measures what svclb costs, beside nothing and beside kube-proxy")]
+#[command(about = "Measures svclb side by side with direct connections and kube-proxy")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -39,42 +39,42 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Measure, and show what came of it
+    /// Run benches and show the figures
     Run {
-        /// Only these
+        /// Run only these benches
         benches: Vec<Bench>,
-        /// Show everything as JSON instead of tables
+        /// Print all figures as JSON instead of tables
         #[arg(long, conflicts_with = "check")]
         json: bool,
-        /// Compare with the targets, and say only what falls short; fail if anything does
+        /// Print only the figures that miss their targets, and fail if there are any
         #[arg(long)]
         check: bool,
-        /// Keep the run in this file
+        /// Store the run in this file
         #[arg(long, value_name = "FILE")]
         store: Option<PathBuf>,
-        /// Rounds of each bench
+        /// Number of rounds of each bench
         #[arg(long, default_value_t = 5)]
         rounds: u32,
-        /// Calls of a kind in one round
+        /// Number of calls of each kind in one round
         #[arg(long, default_value_t = 40_000)]
         calls: u32,
     },
-    /// Write the page and the plots of a stored run, or look whether they are its own
+    /// Write the page and the plots of a stored run, or check that they belong to it
     Page {
         /// The stored run
         run: PathBuf,
         /// The folder of the page
         folder: PathBuf,
-        /// Look only
+        /// Only check them
         #[arg(long)]
         check: bool,
     },
-    /// Let one agent follow all events of a cluster of thousands of nodes (docs/scale.md)
+    /// Feed one agent the events of a simulated cluster of thousands of nodes (docs/scale.md)
     Simulate {
         #[command(flatten)]
         simulation: simulate::Simulation,
     },
-    /// Be the agent of a simulation
+    /// Run the agent of a simulation
     #[command(hide = true)]
     SimulatedAgent {
         #[command(flatten)]
@@ -82,24 +82,24 @@ enum Task {
         #[command(flatten)]
         simulation: simulate::Simulation,
     },
-    /// Be the client by which the agent of a simulation proves translation: it starts its own program
+    /// Run the client by which the agent of a simulation probes translation: it starts its own program
     #[command(hide = true, name = probe::CLIENT)]
     ProbeClient,
-    /// Be the process of a lane
+    /// Run the process of a lane
     #[command(hide = true)]
     Lane {
         /// The cgroup of its client
         #[arg(long)]
         cgroup: PathBuf,
-        /// Where its servers are
+        /// Addresses of its servers
         addresses: Vec<IpAddr>,
     },
 }
 
-/// What can be measured by itself.
+/// A part of a run that can be measured alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Bench {
-    /// connect(2): to a Service, to what is none, refused
+    /// connect(2): to a Service, to another destination, refused
     Connect,
     /// Datagrams of unconnected sockets, to one and to eight Services
     Udp,
@@ -113,11 +113,11 @@ enum Bench {
     Threads,
     /// Bytes and packets after the connection
     Throughput,
-    /// What the maps and the agent take
+    /// Memory of the maps and of the agent
     Memory,
-    /// Starts over 5,000 Services with 250,000 endpoints, and what is resident then
+    /// Starts of the agent with 5,000 Services and 250,000 endpoints, and its resident memory
     Sync,
-    /// Changes among as many
+    /// Changes in a cluster of that size
     Churn,
 }
 
@@ -147,14 +147,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what was asked for.
-#[expect(clippy::print_stdout, reason = "what was asked for")]
+/// Prints a line of the result.
+#[expect(clippy::print_stdout, reason = "the result of a command is its standard output")]
 fn print(line: &str) {
     println!("{line}");
 }
 
-/// Tells what begins now.
-fn say(what: &str) {
+/// Logs the step that begins.
+fn log(what: &str) {
     eprintln!("==> {what}");
 }
 
@@ -173,25 +173,25 @@ fn measure(named: &[Bench], effort: Effort) -> anyhow::Result<Run> {
     let parts: Vec<Part> =
         parts.into_iter().filter(|(bench, _)| has(*bench)).map(|(_, part)| part).collect();
     if !parts.is_empty() {
-        say("calls of a client");
+        log("calls of a client");
         datapath::run(book, &parts, effort)?;
     }
     if has(Bench::Scale) {
-        say("connects among many frontends");
+        log("connects among many frontends");
         scale::run(book, effort)?;
     }
     if has(Bench::Memory) {
-        say("memory");
+        log("memory");
         memory::run(book, effort)?;
     }
     if has(Bench::Sync) || has(Bench::Churn) {
         let cluster = sync::cluster()?;
         if has(Bench::Sync) {
-            say("starts over a large cluster");
+            log("starts over a large cluster");
             sync::run(book, &cluster, effort)?;
         }
         if has(Bench::Churn) {
-            say("changes in a large cluster");
+            log("changes in a large cluster");
             churn::run(book, &cluster, effort)?;
         }
     }
@@ -200,16 +200,17 @@ fn measure(named: &[Bench], effort: Effort) -> anyhow::Result<Run> {
     Ok(run)
 }
 
-/// Shows a run: `check` says whether it is compared with the targets, and whether with all of them.
+/// Shows a run. With `check`, compares it with the targets: with all of them if `Some(true)`, else with those
+/// that the run measured.
 fn show(run: &Run, json: bool, check: Option<bool>, store: Option<PathBuf>) -> anyhow::Result<()> {
     let text = run.text()?;
     if let Some(file) = store {
         fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
     }
     if let Some(is_all) = check {
-        let short = targets::short(&run.book, is_all);
-        short.iter().for_each(|line| print(line));
-        anyhow::ensure!(short.is_empty(), "{} of the targets are not met", short.len());
+        let missed = targets::missed(&run.book, is_all);
+        missed.iter().for_each(|line| print(line));
+        anyhow::ensure!(missed.is_empty(), "{} targets are not met", missed.len());
     } else if json {
         print(&run.raw()?);
     } else {

@@ -1,4 +1,4 @@
-//! A run: the machine, how much was measured, and all that came of it.
+//! A run: the machine, the effort, and the figures.
 
 use std::fs;
 use std::path::Path;
@@ -13,34 +13,34 @@ use crate::targets;
 /// A run, as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
-    /// Where.
+    /// The machine on which it was measured.
     pub(crate) machine: Machine,
     /// Version of svclb.
     #[serde(default)]
     pub(crate) svclb: String,
-    /// What kube-proxy says of its version, as all of the cluster; nothing where a run had none.
+    /// Version of kube-proxy and of the other components. None if kube-proxy was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) kubernetes: Option<String>,
-    /// Rounds of each bench.
+    /// Number of rounds of each bench.
     pub(crate) rounds: u32,
-    /// Calls of a kind in one round.
+    /// Number of calls of each kind in one round.
     pub(crate) calls: u32,
-    /// What came of it.
+    /// The figures.
     pub(crate) book: Book,
 }
 
-/// What the figures depend on.
+/// The machine, on which the figures depend.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Version of the kernel.
     pub(crate) kernel: String,
     /// Model of the first processor.
     pub(crate) processor: String,
-    /// How many processors.
+    /// Number of processors.
     pub(crate) processors: usize,
     /// Memory, bytes.
     pub(crate) memory: u64,
-    /// Whether the kernel compiles programs (bpf_jit_enable).
+    /// True if the kernel compiles eBPF programs (bpf_jit_enable).
     #[serde(default)]
     pub(crate) jit: bool,
 }
@@ -68,7 +68,7 @@ impl Machine {
 }
 
 impl Run {
-    /// Nothing is measured yet.
+    /// Starts a run without figures on this machine.
     pub(crate) fn begin(effort: Effort) -> anyhow::Result<Self> {
         let Effort { rounds, calls } = effort;
         Ok(Self {
@@ -81,26 +81,26 @@ impl Run {
         })
     }
 
-    /// As it is stored.
+    /// Returns the text of a stored run.
     pub(crate) fn text(&self) -> anyhow::Result<String> {
         Ok(format!("{}\n", serde_json::to_string_pretty(self)?))
     }
 
-    /// With all that is not stored: percentiles of the calls of each round, what each turn came to, and
-    /// the targets.
+    /// Returns the run as JSON with everything that is not stored: percentiles of the calls of each round, the
+    /// values of the turns, and the targets.
     pub(crate) fn raw(&self) -> anyhow::Result<String> {
         let mut run = serde_json::to_value(self)?;
         run["distributions"] = self.book.distributions();
         run["turns"] = self.book.turns();
-        run["targets"] = targets::judged(&self.book);
+        run["targets"] = targets::results(&self.book);
         Ok(serde_json::to_string_pretty(&run)?)
     }
 
-    /// Reads a stored one.
+    /// Reads a stored run.
     pub(crate) fn read(file: &Path) -> anyhow::Result<Self> {
         let text = fs::read_to_string(file)
             .with_context(|| format!("cannot read {}: run `cargo xtask bench`", file.display()))?;
         serde_json::from_str(&text)
-            .with_context(|| format!("{} is not as a run is stored", file.display()))
+            .with_context(|| format!("{} is not a stored run", file.display()))
     }
 }

@@ -1,10 +1,10 @@
-//! How long calls took, and how often something was done.
+//! Durations of calls, and rates.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How long a call took, each time it was made.
+/// Durations of calls of one kind.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Times {
     /// Percentiles from 0 to 100, nanoseconds.
@@ -12,10 +12,9 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Sums up what was measured, in nanoseconds.
+    /// Summarizes durations, in nanoseconds.
     ///
-    /// A percentile is the least of them that so many percent are not above (the nearest rank): of fewer
-    /// than a hundred, the 99th is the slowest.
+    /// Percentiles are those of the nearest rank: of fewer than a hundred durations, the 99th is the longest.
     pub(crate) fn of(mut measured: Vec<u64>) -> Self {
         measured.sort_unstable();
         let at = |percent: usize| {
@@ -25,31 +24,31 @@ impl Times {
         Self { percentiles: (0..=100).map(at).collect() }
     }
 
-    /// That of these whose median is in the middle.
+    /// Returns the element with the middle one of all medians.
     pub(crate) fn middle(mut all: Vec<Self>) -> Self {
         all.sort_by(|one, other| one.median().total_cmp(&other.median()));
         let middle = all.len() / 2;
         if all.is_empty() { Self::of(Vec::new()) } else { all.swap_remove(middle) }
     }
 
-    /// The median.
+    /// Returns the median.
     pub(crate) fn median(&self) -> f64 {
         nanoseconds(self.percentiles.get(50).copied().unwrap_or_default())
     }
 }
 
-/// A time as it is measured, nanoseconds.
+/// Converts a duration to nanoseconds.
 pub(crate) fn of(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// As figures are kept.
+/// Converts nanoseconds to the type of figures.
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52, which are 52 days")]
 pub(crate) const fn nanoseconds(time: u64) -> f64 {
     time as f64
 }
 
-/// How often in a second.
+/// Returns the number per second.
 pub(crate) fn rate(count: u64, seconds: f64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let rate = count as f64 / seconds;
@@ -61,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_of_what_was_measured() {
+    fn percentiles_have_the_nearest_rank() {
         let times = Times::of((0..=1_000).rev().collect());
         assert_eq!(times.percentiles.len(), 101);
         assert_eq!(

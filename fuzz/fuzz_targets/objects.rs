@@ -1,7 +1,8 @@
-//! Objects of an API server: in JSON, one a line, Services, EndpointSlices or Nodes by the first
-//! byte of a line; or, where the first byte is 0, in protobuf, all of it the body of a watch (a frame that
-//! is not too long begins with a 0). Each is read or rejected alone, and what the maps say in the end,
-//! frontends and backends, is named by an object and belongs to the first that claims it, by kind and age.
+//! Objects of an API server. If the first byte is 0, the input is the body of a watch in protobuf, as every
+//! frame of acceptable length begins with a 0. Otherwise each line is an object in JSON, and its first byte
+//! selects Service, EndpointSlice or Node. The target checks that objects are accepted or rejected separately,
+//! that each frontend and backend in the maps comes from an object, and that it belongs to the first claimant
+//! by kind and age.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +13,7 @@ use svclb_objects::convert::{Kind, wire};
 use svclb_objects::events::{Decoder, Encoding, Event};
 use svclb_objects::protobuf;
 
-/// The most objects of one input.
+/// Largest number of objects of one input.
 const OBJECTS: usize = 16;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -33,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
     node.pass().unwrap_or_else(|wrong| panic!("{wrong}"));
 });
 
-/// A body that comes in two parts, and of which each event is about an object of one kind at most.
+/// Reads a body that arrives in two parts, and checks that each event is about at most one kind of object.
 fn body(body: &[u8], node: &mut TestNode) {
     let taken = [
         events::<wire::Service>(body, Kind::Service, node),
@@ -46,7 +47,8 @@ fn body(body: &[u8], node: &mut TestNode) {
     }
 }
 
-/// The events of a body as the watch of a kind reads them: whether the object of each was taken in.
+/// Reads the events of a body as the watch of a kind does. Returns for each event whether its object was
+/// accepted.
 fn events<T: Wire>(body: &[u8], kind: Kind, node: &mut TestNode) -> Vec<bool> {
     let mut decoder = Decoder::new(Encoding::Protobuf);
     let (first, second) = body.split_at(body.len() / 2);
@@ -71,13 +73,13 @@ fn events<T: Wire>(body: &[u8], kind: Kind, node: &mut TestNode) -> Vec<bool> {
     taken
 }
 
-/// An object in JSON as the watch of a kind reads it.
+/// Reads an object in JSON as the watch of a kind does.
 fn object<T: Wire>(text: &str, node: &mut TestNode) {
     let (_, read) = api::read::<T>(text);
     take(read, node, || serde_json::from_str(text).ok());
 }
 
-/// Takes in an object, whose JSON is `json`. True when it was accepted.
+/// Applies an object, whose JSON is `json`, to the node. Returns true if the object was accepted.
 fn take(read: Read, node: &mut TestNode, json: impl FnOnce() -> Option<serde_json::Value>) -> bool {
     match read.contents {
         Ok(accepted) => {
@@ -85,9 +87,9 @@ fn take(read: Read, node: &mut TestNode, json: impl FnOnce() -> Option<serde_jso
             true
         }
         Err(invalid) => {
-            let told = invalid.to_string();
-            assert_eq!(text::line(&told), told);
-            assert!(told.len() < 10_000);
+            let message = invalid.to_string();
+            assert_eq!(text::line(&message), message);
+            assert!(message.len() < 10_000);
             false
         }
     }

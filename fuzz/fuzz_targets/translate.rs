@@ -1,8 +1,8 @@
-//! A history of the datapath over maps that anybody may have written: connects, sends, replies, names and
-//! closes of a few sockets, with lines, slots and rows that are written properly, by halves, or at random
-//! between them. No call panics or loops, and no socket is given a backend that never was one of the
-//! service that it dialled, or of the one that takes it over. (Records of sockets are the kernel side's
-//! own: with the first byte odd they are written at random too, and then only the former holds.)
+//! A history of the datapath over maps with arbitrary content: connects, sends, replies, getpeername calls
+//! and closes of a few sockets. Between them, lines, slots and rows are written correctly, incompletely or at
+//! random. The target checks that no call panics or loops, and that each backend given to a socket was at some
+//! time a backend of the dialled service or of its successor. If the first byte is odd, records of sockets,
+//! which only the kernel side writes, are overwritten at random too; then only the first check applies.
 #![no_main]
 
 use std::collections::{HashMap, HashSet};
@@ -26,10 +26,10 @@ const PLACES: u32 = 4;
 /// Few rows, so that the hash maps are full; shares allow a client two of them.
 const LIMITS: Limits =
     Limits { overflow_entries: 3, overflow_capacity: 24, affinity_rows: 3, affinity_capacity: 24 };
-/// Far more than any call counts.
+/// Limit for the counted events of a call, far above that of any correct call.
 const LOOP: u64 = 100;
 
-/// A socket, its network namespace, and whether it is released.
+/// A socket, its network namespace, and true if it is released.
 struct Client(Socket, u64, bool);
 
 impl Caller for Client {
@@ -54,13 +54,13 @@ impl Caller for Client {
     fn is_on_loopback(&self) -> bool {
         false
     }
-    // One that may be left alone, wherever its line has the flag.
+    // Clients outside of the host's namespace are exempt if the line has the flag.
     fn is_in_agent_cgroup(&self) -> bool {
         self.1 != HOST
     }
 }
 
-/// The input, byte by byte; then zeros.
+/// Reads the input byte by byte, and zeros after its end.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -73,7 +73,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// One of a few peers: frontends, backends and what is both.
+/// Returns one of a few peers, which are used as frontends, as backends, or as both.
 fn peer(number: u8) -> Peer {
     let address = match number % 12 {
         0 => IpAddr::from([127, 0, 0, 1]),
@@ -84,14 +84,15 @@ fn peer(number: u8) -> Peer {
     Peer { address: Address::from(address).words(), port: 80 + u16::from(number / 128) }
 }
 
-/// What could ever be right.
+/// The results that would be correct, as they follow from everything that the maps ever contained.
 #[derive(Default)]
 struct Known {
-    /// Of what is dialled: its services ever, and the owners of slots that it ever accepted.
+    /// The services that a destination ever had, and the owners whose slots it ever accepted.
     dialled: HashMap<Wanting, HashSet<u32>>,
-    /// What the frontends of a service ever accepted: by affinity a backend of one is given for another.
+    /// The owners that the frontends of a service ever accepted. Affinity can give a backend of one frontend
+    /// to clients of another.
     accepted: HashMap<u32, HashSet<u32>>,
-    /// Which peers an owner's slots ever named.
+    /// The peers in the slots of each owner.
     owned: HashSet<(u32, [u64; 2], u16)>,
 }
 
@@ -131,12 +132,12 @@ fuzz_target!(|bytes: &[u8]| {
     while !bytes.0.is_empty() && steps < 400 {
         steps += 1;
         let counted = maps.counted_in_all();
-        let (deed, who) = (bytes.byte(), bytes.byte());
-        let protocol = if who & 1 == 0 { Protocol::Tcp } else { Protocol::Udp };
-        let socket = Socket { cookie: SocketCookie(u64::from(who % 16)), protocol };
-        let namespace = if who & 32 == 0 { HOST } else { HOST + 1 };
-        let client = Client(socket, namespace, who & 64 == 0);
-        match deed % 12 {
+        let (action, client_bits) = (bytes.byte(), bytes.byte());
+        let protocol = if client_bits & 1 == 0 { Protocol::Tcp } else { Protocol::Udp };
+        let socket = Socket { cookie: SocketCookie(u64::from(client_bits % 16)), protocol };
+        let namespace = if client_bits & 32 == 0 { HOST } else { HOST + 1 };
+        let client = Client(socket, namespace, client_bits & 64 == 0);
+        match action % 12 {
             what @ 0..=2 => {
                 let dialled = peer(bytes.byte());
                 let verdict = match what {
@@ -144,7 +145,7 @@ fuzz_target!(|bytes: &[u8]| {
                     _ => sendmsg(&maps, &client, &dialled),
                 };
                 if let (Verdict::Rewrite(given), false) = (verdict, wild) {
-                    // A plain send of a connected socket names its backend.
+                    // A send of a connected socket has its backend as destination.
                     let plain = what != 0 && given == dialled;
                     assert!(
                         plain || known.allows(&dialled, protocol, &given),
@@ -176,16 +177,16 @@ fuzz_target!(|bytes: &[u8]| {
                 let key =
                     BackendKey { address, port: given.port, _pad: 0, service: service.into() };
                 let row = BackendRow { sets: sets & 3, state: sets, _pad: 0, weight: 1 };
-                // Rows of members are written for slots that there are.
+                // The agent writes rows of members only for existing slots.
                 if wild || known.owned.contains(&(service.into(), given.address, given.port)) {
                     maps.backends.borrow_mut().insert(key, row);
                 }
             }
-            9 => maps.clock.set(maps.clock.get() + (u64::from(who) << 32)),
+            9 => maps.clock.set(maps.clock.get() + (u64::from(client_bits) << 32)),
             _ => {
-                let (number, at) = (u32::from(who), usize::from(bytes.byte()));
+                let (number, at) = (u32::from(client_bits), usize::from(bytes.byte()));
                 let count = usize::from(bytes.byte() % 32);
-                match (deed / 12 % 4, wild) {
+                match (action / 12 % 4, wild) {
                     (0, _) => maps.overwrite_slot(number, at, bytes.some(count)),
                     (1, true) => maps.overwrite_origin(number, at, bytes.some(count)),
                     (2, true) => maps.overwrite_rows(number as usize, bytes.some(count)),

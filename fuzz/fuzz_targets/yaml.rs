@@ -1,6 +1,6 @@
-//! A file of YAML or JSON, as `--from` reads it: the first byte says which. Whatever it holds is read to
-//! its end, told in one line each, and what the maps say of it in the end is named by an object in it and
-//! belongs to the first that claims it, by kind and age.
+//! A file for `--from`, of JSON if the first byte is odd, otherwise of YAML. The target checks that each
+//! reject is one line, that each frontend and backend in the maps comes from an object in the file, and that
+//! it belongs to the first claimant by kind and age.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,18 +15,18 @@ fuzz_target!(|bytes: &[u8]| {
     let path = if json { "a.json" } else { "a.yaml" };
     let held = contents(path.as_ref(), Ok(bytes.to_vec()), "here");
     for reject in &held.rejects {
-        let told = reject.to_string();
-        assert_eq!(text::line(&told), told);
-        assert!(told.len() < 10_000);
+        let message = reject.to_string();
+        assert_eq!(text::line(&message), message);
+        assert!(message.len() < 10_000);
     }
     if held.objects.is_empty() {
         return;
     }
-    let said =
+    let objects =
         std::str::from_utf8(bytes).map(|text| plain::objects(text, json)).unwrap_or_default();
     let mut node = TestNode::new();
     for object in held.objects.into_values() {
-        node.take(object.update, &said);
+        node.take(object.update, &objects);
     }
     node.pass().unwrap_or_else(|wrong| panic!("{wrong}"));
 });

@@ -1,18 +1,18 @@
-//! The objects of a file, read as plainly as can be: only the parsers are those of what is tested. It may
-//! find more objects than count, never less.
+//! Reads the objects of a file in the simplest way, which shares only the parsers with the tested code. It
+//! may find more objects than the tested code accepts, but never fewer.
 
 use serde_json::Value;
 use serde_saphyr::budget::Budget;
 use serde_saphyr::options::{AliasLimits, NonFiniteFloatPolicy};
 
-/// As deep as what is tested reads; what is deeper takes more stack than there is.
+/// Depth limit of the tested code. Deeper values would overflow the stack.
 const DEEPEST: usize = 64;
-/// What aliases may add, as what is tested has it: beyond that an input is only slow.
+/// Limit for events that aliases add, as in the tested code. More of them only make an input slow.
 const ALIASED: usize = 100_000;
-/// More than an input has.
+/// Limit that no input reaches.
 const MUCH: usize = 1 << 24;
 
-/// Every mapping in a file, also those that lie in others.
+/// Returns every mapping in a file, including nested ones.
 pub fn objects(text: &str, json: bool) -> Vec<Value> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Vec::new();
@@ -36,8 +36,8 @@ fn take(value: &Value, found: &mut Vec<Value>) {
     }
 }
 
-/// Whatever can be read between two marks. Directives stand before the mark that begins their document,
-/// so that this lies between the first and the third.
+/// Returns everything that can be parsed between two markers. Directives come before the marker that begins
+/// their document, so that such a document lies between the first and the third marker.
 fn documents(text: &str) -> impl Iterator<Item = Value> {
     let (mut starts, mut ends) = (vec![0], Vec::new());
     let mut at = 0;

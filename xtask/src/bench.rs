@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what svclb costs, measured by the program of bench/ as root.
+//! `cargo xtask bench` and `cargo xtask simulate`: build the program of bench/ and run it as root.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,34 +8,34 @@ use anyhow::{Context as _, bail};
 
 use crate::{cluster, environment, run, setup, shell};
 
-/// The stored run of which docs/performance.md is made.
+/// The stored run from which docs/performance.md is generated.
 const STORED: &str = "docs/performance.json";
 /// The folder of that page.
 const PAGE: &str = "docs";
 
-/// What is wanted of a run.
+/// Options of a run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Wanted {
-    /// Only these [possible values: connect, udp, names, release, scale, threads, throughput, memory, sync, churn]
+    /// Run only these benches [possible values: connect, udp, names, release, scale, threads, throughput, memory, sync, churn]
     benches: Vec<String>,
-    /// Show everything as JSON instead of tables
+    /// Print all figures as JSON instead of tables
     #[arg(long, conflicts_with = "check")]
     json: bool,
-    /// Compare with the targets, and say only what falls short; fail if anything does
+    /// Print only the figures that miss their targets, and fail if there are any
     #[arg(long)]
     check: bool,
-    /// Store the run, and make docs/performance.md and its plots of it
+    /// Store the run in docs/performance.json, and write docs/performance.md and its plots from it
     #[arg(long, conflicts_with = "benches")]
     bless: bool,
-    /// Rounds of each bench
+    /// Number of rounds of each bench
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// Calls of a kind in one round
+    /// Number of calls of each kind in one round
     #[arg(long, value_name = "N")]
     calls: Option<u32>,
 }
 
-/// Builds what is measured and what measures, and starts it.
+/// Builds svclb and the benches, and runs the benches.
 ///
 /// # Errors
 /// Something is missing or does not build; a bench fails; or, with `check`, a target is not met.
@@ -43,9 +43,9 @@ pub(crate) fn run(wanted: &Wanted) -> anyhow::Result<()> {
     setup::ensure(setup::Need::Bench)?;
     let [svclb, bench] = build()?;
     let components = cluster::ensure()?;
-    let given: [(&str, &OsStr); 2] =
+    let environment: [(&str, &OsStr); 2] =
         [("SVCLB_BIN", svclb.as_os_str()), (cluster::VARIABLE, &components)];
-    let mut measure = shell::as_root(&bench, &given)?;
+    let mut measure = shell::as_root(&bench, &environment)?;
     measure.arg("run").args(&wanted.benches);
     for (flag, is_given) in [("--json", wanted.json), ("--check", wanted.check)] {
         measure.args(is_given.then_some(flag));
@@ -58,14 +58,14 @@ pub(crate) fn run(wanted: &Wanted) -> anyhow::Result<()> {
             measure.arg(flag).arg(number.to_string());
         }
     }
-    let before = fs::read(STORED).ok();
+    let stored = shell::root().join(STORED);
+    let before = fs::read(&stored).ok();
     let status = measure.status().with_context(|| shell::cannot_start(&measure))?;
-    // What falls short is stored, and what could not be measured is not.
-    if wanted.bless && fs::read(STORED).ok() != before {
+    // A run that misses targets is stored too; only a run that failed left the file as it was.
+    if wanted.bless && fs::read(&stored).ok() != before {
         let mut page = shell::command(&bench);
         page.args(["page", STORED, PAGE]);
-        let written = page.status().with_context(|| shell::cannot_start(&page))?;
-        anyhow::ensure!(written.success(), "docs/performance.md is not written");
+        shell::run(page).context("docs/performance.md is not written")?;
     }
     if !status.success() {
         bail!("see above");
@@ -82,14 +82,12 @@ pub(crate) fn simulate(arguments: &[String]) -> anyhow::Result<()> {
     let [svclb, bench] = build()?;
     let mut simulate = shell::as_root(&bench, &[("SVCLB_BIN", svclb.as_os_str())])?;
     simulate.arg("simulate").args(arguments);
-    let status = simulate.status().with_context(|| shell::cannot_start(&simulate))?;
-    anyhow::ensure!(status.success(), "the simulation failed, see above");
-    Ok(())
+    shell::run(simulate)
 }
 
-/// What is measured, and what measures.
+/// Builds the program `svclb` as it ships, and the benches.
 fn build() -> anyhow::Result<[PathBuf; 2]> {
-    shell::say("building");
+    shell::log("building");
     let svclb = run::build(&["--release", "--package", "svclb-agent", "--bin", "svclb"], &[])?;
     let mut found = None;
     let arguments = ["--profile", "measure", "--package", "svclb-bench"];

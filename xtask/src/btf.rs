@@ -1,11 +1,11 @@
-//! Makes text readable in `bpftool map dump`: one flag in an object's `.BTF` section.
+//! Makes text readable in `bpftool map dump` by a flag in an object's `.BTF` section.
 //!
-//! Rust has no type of one byte that a debugger takes for a character, so `[i8; N]` would be dumped
-//! as a list of numbers. bpftool prints an array as a string if its element is an integer of one byte
-//! whose encoding is `BTF_INT_CHAR` (`is_str_array` of its btf_dumper.c; it also wants printable
-//! ASCII up to a NUL). So the integer named `i8` gets that encoding, in place: nothing moves.
+//! bpftool prints an array as a string if its element is a one-byte integer with the encoding
+//! `BTF_INT_CHAR` (`is_str_array` of its btf_dumper.c; the bytes must also be printable ASCII up to a NUL).
+//! No Rust type gets this encoding, so `[i8; N]` would be printed as a list of numbers. This module sets it
+//! for the integer named `i8`, in place.
 //!
-//! Also compiled into svclb-dataplane's build script, so it needs nothing but std. The format is
+//! svclb-dataplane's build script includes this file. It uses only std. The format is
 //! include/uapi/linux/btf.h.
 
 /// `struct btf_header` up to `str_len`.
@@ -14,17 +14,17 @@ const HEADER: usize = 24;
 const TYPE: usize = 12;
 const MAGIC: u32 = 0xeb9f;
 const KIND_INT: u32 = 1;
-/// Where the word behind a `BTF_KIND_INT` holds its encoding.
+/// Position of the encoding in the word that follows a `BTF_KIND_INT`.
 const ENCODING_SHIFT: u32 = 24;
 const ENCODING_MASK: u32 = 0xf << ENCODING_SHIFT;
 const ENCODING_SIGNED: u32 = 1 << ENCODING_SHIFT;
 const ENCODING_CHAR: u32 = 2 << ENCODING_SHIFT;
 
-/// Gives the signed integers of one byte named `i8` in `section` the encoding of a character, and
-/// says how many were changed. None there is no error: an object may hold no text.
+/// Gives the signed one-byte integers named `i8` in `section` the encoding of a character. Returns how many
+/// were changed; an object without text has none.
 ///
 /// # Errors
-/// The section is not BTF in this host's byte order, or ends too soon. It is then unchanged.
+/// The section is not BTF in this host's byte order, or is truncated. It is then unchanged.
 pub(crate) fn mark_text(section: &mut [u8]) -> Result<usize, String> {
     let places = text_integers(section)
         .ok_or("the .BTF section is malformed or of the other byte order".to_owned())?;
@@ -36,7 +36,7 @@ pub(crate) fn mark_text(section: &mut [u8]) -> Result<usize, String> {
     Ok(places.len())
 }
 
-/// Offsets of the words that hold the encodings. None if anything is out of bounds.
+/// Returns the offsets of the words with these encodings. None if anything is out of bounds.
 fn text_integers(section: &[u8]) -> Option<Vec<usize>> {
     let header_length = size(word(section, 4)?)?;
     if word(section, 0)? & 0xffff != MAGIC || header_length < HEADER {
@@ -70,7 +70,7 @@ fn text_integers(section: &[u8]) -> Option<Vec<usize>> {
     (at == types_end).then_some(places)
 }
 
-/// Bytes that follow a `struct btf_type` of this kind. None for a kind that btf.h does not know.
+/// Number of bytes that follow a `struct btf_type` of this kind. None for a kind that btf.h does not have.
 fn tail_length(kind: u32, members: usize) -> Option<usize> {
     Some(match kind {
         KIND_INT => 4,
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_cut_short_is_an_error_and_stays_as_it_is() {
+    fn a_truncated_section_is_an_error_and_stays_unchanged() {
         let whole = blob(&[every_tail(), vec![int(I8, 1, ENCODING_SIGNED)]].concat());
         for length in 0..whole.len() {
             let mut cut = whole[..length].to_vec();

@@ -1,31 +1,30 @@
-//! `cargo xtask check`: what must hold before a change is taken, without running the tests.
+//! `cargo xtask check`: the checks that every change must pass, apart from the tests.
 
 use std::time::Instant;
 
 use anyhow::bail;
 
 use crate::counts::Counts;
+use crate::run::HOST;
 use crate::{licences, locks, named_tests, setup, shell, vm};
 
-/// Tells tests to write what they would compare.
+/// Makes tests write goldens instead of comparing them.
 const BLESS: &str = "SVCLB_BLESS";
-/// The tests that hold goldens and generated files have this in their names.
+/// Part of the names of the tests that compare goldens and generated files.
 const GOLDEN: &str = "golden";
-/// How cargo shows a warning of the inner build of svclb-ebpf.
+/// Start of the line in which cargo shows a warning of the inner build of svclb-ebpf.
 const INNER_WARNING: &str = "warning: svclb-dataplane@";
-/// All crates that are built for the host.
-const HOST: [&str; 4] = ["--workspace", "--exclude", "svclb-ebpf", "--locked"];
 
 /// Runs every step, also after one has failed.
 ///
 /// # Errors
-/// Names the steps that failed: their own output says why.
+/// Names the steps that failed, whose output has the reasons.
 pub(crate) fn run(bless: bool) -> anyhow::Result<()> {
     setup::ensure(setup::Need::All)?;
     type Step = (&'static str, fn(bool) -> anyhow::Result<()>);
     let steps: [Step; 8] = [
         ("dependencies and licences", |_| licences::check()),
-        ("versions of what is fuzzed", |_| locks::check()),
+        ("versions in the fuzz targets", |_| locks::check()),
         ("format", |_| format()),
         ("clippy", |_| clippy()),
         ("docs", |_| docs()),
@@ -36,7 +35,7 @@ pub(crate) fn run(bless: bool) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     for (name, step) in steps {
         let start = Instant::now();
-        shell::say(name);
+        shell::log(name);
         let result = step(bless);
         let verdict = if result.is_ok() { "ok" } else { "FAILED" };
         if let Err(error) = result {
@@ -52,14 +51,14 @@ pub(crate) fn run(bless: bool) -> anyhow::Result<()> {
 }
 
 fn format() -> anyhow::Result<()> {
-    shell::show(shell::cargo(["fmt", "--all", "--check"]))
+    shell::run(shell::cargo(["fmt", "--all", "--check"]))
 }
 
-/// Lints of all targets, and warnings of the programs for the kernel: svclb-dataplane's build compiles
-/// them, and cargo repeats what it said also if nothing was built anew.
+/// Checks the lints of all targets and the warnings of the eBPF programs, which svclb-dataplane's build
+/// script compiles. cargo repeats a script's warnings even if it does not run the script again.
 fn clippy() -> anyhow::Result<()> {
     let mut clippy = shell::cargo(["clippy", "--all-targets"]);
-    clippy.args(HOST).args(["--", "--deny", "warnings"]);
+    clippy.args(HOST).args(["--locked", "--", "--deny", "warnings"]);
     let mut warned = false;
     shell::watch_errors(clippy, |line| warned |= line.starts_with(INNER_WARNING))?;
     if warned {
@@ -70,13 +69,13 @@ fn clippy() -> anyhow::Result<()> {
 
 fn docs() -> anyhow::Result<()> {
     let mut doc = shell::cargo(["doc", "--no-deps", "--document-private-items"]);
-    doc.args(HOST).env("RUSTDOCFLAGS", "--deny warnings");
-    shell::show(doc)
+    doc.args(HOST).arg("--locked").env("RUSTDOCFLAGS", "--deny warnings");
+    shell::run(doc)
 }
 
 fn goldens(bless: bool) -> anyhow::Result<()> {
     let mut test = shell::cargo(["test", "--quiet"]);
-    test.args(HOST).args(["--no-fail-fast", "--", GOLDEN]);
+    test.args(HOST).args(["--locked", "--no-fail-fast", "--", GOLDEN]);
     if bless {
         test.env(BLESS, "1");
     }
@@ -87,7 +86,7 @@ fn goldens(bless: bool) -> anyhow::Result<()> {
         output.push_str(line);
         output.push('\n');
     })?;
-    shell::say(&format!("goldens: {total}"));
+    shell::log(&format!("goldens: {total}"));
     if succeeded {
         return Ok(());
     }
@@ -95,5 +94,5 @@ fn goldens(bless: bool) -> anyhow::Result<()> {
     if total.failed == 0 {
         bail!("the tests that compare goldens did not build or run");
     }
-    bail!("a golden differs: `cargo xtask check --bless` writes it anew, look at the difference")
+    bail!("a golden differs: `cargo xtask check --bless` rewrites it; review the difference")
 }

@@ -1,9 +1,9 @@
-//! What the runners of test binaries counted, added up.
+//! Sums of the test results that test binaries print.
 
 /// Tests by outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Counts {
-    /// Tests that held.
+    /// Tests that passed.
     pub(crate) passed: u64,
     /// Tests that failed, and binaries that ended without a result.
     pub(crate) failed: u64,
@@ -12,7 +12,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// Reads a runner's last line: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    /// Parses a test binary's result line: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let rest = line.trim().strip_prefix("test result: ")?;
         let (_verdict, numbers) = rest.split_once(". ")?;
@@ -26,7 +26,7 @@ impl Counts {
         })
     }
 
-    /// Adds another binary's counts.
+    /// Adds the counts of another binary.
     pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -34,7 +34,7 @@ impl Counts {
     }
 }
 
-/// The line that scripts read.
+/// Scripts parse this line.
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} passed, {} failed", self.passed, self.failed)

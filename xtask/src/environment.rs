@@ -1,18 +1,18 @@
-//! What the tests need of the machine. Each lack is a line that says what is wrong and what to do.
+//! Checks that the machine can run the kernel tests. Each problem is one line with advice.
 
 use std::path::Path;
 
-/// Oldest kernel that the datapath loads on.
+/// Oldest kernel on which the datapath loads.
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
 /// Capabilities that the kernel tests use, by number (include/uapi/linux/capability.h).
 const CAPABILITIES: [(u32, &str); 3] =
     [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (39, "CAP_BPF")];
 
-/// What a machine says of itself.
+/// Files of /proc and /sys that describe a machine.
 struct Machine<'a> {
     /// `/proc/sys/kernel/osrelease`.
     release: &'a str,
-    /// Whether the kernel describes its types in `/sys/kernel/btf/vmlinux`.
+    /// True if the kernel has `/sys/kernel/btf/vmlinux`.
     has_btf: bool,
     /// `/proc/filesystems`.
     filesystems: &'a str,
@@ -22,10 +22,10 @@ struct Machine<'a> {
     status: &'a str,
 }
 
-/// Looks at this machine.
+/// Checks this machine.
 ///
 /// # Errors
-/// One line for each lack.
+/// One line for each problem.
 pub(crate) fn check() -> anyhow::Result<()> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let lacks = lacks(&Machine {
@@ -73,7 +73,7 @@ fn lacks(machine: &Machine<'_>) -> Vec<String> {
         }
         Some((_, true)) => {}
     }
-    // What root gets by sudo is bounded by the same set.
+    // sudo does not enlarge the bounding set of this process.
     let bounding =
         field(machine.status, "CapBnd").and_then(|set| u64::from_str_radix(set, 16).ok());
     let missing: Vec<&str> = CAPABILITIES
@@ -83,20 +83,20 @@ fn lacks(machine: &Machine<'_>) -> Vec<String> {
         .collect();
     if !missing.is_empty() {
         lacks.push(format!(
-            "even root lacks {} here: run in a container with more privilege, or outside",
+            "even root lacks {} here: run in a more privileged container, or outside of one",
             missing.join(", ")
         ));
     }
     lacks
 }
 
-/// First two numbers of a kernel's release.
+/// Returns the first two numbers of a kernel's release.
 fn kernel(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Where a cgroup2 is mounted, and whether it can be written: a writable one if there is one.
+/// Returns the mount point of a cgroup2 and whether it is writable. Prefers a writable mount.
 pub(crate) fn cgroup2(mounts: &str) -> Option<(&str, bool)> {
     let found = mounts.lines().filter_map(|line| {
         let (mount, filesystem) = line.split_once(" - ")?;

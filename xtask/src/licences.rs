@@ -1,4 +1,4 @@
-//! Which code of others may be linked: licences, and where it comes from.
+//! Checks the licences and the origins of dependencies.
 
 use anyhow::Context as _;
 use cargo_metadata::{Metadata, MetadataCommand, Package, Source};
@@ -6,10 +6,10 @@ use spdx::{Expression, ParseMode};
 
 use crate::shell;
 
-/// Licences whose code may be linked into a program under MIT or Apache-2.0, and why.
+/// Licences of code that may be linked into a program under MIT or Apache-2.0, with the reason.
 const ALLOWED: &[(&str, &str)] = &[
-    ("Apache-2.0", "ours"),
-    ("MIT", "ours"),
+    ("Apache-2.0", "svclb's own"),
+    ("MIT", "svclb's own"),
     ("BSD-2-Clause", "permissive, asks for its notice only"),
     ("BSD-3-Clause", "the same, and not to use the authors' names"),
     ("CDLA-Permissive-2.0", "permissive, of data: the web's certificate authorities as a list"),
@@ -27,7 +27,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let mut command = MetadataCommand::new();
     command.current_dir(shell::root()).other_options(["--locked".to_owned()]);
     let metadata = command.exec().context(
-        "Cargo.lock is not up to date, or a crate cannot be fetched: `cargo metadata` renews it",
+        "Cargo.lock is not up to date, or a crate cannot be fetched: `cargo metadata` updates it",
     )?;
     let faults = faults(&metadata);
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
@@ -35,11 +35,11 @@ pub(crate) fn check() -> anyhow::Result<()> {
 }
 
 fn faults(metadata: &Metadata) -> Vec<String> {
-    let ours = |package: &Package| metadata.workspace_members.contains(&package.id);
+    let is_member = |package: &Package| metadata.workspace_members.contains(&package.id);
     let mut faults = Vec::new();
     for package in &metadata.packages {
         let name = format!("{} {}", package.name, package.version);
-        if !ours(package) {
+        if !is_member(package) {
             faults.extend(
                 source_fault(package.source.as_ref()).map(|fault| format!("{name}: {fault}")),
             );
@@ -50,18 +50,20 @@ fn faults(metadata: &Metadata) -> Vec<String> {
     faults
 }
 
-/// Why a crate from there must not be used.
+/// Returns the reason why a crate from this source must not be used.
 fn source_fault(source: Option<&Source>) -> Option<String> {
     match source {
         Some(source) if source.is_crates_io() => None,
         Some(other) => {
             Some(format!("comes from {other}: only cargo's own registry is reproducible"))
         }
-        None => Some("is a path outside the workspace, which others do not have".to_owned()),
+        None => {
+            Some("is a path outside of the workspace, which is not on other machines".to_owned())
+        }
     }
 }
 
-/// Why code under this licence must not be used.
+/// Returns the reason why code under this licence must not be used.
 fn licence_fault(licence: Option<&str>) -> Option<String> {
     let Some(licence) = licence else {
         return Some("names no licence".to_owned());
@@ -116,7 +118,7 @@ mod tests {
 
     #[test]
     fn only_the_registry_is_a_source() {
-        // Cargo.lock names the registry, whatever mirror is used.
+        // Cargo.lock names the registry even if a mirror is used.
         let lock = include_str!("../../Cargo.lock");
         let registry = lock.lines().find_map(|line| line.strip_prefix("source = ")).unwrap();
         let fault = |source: &str| source_fault(Some(&Source { repr: source.to_owned() }));

@@ -1,4 +1,4 @@
-//! The lock of fuzz/ against that of the workspace: what is fuzzed is what ships, in its versions.
+//! Checks that fuzz/Cargo.lock and Cargo.lock agree, so that the fuzz targets test the versions that ship.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,21 +7,22 @@ use cargo_metadata::{Metadata, MetadataCommand};
 
 use crate::shell;
 
-/// The manifest of the fuzz targets, which are a workspace of their own.
+/// The manifest of the fuzz targets, which are a separate workspace.
 const FUZZ: &str = "fuzz/Cargo.toml";
 
-/// Which versions of each package there are.
+/// The versions of each package.
 type Versions = BTreeMap<String, BTreeSet<String>>;
 
-/// Checks that fuzz/Cargo.lock is up to date, and has no other version of a package than Cargo.lock has.
+/// Checks that fuzz/Cargo.lock is up to date, and that Cargo.lock has each of its versions of packages that
+/// both have.
 ///
 /// # Errors
-/// One line for each package that differs and how to correct it, or fuzz/Cargo.lock has to change.
+/// One line for each package that differs, with the correction; or fuzz/Cargo.lock has to change.
 pub(crate) fn check() -> anyhow::Result<()> {
     let renew = "fuzz/Cargo.lock is not up to date, or a crate cannot be fetched: `cargo metadata \
-                 --manifest-path fuzz/Cargo.toml` renews it";
-    let ours = versions("Cargo.toml").context("Cargo.lock cannot be read")?;
-    let faults = faults(&ours, &versions(FUZZ).context(renew)?);
+                 --manifest-path fuzz/Cargo.toml` updates it";
+    let shipped = versions("Cargo.toml").context("Cargo.lock cannot be read")?;
+    let faults = faults(&shipped, &versions(FUZZ).context(renew)?);
     anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
 }
@@ -37,16 +38,16 @@ fn versions(manifest: &str) -> anyhow::Result<Versions> {
     Ok(versions)
 }
 
-/// What the targets are built with and the workspace is not, of the packages that both have.
-fn faults(ours: &Versions, fuzzed: &Versions) -> Vec<String> {
+/// Compares the packages that both have.
+fn faults(shipped: &Versions, fuzzed: &Versions) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, versions) in fuzzed {
-        let Some(ours) = ours.get(name) else { continue };
-        for version in versions.difference(ours) {
-            let wanted: Vec<&str> = ours.iter().map(String::as_str).collect();
+        let Some(shipped) = shipped.get(name) else { continue };
+        for version in versions.difference(shipped) {
+            let wanted: Vec<&str> = shipped.iter().map(String::as_str).collect();
             let wanted = wanted.join(" or ");
             faults.push(format!(
-                "fuzz/Cargo.lock has {name} {version}, Cargo.lock {wanted}: what ships is not fuzzed; \
+                "fuzz/Cargo.lock has {name} {version}, Cargo.lock {wanted}: the version that ships is not fuzzed; \
                  `cargo update --manifest-path {FUZZ} -p {name}@{version} --precise VERSION` changes it"
             ));
         }
@@ -67,18 +68,18 @@ mod tests {
     }
 
     #[test]
-    fn a_package_of_another_version_than_ships_is_named() {
-        let ours = of(&[("a", "1.0.0"), ("b", "1.0.0"), ("b", "2.0.0"), ("c", "1.0.0")]);
+    fn a_package_in_another_version_than_ships_is_reported() {
+        let shipped = of(&[("a", "1.0.0"), ("b", "1.0.0"), ("b", "2.0.0"), ("c", "1.0.0")]);
         type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
         let rows: [Row<'_>; 5] = [
             ("the same", &[("a", "1.0.0"), ("c", "1.0.0")], &[]),
             ("one of two", &[("b", "2.0.0")], &[]),
-            ("not ours", &[("d", "9.0.0")], &[]),
+            ("not in the workspace", &[("d", "9.0.0")], &[]),
             ("another", &[("a", "1.0.1"), ("c", "1.0.0")], &["has a 1.0.1, Cargo.lock 1.0.0: "]),
             ("a third", &[("b", "2.0.1")], &["has b 2.0.1, Cargo.lock 1.0.0 or 2.0.0: "]),
         ];
         for (row, fuzzed, expected) in rows {
-            let faults = faults(&ours, &of(fuzzed));
+            let faults = faults(&shipped, &of(fuzzed));
             assert_eq!(faults.len(), expected.len(), "{row}: {faults:?}");
             for (fault, words) in faults.iter().zip(expected) {
                 assert!(fault.contains(words), "{row}: {fault}");

@@ -1,4 +1,4 @@
-//! `cargo xtask`: set-up, demonstration, tests and checks. The only script language of the project.
+//! `cargo xtask`: set-up, demonstration, tests and checks. The project has no other scripts.
 
 mod bench;
 // A part of svclb-dataplane's build script, kept and tested here.
@@ -26,11 +26,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What a newcomer reads below the list of tasks.
-const HINT: &str = "New here? `cargo xtask run` builds svclb and shows what it does, in a network \
-    of its own, with nothing left behind.";
+/// Shown below the list of tasks.
+const HINT: &str = "New here? `cargo xtask run` builds svclb and demonstrates it in a network \
+    namespace of its own. It leaves nothing behind.";
 
-/// Everything that one does with this checkout
+/// Build, test, check and measure svclb
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", max_term_width = 100, after_help = HINT)]
 struct Arguments {
@@ -42,20 +42,20 @@ struct Arguments {
 enum Task {
     /// Install what is missing to build and test: the eBPF compiler and linker, a few packages
     ///
-    /// The other tasks call it. It says what it does, and nothing if all is there. Where it cannot
-    /// install (not root and no sudo, or no apt) it says what is missing and what each is for.
+    /// The other tasks call it. It prints each step, and nothing if everything is installed. Where it
+    /// cannot install (not root and no sudo, or no apt) it lists what is missing and the purpose of each.
     Setup {
-        /// Also build the components of a real cluster for the tests, and print where they are
+        /// Also build the components of a real cluster for the tests, and print their folders
         ///
-        /// kube-apiserver and others, as tests/components/ pins them, into the user's cache. What
-        /// KUBEBUILDER_ASSETS has in the same version is taken from there.
+        /// Builds kube-apiserver and others in the versions of tests/components/ into the user's cache.
+        /// Programs in the folder KUBEBUILDER_ASSETS that have the same version are used instead.
         #[arg(long)]
         cluster: bool,
-        /// Also install what `vm` needs: QEMU, a cross compiler
+        /// Also install QEMU and a cross compiler for the task `vm`
         #[arg(long)]
         vm: bool,
     },
-    /// Show svclb at work on this machine; with ARGS, run `svclb agent ARGS`
+    /// Demonstrate svclb on this machine; with ARGS, run `svclb agent ARGS`
     ///
     /// Without ARGS it runs the demonstration: Services from YAML, real backends and clients, in a
     /// private network namespace and cgroup. No cluster is needed. Asks for sudo if not root.
@@ -67,98 +67,98 @@ enum Task {
     },
     /// Run every test that this machine can run, also on its kernel
     ///
-    /// Without a filter also the quick ones of `vm`, in guests beside the others.
-    /// Ends with a line `N passed, N failed`. Builds as you and asks for sudo to run if not root.
+    /// Without a filter, the quick tests of `vm` run in guests at the same time. The last line is
+    /// `N passed, N failed`. Builds as the current user, and runs tests by sudo where they need root.
     #[command(override_usage = "cargo xtask test [FILTER] [-- ARGS]...")]
     Test {
-        /// Only tests whose name contains this
+        /// Run only tests whose name contains this
         filter: Option<String>,
-        /// Not in guests with other kernels
+        /// Boot no guests with other kernels
         #[arg(long, conflicts_with = "filter")]
         no_vm: bool,
-        /// Arguments of each test binary, such as `--nocapture`
+        /// Arguments for each test binary, such as `--nocapture`
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Run the tests of the datapath on other kernels, in guests of QEMU (docs/kernels.md)
+    /// Run the tests of the datapath on other kernels, in QEMU guests (docs/kernels.md)
     ///
-    /// Fetches the kernels first, as packages by apt, into the user's cache. Without FILTER and
-    /// --kernels, what passed becomes docs/kernels.json and the README's table.
+    /// Fetches the kernels first, as packages by apt, into the user's cache. Without FILTER, the kernels
+    /// on which every test passed are recorded in docs/kernels.json and in the README's table.
     Vm {
-        /// Only tests whose name contains this
+        /// Run only tests whose name contains this
         filter: Option<String>,
-        /// Only these [default: 5.10,6.1,6.12,newest,6.12-arm64]
+        /// Boot only these kernels [default: 5.10,6.1,6.12,newest,6.12-arm64]
         #[arg(long, value_delimiter = ',', value_name = "KERNEL", value_parser = vm::kernel::named)]
         kernels: Vec<&'static vm::kernel::Series>,
-        /// Look for newer packages of the kernels
+        /// Fetch newer packages of the kernels, if there are any
         #[arg(long)]
         update: bool,
     },
     /// Run the fuzz targets on random input: objects in files, objects of an API server, the maps
     ///
-    /// docs/fuzzing.md tells more. Tests run each for a minute.
+    /// See docs/fuzzing.md. `cargo xtask test` runs each target for a minute.
     Fuzz {
-        /// Only this one: yaml, objects or translate
+        /// Run only this target: yaml, objects or translate
         target: Option<String>,
-        /// How long each runs [default: 60]
+        /// Seconds for each target [default: 60]
         #[arg(long, value_name = "N")]
         seconds: Option<u64>,
-        /// Run the target on this file alone
+        /// Run the target on this input only
         #[arg(long, value_name = "FILE", requires = "target")]
         input: Option<PathBuf>,
     },
-    /// Let Services change, agents die and maps fail for a while, and check every client's answer
+    /// Check every client's answer while Services change, agents are killed and map writes fail
     Soak {
-        /// How long
+        /// Duration in minutes
         #[arg(long, value_name = "N", default_value_t = 10)]
         minutes: u64,
     },
-    /// Measure what svclb costs, beside nothing and beside kube-proxy, in one run (docs/performance.md)
+    /// Measure svclb side by side with direct connections and kube-proxy (docs/performance.md)
     Bench {
         #[command(flatten)]
         wanted: bench::Wanted,
     },
-    /// Let one agent follow all events of a cluster of thousands of nodes (docs/scale.md)
+    /// Feed one agent the events of a simulated cluster of thousands of nodes (docs/scale.md)
     #[command(override_usage = "cargo xtask simulate [-- ARGS]...")]
     Simulate {
-        /// Arguments of the simulation, such as `--services 1000`; `--help` shows them
+        /// Arguments for the simulation, such as `--services 1000`; `-- --help` lists them
         #[arg(last = true)]
         args: Vec<String>,
     },
     /// Compare svclb with the real kube-proxy in random worlds (docs/oracle.md)
     Oracle {
-        /// How many [default: as many as in `cargo xtask test`]
+        /// Number of worlds [default: as in `cargo xtask test`]
         #[arg(long, value_name = "N")]
         worlds: Option<u64>,
-        /// Seed of the first; the others follow it [default: 1]
+        /// Seed of the first world; each further world has the next number [default: 1]
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
     },
-    /// Write an image of svclb for containers to a file, and print the file's name
+    /// Write a container image of svclb to a file, and print the file's path
     ///
     /// An OCI image archive with the static program, for `ctr images import`, `kind load
     /// image-archive`, `podman load` and `docker load`. No container engine is needed to build it.
     Image {
-        /// Where to write it [default: among the built files]
+        /// File to write [default: in the target folder]
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Architecture [default: this machine's]
+        /// Architecture of the image [default: this machine's]
         #[arg(long, value_enum)]
         arch: Option<image::Arch>,
     },
-    /// Check format, lints, docs, dependencies, licences and generated files
+    /// Check format, lints, docs, dependencies, licences and generated files, without running other tests
     Check {
-        /// Write goldens and generated files anew instead of comparing them
+        /// Rewrite goldens and generated files instead of comparing them
         #[arg(long)]
         bless: bool,
     },
-    /// The demonstration alone, as root: `run` calls it by sudo
+    /// Run only the demonstration, as root: `run` starts it by sudo
     #[command(hide = true)]
     Demo {
         /// The built program `svclb`
         svclb: PathBuf,
     },
-    /// A client of the demonstration
+    /// Run a client of the demonstration
     #[command(hide = true)]
     DemoClient {
         #[command(subcommand)]

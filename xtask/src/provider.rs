@@ -1,26 +1,27 @@
-//! Which compiler builds the eBPF programs: found, not installed (that is `setup`).
+//! Finds the compiler and the linker for the eBPF programs. `setup` installs them.
 //!
-//! The BPF target has no prebuilt `core`, so a provider is a compiler *with the source of its own
-//! `core`*: a rustup nightly that has the component rust-src, or the distribution's compiler and
-//! source, registered with rustup as [`LINKED`]. Its bitcode is linked by bpf-linker, whose LLVM must
-//! not be older than the compiler's.
+//! The BPF target has no prebuilt `core`, so the compiler needs the source of its own `core`: either a
+//! rustup nightly with the component rust-src, or the distribution's compiler and source, registered with
+//! rustup as [`LINKED`]. bpf-linker links the compiler's bitcode, and its LLVM must not be older than the
+//! compiler's.
 //!
-//! Also compiled into svclb-dataplane's build script, so that both always agree: it needs nothing but std.
+//! svclb-dataplane's build script includes this file, so that both choose the same compiler. It uses only
+//! std.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Name under which rustup knows the distribution's compiler.
+/// rustup's name for the distribution's compiler.
 pub(crate) const LINKED: &str = "svclb-bpf";
-/// Names a toolchain that is used in place of the one found here.
+/// Variable that names a toolchain to use instead of the one found here.
 pub(crate) const OVERRIDE: &str = "SVCLB_BPF_TOOLCHAIN";
 /// The program that links for the BPF target.
 pub(crate) const LINKER: &str = "bpf-linker";
-/// Oldest bpf-linker 0.x that will do: the first that is built with LLVM 22 and 23.
+/// Oldest bpf-linker 0.x that works: the first that can be built with LLVM 22 and 23.
 pub(crate) const OLDEST_LINKER: u32 = 13;
 /// Oldest compiler 1.x that the workspace builds with (`rust-version` in Cargo.toml).
 const OLDEST_MINOR: u32 = 95;
-/// A dynamic executable names its libraries within this many bytes of its start.
+/// A dynamic executable has the names of its libraries within this many bytes from its start.
 const NEEDED_WITHIN: u64 = 1 << 20;
 
 /// A compiler that rustup can run.
@@ -34,42 +35,42 @@ pub(crate) struct Compiler {
     pub(crate) llvm: u32,
     /// Folder that holds `bin` and `lib`.
     pub(crate) sysroot: PathBuf,
-    /// Whether the source of its `core` is there.
+    /// True if the source of its `core` is installed.
     pub(crate) has_core: bool,
 }
 
 impl Compiler {
-    /// Whether it has the source of its core and is new enough.
+    /// True if it has the source of its core and is new enough.
     pub(crate) fn is_usable(&self) -> bool {
         self.has_core && is_new_enough(&self.release)
     }
 }
 
-/// bpf-linker as installed.
+/// An installed bpf-linker.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Linker {
-    /// Where it is.
+    /// Its path.
     pub(crate) path: PathBuf,
     /// Release, such as `0.13.0`.
     pub(crate) release: String,
-    /// Major version of the LLVM library that it loads; None if it carries its own.
+    /// Major version of the LLVM library that it loads; None if LLVM is linked into it.
     pub(crate) llvm: Option<u32>,
 }
 
 impl Linker {
-    /// Whether it is new enough.
+    /// True if it is new enough.
     pub(crate) fn is_current(&self) -> bool {
         let (major, minor) = numbers(&self.release);
         major > 0 || minor >= OLDEST_LINKER
     }
 
-    /// Whether it can read what this compiler writes.
+    /// True if it can read the bitcode of this compiler.
     pub(crate) fn reads(&self, compiler: &Compiler) -> bool {
         self.llvm.is_none_or(|llvm| compiler.llvm <= llvm)
     }
 }
 
-/// What an eBPF build needs.
+/// The tools of an eBPF build.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Provider {
     /// The compiler.
@@ -78,7 +79,7 @@ pub(crate) struct Provider {
     pub(crate) linker: Linker,
 }
 
-/// Finds a compiler and a linker that suit each other.
+/// Finds a compiler and a linker that can read its bitcode.
 ///
 /// # Errors
 /// One line that names what is missing.
@@ -102,8 +103,8 @@ pub(crate) fn find() -> Result<Provider, String> {
     Ok(Provider { compiler, linker })
 }
 
-/// The first compiler that has the source of its core, is new enough, and whose bitcode `linker` can
-/// read. Without a linker, one will be built to suit.
+/// Returns the first usable compiler whose bitcode `linker` can read. Without a linker, any usable compiler
+/// will do, as a linker can be built for it.
 pub(crate) fn choose<'a>(
     compilers: &'a [Compiler],
     linker: Option<&Linker>,
@@ -113,7 +114,7 @@ pub(crate) fn choose<'a>(
         .find(|compiler| compiler.is_usable() && linker.is_none_or(|linker| linker.reads(compiler)))
 }
 
-/// Every compiler that may be a provider, the preferred one first.
+/// Returns all installed candidates, the preferred one first.
 ///
 /// # Errors
 /// rustup is missing or fails.
@@ -129,7 +130,7 @@ pub(crate) fn compilers() -> Result<Vec<Compiler>, String> {
     Ok(candidates(&list).into_iter().filter_map(inspect).collect())
 }
 
-/// Names from `rustup toolchain list` that may be a provider: the rolling nightly, dated nightlies
+/// Returns the candidates in the output of `rustup toolchain list`: the rolling nightly, dated nightlies
 /// from new to old, then the distribution's compiler.
 fn candidates(list: &str) -> Vec<&str> {
     let names = || list.lines().filter_map(|line| line.split_whitespace().next());
@@ -141,7 +142,7 @@ fn candidates(list: &str) -> Vec<&str> {
     nightlies
 }
 
-/// Asks a toolchain what it is. None if its compiler does not run.
+/// Runs a toolchain's compiler for its version and sysroot. None if it does not run.
 fn inspect(toolchain: &str) -> Option<Compiler> {
     let version = output("rustup", &["run", toolchain, "rustc", "-vV"])?;
     let sysroot = output("rustup", &["run", toolchain, "rustc", "--print", "sysroot"])?;
@@ -155,12 +156,12 @@ fn inspect(toolchain: &str) -> Option<Compiler> {
     })
 }
 
-/// Whether the source of `core` belongs to this sysroot.
+/// True if this sysroot has the source of `core`.
 pub(crate) fn has_core(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
 }
 
-/// bpf-linker as PATH finds it, if it runs.
+/// Returns the bpf-linker on PATH, if there is one that runs.
 pub(crate) fn linker() -> Option<Linker> {
     let path = std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|folder| folder.join(LINKER))
@@ -178,8 +179,8 @@ fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(start)
 }
 
-/// Major version in the name of the LLVM library that an executable needs: `libLLVM.so.22.1`, or
-/// `libLLVM-17.so.1` as it was called before.
+/// Reads the major version in the name of the LLVM library that an executable loads: `libLLVM.so.22.1`, or
+/// `libLLVM-17.so.1` in older releases.
 fn needed_llvm(executable: &[u8]) -> Option<u32> {
     const NAME: &[u8] = b"libLLVM";
     let at = executable.windows(NAME.len()).position(|window| window == NAME)?;
@@ -189,30 +190,30 @@ fn needed_llvm(executable: &[u8]) -> Option<u32> {
     std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
 
-/// A line `name: value` of `rustc -vV`.
+/// Returns the value in a line `name: value` of `rustc -vV`.
 fn field<'a>(version: &'a str, name: &str) -> Option<&'a str> {
     version.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim)
 }
 
-/// First number of a version.
+/// Returns the first number of a version.
 fn major(version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// Whether a release of Rust can build the workspace.
+/// True if this release of Rust can build the workspace.
 pub(crate) fn is_new_enough(release: &str) -> bool {
     let (major, minor) = numbers(release);
     major > 1 || (major == 1 && minor >= OLDEST_MINOR)
 }
 
-/// First two numbers of a version, 0 for what is none.
+/// Returns the first two numbers of a version, 0 where there is none.
 fn numbers(version: &str) -> (u32, u32) {
     let digits = |part: &str| part.parse().unwrap_or_default();
     let mut parts = version.split(['.', '-', '+', '~']).map(digits);
     (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }
 
-/// What a program prints, if it succeeds.
+/// Returns the output of a program, if it succeeds.
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output =
         Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output();
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_compiler_tells_its_release_and_llvm() {
+    fn release_and_llvm_are_read_from_the_compilers_version() {
         let rows =
             [("nightly", NIGHTLY, "1.97.0-nightly"), ("distribution", DISTRIBUTION, "1.96.0")];
         for (row, version, release) in rows {
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_linkers_llvm_is_read_from_the_library_it_needs() {
+    fn the_linkers_llvm_is_read_from_the_library_it_loads() {
         let rows: [(&str, &[u8], Option<u32>); 6] = [
             ("new name", b"\0libc.so.6\0libLLVM.so.22.1\0", Some(22)),
             ("old name", b"\0libLLVM-17.so.1\0", Some(17)),
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sysroot_without_the_source_of_core_is_seen() {
+    fn a_sysroot_without_the_source_of_core_is_detected() {
         assert!(!has_core(Path::new("/nonexistent")));
     }
 }

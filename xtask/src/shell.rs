@@ -1,23 +1,23 @@
-//! Running other programs, and telling what is being done. Progress goes to standard error; only what
-//! a task is asked for goes to standard output.
+//! Runs other programs and logs progress. Progress goes to standard error; standard output has only the
+//! result of a task.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
-/// Lines of a failed program that are shown.
+/// Number of last lines of a failed program that are shown.
 const TAIL: usize = 40;
-/// Folders of the system's tools, which a user's PATH may lack.
+/// Folders of system tools that a user's PATH may lack.
 const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// The folder of the workspace: as `cargo xtask` names it, since two checkouts that share a target folder
-/// may share this program too. Without cargo, that of the checkout it was built from.
+/// Returns the folder of the workspace. cargo's variable takes precedence, because two checkouts that share
+/// a target folder may share this program; without cargo it is the checkout that built this program.
 pub(crate) fn root() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
         let here = std::env::var_os("CARGO_MANIFEST_DIR");
@@ -27,32 +27,32 @@ pub(crate) fn root() -> &'static Path {
     &ROOT
 }
 
-/// A command that runs in the workspace's folder.
+/// Returns a command that runs in the workspace's folder.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
     command
 }
 
-/// `cargo` with these arguments.
+/// Returns a cargo command with these arguments.
 pub(crate) fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = command("cargo");
     command.args(arguments);
     command
 }
 
-/// Whether this process may do what root may.
+/// True if this process runs as root.
 pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// Where a program is, on PATH or among the system's tools.
+/// Finds a program on PATH or in the folders of system tools.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = path(&std::env::var_os("PATH").unwrap_or_default());
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
-/// A PATH, and behind it the folders of the system's tools that it lacks.
+/// Appends to a PATH the folders of system tools that it lacks.
 pub(crate) fn path(named: &OsStr) -> OsString {
     let mut folders: Vec<PathBuf> = match named.is_empty() {
         true => Vec::new(),
@@ -63,11 +63,11 @@ pub(crate) fn path(named: &OsStr) -> OsString {
             folders.push(folder);
         }
     }
-    // What was split can be joined.
+    // Joining cannot fail: none of the folders contains a separator.
     std::env::join_paths(folders).unwrap_or_else(|_| named.to_owned())
 }
 
-/// A command that runs `program` as root: itself, or by sudo.
+/// Returns a command that runs `program` as root: directly, or by sudo.
 ///
 /// # Errors
 /// Not root, and there is no sudo.
@@ -84,7 +84,7 @@ pub(crate) fn as_root(
     Ok(by_sudo(&sudo, program.as_ref(), environment))
 }
 
-/// sudo gives a program none of the caller's variables, so each is an argument of `env`.
+/// sudo drops the caller's environment, so each variable is passed as an argument of `env`.
 fn by_sudo(sudo: &Path, program: &OsStr, environment: &[(&str, &OsStr)]) -> Command {
     let mut command = command(sudo);
     command.arg("env");
@@ -98,50 +98,81 @@ fn by_sudo(sudo: &Path, program: &OsStr, environment: &[(&str, &OsStr)]) -> Comm
     command
 }
 
-/// Tells what begins now.
-pub(crate) fn say(what: &str) {
+/// Logs the step that begins.
+pub(crate) fn log(what: &str) {
     eprintln!("==> {what}");
 }
 
-/// Prints a line that the task was asked for.
+/// Prints a line of the result of a task.
 #[expect(clippy::print_stdout, reason = "the result of a task is its standard output")]
 pub(crate) fn print(line: &str) {
     println!("{line}");
-    // A closed pipe is the reader's business.
+    // A reader that closes its pipe has read enough.
     let _ = std::io::stdout().flush();
 }
 
-/// Seconds since `start`, for a line of progress.
+/// Formats the time since `start` for a line of progress.
 pub(crate) fn seconds(start: Instant) -> String {
     format!("{:.1} s", start.elapsed().as_secs_f64())
 }
 
-/// How a person would type a command.
-pub(crate) fn typed(command: &Command) -> String {
+/// Formats a command as it would be typed in a shell.
+pub(crate) fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
-/// Runs a command with its output shown.
+/// Runs a command and shows its output.
 ///
 /// # Errors
 /// It cannot be started, or fails.
-pub(crate) fn show(mut command: Command) -> anyhow::Result<()> {
+pub(crate) fn run(mut command: Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| cannot_start(&command))?;
     if !status.success() {
-        bail!("`{}` failed ({status})", typed(&command));
+        bail!("`{}` failed ({status})", command_line(&command));
     }
     Ok(())
 }
 
-/// Says `what`, runs a command silently, and says how long it took. Its last lines are shown if it
-/// fails.
+/// Runs a command and returns its standard output.
+///
+/// # Errors
+/// It cannot be started, or fails: with its standard error.
+pub(crate) fn output(command: &mut Command) -> anyhow::Result<Vec<u8>> {
+    let output = command.output().with_context(|| cannot_start(command))?;
+    stdout_of(output, &command_line(command))
+}
+
+/// Runs a command and returns its standard output as text.
+///
+/// # Errors
+/// As [`output()`].
+pub(crate) fn text(command: &mut Command) -> anyhow::Result<String> {
+    Ok(String::from_utf8_lossy(&output(command)?).into_owned())
+}
+
+/// Returns the standard output of a command that has ended.
+///
+/// # Errors
+/// It failed: with its standard error.
+pub(crate) fn stdout_of(output: Output, name: &str) -> anyhow::Result<Vec<u8>> {
+    let Output { status, stdout, stderr } = output;
+    ensure!(
+        status.success(),
+        "`{name}` failed ({status}): {}",
+        String::from_utf8_lossy(&stderr).trim()
+    );
+    Ok(stdout)
+}
+
+/// Logs `what`, runs a command without its output, and logs how long it took. If it fails, its last lines
+/// are shown.
 ///
 /// # Errors
 /// It cannot be started, or fails.
-pub(crate) fn quietly(what: &str, mut command: Command) -> anyhow::Result<()> {
+pub(crate) fn run_quietly(what: &str, mut command: Command) -> anyhow::Result<()> {
     let start = Instant::now();
-    say(what);
+    log(what);
     let output = command.stdin(Stdio::null()).output().with_context(|| cannot_start(&command))?;
     if output.status.success() {
         eprintln!("    done in {}", seconds(start));
@@ -153,10 +184,10 @@ pub(crate) fn quietly(what: &str, mut command: Command) -> anyhow::Result<()> {
     for line in &lines[lines.len().saturating_sub(TAIL)..] {
         eprintln!("    {line}");
     }
-    bail!("`{}` failed ({})", typed(&command), output.status)
+    bail!("`{}` failed ({})", command_line(&command), output.status)
 }
 
-/// Runs a command, passes each line of its standard error on, and hands it to `look`.
+/// Runs a command, and copies each line of its standard error to that of this process and to `look`.
 ///
 /// # Errors
 /// It cannot be started, or fails.
@@ -171,13 +202,13 @@ pub(crate) fn watch_errors(mut command: Command, mut look: impl FnMut(&str)) -> 
     }
     let status = child.wait()?;
     if !status.success() {
-        bail!("`{}` failed ({status})", typed(&command));
+        bail!("`{}` failed ({status})", command_line(&command));
     }
     Ok(())
 }
 
-/// Runs a command, passes each line of its standard output on, and hands it to `look`. Says whether
-/// it succeeded.
+/// Runs a command, and copies each line of its standard output to that of this process and to `look`. Returns true if it
+/// succeeded.
 ///
 /// # Errors
 /// It cannot be started.
@@ -188,7 +219,7 @@ pub(crate) fn watch(command: Command, mut look: impl FnMut(&str)) -> anyhow::Res
     })
 }
 
-/// Runs a command and hands each line of its standard output to `look`. Says whether it succeeded.
+/// Runs a command and passes each line of its standard output to `look`. Returns true if it succeeded.
 ///
 /// # Errors
 /// It cannot be started.
@@ -211,9 +242,9 @@ fn each_line(stream: impl Read, mut then: impl FnMut(&str)) -> std::io::Result<(
     Ok(())
 }
 
-/// What to say if a command does not start.
+/// The error text for a command that does not start.
 pub(crate) fn cannot_start(command: &Command) -> String {
-    format!("cannot start `{}`", typed(command))
+    format!("cannot start `{}`", command_line(command))
 }
 
 #[cfg(test)]
@@ -221,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_systems_tools_are_found_behind_all_that_path_names() {
+    fn folders_of_system_tools_come_last_in_the_path() {
         let rows = [
             ("a user's", "/home/a/bin:/usr/bin", "/home/a/bin:/usr/bin:/usr/sbin:/sbin"),
             ("root's", "/usr/sbin:/usr/bin:/sbin", "/usr/sbin:/usr/bin:/sbin"),
@@ -233,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn sudo_hands_every_variable_on() {
+    fn every_variable_passes_through_sudo() {
         let environment = [("A", OsStr::new("1")), ("B", OsStr::new("two words"))];
         let command = by_sudo(Path::new("/usr/bin/sudo"), OsStr::new("/test"), &environment);
         let arguments: Vec<&OsStr> = command.get_args().collect();

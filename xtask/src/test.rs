@@ -1,66 +1,64 @@
-//! `cargo xtask test`: every test that this machine can run, with one total.
+//! `cargo xtask test` runs every test that this machine can run, and prints one total.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
 use crate::counts::Counts;
 use crate::{cluster, environment, fuzz, image, run, setup, shell, vm};
 
-/// Crates whose tests use the kernel as root. They come last: what fails before is easier to read.
+/// Crates whose tests use the kernel as root. They run last, as failures of the others are easier to read.
 const PRIVILEGED: [&str; 4] = ["svclb-sources", "svclb-dataplane", "svclb-agent", "svclb-tests"];
-/// Order of the other crates: what is built upon comes first.
+/// Order of the other crates: dependencies come first.
 const ORDER: [&str; 4] = ["svclb-common", "svclb-core", "svclb-objects", "xtask"];
-/// All crates that are built for the host.
-const HOST: [&str; 3] = ["--workspace", "--exclude", "svclb-ebpf"];
-/// Binaries of `svclb-tests` that start a real cluster, by the beginnings of their names.
+/// Prefixes of the binaries of `svclb-tests` that start a real cluster.
 const CLUSTER: [&str; 6] = ["cluster", "control_plane", "kube", "manifests", "oracle", "scale"];
 /// Binaries of `svclb-tests` that use the image.
 const WITH_IMAGE: [&str; 3] = ["image", "manifests", "scale"];
-/// Begins the names of the variables that tests read: where things are, which worlds are compared.
-const OURS: &str = "SVCLB_";
-/// Others of the user's that they get.
-const OTHERS: [&str; 2] = ["RUST_BACKTRACE", "TMPDIR"];
-/// Tells tests where the image archive is.
+/// Prefix of the variables that configure tests.
+const PREFIX: &str = "SVCLB_";
+/// Other variables of the user that test binaries get.
+const KEPT: [&str; 2] = ["RUST_BACKTRACE", "TMPDIR"];
+/// Variable with the path of the image archive.
 const IMAGE: &str = "SVCLB_IMAGE";
-/// Tells tests where the built program `svclb` is.
+/// Variable with the path of the program `svclb`.
 const PROGRAM: &str = "SVCLB_BIN";
-/// Lines printed by the failed tests of one binary that are repeated at the end of a run.
+/// Number of lines printed by the failed tests of one binary that are repeated at the end of a run.
 const FAILURE_LINES: usize = 200;
 
 /// A built test binary.
-struct Binary {
+pub(crate) struct Binary {
     /// Its crate.
     package: String,
     /// The folder of its crate.
     folder: PathBuf,
-    /// The target's name.
+    /// Its name as a target of the crate.
     name: String,
-    /// The program.
+    /// Its file.
     path: PathBuf,
 }
 
 /// The test that compares svclb with kube-proxy.
 const ORACLE: &str = "clients_are_answered_as_with_kube_proxy";
 
-/// Compares svclb with kube-proxy in so many random worlds, from this seed on.
+/// Compares svclb with kube-proxy in this number of random worlds, from this seed on.
 ///
 /// # Errors
 /// As [`run()`].
 pub(crate) fn oracle(worlds: Option<u64>, seed: Option<u64>) -> anyhow::Result<()> {
-    let said = |name, number: Option<u64>| Some((name, OsString::from(number?.to_string())));
-    let variables = [said("SVCLB_ORACLE_WORLDS", worlds), said("SVCLB_ORACLE_SEED", seed)];
+    let variable = |name, number: Option<u64>| Some((name, OsString::from(number?.to_string())));
+    let variables = [variable("SVCLB_ORACLE_WORLDS", worlds), variable("SVCLB_ORACLE_SEED", seed)];
     let variables: Vec<_> = variables.into_iter().flatten().collect();
     run_with(Some(ORACLE), false, &["--nocapture".to_owned()], &variables)
 }
 
-/// The test in which everything happens at once.
+/// The test that combines all faults and loads.
 const SOAK: &str = "all_answers_are_right_and_nothing_grows_under_continuous_change";
 
-/// Runs it for so many minutes.
+/// Runs [`SOAK`] for this number of minutes.
 ///
 /// # Errors
 /// As [`run()`].
@@ -70,11 +68,11 @@ pub(crate) fn soak(minutes: u64) -> anyhow::Result<()> {
     run_with(Some(SOAK), false, &["--nocapture".to_owned()], &variables)
 }
 
-/// Runs the tests whose name contains `filter`, with `args` for each runner; without a filter, and with
-/// `vm`, also the quick ones in guests with other kernels.
+/// Runs the tests whose name contains `filter`, with `args` for each test binary. Without a filter, and
+/// with `vm`, it also runs the quick tests in guests with other kernels.
 ///
 /// # Errors
-/// A test fails, none matches, or the machine lacks something: the error says what to do.
+/// A test fails, none matches, or the machine lacks something: the error has advice.
 pub(crate) fn run(filter: Option<&str>, vm: bool, args: &[String]) -> anyhow::Result<()> {
     run_with(filter, vm && filter.is_none(), args, &[])
 }
@@ -86,11 +84,11 @@ fn run_with(
     variables: &[(&str, OsString)],
 ) -> anyhow::Result<()> {
     setup::ensure(setup::Need::Run)?;
-    shell::say("building");
-    let svclb = run::build(&[&HOST[..], &["--bins"]].concat(), &[])?;
-    let (unprivileged, privileged) = split(binaries()?, filter)?;
+    shell::log("building");
+    let (svclb, binaries) = build()?;
+    let (unprivileged, privileged) = split(binaries, filter)?;
 
-    // Before the first test runs: a long run must not end with a lack that was there at its start.
+    // Now rather than in the middle of a long run.
     if !privileged.is_empty() {
         environment::check()?;
         shell::as_root("true", &[]).context("the kernel tests need root")?;
@@ -105,8 +103,8 @@ fn run_with(
     };
 
     let fuzzing = fuzz::start(filter)?;
-    // The last that is built: guests run beside all that follows.
-    let guests = with_guests.then(vm::beside).transpose()?;
+    // Last, as guests run concurrently with everything that follows.
+    let guests = with_guests.then(vm::start).transpose()?;
     let mut total = Counts::default();
     let mut failures = Vec::new();
     for (binary, needs_root) in unprivileged
@@ -115,17 +113,17 @@ fn run_with(
         .chain(privileged.iter().map(|binary| (binary, true)))
     {
         let title = format!("{} {}", binary.package, binary.name);
-        shell::say(&title);
-        let mut given =
+        shell::log(&title);
+        let mut environment =
             vec![(PROGRAM, svclb.as_os_str()), (cluster::VARIABLE, &components), (IMAGE, &image)];
-        given.extend(variables.iter().map(|(name, value)| (*name, value.as_os_str())));
-        let mut test = binary.command(&given, needs_root)?;
+        environment.extend(variables.iter().map(|(name, value)| (*name, value.as_os_str())));
+        let mut test = binary.command(&environment, needs_root)?;
         test.args(filter).args(args);
         total.add(counted(test, &title, &mut failures)?);
     }
-    shell::say("examples in the documentation");
+    shell::log("examples in the documentation");
     let mut documentation = shell::cargo(["test", "--doc", "--quiet", "--locked"]);
-    documentation.args(HOST).arg("--no-fail-fast").arg("--").args(filter);
+    documentation.args(run::HOST).arg("--no-fail-fast").arg("--").args(filter);
     total.add(counted(documentation, "documentation", &mut failures)?);
     total.add(fuzzing.finish());
     if let Some(guests) = guests {
@@ -147,16 +145,16 @@ fn run_with(
 }
 
 impl Binary {
-    /// The runner, in the environment that cargo would give it.
-    fn command(&self, given: &[(&str, &OsStr)], needs_root: bool) -> anyhow::Result<Command> {
+    /// Returns the command that runs it, with the environment that cargo would set and `more` variables.
+    fn command(&self, more: &[(&str, &OsStr)], needs_root: bool) -> anyhow::Result<Command> {
         let users = std::env::vars_os();
         let environment =
             environment(users.filter_map(|(name, value)| Some((name.into_string().ok()?, value))));
         let mut environment: Vec<(&str, &OsStr)> =
             environment.iter().map(|(name, value)| (&name[..], &value[..])).collect();
         environment.push(("CARGO_MANIFEST_DIR", self.folder.as_os_str()));
-        // Behind what the user has: the last one counts.
-        environment.extend(given.iter().filter(|(_, value)| !value.is_empty()));
+        // These override the user's variables, as the last one of a name counts.
+        environment.extend(more.iter().filter(|(_, value)| !value.is_empty()));
         let mut command = if needs_root {
             shell::as_root(&self.path, &environment)?
         } else {
@@ -168,34 +166,49 @@ impl Binary {
         Ok(command)
     }
 
-    /// Whether its tests start a real cluster.
+    /// True if its tests start a real cluster.
     fn needs_cluster(&self) -> bool {
         self.package == "svclb-tests" && CLUSTER.iter().any(|it| self.name.starts_with(it))
     }
 
-    /// Whether its tests start the program from its image.
+    /// True if its tests start the program from the image.
     fn needs_image(&self) -> bool {
         self.package == "svclb-tests" && WITH_IMAGE.contains(&self.name.as_str())
     }
 
-    /// Whether it has a test of such a name.
-    fn has(&self, filter: &str) -> anyhow::Result<bool> {
+    /// Returns the path of its tests: its crate, and its name if the crate has several binaries.
+    pub(crate) fn place(&self) -> String {
+        match self.package.replace('-', "_") == self.name {
+            true => self.package.clone(),
+            false => format!("{}::{}", self.package, self.name),
+        }
+    }
+
+    /// Returns the names of its tests that contain `filter`.
+    ///
+    /// # Errors
+    /// It cannot be started, or fails.
+    pub(crate) fn tests(&self, filter: &str) -> anyhow::Result<Vec<String>> {
         let mut list = Command::new(&self.path);
-        list.args(["--list", filter]).current_dir(&self.folder).stderr(Stdio::inherit());
-        let output = list.output().with_context(|| shell::cannot_start(&list))?;
-        Ok(output.stdout.split(|byte| *byte == b'\n').any(|line| line.ends_with(b": test")))
+        list.args(["--list", filter]).current_dir(&self.folder);
+        let lines = shell::text(&mut list)?;
+        Ok(lines
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .map(str::to_owned)
+            .collect())
     }
 }
 
-/// What a runner gets of the user's environment, also by sudo, and the PATH on which set-up found its
-/// tools.
+/// Selects the variables of the user's environment that a test binary gets, with and without sudo, and adds
+/// the folders of system tools to PATH.
 fn environment(users: impl Iterator<Item = (String, OsString)>) -> BTreeMap<String, OsString> {
     let mut path = OsString::new();
     let mut kept = BTreeMap::new();
     for (name, value) in users {
         if name == "PATH" {
             path = value;
-        } else if name.starts_with(OURS) || OTHERS.contains(&&name[..]) {
+        } else if name.starts_with(PREFIX) || KEPT.contains(&&name[..]) {
             kept.insert(name, value);
         }
     }
@@ -203,30 +216,29 @@ fn environment(users: impl Iterator<Item = (String, OsString)>) -> BTreeMap<Stri
     kept
 }
 
-/// Builds every test binary, in the order in which they run.
-fn binaries() -> anyhow::Result<Vec<Binary>> {
+/// Builds the program `svclb`, which cargo builds for the tests of its crate, and every test binary, in
+/// the order in which they run.
+///
+/// # Errors
+/// They do not build.
+pub(crate) fn build() -> anyhow::Result<(PathBuf, Vec<Binary>)> {
+    let mut svclb = None;
     let mut found = BTreeMap::new();
-    run::artifacts("test", &[&HOST[..], &["--no-run"]].concat(), &[], |artifact| {
+    run::artifacts("test", &[&run::HOST[..], &["--no-run"]].concat(), &[], |artifact| {
+        svclb = run::program(&artifact).or(svclb.take());
+        let package = run::package(&artifact);
         if let (true, Some(path)) = (artifact.profile.test, artifact.executable) {
             let folder: PathBuf = artifact.manifest_path.with_file_name("").into();
-            let package = package(&artifact.package_id.repr, &folder);
             let key = (rank(&package), package.clone(), artifact.target.name.clone(), path.clone());
             let name = artifact.target.name;
             found.insert(key, Binary { package, folder, name, path: path.into() });
         }
     })?;
-    Ok(found.into_values().collect())
+    let svclb = svclb.context("cargo built no program `svclb`")?;
+    Ok((svclb, found.into_values().collect()))
 }
 
-/// The name in a package's id, which leaves it out where the folder has the same:
-/// `path+file:///svclb/tests#svclb-tests@0.1.0`, `path+file:///svclb/xtask#0.1.0`.
-fn package(id: &str, folder: &Path) -> String {
-    let named = id.rsplit_once('#').and_then(|(_, rest)| Some(rest.split_once('@')?.0));
-    let folder = folder.file_name().unwrap_or_default().to_string_lossy();
-    named.map_or(folder.into_owned(), str::to_owned)
-}
-
-/// Place of a crate in the run.
+/// Returns the position of a crate in the run.
 fn rank(package: &str) -> usize {
     let among = |names: &[&str]| names.iter().position(|name| *name == package);
     match (among(&ORDER), among(&PRIVILEGED)) {
@@ -236,25 +248,26 @@ fn rank(package: &str) -> usize {
     }
 }
 
-/// The binaries that have a test of such a name: those that run as the user, and those as root.
+/// Selects the binaries with tests whose name contains `filter`, and separates those that run as the user
+/// from those that run as root.
 fn split(
     binaries: Vec<Binary>,
     filter: Option<&str>,
 ) -> anyhow::Result<(Vec<Binary>, Vec<Binary>)> {
     let mut with_tests = Vec::new();
     for binary in binaries {
-        if binary.has(filter.unwrap_or_default())? {
+        if !binary.tests(filter.unwrap_or_default())?.is_empty() {
             with_tests.push(binary);
         }
     }
     Ok(with_tests.into_iter().partition(|it| !PRIVILEGED.contains(&it.package.as_str())))
 }
 
-/// Runs a test binary and returns its counts. One that exits unsuccessfully without a failed test is
-/// itself a failure. What a failed test printed is appended to `failures`, since a log of a whole run is
-/// long and often only its end is at hand.
+/// Runs a test binary and returns its counts. A binary that fails without a failed test counts as one. The
+/// output of failed tests is appended to `failures`, to be repeated at the end of the run: its log is long,
+/// and often only the end of a log is at hand.
 fn counted(command: Command, title: &str, failures: &mut Vec<String>) -> anyhow::Result<Counts> {
-    let name = shell::typed(&command);
+    let name = shell::command_line(&command);
     let mut total = Counts::default();
     let mut is_failure = false;
     let mut text = Vec::new();
@@ -291,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runner_gets_what_tests_read_and_nothing_else_of_the_users() {
+    fn a_test_binary_gets_only_the_variables_that_tests_read() {
         let users = [
             ("HOME", "/home/a"),
             ("PATH", "/usr/bin"),
@@ -315,18 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_is_known_by_its_name_or_else_its_folder() {
-        let rows = [
-            ("path+file:///svclb/tests#svclb-tests@0.1.0", "/svclb/tests/", "svclb-tests"),
-            ("path+file:///svclb/xtask#0.1.0", "/svclb/xtask/", "xtask"),
-        ];
-        for (id, folder, expected) in rows {
-            assert_eq!(package(id, Path::new(folder)), expected, "{id}");
-        }
-    }
-
-    #[test]
-    fn a_runner_that_dies_counts_as_a_failure() {
+    fn a_binary_without_a_result_counts_as_a_failure() {
         let mut failures = Vec::new();
         let dead = counted(Command::new("false"), "false", &mut failures).unwrap();
         assert_eq!((dead.passed, dead.failed), (0, 1));

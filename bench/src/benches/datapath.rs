@@ -1,9 +1,8 @@
-//! What a client sees of its calls, and what the programs take for each, over ten Services with ten
-//! backends each.
+//! Durations of a client's calls, and of the programs in each, with ten Services with ten backends each.
 
 use std::collections::BTreeMap;
 
-use super::{Effort, net, ran};
+use super::{Effort, check_runs, net};
 use crate::book::{Book, Unit};
 use crate::lane::content::{Content, elsewhere, servers};
 use crate::lane::order::{Order, Transport};
@@ -11,28 +10,28 @@ use crate::lane::proxy::Cluster;
 use crate::lane::servers::{CLOSED, ECHO, PLAIN, SINK};
 use crate::lane::{Lane, Peer};
 
-/// Peers whose clients' calls do not pass a packet.
-const PLAINLY: [Peer; 3] = [Peer::Direct, Peer::Empty, Peer::Svclb];
-/// Peers whose clients' calls do.
+/// Peers for calls that send no packets.
+const WITHOUT_PROXY: [Peer; 3] = [Peer::Direct, Peer::Empty, Peer::Svclb];
+/// Peers for calls that send packets.
 const ALL: [Peer; 5] = [Peer::Direct, Peer::Empty, Peer::Svclb, Peer::Nftables, Peer::Iptables];
-/// How many turns a round has; each has its part of the calls.
+/// Number of turns of a round, among which its calls are divided.
 pub(super) const TURNS: u32 = 5;
-/// The same where calls are timed one by one: the machine is not as fast from one second to the next.
+/// Number of turns where calls are timed singly, as the speed of the machine varies from second to second.
 const TIMED_TURNS: u32 = 15;
-/// How often what programs take is: what disturbs them comes and goes within some tens of milliseconds.
+/// Number of turns where the time of programs is measured, as disturbances last some tens of milliseconds.
 pub(super) const SHORT_TURNS: u32 = 25;
-/// How long a round of something that is counted by time is.
+/// Duration of a round of a throughput.
 const MILLISECONDS: u64 = 500;
-/// Connections leave traces in connection tracking, of which there are only so many.
+/// Divisor for the number of TCP connections, as connection tracking has a limited number of entries.
 const TRACKED: u32 = 4;
-/// Calls that take a second each: an ICMP message that refuses a SYN while its socket is still in
-/// connect(2) is not heard (net/ipv4/tcp_ipv4.c, `tcp_v4_err`), only that for the next SYN.
+/// Number of calls that take a second each: the kernel ignores an ICMP message that refuses a SYN while its
+/// socket is still in connect(2) (net/ipv4/tcp_ipv4.c, `tcp_v4_err`), and reacts to that for the next SYN.
 const FEW: u32 = 2;
 
-/// What is measured of the same lanes.
+/// A part of the bench.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Part {
-    /// Connects to a Service, to what is none, and refused; closes.
+    /// Connects to a Service, to another destination, and refused ones; closes.
     Connect,
     /// Datagrams of unconnected sockets.
     Udp,
@@ -49,22 +48,22 @@ pub(crate) enum Part {
 /// Measures these parts.
 ///
 /// # Errors
-/// A lane cannot be made, or its client cannot do what it is asked.
+/// A lane cannot be made, or a call of its client fails.
 pub(crate) fn run(book: &mut Book, parts: &[Part], effort: Effort) -> anyhow::Result<()> {
     let content = Content::SMALL;
     let has = |part| parts.contains(&part);
     let passes_packets = has(Part::Connect) || has(Part::Udp) || has(Part::Throughput);
     let cluster = passes_packets.then(|| Cluster::start(&content)).transpose()?;
-    let peers: &[Peer] = if cluster.is_some() { &ALL } else { &PLAINLY };
+    let peers: &[Peer] = if cluster.is_some() { &ALL } else { &WITHOUT_PROXY };
     let mut lanes = Vec::new();
     for peer in peers {
         lanes.push(Lane::start(*peer, &content, cluster.as_ref())?);
     }
     for _ in 0..effort.rounds {
-        // What these cost is told as a share of a connect.
+        // Targets compare these with a connect.
         if !has(Part::Connect) && (has(Part::Names) || has(Part::Release)) {
             let order = connects(&content, Transport::Udp, effort.calls);
-            see(book, &mut lanes, &PLAINLY, UDP_CONNECT, order)?;
+            time(book, &mut lanes, &WITHOUT_PROXY, UDP_CONNECT, order)?;
         }
         for part in parts {
             match part {
@@ -80,44 +79,45 @@ pub(crate) fn run(book: &mut Book, parts: &[Part], effort: Effort) -> anyhow::Re
     Ok(())
 }
 
-/// The lanes whose peers are among these.
-fn of<'a>(lanes: &'a mut [Lane], peers: &'a [Peer]) -> impl Iterator<Item = &'a mut Lane> {
+/// Selects the lanes of these peers.
+fn select<'a>(lanes: &'a mut [Lane], peers: &'a [Peer]) -> impl Iterator<Item = &'a mut Lane> {
     lanes.iter_mut().filter(|lane| peers.contains(&lane.peer()))
 }
 
-/// What the lanes of these peers say, one lane after the other and again. The middle turn of a lane is its
-/// round's: one whose turn comes while the machine does something else is not slower for it.
+/// Measures the lanes of these peers in turn, `count` times. The value of a round is that of the lane's middle
+/// turn, on which short disturbances have no influence.
 fn turns<T>(
     count: u32,
     lanes: &mut [Lane],
     peers: &[Peer],
-    mut ask: impl FnMut(&mut Lane) -> anyhow::Result<T>,
+    mut measure: impl FnMut(&mut Lane) -> anyhow::Result<T>,
 ) -> anyhow::Result<BTreeMap<Peer, Vec<T>>> {
-    let mut said: BTreeMap<Peer, Vec<T>> = BTreeMap::new();
+    let mut results: BTreeMap<Peer, Vec<T>> = BTreeMap::new();
     for _ in 0..count {
-        for lane in of(lanes, peers) {
-            said.entry(lane.peer()).or_default().push(ask(lane)?);
+        for lane in select(lanes, peers) {
+            results.entry(lane.peer()).or_default().push(measure(lane)?);
         }
     }
-    Ok(said)
+    Ok(results)
 }
 
-/// Takes how long a call is in these peers' lanes.
-fn see(
+/// Adds the durations of a call in the lanes of these peers.
+fn time(
     book: &mut Book,
     lanes: &mut [Lane],
     peers: &[Peer],
     [bench, what, call]: [&str; 3],
     order: impl Fn(&Lane) -> Order,
 ) -> anyhow::Result<()> {
-    let times = |lane: &mut Lane| Ok(lane.ask(&order(lane).part(TIMED_TURNS))?.times[call].clone());
-    for (peer, said) in turns(TIMED_TURNS, lanes, peers, times)? {
-        book.add_timed_turns(bench, what, peer, said);
+    let times =
+        |lane: &mut Lane| Ok(lane.execute(&order(lane).part(TIMED_TURNS))?.times[call].clone());
+    for (peer, times) in turns(TIMED_TURNS, lanes, peers, times)? {
+        book.add_timed_turns(bench, what, peer, times);
     }
     Ok(())
 }
 
-/// Takes how often something is done in these peers' lanes.
+/// Adds the rates of something in the lanes of these peers.
 fn rates(
     book: &mut Book,
     lanes: &mut [Lane],
@@ -126,17 +126,17 @@ fn rates(
     unit: Unit,
     order: impl Fn(&Lane) -> Order,
 ) -> anyhow::Result<()> {
-    for (peer, said) in
-        turns(TURNS, lanes, peers, |lane| Ok(lane.ask(&order(lane).part(TURNS))?.rate()))?
+    for (peer, rates) in
+        turns(TURNS, lanes, peers, |lane| Ok(lane.execute(&order(lane).part(TURNS))?.rate()))?
     {
-        book.add_turns(bench, what, peer, unit, said);
+        book.add_turns(bench, what, peer, unit, rates);
     }
     Ok(())
 }
 
-/// Has the same done in the lane of svclb and in that with empty programs, while the kernel counts. The
-/// middle of the differences is the round's: some tens of nanoseconds are less than what the machine does
-/// meanwhile.
+/// Adds the difference of the time of programs in svclb's lane and in that with empty programs, as the kernel
+/// counts it. The value of a round is the median of many turns, because some tens of nanoseconds are less than
+/// the disturbances by the machine.
 fn count(
     book: &mut Book,
     lanes: &mut [Lane],
@@ -144,21 +144,21 @@ fn count(
     hooks: &[&str],
     order: impl Fn(&Lane) -> Order,
 ) -> anyhow::Result<()> {
-    let said = turns(SHORT_TURNS, lanes, &[Peer::Svclb, Peer::Empty], |lane| {
-        let (answer, programs) = lane.ask_programs(&order(lane).part(TURNS))?;
-        ran(&programs, hooks, answer.calls)?;
+    let results = turns(SHORT_TURNS, lanes, &[Peer::Svclb, Peer::Empty], |lane| {
+        let (answer, programs) = lane.execute_counted(&order(lane).part(TURNS))?;
+        check_runs(&programs, hooks, answer.calls)?;
         Ok(programs)
     })?;
-    let pairs = said[&Peer::Svclb].iter().zip(&said[&Peer::Empty]);
-    let differences = pairs.map(|(ours, empty)| net(hooks, ours, empty)).collect();
+    let pairs = results[&Peer::Svclb].iter().zip(&results[&Peer::Empty]);
+    let differences = pairs.map(|(svclb, empty)| net(hooks, svclb, empty)).collect();
     book.add_turns(bench, what, Peer::Svclb, Unit::Nanoseconds, differences);
     Ok(())
 }
 
-/// The row of UDP connects to a Service, and the call that it is of.
+/// Bench, quantity and call of UDP connects to a Service.
 const UDP_CONNECT: [&str; 3] = ["connect", "UDP, to a Service", "connect"];
 
-/// Connects to the Services, or straight to their servers in the lanes that have none.
+/// Returns the order for connects to the Services, or directly to their servers in lanes without Services.
 fn connects(
     content: &Content,
     transport: Transport,
@@ -180,34 +180,36 @@ fn connect(
     const CALL: &str = "connect";
     let udp = connects(content, Transport::Udp, count_of_calls);
     let tcp = connects(content, Transport::Tcp, count_of_calls / TRACKED);
-    see(book, lanes, &PLAINLY, UDP_CONNECT, udp)?;
-    see(book, lanes, &ALL, [BENCH, "TCP, to a Service", CALL], tcp)?;
+    time(book, lanes, &WITHOUT_PROXY, UDP_CONNECT, udp)?;
+    time(book, lanes, &ALL, [BENCH, "TCP, to a Service", CALL], tcp)?;
     let none = |_: &Lane| Order::connect(Transport::Udp, elsewhere(), count_of_calls);
     let backend = |_: &Lane| Order::connect(Transport::Udp, servers(PLAIN), count_of_calls);
-    see(book, lanes, &PLAINLY, [BENCH, "UDP, to what is no Service", CALL], none)?;
+    time(book, lanes, &WITHOUT_PROXY, [BENCH, "UDP, to a non-Service destination", CALL], none)?;
     let tcp_straight =
         |_: &Lane| Order::connect(Transport::Tcp, servers(PLAIN), count_of_calls / TRACKED);
-    let what = "TCP, to what is no Service (a backend itself)";
-    see(book, lanes, &ALL, [BENCH, what, CALL], tcp_straight)?;
+    let what = "TCP, to a non-Service destination (a backend itself)";
+    time(book, lanes, &ALL, [BENCH, what, CALL], tcp_straight)?;
     refused(book, lanes, count_of_calls / TRACKED)?;
     count(book, lanes, [BENCH, "net of a UDP connect to a Service"], &["connect4"], udp)?;
-    let other = [BENCH, "net of a UDP connect to what is no Service"];
+    let other = [BENCH, "net of a UDP connect to a non-Service destination"];
     count(book, lanes, other, &["connect4"], none)?;
     let straight = [BENCH, "net of a UDP connect straight to a backend"];
     count(book, lanes, straight, &["connect4"], backend)
 }
 
-/// Connects to a Service without backends, and directly to a port that nobody listens on. A direct UDP
-/// connect, and one through kube-proxy's rules, is refused by nobody.
+/// Measures refused connects: to a Service without backends, or directly to a closed port. Direct UDP connects
+/// and those through kube-proxy's rules are not refused.
 fn refused(book: &mut Book, lanes: &mut [Lane], calls: u32) -> anyhow::Result<()> {
     for (transport, what) in [(Transport::Tcp, "TCP, refused"), (Transport::Udp, "UDP, refused")] {
         for lane in lanes.iter_mut() {
             let (peer, is_tcp) = (lane.peer(), transport == Transport::Tcp);
-            let to = if peer.serves() { vec![Content::nobody()] } else { servers(CLOSED) };
+            let to =
+                if peer.serves() { vec![Content::without_backends()] } else { servers(CLOSED) };
             let count = if matches!(peer, Peer::Nftables | Peer::Iptables) { FEW } else { calls };
             if is_tcp || peer == Peer::Svclb {
-                let answer = lane.ask(&Order::Connect { transport, to, count, refused: true })?;
-                // A closed port of the loopback answers at once: that is no refusal of a Service.
+                let answer =
+                    lane.execute(&Order::Connect { transport, to, count, refused: true })?;
+                // A closed port of the loopback is not comparable with the refusal of a Service.
                 let what = if peer.serves() { what } else { "TCP, to a closed port" };
                 book.add_times("connect", what, peer, &answer.times["connect"]);
             }
@@ -227,7 +229,7 @@ fn udp(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> an
             let places = lane.places(&content.places(PLAIN), PLAIN);
             Order::Exchange { to: places.into_iter().take(services).collect(), count: calls }
         };
-        see(book, lanes, &ALL, [BENCH, pair, "pair"], order)?;
+        time(book, lanes, &ALL, [BENCH, pair, "pair"], order)?;
         count(book, lanes, [BENCH, net], &HOOKS, order)?;
     }
     Ok(())
@@ -239,7 +241,7 @@ fn names(book: &mut Book, lanes: &mut [Lane], content: &Content, calls: u32) -> 
         let to = lane.places(&content.places(PLAIN), PLAIN)[0];
         Order::Names { to, count: calls }
     };
-    see(book, lanes, &PLAINLY, [BENCH, "getpeername", "getpeername"], order)?;
+    time(book, lanes, &WITHOUT_PROXY, [BENCH, "getpeername", "getpeername"], order)?;
     count(book, lanes, [BENCH, "net of a getpeername"], &["getpeername4"], order)
 }
 
@@ -253,11 +255,11 @@ fn release(
     let connect = |to| Order::connect(Transport::Udp, to, calls);
     let service = |lane: &Lane| connect(lane.places(&content.places(PLAIN), PLAIN));
     let other = |_: &Lane| connect(elsewhere());
-    see(book, lanes, &PLAINLY, [BENCH, "close, after a Service", "close"], service)?;
-    let ours = [BENCH, "net of a release, after a Service"];
-    count(book, lanes, ours, &["sock_release"], service)?;
-    let others = [BENCH, "net of a release, after what is no Service"];
-    count(book, lanes, others, &["sock_release"], other)
+    time(book, lanes, &WITHOUT_PROXY, [BENCH, "close, after a Service", "close"], service)?;
+    let after_service = [BENCH, "net of a release, after a Service"];
+    count(book, lanes, after_service, &["sock_release"], service)?;
+    let after_other = [BENCH, "net of a release, after a non-Service destination"];
+    count(book, lanes, after_other, &["sock_release"], other)
 }
 
 fn threads(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow::Result<()> {
@@ -266,7 +268,7 @@ fn threads(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow::Re
             let to = lane.places(&content.places(PLAIN), PLAIN);
             Order::Threads { to, threads, milliseconds: MILLISECONDS }
         };
-        rates(book, lanes, &PLAINLY, ["threads", what], Unit::PerSecond, order)?;
+        rates(book, lanes, &WITHOUT_PROXY, ["threads", what], Unit::PerSecond, order)?;
     }
     Ok(())
 }
@@ -281,5 +283,5 @@ fn throughput(book: &mut Book, lanes: &mut [Lane], content: &Content) -> anyhow:
     let what = [BENCH, "datagrams of a connected UDP socket"];
     rates(book, lanes, &ALL, what, Unit::PerSecond, packets)?;
     let echo = |lane: &Lane| Order::PingPong { to: place(lane, ECHO), milliseconds };
-    see(book, lanes, &ALL, [BENCH, "one byte and its echo", "turn"], echo)
+    time(book, lanes, &ALL, [BENCH, "one byte and its echo", "turn"], echo)
 }

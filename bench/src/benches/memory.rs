@@ -1,4 +1,4 @@
-//! What the maps take of the kernel's memory, and the agent of its own, by how much there is to serve.
+//! Memory of the maps in the kernel and of the agent, by the number of frontends and backends.
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -14,26 +14,25 @@ use crate::lane::Peer;
 use crate::lane::content::Content;
 
 const BENCH: &str = "memory";
-/// After it the agent has what it keeps.
+/// Time after which the agent has released the memory that only its start needed.
 const REST: Duration = Duration::from_secs(1);
 
-/// So many Services with so many backends each.
 const fn content(services: u32, backends: u32) -> Content {
     Content { services, ports: 1, has_tcp: false, backends }
 }
 
-/// More frontends with as many backends, and more backends with as many frontends. Tables are as large
-/// as a power of two: these fill them alike, a quarter at least.
+/// A base, a content with more frontends and one with more backends. The sizes of tables are powers of two,
+/// which these contents fill to the same extent, at least to a quarter.
 const BASE: Content = content(8_000, 4);
 const MORE_FRONTENDS: Content = content(16_000, 2);
 const MORE_BACKENDS: Content = content(8_000, 8);
-/// By so many.
+/// The number of additional frontends and of additional backends.
 const MORE: [f64; 2] = [8_000.0, 32_000.0];
 
 /// Measures all of it.
 ///
 /// # Errors
-/// The kernel does not say what something takes.
+/// The kernel does not report the memory of a map or process.
 pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
     for _ in 0..effort.rounds {
         let mut add = |what: &str, value| book.add(BENCH, what, Peer::Svclb, Unit::Bytes, value);
@@ -53,7 +52,7 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What it takes to serve some content, bytes.
+/// Memory for serving some content, bytes.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     kernel: f64,
@@ -66,7 +65,6 @@ impl Taken {
         world.write_file("content.yaml", &content.yaml());
         world.start_agent();
         let agent = world.take_agent();
-        // What only the start needed is given back.
         thread::sleep(REST);
         let taken = Self { kernel: maps(&world)?, agent: resident(agent.pid())? };
         world.put_agent(agent);
@@ -74,15 +72,16 @@ impl Taken {
     }
 }
 
-/// Resident memory of a process, bytes.
+/// Returns the resident memory of a process, bytes.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.map(|line| line.trim().trim_end_matches(" kB"));
-    Ok(1_024.0 * kilobytes.context("/proc does not say what is resident")?.parse::<f64>()?)
+    Ok(1_024.0
+        * kilobytes.context("/proc has no resident memory of the process")?.parse::<f64>()?)
 }
 
-/// What the kernel counts for the maps of a world, bytes.
+/// Returns the memory that the kernel accounts for the maps of a world, bytes.
 pub(crate) fn maps(world: &World) -> anyhow::Result<f64> {
     let maps = world.version().join("maps");
     let bytes = world.inside(move || {
@@ -97,10 +96,10 @@ pub(crate) fn maps(world: &World) -> anyhow::Result<f64> {
     Ok(bytes)
 }
 
-/// `memlock` of a map, as its descriptor tells (proc(5), fdinfo).
+/// Returns `memlock` of a map's descriptor (proc(5), fdinfo).
 fn locked(map: &aya::maps::MapInfo) -> anyhow::Result<u64> {
     let map = map.fd()?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd()))?;
     let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-    Ok(line.context("the kernel does not say what a map takes")?.trim().parse()?)
+    Ok(line.context("the kernel reports no memory of a map")?.trim().parse()?)
 }

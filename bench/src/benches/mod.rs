@@ -1,9 +1,9 @@
-//! The benches. Each goes through its peers in every round, one after the other.
+//! The benches. In every round, each measures its peers one after the other.
 //!
-//! * [`datapath`]: connects, datagrams, names, releases; threads; what comes after a connection.
-//! * [`scale`]: connects among more and more frontends.
-//! * [`memory`]: of the kernel and of the agent, by what there is.
-//! * [`sync`]: a start over a large cluster, over nothing and over pins; what is resident then.
+//! * [`datapath`]: connects, datagrams, names, releases, threads, and throughput of connections.
+//! * [`scale`]: connects among increasing numbers of frontends.
+//! * [`memory`]: memory of the maps and of the agent, by content.
+//! * [`sync`]: starts with a large cluster, with and without pins; resident memory.
 //! * [`churn`]: changes among many endpoints.
 
 pub(crate) mod churn;
@@ -14,25 +14,25 @@ pub(crate) mod sync;
 
 use crate::lane::programs::{Programs, Runs};
 
-/// How much is measured.
+/// The extent of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Effort {
-    /// Rounds of each bench.
+    /// Number of rounds of each bench.
     pub(crate) rounds: u32,
-    /// Calls of a kind in one round of the datapath's benches.
+    /// Number of calls of each kind in one round of the datapath's benches.
     pub(crate) calls: u32,
 }
 
-/// What the programs on these hooks take in a run, beyond those that do nothing, nanoseconds.
-pub(crate) fn net(hooks: &[&str], ours: &Programs, empty: &Programs) -> f64 {
+/// Returns the time of a run of svclb's programs on these hooks minus that of empty programs, nanoseconds.
+pub(crate) fn net(hooks: &[&str], svclb: &Programs, empty: &Programs) -> f64 {
     let each =
         |programs: &Programs| -> f64 { hooks.iter().map(|hook| programs.of(hook).each()).sum() };
-    each(ours) - each(empty)
+    each(svclb) - each(empty)
 }
 
-/// Whether the programs on these hooks ran as often as they were called. Once, one in 8,000 runs was not
-/// counted, so a hundredth may be missing.
-pub(crate) fn ran(programs: &Programs, hooks: &[&str], calls: u64) -> anyhow::Result<()> {
+/// Checks that the programs on these hooks ran in each call. The kernel once missed one of 8,000 runs, so a
+/// hundredth may be missing.
+pub(crate) fn check_runs(programs: &Programs, hooks: &[&str], calls: u64) -> anyhow::Result<()> {
     for hook in hooks {
         let Runs { count, .. } = programs.of(hook);
         anyhow::ensure!(

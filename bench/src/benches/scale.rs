@@ -1,11 +1,11 @@
-//! Connects among more and more frontends with ten backends each, dialled at random.
+//! Connects among increasing numbers of frontends with ten backends each, in random order.
 
 use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom as _;
 
 use super::datapath::{SHORT_TURNS, TURNS};
-use super::{Effort, net, ran};
+use super::{Effort, check_runs, net};
 use crate::book::{Book, Unit};
 use crate::lane::content::Content;
 use crate::lane::order::{Order, Transport};
@@ -13,14 +13,14 @@ use crate::lane::servers::PLAIN;
 use crate::lane::{Lane, Peer};
 
 const BENCH: &str = "scale";
-/// Numbers of frontends: Services, and UDP ports of each.
+/// Sizes: the number of Services, and of UDP ports of each.
 const SIZES: [(u32, u16); 4] = [(10, 1), (1_000, 1), (5_000, 1), (50_000, 2)];
 /// Backends of each Service.
 const BACKENDS: u32 = 10;
-/// Of the order in which they are dialled.
+/// Seed of the order of the connects.
 const SEED: u64 = 1;
 
-/// How a size is called.
+/// Returns the name of a size.
 fn size(services: u32, ports: u16) -> String {
     let frontends = services * u32::from(ports);
     format!("{frontends} frontends, {} backends", frontends * BACKENDS)
@@ -29,7 +29,7 @@ fn size(services: u32, ports: u16) -> String {
 /// Measures each size.
 ///
 /// # Errors
-/// A lane cannot be made, or its client cannot do what it is asked.
+/// A lane cannot be made, or a call of its client fails.
 pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
     let sizes = SIZES.map(|(services, ports)| Content {
         services,
@@ -41,7 +41,7 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
     let mut empty = Lane::start(Peer::Empty, &Content::SMALL, None)?;
     let mut lanes = Vec::new();
     for content in sizes {
-        crate::say(&format!("{} are written", size(content.services, content.ports)));
+        crate::log(&format!("writing {}", size(content.services, content.ports)));
         let mut places = content.places(PLAIN);
         places.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
         lanes.push((content, places, Lane::start(Peer::Svclb, &content, None)?));
@@ -53,23 +53,23 @@ pub(crate) fn run(book: &mut Book, effort: Effort) -> anyhow::Result<()> {
         let (part, mut straight) = (effort.calls / TURNS, Vec::new());
         for (content, places, lane) in &mut lanes {
             let size = size(content.services, content.ports);
-            // Each once at least: what was dialled just before is in the cache.
+            // At least once each, as a frontend that was dialled just before is in the cache.
             let all = u32::try_from(places.len())?;
-            let answer = lane.ask(&order(lane, places, effort.calls.max(all)))?;
+            let answer = lane.execute(&order(lane, places, effort.calls.max(all)))?;
             book.add_times(BENCH, &size, Peer::Svclb, &answer.times["connect"]);
             let mut differences = Vec::new();
             for _ in 0..SHORT_TURNS {
-                let mut answer = direct.ask(&order(&direct, &[], part))?;
+                let mut answer = direct.execute(&order(&direct, &[], part))?;
                 straight.extend(answer.times.remove("connect"));
-                let (_, nothing) = empty.ask_programs(&order(&empty, &[], part))?;
-                let (answer, ours) = lane.ask_programs(&order(lane, places, part.max(all)))?;
-                ran(&ours, &["connect4"], answer.calls)?;
-                differences.push(net(&["connect4"], &ours, &nothing));
+                let (_, without) = empty.execute_counted(&order(&empty, &[], part))?;
+                let (answer, svclb) = lane.execute_counted(&order(lane, places, part.max(all)))?;
+                check_runs(&svclb, &["connect4"], answer.calls)?;
+                differences.push(net(&["connect4"], &svclb, &without));
             }
             let what = format!("net, {size}");
             book.add_turns(BENCH, &what, Peer::Svclb, Unit::Nanoseconds, differences);
         }
-        // Beside each of the sizes.
+        // Its turns were interleaved with those of all sizes.
         book.add_timed_turns(BENCH, "direct", Peer::Direct, straight);
     }
     Ok(())

@@ -1,6 +1,7 @@
-//! A start over 5,000 Services with 250,000 endpoints: over nothing and over the pins of an agent that
-//! was killed, from a real API server and from files, beside kube-proxy's; what is resident then; and one
-//! change of a file among them. And a start over less, for kube-proxy's iptables mode too.
+//! Starts of the agent with 5,000 Services and 250,000 endpoints, from a real API server and from files,
+//! without pins and with the pins of a killed agent, side by side with starts of kube-proxy. Also measures
+//! resident memory, a change of a file next to a large one, and starts with a smaller cluster, which
+//! kube-proxy's iptables mode can handle too.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,26 +20,27 @@ use crate::times::{self, Times};
 
 const BENCH: &str = "sync";
 const CLUSTER: Large = Large::SPEED;
-/// What kube-proxy's iptables mode is done with in bearable time.
+/// A cluster that kube-proxy's iptables mode can handle in acceptable time.
 const LESS: Large = Large { services: 500, endpoints: 20 };
 const START: &str = "start over nothing, from an API server";
 const START_OVER_LESS: &str = "start over nothing, 500 Services with 10,000 endpoints";
 const RESIDENT: &str = "resident, from an API server";
-/// A Service whose backend exists: who serves it has written all. Of the first 256 addresses of its range
-/// the API server gives none to a Service that asks for no address, so nobody else has this one.
+/// A Service with a real backend, which is served only after everything else was written. The API server does
+/// not allocate the first 256 addresses of its range to Services without an explicit address, so no other
+/// Service has this address.
 const FENCE: &str = "10.96.0.201:80";
 const FENCE_BACKEND: &str = "10.244.0.1:8080";
-/// A Service in a file of its own, and the backends that it has in turn.
+/// A Service in a separate file, and its alternating backends.
 const FILE_SERVICE: &str = "10.96.255.1:80";
 const FILE_BACKENDS: [(&str, &str); 2] = [("a", "10.244.0.1:8080"), ("b", "10.244.0.2:8080")];
-/// How often it changes in a round, and how long that may take.
+/// Number of its changes in a round, and time limit for each.
 const FILE_CHANGES: usize = 20;
 const FILE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Starts a control plane with all of it.
+/// Starts a control plane with [`CLUSTER`].
 ///
 /// # Errors
-/// The API server does not take it.
+/// The API server rejects an object.
 pub(crate) fn cluster() -> anyhow::Result<Cluster> {
     cluster_of(CLUSTER)
 }
@@ -47,11 +49,13 @@ fn cluster_of(content: Large) -> anyhow::Result<Cluster> {
     let mut objects = content.objects();
     objects.extend(one_backend("fence", FENCE, "TCP", FENCE_BACKEND));
     let (services, endpoints) = (content.services, content.all_endpoints());
-    crate::say(&format!("the API server takes {services} Services with {endpoints} endpoints"));
+    crate::log(&format!(
+        "creating {services} Services with {endpoints} endpoints in the API server"
+    ));
     Cluster::with(objects)
 }
 
-/// A Service with this backend, and its slice.
+/// Returns a Service with one backend, and its EndpointSlice.
 pub(crate) fn one_backend(name: &str, at: &str, protocol: &str, backend: &str) -> [Value; 2] {
     let split = |text: &str| {
         let (ip, port) = text.split_once(':').unwrap_or_default();
@@ -75,18 +79,18 @@ pub(crate) fn one_backend(name: &str, at: &str, protocol: &str, backend: &str) -
     [service, slice]
 }
 
-/// Measures all of it.
+/// Measures all starts.
 ///
 /// # Errors
-/// Somebody does not serve what the API server has.
+/// svclb or kube-proxy does not serve the cluster.
 pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow::Result<()> {
-    let idle = proof()?;
+    let idle = probe_rows()?;
     for _ in 0..effort.rounds {
         from_api_server(book, cluster, idle)?;
         from_files(book)?;
         kube_proxy(book, cluster, Peer::Nftables, START, Some(RESIDENT))?;
     }
-    // Only now: an API server is not idle when nobody asks it.
+    // Only now, as an API server takes processor time even without requests.
     let less = cluster_of(LESS)?;
     for _ in 0..effort.rounds {
         over_less(book, &less)?;
@@ -97,10 +101,10 @@ pub(crate) fn run(book: &mut Book, cluster: &Cluster, effort: Effort) -> anyhow:
     Ok(())
 }
 
-/// A world with an agent of this cluster, and how long its start took.
+/// Starts an agent for this cluster, and returns the duration of its start.
 pub(crate) fn start(world: &World, plane: &ControlPlane) -> anyhow::Result<f64> {
     let kubeconfig = plane.kubeconfig();
-    let kubeconfig = kubeconfig.to_str().context("the path is no text")?;
+    let kubeconfig = kubeconfig.to_str().context("the path is not UTF-8")?;
     let begin = Instant::now();
     world.start_agent_with(&["--kubeconfig", kubeconfig, "--node", NODE]);
     Ok(begin.elapsed().as_secs_f64())
@@ -111,7 +115,7 @@ fn from_api_server(book: &mut Book, cluster: &Cluster, idle: Written) -> anyhow:
     let relay = cluster.plane().relay(&world);
     let mut add = |what: &str, unit, value| book.add(BENCH, what, Peer::Svclb, unit, value);
     let seconds = start(&world, cluster.plane())?;
-    serves_all(&world, CLUSTER)?;
+    check_content(&world, CLUSTER)?;
     add(START, Unit::Seconds, seconds);
     let agent = world.take_agent();
     add(RESIDENT, Unit::Bytes, resident(agent.pid())?);
@@ -120,8 +124,8 @@ fn from_api_server(book: &mut Book, cluster: &Cluster, idle: Written) -> anyhow:
 
     let before = world.agent_log().len();
     let seconds = start(&world, cluster.plane())?;
-    serves_all(&world, CLUSTER)?;
-    nothing_was_wrong(&world.agent_log()[before..])?;
+    check_content(&world, CLUSTER)?;
+    check_no_repairs(&world.agent_log()[before..])?;
     add("start over its pins, from an API server", Unit::Seconds, seconds);
     let written = written(&world.agent_log()[before..]).beyond(idle);
     add("rows written by a start over its pins", Unit::Count, number(written));
@@ -155,18 +159,18 @@ fn from_files(book: &mut Book) -> anyhow::Result<()> {
     let begin = Instant::now();
     world.start_agent();
     let seconds = begin.elapsed().as_secs_f64();
-    ensure!(world.status()["synced"] == true, "the agent was ready before it knew its files");
+    ensure!(world.status()["synced"] == true, "the agent was ready before it had read its files");
     add("start over its pins, from files", Unit::Seconds, seconds);
     let mut times = Vec::new();
     for (name, _, backend) in backends.iter().rev().cycle().take(FILE_CHANGES) {
         let begin = Instant::now();
         point(backend);
         while world.request(Tcp, FILE_SERVICE).ok().as_deref() != Some(*name) {
-            ensure!(begin.elapsed() < FILE_PATIENCE, "no client met the change of a file");
+            ensure!(begin.elapsed() < FILE_PATIENCE, "no client noticed the change of a file");
         }
         times.push(times::of(begin.elapsed()));
     }
-    let what = "a small file changes beside the large one, to the first connect that knows";
+    let what = "a small file changes beside the large one, to the first connect to the new backend";
     book.add_times(BENCH, what, Peer::Svclb, &Times::of(times));
     Ok(())
 }
@@ -175,7 +179,7 @@ fn over_less(book: &mut Book, cluster: &Cluster) -> anyhow::Result<()> {
     let world = World::builder("bench-sync").without_agent().start();
     let _relay = cluster.plane().relay(&world);
     let seconds = start(&world, cluster.plane())?;
-    serves_all(&world, LESS)?;
+    check_content(&world, LESS)?;
     book.add(BENCH, START_OVER_LESS, Peer::Svclb, Unit::Seconds, seconds);
     Ok(())
 }
@@ -199,38 +203,38 @@ fn kube_proxy(
     Ok(())
 }
 
-/// Whether the maps hold all of the cluster.
-fn serves_all(world: &World, content: Large) -> anyhow::Result<()> {
+/// Checks that the maps hold all of the cluster.
+fn check_content(world: &World, content: Large) -> anyhow::Result<()> {
     let status = world.status();
-    ensure!(status["synced"] == true, "the agent was ready before it knew the cluster");
+    ensure!(status["synced"] == true, "the agent was ready before it had read the cluster");
     let found = (status["services"].as_u64(), status["backends"].as_u64());
-    // With the fence, and the Service `kubernetes`, which has no backend here.
+    // Includes the fence, and the Service `kubernetes`, which has no backend here.
     let all = (content.services as u64 + 2, content.all_endpoints() as u64 + 1);
     ensure!(
         found == (Some(all.0), Some(all.1)),
-        "the maps hold {found:?} services and backends, and not {all:?}"
+        "the maps hold {found:?} services and backends instead of {all:?}"
     );
     Ok(())
 }
 
-/// Whether the maps needed nothing that is no row of a Service.
-fn nothing_was_wrong(log: &str) -> anyhow::Result<()> {
-    let healed = log.lines().find(|line| line.contains("putting right"));
-    ensure!(healed.is_none(), "the maps were not as an agent leaves them: {healed:?}");
+/// Checks that the agent had nothing to repair in the maps.
+fn check_no_repairs(log: &str) -> anyhow::Result<()> {
+    let repair = log.lines().find(|line| line.contains("putting right"));
+    ensure!(repair.is_none(), "the maps were not as an agent leaves them: {repair:?}");
     Ok(())
 }
 
-/// What an agent wrote, by its log.
+/// Rows that an agent wrote, by its log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Written {
-    /// Service objects that were looked at in passes that wrote something.
+    /// Service objects in passes that wrote something.
     objects: usize,
     steps: usize,
 }
 
 impl Written {
-    /// Rows that are not those of what an idle agent writes. (Of one object these may be some more in
-    /// full maps.)
+    /// Returns the rows in addition to those of an idle agent. (Those for one object may be some more in full
+    /// maps.)
     fn beyond(self, idle: Self) -> usize {
         if self.objects <= idle.objects { 0 } else { self.steps.saturating_sub(idle.steps) }
     }
@@ -246,15 +250,15 @@ fn written(log: &str) -> Written {
     Written { objects: sum("objects="), steps: sum("steps=") }
 }
 
-/// What an agent writes at a start over pins that serve nothing: a Service of its own for the connect by
-/// which it proves translation.
-fn proof() -> anyhow::Result<Written> {
+/// Returns the rows that an agent writes at a start over pins without Services: those of the Service by which
+/// it probes translation.
+fn probe_rows() -> anyhow::Result<Written> {
     let world = World::new("bench-sync");
     world.take_agent().kill();
     let before = world.agent_log().len();
     world.start_agent();
     let written = written(&world.agent_log()[before..]);
-    ensure!(written.steps > 0, "the agent's log does not say what it wrote");
+    ensure!(written.steps > 0, "the agent's log has no written rows");
     Ok(written)
 }
 

@@ -1,4 +1,4 @@
-//! A lane's process: servers, then a client in the cgroup that does what it is asked.
+//! A lane's process: it starts the servers, joins the cgroup, and executes orders as the client.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,25 +18,25 @@ use super::processors;
 use super::servers::{self, Servers};
 use crate::times::{self, Times};
 
-/// So many datagrams fit into a socket.
+/// Number of datagrams that fit into a socket's buffer.
 const AT_ONCE: u32 = 64;
-/// How long a datagram may be on its way.
+/// Time limit for a datagram.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Serves on these addresses, joins the cgroup, and does what standard input asks until it ends.
+/// Serves on these addresses, joins the cgroup, and executes orders from standard input until its end.
 ///
 /// # Errors
-/// Something cannot be done as it was asked: nothing that was measured would be worth anything.
+/// A call fails or has an unexpected result, which would invalidate the measurement.
 pub(crate) fn run(cgroup: &Path, addresses: &[IpAddr]) -> anyhow::Result<()> {
-    // The servers too: what a byte takes of one processor is less noisy than how soon another wakes.
-    processors::stay(processors::of_clients())?;
+    // The servers use the same processor, as the time to wake another one varies.
+    processors::pin(processors::of_clients())?;
     let servers = Servers::start(addresses)?;
     let entrance = cgroup.join("cgroup.procs");
     fs::write(&entrance, "0").with_context(|| format!("cannot join {}", entrance.display()))?;
     let mut out = io::stdout();
     for line in io::stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;
-        let answer = follow(&order, &servers).with_context(|| name(&order))?;
+        let answer = execute(&order, &servers).with_context(|| name(&order))?;
         writeln!(out, "{}", serde_json::to_string(&answer)?)?;
         out.flush()?;
     }
@@ -47,15 +47,15 @@ fn name(order: &Order) -> &'static str {
     match order {
         Order::Connect { .. } => "connecting",
         Order::Exchange { .. } => "exchanging datagrams",
-        Order::Names { .. } => "asking for a peer",
+        Order::Names { .. } => "calling getpeername",
         Order::Threads { .. } => "connecting in threads",
         Order::Bulk { .. } => "sending",
         Order::Packets { .. } => "sending datagrams",
-        Order::PingPong { .. } => "asking and hearing",
+        Order::PingPong { .. } => "sending and receiving single bytes",
     }
 }
 
-fn follow(order: &Order, servers: &Servers) -> anyhow::Result<Answer> {
+fn execute(order: &Order, servers: &Servers) -> anyhow::Result<Answer> {
     match order {
         Order::Connect { transport, to, count, refused } => {
             connect(servers, *transport, to, *count, *refused)
@@ -97,7 +97,7 @@ fn connect(
     for (to, address) in to.iter().zip(&addresses).cycle().take(room) {
         let socket = socket(transport, to)?;
         if transport == Transport::Tcp {
-            // Its port is free at once: there are not so many.
+            // A reset frees its port at once; there are too few ports otherwise.
             socket.set_linger(Some(Duration::ZERO))?;
         }
         let before = Instant::now();
@@ -108,7 +108,7 @@ fn connect(
             Err(error) if refused && error.raw_os_error() == Some(libc::ECONNREFUSED) => {}
             Err(error) => bail!("{to}: {error}"),
         }
-        // The connection waits for that, and takes as long whoever is there.
+        // Accepted by this thread, and outside of the measured time.
         let _accepted = match transport {
             Transport::Tcp if !refused => Some(servers.accepted().with_context(|| to.to_string())?),
             _ => None,
@@ -126,7 +126,7 @@ fn exchange(servers: &Servers, to: &[SocketAddr], count: u32) -> anyhow::Result<
     let client: UdpSocket = socket(Transport::Udp, first)?.into();
     client.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = [0; 16];
-    // Who answers for each: from then on it is the same one.
+    // The socket keeps the backend that it is given first for each destination.
     let mut each = Vec::new();
     for to in to {
         client.send_to(b"?", to).with_context(|| to.to_string())?;
@@ -138,11 +138,11 @@ fn exchange(servers: &Servers, to: &[SocketAddr], count: u32) -> anyhow::Result<
         let before = Instant::now();
         client.send_to(b"?", to)?;
         sends.push(times::of(before.elapsed()));
-        servers::answer(server).with_context(|| format!("what answered for {to} got nothing"))?;
+        servers::answer(server).with_context(|| format!("the server of {to} received nothing"))?;
         let before = Instant::now();
         let (_size, from) = client.recv_from(&mut buffer)?;
         receives.push(times::of(before.elapsed()));
-        ensure!(from == *to, "an answer from {from} to what went to {to}");
+        ensure!(from == *to, "an answer from {from} to a datagram to {to}");
     }
     let seconds = start.elapsed().as_secs_f64();
     let pairs = sends.iter().zip(&receives).map(|(send, receive)| send + receive).collect();
@@ -159,12 +159,13 @@ fn names(to: SocketAddr, count: u32) -> anyhow::Result<Answer> {
         let peer = socket.peer_addr()?;
         times.push(times::of(before.elapsed()));
         let peer = peer.as_socket();
-        ensure!(peer == Some(to), "the peer of a socket that dialled {to} is {peer:?}");
+        ensure!(peer == Some(to), "the peer of a socket that was connected to {to} is {peer:?}");
     }
     Ok(answer(start.elapsed().as_secs_f64(), [("getpeername", times)]))
 }
 
-/// One thread is on each processor in turn: they are not alike, and many threads are on all of them.
+/// Runs the threads on different processors. A single thread runs on each processor in turn, as the speeds of
+/// processors differ.
 fn in_threads(to: &[SocketAddr], threads: usize, time: Duration) -> anyhow::Result<Answer> {
     let turns = if threads == 1 { processors::count() } else { 1 };
     let mut sum = Answer::default();
@@ -177,7 +178,7 @@ fn in_threads(to: &[SocketAddr], threads: usize, time: Duration) -> anyhow::Resu
     Ok(sum)
 }
 
-/// So many threads, the first of them on this processor.
+/// Runs this number of threads at once, the first of them on this processor.
 fn at_once(
     to: &[SocketAddr],
     threads: usize,
@@ -186,12 +187,12 @@ fn at_once(
 ) -> anyhow::Result<Answer> {
     let done = AtomicBool::new(false);
     let addresses: Vec<SockAddr> = to.iter().map(|to| SockAddr::from(*to)).collect();
-    // Nobody begins before all are where they stay.
+    // All threads begin at the same time, when they are pinned.
     let ready = Barrier::new(threads);
     let work = |number: usize| {
-        let stays = processors::stay((first + number) % processors::count());
+        let pinned = processors::pin((first + number) % processors::count());
         ready.wait();
-        stays?;
+        pinned?;
         let (start, mut calls) = (Instant::now(), 0_u64);
         let all = to.iter().zip(&addresses).cycle().skip(number * 7);
         for (to, address) in all.take_while(|_| !done.load(Ordering::Relaxed)) {
@@ -220,7 +221,7 @@ fn stream(to: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Counts bytes.
+/// Sends by one TCP connection, and counts bytes.
 fn bulk(to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
     let mut stream = stream(to)?;
     let part = vec![0; 1 << 16];
@@ -232,12 +233,12 @@ fn bulk(to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
     Ok(Answer { calls, seconds: start.elapsed().as_secs_f64(), times: BTreeMap::new() })
 }
 
-/// Counts datagrams that arrived.
+/// Sends by one connected UDP socket, and counts the datagrams that arrive.
 fn packets(servers: &Servers, to: SocketAddr, time: Duration) -> anyhow::Result<Answer> {
     let socket: UdpSocket = socket(Transport::Udp, &to)?.into();
     socket.connect(to).with_context(|| to.to_string())?;
     socket.send(b"?")?;
-    // From now on it is the same one.
+    // A connected socket keeps its backend.
     let server = servers.receiver()?;
     let (start, mut calls) = (Instant::now(), 0);
     let mut buffer = [0; 16];

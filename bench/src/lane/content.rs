@@ -1,4 +1,4 @@
-//! Services of a size, as files for svclb and as objects for an API server. The same for every peer.
+//! The Services, as files for svclb and as objects for an API server.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,55 +6,55 @@ use serde_json::{Value, json};
 
 use super::servers::{ECHO, PLAIN, SINK};
 
-/// How many servers there are, each a backend of every Service.
+/// Number of servers, each of which is a backend of every Service.
 const SERVERS: u8 = 10;
 /// The first two bytes of every ClusterIP.
 const RANGE: [u8; 2] = [10, 96];
 /// The first two bytes of every backend's address.
 const PODS: [u8; 2] = [10, 244];
-/// The namespace of all.
+/// The namespace of all Services.
 pub(crate) const NAMESPACE: &str = "default";
 
-/// The servers' addresses.
+/// Returns the servers' addresses.
 pub(crate) fn backends() -> Vec<IpAddr> {
     (1..=SERVERS).map(|host| Ipv4Addr::new(PODS[0], PODS[1], 0, host).into()).collect()
 }
 
-/// This port of each of them.
+/// Returns this port of each server.
 pub(crate) fn servers(port: u16) -> Vec<SocketAddr> {
     backends().iter().map(|ip| SocketAddr::new(*ip, port)).collect()
 }
 
-/// Addresses that are no Service's and no backend's, at which nobody listens.
+/// Returns addresses that belong to neither a Service nor a backend.
 pub(crate) fn elsewhere() -> Vec<SocketAddr> {
     let hosts = (1..=SERVERS).map(|host| Ipv4Addr::new(PODS[0], PODS[1], 255, host));
     hosts.map(|ip| SocketAddr::new(ip.into(), PLAIN)).collect()
 }
 
-/// So many Services.
+/// A number of Services.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Content {
-    /// How many Services.
+    /// Number of Services.
     pub(crate) services: u32,
-    /// How many UDP ports each has: all go to [`PLAIN`].
+    /// Number of UDP ports of each, all with the target port [`PLAIN`].
     pub(crate) ports: u16,
-    /// Whether each of them is a TCP port too, and there are ports for [`SINK`] and [`ECHO`].
+    /// True if each of them is also a TCP port, and there are ports for [`SINK`] and [`ECHO`].
     pub(crate) has_tcp: bool,
-    /// How many backends each has: the servers first, then others, which nobody is behind.
+    /// Number of backends of each: the servers first, then unused addresses.
     pub(crate) backends: u32,
 }
 
 /// The Service without endpoints.
-const NOBODY: &str = "nobody";
-/// Its third and fourth byte.
-const NOBODY_AT: [u8; 2] = [255, 254];
+const EMPTY: &str = "empty";
+/// The third and fourth byte of its address.
+const EMPTY_AT: [u8; 2] = [255, 254];
 
 impl Content {
     /// Ten Services with the ten servers.
     pub(crate) const SMALL: Self =
         Self { services: 10, ports: 1, has_tcp: true, backends: SERVERS as u32 };
 
-    /// Where its Services are dialled to reach this port of the servers.
+    /// Returns the Services' addresses and ports with this target port.
     pub(crate) fn places(&self, target: u16) -> Vec<SocketAddr> {
         let each = (0..self.services).map(|number| (number, self.first_port(target)));
         each.flat_map(|(number, first)| {
@@ -64,9 +64,9 @@ impl Content {
         .collect()
     }
 
-    /// A Service that nobody is behind.
-    pub(crate) fn nobody() -> SocketAddr {
-        SocketAddr::new(Ipv4Addr::new(RANGE[0], RANGE[1], NOBODY_AT[0], NOBODY_AT[1]).into(), 80)
+    /// Returns the address of the Service without backends.
+    pub(crate) fn without_backends() -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(RANGE[0], RANGE[1], EMPTY_AT[0], EMPTY_AT[1]).into(), 80)
     }
 
     fn first_port(&self, target: u16) -> u16 {
@@ -77,9 +77,9 @@ impl Content {
         }
     }
 
-    /// All objects.
+    /// Returns all objects.
     pub(crate) fn objects(&self) -> Vec<Value> {
-        let mut objects = vec![self.service(NOBODY, Self::nobody().ip(), nobody_ports())];
+        let mut objects = vec![self.service(EMPTY, Self::without_backends().ip(), empty_ports())];
         for number in 0..self.services {
             objects.push(self.service(&name(number), address(number), self.service_ports()));
             objects.push(self.slice(number));
@@ -87,7 +87,7 @@ impl Content {
         objects
     }
 
-    /// All objects as one file. Every line of JSON is a document of YAML.
+    /// Returns all objects as one file, in which each line of JSON is a YAML document.
     pub(crate) fn yaml(&self) -> String {
         self.objects().iter().map(|object| format!("---\n{object}\n")).collect()
     }
@@ -139,8 +139,8 @@ impl Content {
     }
 }
 
-fn nobody_ports() -> Vec<Value> {
-    let number = Content::nobody().port();
+fn empty_ports() -> Vec<Value> {
+    let number = Content::without_backends().port();
     ["TCP", "UDP"].map(|protocol| port(&protocol.to_lowercase(), protocol, number, PLAIN)).into()
 }
 
@@ -152,7 +152,7 @@ fn name(number: u32) -> String {
     format!("service-{number}")
 }
 
-/// Behind those that an API server gives to Services of its own.
+/// Returns the address of a Service. The first 256 addresses are left to Services of the API server.
 fn address(number: u32) -> IpAddr {
     let [_, _, high, low] = (number + 256).to_be_bytes();
     Ipv4Addr::new(RANGE[0], RANGE[1], high, low).into()
@@ -181,6 +181,6 @@ mod tests {
                 assert!(offered.contains(&(place, target.into())), "{place} for {target}");
             }
         }
-        assert!(offered.contains(&(Content::nobody(), PLAIN.into())));
+        assert!(offered.contains(&(Content::without_backends(), PLAIN.into())));
     }
 }

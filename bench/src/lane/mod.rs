@@ -1,13 +1,13 @@
-//! A lane: one peer with a client and servers of its own, in a network namespace and cgroup of its own.
+//! A lane: one peer with a separate client, servers, network namespace and cgroup.
 //!
-//! Every lane has the same clients and servers in one process; what differs is what stands between. A
-//! round goes through all lanes one after the other, so that what else the machine does meets all.
+//! All lanes have the same client and servers, in one process; only the peer between them differs. A round
+//! measures all lanes one after the other, so that other activity of the machine affects all of them.
 //!
-//! * [`order`]: what a lane's process is asked.
-//! * [`client`]: that process. [`mod@servers`]: who answers in it.
-//! * [`processors`]: where both run.
-//! * [`content`]: the Services, as each peer wants to read them.
-//! * [`programs`]: what the programs on a lane's cgroup cost.
+//! * [`order`]: the requests to a lane's process and its answers.
+//! * [`client`]: that process. [`mod@servers`]: its servers.
+//! * [`processors`]: the processors on which both run.
+//! * [`content`]: the Services, in the format for each peer.
+//! * [`programs`]: the time of the programs on a lane's cgroup.
 
 pub(crate) mod client;
 pub(crate) mod content;
@@ -30,13 +30,13 @@ use order::{Answer, Order};
 use programs::{Empty, Programs};
 use proxy::{Cluster, Proxy};
 
-/// What stands between a client and the servers.
+/// The load balancer between a client and the servers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Peer {
-    /// Nothing: the client dials a server's own address.
+    /// None: the client connects to a server's own address.
     Direct,
-    /// A program on each hook that does nothing. The client dials a server's own address.
+    /// An empty program on each hook. The client connects to a server's own address.
     Empty,
     /// svclb.
     Svclb,
@@ -58,16 +58,16 @@ impl Peer {
         }
     }
 
-    /// Whether clients dial Services.
+    /// True if clients connect to Services.
     pub(crate) fn serves(self) -> bool {
         !matches!(self, Self::Direct | Self::Empty)
     }
 }
 
-/// A lane, with everything in it.
+/// A running lane.
 pub(crate) struct Lane {
     peer: Peer,
-    // In the order of their ends.
+    // They are dropped in this order.
     client: Client,
     _proxy: Option<Proxy>,
     _empty: Option<Empty>,
@@ -75,7 +75,7 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Makes the lane; the peer serves this content. kube-proxy reads it from this cluster, which has it.
+    /// Starts a lane whose peer serves this content. kube-proxy reads it from the cluster.
     ///
     /// # Errors
     /// A process cannot be started.
@@ -92,7 +92,7 @@ impl Lane {
             world.start_agent();
         }
         let empty = (peer == Peer::Empty).then(|| Empty::attach(world.cgroup())).transpose()?;
-        // With the servers, by which it is seen whether a proxy serves.
+        // Before the proxy, whose readiness is checked by a connect to a server.
         let client = Client::start(&world)?;
         let proxy = match (peer, cluster) {
             (Peer::Nftables | Peer::Iptables, Some(cluster)) => {
@@ -111,7 +111,7 @@ impl Lane {
         self.peer
     }
 
-    /// Where a client of this lane goes, to reach the servers at this port by these Services.
+    /// Returns the addresses to which a client of this lane connects: those of the Services, or of the servers.
     pub(crate) fn places(&self, services: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
         match self.peer.serves() {
             true => services.to_vec(),
@@ -119,22 +119,22 @@ impl Lane {
         }
     }
 
-    /// Has it done.
+    /// Executes an order.
     ///
     /// # Errors
-    /// The client cannot do it as asked. It has said why.
-    pub(crate) fn ask(&mut self, order: &Order) -> anyhow::Result<Answer> {
-        self.client.ask(order).with_context(|| self.peer.name())
+    /// The client fails. Its standard error has the reason.
+    pub(crate) fn execute(&mut self, order: &Order) -> anyhow::Result<Answer> {
+        self.client.execute(order).with_context(|| self.peer.name())
     }
 
-    /// Has it done, and gives what each program on the cgroup took meanwhile.
+    /// Executes an order, and returns the time of each program on the cgroup too.
     ///
     /// # Errors
-    /// As [`Self::ask`]; or the kernel does not say what programs take.
-    pub(crate) fn ask_programs(&mut self, order: &Order) -> anyhow::Result<(Answer, Programs)> {
+    /// As [`Self::execute`]; or the kernel does not count.
+    pub(crate) fn execute_counted(&mut self, order: &Order) -> anyhow::Result<(Answer, Programs)> {
         let counting = programs::count()?;
         let before = Programs::read(self.world.cgroup())?;
-        let answer = self.ask(order)?;
+        let answer = self.execute(order)?;
         let taken = Programs::read(self.world.cgroup())?.since(&before);
         drop(counting);
         Ok((answer, taken))
@@ -157,14 +157,14 @@ impl Client {
         let mut process = world.spawn(command);
         let orders = process.stdin.take();
         let Some(answers) = process.stdout.take() else {
-            // It ends at once, without anybody who asks.
+            // Its input is closed, so it ends at once.
             process.wait()?;
             anyhow::bail!("a lane's process has no output");
         };
         Ok(Self { process, orders, answers: BufReader::new(answers) })
     }
 
-    fn ask(&mut self, order: &Order) -> anyhow::Result<Answer> {
+    fn execute(&mut self, order: &Order) -> anyhow::Result<Answer> {
         let mut line = serde_json::to_string(order)?;
         line.push('\n');
         let orders = self.orders.as_mut().context("a lane's process has no input")?;
@@ -177,7 +177,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Both fail only when it has ended before.
+        // Both fail only if it has already ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,4 +1,4 @@
-//! What a lane's process is asked, one line of JSON each, and what it answers.
+//! The orders to a lane's process and its answers, each one line of JSON.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,73 +16,73 @@ pub(crate) enum Transport {
     Udp,
 }
 
-/// Something that a client does so many times, or for so long.
+/// Calls that a client makes, by their number or for a time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// New sockets, each connected once, to these in turn, and closed.
+    /// Connect new sockets and close them.
     Connect {
-        /// How.
+        /// The protocol.
         transport: Transport,
-        /// Where to.
+        /// The destinations, in turn.
         to: Vec<SocketAddr>,
-        /// How many sockets.
+        /// Number of sockets.
         count: u32,
-        /// Every connect must be refused, instead of none.
+        /// True if every connect must be refused, instead of none.
         refused: bool,
     },
-    /// One unconnected UDP socket: a datagram to these in turn, and the answer to each.
+    /// Send datagrams by one unconnected UDP socket, and receive the answer to each.
     Exchange {
-        /// Where to.
+        /// The destinations, in turn.
         to: Vec<SocketAddr>,
-        /// How many datagrams.
+        /// Number of datagrams.
         count: u32,
     },
-    /// One connected UDP socket that is asked for its peer.
+    /// Call getpeername(2) on one connected UDP socket.
     Names {
-        /// Where it is connected to.
+        /// The destination.
         to: SocketAddr,
-        /// How often.
+        /// Number of calls.
         count: u32,
     },
-    /// Threads that connect new UDP sockets, each on a processor of its own.
+    /// Connect new UDP sockets in threads on different processors.
     Threads {
-        /// Where to, in turn.
+        /// The destinations, in turn.
         to: Vec<SocketAddr>,
-        /// How many threads.
+        /// Number of threads.
         threads: usize,
-        /// For how long.
+        /// Duration.
         milliseconds: u64,
     },
-    /// One TCP connection to a server that reads all and says nothing.
+    /// Send by one TCP connection to a server that only reads.
     Bulk {
-        /// Where it is.
+        /// The server.
         to: SocketAddr,
-        /// For how long.
+        /// Duration.
         milliseconds: u64,
     },
-    /// Datagrams of one connected UDP socket, which a server reads.
+    /// Send datagrams by one connected UDP socket to a server that reads them.
     Packets {
-        /// Where it is.
+        /// The server.
         to: SocketAddr,
-        /// For how long.
+        /// Duration.
         milliseconds: u64,
     },
-    /// One TCP connection to a server that says one byte for each.
+    /// Send single bytes by one TCP connection to a server that echoes them.
     PingPong {
-        /// Where it is.
+        /// The server.
         to: SocketAddr,
-        /// For how long.
+        /// Duration.
         milliseconds: u64,
     },
 }
 
 impl Order {
-    /// Connects, none of which is refused.
+    /// Returns an order for connects of which none is refused.
     pub(crate) fn connect(transport: Transport, to: Vec<SocketAddr>, count: u32) -> Self {
         Self::Connect { transport, to, count, refused: false }
     }
 
-    /// The same, done so many times less often, or for less long.
+    /// Divides the number of calls or the time.
     pub(crate) fn part(mut self, of: u32) -> Self {
         match &mut self {
             Self::Connect { count, .. }
@@ -101,19 +101,19 @@ impl Order {
     }
 }
 
-/// What came of it.
+/// The result of an order.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// How often it was done.
+    /// Number of calls, bytes or datagrams.
     pub(crate) calls: u64,
-    /// How long all took.
+    /// Duration of all.
     pub(crate) seconds: f64,
-    /// How long each call took, by the call's name.
+    /// Durations of calls, by the name of the call.
     pub(crate) times: BTreeMap<String, Times>,
 }
 
 impl Answer {
-    /// How often it was done in a second.
+    /// Returns the number per second.
     pub(crate) fn rate(&self) -> f64 {
         rate(self.calls, self.seconds)
     }

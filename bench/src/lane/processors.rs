@@ -1,4 +1,4 @@
-//! Which processor a thread of a lane stays on: left to the scheduler, it would be another in each lane.
+//! Pins the threads of lanes to processors, as the scheduler would choose another one in each lane.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Those that this process may use, as it was before any of its threads stayed on one.
+/// Returns the processors that this process could use before the first of its threads was pinned.
 fn all() -> &'static [usize] {
     static ALL: OnceLock<Vec<usize>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -15,21 +15,21 @@ fn all() -> &'static [usize] {
     })
 }
 
-/// How many there are.
+/// Returns their number.
 pub(super) fn count() -> usize {
     all().len().max(1)
 }
 
-/// The one that clients are on.
+/// Returns the processor of clients.
 pub(super) fn of_clients() -> usize {
     count() - 1
 }
 
-/// Puts this thread on one; threads that it starts are there too.
-pub(super) fn stay(at: usize) -> anyhow::Result<()> {
-    let processor = *all().get(at).context("the kernel does not say which processors there are")?;
+/// Pins this thread to a processor. Threads that it starts inherit that.
+pub(super) fn pin(at: usize) -> anyhow::Result<()> {
+    let processor = *all().get(at).context("the kernel reports no processors")?;
     let mut one = CpuSet::new();
     one.set(processor)?;
     sched_setaffinity(Pid::from_raw(0), &one)
-        .with_context(|| format!("cannot stay on processor {processor}"))
+        .with_context(|| format!("cannot pin a thread to processor {processor}"))
 }

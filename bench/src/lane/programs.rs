@@ -1,5 +1,4 @@
-//! What the programs on a cgroup cost, by the kernel's own count, and programs that do nothing to
-//! compare with.
+//! Reads the run times of the programs on a cgroup from the kernel, and attaches empty programs for comparison.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,23 +11,23 @@ use svclb_dataplane::bpf::inspect::{self, Whose};
 use svclb_dataplane::hooks::HOOKS;
 use svclb_tests::ThirdPartyProgram;
 
-/// The kernel counts as long as this is held, for the whole machine.
+/// Makes the kernel count run times, on the whole machine, until the descriptor is closed.
 pub(crate) fn count() -> anyhow::Result<OwnedFd> {
     aya::sys::enable_stats(aya::sys::Stats::RunTime)
-        .context("the kernel does not count what programs take (bpf(2), BPF_ENABLE_STATS)")
+        .context("the kernel does not count run times (bpf(2), BPF_ENABLE_STATS)")
 }
 
-/// How often the program on a hook ran, and for how long.
+/// Runs of the programs on a hook.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Runs {
-    /// How often.
+    /// Number of runs.
     pub(crate) count: u64,
-    /// How long, all in all.
+    /// Duration of all runs.
     pub(crate) nanoseconds: u64,
 }
 
 impl Runs {
-    /// What one run takes.
+    /// Returns the mean duration of a run, nanoseconds.
     pub(crate) fn each(self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let each = self.nanoseconds as f64 / self.count.max(1) as f64;
@@ -36,15 +35,15 @@ impl Runs {
     }
 }
 
-/// What the programs on a cgroup took, by hook.
+/// Runs of the programs on a cgroup, by hook.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Programs(BTreeMap<&'static str, Runs>);
 
 impl Programs {
-    /// All that they took so far.
+    /// Reads the runs so far.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// A program cannot be queried.
     pub(crate) fn read(cgroup: &Path) -> anyhow::Result<Self> {
         let programs = loaded_programs().filter_map(Result::ok);
         let loaded: BTreeMap<u32, ProgramInfo> = programs.map(|it| (it.id(), it)).collect();
@@ -60,7 +59,7 @@ impl Programs {
         Ok(Self(all))
     }
 
-    /// What they took since then.
+    /// Returns the runs since `before`.
     pub(crate) fn since(&self, before: &Self) -> Self {
         let taken = self.0.iter().map(|(hook, runs)| {
             let before = before.of(hook);
@@ -70,21 +69,23 @@ impl Programs {
         Self(taken.collect())
     }
 
-    /// Those of one hook.
+    /// Returns the runs on one hook.
     pub(crate) fn of(&self, hook: &str) -> Runs {
         self.0.get(hook).copied().unwrap_or_default()
     }
 }
 
-/// Programs that do nothing, one on each hook.
+/// Empty programs, one on each hook.
 #[derive(Debug)]
-pub(crate) struct Empty(#[expect(dead_code, reason = "they go with it")] Vec<ThirdPartyProgram>);
+pub(crate) struct Empty(
+    #[expect(dead_code, reason = "they are detached when it is dropped")] Vec<ThirdPartyProgram>,
+);
 
 impl Empty {
     /// Attaches them.
     ///
     /// # Errors
-    /// The kernel refuses one.
+    /// The kernel rejects one.
     pub(crate) fn attach(cgroup: &Path) -> anyhow::Result<Self> {
         let all = HOOKS.iter().map(|hook| {
             let kind = match hook.name {

@@ -13,11 +13,11 @@ use svclb_tests::{Tcp, World};
 use super::Peer;
 use super::content::Content;
 
-/// The node, and the address that clients dial from.
+/// The node, and the source address of clients.
 pub(crate) const NODE: &str = "node-1";
 const SOURCE: &str = "10.244.255.1";
 
-/// How long a start may take over a large cluster, and how often it is looked after.
+/// Time limit for a start with a large cluster, and interval of checks.
 const PATIENCE: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -27,25 +27,25 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts it and fills it.
+    /// Starts a cluster with this content.
     ///
     /// # Errors
-    /// The API server does not take it.
+    /// The API server rejects an object.
     ///
     /// # Panics
-    /// When a component is not built, or does not get ready: with its log.
+    /// A component is not built, or does not become ready: with its log.
     pub(crate) fn start(content: &Content) -> anyhow::Result<Self> {
         Self::with(content.objects())
     }
 
-    /// The same with these objects.
+    /// Starts a cluster with these objects.
     pub(crate) fn with(objects: Vec<Value>) -> anyhow::Result<Self> {
-        // More than one priority level's worth of requests at once is not what this is about.
+        // Without limits for concurrent requests, which are not what the benches measure.
         let plane = ControlPlane::builder("bench")
             .without_controllers()
             .api_server_args(["--enable-priority-and-fairness=false"])
             .start();
-        // kube-proxy waits for its own node.
+        // kube-proxy does not start without its node.
         plane.api().apply_all(&[json!({
             "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE },
         })]);
@@ -64,10 +64,11 @@ impl Cluster {
         &self.plane
     }
 
-    /// Starts kube-proxy, and waits until it serves the last of the content's Services. Servers listen.
+    /// Starts kube-proxy, and waits until it serves the last of the content's Services. The servers must listen
+    /// already.
     ///
     /// # Errors
-    /// It does not.
+    /// It does not serve in time.
     pub(crate) fn proxy(
         &self,
         world: &World,
@@ -82,12 +83,12 @@ impl Cluster {
         Ok(proxy)
     }
 
-    /// Starts kube-proxy, and does not wait.
+    /// Starts kube-proxy without waiting.
     ///
     /// # Errors
     /// The world's routes cannot be changed.
     pub(crate) fn launch(&self, world: &World, peer: Peer) -> anyhow::Result<Proxy> {
-        // Its rules see what has a route. What they leave alone stays on the loopback.
+        // Its rules apply only to packets with a route. Those that they do not change stay on the loopback.
         let mut route = Command::new("ip");
         route.args(["route", "replace", "local", "10.96.0.0/16", "dev", "lo"]);
         route.args(["src", SOURCE]);
@@ -95,12 +96,12 @@ impl Cluster {
         old.args(["route", "delete", "prohibit", "10.96.0.0/16"]);
         for command in [old, route] {
             let output = world.output(command);
-            let said = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "ip: {}", said.trim());
+            let errors = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "ip: {}", errors.trim());
         }
-        // It refuses by ICMP messages, of which the kernel sends only so many a second.
+        // It refuses connects by ICMP messages, which the kernel would limit.
         let unlimited = world.inside(|| std::fs::write("/proc/sys/net/ipv4/icmp_ratemask", "0"));
-        unlimited.context("cannot lift the limit of ICMP messages")?;
+        unlimited.context("cannot remove the limit for ICMP messages")?;
         let relay = Arc::new(self.plane.relay(world));
         let mode = if peer == Peer::Iptables { "iptables" } else { "nftables" };
         let begin = Instant::now();
@@ -108,54 +109,53 @@ impl Cluster {
     }
 }
 
-/// What kube-proxy says of its version, such as `Kubernetes v1.37.2`; nothing where it cannot be asked.
+/// Returns the version of kube-proxy, such as `Kubernetes v1.37.2`. None if it does not run.
 ///
 /// # Panics
-/// When it is not built.
+/// It is not built.
 pub(crate) fn version() -> Option<String> {
-    let said = Command::new(component("kube-proxy")).arg("--version").output().ok()?;
-    Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    let output = Command::new(component("kube-proxy")).arg("--version").output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A running kube-proxy.
 pub(crate) struct Proxy {
-    // In the order of their ends.
+    // They are dropped in this order.
     process: Process,
     relay: Arc<Relay>,
     begin: Instant,
 }
 
 impl Proxy {
-    /// Its process id.
+    /// Returns its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// The way by which it follows the cluster.
+    /// Returns the relay of its connection to the API server.
     pub(crate) fn relay(&self) -> Arc<Relay> {
         Arc::clone(&self.relay)
     }
 
-    /// Waits until it serves what this asks for, among however many Services. Gives how long that is after
-    /// its process began, seconds.
+    /// Waits until `serves` returns true. Returns the seconds since the start of the process.
     ///
     /// # Errors
-    /// It does not in time, or has ended, with what it said; or that cannot be asked.
+    /// `serves` fails, is not true in time, or kube-proxy has ended: with the end of its log.
     pub(crate) fn wait(
         &mut self,
         mut serves: impl FnMut() -> anyhow::Result<bool>,
     ) -> anyhow::Result<f64> {
         while !serves()? {
             self.process.check().map_err(anyhow::Error::msg)?;
-            let said = || format!("kube-proxy does not serve after {PATIENCE:?}: {}", self.said());
-            ensure!(self.begin.elapsed() < PATIENCE, said());
+            let late = || format!("kube-proxy does not serve after {PATIENCE:?}: {}", self.log());
+            ensure!(self.begin.elapsed() < PATIENCE, late());
             thread::sleep(LOOK);
         }
         Ok(self.begin.elapsed().as_secs_f64())
     }
 
-    /// The end of what it said.
-    pub(crate) fn said(&self) -> String {
+    /// Returns the end of its log.
+    pub(crate) fn log(&self) -> String {
         self.process.log_tail()
     }
 }

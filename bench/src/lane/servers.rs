@@ -1,5 +1,5 @@
-//! Who answers in a lane: sockets that are made before the process joins the cgroup, so that no
-//! program runs for them.
+//! The servers of a lane. Their sockets are made before the process joins the cgroup, so that no program runs
+//! for them.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -7,25 +7,25 @@ use std::thread;
 
 use anyhow::Context as _;
 
-/// The port at which connections are made and closed, and datagrams are answered.
+/// Port for connections without data, and for datagrams, which are answered.
 pub(crate) const PLAIN: u16 = 8080;
-/// The port at which everything is read.
+/// Port whose server only reads.
 pub(crate) const SINK: u16 = 8081;
-/// The port at which each byte is said again.
+/// Port whose server echoes each byte.
 pub(crate) const ECHO: u16 = 8082;
-/// A port at which nobody listens.
+/// A closed port.
 pub(crate) const CLOSED: u16 = 8083;
 
-/// The sockets that the client's own thread asks. The others are their threads' own.
+/// The sockets that the client's own thread serves. The others have threads.
 #[derive(Debug)]
 pub(crate) struct Servers {
     sockets: Vec<UdpSocket>,
-    /// Nobody sleeps in these: waking somebody on another processor takes longer than a connect does.
+    /// No thread waits in accept(2) for these, as waking it on another processor takes longer than a connect.
     listeners: Vec<TcpListener>,
 }
 
 impl Servers {
-    /// Listens on each of these addresses. Its threads are on this thread's processor.
+    /// Listens on each of these addresses. The threads run on this thread's processor.
     pub(crate) fn start(addresses: &[IpAddr]) -> anyhow::Result<Self> {
         let (mut sockets, mut listeners) = (Vec::new(), Vec::new());
         for ip in addresses {
@@ -49,22 +49,22 @@ impl Servers {
         Ok(Self { sockets, listeners })
     }
 
-    /// Finds the connection that was just made, and takes it.
+    /// Accepts the connection that was just made.
     pub(crate) fn accepted(&self) -> anyhow::Result<TcpStream> {
         let found = self.listeners.iter().find_map(|listener| listener.accept().ok());
-        found.map(|(stream, _)| stream).context("no server got the connection")
+        found.map(|(stream, _)| stream).context("no server received the connection")
     }
 
-    /// Finds the server that has just got a datagram, and takes it.
+    /// Receives the datagram that was just sent, and returns its socket.
     pub(crate) fn receiver(&self) -> anyhow::Result<&UdpSocket> {
         let mut buffer = [0; 16];
         let mut all = self.sockets.iter();
         all.find(|socket| socket.recv_from(&mut buffer).is_ok())
-            .context("no server got the datagram")
+            .context("no server received the datagram")
     }
 }
 
-/// Answers the datagram that has just come.
+/// Answers the datagram that was just sent.
 pub(crate) fn answer(server: &UdpSocket) -> io::Result<()> {
     let mut buffer = [0; 16];
     let (size, from) = server.recv_from(&mut buffer)?;
@@ -84,7 +84,7 @@ fn sink(mut stream: TcpStream) {
 
 fn echo(mut stream: TcpStream) {
     let mut buffer = [0; 1];
-    // Without it neither side would be measured, but the delay of small packets.
+    // Otherwise the bench would measure the delay of small packets.
     let _ = stream.set_nodelay(true);
     while matches!(stream.read(&mut buffer), Ok(1..)) && stream.write_all(&buffer).is_ok() {}
 }

@@ -1,4 +1,4 @@
-//! What a run looks like: [`table`]s in a terminal, [`plots`], and the [`page`] in docs/.
+//! Shows a run: [`table`]s in a terminal, [`plots`], and the [`page`] in docs/.
 
 pub(crate) mod page;
 pub(crate) mod plots;
@@ -6,8 +6,8 @@ pub(crate) mod table;
 
 use crate::book::Unit;
 
-/// A figure with its unit, as short as it can be read.
-pub(crate) fn shown(value: f64, unit: Unit) -> String {
+/// Formats a value with its unit.
+pub(crate) fn with_unit(value: f64, unit: Unit) -> String {
     let scaled = |steps: &[&str], by: f64| {
         let mut value = value;
         let mut steps = steps.iter();
@@ -31,7 +31,7 @@ pub(crate) fn shown(value: f64, unit: Unit) -> String {
     }
 }
 
-/// Three digits that count, or all before the point.
+/// Formats three significant digits, or all digits before the point.
 fn digits(value: f64) -> String {
     let after: usize = match value.abs() {
         size if size >= 100.0 || size == 0.0 => 0,
@@ -61,7 +61,7 @@ mod tests {
             (100.0, Unit::Percent, "100 %"),
         ];
         for (value, unit, expected) in rows {
-            assert_eq!(shown(value, unit), expected);
+            assert_eq!(with_unit(value, unit), expected);
         }
     }
 }

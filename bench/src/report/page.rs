@@ -1,24 +1,24 @@
-//! docs/performance.md and its plots, made of a stored run.
+//! Writes docs/performance.md and its plots from a stored run.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use super::{plots, shown, table};
+use super::{plots, table, with_unit};
 use crate::book::Unit;
 use crate::run::{Machine, Run};
 
-/// Between these lines of the page stands what a run says; the rest is written by people.
+/// The part of the page between these lines is generated; the rest is written by hand.
 const BEGIN: &str = "<!-- begin: made of a run by `cargo xtask bench --bless` -->\n";
 const END: &str = "<!-- end -->";
-/// The folder of the plots, beside the page.
+/// The folder of the plots, in that of the page.
 const PLOTS: &str = "performance";
 
-/// Writes page and plots into a folder, or looks whether they are the run's.
+/// Writes page and plots into a folder, or checks that they agree with the run.
 ///
 /// # Errors
-/// A file cannot be read or written; or, where only looked at, is another.
+/// A file cannot be read or written, or differs from the run.
 pub(crate) fn write(run: &Run, folder: &Path, check: bool) -> anyhow::Result<()> {
     let page = folder.join("performance.md");
     let text =
@@ -44,7 +44,7 @@ pub(crate) fn write(run: &Run, folder: &Path, check: bool) -> anyhow::Result<()>
 
 fn about(run: &Run) -> String {
     let Machine { kernel, processor, processors, memory, jit } = &run.machine;
-    let (jit, memory) = (if *jit { "on" } else { "off" }, shown(bytes(*memory), Unit::Bytes));
+    let (jit, memory) = (if *jit { "on" } else { "off" }, with_unit(bytes(*memory), Unit::Bytes));
     let kubernetes = run.kubernetes.as_deref().unwrap_or("no kube-proxy");
     format!(
         "svclb {}, {kubernetes}; kernel {kernel} with its JIT compiler {jit}; {processors} processors \
@@ -62,10 +62,7 @@ fn put(file: &Path, text: &str, check: bool) -> anyhow::Result<()> {
     if check {
         let found = fs::read_to_string(file).unwrap_or_default();
         if found != text {
-            bail!(
-                "{} is not what the stored run says: `cargo xtask bench --bless`",
-                file.display()
-            );
+            bail!("{} differs from the stored run: `cargo xtask bench --bless`", file.display());
         }
         return Ok(());
     }
@@ -77,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_is_that_of_the_stored_run() {
+    fn the_page_agrees_with_the_stored_run() {
         let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
         let run = Run::read(&docs.join("performance.json")).unwrap();
         write(&run, docs, true).unwrap();

@@ -1,4 +1,4 @@
-//! Plots of a run, as SVG: figures against size, and how the calls of a bench are distributed.
+//! Plots of a run, as SVG: figures against size, and distributions of the calls of a bench.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use crate::benches::churn;
 use crate::book::{Book, Figure, Unit};
 use crate::lane::Peer;
-use crate::report::shown;
+use crate::report::with_unit;
 
 /// Width and height, pixels.
 const SIZE: (u32, u32) = (760, 420);
@@ -16,17 +16,17 @@ const FONT: (&str, u32) = ("sans-serif", 14);
 
 /// A plot.
 pub(crate) struct Plot {
-    /// The bench that it is of.
+    /// Its bench.
     pub(crate) bench: String,
-    /// Name of the file.
+    /// Name of its file.
     pub(crate) file: String,
     /// Its title.
     pub(crate) title: String,
-    /// The file's text.
+    /// Content of its file.
     pub(crate) svg: String,
 }
 
-/// All plots that this run has figures for.
+/// Draws all plots for which there are figures.
 ///
 /// # Errors
 /// One cannot be drawn.
@@ -56,7 +56,7 @@ fn colour(peer: Peer) -> RGBColor {
     }
 }
 
-/// What the program takes among more and more frontends.
+/// Plots the net time of a connect against the number of frontends.
 fn against_size(book: &Book) -> anyhow::Result<Option<Plot>> {
     let points: Vec<(f64, f64)> = book
         .figures()
@@ -92,7 +92,7 @@ fn against_size(book: &Book) -> anyhow::Result<Option<Plot>> {
     Ok(Some(Plot { bench: "scale".to_owned(), file: "scale.svg".to_owned(), title, svg }))
 }
 
-/// What share of the calls took at most so long.
+/// Plots the share of the calls against their duration.
 fn distribution(book: &Book, bench: &str, what: &str, file: &str) -> anyhow::Result<Option<Plot>> {
     let is_one = |figure: &&Figure| {
         figure.bench == bench && figure.what == what && !figure.percentiles.is_empty()
@@ -102,10 +102,10 @@ fn distribution(book: &Book, bench: &str, what: &str, file: &str) -> anyhow::Res
         return Ok(None);
     }
     let title = format!("{bench}: {what}");
-    // The slowest call of all would leave no room for the others.
+    // With the slowest call in it, the plot would have no room for the others.
     let at = |figure: &&Figure, percent: usize| figure.percentiles.get(percent).copied();
     let most = figures.iter().filter_map(|figure| at(figure, 99)).fold(0.0, f64::max);
-    // The axis has no place for 0.
+    // A logarithmic axis has no 0.
     let times = figures.iter().flat_map(|figure| &figure.percentiles).copied();
     let least = times.filter(|time| *time > 0.0).fold(most, f64::min);
     let line = |figure: &&Figure| {
@@ -117,21 +117,21 @@ fn distribution(book: &Book, bench: &str, what: &str, file: &str) -> anyhow::Res
     let chart = Chart {
         x: least * 0.9..most * 1.1,
         y: 0.0..100.0,
-        names: ["at most so long", "percent"],
-        mark: |time| shown(time, Unit::Nanoseconds),
+        names: ["duration", "percent of calls up to it"],
+        mark: |time| with_unit(time, Unit::Nanoseconds),
         legend: SeriesLabelPosition::LowerRight,
     };
     let svg = chart.draw(&title, figures.iter().map(line).collect())?;
     Ok(Some(Plot { bench: bench.to_owned(), file: format!("{file}.svg"), title, svg }))
 }
 
-/// What a plot is drawn on: two axes, the first of them logarithmic.
+/// The axes and the legend of a plot. The first axis is logarithmic.
 struct Chart {
     x: Range<f64>,
     y: Range<f64>,
-    /// What the axes show.
+    /// Names of the axes.
     names: [&'static str; 2],
-    /// A mark of the first, as text.
+    /// Formats a mark of the first axis.
     mark: fn(f64) -> String,
     legend: SeriesLabelPosition,
 }
@@ -185,14 +185,13 @@ fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("{error}").context("cannot draw a plot")
 }
 
-/// Drawn without an error, they are text.
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::times::Times;
 
     #[test]
-    fn plots_are_drawn_of_what_was_measured() {
+    fn plots_are_drawn_of_measured_figures() {
         let mut book = Book::default();
         assert_eq!(all(&book).unwrap().len(), 0);
         book.add_times("connect", "UDP, to a Service", Peer::Direct, &Times::of(vec![900, 1_000]));

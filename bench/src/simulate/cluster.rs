@@ -1,4 +1,4 @@
-//! A cluster that no machine can run, as the events of its EndpointSlices. The same seed says the same.
+//! Generates the objects and events of a large cluster. The same seed gives the same events.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -10,21 +10,21 @@ use svclb_core::model::{
     Endpoint, ObjectName, Protocol, Service, ServicePort, Slice, SlicePort, Update,
 };
 
-/// How many endpoints the controller puts into one slice.
+/// Number of endpoints that the controller puts into one slice.
 const SLICE: usize = 100;
-/// How many zones the nodes are in.
+/// Number of zones.
 const ZONES: usize = 3;
-/// How many Services have the most endpoints; the n-th behind them has that many n-ths of it.
+/// Number of Services with the most endpoints. The sizes of the others decrease with their number.
 const LARGE: usize = 500;
 
-/// How large it is.
+/// Size of a cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Size {
-    /// Nodes.
+    /// Number of nodes.
     pub(super) nodes: usize,
-    /// Services.
+    /// Number of Services.
     pub(super) services: usize,
-    /// Endpoints of the large ones.
+    /// Number of endpoints of each large Service.
     pub(super) endpoints: usize,
 }
 
@@ -42,17 +42,17 @@ pub(super) struct Cluster {
     dice: ChaCha8Rng,
     /// The pods of each Service, slice by slice.
     slices: Vec<Vec<Vec<Pod>>>,
-    /// What is said of a ready and of another pod of each node.
-    said: Vec<[Arc<Endpoint>; 2]>,
+    /// The endpoint of a ready and of an unready pod on each node, without its address.
+    templates: Vec<[Arc<Endpoint>; 2]>,
     namespace: Arc<str>,
     port: Arc<str>,
     next_pod: u32,
 }
 
 impl Cluster {
-    /// A cluster with all of its pods ready.
+    /// Generates a cluster in which all pods are ready.
     pub(super) fn new(size: Size, seed: u64) -> Self {
-        let said = |node: usize| {
+        let template = |node: usize| {
             let name: Arc<str> = format!("node-{node}").into();
             [true, false].map(|ready| {
                 let node = Some(Arc::clone(&name));
@@ -63,7 +63,7 @@ impl Cluster {
             size,
             dice: ChaCha8Rng::seed_from_u64(seed),
             slices: Vec::new(),
-            said: (0..size.nodes).map(said).collect(),
+            templates: (0..size.nodes).map(template).collect(),
             namespace: "default".into(),
             port: "http".into(),
             next_pod: 0,
@@ -79,12 +79,12 @@ impl Cluster {
         cluster
     }
 
-    /// How many pods are behind Services.
+    /// Returns the number of pods of all Services.
     pub(super) fn endpoints(&self) -> usize {
         self.slices.iter().flatten().map(Vec::len).sum()
     }
 
-    /// How many of them are ready.
+    /// Returns the number of ready pods.
     pub(super) fn ready(&self) -> usize {
         self.slices.iter().flatten().flatten().filter(|pod| pod.is_ready).count()
     }
@@ -98,7 +98,7 @@ impl Cluster {
         }
     }
 
-    /// All objects.
+    /// Returns all objects.
     pub(super) fn objects(&self) -> Vec<Update> {
         let mut objects = Vec::new();
         for service in 0..self.size.services {
@@ -108,8 +108,8 @@ impl Cluster {
         objects
     }
 
-    /// Deployments that are rolled out one beside the other: of each pod a new one comes, then the old
-    /// one goes. Each is an event of a slice.
+    /// Rolls out Deployments at the same time: for each pod a new one is added, then the old one is removed.
+    /// Each of these is an event of a slice.
     pub(super) fn restart(&mut self, services: usize, mut event: impl FnMut(Update)) {
         let mut all: Vec<usize> = (0..self.size.services).collect();
         all.shuffle(&mut self.dice);
@@ -131,8 +131,7 @@ impl Cluster {
         }
     }
 
-    /// A zone is lost: one node after the other, each of its pods is not ready any more. Each is an event
-    /// of the slice that it is in.
+    /// Loses a zone: all pods on its nodes become unready, node by node. Each pod is an event of its slice.
     pub(super) fn lose_zone(&mut self, mut event: impl FnMut(Update)) {
         let mut of_node: Vec<Vec<(usize, usize, usize)>> = vec![Vec::new(); self.size.nodes];
         for (service, slices) in self.slices.iter().enumerate() {
@@ -179,8 +178,8 @@ impl Cluster {
     fn slice(&self, service: usize, number: usize) -> Update {
         let endpoint = |pod: &Pod| {
             let address = Ipv4Addr::from_bits((11 << 24) | pod.number);
-            let said = &self.said[pod.node][usize::from(!pod.is_ready)];
-            (IpAddr::from(address), Arc::clone(said))
+            let template = &self.templates[pod.node][usize::from(!pod.is_ready)];
+            (IpAddr::from(address), Arc::clone(template))
         };
         let port = SlicePort { name: Arc::clone(&self.port), protocol: Protocol::Tcp, port: 8080 };
         let slice = Slice {
@@ -211,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_says_the_same() {
+    fn the_same_seed_gives_the_same_events() {
         let first = events(1);
         assert_eq!(first, events(1));
         assert_ne!(first, events(2));
     }
 
     #[test]
-    fn a_restart_leaves_as_many_pods_and_a_lost_zone_a_third_less_that_are_ready() {
+    fn a_restart_keeps_the_number_of_pods_and_a_lost_zone_makes_a_third_unready() {
         let mut cluster = Cluster::new(SIZE, 1);
         let before = cluster.endpoints();
         let mut events = 0;

@@ -1,8 +1,8 @@
-//! One agent in a cluster of thousands of nodes: all of its watch events, as fast as they can be said, into
-//! real maps. How many wait meanwhile, how long all takes, what the agent uses.
+//! Simulates a cluster of thousands of nodes for one agent, which writes real maps: emits all watch events as
+//! fast as possible, and measures their backlog, their duration, and the agent's resources.
 //!
 //! * [`cluster`]: the cluster and its events.
-//! * [`agent`]: the agent, in a process of its own inside a world.
+//! * [`agent`]: the agent, in a separate process inside a world.
 
 pub(crate) mod agent;
 mod cluster;
@@ -18,55 +18,55 @@ use serde_json::json;
 use svclb_tests::World;
 
 use crate::book::Unit;
-use crate::report::shown;
+use crate::report::with_unit;
 use crate::times::rate;
 
-/// What is simulated.
+/// Options of a simulation.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Simulation {
-    /// Nodes of the cluster, in three zones
+    /// Number of nodes, in three zones
     #[arg(long, default_value_t = 5_000)]
     nodes: usize,
-    /// Services
+    /// Number of Services
     #[arg(long, default_value_t = 10_000)]
     services: usize,
-    /// Endpoints of the largest 500; the others have fewer
+    /// Number of endpoints of each of the largest 500 Services; the others have fewer
     #[arg(long, default_value_t = 250)]
     endpoints: usize,
-    /// Services that are rolled out at the same time
+    /// Number of Services that are rolled out at the same time
     #[arg(long, default_value_t = 400)]
     restarts: usize,
-    /// Of the cluster and its events
+    /// Seed of the cluster and its events
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// What came of one part.
+/// The results of one part.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Part {
     what: String,
     events: u64,
     seconds: f64,
-    /// Of the agent's thread.
+    /// Processor time of the agent's thread.
     processor_seconds: f64,
     most_waiting: u64,
-    /// The longest that one took from being said to being written.
+    /// Longest time from an event to its effect in the maps, seconds.
     longest: f64,
     resident: f64,
 }
 
-/// What came of all.
+/// The results of all parts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Outcome {
     parts: Vec<Part>,
-    /// How many endpoints are ready at the end.
+    /// Number of ready endpoints at the end.
     ready: usize,
 }
 
-/// Runs it, and shows what came of it.
+/// Runs a simulation, and shows its results.
 ///
 /// # Errors
-/// The agent cannot be started, or ends; or its maps do not hold what was said.
+/// The agent cannot be started, or ends; or its maps do not agree with the events.
 pub(crate) fn run(simulation: &Simulation) -> anyhow::Result<()> {
     let world = World::builder("bench-simulation").without_agent().start();
     let mut command = Command::new(std::env::current_exe()?);
@@ -85,12 +85,12 @@ pub(crate) fn run(simulation: &Simulation) -> anyhow::Result<()> {
     let output = world.spawn(command).wait_with_output()?;
     ensure!(output.status.success(), "the agent ended with {}", output.status);
     let Outcome { parts, ready } =
-        serde_json::from_slice(&output.stdout).context("the agent said nothing")?;
+        serde_json::from_slice(&output.stdout).context("the agent printed no results")?;
     let status = world.status();
     let found = ["backends", "failures", "short"].map(|name| &status[name]);
     ensure!(
         found == [&json!(ready), &json!(0), &json!(0)],
-        "the maps hold [backends, failures, short] {found:?}, and {ready} endpoints are ready"
+        "the maps have [backends, failures, short] {found:?}, but {ready} endpoints are ready"
     );
     crate::print(&table(&parts).to_string());
     Ok(())
@@ -112,18 +112,18 @@ fn table(parts: &[Part]) -> Table {
         table.add_row([
             part.what.clone(),
             part.events.to_string(),
-            shown(part.seconds * 1_000.0, Unit::Milliseconds),
-            shown(rate(part.events, part.seconds), Unit::PerSecond),
-            shown(part.processor_seconds * 1_000.0, Unit::Milliseconds),
+            with_unit(part.seconds * 1_000.0, Unit::Milliseconds),
+            with_unit(rate(part.events, part.seconds), Unit::PerSecond),
+            with_unit(part.processor_seconds * 1_000.0, Unit::Milliseconds),
             part.most_waiting.to_string(),
-            shown(part.longest * 1_000.0, Unit::Milliseconds),
-            shown(part.resident, Unit::Bytes),
+            with_unit(part.longest * 1_000.0, Unit::Milliseconds),
+            with_unit(part.resident, Unit::Bytes),
         ]);
     }
     table
 }
 
-/// Where the agent's process keeps what it makes.
+/// Paths of the agent.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Places {
     /// The pins

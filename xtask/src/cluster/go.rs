@@ -1,6 +1,5 @@
-//! The Go compiler for the cluster's components. A recent one on this machine is used; else an older
-//! one, the distribution's if there is none, fetches the right one as the module that Go publishes its
-//! releases as.
+//! Finds a Go compiler for the cluster's components. If the machine has no recent one, an older Go, which is
+//! installed if necessary, fetches a recent one: Go publishes its releases as a module too.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,21 +9,21 @@ use anyhow::{Context as _, bail};
 
 use crate::shell;
 
-/// The distribution's package, of whatever version: every Go can fetch modules.
+/// The distribution's package. Any version can fetch modules.
 pub(super) const PACKAGE: &str = "golang-go";
-/// Where Go's own archive is unpacked by custom, which PATH may lack.
+/// Customary path of a Go that was unpacked from an archive; PATH may lack its folder.
 const CUSTOM: &str = "/usr/local/go/bin/go";
-/// What to do where nothing can be fetched or installed.
+/// Advice for machines on which Go can be neither fetched nor installed.
 const ADVICE: &str = "install Go (any release from 1.19 on, such as Debian's package golang-go) and \
     let it reach its module proxy, or unpack a recent release of Go at /usr/local/go";
 
-/// Which release of Go; the last number is missing for what comes before its `.0`.
+/// A release of Go. The last number is missing for a prerelease.
 type Release = (u32, u32, Option<u32>);
 
-/// A Go that can build modules that ask for this version, such as `1.26.0`.
+/// Returns a Go that can build modules for this version, such as `1.26.0`.
 ///
 /// # Errors
-/// There is none, and none can be fetched: with what to do.
+/// There is none, and none can be fetched: the error has advice.
 pub(super) fn find(wanted: &str) -> anyhow::Result<PathBuf> {
     let least = release(wanted).with_context(|| format!("{wanted:?} is no version of Go"))?;
     let found = installed();
@@ -46,13 +45,13 @@ fn installed() -> Vec<PathBuf> {
     shell::find("go").into_iter().chain(custom.is_file().then_some(custom)).collect()
 }
 
-/// The release that this Go is.
+/// Returns the release of this Go.
 fn version(go: &Path) -> Option<Release> {
     let output = local(go).args(["env", "GOVERSION"]).output().ok()?;
     release(String::from_utf8_lossy(&output.stdout).trim().strip_prefix("go")?)
 }
 
-/// The numbers of a version.
+/// Parses a version.
 fn release(version: &str) -> Option<Release> {
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).count();
     let mut numbers = version.splitn(3, '.');
@@ -60,44 +59,45 @@ fn release(version: &str) -> Option<Release> {
     let minor = numbers.next()?;
     let (minor, rest) = minor.split_at(digits(minor));
     let patch = match numbers.next() {
-        // What a builder added to the version, as in `1.26.8-company`, does not count.
+        // A suffix of the builder, as in `1.26.8-company`, is ignored.
         Some(patch) => Some(patch[..digits(patch)].parse().ok()?),
         None if rest.is_empty() => Some(0),
-        // `1.27rc1`
+        // A prerelease, such as `1.27rc1`.
         None => None,
     };
     Some((major, minor.parse().ok()?, patch))
 }
 
-/// This Go itself, and not one that it would fetch.
+/// Returns a command that runs this Go, which must not switch to another release by itself.
 pub(super) fn local(go: &Path) -> Command {
     let mut command = shell::command(go);
     command.env("GOTOOLCHAIN", "local").env("GOWORK", "off").env("CGO_ENABLED", "0");
-    // It knows its own, which is not that of another Go.
+    // The user's variable may belong to another Go.
     command.env_remove("GOROOT");
     command
 }
 
-/// Fetches a Go by an older one, which checks it against Go's own list of sums.
+/// Fetches a Go by an older one, which compares it with Go's checksum database.
 fn fetch(go: &Path, wanted: &str) -> anyhow::Result<PathBuf> {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
-        other => bail!("no name is known that Go has for {other}"),
+        other => bail!("Go's name for the architecture {other} is not known"),
     };
-    shell::say(&format!("fetching Go {wanted}"));
+    shell::log(&format!("fetching Go {wanted}"));
     let module = format!("golang.org/toolchain@v0.0.1-go{wanted}.linux-{arch}");
     let mut download = local(go);
     download.args(["mod", "download", "-json", &module]);
     let output = download.output().with_context(|| shell::cannot_start(&download))?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        bail!("`{}` failed: {said}{errors}", shell::typed(&download));
+        bail!("`{}` failed: {text}{errors}", shell::command_line(&download));
     }
-    let said: serde_json::Value = serde_json::from_str(&said).context("Go says no JSON")?;
-    let folder = PathBuf::from(said["Dir"].as_str().context("Go does not say where it is")?);
-    // A module has no executable files.
+    let module: serde_json::Value = serde_json::from_str(&text).context("Go printed no JSON")?;
+    let folder = module["Dir"].as_str().context("Go printed no folder of the module")?;
+    let folder = PathBuf::from(folder);
+    // Files of modules are not executable.
     make_executable(&folder.join("bin"))?;
     for tools in std::fs::read_dir(folder.join("pkg/tool"))? {
         make_executable(&tools?.path())?;

@@ -1,5 +1,5 @@
-//! `cargo xtask setup --cluster`: the components of a real cluster for the tests, built once into the
-//! user's cache, or taken from where somebody has them ready.
+//! `cargo xtask setup --cluster` provides the components of a real cluster for the tests. It builds them once
+//! into the user's cache, or uses installed ones of the pinned versions.
 
 mod go;
 mod module;
@@ -13,16 +13,16 @@ use anyhow::Context as _;
 use crate::{setup, shell};
 use module::{MODULES, Pinned, Program};
 
-/// Tells tests where the components are.
+/// Variable with the folders of the components.
 pub(crate) const VARIABLE: &str = "SVCLB_COMPONENTS";
-/// A folder with components that are ready, as controller-runtime's tests take them.
+/// Variable with a folder of installed components, which the tests of controller-runtime use too.
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-/// Builds what is missing, and says in which folders all of it is, as PATH does: one for each module
-/// as it is pinned, and last the one with what was ready.
+/// Builds the components that are missing, and returns the folders of all of them in the format of PATH: one
+/// for each pinned module, then the one with installed components.
 ///
 /// # Errors
-/// Something cannot be built or installed: with what to do.
+/// Something cannot be built or installed: the error has advice.
 pub(crate) fn ensure() -> anyhow::Result<OsString> {
     setup::ensure(setup::Need::Cluster)?;
     let cache = cache()?.join("components");
@@ -35,7 +35,7 @@ pub(crate) fn ensure() -> anyhow::Result<OsString> {
         let mut missing = missing(&folder, module.programs());
         if let Some(assets) = &assets {
             let before = missing.len();
-            missing = not_ready(missing, assets, &module.version)?;
+            missing = not_installed(missing, assets, &module.version)?;
             uses_assets |= missing.len() < before;
         }
         if !missing.is_empty() {
@@ -49,15 +49,15 @@ pub(crate) fn ensure() -> anyhow::Result<OsString> {
     )
 }
 
-/// The programs that a folder of the cache lacks. Each comes there whole, by a new name.
+/// Returns the programs that a folder of the cache lacks. It has no incomplete ones.
 fn missing<'a>(folder: &Path, programs: impl IntoIterator<Item = &'a Program>) -> Vec<&'a Program> {
     programs.into_iter().filter(|program| !folder.join(program.name).is_file()).collect()
 }
 
-/// Builds programs into a folder of the cache, one run of this at a time.
+/// Builds programs into a folder of the cache, which is locked meanwhile.
 fn build(module: &Pinned, programs: &[&Program], folder: &Path) -> anyhow::Result<()> {
     let _lock = lock(folder)?;
-    // Who had the lock before may have built them.
+    // Another process may have built them before it released the lock.
     let missing = missing(folder, programs.iter().copied());
     if missing.is_empty() {
         return Ok(());
@@ -65,13 +65,13 @@ fn build(module: &Pinned, programs: &[&Program], folder: &Path) -> anyhow::Resul
     module.build(&go::find(&module.go)?, &missing, folder)
 }
 
-/// Makes a folder, and holds it against other runs until the file is closed.
+/// Makes a folder, and locks it against other processes until the returned file is closed.
 pub(crate) fn lock(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join(".lock");
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
-        shell::say(&format!("another run builds into {}: waiting for it", folder.display()));
+        shell::log(&format!("another process builds into {}: waiting for it", folder.display()));
     }
     file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
@@ -82,12 +82,12 @@ pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = named.filter(|path| path.is_absolute()).or_else(home);
-    Ok(cache.context("neither XDG_CACHE_HOME nor HOME says where files can be kept")?.join("svclb"))
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("svclb"))
 }
 
-/// Those of the programs that `assets` lacks in this version. It is asked anew each time: what is there
-/// may be replaced.
-fn not_ready<'a>(
+/// Returns the programs that `assets` lacks in this version. Versions are checked each time, as the programs
+/// may be replaced at any time.
+fn not_installed<'a>(
     programs: Vec<&'a Program>,
     assets: &Path,
     version: &str,
@@ -99,14 +99,14 @@ fn not_ready<'a>(
             lacking.push(program);
             continue;
         }
-        let mut ask = shell::command(&path);
-        ask.arg("--version");
-        let output = ask.output().with_context(|| shell::cannot_start(&ask))?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let said = said.lines().next().unwrap_or_default();
-        if !says(said, version) {
-            shell::say(&format!(
-                "{} says it is {said:?}: {version} is wanted, so it is built",
+        let mut command = shell::command(&path);
+        command.arg("--version");
+        let output = command.output().with_context(|| shell::cannot_start(&command))?;
+        let output = String::from_utf8_lossy(&output.stdout);
+        let line = output.lines().next().unwrap_or_default();
+        if !has_version(line, version) {
+            shell::log(&format!(
+                "{} is {line:?} instead of {version}: building that",
                 path.display()
             ));
             lacking.push(program);
@@ -115,8 +115,8 @@ fn not_ready<'a>(
     Ok(lacking)
 }
 
-/// Whether a word of the line is this version, with or without its `v`.
-fn says(line: &str, version: &str) -> bool {
+/// True if a word of the line is this version, with or without its `v`.
+fn has_version(line: &str, version: &str) -> bool {
     let number = |word: &str| {
         let word = word.strip_prefix("CoreDNS-").unwrap_or(word);
         word.strip_prefix('v').unwrap_or(word).to_owned()
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ready_program_is_taken_only_in_the_version_that_is_pinned() {
+    fn an_installed_program_is_used_only_in_the_pinned_version() {
         let rows = [
             ("kube-apiserver", "Kubernetes v1.37.2", "v1.37.2", true),
             ("etcd", "etcd Version: 3.7.3", "v3.7.3", true),
@@ -139,15 +139,15 @@ mod tests {
             ("older", "Kubernetes v1.37.1", "v1.37.2", false),
             ("longer", "Kubernetes v1.37.21", "v1.37.2", false),
             ("not yet released", "Kubernetes v1.37.2-rc.0", "v1.37.2", false),
-            ("somebody else's", "Kubernetes v1.37.2+company.1", "v1.37.2", false),
+            ("modified", "Kubernetes v1.37.2+company.1", "v1.37.2", false),
             ("nothing", "", "v1.37.2", false),
         ];
         for (row, line, version, expected) in rows {
-            assert_eq!(says(line, version), expected, "{row}");
+            assert_eq!(has_version(line, version), expected, "{row}");
         }
     }
 
-    /// A folder that goes with the test.
+    /// A folder that is removed at the end of the test.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_is_asked_for_its_version_each_time() {
+    fn the_versions_of_installed_programs_are_checked_each_time() {
         let folder = Folder::make("ready");
         let ready = folder.0.join("etcd");
         let put = |version: &str| {
@@ -175,7 +175,7 @@ mod tests {
         };
         let programs = ["etcd", "coredns"].map(|name| Program { name, package: "" });
         let lacking = || {
-            let lacking = not_ready(programs.iter().collect(), &folder.0, "v3.7.3").unwrap();
+            let lacking = not_installed(programs.iter().collect(), &folder.0, "v3.7.3").unwrap();
             lacking.iter().map(|program| program.name).collect::<Vec<_>>()
         };
         put("3.7.3");
@@ -196,7 +196,7 @@ mod tests {
                 let _lock = lock(&inside).unwrap();
                 missing(&inside, [&program]).len()
             });
-            // If nothing held it back it would look now.
+            // Without the lock, the second one would look before the file is written.
             std::thread::sleep(std::time::Duration::from_millis(100));
             fs::write(inside.join("etcd"), "").unwrap();
             drop(first);

@@ -1,4 +1,4 @@
-//! The Go modules under tests/components/, which pin the components by their sums, and their build.
+//! Builds the components from the Go modules under tests/components/, which pin them by checksums.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::go;
 use crate::shell;
 
-/// A program, and the Go package that it is built from.
+/// A program and its Go package.
 #[derive(Debug)]
 pub(super) struct Program {
     /// Its name.
@@ -32,20 +32,20 @@ pub(super) struct Module {
     programs: &'static [Program],
 }
 
-/// A module and what its go.mod says.
+/// A module and the content of its go.mod.
 #[derive(Debug)]
 pub(super) struct Pinned {
     module: &'static Module,
     folder: PathBuf,
     /// Version of the programs, such as `v1.37.2`.
     pub(super) version: String,
-    /// Version of Go that it asks for, such as `1.26.0`.
+    /// Version of Go that it needs, such as `1.26.0`.
     pub(super) go: String,
-    /// go.mod and go.sum.
+    /// Content of go.mod and go.sum.
     pins: [String; 2],
 }
 
-/// All of them.
+/// All modules.
 pub(super) static MODULES: [Module; 4] = [
     Module {
         name: "kubernetes",
@@ -76,18 +76,18 @@ pub(super) static MODULES: [Module; 4] = [
     },
 ];
 
-/// How the programs are built.
+/// Flags of the build.
 const FLAGS: [&str; 3] = ["-v", "-trimpath", "-buildvcs=false"];
-/// Bytes of the digest in a folder's name.
+/// Number of bytes of the digest in a folder's name.
 const DIGEST: usize = 4;
-/// Lines of a failed build that are shown.
+/// Number of last lines of a failed build that are shown.
 const TAIL: usize = 40;
 
 impl Module {
     /// Reads its go.mod.
     ///
     /// # Errors
-    /// It does not say what it should.
+    /// A version is missing in it.
     pub(super) fn pinned(&'static self) -> anyhow::Result<Pinned> {
         let folder = shell::root().join("tests/components").join(self.name);
         let file = folder.join("go.mod");
@@ -96,15 +96,15 @@ impl Module {
         };
         let pins = [read(&file)?, read(&folder.join("go.sum"))?];
         let text = &pins[0];
-        let lacks = |what: &str| format!("{} does not say {what}", file.display());
+        let lacks = |what: &str| format!("{} lacks {what}", file.display());
         let version = required(text, self.path).with_context(|| lacks(self.path))?.to_owned();
-        let go = directive(text, "go").with_context(|| lacks("which Go it is for"))?.to_owned();
+        let go = directive(text, "go").with_context(|| lacks("a version of Go"))?.to_owned();
         Ok(Pinned { module: self, folder, version, go, pins })
     }
 }
 
 impl Pinned {
-    /// The name of the folder in the cache: another for all that makes other programs.
+    /// Returns the name of the folder in the cache. Whatever changes the programs changes it.
     pub(super) fn key(&self) -> String {
         let mut digest = Sha256::new();
         let flags = [FLAGS.join(" "), self.linker_flags()];
@@ -117,23 +117,22 @@ impl Pinned {
         format!("{}-{}-{short}", self.name(), self.number())
     }
 
-    /// The module's name.
     fn name(&self) -> &'static str {
         self.module.name
     }
 
-    /// The version as a plain number.
+    /// Returns the version without its `v`.
     fn number(&self) -> &str {
         self.version.trim_start_matches('v')
     }
 
-    /// The programs that it is for.
+    /// Returns the programs of the module.
     pub(super) fn programs(&self) -> &'static [Program] {
         self.module.programs
     }
 
-    /// What the linker is told: no debug information, and the version, which Kubernetes' own build
-    /// tells it too.
+    /// Returns the flags for the linker: no debug information, and the version, which the build scripts of
+    /// Kubernetes set too.
     fn linker_flags(&self) -> String {
         let mut flags = "-s -w".to_owned();
         if self.module.name == "kubernetes" {
@@ -148,10 +147,10 @@ impl Pinned {
         flags
     }
 
-    /// Builds programs into a folder, each complete or not at all.
+    /// Builds programs into a folder. Incomplete ones are removed.
     ///
     /// # Errors
-    /// Go fails: with its last lines.
+    /// Go fails: its last lines are shown.
     pub(super) fn build(
         &self,
         go: &Path,
@@ -160,15 +159,15 @@ impl Pinned {
     ) -> anyhow::Result<()> {
         let start = Instant::now();
         let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
-        shell::say(&format!("fetching the sources of {} {}", self.name(), self.version));
+        shell::log(&format!("fetching the sources of {} {}", self.name(), self.version));
         let mut progress = Progress::new(self.packages(go, programs)?);
-        shell::say(&format!(
+        shell::log(&format!(
             "building {} {} (minutes, once for each version)",
             names.join(", "),
             self.version
         ));
         for program in programs {
-            // No other build is at it: the folder is locked. One that was killed may have left it.
+            // A build that was killed may have left it. The folder is locked, so no other build uses it.
             let unfinished = into.join(format!(".{}", program.name));
             let _ = fs::remove_file(&unfinished);
             let built = self.build_one(go, program, &unfinished, &mut progress).and_then(|()| {
@@ -177,26 +176,21 @@ impl Pinned {
                     .with_context(|| format!("cannot put {} in place", path.display()))
             });
             if built.is_err() {
-                // It may not be there.
+                // It may not exist.
                 let _ = fs::remove_file(&unfinished);
             }
             built?;
-            eprintln!("    {} is there after {}", program.name, shell::seconds(start));
+            eprintln!("    {} was built after {}", program.name, shell::seconds(start));
         }
         Ok(())
     }
 
-    /// How many packages the programs consist of. Asking fetches what is needed.
+    /// Returns the number of packages of the programs. Go fetches the sources for that.
     fn packages(&self, go: &Path, programs: &[&Program]) -> anyhow::Result<usize> {
         let mut list = go::local(go);
         list.current_dir(&self.folder).args(["list", "-deps"]);
         list.args(programs.iter().map(|program| program.package));
-        let output = list.output().with_context(|| shell::cannot_start(&list))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("`{}` failed ({}): {}", shell::typed(&list), output.status, said.trim());
-        }
-        Ok(output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count())
+        Ok(shell::text(&mut list)?.lines().count())
     }
 
     fn build_one(
@@ -213,7 +207,7 @@ impl Pinned {
         let mut child = build.spawn().with_context(|| shell::cannot_start(&build))?;
         let mut tail = VecDeque::new();
         if let Some(stderr) = child.stderr.take() {
-            // Each line is a package that was compiled, or belongs to an error.
+            // Each line is the name of a compiled package, or a part of an error.
             for line in BufReader::new(stderr).lines() {
                 progress.step();
                 if tail.len() == TAIL {
@@ -229,11 +223,11 @@ impl Pinned {
         for line in tail {
             eprintln!("    {line}");
         }
-        bail!("`{}` failed ({status})", shell::typed(&build))
+        bail!("`{}` failed ({status})", shell::command_line(&build))
     }
 }
 
-/// How far a build is, said at each tenth.
+/// Progress of a build, which is shown at each tenth.
 struct Progress {
     done: usize,
     all: usize,
@@ -255,7 +249,7 @@ impl Progress {
     }
 }
 
-/// The version of a required module.
+/// Returns the version of a required module.
 fn required<'a>(text: &'a str, module: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip_while(|word| *word == "require");
@@ -263,7 +257,7 @@ fn required<'a>(text: &'a str, module: &str) -> Option<&'a str> {
     })
 }
 
-/// What follows a word at the beginning of a line.
+/// Returns the rest of the line that begins with a word.
 fn directive<'a>(text: &'a str, word: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')).map(str::trim)
 }
@@ -291,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_makes_other_programs_makes_another_folder() {
+    fn other_pins_or_flags_give_another_folder() {
         let pinned = || MODULES[0].pinned().unwrap();
         let usual = pinned().key();
         assert!(usual.starts_with("kubernetes-1."), "{usual}");
@@ -311,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_is_told_its_version() {
+    fn the_linker_sets_the_version_of_kubernetes() {
         let pinned = MODULES[0].pinned().unwrap();
         let flags = pinned.linker_flags();
         assert!(flags.contains(&format!("version.gitVersion={}", pinned.version)), "{flags}");

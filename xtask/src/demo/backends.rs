@@ -1,4 +1,4 @@
-//! The pods: small servers in this process, in the demonstration's network namespace and outside its
+//! The pods: small servers in this process, in the demonstration's network namespace and outside of its
 //! cgroup.
 
 use std::io::{Read as _, Write as _};
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// A server: it answers with its name.
+/// A server that answers with its name.
 pub(super) struct Pod {
-    /// Its name, and what it says its host is.
+    /// Its name, which its answers give as the host.
     pub(super) name: &'static str,
-    /// The version it says; nothing for UDP.
+    /// The version in its answers; empty for UDP.
     version: &'static str,
-    /// Where it listens.
+    /// The addresses on which it listens.
     addresses: &'static [&'static str],
 }
 
@@ -33,13 +33,13 @@ pub(super) const PODS: [Pod; 6] = [
 ];
 
 impl Pod {
-    /// Where it listens, for people.
+    /// Describes the addresses on which it listens.
     pub(super) fn listens(&self) -> String {
         let protocol = if self.version.is_empty() { "UDP" } else { "HTTP" };
         format!("{protocol} {}", self.addresses.join(", "))
     }
 
-    /// Its addresses.
+    /// Parses its addresses.
     pub(super) fn addresses(&self) -> Result<Vec<SocketAddr>> {
         let parse = |text: &&str| text.parse().with_context(|| format!("{text} is no address"));
         self.addresses.iter().map(parse).collect()
@@ -63,7 +63,7 @@ impl Pod {
     fn answer_datagrams(&self, socket: &UdpSocket) {
         let mut datagram = [0; 512];
         while let Ok((_, from)) = socket.recv_from(&mut datagram) {
-            // A client that is gone is no fault of the server's.
+            // An error here means that the client has ended.
             let _ = socket.send_to(self.name.as_bytes(), from);
         }
     }
@@ -74,7 +74,7 @@ impl Pod {
         let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };
-            // One small request, one small answer: no thread each.
+            // Requests and answers are small, so one thread is enough.
             let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
             let mut request = [0; 2048];
             if stream.read(&mut request).is_ok_and(|length| length > 0) {

@@ -1,4 +1,4 @@
-//! The small clients beside curl: this program again, in the demonstration's cgroup.
+//! Clients in addition to curl: this program again, in the demonstration's cgroup.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -9,48 +9,48 @@ use clap::Subcommand;
 
 use crate::shell::print;
 
-/// How long one request may take.
+/// Time limit for one request.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a client does; each prints its result on standard output.
+/// Task of a client, which prints its result to standard output.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientTask {
-    /// One request: what getpeername says, and who answered
+    /// Send one request; print the result of getpeername and the backend that answered
     Peer {
-        /// Address to dial
+        /// Address to connect to
         dial: SocketAddr,
     },
-    /// One datagram of an unconnected socket: who answered, and from where
+    /// Send one datagram by an unconnected socket; print the backend that answered and its address
     Udp {
         /// Address to send to
         dial: SocketAddr,
     },
-    /// One request after the other: when each began, and who answered
+    /// Send one request after the other; print the time and the backend of each
     Follow {
-        /// Address to dial
+        /// Address to connect to
         dial: SocketAddr,
-        /// For how long, in milliseconds
+        /// Duration in milliseconds
         milliseconds: u64,
     },
 }
 
 /// One answered connection.
 pub(super) struct Sighting {
-    /// When the connect began, since the epoch.
+    /// Time before the connect, since the epoch.
     pub(super) begun: Duration,
-    /// Who answered.
-    pub(super) who: String,
+    /// Name of the backend that answered.
+    pub(super) backend: String,
 }
 
-/// Does a client's task.
+/// Runs a client's task.
 ///
 /// # Errors
-/// It was not answered.
+/// A request was not answered.
 pub(crate) fn run(task: &ClientTask) -> Result<()> {
     match task {
         ClientTask::Peer { dial } => {
-            let (peer, who) = get(*dial)?;
-            print(&format!("{peer} {who}"));
+            let (peer, backend) = get(*dial)?;
+            print(&format!("{peer} {backend}"));
         }
         ClientTask::Udp { dial } => {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
@@ -68,49 +68,50 @@ pub(crate) fn run(task: &ClientTask) -> Result<()> {
                 if begun > end {
                     break;
                 }
-                let (_, who) = get(*dial)?;
-                print(&format!("{} {who}", begun.as_nanos()));
+                let (_, backend) = get(*dial)?;
+                print(&format!("{} {backend}", begun.as_nanos()));
             }
         }
     }
     Ok(())
 }
 
-/// Time since the epoch: comparable between processes.
+/// Returns the time since the epoch, which is comparable between processes.
 pub(super) fn now() -> Result<Duration> {
     SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")
 }
 
-/// One request over a new connection: the peer's name, and who answered.
+/// Sends a request over a new connection. Returns the result of getpeername, and the backend that answered.
 fn get(dial: SocketAddr) -> Result<(SocketAddr, String)> {
     let mut stream = TcpStream::connect_timeout(&dial, PATIENCE)
         .with_context(|| format!("cannot connect to {dial}"))?;
     let peer = stream.peer_addr()?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // In one piece: the server answers the first that it reads, and closes.
+    // In one write, as the server answers the first part that it reads, and closes.
     let request = format!("GET / HTTP/1.1\r\nHost: {dial}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(|| format!("{dial} did not answer"))?;
     match hostname(&answer) {
-        Some(who) => Ok((peer, who.to_owned())),
+        Some(backend) => Ok((peer, backend.to_owned())),
         None => bail!("{dial} answered without a hostname: {answer:?}"),
     }
 }
 
-/// The host that an answer names.
+/// Returns the host name in an answer.
 pub(super) fn hostname(answer: &str) -> Option<&str> {
     answer.lines().find_map(|line| line.strip_prefix("Hostname: "))
 }
 
-/// Reads back what `follow` printed.
-pub(super) fn sightings(said: &str) -> Result<Vec<Sighting>> {
+/// Parses the output of `follow`.
+pub(super) fn sightings(output: &str) -> Result<Vec<Sighting>> {
     let parse = |line: &str| {
-        let (begun, who) = line.split_once(' ')?;
-        Some(Sighting { begun: Duration::from_nanos(begun.parse().ok()?), who: who.to_owned() })
+        let (begun, backend) = line.split_once(' ')?;
+        let begun = Duration::from_nanos(begun.parse().ok()?);
+        Some(Sighting { begun, backend: backend.to_owned() })
     };
-    let found: Option<Vec<Sighting>> = said.lines().map(parse).collect();
-    let found = found.with_context(|| format!("the client said {said:?}"))?;
+    let found: Option<Vec<Sighting>> = output.lines().map(parse).collect();
+    let found = found.with_context(|| format!("the client printed {output:?}"))?;
     ensure!(!found.is_empty(), "the client made no connection");
     Ok(found)
 }

@@ -1,5 +1,5 @@
-//! The demonstration's surroundings: namespaces, cgroup, pins, YAML, the agent. All of it goes when the
-//! stage is struck or dropped, and what the kernel ties to this process goes even if it is killed.
+//! The surroundings of the demonstration: namespaces, a cgroup, pins, YAML files, the agent. [`Stage`] removes
+//! all of them when it is dropped. The kernel removes the namespaces even if this process is killed.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -27,10 +27,10 @@ const YAML: [(&str, &str); 4] = [
     ("clock.yaml", include_str!("../../demo/clock.yaml")),
     ("hello6.yaml", include_str!("../../demo/hello6.yaml")),
 ];
-/// How long the agent may take to be ready, and to go.
+/// Time limit for the start and for the end of the agent.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Everything that the demonstration runs in.
+/// Everything in which the demonstration runs.
 pub(super) struct Stage {
     svclb: PathBuf,
     folder: PathBuf,
@@ -38,7 +38,7 @@ pub(super) struct Stage {
     agent: Option<Child>,
 }
 
-/// When a file was changed, on both clocks.
+/// Time of a change of a file, on two clocks.
 pub(super) struct Edited {
     pub(super) instant: Instant,
     /// Since the epoch.
@@ -49,13 +49,13 @@ pub(super) struct Edited {
 pub(super) struct Follow(thread::JoinHandle<std::io::Result<Output>>);
 
 impl Stage {
-    /// Makes the namespaces, the cgroup, the pods, and starts the agent until it is ready.
-    pub(super) fn set(svclb: &Path) -> Result<Self> {
+    /// Makes the namespaces, the cgroup and the pods, starts the agent, and waits until it is ready.
+    pub(super) fn set_up(svclb: &Path) -> Result<Self> {
         environment::check()?;
         let process = std::process::id();
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let (cgroup2, _) = environment::cgroup2(&mounts).context("no cgroup2 is mounted")?;
-        // Before any thread: threads inherit the namespaces.
+        // Before any thread starts, as threads inherit the namespaces.
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
             .context("cannot make namespaces")?;
         let nothing = None::<&str>;
@@ -73,7 +73,7 @@ impl Stage {
         for folder in [stage.yaml(), stage.bpffs()] {
             fs::create_dir(folder)?;
         }
-        // In this mount namespace only: pins and what they hold go with it.
+        // In this mount namespace only, so that its end removes the pins and the objects that they hold.
         mount(Some("bpf"), &stage.bpffs(), Some("bpf"), MsFlags::empty(), nothing)
             .context("cannot mount a bpffs")?;
         for (name, text) in YAML {
@@ -84,7 +84,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Where the YAML is.
+    /// Returns the folder with the YAML files.
     pub(super) fn yaml(&self) -> PathBuf {
         self.folder.join("yaml")
     }
@@ -98,13 +98,15 @@ impl Stage {
     }
 
     fn make_pods(&self) -> Result<()> {
-        succeeded(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+        shell::text(Command::new("ip").args(["link", "set", "lo", "up"]))?;
         for pod in &PODS {
             for address in pod.addresses()? {
                 let ip = address.ip().to_string();
-                // Without `nodad` an IPv6 address cannot be bound for a second.
+                // Without `nodad`, an IPv6 address cannot be bound within its first second.
                 let extra: &[&str] = if address.is_ipv6() { &["nodad"] } else { &[] };
-                succeeded(Command::new("ip").args(["addr", "add", &ip, "dev", "lo"]).args(extra))?;
+                shell::text(
+                    Command::new("ip").args(["addr", "add", &ip, "dev", "lo"]).args(extra),
+                )?;
             }
             pod.start()?;
         }
@@ -118,9 +120,9 @@ impl Stage {
         command
     }
 
-    /// How a person would start the agent.
+    /// Returns the command line of the agent.
     pub(super) fn agent_command(&self) -> String {
-        shell::typed(&self.agent())
+        shell::command_line(&self.agent())
     }
 
     fn log(&self) -> PathBuf {
@@ -138,36 +140,36 @@ impl Stage {
             .with_context(|| shell::cannot_start(&command))?;
         let stdout = child.stdout.take().context("the agent has no output")?;
         self.agent = Some(child);
-        let (say, hear) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if say.send(line).is_err() {
+                if sender.send(line).is_err() {
                     break;
                 }
             }
         });
-        match hear.recv_timeout(PATIENCE) {
+        match receiver.recv_timeout(PATIENCE) {
             Ok(line) if line == "ready" => Ok(()),
             _ => {
                 let log = fs::read_to_string(self.log()).unwrap_or_default();
-                bail!("the agent did not get ready; it said:\n{log}")
+                bail!("the agent did not become ready; its log:\n{log}")
             }
         }
     }
 
-    /// Makes a command run in the cgroup that is served.
+    /// Makes a command run in the cgroup that svclb serves.
     fn in_cgroup(&self, command: &mut Command) {
         let processes = self.cgroup.join("cgroup.procs");
-        // SAFETY: between fork and exec only an open, a write and a close of a path made before.
+        // SAFETY: between fork and exec it only opens, writes and closes a file, whose path exists already.
         unsafe { command.pre_exec(move || fs::write(&processes, "0")) };
     }
 
-    /// Fetches a URL by curl, as a client of the node would.
+    /// Fetches a URL by curl, as a client on the node.
     pub(super) fn curl(&self, url: &str) -> Result<String> {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "5", "--noproxy", "*", url]);
         self.in_cgroup(&mut curl);
-        succeeded(&mut curl)
+        shell::text(&mut curl)
     }
 
     fn client_command(&self, task: &[&str]) -> Result<Command> {
@@ -177,44 +179,44 @@ impl Stage {
         Ok(client)
     }
 
-    /// Runs a client of ours.
+    /// Runs one of the clients in [`client`].
     pub(super) fn client(&self, task: &[&str]) -> Result<String> {
-        succeeded(&mut self.client_command(task)?)
+        shell::text(&mut self.client_command(task)?)
     }
 
-    /// Starts a client that connects one time after the other.
+    /// Starts a client that makes one connection after the other.
     pub(super) fn follow(&self, dial: &str, time: Duration) -> Result<Follow> {
         let milliseconds = time.as_millis().to_string();
         let mut client = self.client_command(&["follow", dial, &milliseconds])?;
         client.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = client.spawn().with_context(|| shell::cannot_start(&client))?;
-        // Read while it runs: a full pipe would stop it.
+        // A thread reads its output while it runs, as a full pipe would stop it.
         Ok(Follow(thread::spawn(move || child.wait_with_output())))
     }
 
-    /// Runs a reading command of svclb.
+    /// Runs a command of svclb that only reads.
     pub(super) fn svclb(&self, command: &[&str]) -> Result<String> {
-        succeeded(Command::new(&self.svclb).args(command).arg("--pins").arg(self.pins()))
+        shell::text(Command::new(&self.svclb).args(command).arg("--pins").arg(self.pins()))
     }
 
-    /// Shows what bpftool shows of a map.
+    /// Shows a map by bpftool.
     pub(super) fn dump(&self, map: &str) -> Result<()> {
         let bpftool = shell::find("bpftool").context("no bpftool: run `cargo xtask setup`")?;
         let pin = self.pins().join("v1/maps").join(map);
-        // One line for each row; without `jq` it is the same over many lines, with the padding.
-        let how = "jq -c '.[].formatted'";
-        shell::print(&format!("$ bpftool --json map dump pinned PINS/v1/maps/{map} | {how}"));
+        // This command prints the same lines as the code below.
+        let filter = "jq -c '.[].formatted'";
+        shell::print(&format!("$ bpftool --json map dump pinned PINS/v1/maps/{map} | {filter}"));
         let mut dump = Command::new(bpftool);
-        let said = succeeded(dump.args(["--json", "map", "dump", "pinned"]).arg(pin))?;
+        let output = shell::text(dump.args(["--json", "map", "dump", "pinned"]).arg(pin))?;
         let rows: Vec<serde_json::Value> =
-            serde_json::from_str(&said).context("bpftool shows no JSON")?;
+            serde_json::from_str(&output).context("bpftool printed no JSON")?;
         for row in &rows {
             shell::print(&format!("  {}", row["formatted"]));
         }
         Ok(())
     }
 
-    /// Changes a file as an editor does: a new one, then a rename.
+    /// Changes a file as editors do, by writing a new file and renaming it.
     pub(super) fn edit(
         &self,
         name: &str,
@@ -222,7 +224,7 @@ impl Stage {
     ) -> Result<Edited> {
         let path = self.yaml().join(name);
         let text = change(&fs::read_to_string(&path)?)
-            .with_context(|| format!("{name} is not what it was"))?;
+            .with_context(|| format!("{name} has unexpected content"))?;
         let new = self.yaml().join(format!(".{name}.new"));
         fs::write(&new, text)?;
         let edited = Edited { instant: Instant::now(), time: client::now()? };
@@ -230,8 +232,8 @@ impl Stage {
         Ok(edited)
     }
 
-    /// Ends the agent and removes everything.
-    pub(super) fn strike(&mut self) -> Result<()> {
+    /// Stops the agent and removes everything.
+    pub(super) fn tear_down(&mut self) -> Result<()> {
         self.stop_agent()?;
         self.svclb(&["uninstall"])?;
         self.remove()
@@ -256,11 +258,11 @@ impl Stage {
 
     fn remove(&self) -> Result<()> {
         if self.bpffs().exists() {
-            // Not mounted, if setting the stage failed before that.
+            // It is not mounted if the set-up failed before that.
             let _ = nix::mount::umount(&self.bpffs());
         }
-        gone(fs::remove_dir_all(&self.folder))?;
-        gone(fs::remove_dir(&self.cgroup))
+        ignore_missing(fs::remove_dir_all(&self.folder))?;
+        ignore_missing(fs::remove_dir(&self.cgroup))
             .with_context(|| format!("cannot remove the cgroup {}", self.cgroup.display()))
     }
 }
@@ -278,32 +280,19 @@ impl Drop for Stage {
 }
 
 impl Follow {
-    /// Waits for its end: every connection it made.
+    /// Waits for its end, and returns every connection that it made.
     pub(super) fn finish(self) -> Result<Vec<Sighting>> {
-        let output = self.0.join().map_err(|_| anyhow!("the client's reader died"))??;
-        client::sightings(&text(output, "the client")?)
+        let output = self
+            .0
+            .join()
+            .map_err(|_| anyhow!("the thread that reads the client's output panicked"))??;
+        client::sightings(&String::from_utf8_lossy(&shell::stdout_of(output, "the client")?))
     }
 }
 
-fn gone(result: std::io::Result<()>) -> std::io::Result<()> {
+fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// Runs a command and gives its output.
-fn succeeded(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| shell::cannot_start(command))?;
-    text(output, &shell::typed(command))
-}
-
-fn text(output: Output, what: &str) -> Result<String> {
-    ensure!(
-        output.status.success(),
-        "`{what}` failed ({}): {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim(),
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

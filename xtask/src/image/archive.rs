@@ -1,6 +1,6 @@
-//! The image archive: an OCI image layout in a tar (github.com/opencontainers/image-spec 1.1,
-//! image-layout.md), with the index that `docker load` reads besides. containerd, podman, skopeo, kind
-//! and docker take it.
+//! Writes the image archive: an OCI image layout in a tar (github.com/opencontainers/image-spec 1.1,
+//! image-layout.md), with the additional index of `docker load`. containerd, podman, skopeo, kind and docker
+//! can load it.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -19,26 +19,26 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// An image to be packed.
+/// The content of an image.
 pub(super) struct Image {
-    /// Its one layer, a tar.
+    /// The only layer, a tar.
     pub(super) layer: Vec<u8>,
-    /// As Go names it.
+    /// Go's name of the architecture.
     pub(super) architecture: &'static str,
-    /// Name without a tag.
+    /// Name without the tag.
     pub(super) name: &'static str,
-    /// Also the tag.
+    /// Version, which is also the tag.
     pub(super) version: &'static str,
-    /// The commit that it was built from, if that says it all.
+    /// The commit that it was built from, if the checkout had no other changes.
     pub(super) revision: Option<String>,
 }
 
-/// Content by its digest.
+/// Contents by digest.
 #[derive(Default)]
 struct Blobs(BTreeMap<String, Vec<u8>>);
 
 impl Blobs {
-    /// Adds one, and gives what refers to it: a descriptor (descriptor.md).
+    /// Adds a content, and returns its descriptor (descriptor.md).
     fn add(&mut self, kind: &str, content: Vec<u8>) -> Value {
         let digest = digest(&content);
         let descriptor =
@@ -53,10 +53,10 @@ fn digest(content: &[u8]) -> String {
 }
 
 impl Image {
-    /// The archive: the same bytes for the same image.
+    /// Writes the archive. The same image gives the same bytes.
     ///
     /// # Errors
-    /// None that a path or a value of ours should cause.
+    /// A path does not fit into a tar.
     pub(super) fn archive(&self) -> anyhow::Result<Vec<u8>> {
         let mut blobs = Blobs::default();
         let config = blobs.add(CONFIG, serde_json::to_vec(&self.config())?);
@@ -97,7 +97,8 @@ impl Image {
         Ok(tar.into_inner()?)
     }
 
-    /// How a container of it runs (config.md). No time of creation: the same program, the same image.
+    /// Returns the configuration of a container (config.md). It has no time of creation, so that builds are
+    /// reproducible.
     fn config(&self) -> Value {
         json!({
             "architecture": self.architecture,
@@ -127,13 +128,13 @@ impl Image {
 }
 
 fn compress(layer: &[u8]) -> anyhow::Result<Vec<u8>> {
-    // Neither a name nor a time in its header.
+    // The header has neither a name nor a time.
     let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
     gzip.write_all(layer)?;
     Ok(gzip.finish()?)
 }
 
-/// Where a descriptor's content lies in the archive.
+/// Returns the path in the archive of a descriptor's content.
 fn path(descriptor: &Value) -> anyhow::Result<String> {
     let digest = descriptor["digest"].as_str().context("a descriptor has a digest")?;
     Ok(digest.replacen("sha256:", &format!("{BLOBS}/"), 1))

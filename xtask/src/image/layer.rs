@@ -1,4 +1,4 @@
-//! The image's one layer: a tar with the same bytes for the same files, whenever and by whom it is made.
+//! Writes the image's only layer: a tar whose bytes depend on its files only.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::Context as _;
 use tar::{EntryType, Header};
 
-/// Folders that a container's runtime mounts over, and that a program may count on.
+/// Mount points of container runtimes, and folders that programs expect.
 const FOLDERS: [&str; 7] = ["dev", "etc", "host", "proc", "run", "sys", "var"];
 
-/// A file of the layer.
+/// A file in the layer.
 pub(super) struct Entry {
     path: String,
     mode: u32,
@@ -17,18 +17,18 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// One that can be run.
+    /// An executable file.
     pub(super) fn program(path: &str, data: Vec<u8>) -> Self {
         Self { path: path.to_owned(), mode: 0o755, data }
     }
 
-    /// One that can be read.
+    /// A readable file.
     pub(super) fn file(path: &str, data: Vec<u8>) -> Self {
         Self { path: path.to_owned(), mode: 0o644, data }
     }
 }
 
-/// A tar of these files, sorted, with the folders above them and those that every container has.
+/// Packs these files in sorted order, with their folders and those of every container.
 ///
 /// # Errors
 /// A path does not fit a tar's header.
@@ -44,7 +44,7 @@ pub(super) fn tar(mut files: Vec<Entry>) -> anyhow::Result<Vec<u8>> {
     for folder in &folders {
         append(&mut tar, &format!("{folder}/"), EntryType::Directory, 0o755, &[])?;
     }
-    // The one folder that every program may write to.
+    // The only folder that all users may write to.
     append(&mut tar, "tmp/", EntryType::Directory, 0o1777, &[])?;
     for file in &files {
         append(&mut tar, &file.path, EntryType::Regular, file.mode, &file.data)?;
@@ -52,7 +52,7 @@ pub(super) fn tar(mut files: Vec<Entry>) -> anyhow::Result<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-/// Appends an entry of root's, as old as everything else: the start of the epoch.
+/// Appends an entry that root owns, with the start of the epoch as its time.
 pub(super) fn append(
     tar: &mut tar::Builder<Vec<u8>>,
     path: &str,
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_files_give_the_same_bytes_in_whatever_order() {
+    fn the_same_files_give_the_same_bytes_in_any_order() {
         let make = |names: [&str; 3]| {
             let files = names.map(|name| Entry::file(name, name.as_bytes().to_vec()));
             tar(files.into()).unwrap()
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_comes_before_what_is_in_it_and_all_is_roots() {
+    fn folders_come_before_their_files_and_root_owns_everything() {
         let files = vec![Entry::program("svclb", vec![1]), Entry::file("one/two/three", vec![2])];
         let packed = tar(files).unwrap();
         let mut archive = tar::Archive::new(&packed[..]);

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: the program as a container image, in a file, with no container engine.
+//! `cargo xtask image` writes a container image of the program to a file, without a container engine.
 
 mod archive;
 mod layer;
@@ -15,14 +15,16 @@ use clap::ValueEnum;
 use crate::{run, setup, shell};
 use archive::Image;
 
-/// The folder of the build, below cargo's own: other flags must not build everything anew.
+/// The folder of this build, below cargo's target folder: its flags are not those of other builds.
 const FOLDER: &str = "image";
-/// Files of the workspace that go with the program, into `/licenses`.
+/// The profile of the program in an image.
+const RELEASE: &str = "release";
+/// Files of the workspace that are added to the image, in `/licenses`.
 const LICENCES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
-/// A registry that does not exist: a node never fetches by this name, it must be loaded.
+/// This registry does not exist: the image must be loaded on a node, which cannot pull it.
 const NAME: &str = "localhost/svclb";
 
-/// An architecture, by its name in images.
+/// An architecture. The names are those in images.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Arch {
     Amd64,
@@ -30,7 +32,7 @@ pub(crate) enum Arch {
 }
 
 impl Arch {
-    /// This machine's.
+    /// Returns this machine's architecture.
     pub(crate) fn host() -> anyhow::Result<Self> {
         match std::env::consts::ARCH {
             "x86_64" => Ok(Self::Amd64),
@@ -39,7 +41,7 @@ impl Arch {
         }
     }
 
-    /// Its name in images, and Debian's.
+    /// Its name in images, and in Debian.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -47,7 +49,7 @@ impl Arch {
         }
     }
 
-    /// Its name as the compiler's target.
+    /// Its target for the compiler.
     pub(crate) fn target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
@@ -55,7 +57,7 @@ impl Arch {
         }
     }
 
-    /// `e_machine` of a program for it (elf(5)).
+    /// `e_machine` of its programs (elf(5)).
     fn machine(self) -> u16 {
         match self {
             Self::Amd64 => 62,
@@ -64,7 +66,7 @@ impl Arch {
     }
 }
 
-/// Builds the image, says where it is.
+/// Builds the image, and prints its path.
 ///
 /// # Errors
 /// The build fails, or the file cannot be written.
@@ -79,7 +81,7 @@ pub(crate) fn run(output: Option<&Path>, arch: Option<Arch>) -> anyhow::Result<(
     Ok(())
 }
 
-/// The image for this machine, where the next build replaces it.
+/// Builds the image for this machine into the target folder.
 ///
 /// # Errors
 /// As [`run()`].
@@ -87,19 +89,21 @@ pub(crate) fn for_tests() -> anyhow::Result<PathBuf> {
     build(None, Arch::host()?)
 }
 
-/// The program of the image alone, built with these variables for cargo too.
+/// Builds only the program of the image, with these additional variables for cargo. For another architecture
+/// than this machine's it is not optimized at link time, which takes long and does not matter to tests.
 ///
 /// # Errors
 /// As [`run()`].
 pub(crate) fn program_for(arch: Arch, variables: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
-    program(&target_directory()?.join(FOLDER), arch, variables)
+    let profile = if Arch::host()? == arch { RELEASE } else { "measure" };
+    program(&target_directory()?.join(FOLDER), arch, profile, variables)
 }
 
 fn build(output: Option<&Path>, arch: Arch) -> anyhow::Result<PathBuf> {
     let start = Instant::now();
     let folder = target_directory()?.join(FOLDER);
-    shell::say(&format!("building svclb for an image ({})", arch.name()));
-    let program = program(&folder, arch, &[])?;
+    shell::log(&format!("building svclb for an image ({})", arch.name()));
+    let program = program(&folder, arch, RELEASE, &[])?;
     let version = env!("CARGO_PKG_VERSION");
     let mut files = vec![layer::Entry::program("svclb", read(&program)?)];
     for name in LICENCES {
@@ -121,7 +125,7 @@ fn build(output: Option<&Path>, arch: Arch) -> anyhow::Result<PathBuf> {
     };
     let bytes = image.archive()?;
     fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
-    shell::say(&format!(
+    shell::log(&format!(
         "{NAME}:{version}, {} MB, in {}",
         bytes.len().div_ceil(1_000_000),
         shell::seconds(start)
@@ -129,10 +133,10 @@ fn build(output: Option<&Path>, arch: Arch) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Where cargo builds.
+/// Returns cargo's target folder.
 ///
 /// # Errors
-/// cargo does not say.
+/// `cargo metadata` fails.
 pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
     let mut command = MetadataCommand::new();
     let metadata = command.current_dir(shell::root()).no_deps().exec()?;
@@ -143,19 +147,25 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Builds the program so that it needs no other file.
-fn program(folder: &Path, arch: Arch, more: &[(&str, &str)]) -> anyhow::Result<PathBuf> {
+/// Builds the program as a static one, which needs no other file.
+fn program(
+    folder: &Path,
+    arch: Arch,
+    profile: &str,
+    more: &[(&str, &str)],
+) -> anyhow::Result<PathBuf> {
     let target = arch.target();
     let folder = folder.to_str().context("the target folder's name is not UTF-8")?;
     let paths = paths::Renamed::find(folder)?;
-    // With --target they are not for build scripts. Flags of the user's, by variables or by cargo's
-    // configuration, do not count beside them.
+    // With --target they do not apply to build scripts. They override the user's flags, which come from
+    // other variables or from cargo's configuration.
     let flags = [paths.flags(), vec!["-Ctarget-feature=+crt-static".to_owned()]].concat();
     let (flags, kernel) = (flags.join(paths::SEPARATOR), paths.kernel_flags());
     let variables = [(paths::FLAGS, &flags[..]), (paths::KERNEL_FLAGS, &kernel[..])];
     let variables = [&variables[..], more].concat();
     let arguments = [
-        "--release",
+        "--profile",
+        profile,
         "--package",
         "svclb-agent",
         "--bin",
@@ -165,26 +175,26 @@ fn program(folder: &Path, arch: Arch, more: &[(&str, &str)]) -> anyhow::Result<P
         "--target-dir",
         folder,
         "--config",
-        "profile.release.strip=true",
+        &format!("profile.{profile}.strip=true"),
     ];
     let program = run::build(&arguments, &variables).with_context(|| {
         format!(
-            "cannot build for {target} (another machine's architecture needs `rustup target add \
+            "cannot build for {target} (another architecture needs `rustup target add \
              {target}` and a linker for it, named by `target.{target}.linker` in cargo's configuration)"
         )
     })?;
-    is_static(&read(&program)?, arch)
+    check_static(&read(&program)?, arch)
         .with_context(|| format!("{} cannot go into an image", program.display()))?;
     Ok(program)
 }
 
-/// Looks at the ELF header (elf(5), 64-bit little endian): the right machine, and no interpreter.
-fn is_static(elf: &[u8], arch: Arch) -> anyhow::Result<()> {
+/// Checks the ELF header (elf(5), 64-bit little endian) for the machine and against an interpreter.
+fn check_static(elf: &[u8], arch: Arch) -> anyhow::Result<()> {
     let number = |at: usize, length: usize| -> anyhow::Result<usize> {
-        let bytes = elf.get(at..at + length).context("it is cut off")?;
+        let bytes = elf.get(at..at + length).context("it is truncated")?;
         Ok(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
     };
-    ensure!(elf.starts_with(b"\x7fELF\x02\x01"), "it is no 64-bit ELF program");
+    ensure!(elf.starts_with(b"\x7fELF\x02\x01"), "it is not a 64-bit ELF program");
     ensure!(number(18, 2)? == usize::from(arch.machine()), "it is for another machine");
     let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
     for place in 0..count {
@@ -194,7 +204,7 @@ fn is_static(elf: &[u8], arch: Arch) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The commit, where this is a clean checkout.
+/// Returns the commit, if this is a clean checkout.
 fn revision() -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = shell::command("git").args(arguments).output().ok()?;
@@ -209,25 +219,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_needs_a_linker_or_another_machine_is_refused() {
+    fn dynamic_programs_and_those_for_another_machine_are_rejected() {
         let own = fs::read("/proc/self/exe").unwrap();
         let host = Arch::host().unwrap();
         let other = if host == Arch::Amd64 { Arch::Arm64 } else { Arch::Amd64 };
-        let mut still = own.clone();
-        // No program headers: nothing asks for an interpreter.
-        still[56..58].fill(0);
+        let mut static_one = own.clone();
+        // Without program headers it has no interpreter.
+        static_one[56..58].fill(0);
         let rows: [(&str, &[u8], Arch, Option<&str>); 5] = [
             ("dynamic", &own, host, Some("dynamic linker")),
-            ("another machine", &still, other, Some("another machine")),
-            ("a script", b"#!/bin/sh", host, Some("no 64-bit ELF")),
-            ("cut off", &own[..40], host, Some("cut off")),
-            ("static", &still, host, None),
+            ("another machine", &static_one, other, Some("another machine")),
+            ("a script", b"#!/bin/sh", host, Some("not a 64-bit ELF")),
+            ("truncated", &own[..40], host, Some("truncated")),
+            ("static", &static_one, host, None),
         ];
         for (row, elf, arch, expected) in rows {
-            let said = is_static(elf, arch).err().map(|error| error.to_string());
+            let error = check_static(elf, arch).err().map(|error| error.to_string());
             match expected {
-                None => assert_eq!(said, None, "{row}"),
-                Some(words) => assert!(said.as_ref().unwrap().contains(words), "{row}: {said:?}"),
+                None => assert_eq!(error, None, "{row}"),
+                Some(words) => assert!(error.as_ref().unwrap().contains(words), "{row}: {error:?}"),
             }
         }
     }

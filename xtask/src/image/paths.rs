@@ -1,34 +1,33 @@
-//! Names of folders that a build would leave in the program: in the texts of panics, and in the debug
-//! information of the programs for the kernel. Each is replaced, so that the image tells nothing of the
-//! machine and does not differ by where things lie on it.
+//! Renames the folders whose paths a build leaves in the program, in texts of panics and in the debug
+//! information of the eBPF programs. The image then does not reveal paths of the machine, nor depend on them.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::{provider, shell};
+use crate::{provider, setup, shell};
 
-/// Flags for rustc, before all others that cargo knows of (doc.rust-lang.org/cargo, "build.rustflags").
+/// Flags for rustc, which override all other settings of them (doc.rust-lang.org/cargo, "build.rustflags").
 pub(super) const FLAGS: &str = "CARGO_ENCODED_RUSTFLAGS";
-/// What is between them.
+/// Separator between these flags.
 pub(super) const SEPARATOR: &str = "\x1f";
-/// Flags for the compiler of the programs for the kernel, read by svclb-dataplane's build script.
+/// Flags for the compiler of the eBPF programs, read by svclb-dataplane's build script.
 pub(super) const KERNEL_FLAGS: &str = "SVCLB_BPF_RUSTFLAGS";
 
-/// Folders, and what stands for each. A later one may be in an earlier one.
+/// Folders and their new names. A later folder may be inside of an earlier one.
 pub(super) struct Renamed {
-    /// Of the build, without the compiler's.
+    /// Folders of the build.
     folders: Vec<(PathBuf, &'static str)>,
-    /// Source of the compilers' own library.
+    /// Source of the standard library of each compiler.
     library: PathBuf,
     kernel_library: PathBuf,
 }
 
-/// What stands for the source of a compiler's library.
+/// New name of a standard library's source.
 const LIBRARY: &str = "/rust";
 
 impl Renamed {
-    /// Looks where things are here. `target` is the folder that is built into.
+    /// Finds the folders on this machine. `target` is the target folder of the build.
     ///
     /// # Errors
     /// A compiler, or cargo's folder, is not found.
@@ -36,12 +35,8 @@ impl Renamed {
         let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
         let usual = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
         let cargo = named.filter(|path| path.is_absolute()).or_else(usual);
-        let cargo = cargo.context("neither CARGO_HOME nor HOME says where cargo's folder is")?;
-        let rustc = shell::command("rustc")
-            .args(["--print", "sysroot"])
-            .output()
-            .context("rustc does not run")?;
-        let sysroot = PathBuf::from(String::from_utf8_lossy(&rustc.stdout).trim());
+        let cargo = cargo.context("neither CARGO_HOME nor HOME is set")?;
+        let sysroot = setup::sysroot()?;
         let kernel = provider::find().map_err(anyhow::Error::msg)?.compiler;
         let library = |sysroot: &Path| sysroot.join("lib/rustlib/src/rust");
         let folders = vec![
@@ -57,8 +52,8 @@ impl Renamed {
         self.with(&self.library)
     }
 
-    /// Flags for the programs for the kernel. They go by a variable in which blanks are between them: a
-    /// folder with a blank in its name keeps that.
+    /// Flags for the eBPF programs. In their variable, flags are separated by blanks, so a folder with a
+    /// blank in its name is not renamed.
     pub(super) fn kernel_flags(&self) -> String {
         let mut flags = self.with(&self.kernel_library);
         flags.retain(|flag| !flag.contains(char::is_whitespace));

@@ -1,4 +1,4 @@
-//! Debian's installer.
+//! Installs Debian packages by apt.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -9,19 +9,19 @@ use crate::shell;
 
 /// apt, run as root or by sudo.
 pub(crate) struct Apt {
-    /// Whether the lists of packages were fetched in this run.
+    /// True if this run has fetched the package lists.
     is_updated: Cell<bool>,
 }
 
 impl Apt {
-    /// apt, if this machine has it: that shows when it is used.
+    /// Does not check that the machine has apt: the first use fails if not.
     pub(crate) fn new() -> Self {
         Self { is_updated: Cell::new(false) }
     }
 
-    /// The version of a package that would be installed, if there is one.
+    /// Returns the version of a package that apt would install, if there is one.
     pub(crate) fn candidate(&self, package: &str) -> Option<String> {
-        // Without lists nothing has a candidate, and that says nothing.
+        // Without lists, no package has a candidate.
         self.update().ok()?;
         let output = shell::command("apt-cache").args(["policy", package]).output().ok()?;
         candidate(&String::from_utf8_lossy(&output.stdout)).map(str::to_owned)
@@ -35,21 +35,21 @@ impl Apt {
         self.update().with_context(|| format!("cannot install {}", packages.join(" ")))?;
         let mut install = get()?;
         install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
-        shell::quietly(&format!("installing {}", packages.join(" ")), install)
+        shell::run_quietly(&format!("installing {}", packages.join(" ")), install)
     }
 
     fn update(&self) -> anyhow::Result<()> {
         if !self.is_updated.get() {
             let mut update = get()?;
             update.arg("update");
-            shell::quietly("fetching the lists of packages", update)?;
+            shell::run_quietly("fetching the package lists", update)?;
             self.is_updated.set(true);
         }
         Ok(())
     }
 }
 
-/// `apt-get` that asks nothing, tries again, and waits for another apt to end.
+/// Returns an `apt-get` command that asks no questions, retries, and waits for another apt to end.
 fn get() -> anyhow::Result<std::process::Command> {
     anyhow::ensure!(shell::find("apt-get").is_some(), "this system has no apt-get");
     let environment = [("DEBIAN_FRONTEND", OsStr::new("noninteractive"))];
@@ -58,7 +58,7 @@ fn get() -> anyhow::Result<std::process::Command> {
     Ok(get)
 }
 
-/// The candidate in the output of `apt-cache policy`, without its epoch.
+/// Returns the candidate in the output of `apt-cache policy`, without its epoch.
 fn candidate(policy: &str) -> Option<&str> {
     let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
     let version = version.split_once(':').map_or(version, |(_epoch, rest)| rest);

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: brings what is missing, and is silent if nothing is.
+//! `cargo xtask setup` installs what is missing. It prints nothing if nothing is missing.
 
 mod apt;
 mod packages;
@@ -12,34 +12,34 @@ use crate::shell;
 use apt::Apt;
 use packages::{Package, Use};
 
-/// Version of bpf-linker that is installed. [`provider::OLDEST_LINKER`] is what will do.
+/// Version of bpf-linker to install. [`provider::OLDEST_LINKER`] and later ones work.
 const LINKER_VERSION: &str = "0.13.0";
-/// Versions of LLVM that this bpf-linker can be built with.
+/// Versions of LLVM with which this bpf-linker can be built.
 const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
-/// Where the distribution's compiler is.
+/// Sysroot of the distribution's compiler.
 const DISTRIBUTION: &str = "/usr";
-/// rustup's components for `check`, and a program of each.
+/// Components of rustup that `check` needs, and a program of each.
 const COMPONENTS: [(&str, &str); 2] = [("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
 
-/// How much of the set-up a task needs.
+/// The part of the set-up that a task needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Need {
-    /// To build and run.
+    /// For building and running.
     Run,
-    /// To check too.
+    /// For checks too.
     All,
-    /// To run the tests with a real cluster.
+    /// For the tests with a real cluster.
     Cluster,
-    /// To run tests in guests with other kernels.
+    /// For tests in guests with other kernels.
     Vm,
-    /// To measure.
+    /// For benches.
     Bench,
 }
 
 /// Installs what is missing.
 ///
 /// # Errors
-/// Something is missing that cannot be installed here: the error lists it, with its purpose.
+/// Something cannot be installed here: the error lists it, with its purpose.
 pub(crate) fn ensure(need: Need) -> anyhow::Result<()> {
     let before = Missing::find(need)?;
     if before.is_empty() {
@@ -49,7 +49,7 @@ pub(crate) fn ensure(need: Need) -> anyhow::Result<()> {
     let after = Missing::find(need)?;
     installed.map_err(|error| after.cannot_install(&format!("{error:#}")))?;
     if after.is_empty() {
-        shell::say("all is there");
+        shell::log("everything is installed");
         return Ok(());
     }
     Err(after.cannot_install("something is still missing after the installation"))
@@ -63,27 +63,26 @@ pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     Apt::new().install(packages)
 }
 
-/// Brings the standard library for a target.
+/// Installs the standard library for a target.
 ///
 /// # Errors
 /// rustup cannot.
 pub(crate) fn ensure_target(target: &str) -> anyhow::Result<()> {
     let mut print = shell::command("rustc");
     print.args(["--print", "target-libdir", "--target", target]);
-    let folder = print.output().with_context(|| shell::cannot_start(&print))?;
-    if Path::new(String::from_utf8_lossy(&folder.stdout).trim()).is_dir() {
+    if Path::new(shell::text(&mut print)?.trim()).is_dir() {
         return Ok(());
     }
     let mut add = shell::command("rustup");
     add.args(["target", "add", target]);
-    shell::quietly(&format!("adding {target} to the Rust toolchain"), add)
+    shell::run_quietly(&format!("adding {target} to the Rust toolchain"), add)
 }
 
-/// What a machine lacks.
+/// Everything that a machine lacks.
 struct Missing {
     packages: Vec<&'static Package>,
     components: Vec<&'static str>,
-    /// Why there is no way to build for the BPF target.
+    /// The reason why eBPF programs cannot be built.
     provider: Option<String>,
 }
 
@@ -98,7 +97,7 @@ impl Missing {
         };
         let packages = packages::ALL.iter().filter(is_wanted);
         Ok(Self {
-            packages: packages.filter(|package| !package.is_there()).collect(),
+            packages: packages.filter(|package| !package.is_installed()).collect(),
             components: if need == Need::All { missing_components()? } else { Vec::new() },
             provider: provider::find().err(),
         })
@@ -113,7 +112,7 @@ impl Missing {
             let mut rustup = shell::command("rustup");
             rustup.args(["component", "add"]).args(&self.components);
             let what = format!("adding {} to the Rust toolchain", self.components.join(" and "));
-            shell::quietly(&what, rustup)?;
+            shell::run_quietly(&what, rustup)?;
         }
         let apt = Apt::new();
         if !self.packages.is_empty() {
@@ -126,7 +125,7 @@ impl Missing {
         Ok(())
     }
 
-    /// One line for each thing that the user has to bring.
+    /// Lists what the user has to install, one line each.
     fn cannot_install(&self, why: &str) -> anyhow::Error {
         let mut text = format!("{why}\nmissing:");
         for package in &self.packages {
@@ -147,7 +146,7 @@ impl Missing {
     }
 }
 
-/// What to type where nothing can be installed.
+/// Commands for machines on which set-up cannot install a compiler and a linker for eBPF.
 const ADVICE: &str = "Either of:\n    \
     rustup toolchain install nightly --component rust-src   (or, with a nightly: rustup component \
     add rust-src --toolchain nightly)\n    \
@@ -156,25 +155,31 @@ const ADVICE: &str = "Either of:\n    \
     LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked \
     --no-default-features --features llvm-22";
 
-/// Components that the toolchain in use lacks.
+/// Returns the components that the toolchain in use lacks.
 fn missing_components() -> anyhow::Result<Vec<&'static str>> {
-    let sysroot = shell::command("rustc")
-        .args(["--print", "sysroot"])
-        .output()
-        .context("rustc does not run: install rustup first, with the stable toolchain")?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
+    let sysroot = sysroot()?;
     let lacking = COMPONENTS.iter().filter(|(_, file)| !sysroot.join("bin").join(file).is_file());
     Ok(lacking.map(|(component, _)| *component).collect())
 }
 
-/// Brings a compiler with the source of its core, and a linker that suits it.
+/// Returns the folder of the toolchain in use.
+///
+/// # Errors
+/// rustc does not run.
+pub(crate) fn sysroot() -> anyhow::Result<PathBuf> {
+    let sysroot = shell::text(shell::command("rustc").args(["--print", "sysroot"]))
+        .context("rustc does not run: install rustup first, with the stable toolchain")?;
+    Ok(PathBuf::from(sysroot.trim()))
+}
+
+/// Installs a compiler with the source of its core, and a linker that can read its bitcode.
 fn install_provider(apt: &Apt) -> anyhow::Result<()> {
     let compilers = provider::compilers().map_err(anyhow::Error::msg)?;
     let linker = provider::linker().filter(Linker::is_current);
-    // Nothing suits as it stands. A compiler is good enough if a linker can be built for it.
+    // No compiler and linker fit together. An installed compiler will do if a linker can be built for it.
     let compiler = match compilers.iter().find(|it| it.is_usable() && can_link(apt, it)) {
         Some(compiler) => {
-            shell::say(&format!("compiler for eBPF: {}", describe(compiler)));
+            shell::log(&format!("compiler for eBPF: {}", describe(compiler)));
             compiler.clone()
         }
         None => link_distribution(apt)?,
@@ -201,16 +206,16 @@ fn has_llvm(llvm: u32) -> bool {
     llvm_prefix(llvm).join("include/llvm-c/Core.h").is_file()
 }
 
-/// Whether bpf-linker can be built with the LLVM of this compiler.
+/// True if bpf-linker can be built with the LLVM of this compiler.
 fn can_link(apt: &Apt, compiler: &Compiler) -> bool {
     LINKER_LLVM.contains(&compiler.llvm)
         && (has_llvm(compiler.llvm) || apt.candidate(&llvm_package(compiler.llvm)).is_some())
 }
 
-/// Installs the distribution's compiler and source, and makes rustup know them.
+/// Installs the distribution's compiler and its source, and registers them with rustup.
 fn link_distribution(apt: &Apt) -> anyhow::Result<Compiler> {
-    shell::say(
-        "compiler for eBPF: no rustup nightly with rust-src that fits, so the distribution's",
+    shell::log(
+        "compiler for eBPF: no rustup nightly with rust-src fits, so the distribution's is used",
     );
     if !Path::new(DISTRIBUTION).join("bin/rustc").is_file()
         || !provider::has_core(Path::new(DISTRIBUTION))
@@ -227,7 +232,7 @@ fn link_distribution(apt: &Apt) -> anyhow::Result<Compiler> {
     }
     let mut link = shell::command("rustup");
     link.args(["toolchain", "link", LINKED, DISTRIBUTION]);
-    shell::quietly(&format!("making rustup know it as {LINKED}"), link)?;
+    shell::run_quietly(&format!("registering it with rustup as {LINKED}"), link)?;
     let compilers = provider::compilers().map_err(anyhow::Error::msg)?;
     let compiler = compilers.into_iter().find(|compiler| compiler.toolchain == LINKED);
     match compiler {
@@ -241,18 +246,18 @@ fn link_distribution(apt: &Apt) -> anyhow::Result<Compiler> {
     }
 }
 
-/// Builds bpf-linker with the LLVM of the compiler, whose bitcode it has to read.
+/// Builds bpf-linker with the LLVM of the compiler, so that it can read its bitcode.
 fn install_linker(apt: &Apt, compiler: &Compiler) -> anyhow::Result<()> {
     let llvm = compiler.llvm;
     if !LINKER_LLVM.contains(&llvm) {
         bail!(
-            "bpf-linker {LINKER_VERSION} knows no LLVM {llvm}, which {} uses",
+            "bpf-linker {LINKER_VERSION} does not support LLVM {llvm}, which {} uses",
             compiler.toolchain
         );
     }
     let mut wanted: Vec<&str> = packages::ALL
         .iter()
-        .filter(|package| package.used_by == Use::Linker && !package.is_there())
+        .filter(|package| package.used_by == Use::Linker && !package.is_installed())
         .map(|package| package.name)
         .collect();
     let headers = llvm_package(llvm);
@@ -266,8 +271,8 @@ fn install_linker(apt: &Apt, compiler: &Compiler) -> anyhow::Result<()> {
     let mut install = shell::cargo(["install", "bpf-linker", "--version", LINKER_VERSION]);
     install.args(["--locked", "--force", "--no-default-features", "--features", &feature]);
     install.env("LLVM_PREFIX", llvm_prefix(llvm));
-    // A folder of its own, and no debug information: it would be ten times as large.
+    // It uses a temporary target folder, and has no debug information, which would be ten times as large.
     install.env_remove("CARGO_TARGET_DIR").env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     let what = format!("building bpf-linker {LINKER_VERSION} with LLVM {llvm} (about a minute)");
-    shell::quietly(&what, install)
+    shell::run_quietly(&what, install)
 }

@@ -1,8 +1,8 @@
-//! Every package that set-up may install, each with its reason. Nothing else is installed.
+//! Every package that set-up may install, with its reason. It installs no others.
 
 use crate::shell;
 
-/// Who uses a package.
+/// The tasks that use a package.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Use {
     /// Every build or run.
@@ -22,17 +22,17 @@ pub(crate) enum Use {
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: &'static str,
-    /// A program that it brings: if that is there, the package is not asked for.
+    /// A program in it, or the path of a file: if that exists, the package is not needed.
     pub(crate) program: &'static str,
-    /// What it is for.
+    /// Its purpose.
     pub(crate) why: &'static str,
-    /// Who uses it.
+    /// The tasks that use it.
     pub(crate) used_by: Use,
 }
 
 impl Package {
-    /// Whether its program is there.
-    pub(crate) fn is_there(&self) -> bool {
+    /// True if its program is installed.
+    pub(crate) fn is_installed(&self) -> bool {
         shell::find(self.program).is_some()
     }
 }
@@ -49,7 +49,7 @@ const fn always(name: &'static str, program: &'static str, why: &'static str) ->
     Package { name, program, why, used_by: Use::Always }
 }
 
-/// Packages that are wanted whatever the compiler is.
+/// All packages but those of [`DISTRIBUTION_RUST`] and LLVM.
 pub(crate) const ALL: &[Package] = &[
     always("bpftool", "bpftool", "the demonstration and tests show and compare map dumps with it"),
     always("iproute2", "ip", "the demonstration and tests set up links and addresses with it"),
@@ -86,8 +86,8 @@ pub(crate) const ALL: &[Package] = &[
     },
 ];
 
-/// The distribution's compiler and the source of its core, by preference. Debian 12 has a recent one
-/// only under the name of what it is kept for, web browsers.
+/// Names of the distribution's compiler and of the source of its core, in order of preference. Debian 12
+/// has a recent compiler only as a package for building web browsers.
 pub(crate) const DISTRIBUTION_RUST: &[[&str; 2]] =
     &[["rustc-web", "rust-web-src"], ["rustc", "rust-src"]];
 
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_package_has_a_program_and_a_reason_and_stands_once() {
+    fn each_package_is_listed_once_with_a_program_and_a_reason() {
         for package in ALL {
             assert!(!package.program.is_empty() && !package.why.is_empty(), "{}", package.name);
             let same = ALL.iter().filter(|other| other.name == package.name);

@@ -1,39 +1,37 @@
-//! What a guest's console says (tests/src/bin/guest.rs), and what came of the guest.
+//! Parses a guest's console, to which tests/src/bin/guest.rs writes.
 
 use std::time::Duration;
 
 use crate::counts::Counts;
 
-/// Begins what the first process says.
-const OURS: &str = "svclb-guest: ";
-/// The kernel's last words.
+/// Start of the lines of the first process.
+const PREFIX: &str = "svclb-guest: ";
+/// Part of the line in which a kernel reports a panic.
 const PANIC: &str = "Kernel panic - not syncing";
 
-/// What was read so far.
+/// Results in the lines read so far.
 #[derive(Default, Debug)]
 pub(super) struct Console {
     /// The kernel's release.
     pub(super) release: String,
-    /// What the tests took the kernel to have.
+    /// Features of the kernel, as the tests detect them.
     pub(super) features: Vec<(String, bool)>,
-    /// Tests that came to an end.
+    /// Tests that ended.
     pub(super) counts: Counts,
-    /// Binaries that ran: name, seconds.
-    pub(super) binaries: Vec<(String, u64)>,
-    /// Names of tests that failed, and of binaries that ended badly.
+    /// Names of tests that failed, and of binaries that ended with an error.
     pub(super) failures: Vec<String>,
-    /// The binary that runs, and how many of its tests failed.
+    /// The binary that runs, and the number of its tests that failed.
     running: Option<(String, u64)>,
     is_done: bool,
     panic: Option<String>,
 }
 
-/// How a guest ended.
+/// The end of a guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum End {
-    /// It ran all tests; what they said counts.
+    /// It ran all tests.
     Whole,
-    /// The kernel or the emulator did not last so long: why.
+    /// The kernel or the emulator failed before that, for this reason.
     Broken(String),
 }
 
@@ -41,9 +39,9 @@ impl Console {
     /// Reads a line.
     pub(super) fn line(&mut self, line: &str) {
         let line = line.trim_end_matches('\r');
-        // The kernel may have left something at the line's beginning.
-        if let Some((_, said)) = line.split_once(OURS) {
-            self.said(said);
+        // The line may begin with text of the kernel.
+        if let Some((_, message)) = line.split_once(PREFIX) {
+            self.message(message);
         } else if let Some(counts) = Counts::parse(line) {
             self.counts.add(counts);
             if let Some((_, failed)) = &mut self.running {
@@ -57,34 +55,34 @@ impl Console {
         }
     }
 
-    fn said(&mut self, said: &str) {
-        let words: Vec<&str> = said.split(' ').collect();
+    /// Reads a line of the first process.
+    fn message(&mut self, message: &str) {
+        let words: Vec<&str> = message.split(' ').collect();
         match words[..] {
             ["kernel", release] => release.clone_into(&mut self.release),
             ["feature", name, answer] => self.features.push((name.to_owned(), answer == "yes")),
             ["begin", name] => self.running = Some((name.to_owned(), 0)),
-            ["end", name, seconds, ref how @ ..] => {
+            ["end", name, _seconds, ref how @ ..] => {
                 let failed = self.running.take().map_or(0, |(_, failed)| failed);
                 if how.first() != Some(&"well") && failed == 0 {
                     self.counts.failed += 1;
                     self.failures.push(format!("{name} ended {}", how.join(" ")));
                 }
-                self.binaries.push((name.to_owned(), seconds.parse().unwrap_or(0)));
             }
             ["done"] => self.is_done = true,
             _ => {}
         }
     }
 
-    /// Nobody waits for the rest: what runs now has failed.
-    pub(super) fn is_late(&mut self, after: Duration) {
+    /// Counts the running test as failed, as the guest has reached its time limit.
+    pub(super) fn time_out(&mut self, after: Duration) {
         let at = self.running.take().map_or_else(String::new, |(name, _)| format!(", in {name}"));
         self.failures.push(format!("not done after {after:?}{at}"));
         self.counts.failed += 1;
         self.is_done = true;
     }
 
-    /// How it ended, once there is no more to read. `stopped` says why nobody waited any longer.
+    /// Returns how the guest ended, after the last line. `stopped` is the reason if the guest was killed.
     pub(super) fn end(&self, stopped: Option<&str>) -> End {
         if self.is_done {
             return End::Whole;
@@ -103,7 +101,7 @@ impl Console {
     }
 }
 
-/// The name in the runner's line about a failed test.
+/// Returns the name in a line about a failed test.
 fn failed_test(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
@@ -143,25 +141,23 @@ mod tests {
         assert_eq!(console.release, "5.10.0-46-cloud-amd64");
         assert_eq!(console.features, [("set_retval".to_owned(), false)]);
         assert_eq!(console.failures, ["udp: it_works", "agent ended badly: stopped after 300s"]);
-        let seconds: Vec<u64> = console.binaries.iter().map(|(_, seconds)| *seconds).collect();
-        assert_eq!(seconds, [12, 7, 300]);
     }
 
     #[test]
-    fn tests_that_do_not_come_to_their_end_have_failed() {
+    fn tests_that_do_not_end_in_time_have_failed() {
         let mut console = read(&["svclb-guest: kernel 6.1.0", "svclb-guest: begin tcp"]);
-        console.is_late(Duration::from_secs(60));
+        console.time_out(Duration::from_secs(60));
         assert_eq!(console.end(Some("not done after 60s")), End::Whole);
         assert_eq!(console.counts.failed, 1);
         assert_eq!(console.failures, ["not done after 60s, in tcp"]);
     }
 
     #[test]
-    fn a_machine_that_breaks_is_told_apart_from_a_test_that_fails() {
+    fn a_broken_machine_is_distinguished_from_a_failed_test() {
         let begun = ["svclb-guest: kernel 6.1.0", "svclb-guest: begin tcp"];
         let panic = "[    3.2] Kernel panic - not syncing: Fatal exception";
         let rows: [(&str, &[&str], Option<&str>, &str); 4] = [
-            ("no boot", &[], Some("no word for 60s"), "no word for 60s, at its boot"),
+            ("no boot", &[], Some("silent for 60s"), "silent for 60s, at its boot"),
             (
                 "panic",
                 &[begun[0], begun[1], panic],
@@ -169,7 +165,7 @@ mod tests {
                 "[    3.2] Kernel panic - not syncing: Fatal exception, in tcp",
             ),
             ("gone", &begun, None, "it was switched off, in tcp"),
-            ("hangs", &begun, Some("no word for 60s"), "no word for 60s, in tcp"),
+            ("hangs", &begun, Some("silent for 60s"), "silent for 60s, in tcp"),
         ];
         for (row, lines, stopped, expected) in rows {
             assert_eq!(read(lines).end(stopped), End::Broken(expected.to_owned()), "{row}");

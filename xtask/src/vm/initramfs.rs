@@ -1,12 +1,12 @@
-//! What a guest finds in its memory: an archive of the kernel's format "newc"
-//! (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! Writes a guest's initial file system: an archive in the format "newc"
+//! (Documentation/driver-api/early-userspace/buffer-format.rst of the kernel).
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use cpio::newc::{Builder, trailer};
 
 use crate::shell;
@@ -14,16 +14,16 @@ use crate::shell;
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 
-/// An archive in the making.
+/// An archive that is being written.
 #[derive(Default)]
 pub(super) struct Archive {
     bytes: Vec<u8>,
-    /// Folders that are in it.
+    /// Folders and libraries that it already has.
     folders: BTreeSet<PathBuf>,
 }
 
 impl Archive {
-    /// Adds a folder, and those above it.
+    /// Adds a folder and its parents.
     pub(super) fn folder(&mut self, path: &Path) -> anyhow::Result<()> {
         let missing: Vec<&Path> = path
             .ancestors()
@@ -36,7 +36,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds a file that can be run.
+    /// Adds an executable file.
     pub(super) fn file(&mut self, path: &Path, content: &[u8]) -> anyhow::Result<()> {
         if let Some(folder) = path.parent() {
             self.folder(folder)?;
@@ -54,7 +54,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds a program of this machine without its symbols, and the shared libraries that it asks for.
+    /// Adds a program without its symbols, and the shared libraries that it needs.
     pub(super) fn program(
         &mut self,
         path: &Path,
@@ -73,37 +73,32 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes it.
+    /// Writes the archive to a file.
     pub(super) fn write(mut self, to: &Path) -> anyhow::Result<()> {
         trailer(&mut self.bytes)?;
         fs::write(to, &self.bytes).with_context(|| format!("cannot write {}", to.display()))
     }
 }
 
-/// A program without its symbols, which are most of it.
+/// Returns a program without its symbols, which are most of its size.
 fn stripped(program: &Path, strip: &str, scratch: &Path) -> anyhow::Result<Vec<u8>> {
     let mut command = shell::command(strip);
     command.arg("-o").arg(scratch).arg(program);
-    let output = command.output().with_context(|| shell::cannot_start(&command))?;
-    ensure!(
-        output.status.success(),
-        "`{}` failed: {}",
-        shell::typed(&command),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    shell::output(&mut command)?;
     let content = fs::read(scratch);
     content.with_context(|| format!("cannot read {}", scratch.display()))
 }
 
-/// The shared libraries of a program, none if it is static.
+/// Returns the shared libraries of a program, none if it is static.
 fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    // It fails for static programs.
     let mut ldd = shell::command("ldd");
     ldd.arg(program);
     let output = ldd.output().with_context(|| shell::cannot_start(&ldd))?;
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Paths in what ldd(1) says: `libc.so.6 => /lib/libc.so.6 (0x0)`, `/lib64/ld-linux.so.2 (0x0)`.
+/// Returns the paths in the output of ldd(1): `libc.so.6 => /lib/libc.so.6 (0x0)`, `/lib64/ld-linux.so.2 (0x0)`.
 fn parse(ldd: &str) -> Vec<PathBuf> {
     let path = |line: &str| {
         let path = line.split_whitespace().find(|word| word.starts_with('/'))?;
@@ -117,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_folder_comes_once_and_before_what_is_in_it() {
+    fn each_folder_comes_once_and_before_its_files() {
         let mut archive = Archive::default();
         archive.file(Path::new("/a/b/one"), b"1").unwrap();
         archive.file(Path::new("/a/b/two"), b"22").unwrap();
@@ -140,9 +135,9 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_the_paths_that_ldd_names() {
-        let said = "\tlinux-vdso.so.1 (0x0)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x1)\n\t/lib64/ld.so (0x2)\n";
-        assert_eq!(parse(said), [PathBuf::from("/lib/x/libc.so.6"), "/lib64/ld.so".into()]);
+    fn libraries_are_the_paths_in_the_output_of_ldd() {
+        let output = "\tlinux-vdso.so.1 (0x0)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x1)\n\t/lib64/ld.so (0x2)\n";
+        assert_eq!(parse(output), [PathBuf::from("/lib/x/libc.so.6"), "/lib64/ld.so".into()]);
         assert_eq!(parse("\tstatically linked\n"), Vec::<PathBuf>::new());
     }
 }

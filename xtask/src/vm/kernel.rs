@@ -1,5 +1,5 @@
-//! Kernels to boot: each a package of Debian's, fetched once by apt with folders of its own (the
-//! machine's lists and packages stay as they are) from the mirror that the machine's apt uses.
+//! Fetches the kernels for guests: packages of Debian from the mirror that the machine's apt uses. Each is
+//! fetched once, by apt with separate folders, so that the machine's own lists and packages do not change.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use anyhow::{Context as _, bail, ensure};
 use crate::image::Arch;
 use crate::{cluster, shell};
 
-/// A line of kernels on an architecture.
+/// A series of kernels for an architecture.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Series {
-    /// Its name: first numbers of its versions or `newest`, and the architecture if it is not amd64.
+    /// Its name: the first numbers of its versions or `newest`, and the architecture if it is not amd64.
     pub(crate) name: &'static str,
     /// The architecture.
     pub(crate) arch: Arch,
-    /// The suites that have it, of Debian's archive or (`-security`) of its security archive.
+    /// The suites that have it, in Debian's archive or (`-security`) in its security archive.
     suites: &'static [&'static str],
-    /// How the versions begin.
+    /// Prefix of its versions.
     version: &'static str,
 }
 
-/// Those that svclb is tested on, the oldest first.
+/// The series on which svclb is tested, the oldest first.
 pub(crate) const ALL: [Series; 5] = [
     series("5.10", Arch::Amd64, &["bullseye-security"], "5.10."),
     series("6.1", Arch::Amd64, &["bookworm", "bookworm-security"], "6.1."),
@@ -41,22 +41,22 @@ const fn series(
     Series { name, arch, suites, version }
 }
 
-/// The series of this name.
+/// Returns the series with this name.
 ///
 /// # Errors
 /// There is none.
 pub(crate) fn named(name: &str) -> Result<&'static Series, String> {
     let names = ALL.map(|series| series.name).join(", ");
     let found = ALL.iter().find(|series| series.name == name);
-    found.ok_or_else(|| format!("there are {names}"))
+    found.ok_or_else(|| format!("expected one of {names}"))
 }
 
-/// Modules that the tests use. A kernel may have them built in, or not have them; those that they depend on
-/// come with them.
+/// Modules that the tests use. A kernel may have them built in, or lack them. Modules on which these depend
+/// are added.
 const MODULES: [&str; 3] = ["veth", "l2tp_netlink", "smc"];
-/// Name of the file that says for which modules a kernel was fetched.
+/// Name of the file that lists the modules for which a kernel was fetched.
 const FETCHED_FOR: &str = "fetched-for";
-/// Kernels that come in one package, and those (7.0 and later) whose modules are in another.
+/// Prefixes of packages: of kernels in one package, and of those (7.0 and later) with separate modules.
 const WHOLE: &str = "linux-image-";
 const IN_PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
 
@@ -67,24 +67,24 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// What QEMU boots.
+    /// The file that QEMU boots.
     pub(super) fn image(&self) -> PathBuf {
         self.folder.join("vmlinuz")
     }
 
-    /// True when it is there, with the modules that are wanted now.
+    /// True if it was fetched completely, for the current list of modules.
     fn is_whole(&self) -> bool {
         let wanted = fs::read_to_string(self.folder.join(FETCHED_FOR));
         self.image().is_file() && wanted.is_ok_and(|wanted| wanted == MODULES.join(" "))
     }
 
-    /// Version of its package.
+    /// Returns the version of its package.
     pub(super) fn version(&self) -> anyhow::Result<String> {
         let path = self.folder.join("version");
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// Its modules by the order of their names.
+    /// Returns its modules in the order of their names, which is that of loading.
     pub(super) fn modules(&self) -> anyhow::Result<Vec<PathBuf>> {
         let entries = fs::read_dir(self.folder.join("modules"))?;
         let mut paths = Vec::new();
@@ -96,18 +96,18 @@ impl Kernel {
     }
 }
 
-/// The kernel of this series in the cache, fetched if there is none, or anew.
+/// Returns the kernel of this series in the cache. Fetches it if there is none, or if `update`.
 ///
 /// # Errors
-/// It cannot be fetched: with what to do.
-pub(super) fn find(series: &Series, anew: bool) -> anyhow::Result<Kernel> {
+/// It cannot be fetched: the error has advice.
+pub(super) fn find(series: &Series, update: bool) -> anyhow::Result<Kernel> {
     let arch = series.arch;
     let cache = cluster::cache()?.join("kernels").join(arch.name());
     let kernel = Kernel { folder: cache.join(series.name) };
     let _lock = cluster::lock(&cache)?;
-    if anew || !kernel.is_whole() {
+    if update || !kernel.is_whole() {
         let what = format!("fetching a kernel {} ({})", series.name, arch.name());
-        shell::say(&what);
+        shell::log(&what);
         fetch(series, &cache, &kernel.folder).with_context(|| {
             format!("{what}: it needs apt and a mirror of Debian in its configuration")
         })?;
@@ -129,7 +129,7 @@ fn fetch(series: &Series, cache: &Path, to: &Path) -> anyhow::Result<()> {
     let unpacked = apt.folder.join("unpacked");
     let version = apt.unpack(&packages, &unpacked)?;
 
-    // Whole under a new name, so that nobody finds half of it.
+    // It gets its name only when it is complete.
     let new = cache.join(format!("{}.new", series.name));
     remove(&new)?;
     fs::create_dir_all(new.join("modules"))?;
@@ -162,7 +162,7 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds a module behind those that it depends on, which are to be loaded before it.
+/// Adds a module after those on which it depends, which must be loaded first.
 fn collect(folder: &Path, name: &str, found: &mut Vec<(String, Vec<u8>)>) -> anyhow::Result<()> {
     if found.iter().any(|(known, _)| known == name) {
         return Ok(());
@@ -175,7 +175,7 @@ fn collect(folder: &Path, name: &str, found: &mut Vec<(String, Vec<u8>)>) -> any
     Ok(())
 }
 
-/// The names of the modules that a module says it depends on, in its section `.modinfo`.
+/// Returns the names of the modules on which a module depends, from its section `.modinfo`.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const FIELD: &[u8] = b"\0depends=";
     let at = module.windows(FIELD.len()).position(|bytes| bytes == FIELD);
@@ -184,50 +184,49 @@ fn dependencies(module: &[u8]) -> Vec<String> {
     names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-/// A module's content, if the kernel has one of this name.
+/// Returns the content of a module, if the kernel has one with this name.
 fn module(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let mut find = shell::command("find");
     find.arg(folder).args(["-name", &format!("{name}.ko*")]);
-    let output = find.output().with_context(|| shell::cannot_start(&find))?;
-    let found = String::from_utf8_lossy(&output.stdout);
+    let found = shell::text(&mut find)?;
     let Some(path) = found.lines().next() else { return Ok(None) };
     let mut decompress = match path.rsplit_once('.') {
         Some((_, "xz")) => shell::command("xz"),
         Some((_, "ko")) => return Ok(Some(fs::read(path)?)),
-        _ => bail!("{path} is compressed in a way that is not known here"),
+        _ => bail!("{path} has an unsupported compression"),
     };
     decompress.args(["--decompress", "--stdout", path]);
-    Ok(Some(output_of(decompress)?))
+    Ok(Some(shell::output(&mut decompress)?))
 }
 
-/// The newest release among names of packages, such as `6.1.0-50-cloud-amd64`.
+/// Returns the newest release among names of packages, such as `6.1.0-50-cloud-amd64`.
 fn newest(names: &str, version: &str, debian: &str) -> Option<String> {
     let releases = names.lines().filter_map(|name| {
         let release = name.strip_prefix(IN_PARTS[0]).or_else(|| name.strip_prefix(WHOLE))?;
-        let is_ours = release.starts_with(version)
+        let is_candidate = release.starts_with(version)
             && release.starts_with(|c: char| c.is_ascii_digit())
             && release.ends_with(&format!("-cloud-{debian}"))
             && release.contains('.')
-            // Names such as 6.1-cloud-amd64 are of packages that depend on others.
+            // Names such as 6.1-cloud-amd64 belong to packages without content.
             && release.split('-').next()?.matches('.').count() >= 2;
-        is_ours.then_some(release)
+        is_candidate.then_some(release)
     });
     releases.max_by_key(|release| numbers(release)).map(str::to_owned)
 }
 
-/// The numbers in a version, to compare by.
+/// Returns the numbers in a version, for comparisons.
 fn numbers(version: &str) -> Vec<u64> {
     version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
-/// apt with folders of its own.
+/// apt with separate folders.
 struct Apt {
     folder: PathBuf,
     options: Vec<String>,
 }
 
 impl Apt {
-    /// Fetches the lists of these suites.
+    /// Fetches the package lists of these suites.
     fn new(folder: PathBuf, arch: Arch, suites: &[&str]) -> anyhow::Result<Self> {
         let mirrors = Mirrors::find()?;
         let path = |name: &str| folder.join(name).display().to_string();
@@ -248,7 +247,7 @@ impl Apt {
             ("APT::Architectures", debian.to_owned()),
             ("Acquire::Languages", "none".to_owned()),
             ("Acquire::Retries", "3".to_owned()),
-            // The folder is the user's alone.
+            // Other users, such as apt's own, may have no access to the folder.
             ("APT::Sandbox::User", "root".to_owned()),
         ];
         let options = options.map(|(name, value)| format!("{name}={value}"));
@@ -268,16 +267,15 @@ impl Apt {
     }
 
     fn output(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = output_of(self.command(program, arguments)?)?;
-        Ok(String::from_utf8_lossy(&output).into_owned())
+        shell::text(&mut self.command(program, arguments)?)
     }
 
-    /// Downloads and unpacks packages, and says the version of the first.
+    /// Downloads and unpacks packages, and returns the version of the first.
     fn unpack(&self, packages: &[String], to: &Path) -> anyhow::Result<String> {
         let names: Vec<&str> = packages.iter().map(String::as_str).collect();
         let mut download = self.command("apt-get", &[&["download"], &names[..]].concat())?;
         download.current_dir(&self.folder);
-        output_of(download)?;
+        shell::output(&mut download)?;
         let mut version = None;
         for package in packages {
             let file = fs::read_dir(&self.folder)?
@@ -286,7 +284,7 @@ impl Apt {
                 .with_context(|| format!("apt downloaded no {package}"))?;
             let mut unpack = shell::command("dpkg-deb");
             unpack.arg("--extract").arg(&file).arg(to);
-            output_of(unpack)?;
+            shell::output(&mut unpack)?;
             version = version.or_else(|| name(&file).split('_').nth(1).map(str::to_owned));
         }
         version.context("a package's file has no version in its name")
@@ -297,19 +295,7 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn output_of(mut command: Command) -> anyhow::Result<Vec<u8>> {
-    let output = command.output().with_context(|| shell::cannot_start(&command))?;
-    ensure!(
-        output.status.success(),
-        "`{}` failed ({}): {}",
-        shell::typed(&command),
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(output.stdout)
-}
-
-/// Where this machine's apt gets Debian's packages, and whose signature it asks for.
+/// The URLs of Debian's archives in the configuration of apt, each with the option for its keys.
 #[derive(Debug, PartialEq, Eq)]
 struct Mirrors {
     archive: (String, String),
@@ -323,8 +309,8 @@ impl Mirrors {
         let codename = system.lines().find_map(field).unwrap_or_default();
         let mut targets = shell::command("apt-get");
         targets.args(["indextargets", "--format", "$(RELEASE) $(REPO_URI) $(SIGNED_BY)"]);
-        let targets = output_of(targets)?;
-        Self::parse(&String::from_utf8_lossy(&targets), codename.trim_matches('"')).with_context(|| {
+        let targets = shell::text(&mut targets)?;
+        Self::parse(&targets, codename.trim_matches('"')).with_context(|| {
             format!(
                 "apt's configuration has no mirror of Debian's {codename:?} and its security suite: \
                  this works on Debian, with both among apt's sources"
@@ -337,7 +323,7 @@ impl Mirrors {
             let mut fields =
                 targets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
             let fields = fields.find(|fields| fields.first() == Some(&suite))?;
-            // A key may also stand there itself: then apt's own keys must do.
+            // The field may also be a key itself. Then the keys of apt have to do.
             let keys = fields.get(2).filter(|path| path.starts_with('/'));
             let keys = keys.map_or(String::new(), |path| format!("[signed-by={path}] "));
             Some(((*fields.get(1)?).to_owned(), keys))
@@ -345,7 +331,7 @@ impl Mirrors {
         Some(Self { archive: find(codename)?, security: find(&format!("{codename}-security"))? })
     }
 
-    /// A line of sources.list(5).
+    /// Returns a line of sources.list(5).
     fn source(&self, suite: &str) -> String {
         let (mirror, keys) = match suite.ends_with("-security") {
             true => &self.security,
@@ -379,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_says_what_it_depends_on() {
+    fn the_dependencies_of_a_module_are_read() {
         let rows: [(&[u8], &[&str]); 4] = [
             (
                 b"\0license=GPL\0depends=ip6_udp_tunnel,udp_tunnel\0name=x\0",

@@ -1,5 +1,5 @@
-//! `cargo xtask vm`: the tests of the datapath on other kernels than this machine's, and on another
-//! architecture, in guests of QEMU. docs/kernels.md tells what is tested and how.
+//! `cargo xtask vm` runs the tests of the datapath on other kernels and on another architecture, in QEMU
+//! guests. See docs/kernels.md.
 
 mod console;
 mod initramfs;
@@ -25,31 +25,28 @@ use kernel::{Kernel, Series};
 use programs::Programs;
 use qemu::Guest;
 
-/// Test binaries that do not run in guests, by the beginnings of their names, and why.
+/// Prefixes of the test binaries that do not run in guests, with the reason.
 const LEFT_OUT: [(&str, &str); 15] = [
-    ("cluster", "starts a real cluster, whose programs ask for much more of a machine"),
+    ("cluster", "starts a real cluster, whose programs need a larger machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
     ("manifests", "the same"),
-    ("oracle", "the same, and compares decisions that are made before the kernel"),
+    ("oracle", "the same, and compares decisions that do not depend on the kernel"),
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
     ("rbac", "the same"),
     ("svclb_tests", "the harness's own tests"),
-    ("svclb_common", "runs only where another architecture may lay out memory differently"),
-    ("budget", "figures of the kernel beneath, and of the agent"),
+    ("svclb_common", "depends on the architecture, not on the kernel"),
+    ("budget", "compares figures of the agent and of this machine's kernel with budgets"),
     ("soak", "load for minutes"),
     ("growth", "load: 100,000 frontends"),
     ("kills", "500 kills under load"),
-    (
-        "faults",
-        "about system calls that a supervisor refuses, which are the agent's and not a kernel's",
-    ),
+    ("faults", "about the agent's handling of failed system calls"),
 ];
-/// Those that run in guests also beside all other tests.
+/// The binaries that run in the guests of `cargo xtask test`.
 const QUICK: [&str; 8] =
     ["affinity", "names", "node_ports", "origins", "own_peer", "refusal", "tcp", "udp"];
-/// Tests of those binaries that do not run in guests, and why.
+/// Single tests that do not run in guests, with the reason.
 const SKIPPED: [(&str, &str); 6] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),
     ("two_hundred_thousand_sockets_leave_no_origin", "load"),
@@ -61,15 +58,15 @@ const SKIPPED: [(&str, &str); 6] = [
     ),
     ("histories", "of svclb-common: thousands of random histories, minutes in an emulator"),
 ];
-/// Those that run on an architecture that is emulated from another, where guests are the slowest.
+/// The binaries that run in guests of another architecture, which are the slowest.
 const FOREIGN: [&str; 4] = ["names", "refusal", "svclb_common", "tcp"];
-/// Parts of the names of their tests that run there beside all other tests.
+/// Parts of the names of their tests that run in the guests of `cargo xtask test`.
 const FOREIGN_QUICK: [&str; 4] =
     ["layout", "a_cluster_ip_reaches_each", "every_way_of_connecting", "a_refused_socket"];
-/// How often a guest is booted if the machine breaks.
+/// Number of boots of a guest in which the kernel or the emulator fails.
 const BOOTS: usize = 2;
 
-/// Which test binaries.
+/// A set of test binaries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Set {
     Quick,
@@ -87,7 +84,7 @@ impl Set {
     }
 }
 
-/// Whether an architecture is emulated from another.
+/// True if this is not the architecture of this machine.
 fn is_foreign(arch: Arch) -> bool {
     Arch::host().is_ok_and(|host| host != arch)
 }
@@ -100,30 +97,30 @@ struct Ready {
     log: PathBuf,
 }
 
-/// What came of a guest.
+/// The results of a guest.
 #[derive(Debug)]
 pub(crate) struct Report {
     /// The series.
     series: &'static Series,
     /// Version of the kernel's package.
     version: String,
-    /// What it said.
+    /// Content of its console in the last boot.
     console: Console,
-    /// Why a boot broke, for each that did.
+    /// The reason of each boot that broke.
     broken: Vec<String>,
-    /// What had failed before that.
+    /// Tests that had failed in boots that broke.
     failures: Vec<String>,
-    /// Whether the last one came to its end.
+    /// True if the last boot ran all tests.
     is_whole: bool,
     seconds: String,
     log: PathBuf,
 }
 
-/// Runs the tests whose name contains `filter` on these kernels (all, if none is named), fetched anew
-/// if `update`. Without a filter, kernels on which all passed are recorded.
+/// Runs the tests whose name contains `filter` on these kernels (all, if none is given). With `update`,
+/// fetches newer packages first. Without a filter, records the kernels on which all tests passed.
 ///
 /// # Errors
-/// A test fails, a guest breaks twice, or the machine lacks something: the error says what to do.
+/// A test fails, a guest breaks twice, or the machine lacks something: the error has advice.
 pub(crate) fn run(
     kernels: &[&'static Series],
     filter: Option<&str>,
@@ -147,26 +144,26 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Guests that run beside something else.
-pub(crate) struct Beside(JoinHandle<anyhow::Result<Vec<Report>>>);
+/// Guests that run in the background.
+pub(crate) struct Background(JoinHandle<anyhow::Result<Vec<Report>>>);
 
-/// Starts a guest of each kernel with the quick tests, one after the other.
+/// Starts the quick tests in a guest of each kernel, one guest at a time, in the background.
 ///
 /// # Errors
 /// Something cannot be built or fetched.
-pub(crate) fn beside() -> anyhow::Result<Beside> {
+pub(crate) fn start() -> anyhow::Result<Background> {
     let kernels: Vec<&'static Series> = kernel::ALL.iter().collect();
     let ready = prepare(&kernels, Set::Quick, None, false)?;
-    Ok(Beside(thread::spawn(move || boot(ready, 1, true))))
+    Ok(Background(thread::spawn(move || boot(ready, 1, true))))
 }
 
-impl Beside {
-    /// Waits for them, shows what came of them, and compares it with the record.
+impl Background {
+    /// Waits for the guests, shows their results, and compares them with the record.
     ///
     /// # Errors
-    /// A guest cannot be started, or the record says otherwise.
+    /// A guest cannot be started.
     pub(crate) fn finish(self) -> anyhow::Result<Counts> {
-        shell::say("guests with other kernels");
+        shell::log("guests with other kernels");
         let reports =
             self.0.join().map_err(|_| anyhow::anyhow!("the guests' thread panicked"))??;
         let mut total = show(&reports);
@@ -217,8 +214,8 @@ fn prepare(
     Ok(ready)
 }
 
-/// Boots all, so many at a time.
-fn boot(ready: Vec<Ready>, at_a_time: usize, is_beside: bool) -> anyhow::Result<Vec<Report>> {
+/// Boots all guests, `at_a_time` of them at once.
+fn boot(ready: Vec<Ready>, at_a_time: usize, is_background: bool) -> anyhow::Result<Vec<Report>> {
     let places: Vec<&str> = kernel::ALL.iter().map(|series| series.name).collect();
     let queue = Mutex::new(VecDeque::from(ready));
     let next = || queue.lock().ok()?.pop_front();
@@ -226,7 +223,7 @@ fn boot(ready: Vec<Ready>, at_a_time: usize, is_beside: bool) -> anyhow::Result<
         let work = || {
             let mut reports = Vec::new();
             while let Some(ready) = next() {
-                reports.push(ready.run(is_beside)?);
+                reports.push(ready.run(is_background)?);
             }
             Ok::<_, anyhow::Error>(reports)
         };
@@ -242,7 +239,7 @@ fn boot(ready: Vec<Ready>, at_a_time: usize, is_beside: bool) -> anyhow::Result<
 }
 
 impl Ready {
-    fn run(self, is_beside: bool) -> anyhow::Result<Report> {
+    fn run(self, is_background: bool) -> anyhow::Result<Report> {
         let start = Instant::now();
         let version = self.kernel.version()?;
         let image = self.kernel.image();
@@ -250,7 +247,7 @@ impl Ready {
         loop {
             let (arch, archive, log) = (self.series.arch, &self.archive, self.log.clone());
             let (mut console, end) =
-                Guest { arch, image: &image, archive, is_beside, log }.run()?;
+                Guest { arch, image: &image, archive, is_background, log }.run()?;
             let is_whole = end == End::Whole;
             if let End::Broken(why) = end {
                 keep(&self.log, broken.len());
@@ -258,7 +255,7 @@ impl Ready {
                 failures.append(&mut console.failures);
             }
             if is_whole || broken.len() == BOOTS {
-                // An archive is large, and soon made anew.
+                // It is large, and quickly written again.
                 let _ = fs::remove_file(&self.archive);
                 let report = Report {
                     series: self.series,
@@ -270,26 +267,26 @@ impl Ready {
                     seconds: shell::seconds(start),
                     log: self.log,
                 };
-                shell::say(&report.line());
+                shell::log(&report.line());
                 return Ok(report);
             }
         }
     }
 }
 
-/// Keeps the console of a guest that broke: the next one writes its own.
+/// Keeps the console of a boot that broke, as the next boot overwrites it.
 fn keep(log: &Path, number: usize) {
-    // What is lost is only something to look at.
+    // It is only for people to read.
     let _ = fs::copy(log, log.with_extension(format!("broken-{number}.log")));
 }
 
 impl Report {
     fn counts(&self) -> Counts {
-        // A test that failed did so, whatever the machine did then.
+        // Failures in boots that broke count too.
         let earlier = self.failures.len() as u64;
         let mut counts = self.console.counts;
         if !self.is_whole {
-            // The last boot's are among them.
+            // Failures of the last boot are already in `failures`.
             counts.failed = 1;
         }
         counts.failed += earlier;
@@ -311,7 +308,7 @@ impl Report {
     }
 }
 
-/// Shows what came of guests, and adds it up.
+/// Shows the results of guests, and adds them up.
 fn show(reports: &[Report]) -> Counts {
     let mut total = Counts::default();
     for report in reports {
@@ -329,7 +326,9 @@ fn show(reports: &[Report]) -> Counts {
     }
     let broken: usize = reports.iter().map(|report| report.broken.len()).sum();
     if broken > 0 {
-        shell::print(&format!("{broken} boots broke (the emulator or the kernel, not a test)"));
+        shell::print(&format!(
+            "{broken} boots broke: the emulator or the kernel failed, not a test"
+        ));
     }
     total
 }

@@ -1,6 +1,6 @@
-//! What runs in a guest: test binaries, the first process, and the program `svclb`. Those for this
-//! machine's architecture are the ones that `cargo xtask test` runs; for another one they are built
-//! static, by a cross compiler.
+//! Builds the programs for guests: test binaries, the first process, and the program `svclb`. For this
+//! machine's architecture the tests are the same files that `cargo xtask test` runs; for another one all
+//! programs are static, and a cross compiler links them.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,17 @@ use super::kernel::Kernel;
 use crate::image::{self, Arch};
 use crate::{run, shell};
 
-/// The crate with the tests on the kernel, and its first process of a guest.
-const TESTS: &str = "svclb-tests";
+/// Crates whose tests run in guests: those on the kernel, with the first process of a guest; those that
+/// depend on the architecture; the crates' own on the kernel (rights, pins, files, interfaces).
+const TESTED: [&str; 5] =
+    ["svclb-tests", "svclb-common", "svclb-sources", "svclb-dataplane", "svclb-agent"];
+/// The first of them that are also built for another architecture.
+const CROSS_BUILT: usize = 2;
+/// The test binary of a library among [`super::FOREIGN`].
+const LIBRARY: &str = "svclb_common";
+/// The first process of a guest.
 const GUEST: &str = "guest";
-/// Programs of this machine that tests start.
+/// Programs of this machine that tests use.
 const TOOLS: [&str; 11] = [
     "bash", "bpftool", "cut", "env", "grep", "mount", "setpriv", "sh", "sleep", "timeout",
     "unshare",
@@ -22,8 +29,9 @@ const TOOLS: [&str; 11] = [
 
 /// Built programs of one architecture.
 pub(super) struct Programs {
-    /// The architecture, and whether it is this machine's.
+    /// The architecture.
     arch: Arch,
+    /// True if that is this machine's.
     is_host: bool,
     /// Name and path of each test binary.
     tests: Vec<(String, PathBuf)>,
@@ -32,7 +40,7 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Builds them; `wanted` says which test binaries.
+    /// Builds them, with the test binaries whose name is `wanted`.
     pub(super) fn build(arch: Arch, wanted: impl Fn(&str) -> bool) -> anyhow::Result<Self> {
         let target = arch.target();
         let upper = target.to_uppercase().replace('-', "_");
@@ -40,7 +48,7 @@ impl Programs {
         let cross = cross(arch);
         let variables = [
             (format!("CARGO_TARGET_{upper}_LINKER"), format!("{cross}gcc")),
-            // Symbols of another architecture's programs are of no use here.
+            // This machine cannot use the symbols.
             (
                 format!("CARGO_TARGET_{upper}_RUSTFLAGS"),
                 "-Ctarget-feature=+crt-static -Cdebuginfo=0".to_owned(),
@@ -50,18 +58,24 @@ impl Programs {
         let variables: Vec<(&str, &str)> =
             variables.iter().map(|(name, value)| (&name[..], &value[..])).collect();
         let variables = if is_host { &[][..] } else { &variables };
-        let mut arguments = vec!["--package", TESTS, "--package", "svclb-common", "--no-run"];
+        let crates = if is_host { &TESTED[..] } else { &TESTED[..CROSS_BUILT] };
+        let mut arguments = vec!["--no-run"];
         match is_host {
-            // Their own tests on the kernel: rights, pins, files, interfaces.
-            true => {
-                let crates = ["svclb-sources", "svclb-dataplane", "svclb-agent"];
-                arguments.extend(crates.into_iter().flat_map(|name| ["--package", name]));
+            // The crates that `cargo xtask test` selects: it has built all of this.
+            true => arguments.extend(run::HOST),
+            false => {
+                arguments.extend(["--target", target, "--lib"]);
+                arguments.extend(crates.iter().flat_map(|name| ["--package", name]));
+                let binaries = super::FOREIGN.iter().filter(|name| **name != LIBRARY);
+                arguments.extend(binaries.flat_map(|name| ["--test", name]));
             }
-            false => arguments.extend(["--target", target]),
         }
-        shell::say(&format!("building the tests for guests ({})", arch.name()));
+        shell::log(&format!("building the tests for guests ({})", arch.name()));
         let (mut tests, mut guest) = (Vec::new(), None);
         run::artifacts("test", &arguments, variables, |artifact| {
+            if !crates.contains(&&run::package(&artifact)[..]) {
+                return;
+            }
             let name = artifact.target.name;
             let Some(path) = artifact.executable.map(PathBuf::from) else { return };
             if !artifact.profile.test && name == GUEST {
@@ -72,12 +86,12 @@ impl Programs {
         })?;
         ensure!(!tests.is_empty(), "no test binary is for guests");
         let guest = guest.context("cargo built no program `guest`")?;
-        // The linker and the C compiler count there too; its flags stand in another variable.
+        // It uses the same linker and C compiler. Its flags come from another variable, which has precedence.
         let svclb = image::program_for(arch, variables)?;
         Ok(Self { arch, is_host, tests, guest, svclb })
     }
 
-    /// Packs all of it for a kernel, with arguments for each test binary.
+    /// Packs the programs for a kernel, with arguments for each test binary.
     pub(super) fn pack(
         &self,
         kernel: &Kernel,
@@ -110,7 +124,7 @@ impl Programs {
     }
 }
 
-/// How the names of the tools for this architecture begin.
+/// Returns the prefix of the names of the tools for this architecture.
 fn cross(arch: Arch) -> &'static str {
     match (Arch::host().ok(), arch) {
         (Some(host), arch) if host == arch => "",

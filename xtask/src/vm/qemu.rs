@@ -1,4 +1,4 @@
-//! One boot: QEMU with its processors in software, from the start to the end of the guest.
+//! Boots a guest: QEMU with emulated processors, from its start to its end.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,20 +14,20 @@ use super::console::{Console, End};
 use crate::image::Arch;
 use crate::shell;
 
-/// How long one test binary may take in a guest.
+/// Time limit for one test binary in a guest.
 const BINARY: Duration = Duration::from_secs(900);
-/// How long a guest may say nothing: longer than a binary may take.
+/// Time limit between two lines of a guest, which is longer than that of a binary.
 const SILENCE: Duration = Duration::from_secs(960);
-/// How long a guest may take.
+/// Time limit for a guest.
 const WHOLE: Duration = Duration::from_secs(3600);
-/// How many times as long as usual a test may wait for something in a guest.
+/// Factor for the time limits of waits in tests.
 const PATIENCE: u32 = 10;
 
-/// What costs an emulated processor most and changes nothing that is tested: tables of pages that are
-/// exchanged with each system call, and the like.
+/// Switches off what slows down an emulated processor and does not matter to the tests, such as separate
+/// page tables for system calls.
 const FASTER: &str = "nopti spectre_v2=off retbleed=off init_on_alloc=0 apparmor=0";
 
-/// What is booted.
+/// A guest to boot.
 #[derive(Debug)]
 pub(super) struct Guest<'a> {
     /// Its architecture.
@@ -36,9 +36,9 @@ pub(super) struct Guest<'a> {
     pub(super) image: &'a Path,
     /// The archive with everything else.
     pub(super) archive: &'a Path,
-    /// Whether it gives way to what else runs.
-    pub(super) is_beside: bool,
-    /// Where its console is written.
+    /// True if other processes have priority over it.
+    pub(super) is_background: bool,
+    /// File to which its console is written.
     pub(super) log: PathBuf,
 }
 
@@ -46,21 +46,21 @@ impl Guest<'_> {
     /// Boots it and waits for its end.
     ///
     /// # Errors
-    /// QEMU cannot be started, or its console not be written. What breaks in the guest is no error.
+    /// QEMU cannot be started, or its console cannot be written. Failures in the guest are no errors.
     pub(super) fn run(&self) -> anyhow::Result<(Console, End)> {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut log = File::create(&self.log)
             .with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut child = command.spawn().with_context(|| shell::cannot_start(&command))?;
-        let (say, hear) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         if let Some(stdout) = child.stdout.take() {
             thread::spawn(move || {
                 let mut reader = BufReader::new(stdout);
                 let mut line = Vec::new();
                 while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
                     let text = String::from_utf8_lossy(&line);
-                    if say.send(text.trim_end_matches(['\r', '\n']).to_owned()).is_err() {
+                    if sender.send(text.trim_end_matches(['\r', '\n']).to_owned()).is_err() {
                         return;
                     }
                     line.clear();
@@ -71,16 +71,16 @@ impl Guest<'_> {
         let start = Instant::now();
         let stopped = loop {
             if start.elapsed() > WHOLE {
-                // The machine runs: it is the tests that do not come to their end.
-                console.is_late(WHOLE);
+                // The machine works, but the tests do not end.
+                console.time_out(WHOLE);
                 break Some(format!("not done after {WHOLE:?}"));
             }
-            match hear.recv_timeout(SILENCE) {
+            match receiver.recv_timeout(SILENCE) {
                 Ok(line) => {
                     writeln!(log, "{line}")?;
                     console.line(&line);
                 }
-                Err(RecvTimeoutError::Timeout) => break Some(format!("no word for {SILENCE:?}")),
+                Err(RecvTimeoutError::Timeout) => break Some(format!("silent for {SILENCE:?}")),
                 Err(RecvTimeoutError::Disconnected) => break None,
             }
         };
@@ -90,12 +90,12 @@ impl Guest<'_> {
         let output = child.wait_with_output()?;
         log.write_all(&output.stderr)?;
         let end = console.end(stopped.as_deref());
-        // Where it ended by itself before the guest said a word, what it says is about its arguments.
+        // If QEMU failed before the guest printed anything, its own message is about its arguments.
         let refused = output.status.code().is_some_and(|code| code != 0);
         ensure!(
             stopped.is_some() || !refused || !console.release.is_empty(),
             "`{}` failed ({}): {}",
-            shell::typed(&command),
+            shell::command_line(&command),
             output.status,
             String::from_utf8_lossy(&output.stderr).trim()
         );
@@ -103,18 +103,18 @@ impl Guest<'_> {
     }
 
     fn command(&self) -> Command {
-        // Ends with this thread, however that ends.
+        // It is killed when this thread ends for whatever reason.
         let mut command = shell::command("setpriv");
         command.args(["--pdeathsig", "KILL"]);
-        if self.is_beside {
+        if self.is_background {
             command.args(["nice", "-n", "5"]);
         }
         let (program, arguments, console) = match self.arch {
-            // With cx16, a guest's kernel 6.12 panicked: a fault of the emulator's.
+            // With cx16, kernel 6.12 panicked in a guest: a fault of the emulator.
             Arch::Amd64 => ("qemu-system-x86_64", &["-cpu", "max,-cx16"][..], "ttyS0"),
             Arch::Arm64 => (
                 "qemu-system-aarch64",
-                // The default way to authenticate pointers takes most of the time.
+                // Emulating the default algorithm for pointer authentication would take most of the time.
                 &["-machine", "virt", "-cpu", "max,pauth-impdef=on"][..],
                 "ttyAMA0",
             ),
@@ -123,7 +123,7 @@ impl Guest<'_> {
         command.args(["-accel", "tcg", "-smp", "2", "-m", "1024", "-nodefaults", "-no-reboot"]);
         command.args(["-no-user-config", "-display", "none", "-serial", "stdio"]);
         command.arg("-kernel").arg(self.image).arg("-initrd").arg(self.archive);
-        // What has no dot and an `=` becomes the first process's environment.
+        // The kernel passes parameters with a `=` and without a dot to the first process as its environment.
         let line = format!(
             "console={console} loglevel=3 panic=-1 random.trust_cpu=on {FASTER} SVCLB_PATIENCE={PATIENCE} \
              SVCLB_GUEST_LIMIT={}",

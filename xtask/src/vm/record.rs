@@ -1,5 +1,5 @@
-//! What passed on which kernels: docs/kernels.json, written by a whole run of `cargo xtask vm`, and the
-//! table of the README that is made of it.
+//! Records the kernels on which all tests passed: docs/kernels.json, which a run of `cargo xtask vm` without
+//! a filter writes, and the README's table, which is generated from it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,8 +22,8 @@ fn readme() -> PathBuf {
     shell::root().join("README.md")
 }
 
-/// Records the kernels on which all passed, keeps what is said of others, and writes the README's table
-/// once something is said of each.
+/// Records the kernels on which all tests passed, keeps the entries of other kernels, and updates the
+/// README's table.
 ///
 /// # Errors
 /// A file cannot be read or written.
@@ -38,7 +38,7 @@ pub(super) fn write(reports: &[Report]) -> anyhow::Result<()> {
     }
     let text = format!("{}\n", serde_json::to_string_pretty(&new)?);
     fs::write(path(), text).with_context(|| format!("cannot write {}", path().display()))?;
-    shell::say("docs/kernels.json is written");
+    shell::log("docs/kernels.json is written");
     check(true)
 }
 
@@ -60,13 +60,13 @@ fn features(report: &Report) -> Value {
 fn read() -> anyhow::Result<Map<String, Value>> {
     let text = fs::read_to_string(path())
         .with_context(|| format!("cannot read {}: run `cargo xtask vm`", path().display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not as written", path().display()))
+    serde_json::from_str(&text).with_context(|| format!("{} is malformed", path().display()))
 }
 
-/// Compares what ran with the record: series and features, as packages change by themselves.
+/// Compares the features of kernels with the record. Versions are not compared, as mirrors update packages.
 ///
 /// # Errors
-/// The record says otherwise.
+/// The features of a kernel differ.
 pub(super) fn compare(reports: &[Report]) -> anyhow::Result<()> {
     let record = read()?;
     for report in reports {
@@ -74,23 +74,23 @@ pub(super) fn compare(reports: &[Report]) -> anyhow::Result<()> {
         let recorded = record.get(name).map(|entry| &entry["features"]);
         ensure!(
             recorded == Some(&found),
-            "docs/kernels.json says of kernel {name} {}, but it has {found}: run `cargo xtask vm`",
+            "kernel {name} has {found}, but docs/kernels.json has {}: run `cargo xtask vm`",
             recorded.unwrap_or(&Value::Null)
         );
     }
     Ok(())
 }
 
-/// Looks whether the README's table is as the record says; writes it if `bless`.
+/// Checks that the README's table agrees with the record, or updates it if `bless`.
 ///
 /// # Errors
-/// It is not, or a file cannot be read or written.
+/// The table differs, the record lacks a kernel, or a file cannot be read or written.
 pub(crate) fn check(bless: bool) -> anyhow::Result<()> {
     let (readme, record) = (readme(), read()?);
     for series in &kernel::ALL {
         ensure!(
             record.contains_key(series.name),
-            "docs/kernels.json says nothing of {}: run `cargo xtask vm`",
+            "docs/kernels.json lacks kernel {}: run `cargo xtask vm`",
             series.name
         );
     }
@@ -102,13 +102,13 @@ pub(crate) fn check(bless: bool) -> anyhow::Result<()> {
     }
     if !bless {
         bail!(
-            "the README's kernels are not those of docs/kernels.json: `cargo xtask check --bless`"
+            "the README's kernels differ from docs/kernels.json: run `cargo xtask check --bless`"
         );
     }
     fs::write(&readme, wanted).with_context(|| format!("cannot write {}", readme.display()))
 }
 
-/// The text with another table between the marks.
+/// Replaces the table between the marks.
 fn with_table(text: &str, table: &str) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (_old, after) = rest.split_once(END)?;

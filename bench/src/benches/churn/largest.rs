@@ -1,4 +1,4 @@
-//! The largest Service that the agent's budgets allow, whose endpoints change all the time.
+//! The largest Service that the agent's budgets allow, with continuous changes of its endpoints.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use super::load::replace;
 use crate::lane::proxy::Cluster;
 
 const NAME: &str = "largest";
-/// As in svclb-core/src/budget.rs: so many addresses of one port, and so many endpoints.
+/// Number of addresses with one port, and number of endpoints, as in svclb-core/src/budget.rs.
 const ADDRESSES: usize = 1_000;
 const ENDPOINTS: usize = 25_000;
-/// The API's limit of a slice.
+/// The API's limit for the endpoints of a slice.
 const SLICE: usize = 1_000;
 const SLICES: usize = ENDPOINTS / SLICE;
-/// One change comes so long after the other.
+/// Time between two changes.
 const APART: Duration = Duration::from_millis(50);
 
-/// The slices, and the Service if they have one, for as long as this lives.
+/// The slices, and the Service if they have one. They are deleted when this is dropped.
 pub(super) struct Largest<'a> {
     cluster: &'a Cluster,
     has_service: bool,
@@ -27,7 +27,7 @@ pub(super) struct Largest<'a> {
 
 impl<'a> Largest<'a> {
     pub(super) fn create(cluster: &'a Cluster, has_service: bool) -> Self {
-        // One is the ClusterIP.
+        // One of the addresses is the ClusterIP.
         let external: Vec<String> = (1..ADDRESSES).map(|at| address(192, 0, at)).collect();
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
@@ -55,7 +55,7 @@ impl<'a> Largest<'a> {
         Self { cluster, has_service }
     }
 
-    /// Replaces one endpoint after the other for so long.
+    /// Replaces endpoints one after the other for this time.
     pub(super) fn rewrite(&self, time: Duration) -> anyhow::Result<()> {
         let begin = Instant::now();
         for change in (0..).take_while(|_| begin.elapsed() < time) {
@@ -83,7 +83,7 @@ fn name(slice: usize) -> String {
     format!("{NAME}-{slice}")
 }
 
-/// The address of this number within `first.second.0.0/14`.
+/// Returns the address with this number within `first.second.0.0/14`.
 fn address(first: u8, second: usize, number: usize) -> String {
     format!("{first}.{}.{}.{}", second + number / 62_500, number / 250 % 250, number % 250 + 1)
 }

@@ -1,4 +1,4 @@
-//! Changes of one endpoint each, of slices all over a large cluster.
+//! Load: changes of single endpoints in all slices of a large cluster.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,11 +12,11 @@ use tokio::time::{self, MissedTickBehavior, interval_at};
 
 use crate::lane::proxy::Cluster;
 
-/// Requests under way at a time.
+/// Number of concurrent requests.
 const WORKERS: u32 = 16;
 const SLICES: u64 = Large::SPEED.services as u64;
 
-/// Changes a second, for so long.
+/// A rate of changes per second, and its duration.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) rate: u32,
@@ -24,10 +24,10 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// More changes than there are in one load: those of each are numbered on from here.
+    /// More than the number of changes in one load, so that loads can use disjoint ranges of numbers.
     pub(super) const MOST: u64 = 13 * SLICES;
 
-    /// Makes them, evenly; the first has this number. Gives how many there were.
+    /// Makes the changes at a constant rate, numbered from `first`. Returns how many were made.
     pub(super) fn run(self, cluster: &Cluster, first: u64) -> anyhow::Result<u64> {
         let Self { rate, time } = self;
         let client = cluster.plane().api().client();
@@ -39,7 +39,7 @@ impl Load {
             for worker in 0..WORKERS {
                 let (client, done) = (client.clone(), Arc::clone(&done));
                 workers.spawn(async move {
-                    // One after the other, not all at once.
+                    // The workers are shifted against each other.
                     let start = time::Instant::from_std(begin + each * worker);
                     let mut ticks = interval_at(start, each * WORKERS);
                     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -63,14 +63,14 @@ impl Load {
     }
 }
 
-/// The change of this number: no slice gets the address that it has.
+/// Returns the request for the change with this number. Successive changes of a slice have different addresses.
 fn numbered(number: u64) -> anyhow::Result<http::Request<Vec<u8>>> {
     let (slice, version) = (number * 7 % SLICES, number / SLICES % 200 + 1);
     let address = format!("10.127.{version}.{}", slice % 250 + 1);
     request(&format!("service-{slice}-abcde"), &address)
 }
 
-/// Gives the first endpoint of a slice another address, and waits until the API server has it.
+/// Replaces the address of the first endpoint of a slice, and waits for the response of the API server.
 pub(super) fn replace(cluster: &Cluster, slice: &str, address: &str) -> anyhow::Result<()> {
     let request = request(slice, address)?;
     let client = cluster.plane().api().client();
@@ -78,7 +78,7 @@ pub(super) fn replace(cluster: &Cluster, slice: &str, address: &str) -> anyhow::
     done.map(drop).with_context(|| format!("cannot change {slice}"))
 }
 
-/// A patch by RFC 6902.
+/// Returns a request with a patch of RFC 6902.
 fn request(slice: &str, address: &str) -> anyhow::Result<http::Request<Vec<u8>>> {
     let path = format!("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/{slice}");
     let change = json!([{ "op": "replace", "path": "/endpoints/0/addresses/0", "value": address }]);

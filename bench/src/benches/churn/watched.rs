@@ -1,4 +1,4 @@
-//! A Service whose backend changes, and its clients.
+//! A Service whose backend changes, and its client.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
@@ -19,72 +19,72 @@ use crate::times::{self, Times};
 
 const SERVICE: &str = "10.96.0.202:80";
 const SLICE: &str = "watched-1";
-/// Its two backends, in turn.
+/// Its two alternating backends.
 const BACKENDS: [&str; 2] = ["10.244.0.1:8080", "10.244.0.2:8080"];
-/// How long a change may take.
+/// Time limit for a change.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a client looks whether it met a change; a long wait is measured to a hundredth.
+/// Interval of a client's connects. In a long wait it is a hundredth of the time since the change.
 const LOOK: Duration = Duration::from_micros(50);
 const HUNDREDTH: u32 = 100;
-/// So many connects one after the other are sure: a single one may have a port of before, whose flow
-/// connection tracking still sends to where it went then.
+/// Number of successive connects to the new backend after which a change is effective. A single connect may
+/// reuse a port whose flow connection tracking still sends to its previous backend.
 const SURE: usize = 5;
-/// Among others, a change comes so long after the one before was met, at most.
+/// Under load, longest time between the effect of a change and the next change.
 const APART: Duration = Duration::from_secs(1);
-/// By chance, and the same for all: whoever writes at most once a second has no phase of its own.
+/// Seed of these times, which are random so that they have no phase relation to a peer that writes once a
+/// second. They are the same for all peers.
 const SEED: u64 = 1;
 
 /// The Service.
 pub(super) struct Watched<'a> {
     pub(super) cluster: &'a Cluster,
-    /// How often it changed, from one backend to the other, and how often others did beside it.
+    /// Number of changes of its backend, and of loads meanwhile.
     changes: u64,
     loads: u64,
 }
 
-/// A client of it, and both backends, in one world.
+/// A client and both backends, in one world.
 pub(super) struct Client {
-    /// By which whoever serves it is told of changes.
+    /// Forwards watch events to svclb or kube-proxy.
     relay: Arc<Relay>,
     socket: svclb_tests::Socket,
     servers: [UdpSocket; 2],
     service: SocketAddr,
 }
 
-/// How late a client met a change, nanoseconds.
-pub(super) struct Late {
-    /// After its watch event was about to be passed on to whoever serves the client.
+/// Latency of a change until it was effective for a client, nanoseconds.
+pub(super) struct Latency {
+    /// From the arrival of its watch event at the relay.
     pub(super) event: u64,
-    /// After the API server was asked for it.
+    /// From the request to the API server.
     pub(super) request: u64,
 }
 
 impl<'a> Watched<'a> {
-    /// Makes the Service.
+    /// Creates the Service.
     pub(super) fn create(cluster: &'a Cluster) -> Self {
         let objects = one_backend("watched", SERVICE, "UDP", BACKENDS[0]);
         cluster.plane().api().create_all(objects.into());
         Self { cluster, changes: 0, loads: 0 }
     }
 
-    /// Moves the Service to its other backend, until this client met that.
-    pub(super) fn change(&mut self, client: &Client) -> anyhow::Result<Late> {
+    /// Switches the Service to its other backend, and waits until this is effective for the client.
+    pub(super) fn change(&mut self, client: &Client) -> anyhow::Result<Latency> {
         self.changes += 1;
         let backend = usize::from(self.changes % 2 == 1);
         let (ip, _port) = BACKENDS[backend].split_once(':').context("no address")?;
         client.relay.watch_data();
-        let asked = Instant::now();
+        let request = Instant::now();
         replace(self.cluster, SLICE, ip)?;
-        let met = client.meets(backend, self.changes, asked)?;
-        let heard =
-            client.relay.first_data().context("a client met a change that nobody was told of")?;
-        let since = |when| times::of(met - when);
-        Ok(Late { event: since(heard), request: since(asked) })
+        let effect = client.wait_for(backend, self.changes, request)?;
+        let event =
+            client.relay.first_data().context("a change was effective without a watch event")?;
+        let since = |when| times::of(effect - when);
+        Ok(Latency { event: since(event), request: since(request) })
     }
 
-    /// Moves the Service now and then while others change. Gives how late its own changes were met after
-    /// they were asked for (of what the API server says then, nobody knows which is about them), and what
-    /// came of the others.
+    /// Changes the Service at random times while `others` runs. Returns the latencies of its changes from the
+    /// request (under load, the watch event of a change cannot be identified), and the result of `others`.
     pub(super) fn among<T: Send>(
         &mut self,
         client: &Client,
@@ -118,8 +118,9 @@ impl Client {
         Ok(Self { relay, socket, servers, service })
     }
 
-    /// When a connect was first given this backend, after the change of this number.
-    fn meets(&self, backend: usize, change: u64, begin: Instant) -> anyhow::Result<Instant> {
+    /// Waits until connects are given this backend after the change with this number. Returns the time of the
+    /// first one.
+    fn wait_for(&self, backend: usize, change: u64, begin: Instant) -> anyhow::Result<Instant> {
         let mut met = Vec::with_capacity(SURE);
         while met.len() < SURE {
             if self.dials(change)? == Some(backend) {
@@ -129,31 +130,34 @@ impl Client {
             met.clear();
             let since = begin.elapsed();
             let pod = BACKENDS[backend];
-            ensure!(since < PATIENCE, "no connect to {SERVICE} is given {pod} after {PATIENCE:?}");
+            ensure!(
+                since < PATIENCE,
+                "connects to {SERVICE} are not given {pod} after {PATIENCE:?}"
+            );
             thread::sleep(LOOK.max(since / HUNDREDTH));
         }
-        met.first().copied().context("nothing was met")
+        met.first().copied().context("there was no connect")
     }
 
-    /// Which backend a connect after this change is given; none where nobody serves.
+    /// Connects, and returns the backend that is given. None if the Service is not served.
     pub(super) fn dials(&self, change: u64) -> anyhow::Result<Option<usize>> {
-        // A port of its own each time: kube-proxy leaves a flow where it is.
+        // A new port each time, as kube-proxy does not move existing flows.
         self.socket.disconnect()?;
         self.socket.dial(self.service)?;
-        let said = change.to_be_bytes();
-        match self.socket.raw().send(&said).map_err(|error| error.kind()) {
-            // kube-proxy does not know the Service yet: it refused the datagram before, or drops this one.
+        let content = change.to_be_bytes();
+        match self.socket.raw().send(&content).map_err(|error| error.kind()) {
+            // kube-proxy does not have the Service yet: it has refused the previous datagram, or drops this one.
             Err(ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied) => return Ok(None),
             sent => sent.map_err(io::Error::from).context("cannot send a datagram")?,
         };
-        // Some may be late: those of an earlier change say nothing of this one.
-        let hears = |server: &UdpSocket| {
-            let (mut buffer, mut heard) = ([0; 8], false);
+        // Datagrams may be late, so those of earlier changes are ignored.
+        let receives = |server: &UdpSocket| {
+            let (mut buffer, mut is_received) = ([0; 8], false);
             while server.recv_from(&mut buffer).is_ok() {
-                heard |= buffer == said;
+                is_received |= buffer == content;
             }
-            heard
+            is_received
         };
-        Ok(self.servers.iter().position(hears))
+        Ok(self.servers.iter().position(receives))
     }
 }
