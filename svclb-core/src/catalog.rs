@@ -9,14 +9,16 @@ mod retained;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use svclb_common::layout::FrontendKey;
 
-use crate::compile::{Desired, Offers};
+#[cfg(test)]
+use crate::compile::Desired;
+use crate::compile::Offers;
 use crate::frontends::frontends;
-use crate::model::{Node, ObjectKind, ObjectName, Service, ServiceKey, Slice, Unread, Update};
+use crate::model::{Node, ObjectName, Service, ServiceKey, Slice, Unread, Update};
 use admission::Admission;
 use claims::{Claim, Claims, Rank};
 use retained::AllRetained;
@@ -74,50 +76,6 @@ impl Catalog {
                 self.interfaces = addresses;
                 self.see_from();
             }
-        }
-    }
-
-    /// Replaces all objects: those that are not among the updates are gone.
-    pub fn replace(&mut self, updates: Vec<Update>) {
-        self.swap(&[ObjectKind::Service, ObjectKind::Slice, ObjectKind::Node], updates);
-    }
-
-    /// Replaces all objects of one kind: those that are not among the updates are gone, and equal ones change
-    /// nothing.
-    pub fn replace_kind(&mut self, kind: ObjectKind, updates: Vec<Update>) {
-        self.swap(&[kind], updates);
-    }
-
-    fn swap(&mut self, kinds: &[ObjectKind], updates: Vec<Update>) {
-        let mut gone = Vec::new();
-        for kind in kinds {
-            let named: HashSet<&ObjectName> = updates
-                .iter()
-                .filter_map(|update| match (kind, update) {
-                    (ObjectKind::Service, Update::Service(name, _))
-                    | (ObjectKind::Slice, Update::Slice(name, _)) => Some(name),
-                    _ => None,
-                })
-                .collect();
-            let is_gone = |name: &&ObjectName| !named.contains(*name);
-            match kind {
-                ObjectKind::Service => {
-                    let names = self.services.keys().filter(is_gone).cloned();
-                    gone.extend(names.map(|name| Update::Service(name, None)));
-                }
-                ObjectKind::Slice => {
-                    let names = self.slices.keys().filter(is_gone).cloned();
-                    gone.extend(names.map(|name| Update::Slice(name, None)));
-                }
-                ObjectKind::Node => {
-                    if !updates.iter().any(|update| matches!(update, Update::Node(_))) {
-                        gone.push(Update::Node(None));
-                    }
-                }
-            }
-        }
-        for update in gone.into_iter().chain(updates) {
-            self.apply(update);
         }
     }
 
@@ -250,13 +208,7 @@ impl Catalog {
         }
     }
 
-    /// Takes the dirty objects, with those that wait; all are clean after this.
-    pub fn take_dirty(&mut self) -> BTreeSet<ObjectName> {
-        self.recall();
-        self.take_changed()
-    }
-
-    /// The same without those that wait.
+    /// Takes the changed objects, without those that wait; they are clean after this.
     pub(crate) fn take_changed(&mut self) -> BTreeSet<ObjectName> {
         self.decide();
         self.release();
@@ -316,12 +268,14 @@ impl Catalog {
     }
 
     /// Compiles a Service object: a service for each of its ports, none when it is gone.
-    pub fn desired(&self, object: &ObjectName) -> Vec<Desired> {
+    #[cfg(test)]
+    pub(crate) fn desired(&self, object: &ObjectName) -> Vec<Desired> {
         self.desired_without(object, |_, _| false)
     }
 
     /// The same when some services are passed over for frontends that they claim: the next claimant by
     /// age owns those then, if there is one of the same kind.
+    #[cfg(test)]
     pub(crate) fn desired_without(
         &self,
         object: &ObjectName,

@@ -9,20 +9,12 @@ use svclb_common::index::{NEIGHBOURHOOD, Wanted};
 use svclb_common::layout::{FrontendKey, Line};
 
 use crate::number::LineNumber;
+use crate::plan::Unplaced;
 
 /// A line that holds nothing.
 const EMPTY: u32 = u32::MAX;
 /// A line in quarantine: a running program may still read the frontend that it held.
 const QUARANTINED: u32 = u32::MAX - 1;
-
-/// Why a frontend has no line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoPlace {
-    /// There will be one once lines leave quarantine.
-    Quarantined,
-    /// There is none.
-    Full,
-}
 
 /// The content of all lines.
 #[derive(Clone, Debug)]
@@ -69,12 +61,12 @@ impl Index {
     /// A line for a frontend that has none, which is added to `planned`: the lines that planned steps fill.
     ///
     /// # Errors
-    /// When there is none, or none yet.
+    /// When there is none, or none before lines leave quarantine.
     pub fn place(
         &self,
         key: &FrontendKey,
         planned: &mut BTreeSet<LineNumber>,
-    ) -> Result<LineNumber, NoPlace> {
+    ) -> Result<LineNumber, Unplaced> {
         let mut has_quarantined = false;
         for (_, line) in self.neighbourhood(self.home(key)) {
             match self.content(line) {
@@ -83,7 +75,7 @@ impl Index {
                 _ => {}
             }
         }
-        Err(if has_quarantined { NoPlace::Quarantined } else { NoPlace::Full })
+        Err(if has_quarantined { Unplaced::Quarantined } else { Unplaced::NoLine })
     }
 
     /// Returns whether a frontend can be put into this line.

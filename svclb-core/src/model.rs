@@ -262,14 +262,3 @@ pub enum Update {
     /// they count instead of [`Node::addresses`]; an empty list means no node ports but on loopback.
     Interfaces(Option<Vec<IpAddr>>),
 }
-
-/// The kinds of objects that a source reports, each of which it may list anew by itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum ObjectKind {
-    /// Services.
-    Service,
-    /// EndpointSlices.
-    Slice,
-    /// The own Node.
-    Node,
-}

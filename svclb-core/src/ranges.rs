@@ -127,6 +127,7 @@ impl Ranges {
     }
 
     /// The number of free slots.
+    #[cfg(test)]
     pub fn free_slots(&self) -> u64 {
         self.free.values().map(|length| u64::from(*length)).sum()
     }

@@ -2,18 +2,18 @@
 //!
 //! * [`files`]: objects in YAML and JSON files, followed as they change.
 //! * [`kube`]: objects of an API server, watched.
-//! * [`memory`]: objects that other code of the same process supplies.
 //! * [`interfaces`]: the addresses of the node's interfaces that node ports are served at.
 //! * [`convert`] (of svclb-objects): Kubernetes objects to [`Update`]s, for all of them.
 
 pub mod files;
 pub mod interfaces;
 pub mod kube;
-pub mod memory;
 
 mod batch;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use svclb_common::layout::{SOURCES, SourceKind, SourceRow};
@@ -31,8 +31,14 @@ pub enum Objects {
     Files(Box<files::Files>),
     /// An API server.
     Kube(Box<kube::Kube>),
-    /// Other code of the same process.
-    Memory(memory::Memory),
+    /// Another one, as of a simulation.
+    Other(Box<dyn Batches>),
+}
+
+/// Another source of objects.
+pub trait Batches: fmt::Debug {
+    /// Waits for changes, as [`Source::next`] does. Cancel-safe.
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Batch> + '_>>;
 }
 
 /// The source of all that the reconciler follows: objects, and the addresses of interfaces.
@@ -120,7 +126,7 @@ impl Objects {
         match self {
             Self::Files(files) => files.next().await,
             Self::Kube(kube) => kube.next().await,
-            Self::Memory(memory) => memory.next().await,
+            Self::Other(other) => other.next().await,
         }
     }
 }

@@ -15,12 +15,12 @@ use svclb_dataplane::pins::Pins;
 use svclb_dataplane::pins::lock::Lock;
 use svclb_dataplane::programs::installed::Installed;
 use svclb_dataplane::programs::object::Features;
-use svclb_sources::memory::{Memory, TimedUpdate};
 use svclb_sources::{Objects, Source};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::cluster::{Cluster, Size};
+use super::memory::{Memory, TimedUpdate};
 use super::{Outcome, Part, Places, Simulation};
 use crate::benches::memory::resident;
 
@@ -161,7 +161,7 @@ fn serve(
         let features = Features::of_kernel()?;
         let mut kernel =
             Installed::new(pins.clone(), lock, places.cgroup.clone(), features, false)?;
-        let mut source = Source::new(Objects::Memory(memory), None);
+        let mut source = Source::new(Objects::Other(Box::new(memory)), None);
         let first = source.next().await;
         let catalog = Catalog::new(Node { name: "node-0".into(), ..Node::default() });
         let row = Meta { agent: std::process::id(), ..Meta::default() };

@@ -6,6 +6,7 @@
 
 pub(crate) mod agent;
 mod cluster;
+mod memory;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -134,11 +134,7 @@ pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
                 protocol: named(|row| name_of(&row.protocol)),
                 address: key.address.ip().to_string(),
                 port: key.port,
-                state: match BackendState::from_number(row.state) {
-                    Some(BackendState::Ready) => "ready",
-                    Some(BackendState::Terminating) => "terminating",
-                    None => "unknown",
-                },
+                state: BackendState::from_number(row.state).map_or("unknown", BackendState::name),
                 sets: sets.into_iter().filter(is_in).map(|(_, name)| name).collect(),
                 weight: row.weight,
                 connections: connections

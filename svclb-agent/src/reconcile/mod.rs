@@ -76,13 +76,7 @@ pub struct Reconciler<T> {
 fn ingest(catalog: &mut Catalog, reports: &mut Reports, batch: Batch) {
     reports.rejects.add(&batch.rejects);
     reports.skipped(batch.skipped);
-    if batch.whole {
-        catalog.replace(batch.updates);
-    } else {
-        for update in batch.updates {
-            catalog.apply(update);
-        }
-    }
+    batch.updates.into_iter().for_each(|update| catalog.apply(update));
     if let Some(unread) = batch.unread {
         catalog.set_unread(unread);
     }

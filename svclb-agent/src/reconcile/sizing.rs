@@ -32,7 +32,6 @@ impl Sizing {
             index_lines: self.index_lines.unwrap_or(wanted.index_lines),
             slots: self.slots.unwrap_or(wanted.slots),
             origins: self.origins.unwrap_or(wanted.origins),
-            ..wanted
         }
     }
 }

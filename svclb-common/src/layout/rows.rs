@@ -8,6 +8,35 @@ use crate::cookie::NetnsCookie;
 /// Longest namespace, Service name and port name: a DNS label (RFC 1123), 63 bytes, and a final zero.
 pub const MAX_NAME: usize = 64;
 
+/// Defines an enum that the maps hold as a number.
+macro_rules! numbered {
+    ($(#[$doc:meta])* $type:ident {
+        $($(#[$of:meta])* $variant:ident = $number:literal $name:literal,)+
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $type { $($(#[$of])* $variant = $number,)+ }
+
+        impl $type {
+            /// The variant with this number.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+
+            /// Its name in output and logs.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
 /// A key of `svclb_frontends`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 #[repr(C, align(8))]
@@ -80,24 +109,13 @@ impl Policy {
     }
 }
 
-/// The reason for which a backend is in its sets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum BackendState {
-    /// Ready.
-    Ready = 1,
-    /// Terminating and still serving, used because nothing is ready.
-    Terminating = 2,
-}
-
-impl BackendState {
-    /// The state with this number.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            1 => Some(Self::Ready),
-            2 => Some(Self::Terminating),
-            _ => None,
-        }
+numbered! {
+    /// The reason for which a backend is in its sets.
+    BackendState {
+        /// Ready.
+        Ready = 1 "ready",
+        /// Terminating and still serving, used because nothing is ready.
+        Terminating = 2 "terminating",
     }
 }
 
@@ -252,73 +270,29 @@ pub struct SourceRow {
     pub rejected: u32,
 }
 
-/// The objects of a source.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[repr(u8)]
-pub enum SourceKind {
-    /// The API server's Services.
-    Services = 1,
-    /// The API server's EndpointSlices.
-    EndpointSlices = 2,
-    /// The API server's Nodes, of which the own one is watched.
-    Nodes = 3,
-    /// All kinds of objects, from files.
-    Files = 4,
-}
-
-impl SourceKind {
-    /// The kind with this number.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            1 => Some(Self::Services),
-            2 => Some(Self::EndpointSlices),
-            3 => Some(Self::Nodes),
-            4 => Some(Self::Files),
-            _ => None,
-        }
-    }
-
-    /// Its name, as the API server has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Services => "services",
-            Self::EndpointSlices => "endpointslices",
-            Self::Nodes => "nodes",
-            Self::Files => "files",
-        }
+numbered! {
+    /// The objects of a source. Their names are those of the API server.
+    SourceKind {
+        /// The API server's Services.
+        Services = 1 "services",
+        /// The API server's EndpointSlices.
+        EndpointSlices = 2 "endpointslices",
+        /// The API server's Nodes, of which the own one is watched.
+        Nodes = 3 "nodes",
+        /// All kinds of objects, from files.
+        Files = 4 "files",
     }
 }
 
-/// The origin of a way to the API server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[repr(u8)]
-pub enum WayKind {
-    /// The kubeconfig, or what a cluster gives its pods: mostly the ClusterIP of `default/kubernetes`.
-    Configuration = 1,
-    /// An endpoint of `default/kubernetes`.
-    Endpoint = 2,
-    /// `--api-server`.
-    ApiServer = 3,
-}
-
-impl WayKind {
-    /// The kind with this number.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            1 => Some(Self::Configuration),
-            2 => Some(Self::Endpoint),
-            3 => Some(Self::ApiServer),
-            _ => None,
-        }
-    }
-
-    /// Its name in output and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::Endpoint => "endpoint",
-            Self::ApiServer => "api-server",
-        }
+numbered! {
+    /// The origin of a way to the API server.
+    WayKind {
+        /// The kubeconfig, or the environment of a pod: mostly the ClusterIP of `default/kubernetes`.
+        Configuration = 1 "configuration",
+        /// An endpoint of `default/kubernetes`.
+        Endpoint = 2 "endpoint",
+        /// `--api-server`.
+        ApiServer = 3 "api-server",
     }
 }
 

@@ -1,5 +1,7 @@
 //! The effects of updates on a catalog: dirty objects, and owners of frontends.
 
+use std::collections::BTreeSet;
+
 use svclb_common::layout::Scope;
 
 use super::*;
@@ -63,12 +65,18 @@ fn node(zone: Option<&str>, addresses: &[&str]) -> Node {
 fn catalog(updates: impl IntoIterator<Item = Update>) -> Catalog {
     let mut catalog = Catalog::new(node(None, &["192.0.2.5"]));
     updates.into_iter().for_each(|update| catalog.apply(update));
-    catalog.take_dirty();
+    take_dirty(&mut catalog);
     catalog
 }
 
+/// Takes the dirty objects, with those that wait.
+fn take_dirty(catalog: &mut Catalog) -> BTreeSet<ObjectName> {
+    catalog.recall();
+    catalog.take_changed()
+}
+
 fn dirty(catalog: &mut Catalog) -> Vec<String> {
-    catalog.take_dirty().into_iter().map(|object| object.name.to_string()).collect()
+    take_dirty(catalog).into_iter().map(|object| object.name.to_string()).collect()
 }
 
 /// The frontends of an object's services, by address and port; those on loopback with `host`.
@@ -87,59 +95,16 @@ fn backends(catalog: &Catalog, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn list_of_a_kind_replaces_that_kind_only() {
-    let both = |name: &str, address: &str, pod: &str| {
-        [service(name, with_ip(address, 0)), slice(name, name, pod)]
-    };
-    let mut catalog =
-        catalog([both("a", "10.96.0.1", "10.0.0.1"), both("b", "10.96.0.2", "10.0.0.2")].concat());
-    // The list has one of the two, unchanged.
-    catalog.replace_kind(ObjectKind::Service, vec![service("a", with_ip("10.96.0.1", 0))]);
-    assert_eq!(dirty(&mut catalog), ["b"]);
-    assert_eq!(backends(&catalog, "a"), ["10.0.0.1"], "slices stay");
-    catalog.replace_kind(
-        ObjectKind::Service,
-        vec![service("a", with_ip("10.96.0.1", 0)), service("b", with_ip("10.96.0.2", 0))],
-    );
-    assert_eq!(dirty(&mut catalog), ["b"]);
-    assert_eq!(backends(&catalog, "b"), ["10.0.0.2"], "its slice was there all the time");
-    catalog.replace_kind(ObjectKind::Slice, vec![slice("b", "b", "10.0.0.2")]);
-    assert_eq!(dirty(&mut catalog), ["a"]);
-    assert!(backends(&catalog, "a").is_empty());
-    assert_eq!(owned(&catalog, "a"), ["10.96.0.1 80"]);
-    catalog.replace_kind(ObjectKind::Slice, Vec::new());
-    assert_eq!(dirty(&mut catalog), ["b"]);
-}
-
-#[test]
 fn a_node_that_is_not_listed_any_more_keeps_its_name_only() {
     let mut catalog = catalog([service("a", with_node_port("10.96.0.1", 30080))]);
     catalog.apply(Update::Node(Some(node(Some("z"), &["192.0.2.5"]))));
-    catalog.take_dirty();
-    catalog
-        .replace_kind(ObjectKind::Node, vec![Update::Node(Some(node(Some("z"), &["192.0.2.5"])))]);
+    take_dirty(&mut catalog);
+    catalog.apply(Update::Node(Some(node(Some("z"), &["192.0.2.5"]))));
     assert!(!catalog.is_dirty(), "as it was");
-    catalog
-        .replace_kind(ObjectKind::Service, vec![service("a", with_node_port("10.96.0.1", 30080))]);
-    assert!(!catalog.is_dirty(), "another kind");
-    catalog.replace_kind(ObjectKind::Node, Vec::new());
+    catalog.apply(Update::Node(None));
     assert_eq!(dirty(&mut catalog), ["a"]);
     assert_eq!(catalog.node, node(None, &[]));
     assert_eq!(owned(&catalog, "a"), ["10.96.0.1 80", "127.0.0.1 30080 host"]);
-}
-
-#[test]
-fn the_first_state_of_a_source_replaces_all_kinds_at_once() {
-    let mut catalog = catalog([
-        service("a", with_node_port("10.96.0.1", 30080)),
-        slice("a", "a", "10.0.0.1"),
-        Update::Node(Some(node(Some("z"), &["192.0.2.6"]))),
-    ]);
-    catalog.replace(vec![service("b", with_node_port("10.96.0.2", 30081))]);
-    assert_eq!(dirty(&mut catalog), ["a", "b"]);
-    assert!(catalog.desired(&object("a")).is_empty());
-    assert_eq!(owned(&catalog, "b"), ["10.96.0.2 80", "127.0.0.1 30081 host"]);
-    assert_eq!(catalog.counts().1, 0, "no slice is left");
 }
 
 #[test]
@@ -169,8 +134,6 @@ fn chosen_interfaces_count_instead_of_the_nodes_own_addresses_while_there_are_so
     assert!(!catalog.is_dirty(), "the node's own do not count now");
     catalog.apply(Update::Interfaces(Some(Vec::new())));
     assert_eq!(owned(&catalog, "a"), [own, loopback]);
-    catalog.replace(vec![service("a", with_node_port("10.96.0.1", 30080))]);
-    assert_eq!(owned(&catalog, "a"), [own, loopback], "a relist is not about interfaces");
     catalog.apply(Update::Node(Some(node(None, &["192.0.2.6"]))));
     catalog.apply(Update::Interfaces(None));
     assert_eq!(owned(&catalog, "a"), [own, loopback, "192.0.2.6 30080"]);
@@ -243,7 +206,7 @@ fn trigger_times_are_of_slices_that_changed_and_stayed() {
     catalog.apply(slice_at("s", "a", "10.0.0.1", Some(1)));
     catalog.apply(slice_at("t", "a", "10.0.0.2", None));
     catalog.apply(slice_at("s", "a", "10.0.0.3", Some(2)));
-    catalog.take_dirty();
+    take_dirty(&mut catalog);
     // The same with another time is no change.
     catalog.apply(slice_at("s", "a", "10.0.0.3", Some(3)));
     assert!(!catalog.is_dirty());

@@ -335,7 +335,7 @@ impl<'a> StepBuilder<'a> {
 
     fn create(&mut self, frontend: &DesiredFrontend, set: Set) -> Result<(), Unplaced> {
         let (key, lines) = (frontend.key, &self.mirror.lines);
-        let number = lines.place(&key, &mut self.planned)?;
+        let number = lines.index().place(&key, &mut self.planned)?;
         let line = Line {
             address: key.address,
             port: key.port,

@@ -11,9 +11,8 @@ use std::collections::{BTreeSet, HashMap};
 use svclb_common::layout::{FrontendKey, Line, Meta};
 
 use super::quarantine::Quarantine;
-use crate::index::{Index, NoPlace};
+use crate::index::Index;
 use crate::number::{Generation, LineNumber};
-use crate::plan::unplaced::Unplaced;
 use crate::table::{Row, Step};
 
 /// The content of an empty line: much less than a line.
@@ -70,18 +69,6 @@ impl IndexLines {
 
     pub(crate) const fn index(&self) -> &Index {
         &self.index
-    }
-
-    /// A line for a frontend that has none, which is added to `planned`.
-    pub(crate) fn place(
-        &self,
-        key: &FrontendKey,
-        planned: &mut BTreeSet<LineNumber>,
-    ) -> Result<LineNumber, Unplaced> {
-        self.index.place(key, planned).map_err(|why| match why {
-            NoPlace::Quarantined => Unplaced::Quarantined,
-            NoPlace::Full => Unplaced::NoLine,
-        })
     }
 
     /// A line that holds a frontend.

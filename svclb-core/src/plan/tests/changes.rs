@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use super::world::ObjectKind;
 use super::*;
-use crate::model::ObjectKind;
 
 pub(super) struct Change {
     pub(super) name: &'static str,

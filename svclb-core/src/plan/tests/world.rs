@@ -9,8 +9,8 @@ use svclb_common::layout::{FrontendKey, ServiceNotes};
 use crate::catalog::Catalog;
 use crate::compile::Desired;
 use crate::model::{
-    Endpoint, Families, Node, ObjectKind, ObjectName, Protocol, Service, ServiceKey, ServicePort,
-    Slice, SlicePort, TrafficPolicy, Update,
+    Endpoint, Families, Node, ObjectName, Protocol, Service, ServiceKey, ServicePort, Slice,
+    SlicePort, TrafficPolicy, Update,
 };
 
 /// Backends of a frontend, as text.
@@ -31,6 +31,14 @@ pub(super) enum Event {
     Interfaces(Option<Vec<u8>>),
     /// A source lists one kind of objects again; the one of this name was deleted meanwhile.
     Relist(ObjectKind, u8),
+}
+
+/// The kinds of objects, each of which a source may list again by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ObjectKind {
+    Service,
+    Slice,
+    Node,
 }
 
 /// A Service object in a few numbers.
@@ -118,14 +126,16 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
 pub(super) enum Report {
     Change(Update),
     /// All objects of a kind.
-    All(ObjectKind, Vec<Update>),
+    Changes(Vec<Update>),
 }
 
 impl Report {
     pub(super) fn apply_to(self, catalog: &mut Catalog) {
         match self {
             Self::Change(update) => catalog.apply(update),
-            Self::All(kind, updates) => catalog.replace_kind(kind, updates),
+            Self::Changes(updates) => {
+                updates.into_iter().for_each(|update| catalog.apply(update));
+            }
         }
     }
 }
@@ -193,13 +203,21 @@ impl World {
                 update
             }
             Event::Relist(kind, without) => {
-                match kind {
-                    ObjectKind::Service => drop(self.services.remove(without)),
-                    ObjectKind::Slice => drop(self.slices.remove(without)),
-                    ObjectKind::Node if *without == 0 => self.node = None,
-                    ObjectKind::Node => {}
-                }
-                return Report::All(*kind, self.all(*kind));
+                let name = object(*without);
+                let gone = match kind {
+                    ObjectKind::Service => {
+                        self.services.remove(without).map(|_| Update::Service(name, None))
+                    }
+                    ObjectKind::Slice => {
+                        self.slices.remove(without).map(|_| Update::Slice(name, None))
+                    }
+                    ObjectKind::Node if *without == 0 => {
+                        self.node.take().map(|_| Update::Node(None))
+                    }
+                    ObjectKind::Node => None,
+                };
+                // A source hands on the differences; equal objects change nothing.
+                return Report::Changes(gone.into_iter().chain(self.all(*kind)).collect());
             }
         };
         Report::Change(update)
@@ -217,7 +235,7 @@ impl World {
     pub(super) fn apply_to(&self, catalog: &mut Catalog) {
         let kinds = [ObjectKind::Node, ObjectKind::Slice, ObjectKind::Service];
         let all = kinds.into_iter().flat_map(|kind| self.all(kind));
-        catalog.replace(all.chain(self.interfaces.clone()).collect());
+        all.chain(self.interfaces.clone()).for_each(|update| catalog.apply(update));
     }
 }
 

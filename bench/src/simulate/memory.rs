@@ -1,23 +1,23 @@
-//! Objects that other code of the same process sends: for simulations of clusters that no machine can run.
+//! The source of a simulation: objects that another thread of the same process sends.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use svclb_core::model::{Unread, Update};
+use svclb_sources::{Batch, Batches};
 use tokio::sync::mpsc;
-
-use crate::batch::Batch;
 
 /// The most changes of one batch: the reconciler has other work in between.
 const MOST: usize = 100_000;
 
 /// A change, and the time at which it was sent.
-pub type TimedUpdate = (Instant, Update);
+pub(super) type TimedUpdate = (Instant, Update);
 
 /// The objects that are sent over a channel.
 #[derive(Debug)]
-pub struct Memory {
+pub(super) struct Memory {
     updates: mpsc::UnboundedReceiver<TimedUpdate>,
     first: Option<Vec<Update>>,
     /// The number of changes that were handed on and are written: the reconciler asks for the next batch
@@ -28,29 +28,36 @@ pub struct Memory {
 
 impl Memory {
     /// Begins with these objects, and goes on with the changes that are sent.
-    pub fn new(first: Vec<Update>, updates: mpsc::UnboundedReceiver<TimedUpdate>) -> Self {
+    pub(super) fn new(first: Vec<Update>, updates: mpsc::UnboundedReceiver<TimedUpdate>) -> Self {
         Self { updates, first: Some(first), done: Arc::default(), handed_on: 0 }
     }
 
     /// Returns the number of changes that are written, the first objects not counted.
-    pub fn done(&self) -> Arc<AtomicU64> {
+    pub(super) fn done(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.done)
     }
+}
 
-    /// Waits for changes, and takes all that were sent; for ever once all senders are dropped. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Batch {
-        if let Some(updates) = self.first.take() {
-            return Batch { whole: true, unread: Some(Unread::default()), ..Batch::of(updates) };
-        }
-        self.done.store(self.handed_on, Ordering::Release);
-        let mut taken = Vec::new();
-        if self.updates.recv_many(&mut taken, MOST).await == 0 {
-            std::future::pending::<()>().await;
-        }
-        self.handed_on += taken.len() as u64;
-        let seen = taken.iter().map(|(seen, _)| *seen).min();
-        let updates = taken.into_iter().map(|(_, update)| update).collect();
-        Batch { seen: seen.unwrap_or_else(Instant::now), ..Batch::of(updates) }
+impl Batches for Memory {
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Batch> + '_>> {
+        Box::pin(async {
+            if let Some(updates) = self.first.take() {
+                return Batch {
+                    whole: true,
+                    unread: Some(Unread::default()),
+                    ..Batch::of(updates)
+                };
+            }
+            self.done.store(self.handed_on, Ordering::Release);
+            let mut taken = Vec::new();
+            if self.updates.recv_many(&mut taken, MOST).await == 0 {
+                std::future::pending::<()>().await;
+            }
+            self.handed_on += taken.len() as u64;
+            let seen = taken.iter().map(|(seen, _)| *seen).min();
+            let updates = taken.into_iter().map(|(_, update)| update).collect();
+            Batch { seen: seen.unwrap_or_else(Instant::now), ..Batch::of(updates) }
+        })
     }
 }
 
