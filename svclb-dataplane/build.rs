@@ -15,7 +15,7 @@ use object::{Object as _, ObjectSection as _};
 
 /// Package that holds the hooks.
 const PACKAGE: &str = "svclb-ebpf";
-/// What the object is made of, relative to this crate. aya-build watches the first only.
+/// The sources of the object, relative to this crate. aya-build watches the first only.
 const SOURCES: [&str; 3] = ["../svclb-ebpf", "../svclb-common", "../Cargo.toml"];
 /// More flags for its compiler: `cargo xtask image` renames folders by them.
 const FLAGS: &str = "SVCLB_BPF_RUSTFLAGS";

@@ -1,12 +1,11 @@
-//! Memory that was needed once, given back to the system.
+//! Returns memory to the system that is not needed any more.
 
-/// What is this large, bytes, is got from the system by itself and given back as soon as it is not needed
-/// any more.
+/// Buffers of this size in bytes are mapped one by one, and unmapped as soon as they are freed.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 128 << 10;
 
-/// Keeps large buffers out of the allocator's heap: what an audit reads, or a list, leaves no hole in it
-/// that stays. (By itself the allocator takes them into the heap from the second time on.)
+/// Keeps large buffers out of the allocator's heap, where those of an audit or a list would leave holes. (By
+/// default glibc maps the first one, and takes later ones of its size from the heap.)
 pub(crate) fn keep_large_apart() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes numbers, and no other thread allocates yet (mallopt(3)).

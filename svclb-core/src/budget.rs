@@ -53,12 +53,12 @@ impl Resource {
 /// The number of resources.
 const COUNT: usize = 5;
 
-/// So much of each resource.
+/// An amount of each resource.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Amount([usize; COUNT]);
 
 impl Amount {
-    /// An amount of each resource.
+    /// These amounts.
     pub const fn new(
         frontends: usize,
         addresses: usize,
@@ -74,7 +74,7 @@ impl Amount {
         Self([usize::MAX; COUNT])
     }
 
-    /// Of one resource.
+    /// The amount of one resource.
     pub const fn of(&self, resource: Resource) -> usize {
         self.0[resource as usize]
     }
@@ -136,11 +136,11 @@ pub enum Scope {
 /// The budgets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
-    /// Of one Service object with its slices.
+    /// The limits of one Service object with its slices.
     pub service: Amount,
-    /// Of all Services of a namespace.
+    /// The limits of all Services of a namespace together.
     pub namespace: Amount,
-    /// Of all Services of the cluster.
+    /// The limits of all Services of the cluster together.
     pub cluster: Amount,
 }
 
@@ -175,7 +175,7 @@ impl Budget {
     };
 }
 
-/// Why a Service is not served: it exceeds a budget.
+/// The reason for not serving a Service: it exceeds a budget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refusal {
     /// The objects that share the budget.

@@ -83,7 +83,7 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` whose ipMode is absent or VIP.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// Of which families `loadBalancerSourceRanges` restrict the load balancer IPs: they are left alone.
+    /// The families whose load balancer IPs `loadBalancerSourceRanges` restricts: those are left alone.
     pub source_ranges: Families,
     /// `internalTrafficPolicy`.
     pub internal_policy: TrafficPolicy,

@@ -1,7 +1,7 @@
-//! What somebody else wrote (names, labels, file names, errors, rows of maps), for logs and terminals.
+//! Escapes untrusted text (names, labels, file names, errors, rows of maps) for logs and terminals.
 //!
-//! This is the one place that escapes. Whatever goes in, what comes out has no character that a terminal
-//! obeys or that cannot be seen: control characters (also those of C1), line and paragraph separators,
+//! This is the one place that escapes. Its output has no character that a terminal interprets or does not
+//! show: control characters (also those of C1), line and paragraph separators,
 //! marks that change the direction of text, blanks of no width, combining marks, private and unassigned
 //! ones. They are shown by their names or numbers, as Rust's `Debug` does; everything else, quotes and
 //! backslashes included, stays as it is.
@@ -13,10 +13,10 @@
 
 use std::fmt::Write as _;
 
-/// How much of a text [`short`] shows, characters.
+/// The most characters of a text that [`short`] shows.
 pub const LONGEST: usize = 300;
 
-/// Whether a character is shown as what it is.
+/// Returns true for a character that needs no escape.
 fn is_plain(letter: char) -> bool {
     matches!(letter, ' '..='~') || (!letter.is_ascii() && letter.escape_debug().len() == 1)
 }
@@ -63,9 +63,8 @@ pub fn json(text: &str) -> String {
     shown
 }
 
-/// A line of the log: what stands before its final line feed, in one line. Where it is `coloured`, colours
-/// and other renditions (`ESC [ 1 ; 31 m`) stay, whoever they are of: what the log is told must have
-/// passed [`line()`] before.
+/// Escapes a line of the log, except for its final line feed. Where it is `coloured`, colours and other
+/// renditions (`ESC [ 1 ; 31 m`) stay, so untrusted text must have passed [`line()`] before.
 pub fn event(text: &str, coloured: bool) -> String {
     let (mut rest, end) = match text.strip_suffix('\n') {
         Some(rest) => (rest, "\n"),
@@ -88,7 +87,7 @@ pub fn event(text: &str, coloured: bool) -> String {
     shown
 }
 
-/// How long the rendition is that a text begins with, bytes.
+/// The length in bytes of the rendition at the beginning of a text; none when there is none.
 fn rendition(text: &str) -> Option<usize> {
     let parameters = text.strip_prefix("\u{1b}[")?;
     let length = parameters.find(|letter: char| !(letter.is_ascii_digit() || letter == ';'))?;

@@ -180,7 +180,7 @@ echo 'status:'; echo '  token: token'
         let read = |name| fs::read_to_string(stage.path(name)).unwrap();
         assert_eq!(read("shop"), "open\n");
         assert_eq!(read("arguments"), "--a b c\n");
-        assert_eq!(read("input"), "", "nobody types");
+        assert_eq!(read("input"), "", "no terminal input was expected");
         let info: Value = serde_json::from_str(&read("info")).unwrap();
         assert_eq!(info["kind"], "ExecCredential");
         assert_eq!(info["apiVersion"], version);

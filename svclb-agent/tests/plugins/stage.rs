@@ -27,7 +27,7 @@ pub(super) struct Stage {
     exec: Value,
     pub(super) server: Server,
     pub(super) limits: Limits,
-    /// How many batches came.
+    /// The number of batches so far.
     pub(super) batches: Cell<usize>,
 }
 
@@ -135,7 +135,7 @@ impl Stage {
     }
 }
 
-/// Whether no such process runs. (One that nobody waited for is there and does nothing.)
+/// Returns true when no such process runs. (A zombie does not run.)
 pub(super) fn are_gone(processes: &[String]) -> bool {
     let runs = |process: &&String| {
         let stat = fs::read_to_string(Path::new("/proc").join(process).join("stat"));
@@ -189,12 +189,12 @@ impl Server {
         self.state.lock().unwrap().accepted.retain(|accepted| accepted != token);
     }
 
-    /// How many requests had this token.
+    /// The number of requests with this token.
     pub(super) fn count(&self, token: &str) -> usize {
         self.state.lock().unwrap().asked.iter().filter(|asked| *asked == token).count()
     }
 
-    /// How many requests there were.
+    /// The number of requests.
     pub(super) fn all(&self) -> usize {
         self.state.lock().unwrap().asked.len()
     }

@@ -1,6 +1,6 @@
 //! Objects of which a source keeps no contents.
 
-/// Why a source keeps no contents of an object: with them, the objects of its namespace would take more
+/// The reason for keeping no contents of an object: with them, the objects of its namespace would take more
 /// memory than they may. All in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Omission {

@@ -26,8 +26,8 @@ pub use quarantine::Freed;
 pub(super) use services::{InstalledService, Services};
 pub(super) use slots::SlotRanges;
 
-/// So many ids of services, and generations of a line, are left to the maps in use while staging maps are
-/// filled: those of the staging maps begin behind them.
+/// The number of service ids, and of generations of a line, that are left to the maps in use while staging maps
+/// are filled. Those of the staging maps begin behind them.
 const AHEAD: u32 = 1 << 16;
 
 /// The mirror of the maps.

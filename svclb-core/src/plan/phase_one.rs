@@ -24,9 +24,9 @@ const SERVICE: usize = 4;
 /// The steps for one line when an endpoint of its service is removed: its set, its mark, its generation, and
 /// the mark again.
 const PER_LINE: usize = 4;
-/// So many of a service's members, or of its frontends, take as much effort to compile and compare as a step.
+/// The number of members, or of frontends, whose compilation and comparison take the effort of one step.
 const PER_STEP: usize = 8;
-/// So many services of an object that are gone are visited together, whatever effort they take.
+/// The most services of an object that are gone and are visited at once, whatever effort they take.
 const SMALL: usize = if cfg!(test) { 1 } else { 64 };
 
 impl Work<'_> {

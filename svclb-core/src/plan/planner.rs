@@ -156,7 +156,7 @@ impl Planner {
         self.unplaced.set_growing(grows);
     }
 
-    /// Why services do not fit, apart from those that wait for the end of a quarantine.
+    /// The reasons why services do not fit, except for the end of a quarantine.
     pub fn lacking(&self) -> impl Iterator<Item = Unplaced> {
         self.unplaced.reasons().filter(|why| *why != Unplaced::Quarantined)
     }
@@ -186,7 +186,7 @@ impl Planner {
         self.mirror.services.objects()
     }
 
-    /// How many services have rows.
+    /// The number of services that have rows.
     pub fn services(&self) -> usize {
         self.mirror.services.len()
     }

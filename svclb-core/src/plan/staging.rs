@@ -23,13 +23,13 @@ use crate::catalog::Catalog;
 use crate::model::ObjectName;
 use crate::table::{Row, Step, Table, TableError};
 
-/// Why staging maps cannot take the place of those in use.
+/// The reason why staging maps cannot take the place of those in use.
 #[derive(Debug, thiserror::Error)]
 pub enum StagingError {
     /// A service that has rows in the maps in use does not fit.
     #[error("not all that is served fits: {}", .0.why)]
     Lost(UnplacedService),
-    /// So much changed in the maps in use that ids or generations would be used twice.
+    /// Too many changes of the maps in use: ids or generations would be used twice.
     #[error("too much changed while they were filled")]
     Overtaken,
     /// A row cannot be written.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::model::{ObjectName, ServiceKey};
 use crate::table::MapName;
 
-/// Why a service does not fit.
+/// The reason why a service does not fit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unplaced {
     /// The slots or the line that it needs are in quarantine.
@@ -35,7 +35,7 @@ pub enum Unplaced {
 pub struct UnplacedService {
     /// The service.
     pub service: ServiceKey,
-    /// Why it does not fit.
+    /// The reason.
     pub why: Unplaced,
 }
 

@@ -145,7 +145,7 @@ pub fn ranges(lines: &[(u32, Line)], mut slot: impl FnMut(u32) -> Option<Slot>) 
     sets.into_iter().filter_map(&mut written).collect()
 }
 
-/// Why a row could not be loaded, written or removed.
+/// The reason why a row could not be loaded, written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// A map is full: E2BIG, or a number beyond a mapped array's end.

@@ -73,7 +73,7 @@ impl Mirror {
         }
         let filled = dump.lines.iter().filter(|(_, line)| line.protocol != 0);
         let mut filled: Vec<&(u32, Line)> = filled.collect();
-        // Of two lines with one frontend, the one that its row names stays.
+        // If two lines have one frontend, the line that its row names stays.
         filled.sort_by_key(|(number, line)| rows.get(&line.frontend()) != Some(number));
         let mut unrecognized: Vec<(LineNumber, Set)> = Vec::new();
         for (number, line) in filled {
