@@ -33,7 +33,7 @@ pub struct Limits {
 }
 
 /// Rows of a hash map, each of which stays where it is.
-type Rows<K, V> = RefCell<HashMap<K, Box<UnsafeCell<V>>>>;
+type BoxedRows<K, V> = RefCell<HashMap<K, Box<UnsafeCell<V>>>>;
 
 /// Maps in memory, for one thread.
 #[derive(Debug)]
@@ -44,10 +44,10 @@ pub struct MemoryMaps {
     places: Vec<UnsafeCell<Origin>>,
     /// Rows of `svclb_backends`.
     pub backends: RefCell<HashMap<BackendKey, BackendRow>>,
-    overflow: Rows<u64, Overflow>,
+    overflow: BoxedRows<u64, Overflow>,
     removed: RefCell<Vec<Box<UnsafeCell<Overflow>>>>,
-    clients: Rows<u32, ClientRow>,
-    affinity: Rows<AffinityKey, AffinityRow>,
+    clients: BoxedRows<u32, ClientRow>,
+    affinity: BoxedRows<AffinityKey, AffinityRow>,
     replaced: RefCell<Vec<Box<UnsafeCell<AffinityRow>>>>,
     /// Capacities.
     pub limits: Cell<Limits>,

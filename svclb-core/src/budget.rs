@@ -121,7 +121,7 @@ impl Amount {
 
 /// The objects that share a budget.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Scope {
+pub enum BudgetScope {
     /// One Service object with its slices.
     Service,
     /// All Services of a namespace.
@@ -179,7 +179,7 @@ impl Budget {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refusal {
     /// The objects that share the budget.
-    pub scope: Scope,
+    pub scope: BudgetScope,
     /// The resource that is used up.
     pub resource: Resource,
     /// The needs of the Service with its slices.
@@ -194,16 +194,16 @@ impl Refusal {
     /// The flag of `svclb agent` that sets this budget.
     pub const fn flag(&self) -> &'static str {
         match (self.scope, self.resource) {
-            (Scope::Service, Resource::Frontends) => "--service-frontends",
-            (Scope::Service, Resource::Addresses) => "--service-addresses",
-            (Scope::Service, Resource::Endpoints) => "--service-endpoints",
-            (Scope::Service, _) => "--service-memory",
-            (Scope::Namespace, _) => "--namespace-share",
-            (Scope::Cluster, Resource::Frontends) => "--all-frontends",
-            (Scope::Cluster, Resource::Addresses | Resource::Endpoints | Resource::Backends) => {
+            (BudgetScope::Service, Resource::Frontends) => "--service-frontends",
+            (BudgetScope::Service, Resource::Addresses) => "--service-addresses",
+            (BudgetScope::Service, Resource::Endpoints) => "--service-endpoints",
+            (BudgetScope::Service, _) => "--service-memory",
+            (BudgetScope::Namespace, _) => "--namespace-share",
+            (BudgetScope::Cluster, Resource::Frontends) => "--all-frontends",
+            (BudgetScope::Cluster, Resource::Addresses | Resource::Endpoints | Resource::Backends) => {
                 "--all-backends"
             }
-            (Scope::Cluster, Resource::Memory) | (Scope::Objects, _) => "--all-memory",
+            (BudgetScope::Cluster, Resource::Memory) | (BudgetScope::Objects, _) => "--all-memory",
         }
     }
 }
@@ -213,19 +213,19 @@ impl fmt::Display for Refusal {
         let Self { scope, resource, needs, used, limit } = self;
         let resource = resource.name();
         match scope {
-            Scope::Service => {
+            BudgetScope::Service => {
                 write!(f, "it has {needs} {resource}, and one Service may have {limit}")?;
             }
-            Scope::Namespace => write!(
+            BudgetScope::Namespace => write!(
                 f,
                 "it needs {needs} {resource}, older Services of its namespace use {used}, and all of a \
                  namespace may use {limit}"
             )?,
-            Scope::Cluster => write!(
+            BudgetScope::Cluster => write!(
                 f,
                 "it needs {needs} {resource}, older Services use {used}, and all together may use {limit}"
             )?,
-            Scope::Objects => write!(
+            BudgetScope::Objects => write!(
                 f,
                 "one of its objects needs {needs} {resource}, the objects of its namespace take {used}, and \
                  may take {limit}, their share of what is free"
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_needed_what_there_is_and_the_flag() {
         let refusal = Refusal {
-            scope: Scope::Namespace,
+            scope: BudgetScope::Namespace,
             resource: Resource::Backends,
             needs: 7,
             used: 5,

@@ -11,7 +11,7 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use svclb_common::translate::{self, Caller as _, Verdict};
 
 use crate::context::{Call, V4, V6};
-use crate::maps::Maps;
+use crate::maps::HookMaps;
 
 /// Return value of a program that lets the call go on.
 const ALLOW: i32 = 1;
@@ -60,7 +60,7 @@ fn svclb_peername6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock(sock_release)]
 fn svclb_release(ctx: SockContext) -> i32 {
-    translate::release(&Maps, context::released_cookie(&ctx));
+    translate::release(&HookMaps, context::released_cookie(&ctx));
     ALLOW
 }
 
@@ -68,7 +68,7 @@ fn svclb_release(ctx: SockContext) -> i32 {
 fn connect<F: context::Family>(ctx: &SockAddrContext) -> i32 {
     let Some(call) = Call::<F>::of(ctx) else { return ALLOW };
     let dialled = call.peer();
-    let verdict = translate::connect(&Maps, &call, &dialled);
+    let verdict = translate::connect(&HookMaps, &call, &dialled);
     call.log("connect", &dialled, &verdict);
     call.answer(verdict)
 }
@@ -77,7 +77,7 @@ fn connect<F: context::Family>(ctx: &SockAddrContext) -> i32 {
 fn sendmsg<F: context::Family>(ctx: &SockAddrContext) -> i32 {
     let Some(call) = Call::<F>::of(ctx) else { return ALLOW };
     let dialled = call.peer();
-    let verdict = translate::sendmsg(&Maps, &call, &dialled);
+    let verdict = translate::sendmsg(&HookMaps, &call, &dialled);
     call.log("sendmsg", &dialled, &verdict);
     call.answer(verdict)
 }
@@ -86,7 +86,7 @@ fn sendmsg<F: context::Family>(ctx: &SockAddrContext) -> i32 {
 fn recvmsg<F: context::Family>(ctx: &SockAddrContext) -> i32 {
     if let Some(call) = Call::<F>::of(ctx) {
         let source = call.peer();
-        if let Some(dialled) = translate::recvmsg(&Maps, call.cookie(), &source) {
+        if let Some(dialled) = translate::recvmsg(&HookMaps, call.cookie(), &source) {
             call.log("recvmsg", &source, &Verdict::Rewrite(dialled));
             call.rewrite(&dialled);
         }
@@ -98,7 +98,7 @@ fn recvmsg<F: context::Family>(ctx: &SockAddrContext) -> i32 {
 fn getpeername<F: context::Family>(ctx: &SockAddrContext) -> i32 {
     if let Some(call) = Call::<F>::of(ctx) {
         let peer = call.peer();
-        if let Some(dialled) = translate::getpeername(&Maps, call.cookie(), &peer) {
+        if let Some(dialled) = translate::getpeername(&HookMaps, call.cookie(), &peer) {
             call.log("getpeername", &peer, &Verdict::Rewrite(dialled));
             call.rewrite(&dialled);
         }

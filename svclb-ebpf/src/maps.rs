@@ -70,9 +70,9 @@ static NEW_CLIENT: ClientRow = ClientRow { overflow: 0, affinity: 0 };
 static EMPTY_OVERFLOW: Overflow = Overflow::EMPTY;
 
 /// The real maps.
-pub(crate) struct Maps;
+pub(crate) struct HookMaps;
 
-impl Lookup for Maps {
+impl Lookup for HookMaps {
     #[inline(always)]
     fn seed(&self) -> u64 {
         SEED.load()

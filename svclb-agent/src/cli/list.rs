@@ -19,11 +19,11 @@ use svclb_dataplane::pins::lock::Lock;
 use svclb_dataplane::pins::places::Places;
 use svclb_dataplane::programs::attach;
 
-use super::output::{self, BackendView, Format, HookView, ServiceView, SocketView, StatusView};
+use super::output::{self, BackendView, OutputFormat, HookView, ServiceView, SocketView, StatusView};
 use super::sources::SourceView;
 
 /// `svclb services`.
-pub(super) fn services(pins: &Pins, format: Format) -> Result<()> {
+pub(super) fn services(pins: &Pins, format: OutputFormat) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
     let mut frontends: HashMap<u32, Frontends> = HashMap::new();
     let mut keys: Vec<_> = dump.frontends.iter().collect();
@@ -107,7 +107,7 @@ fn notes(row: &ServiceRow) -> Vec<&'static str> {
 }
 
 /// `svclb backends`.
-pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
+pub(super) fn backends(pins: &Pins, format: OutputFormat) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
     let owners = Owners::of(&dump);
     let mut connections: HashMap<(u32, Address, u16), usize> = HashMap::new();
@@ -148,7 +148,7 @@ pub(super) fn backends(pins: &Pins, format: Format) -> Result<()> {
 }
 
 /// `svclb sockets`.
-pub(super) fn sockets(pins: &Pins, format: Format) -> Result<()> {
+pub(super) fn sockets(pins: &Pins, format: OutputFormat) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
     let owners = Owners::of(&dump);
     let views: Vec<SocketView> = Origins::open(&Places::current(pins))?
@@ -178,7 +178,7 @@ pub(super) fn sockets(pins: &Pins, format: Format) -> Result<()> {
 }
 
 /// `svclb status`.
-pub(super) fn status(pins: &Pins, format: Format) -> Result<()> {
+pub(super) fn status(pins: &Pins, format: OutputFormat) -> Result<()> {
     let mut maps = Maps::read(pins)?;
     let (dump, counters) = (maps.load()?, maps.counters()?);
     let origins = Origins::open(&Places::current(pins))?;

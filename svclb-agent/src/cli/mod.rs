@@ -20,7 +20,7 @@ use svclb_core::text;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use output::Format;
+use output::OutputFormat;
 use svclb_dataplane::pins::Pins;
 use svclb_dataplane::probe;
 use svclb_dataplane::probe::trial;
@@ -76,7 +76,7 @@ struct ListArgs {
     pins: PinsArgs,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    output: OutputFormat,
 }
 
 #[derive(Debug, Args)]

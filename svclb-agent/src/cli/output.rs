@@ -15,7 +15,7 @@ use super::sources::SourceView;
 
 /// How to print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub(super) enum Format {
+pub(super) enum OutputFormat {
     /// Columns for people
     #[default]
     Table,
@@ -26,7 +26,7 @@ pub(super) enum Format {
 }
 
 /// A row of a list.
-pub(super) trait Row: Serialize {
+pub(super) trait ListRow: Serialize {
     /// The table's headings.
     const HEADINGS: &'static [&'static str];
 
@@ -68,7 +68,7 @@ pub(super) struct ServiceView {
     pub(super) id: u32,
 }
 
-impl Row for ServiceView {
+impl ListRow for ServiceView {
     const HEADINGS: &'static [&'static str] = &[
         "NAMESPACE",
         "NAME",
@@ -124,7 +124,7 @@ pub(super) struct BackendView {
     pub(super) connections: usize,
 }
 
-impl Row for BackendView {
+impl ListRow for BackendView {
     const HEADINGS: &'static [&'static str] =
         &["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "BACKEND", "STATE", "SETS", "CONNECTIONS"];
 
@@ -164,7 +164,7 @@ pub(super) struct SocketView {
     pub(super) place: &'static str,
 }
 
-impl Row for SocketView {
+impl ListRow for SocketView {
     const HEADINGS: &'static [&'static str] =
         &["COOKIE", "PROTOCOL", "DIALLED", "GIVEN", "SERVICE", "CONNECTED", "CURRENT", "PLACE"];
 
@@ -243,12 +243,12 @@ pub(super) struct HookView {
 }
 
 /// Prints a list.
-pub(super) fn list<T: Row>(rows: &[T], format: Format) -> Result<()> {
+pub(super) fn list<T: ListRow>(rows: &[T], format: OutputFormat) -> Result<()> {
     print(&render_list(rows, format)?)
 }
 
 /// Prints the status.
-pub(super) fn one(status: &StatusView, format: Format) -> Result<()> {
+pub(super) fn one(status: &StatusView, format: OutputFormat) -> Result<()> {
     print(&render_status(status, format)?)
 }
 
@@ -266,23 +266,23 @@ fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
 }
 
-fn render_list<T: Row>(rows: &[T], format: Format) -> Result<String> {
+fn render_list<T: ListRow>(rows: &[T], format: OutputFormat) -> Result<String> {
     match format {
-        Format::Json => json(&rows),
-        Format::Yaml => yaml(&rows),
-        Format::Table => {
+        OutputFormat::Json => json(&rows),
+        OutputFormat::Yaml => yaml(&rows),
+        OutputFormat::Table => {
             let headings = T::HEADINGS.iter().map(|heading| (*heading).to_owned()).collect();
-            let cells = rows.iter().map(Row::cells);
+            let cells = rows.iter().map(ListRow::cells);
             Ok(columns(std::iter::once(headings).chain(cells)))
         }
     }
 }
 
-fn render_status(status: &StatusView, format: Format) -> Result<String> {
+fn render_status(status: &StatusView, format: OutputFormat) -> Result<String> {
     match format {
-        Format::Json => json(status),
-        Format::Yaml => yaml(status),
-        Format::Table => Ok(columns(status_rows(status).into_iter())),
+        OutputFormat::Json => json(status),
+        OutputFormat::Yaml => yaml(status),
+        OutputFormat::Table => Ok(columns(status_rows(status).into_iter())),
     }
 }
 

@@ -42,17 +42,17 @@ NAMESPACE  NAME           PORT  PROTOCOL  CLUSTER-IP                   EXTERNAL 
 default    web                  TCP       10.96.0.10:80,[fd00::10]:80  198.51.100.1:80  30080      2                        7
 default    a-longer-name  http  TCP                                                                2         conflict,sctp  7
 ";
-    assert_eq!(render_list(&services(), Format::Table).unwrap(), expected);
+    assert_eq!(render_list(&services(), OutputFormat::Table).unwrap(), expected);
 }
 
 #[test]
 fn an_empty_list_has_headings_in_a_table_and_is_an_empty_array_in_json() {
     let none: [SocketView; 0] = [];
     assert_eq!(
-        render_list(&none, Format::Table).unwrap(),
+        render_list(&none, OutputFormat::Table).unwrap(),
         "COOKIE  PROTOCOL  DIALLED  GIVEN  SERVICE  CONNECTED  CURRENT  PLACE\n",
     );
-    assert_eq!(render_list(&none, Format::Json).unwrap(), "[]\n");
+    assert_eq!(render_list(&none, OutputFormat::Json).unwrap(), "[]\n");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn yaml_quotes_a_name_that_looks_like_a_number() {
     // YAML 1.1, which older readers go by, has octal numbers of another form, and binary ones.
     for name in ["8080", "012", "0x1f", "0b1", "0o7", "1e3", "1e-3"] {
         let rows = [ServiceView { name: name.to_owned(), ..services().swap_remove(0) }];
-        let text = render_list(&rows, Format::Yaml).unwrap();
+        let text = render_list(&rows, OutputFormat::Yaml).unwrap();
         let line = text.lines().find_map(|line| line.trim_start().strip_prefix("name: "));
         let quoted = [format!("\"{name}\""), format!("'{name}'")];
         assert!(line.is_some_and(|line| quoted.iter().any(|it| it == line)), "{text}");
@@ -87,12 +87,12 @@ fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
         "connections": 3,
     }]);
     let json: serde_json::Value =
-        serde_json::from_str(&render_list(&rows, Format::Json).unwrap()).unwrap();
+        serde_json::from_str(&render_list(&rows, OutputFormat::Json).unwrap()).unwrap();
     assert_eq!(json, expected);
     let yaml: serde_json::Value =
-        serde_saphyr::from_str(&render_list(&rows, Format::Yaml).unwrap()).unwrap();
+        serde_saphyr::from_str(&render_list(&rows, OutputFormat::Yaml).unwrap()).unwrap();
     assert_eq!(yaml, expected);
-    let table = render_list(&rows, Format::Table).unwrap();
+    let table = render_list(&rows, OutputFormat::Table).unwrap();
     assert!(table.contains("[fd00::1]:8080"), "{table}");
 }
 
@@ -100,7 +100,7 @@ fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
 fn control_characters_are_shown_and_not_obeyed() {
     let mut rows = services();
     rows[0].name = "a\u{1b}[2J\nb\u{9b}".into();
-    let table = render_list(&rows, Format::Table).unwrap();
+    let table = render_list(&rows, OutputFormat::Table).unwrap();
     assert!(table.contains(r"a\u{1b}[2J\nb\u{9b}"), "{table}");
     assert_eq!(table.lines().count(), 3);
 }
@@ -164,13 +164,13 @@ Origins:      65536 places, 0 in overflow
 refused:      1
 translated:   9
 ";
-    assert_eq!(render_status(&status(), Format::Table).unwrap(), expected);
+    assert_eq!(render_status(&status(), OutputFormat::Table).unwrap(), expected);
 }
 
 #[test]
 fn the_status_in_json_is_one_object() {
     let json: serde_json::Value =
-        serde_json::from_str(&render_status(&status(), Format::Json).unwrap()).unwrap();
+        serde_json::from_str(&render_status(&status(), OutputFormat::Json).unwrap()).unwrap();
     assert_eq!(json["hooks"][1], serde_json::json!({"name": "connect6", "attached": false}));
     assert_eq!(json["counters"]["translated"], 9);
     assert_eq!(json["index_lines"], 1024);

@@ -15,7 +15,7 @@ const ORIGINS: usize = 1_000;
 
 /// Rejects that were logged lately or wait to be logged, by origin.
 #[derive(Debug, Default)]
-pub(super) struct RejectLog(BTreeMap<String, Origin>);
+pub(super) struct RejectLog(BTreeMap<String, RejectSource>);
 
 /// A limit of log lines: [`AT_ONCE`], and one more with each second.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ impl Rate {
 
 /// The rejects of one origin.
 #[derive(Debug, Default)]
-struct Origin {
+struct RejectSource {
     rate: Rate,
     /// With when they were reported.
     waiting: VecDeque<(Instant, Reject)>,
@@ -91,7 +91,7 @@ impl RejectLog {
     }
 }
 
-impl Origin {
+impl RejectSource {
     /// Takes the rejects that may be logged now.
     fn due(&mut self, now: Instant) -> impl Iterator<Item = (Instant, Reject)> {
         let count = self.rate.take(self.waiting.len(), now);

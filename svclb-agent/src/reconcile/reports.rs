@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn changes_that_come_and_go_all_the_time_are_logged_at_a_rate_and_the_last_one_in_the_end() {
         let refusal = Refusal {
-            scope: svclb_core::budget::Scope::Service,
+            scope: svclb_core::budget::BudgetScope::Service,
             resource: svclb_core::budget::Resource::Frontends,
             needs: 2,
             used: 0,

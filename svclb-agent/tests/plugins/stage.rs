@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use svclb_core::budget::Budget;
-use svclb_sources::kube::plugin::Limits;
+use svclb_sources::kube::plugin::PluginLimits;
 use svclb_sources::kube::{Kube, KubeSettings, SILENCE};
 use tempfile::TempDir;
 
@@ -26,7 +26,7 @@ pub(super) struct Stage {
     folder: TempDir,
     exec: Value,
     pub(super) server: Server,
-    pub(super) limits: Limits,
+    pub(super) limits: PluginLimits,
     /// The number of batches so far.
     pub(super) batches: Cell<usize>,
 }
@@ -41,7 +41,7 @@ impl Stage {
             "command": "sh",
             "args": ["-c", script, folder.path()],
         });
-        let limits = Limits {
+        let limits = PluginLimits {
             guard: env!("CARGO_BIN_EXE_svclb").into(),
             deadline: Duration::from_secs(30),
             backoff: (Duration::from_millis(100), Duration::from_millis(400)),

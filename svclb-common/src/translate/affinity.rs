@@ -6,7 +6,7 @@ use core::hint::cold_path;
 
 use super::draw::{Draw, draw_by};
 use super::record::FoundLine;
-use super::share::{self, Table};
+use super::share::{self, SharedMap};
 use super::{Caller, Counter, Lookup, Peer, is_member, origins};
 use crate::cookie::SocketCookie;
 use crate::layout::{Address, AffinityKey, AffinityRow, Line};
@@ -108,7 +108,7 @@ fn remember<L: Lookup>(
     drawn: &Outcome,
 ) -> Option<Draw> {
     let is_new = asked.is_new != 0;
-    if is_new && !share::claim(maps, asked.counted_for, Table::Affinity, maps.affinity_capacity()) {
+    if is_new && !share::claim(maps, asked.counted_for, SharedMap::Affinity, maps.affinity_capacity()) {
         maps.count(Counter::AffinityUnrecorded);
         return None;
     }
@@ -116,7 +116,7 @@ fn remember<L: Lookup>(
         return None;
     }
     if is_new {
-        share::release(maps, asked.counted_for, Table::Affinity);
+        share::release(maps, asked.counted_for, SharedMap::Affinity);
         // Two connects at once may both have found nothing: the first has its own, and so has this one.
         let first = look(maps, line, asked);
         if first.what == BACKEND {

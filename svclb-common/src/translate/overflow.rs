@@ -3,7 +3,7 @@
 //! Also what concerns several records of one socket: whether two frontends were given one backend.
 
 use super::record::{Kept, dialled_of, is_dialled, is_given, write};
-use super::share::{self, Table};
+use super::share::{self, SharedMap};
 use super::{Caller, Counter, Lookup, Peer, Socket};
 use crate::cookie::SocketCookie;
 use crate::layout::{NO_TAG, OVERFLOW_RECORDS, Origin, Overflow, Record, RecordFlags};
@@ -33,7 +33,7 @@ pub(super) fn add<L: Lookup>(
             let client = caller.client_key();
             let capacity = maps.overflow_capacity();
             let reserved = if flags & RecordFlags::CONNECTED != 0 { capacity / 4 } else { 0 };
-            if !share::claim(maps, client, Table::Overflow, capacity - reserved) {
+            if !share::claim(maps, client, SharedMap::Overflow, capacity - reserved) {
                 maps.count(Counter::OverShare);
                 maps.count(Counter::Unrecorded);
                 return;
@@ -42,7 +42,7 @@ pub(super) fn add<L: Lookup>(
             place.spill();
             if !maps.add_overflow(socket.cookie) {
                 place.unspill();
-                share::release(maps, client, Table::Overflow);
+                share::release(maps, client, SharedMap::Overflow);
                 maps.count(Counter::Unrecorded);
                 return;
             }
@@ -76,7 +76,7 @@ pub(super) fn remove<L: Lookup>(maps: &L, place: Shared<'_, Origin>, cookie: Soc
     let client = entry.client();
     if maps.remove_overflow(cookie) {
         place.unspill();
-        share::release(maps, client, Table::Overflow);
+        share::release(maps, client, SharedMap::Overflow);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::shared::Shared;
 /// A map whose entries are counted: the place of its count in [`ClientRow`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
-pub(super) enum Table {
+pub(super) enum SharedMap {
     /// `svclb_overflow`.
     Overflow,
     /// `svclb_affinity`.
@@ -27,11 +27,11 @@ pub(super) enum Table {
 /// A client may have one entry for so many that are free.
 const FREE_PER_ENTRY: u32 = 8;
 
-/// Counts one more entry of a client in a table of this capacity; false, with nothing counted, when the
+/// Counts one more entry of a client in a map of this capacity; false, with nothing counted, when the
 /// client has its share already.
 #[inline(never)]
-pub(super) fn claim<L: Lookup>(maps: &L, client: u32, table: Table, capacity: u32) -> bool {
-    let at = table as usize;
+pub(super) fn claim<L: Lookup>(maps: &L, client: u32, map: SharedMap, capacity: u32) -> bool {
+    let at = map as usize;
     let (Some(all), Some(own)) = (row(maps, ClientKey::ALL), row(maps, client)) else {
         return false;
     };
@@ -49,14 +49,14 @@ pub(super) fn claim<L: Lookup>(maps: &L, client: u32, table: Table, capacity: u3
 
 /// Counts one entry less.
 #[inline(never)]
-pub(super) fn release<L: Lookup>(maps: &L, client: u32, table: Table) {
+pub(super) fn release<L: Lookup>(maps: &L, client: u32, map: SharedMap) {
     // An entry that another party wrote counts for no client.
     if client == ClientKey::ALL {
         return;
     }
     if let (Some(all), Some(own)) = (maps.client(ClientKey::ALL), maps.client(client)) {
-        own.add(table as usize, -1);
-        all.add(table as usize, -1);
+        own.add(map as usize, -1);
+        all.add(map as usize, -1);
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Catalog, claims};
-use crate::budget::{Amount, Budget, Refusal, Resource, Scope};
+use crate::budget::{Amount, Budget, Refusal, Resource, BudgetScope};
 use crate::model::{Node, ObjectName, Omission, Service, Slice};
 
 /// The used budgets, and the refused Services.
@@ -40,11 +40,11 @@ impl Admission {
     fn too_large(&self, needs: &Needs) -> Option<Refusal> {
         let Needs { amount, omitted } = needs;
         let omitted = omitted.map(|Omission { needs, used, limit }| {
-            let (scope, resource) = (Scope::Objects, Resource::Memory);
+            let (scope, resource) = (BudgetScope::Objects, Resource::Memory);
             Refusal { scope, resource, needs, used, limit }
         });
         omitted
-            .or_else(|| refusal(&self.budget.service, Scope::Service, &Amount::default(), amount))
+            .or_else(|| refusal(&self.budget.service, BudgetScope::Service, &Amount::default(), amount))
     }
 
     /// Counts a Service, or counts it no more.
@@ -76,7 +76,7 @@ pub(super) struct Needs {
 }
 
 /// Returns why needs do not fit together with what is used.
-fn refusal(limit: &Amount, scope: Scope, used: &Amount, needs: &Amount) -> Option<Refusal> {
+fn refusal(limit: &Amount, scope: BudgetScope, used: &Amount, needs: &Amount) -> Option<Refusal> {
     let resource = used.plus(*needs).above(limit)?;
     let of = |amount: &Amount| amount.of(resource);
     Some(Refusal { scope, resource, needs: of(needs), used: of(used), limit: of(limit) })
@@ -189,8 +189,8 @@ impl Catalog {
         for (_, object, needs) in by_age {
             let of_namespace = of_namespace.entry(&object.namespace).or_default();
             // The cluster's first: a namespace has a share of it, so more of it is more of both.
-            let why = refusal(&budget.cluster, Scope::Cluster, &all, &needs)
-                .or_else(|| refusal(&budget.namespace, Scope::Namespace, of_namespace, &needs));
+            let why = refusal(&budget.cluster, BudgetScope::Cluster, &all, &needs)
+                .or_else(|| refusal(&budget.namespace, BudgetScope::Namespace, of_namespace, &needs));
             match why {
                 Some(why) => drop(refused.insert(object.clone(), why)),
                 None => {

@@ -11,7 +11,7 @@ use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use svclb_core::budget::Budget;
 
 use super::dial::CONNECT;
-use super::plugin::{Limits, Plugin};
+use super::plugin::{PluginLimits, Plugin};
 
 /// A name that API servers' certificates are made out to, whatever their address.
 const SERVER_NAME: &str = "kubernetes.default.svc";
@@ -25,7 +25,7 @@ pub struct KubeSettings {
     /// for the name that the configuration has.
     pub api_servers: Vec<Uri>,
     /// The limits of exec plugins of a kubeconfig.
-    pub plugins: Limits,
+    pub plugins: PluginLimits,
     /// Time that a watch may be silent before all is listed; up to twice as long at random.
     pub silence: Duration,
     /// The memory for objects: of all, and of one namespace.

@@ -22,14 +22,14 @@ const DEFAULT: &str = "info,kube_client=off,hyper_util=error,tower=error";
 pub(super) struct LogArgs {
     /// How to write the log
     #[arg(long, value_enum, default_value_t)]
-    log_format: Format,
+    log_format: LogFormat,
     /// Log every decision of the hooks (slow; for debugging)
     #[arg(long)]
     pub(super) log_bpf: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -50,7 +50,7 @@ impl LogArgs {
 
 /// The log: its events go to what `stream` gives. `ansi` is whether that is a terminal.
 fn log<W: Write + 'static>(
-    format: Format,
+    format: LogFormat,
     ansi: bool,
     filter: EnvFilter,
     stream: impl Fn() -> W + Send + Sync + 'static,
@@ -58,8 +58,8 @@ fn log<W: Write + 'static>(
     let writer = move || Clean { format, ansi, stream: stream() };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(writer);
     match format {
-        Format::Text => log.fmt_fields(Fields).finish().into(),
-        Format::Json => log.json().flatten_event(true).finish().into(),
+        LogFormat::Text => log.fmt_fields(Fields).finish().into(),
+        LogFormat::Json => log.json().flatten_event(true).finish().into(),
     }
 }
 
@@ -104,7 +104,7 @@ impl Visit for Values<'_> {
 /// Escapes what goes to the log. Names, labels, file names and errors of others are in it, by ways too
 /// many to look after: each event passes here, whole, as one write.
 struct Clean<W> {
-    format: Format,
+    format: LogFormat,
     ansi: bool,
     stream: W,
 }
@@ -113,8 +113,8 @@ impl<W: Write> Write for Clean<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let clean = match self.format {
-            Format::Text => text::event(&text, self.ansi),
-            Format::Json => text::json(&text),
+            LogFormat::Text => text::event(&text, self.ansi),
+            LogFormat::Json => text::json(&text),
         };
         self.stream.write_all(clean.as_bytes())?;
         Ok(event.len())
@@ -163,7 +163,7 @@ mod tests {
     }
 
     /// The log of some events with this text in a message, in fields of each kind and of a span.
-    fn said(format: Format, ansi: bool, hostile: &'static str) -> String {
+    fn said(format: LogFormat, ansi: bool, hostile: &'static str) -> String {
         let written = Written::default();
         let stream = written.clone();
         let log = log(format, ansi, EnvFilter::new("info"), move || stream.clone());
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_without_a_character_that_a_terminal_obeys() {
-        for format in [Format::Text, Format::Json] {
+        for format in [LogFormat::Text, LogFormat::Json] {
             let log = said(format, false, HOSTILE);
             assert_eq!(log.lines().count(), EVENTS, "{log:?}");
             for line in log.lines() {
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn an_event_says_what_it_is_told() {
-        let log = said(Format::Text, false, "a \"b\" \\ größer\u{1b}[8m");
+        let log = said(LogFormat::Text, false, "a \"b\" \\ größer\u{1b}[8m");
         let expected = [
             r#"WARN svclb_agent::cli::agent::log::tests: a "b" \ größer\u{1b}[8m"#,
             r#": said name="a \"b\" \\ größer\u{1b}[8m" shown=a "b" \ größer\u{1b}[8m debug="a \"b\" \\"#,
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn json_says_what_was_said() {
-        let log = said(Format::Json, false, HOSTILE);
+        let log = said(LogFormat::Json, false, HOSTILE);
         let events: Vec<serde_json::Value> =
             log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&events[0]["message"], &events[1]["name"]), (&HOSTILE.into(), &HOSTILE.into()));
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_coloured_event_has_colours_of_the_log_only() {
-        let usual = said(Format::Text, true, "a");
+        let usual = said(LogFormat::Text, true, "a");
         let colours = |log: &str| {
             let parts = log.split('\u{1b}').skip(1);
             parts
@@ -231,7 +231,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert!(colours(&usual).iter().any(|colour| colour == "[33m"), "{usual:?}");
-        let hostile = said(Format::Text, true, HOSTILE);
+        let hostile = said(LogFormat::Text, true, HOSTILE);
         assert_eq!(colours(&hostile), colours(&usual), "{hostile:?}");
         assert!(!hostile.contains(['\u{202e}', '\u{9b}', '\r']), "{hostile:?}");
         assert_eq!(hostile.lines().count(), EVENTS);

@@ -11,7 +11,7 @@ use svclb_core::budget::Budget;
 
 use svclb_sources::files::Files;
 use svclb_sources::interfaces::Interfaces;
-use svclb_sources::kube::plugin::Limits;
+use svclb_sources::kube::plugin::PluginLimits;
 use svclb_sources::kube::{Kube, KubeSettings, SILENCE};
 use svclb_sources::{Objects, Source};
 
@@ -55,7 +55,7 @@ impl SourceArgs {
             let settings = KubeSettings {
                 kubeconfig: self.kubeconfig.clone(),
                 api_servers: self.api_servers.clone(),
-                plugins: Limits::default(),
+                plugins: PluginLimits::default(),
                 silence: Duration::from_secs(self.silence),
                 budget,
             };

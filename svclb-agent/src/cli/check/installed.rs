@@ -191,17 +191,17 @@ fn source(view: &SourceView) -> Finding {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use super::super::Verdict;
+    use super::super::CheckState;
     use super::*;
 
     #[test]
     fn an_agent_is_well_when_it_has_heard_and_proved() {
         let rows = [
-            (1, 1, 0, Verdict::Ok),
-            (1, 1, 2, Verdict::Warning),
-            (0, 1, 0, Verdict::Warning),
-            (1, 0, 0, Verdict::Error),
-            (0, 0, 0, Verdict::Error),
+            (1, 1, 0, CheckState::Ok),
+            (1, 1, 2, CheckState::Warning),
+            (0, 1, 0, CheckState::Warning),
+            (1, 0, 0, CheckState::Error),
+            (0, 0, 0, CheckState::Error),
         ];
         for (synced, proved, short, expected) in rows {
             let row = Meta { synced, proved, short, ..Meta::default() };
@@ -222,11 +222,11 @@ mod tests {
         };
         let rejected = SourceView { rejected: 1, ..view("services", Some(QUIET), "endpoint") };
         let rows = [
-            (view("services", Some(QUIET), "endpoint"), Verdict::Ok),
-            (view("services", Some(QUIET + 1), "endpoint"), Verdict::Warning),
-            (view("services", None, ""), Verdict::Warning),
-            (view("files", Some(QUIET + 1), ""), Verdict::Ok),
-            (rejected, Verdict::Warning),
+            (view("services", Some(QUIET), "endpoint"), CheckState::Ok),
+            (view("services", Some(QUIET + 1), "endpoint"), CheckState::Warning),
+            (view("services", None, ""), CheckState::Warning),
+            (view("files", Some(QUIET + 1), ""), CheckState::Ok),
+            (rejected, CheckState::Warning),
         ];
         for (view, expected) in rows {
             assert_eq!(source(&view).state, expected, "{view:?}");

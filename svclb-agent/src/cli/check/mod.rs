@@ -11,12 +11,12 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::ListArgs;
-use super::output::{self, Row};
+use super::output::{self, ListRow};
 
 /// The verdict of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Verdict {
+enum CheckState {
     /// It was seen to be as it should be.
     Ok,
     /// It may be wanted, and clients may notice.
@@ -35,7 +35,7 @@ struct Finding {
     /// One of several subjects, such as a hook's name; empty where there is one.
     subject: String,
     /// The verdict.
-    state: Verdict,
+    state: CheckState,
     /// The finding, or the reason why it was not looked at.
     found: String,
     /// Advice; empty where nothing is to be done.
@@ -43,25 +43,25 @@ struct Finding {
 }
 
 impl Finding {
-    fn new(check: &'static str, state: Verdict, found: impl Into<String>) -> Self {
+    fn new(check: &'static str, state: CheckState, found: impl Into<String>) -> Self {
         let (subject, advice) = (String::new(), String::new());
         Self { check, subject, state, found: found.into(), advice }
     }
 
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, Verdict::Ok, found)
+        Self::new(check, CheckState::Ok, found)
     }
 
     fn warning(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, Verdict::Warning, found)
+        Self::new(check, CheckState::Warning, found)
     }
 
     fn error(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, Verdict::Error, found)
+        Self::new(check, CheckState::Error, found)
     }
 
     fn not_looked_at(check: &'static str, why: impl std::fmt::Display) -> Self {
-        Self::new(check, Verdict::NotLookedAt, format!("because {why:#}"))
+        Self::new(check, CheckState::NotLookedAt, format!("because {why:#}"))
     }
 
     fn of(mut self, subject: impl Into<String>) -> Self {
@@ -75,15 +75,15 @@ impl Finding {
     }
 }
 
-impl Row for Finding {
+impl ListRow for Finding {
     const HEADINGS: &'static [&'static str] = &["STATE", "CHECK", "FOUND"];
 
     fn cells(&self) -> Vec<String> {
         let state = match self.state {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Error => "error",
-            Verdict::NotLookedAt => "not looked at",
+            CheckState::Ok => "ok",
+            CheckState::Warning => "warning",
+            CheckState::Error => "error",
+            CheckState::NotLookedAt => "not looked at",
         };
         let what = [self.check, &self.subject].join(" ");
         let found = match self.advice.as_str() {
@@ -109,7 +109,7 @@ pub(super) fn check(args: &ListArgs) -> Result<()> {
     findings.push(translation::finding(&pins, cgroup.as_deref()));
     findings.extend(node::features());
     output::list(&findings, args.output)?;
-    let wrong = findings.iter().filter(|finding| finding.state == Verdict::Error).count();
+    let wrong = findings.iter().filter(|finding| finding.state == CheckState::Error).count();
     ensure!(wrong == 0, "{wrong} of {} checks found something wrong", findings.len());
     Ok(())
 }

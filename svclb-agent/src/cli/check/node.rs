@@ -147,7 +147,7 @@ fn told(has: bool, used: &str, replaced: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
+    use super::super::CheckState;
     use super::*;
     use cgroups::{Coverage, Outside};
 
@@ -166,18 +166,18 @@ mod tests {
             (
                 "the root",
                 Coverage { is_root: true, unseen: Some("why"), ..seen.clone() },
-                Verdict::Ok,
+                CheckState::Ok,
             ),
-            ("all seen", seen.clone(), Verdict::Ok),
+            ("all seen", seen.clone(), CheckState::Ok),
             (
                 "not all seen",
                 Coverage { unseen: Some("why"), ..seen.clone() },
-                Verdict::NotLookedAt,
+                CheckState::NotLookedAt,
             ),
             (
                 "one is outside",
                 Coverage { outside: 1, examples: vec![other], ..seen },
-                Verdict::Warning,
+                CheckState::Warning,
             ),
         ];
         for (row, coverage, expected) in rows {

@@ -73,16 +73,16 @@ fn candidate(dump: &Dump) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
+    use super::super::CheckState;
     use super::*;
 
     #[test]
     fn only_a_socket_that_was_given_a_backend_shows_translation() {
         let at: SocketAddr = "10.96.0.10:53".parse().unwrap();
         let rows = [
-            (Ok(Trial::Given("10.244.0.1:53".parse().unwrap())), Verdict::Ok),
-            (Ok(Trial::LeftAlone("connected".to_owned())), Verdict::Error),
-            (Err(anyhow::anyhow!("read-only")), Verdict::NotLookedAt),
+            (Ok(Trial::Given("10.244.0.1:53".parse().unwrap())), CheckState::Ok),
+            (Ok(Trial::LeftAlone("connected".to_owned())), CheckState::Error),
+            (Err(anyhow::anyhow!("read-only")), CheckState::NotLookedAt),
         ];
         for (tried, expected) in rows {
             let finding = judge(at, tried);

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use svclb_common::layout::{FrontendKey, Line, Meta};
 
-use super::quarantine::Quarantine;
+use super::quarantine::QuarantinedItems;
 use crate::index::Index;
 use crate::number::{Generation, LineNumber};
 use crate::table::{Row, Step};
@@ -44,7 +44,7 @@ pub(crate) struct IndexLines {
     unsettled: BTreeSet<LineNumber>,
     /// Lines that a dump holds and no reader can use, until they are emptied.
     unrecognized: BTreeSet<LineNumber>,
-    quarantine: Quarantine<LineNumber>,
+    quarantine: QuarantinedItems<LineNumber>,
 }
 
 impl IndexLines {
@@ -56,7 +56,7 @@ impl IndexLines {
             empty: HashMap::new(),
             unsettled: BTreeSet::new(),
             unrecognized: BTreeSet::new(),
-            quarantine: Quarantine::default(),
+            quarantine: QuarantinedItems::default(),
         }
     }
 

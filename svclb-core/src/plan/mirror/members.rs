@@ -179,7 +179,7 @@ impl Members {
 }
 
 /// A desired member: address, port and row.
-type Wanted = (Address, u16, BackendRow);
+type DesiredMember = (Address, u16, BackendRow);
 
 /// A member that is desired, in the mirror, or both.
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +209,7 @@ impl MemberPair {
 /// [`Members::of`]. `wanted` is sorted.
 pub(crate) fn pairs<'a>(
     service: ServiceId,
-    wanted: &'a [Wanted],
+    wanted: &'a [DesiredMember],
     installed: Option<&'a Members>,
 ) -> impl Iterator<Item = MemberPair> + 'a {
     let mut installed =
@@ -239,7 +239,7 @@ pub(crate) fn pairs<'a>(
 
 /// Sorted members in the order of [`Members::of`]: IPv4 first. As v4-mapped addresses these are in a row, behind
 /// some IPv6 addresses.
-fn in_order(members: &[Wanted]) -> impl Iterator<Item = &Wanted> {
+fn in_order(members: &[DesiredMember]) -> impl Iterator<Item = &DesiredMember> {
     let first = members.partition_point(|(address, ..)| *address < Address::from_v4([0; 4]));
     let (before, behind) = members.split_at(first);
     let count = behind.partition_point(|(address, ..)| address.is_v4());
@@ -289,7 +289,7 @@ mod tests {
         ) {
             let mut held = Members::default();
             before.iter().for_each(|((address, port), sets)| held.put(*address, *port, &row(*sets)));
-            let wanted: Vec<Wanted> =
+            let wanted: Vec<DesiredMember> =
                 after.iter().map(|((address, port), sets)| (*address, *port, row(*sets))).collect();
             let pairs: Vec<MemberPair> = pairs(ServiceId(7), &wanted, Some(&held)).collect();
             let mut model = before.clone();

@@ -24,20 +24,20 @@ impl Freed {
 
 /// The quarantine of one kind of items.
 #[derive(Clone, Debug)]
-pub(super) struct Quarantine<T> {
+pub(super) struct QuarantinedItems<T> {
     /// Freed since it was last taken.
     fresh: BTreeSet<T>,
     /// Taken, and not released yet.
     taken: BTreeSet<T>,
 }
 
-impl<T> Default for Quarantine<T> {
+impl<T> Default for QuarantinedItems<T> {
     fn default() -> Self {
         Self { fresh: BTreeSet::new(), taken: BTreeSet::new() }
     }
 }
 
-impl<T: Ord + Copy> Quarantine<T> {
+impl<T: Ord + Copy> QuarantinedItems<T> {
     pub(super) fn add(&mut self, item: T) {
         self.fresh.insert(item);
     }

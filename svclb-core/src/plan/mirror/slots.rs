@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use svclb_common::layout::Set;
 
-use super::quarantine::Quarantine;
+use super::quarantine::QuarantinedItems;
 use crate::digest::Digest;
 use crate::number::{ServiceId, SlotNumber, SlotRange};
 use crate::plan::unplaced::Unplaced;
@@ -37,7 +37,7 @@ pub(crate) struct SlotRanges {
     /// Ranges that only unrecognized lines refer to. They go into quarantine when the last of these lines is
     /// emptied.
     unrecognized: Vec<SlotRange>,
-    quarantine: Quarantine<SlotRange>,
+    quarantine: QuarantinedItems<SlotRange>,
 }
 
 impl SlotRanges {
@@ -48,7 +48,7 @@ impl SlotRanges {
             written: HashMap::new(),
             unreferenced: BTreeSet::new(),
             unrecognized: Vec::new(),
-            quarantine: Quarantine::default(),
+            quarantine: QuarantinedItems::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! kube's client would run one by itself, on a thread that a hanging plugin occupies for ever. So the agent
 //! runs it, and kube's client gets a configuration with a token or a certificate and without a plugin.
 //!
-//! * One run at a time, as long as [`Limits`] allow; `guard` ends it with all processes that it started.
+//! * One run at a time, as long as [`PluginLimits`] allow; `guard` ends it with all processes that it started.
 //! * The delay before the next run grows with each run, until the API server accepts its credentials.
 //! * Credentials stay in use until they expire or are refused.
 //!
@@ -38,7 +38,7 @@ const ENDING: Duration = Duration::from_secs(5);
 
 /// The limits within which plugins are run.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct PluginLimits {
     /// The program `svclb`, which guards them.
     pub guard: PathBuf,
     /// The longest time of one run.
@@ -48,7 +48,7 @@ pub struct Limits {
     pub backoff: (Duration, Duration),
 }
 
-impl Default for Limits {
+impl Default for PluginLimits {
     fn default() -> Self {
         Self {
             // Also after the program was replaced by another version.
@@ -69,7 +69,7 @@ pub(super) struct TooEarly;
 pub(super) struct Plugins(Arc<Mutex<PluginState>>);
 
 struct PluginState {
-    limits: Limits,
+    limits: PluginLimits,
     /// The plugin that ran last.
     plugin: Option<Plugin>,
     given: Option<Credential>,
@@ -81,7 +81,7 @@ struct PluginState {
 }
 
 impl Plugins {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: PluginLimits) -> Self {
         let (shortest, longest) = limits.backoff;
         let backoff = Backoff::new(shortest, longest);
         let next = Instant::now();

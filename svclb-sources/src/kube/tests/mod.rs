@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use svclb_core::budget::Budget;
 use svclb_core::model::{ObjectName, Update};
 
-use super::plugin::Limits;
+use super::plugin::PluginLimits;
 use super::{Batch, Kube, KubeSettings, SILENCE};
 use crate::Reject;
 use server::{Answer, Request, Server};
@@ -54,7 +54,7 @@ fn status(code: u16, reason: &str) -> Value {
 }
 
 fn settings(kubeconfig: Option<PathBuf>) -> KubeSettings {
-    let (api_servers, plugins, budget) = (Vec::new(), Limits::default(), Budget::of_agent());
+    let (api_servers, plugins, budget) = (Vec::new(), PluginLimits::default(), Budget::of_agent());
     KubeSettings { kubeconfig, api_servers, plugins, silence: SILENCE, budget }
 }
 
