@@ -1,4 +1,4 @@
-//! Code that the targets share: maps and a node in memory, and the checks of the tests of svclb-objects.
+//! Code that the targets share: a node in memory, and the checks of the tests of svclb-objects.
 
 #[path = "../../svclb-objects/tests/untrusted/claims.rs"]
 pub mod claims;

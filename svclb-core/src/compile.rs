@@ -274,7 +274,7 @@ fn slots(backends: &[Backend]) -> Vec<Slot> {
 pub fn alias(weights: &[u32]) -> Vec<(u32, u32)> {
     let count = weights.len() as u64;
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
-    // A place is_owned `total` units; a backend has `weight * count` of them in all.
+    // A place has `total` units; a backend has `weight * count` of them in all.
     let mut left: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) * count).collect();
     let mut drawn: Vec<(u32, u32)> = (0..).take(weights.len()).map(|at| (u32::MAX, at)).collect();
     let mut small: Vec<usize> = (0..weights.len()).filter(|at| left[*at] < total).collect();
@@ -322,7 +322,7 @@ fn row(
     }
 }
 
-/// A name as a map is_owned it. Kubernetes' names are shorter than the field; a longer one is cut.
+/// A name as a map has it. Kubernetes' names are shorter than the field; a longer one is cut.
 pub fn text<const N: usize>(name: &str) -> Text<N> {
     let mut text = [0; N];
     for (at, byte) in name.bytes().take(N - 1).enumerate() {
@@ -331,7 +331,7 @@ pub fn text<const N: usize>(name: &str) -> Text<N> {
     text
 }
 
-/// The name that a map is_owned.
+/// The name that a map has.
 pub fn name_of(text: &[i8]) -> String {
     let bytes: Vec<u8> =
         text.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned()).collect();

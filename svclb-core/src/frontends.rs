@@ -43,8 +43,7 @@ impl FrontendKind {
 /// * Addresses on loopback make no frontend otherwise: connects to them are looked up with
 ///   [`Scope::Host`] only.
 ///
-/// Source of the rules: SEMANTICS.md "Frontends"; kube-proxy's serviceport.go and
-/// servicechangetracker.go.
+/// Source of the rules: kube-proxy's serviceport.go and servicechangetracker.go.
 pub fn frontends(
     service: &Service,
     port: &ServicePort,

@@ -71,8 +71,8 @@ const OBJECT: usize = 200;
 /// The same for a port, whose name is mostly shared.
 const PORT: usize = 32;
 
-/// A Service object that has frontends here (SEMANTICS.md, "Which objects": headless, ExternalName
-/// and other proxies' Services are no Service of the model; a source reports them as gone).
+/// A Service object that has frontends here. Headless, ExternalName and other proxies' Services are no Service
+/// of the model: a source reports them as gone.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Service {
     /// When it was created, seconds since the epoch; decides which of two claimants owns a frontend.

@@ -7,7 +7,7 @@ use svclb_common::layout::{BackendState, Policy};
 
 use crate::model::{Endpoint, Node, Service, TrafficPolicy};
 
-/// A list of backends that a frontend uses (SEMANTICS: "Which backends").
+/// A list of backends that a frontend uses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum List {
     /// Endpoints anywhere, as topology hints say.

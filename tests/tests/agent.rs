@@ -306,7 +306,7 @@ fn a_conflict_of_two_services_is_logged_in_one_line() {
     });
     let lines = lines();
     assert_eq!(lines.len(), 1, "{lines:#?}");
-    for words in ["frontends=100", "holder=default/old", "waits=default/young", "198.18.0.0"] {
+    for words in ["frontends=100", "owner=default/old", "claimant=default/young", "198.18.0.0"] {
         assert!(lines[0].contains(words), "no {words} in {lines:?}");
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct AgentArgs {
     cgroup: Option<PathBuf>,
     #[command(flatten)]
     pins: PinsArgs,
-    /// Take away programs that an earlier agent, which has ended, left on this cgroup with other pins
+    /// Replace programs that an agent with other pins left on this cgroup when it ended
     #[arg(long)]
     replace: bool,
     /// Places of the origins array when the maps are made, a power of two [default: by need]

@@ -44,7 +44,7 @@ enum Command {
     Backends(ListArgs),
     /// List live sockets that dialled a Service, and what they were given
     Sockets(ListArgs),
-    /// Look whether everything is as it should be, and say what is wrong and what to do
+    /// Check the installation on this node, and report what is wrong and what to do
     Check(ListArgs),
     /// Show the state of maps and hooks
     Status(StatusArgs),
@@ -83,7 +83,7 @@ struct ListArgs {
 struct StatusArgs {
     #[command(flatten)]
     list: ListArgs,
-    /// Say only whether an agent runs and serves what its sources say: exit code 0
+    /// Print `ready` (exit code 0), or why an agent is not ready (exit code 1): for readiness probes
     #[arg(long)]
     ready: bool,
 }

@@ -206,7 +206,7 @@ impl Reports {
             tracing::warn!(
                 address = %conflict.frontend.address, port = conflict.frontend.port,
                 frontends = conflict.count,
-                holder = %conflict.owner, waits = %conflict.claimant,
+                owner = %conflict.owner, claimant = %conflict.claimant,
                 "conflict: two Services claim one frontend; a ClusterIP goes before a node port, a load \
                  balancer IP and an external IP, then the older Service goes first",
             );

@@ -1,4 +1,4 @@
-//! The claimants of each frontend, in the order of SEMANTICS.md "Frontends"; the first owns it.
+//! The claimants of each frontend, in the order of docs/decisions/0019; the first owns it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

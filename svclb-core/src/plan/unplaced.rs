@@ -17,7 +17,7 @@ pub enum Unplaced {
     /// No free range of slots is large enough.
     #[error("svclb_slots has no capacity for its backends")]
     NoSlots,
-    /// Neither a line near the home of a frontend nor one behind the hashed lines is free.
+    /// No line near the home of a frontend is free.
     #[error("svclb_index has no capacity for its frontends")]
     NoLine,
     /// A hash map is full.

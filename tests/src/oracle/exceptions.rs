@@ -57,7 +57,7 @@ fn absent_port(case: &Case<'_>) -> Option<Expected> {
     })
 }
 
-/// SEMANTICS: the label withdraws a Service from the proxies, as it does a slice. kube-proxy 1.37 looks
+/// The label withdraws a Service from the proxies, as it does a slice. kube-proxy 1.37 looks
 /// at the label of slices only, and at `clusterIP: None` of Services.
 fn labelled_headless(case: &Case<'_>) -> Option<Expected> {
     let (frontend, family) = (case.frontend, case.frontend.family());

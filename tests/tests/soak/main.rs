@@ -27,7 +27,7 @@ const CLIENTS: usize = 4;
 /// Number of actions on one agent before the maps are checked.
 const ACTIONS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(1);
-/// More frontends than the smallest maps hold: 32 lines, and 256 in the spill area.
+/// More frontends than the smallest maps hold: 32 lines.
 const MANY: usize = 400;
 /// Words of the log when maps have grown, or shrunk at a start.
 const RESIZED: &str = "maps of other sizes are in use";

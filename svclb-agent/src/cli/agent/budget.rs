@@ -31,7 +31,7 @@ pub(super) struct BudgetArgs {
     /// The most memory for all Services with their slices, in MiB [default: 384]
     #[arg(long, value_name = "MIB")]
     all_memory: Option<NonZeroUsize>,
-    /// The part of what all Services may take that those of one namespace may
+    /// Percentage of --all-frontends, --all-backends and --all-memory that one namespace may use
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = value_parser!(u8).range(1..=100))]
     namespace_share: u8,
 }

@@ -20,11 +20,11 @@ pub(super) struct SourceArgs {
     /// Kubernetes YAML to serve: files, or folders of them, followed while the agent runs
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["kubeconfig", "api_servers"])]
     from: Vec<PathBuf>,
-    /// Serve the Services of the cluster that this file is for [default: the cluster that we are a pod of]
+    /// Follow the cluster of this kubeconfig [default: the cluster that the pod runs in]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Further ways to the API server, tried in turn where the others fail. Its certificate must be good
-    /// for the name in the kubeconfig, or for kubernetes.default.svc
+    /// Further URLs of the API server, tried when others fail. The server's certificate must be valid for the
+    /// name in the kubeconfig, or for kubernetes.default.svc in a pod
     #[arg(long = "api-server", value_name = "URL", value_parser = api_server, value_delimiter = ',')]
     api_servers: Vec<Uri>,
     /// Time that a watch may be silent before all objects are listed; up to twice as long by chance
