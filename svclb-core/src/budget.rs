@@ -200,9 +200,10 @@ impl Refusal {
             (BudgetScope::Service, _) => "--service-memory",
             (BudgetScope::Namespace, _) => "--namespace-share",
             (BudgetScope::Cluster, Resource::Frontends) => "--all-frontends",
-            (BudgetScope::Cluster, Resource::Addresses | Resource::Endpoints | Resource::Backends) => {
-                "--all-backends"
-            }
+            (
+                BudgetScope::Cluster,
+                Resource::Addresses | Resource::Endpoints | Resource::Backends,
+            ) => "--all-backends",
             (BudgetScope::Cluster, Resource::Memory) | (BudgetScope::Objects, _) => "--all-memory",
         }
     }

@@ -19,7 +19,9 @@ use svclb_dataplane::pins::lock::Lock;
 use svclb_dataplane::pins::places::Places;
 use svclb_dataplane::programs::attach;
 
-use super::output::{self, BackendView, OutputFormat, HookView, ServiceView, SocketView, StatusView};
+use super::output::{
+    self, BackendView, HookView, OutputFormat, ServiceView, SocketView, StatusView,
+};
 use super::sources::SourceView;
 
 /// `svclb services`.

@@ -108,7 +108,9 @@ fn remember<L: Lookup>(
     drawn: &Outcome,
 ) -> Option<Draw> {
     let is_new = asked.is_new != 0;
-    if is_new && !share::claim(maps, asked.counted_for, SharedMap::Affinity, maps.affinity_capacity()) {
+    if is_new
+        && !share::claim(maps, asked.counted_for, SharedMap::Affinity, maps.affinity_capacity())
+    {
         maps.count(Counter::AffinityUnrecorded);
         return None;
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{Catalog, claims};
-use crate::budget::{Amount, Budget, Refusal, Resource, BudgetScope};
+use crate::budget::{Amount, Budget, BudgetScope, Refusal, Resource};
 use crate::model::{Node, ObjectName, Omission, Service, Slice};
 
 /// The used budgets, and the refused Services.
@@ -43,8 +43,9 @@ impl Admission {
             let (scope, resource) = (BudgetScope::Objects, Resource::Memory);
             Refusal { scope, resource, needs, used, limit }
         });
-        omitted
-            .or_else(|| refusal(&self.budget.service, BudgetScope::Service, &Amount::default(), amount))
+        omitted.or_else(|| {
+            refusal(&self.budget.service, BudgetScope::Service, &Amount::default(), amount)
+        })
     }
 
     /// Counts a Service, or counts it no more.
@@ -189,8 +190,9 @@ impl Catalog {
         for (_, object, needs) in by_age {
             let of_namespace = of_namespace.entry(&object.namespace).or_default();
             // The cluster's first: a namespace has a share of it, so more of it is more of both.
-            let why = refusal(&budget.cluster, BudgetScope::Cluster, &all, &needs)
-                .or_else(|| refusal(&budget.namespace, BudgetScope::Namespace, of_namespace, &needs));
+            let why = refusal(&budget.cluster, BudgetScope::Cluster, &all, &needs).or_else(|| {
+                refusal(&budget.namespace, BudgetScope::Namespace, of_namespace, &needs)
+            });
             match why {
                 Some(why) => drop(refused.insert(object.clone(), why)),
                 None => {

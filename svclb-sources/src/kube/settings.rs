@@ -11,7 +11,7 @@ use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use svclb_core::budget::Budget;
 
 use super::dial::CONNECT;
-use super::plugin::{PluginLimits, Plugin};
+use super::plugin::{Plugin, PluginLimits};
 
 /// A name that API servers' certificates are made out to, whatever their address.
 const SERVER_NAME: &str = "kubernetes.default.svc";
