@@ -206,13 +206,16 @@ impl World {
                 let name = object(*without);
                 let gone = match kind {
                     ObjectKind::Service => {
-                        self.services.remove(without).map(|_| Update::Service(name, None))
+                        self.services.remove(without);
+                        Some(Update::Service(name, None))
                     }
                     ObjectKind::Slice => {
-                        self.slices.remove(without).map(|_| Update::Slice(name, None))
+                        self.slices.remove(without);
+                        Some(Update::Slice(name, None))
                     }
                     ObjectKind::Node if *without == 0 => {
-                        self.node.take().map(|_| Update::Node(None))
+                        self.node = None;
+                        Some(Update::Node(None))
                     }
                     ObjectKind::Node => None,
                 };
