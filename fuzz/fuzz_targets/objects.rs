@@ -55,10 +55,14 @@ fn events<T: Wire>(body: &[u8], kind: Kind, node: &mut TestNode) -> Vec<bool> {
     let (mut taken, mut rest) = (Vec::new(), body);
     for part in [first, second] {
         decoder.push(part);
-        while let Ok(Some(event)) = decoder.next(kind)
-            && taken.len() < OBJECTS
-            && let Some((length, more)) = rest.split_first_chunk()
-        {
+        loop {
+            let event = match decoder.next(kind) {
+                Ok(Some(event)) if taken.len() < OBJECTS => event,
+                Ok(None) => break,
+                // The watch ends with its first error: what follows is not read.
+                Ok(Some(_)) | Err(_) => return taken,
+            };
+            let Some((length, more)) = rest.split_first_chunk() else { return taken };
             let (message, more) = more.split_at(u32::from_be_bytes(*length) as usize);
             rest = more;
             taken.push(match event {

@@ -77,7 +77,7 @@ pub(crate) fn run(
 }
 
 /// Targets that run in the background.
-pub(crate) struct Background(Option<JoinHandle<Counts>>);
+pub(crate) struct Background(Option<JoinHandle<(Counts, Vec<String>)>>);
 
 /// Builds the targets whose name, as that of a test `fuzz_TARGET`, contains `filter`, and runs them in
 /// sequence in the background.
@@ -94,28 +94,31 @@ pub(crate) fn start(filter: Option<&str>) -> anyhow::Result<Background> {
     shell::log("building the fuzz targets");
     let folder = build()?;
     let each = move || {
-        let mut counts = Counts::default();
+        let (mut counts, mut failures) = (Counts::default(), Vec::new());
         for target in chosen {
             match once(&folder, target, SECONDS, Some(SEED)) {
                 Ok(()) => counts.passed += 1,
                 Err(error) => {
-                    eprintln!("{error:#}");
+                    failures.push(format!("{error:#}"));
                     counts.failed += 1;
                 }
             }
         }
-        counts
+        (counts, failures)
     };
     Ok(Background(Some(std::thread::spawn(each))))
 }
 
 impl Background {
-    /// Waits for their end, and counts each target as a test.
-    pub(crate) fn finish(self) -> Counts {
+    /// Waits for their end, and counts each target as a test. Errors are appended to `failures`.
+    pub(crate) fn finish(self, failures: &mut Vec<String>) -> Counts {
         let Some(thread) = self.0 else { return Counts::default() };
         shell::log("waiting for the fuzz targets");
-        let died = Counts { failed: 1, ..Counts::default() };
-        thread.join().unwrap_or(died)
+        let panicked =
+            || (Counts { failed: 1, ..Counts::default() }, vec!["it panicked".to_owned()]);
+        let (counts, errors) = thread.join().unwrap_or_else(|_| panicked());
+        failures.extend(errors);
+        counts
     }
 }
 

@@ -125,7 +125,7 @@ fn run_with(
     let mut documentation = shell::cargo(["test", "--doc", "--quiet", "--locked"]);
     documentation.args(run::HOST).arg("--no-fail-fast").arg("--").args(filter);
     total.add(counted(documentation, "documentation", &mut failures)?);
-    total.add(fuzzing.finish());
+    total.add(fuzzing.finish(&mut failures));
     if let Some(guests) = guests {
         total.add(guests.finish()?);
     }
