@@ -73,7 +73,7 @@ impl Wanted {
 
     /// Its home among `lines` lines, which must be a power of two.
     ///
-    /// Three rounds of multiply and shift with the odd constants of splitmix64's finaliser; the seed
+    /// Four rounds of multiply and shift with the odd constants of splitmix64's finaliser; the seed
     /// keeps tenants who may choose addresses from choosing neighbourhoods that collide.
     #[inline(always)]
     pub const fn home(&self, seed: u64, lines: u32) -> u32 {
@@ -92,7 +92,10 @@ impl Wanted {
         const B: u64 = 0x94d0_49bb_1331_11eb;
         let mut h = (seed ^ self.address[0]).wrapping_mul(A);
         h = (h ^ (h >> 29) ^ self.address[1]).wrapping_mul(B);
-        (h ^ (h >> 32) ^ self.key as u64).wrapping_mul(A)
+        h = (h ^ (h >> 32) ^ self.key as u64).wrapping_mul(A);
+        // Without this round the ports of one address have homes at equal distances, and those of consecutive
+        // addresses pile up.
+        (h ^ (h >> 32)).wrapping_mul(B)
     }
 }
 

@@ -125,3 +125,69 @@ impl Index {
         self.neighbourhood(home).find(|(_, near)| *near == line).map(|(step, _)| step)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    /// Places Services with consecutive ClusterIPs and consecutive ports until one finds no line. Returns the
+    /// percentage of lines that are filled then.
+    fn load_until_full(seed: u64, lines: u32, ports: u16) -> u32 {
+        let mut index = Index::new(seed, lines);
+        for number in 0..lines {
+            let (service, port) = (number / u32::from(ports), number % u32::from(ports));
+            let address = IpAddr::from(Ipv4Addr::from(0x0a60_0001 + service)).into();
+            let port = 8000 + u16::try_from(port).unwrap();
+            let key = FrontendKey { address, port, protocol: 6, scope: 0, _pad: 0 };
+            match index.place(&key, &mut BTreeSet::new()) {
+                Ok(line) => assert!(index.occupy(line, &key)),
+                Err(_) => return number * 100 / lines,
+            }
+        }
+        100
+    }
+
+    #[test]
+    fn frontends_with_consecutive_addresses_and_ports_find_lines_while_a_quarter_is_filled() {
+        for (lines, ports) in [(4_096, 1), (8_192, 100), (16_384, 200), (16_384, 256), (32_768, 7)]
+        {
+            let least = (0..40).map(|seed: u64| {
+                let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                load_until_full(seed, lines, ports)
+            });
+            let least = least.min().unwrap();
+            assert!(least > 25, "{lines} lines, {ports} ports: no line at {least} %");
+        }
+    }
+
+    #[test]
+    fn frontends_of_one_home_fill_its_neighbourhood_and_no_further_line() {
+        let mut index = Index::new(7, 64);
+        let key = |port| {
+            let address = IpAddr::from([10, 96, 0, 1]).into();
+            FrontendKey { address, port, protocol: 6, scope: 0, _pad: 0 }
+        };
+        let home = index.home(&key(0));
+        let mut keys = (0..=u16::MAX).map(key).filter(|key| index.home(key) == home);
+        let keys: Vec<_> = keys.by_ref().take(NEIGHBOURHOOD as usize + 1).collect();
+        let (last, near) = keys.split_last().unwrap();
+        for (step, key) in near.iter().enumerate() {
+            let line = index.place(key, &mut BTreeSet::new()).unwrap();
+            assert_eq!(index.step(home, line).map(usize::from), Some(step));
+            assert!(index.is_near(key, line) && index.occupy(line, key));
+        }
+        let full = index.place(last, &mut BTreeSet::new());
+        assert_eq!(full, Err(Unplaced::NoLine), "half of all lines are free");
+        let at = |step| LineNumber((home.0 + step) % 64);
+        assert!(!index.is_near(last, at(NEIGHBOURHOOD)));
+        assert_eq!(index.reach_without(home, &BTreeSet::new()), 31);
+        assert_eq!(index.reach_without(home, &BTreeSet::from([at(31)])), 30);
+        index.quarantine(at(5));
+        let waits = index.place(last, &mut BTreeSet::new());
+        assert_eq!(waits, Err(Unplaced::Quarantined));
+        index.release(at(5));
+        assert_eq!(index.place(last, &mut BTreeSet::new()), Ok(at(5)));
+    }
+}

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use procfs::LockType;
+use procfs::{FromRead as _, LockType};
 use thiserror::Error;
 
 use crate::pins::Pins;
@@ -128,7 +128,7 @@ pub fn is_held(pins: &Pins) -> io::Result<bool> {
 
 /// The process that has the lock of a folder, as far as this pid namespace shows. The lock is not touched.
 pub fn seen_holder(pins: &Pins) -> Option<u32> {
-    holder_in(&procfs::locks().ok()?, &fs::metadata(pins.root()).ok()?)
+    holder_in(&locks()?, &fs::metadata(pins.root()).ok()?)
 }
 
 /// Returns true if a folder is the one at a path.
@@ -143,8 +143,18 @@ fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
 
 /// The process that has the lock, as far as this pid namespace shows; otherwise the last one that wrote the maps.
 fn holder(pins: &Pins, folder: &File) -> Option<u32> {
-    let seen = || holder_in(&procfs::locks().ok()?, &folder.metadata().ok()?);
+    let seen = || holder_in(&locks()?, &folder.metadata().ok()?);
     seen().or_else(|| Some(pins.meta().ok()?.agent).filter(|pid| *pid != 0))
+}
+
+/// All locks of /proc/locks. A line that procfs cannot read, as of a lease that is being broken, hides no other.
+fn locks() -> Option<Vec<procfs::Lock>> {
+    Some(parse_locks(&fs::read_to_string("/proc/locks").ok()?))
+}
+
+fn parse_locks(text: &str) -> Vec<procfs::Lock> {
+    let lines = text.lines().filter_map(|line| procfs::Locks::from_read(line.as_bytes()).ok());
+    lines.flat_map(|locks| locks.0).collect()
 }
 
 fn holder_in(locks: &[procfs::Lock], file: &fs::Metadata) -> Option<u32> {
@@ -162,7 +172,6 @@ fn holder_of(locks: &[procfs::Lock], device: u64, inode: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use procfs::{FromRead as _, Locks};
 
     use super::*;
 
@@ -174,13 +183,16 @@ mod tests {
                      4: FLOCK  ADVISORY  WRITE 13 00:19:77 0 EOF\n\
                      4: -> FLOCK  ADVISORY  WRITE 14 00:19:77 0 EOF\n\
                      5: FLOCK  ADVISORY  WRITE 0 00:19:79 0 EOF\n\
-                     6: OFDLCK ADVISORY  READ -1 00:19:80 0 EOF\n";
-        let Locks(locks) = Locks::from_read(locks.as_bytes()).unwrap();
+                     6: OFDLCK ADVISORY  READ -1 00:19:80 0 EOF\n\
+                     7: LEASE  BREAKER   WRITE 16 <none>:0 0 EOF\n\
+                     8: FLOCK  ADVISORY  WRITE 17 00:19:82 0 EOF\n";
+        let locks = parse_locks(locks);
         let (one, other) = (libc::makedev(0, 0x19), libc::makedev(0xfd, 1));
         let rows = [
             ("held and waited for", one, 77, Some(13)),
             ("the same number on another device", other, 77, Some(15)),
             ("held", one, 78, Some(12)),
+            ("behind a line that cannot be read", one, 82, Some(17)),
             ("only on another device", other, 78, None),
             ("by a process of another namespace", one, 79, None),
             ("another kind of lock", one, 80, None),
