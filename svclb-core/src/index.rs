@@ -85,7 +85,7 @@ impl Index {
 
     /// Returns whether a reader would find a frontend in this line.
     pub fn is_near(&self, key: &FrontendKey, line: LineNumber) -> bool {
-        self.step(self.home(key), line).is_some()
+        self.neighbourhood(self.home(key)).any(|(_, near)| near == line)
     }
 
     /// Notes that a frontend lies in a line. Returns false when the line does not exist or is not free.
@@ -113,16 +113,10 @@ impl Index {
         }
     }
 
-    /// Returns the reach of a home when the lines `without` are empty.
-    pub fn reach_without(&self, home: LineNumber, without: &BTreeSet<LineNumber>) -> u8 {
-        let of_home =
-            |(_, line): &(u8, LineNumber)| self.content(*line) == home.0 && !without.contains(line);
+    /// The distance of a home's farthest frontend.
+    pub fn reach(&self, home: LineNumber) -> u8 {
+        let of_home = |(_, line): &(u8, LineNumber)| self.content(*line) == home.0;
         self.neighbourhood(home).filter(of_home).map(|(step, _)| step).max().unwrap_or(0)
-    }
-
-    /// The distance of a line from a home; none when it is too far away.
-    pub fn step(&self, home: LineNumber, line: LineNumber) -> Option<u8> {
-        self.neighbourhood(home).find(|(_, near)| *near == line).map(|(step, _)| step)
     }
 }
 
@@ -175,15 +169,14 @@ mod tests {
         let (last, near) = keys.split_last().unwrap();
         for (step, key) in near.iter().enumerate() {
             let line = index.place(key, &mut BTreeSet::new()).unwrap();
-            assert_eq!(index.step(home, line).map(usize::from), Some(step));
             assert!(index.is_near(key, line) && index.occupy(line, key));
+            assert_eq!(usize::from(index.reach(home)), step);
         }
         let full = index.place(last, &mut BTreeSet::new());
         assert_eq!(full, Err(Unplaced::NoLine), "half of all lines are free");
         let at = |step| LineNumber((home.0 + step) % 64);
         assert!(!index.is_near(last, at(NEIGHBOURHOOD)));
-        assert_eq!(index.reach_without(home, &BTreeSet::new()), 31);
-        assert_eq!(index.reach_without(home, &BTreeSet::from([at(31)])), 30);
+        assert_eq!(index.reach(home), 31);
         index.quarantine(at(5));
         let waits = index.place(last, &mut BTreeSet::new());
         assert_eq!(waits, Err(Unplaced::Quarantined));

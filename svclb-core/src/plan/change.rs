@@ -2,9 +2,10 @@
 //!
 //! Phase one installs: the service's row, its members, slots, then the flip of each line, and after these the
 //! members that left are removed. Frontends of other services are taken over in place. Phase two retires:
-//! frontends without a claimant are removed, and services that are gone.
+//! frontends without a claimant are removed, and services that are gone. The [`Runner`](super::runner::Runner)
+//! adds the reach of a home after the step for a line that changes it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use svclb_common::layout::{FrontendKey, FrontendRow, Line, LineFlags, Meta, Set, Slot};
 
@@ -33,10 +34,6 @@ struct StepBuilder<'a> {
     most: usize,
     /// Lines that these steps fill.
     planned: BTreeSet<LineNumber>,
-    /// Lines that they empty.
-    emptied: BTreeSet<LineNumber>,
-    /// By home, its reach after these steps.
-    reaches: BTreeMap<LineNumber, u8>,
     /// Lines whose generation has to move; their successor (`heir`) marks them.
     moved: BTreeSet<LineNumber>,
 }
@@ -115,8 +112,6 @@ impl<'a> StepBuilder<'a> {
             steps: Vec::new(),
             most,
             planned: BTreeSet::new(),
-            emptied: BTreeSet::new(),
-            reaches: BTreeMap::new(),
             moved: BTreeSet::new(),
         }
     }
@@ -350,41 +345,17 @@ impl<'a> StepBuilder<'a> {
         };
         self.put_frontend(&key, number);
         self.put(Row::Line(number, line));
-        let home = lines.index().home(&key);
-        if let Some(step) = lines.index().step(home, number)
-            && step > self.reach(home)
-        {
-            self.put_reach(home, step);
-        }
         Ok(())
     }
 
-    /// The reach of a home after the steps so far.
-    fn reach(&self, home: LineNumber) -> u8 {
-        let planned = self.reaches.get(&home).copied();
-        planned.unwrap_or_else(|| self.mirror.lines.line(home).reach)
-    }
-
-    fn put_reach(&mut self, home: LineNumber, reach: u8) {
-        self.reaches.insert(home, reach);
-        self.put(Row::Reach(home, reach));
-    }
-
     fn remove_frontend(&mut self, key: &FrontendKey) {
-        let lines = &self.mirror.lines;
         let Some((_, number)) = self.mirror.services.frontend(key) else { return };
-        if lines.holding(number, key).is_none() {
+        if self.mirror.lines.holding(number, key).is_none() {
             // The step that should have filled the line failed.
             self.remove(Key::Frontend(*key));
             return;
         }
-        let home = lines.index().home(key);
         self.remove(Key::Line(number));
-        self.emptied.insert(number);
-        let reach = lines.index().reach_without(home, &self.emptied);
-        if reach != self.reach(home) {
-            self.put_reach(home, reach);
-        }
         self.remove(Key::Frontend(*key));
         // A socket that remembers this frontend does not match the next one in this line.
         self.move_generation(number);

@@ -53,7 +53,6 @@ pub(super) fn run(
     let mut work = Work::new(planner, Runner::new(table), catalog, effort);
     work.phase_one();
     work.phase_two();
-    work.settle_homes();
     work.finish()
 }
 

@@ -106,10 +106,8 @@ impl<'a> Work<'a> {
     /// Corrects the reach of homes where a step failed between a line and the reach of its home.
     pub(super) fn settle_homes(&mut self) {
         for home in self.planner.mirror.lines.unsettled().clone() {
-            let step = self.planner.mirror.lines.settle(home);
-            match self.run(step.as_slice()) {
-                Ok(()) => self.planner.mirror.lines.set_settled(home),
-                Err(error) => self.fail(None, error),
+            if let Err(error) = self.runner.settle(&mut self.planner.mirror, home) {
+                self.fail(None, error);
             }
         }
     }

@@ -13,7 +13,7 @@ use svclb_common::layout::{FrontendKey, Line, Meta};
 use super::quarantine::QuarantinedItems;
 use crate::index::Index;
 use crate::number::{Generation, LineNumber};
-use crate::table::{Row, Step};
+use crate::table::{Key, Row, Step};
 
 /// The content of an empty line: much less than a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -182,6 +182,16 @@ impl IndexLines {
         &self.unsettled
     }
 
+    /// The home whose reach a step may change: that of the frontend in a line that it fills or empties.
+    pub(crate) fn home(&self, step: &Step) -> Option<LineNumber> {
+        let line = match step {
+            Step::Put(Row::Line(_, line)) => line,
+            Step::Remove(Key::Line(number)) => self.get(*number)?,
+            _ => return None,
+        };
+        Some(self.index.home(&line.frontend()))
+    }
+
     /// Notes that a home has the reach that it should have.
     pub(crate) fn set_settled(&mut self, home: LineNumber) {
         self.unsettled.remove(&home);
@@ -189,7 +199,7 @@ impl IndexLines {
 
     /// The step that corrects the reach of a home.
     pub(crate) fn settle(&self, home: LineNumber) -> Option<Step> {
-        let reach = self.index.reach_without(home, &BTreeSet::new());
+        let reach = self.index.reach(home);
         (self.line(home).reach != reach).then_some(Step::Put(Row::Reach(home, reach)))
     }
 
