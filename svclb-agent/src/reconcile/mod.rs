@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, anyhow};
 use backon::ExponentialBuilder;
 use svclb_common::layout::{Meta, ServiceRow, SourceRow};
 use svclb_core::catalog::Catalog;
-use svclb_core::model::{ObjectName, Update};
+use svclb_core::model::ObjectName;
 use svclb_core::plan::{self, Freed, Pass, Planner};
 use svclb_core::size::Sizes;
 use svclb_core::table::{Dump, Row, Table, TableError};
@@ -192,16 +192,6 @@ impl<T: Table> Reconciler<T> {
             self.catalog.mark(self.state.objects().cloned().collect::<Vec<_>>());
             self.sizes.look_for_waste();
         }
-        if self.proving {
-            self.update(probe::appear());
-        }
-    }
-
-    /// Takes changes in.
-    fn update(&mut self, updates: Vec<Update>) {
-        for update in updates {
-            self.catalog.apply(update);
-        }
     }
 
     /// Connects to the probe's service, if the maps have it, and says in them that this was translated.
@@ -219,7 +209,7 @@ impl<T: Table> Reconciler<T> {
         }
         dataplane.prove()?;
         self.proving = false;
-        self.update(probe::vanish());
+        probe::vanish().into_iter().for_each(|update| self.catalog.apply(update));
         self.begin();
         self.state.record_proof(&mut self.table).context("cannot write svclb_meta")?;
         // All that the start did is logged before it is ready.
@@ -272,7 +262,7 @@ impl<T: Table> Reconciler<T> {
         mut ready: impl FnMut(bool) -> Result<()>,
     ) -> Result<()> {
         self.proving = true;
-        self.update(probe::appear());
+        probe::appear().into_iter().for_each(|update| self.catalog.apply(update));
         self.pass();
         if !self.prove(&mut dataplane)? {
             tracing::warn!(
