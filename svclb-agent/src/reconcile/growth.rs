@@ -166,7 +166,7 @@ impl<T: Table> Reconciler<T> {
         (self.state, self.table) = (state, table);
         // Lines and slots that rest are the old maps'.
         self.quarantine.forget();
-        self.marks.forget();
+        self.marks.detach_all();
         self.retry = None;
         self.unrepaired = false;
         self.sizes.done();

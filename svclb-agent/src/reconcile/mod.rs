@@ -6,7 +6,6 @@
 
 mod changes;
 mod growth;
-mod marks;
 mod parts;
 mod quarantine;
 mod rejects;
@@ -19,17 +18,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use backon::ExponentialBuilder;
-use svclb_common::layout::{Meta, ServiceRow, SourceRow};
+use svclb_common::layout::{BackendKey, Meta, ServiceRow, SourceRow};
 use svclb_core::catalog::Catalog;
 use svclb_core::model::ObjectName;
 use svclb_core::plan::{self, Freed, Pass, Planner};
 use svclb_core::size::Sizes;
 use svclb_core::table::{Dump, Row, Table, TableError};
+use tokio::task::JoinSet;
 
 use crate::memory;
 use changes::Changes;
 use growth::{Growth, Progress};
-use marks::Marks;
 use parts::UnderWay;
 use quarantine::Quarantine;
 use reports::Reports;
@@ -56,7 +55,9 @@ pub struct Reconciler<T> {
     state: Planner,
     table: T,
     quarantine: Quarantine,
-    marks: Marks,
+    /// The review of the index's marks (docs/decisions/0007) that is under way on a thread, if one is: it
+    /// reads the backends that sockets remember.
+    marks: JoinSet<Result<Vec<BackendKey>>>,
     reports: Reports,
     changes: Changes,
     retry: Option<Retry>,
@@ -89,7 +90,7 @@ impl<T: Table> Reconciler<T> {
             state,
             table,
             quarantine: Quarantine::default(),
-            marks: Marks::default(),
+            marks: JoinSet::new(),
             reports: Reports::default(),
             changes: Changes::default(),
             retry: None,
@@ -321,10 +322,12 @@ impl<T: Table> Reconciler<T> {
                         self.prove(&mut dataplane)?;
                     }
                 }
-                remembered = self.marks.ended() => match remembered {
-                    Ok(remembered) => dataplane.finish_marks(&mut self.table, &remembered),
-                    Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
-                },
+                Some(ended) = self.marks.join_next() => {
+                    match ended.context("the thread that reads origins died").flatten() {
+                        Ok(remembered) => dataplane.finish_marks(&mut self.table, &remembered),
+                        Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
+                    }
+                }
                 // In the middle of a pass, the agent's own changes would count as drift.
                 _ = audit.tick(), if !has_more && growth == Progress::None => {
                     self.audit();
@@ -339,11 +342,11 @@ impl<T: Table> Reconciler<T> {
     /// a line whose generation has not moved yet after its row was removed.
     fn review_marks(&mut self, dataplane: &impl Dataplane<Maps = T>) {
         let is_done = self.retry.is_none() && !self.unrepaired && !self.catalog.is_dirty();
-        if !is_done || self.marks.are_reviewed() {
+        if !is_done || !self.marks.is_empty() {
             return;
         }
         match dataplane.begin_marks(&mut self.table) {
-            Ok(Some(remembered)) => self.marks.start(remembered),
+            Ok(Some(remembered)) => drop(self.marks.spawn_blocking(remembered)),
             Ok(None) => {}
             Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
         }
