@@ -116,13 +116,9 @@ impl Reports {
         is_at_end: bool,
         is_short: impl Fn(&ServiceKey) -> bool,
     ) {
-        let mut now = BTreeSet::new();
-        for rejected in &done.unplaced {
-            match rejected.why {
-                Unplaced::Quarantined => {}
-                _ => drop(now.insert((rejected.service.clone(), rejected.why.to_string()))),
-            }
-        }
+        let unplaced = done.unplaced.iter().filter(|it| it.why != Unplaced::Quarantined);
+        let now: BTreeSet<_> =
+            unplaced.map(|it| (it.service.clone(), it.why.to_string())).collect();
         for (service, why) in now.difference(&self.rejected) {
             tracing::error!(%service, "keeps its previous state: {why}");
         }
@@ -171,18 +167,16 @@ impl Reports {
         }
         self.unlogged.refusals = None;
         let now: BTreeMap<ObjectName, Refusal> = now.into_iter().collect();
-        let is_new = |object: &ObjectName| !self.refused.contains_key(object);
-        let mut named = 0;
-        for (object, why) in now.iter().filter(|(object, _)| is_new(object)).take(LOGGED_AT_ONCE) {
-            named += 1;
+        let mut new = now.iter().filter(|(object, _)| !self.refused.contains_key(*object));
+        for (object, why) in new.by_ref().take(LOGGED_AT_ONCE) {
             tracing::error!(
                 service = %object,
                 "refused by a budget: {why}; its addresses are left to whatever else serves them"
             );
         }
-        let new = now.keys().filter(|object| is_new(object)).count();
-        if new > named {
-            tracing::error!(services = new - named, "more Services are refused by a budget");
+        let more = new.count();
+        if more > 0 {
+            tracing::error!(services = more, "more Services are refused by a budget");
         }
         let fitting = self.refused.keys().filter(|object| !now.contains_key(object));
         for object in fitting.take(LOGGED_AT_ONCE) {
