@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::memory;
 use changes::Changes;
-use growth::{Growth, Progress};
+use growth::{Growth, POLL, Progress};
 use parts::UnderWay;
 use quarantine::Quarantine;
 use reports::Reports;
@@ -312,7 +312,7 @@ impl<T: Table> Reconciler<T> {
                     }
                 }
                 () = pause(self.sizes.later()) => {}
-                () = growth.pause() => {}
+                () = tokio::time::sleep(POLL), if growth == Progress::Thread => {}
                 _ = look.tick() => {
                     self.changes.log();
                     self.reports.log_due();
