@@ -90,12 +90,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
         Some(cgroup) => environment::cgroup2_at(cgroup)?,
         None => environment::cgroup2_root()?,
     };
-    environment::check(&args.pins.pins, &cgroup)?;
-    let pins = Pins::new(&args.pins.pins);
+    let pins = &args.pins.pins;
+    environment::check(pins.root(), &cgroup)?;
     // From here on a signal is a clean end, at whatever point.
     let stopped = stop_signals()?;
     tokio::select! {
-        result = follow(&args, &pins, &cgroup) => return result,
+        result = follow(&args, pins, &cgroup) => return result,
         () = stopped => {}
     }
     // Maps and links outlive the agent: that is what pins are for.

@@ -4,11 +4,9 @@
 use anyhow::{Result, bail, ensure};
 use svclb_common::layout::Meta;
 
-use svclb_dataplane::hooks::HOOKS;
 use svclb_dataplane::pins::Pins;
-use svclb_dataplane::programs::attach;
 
-use super::list::is_running;
+use super::list::{hooks, is_running};
 use super::output;
 
 /// Prints `ready`.
@@ -18,14 +16,7 @@ use super::output;
 /// translated, and the maps hold what its sources say. Translation goes on in any case.
 pub(super) fn ready(pins: &Pins) -> Result<()> {
     let row = pins.meta()?;
-    let unattached = HOOKS
-        .iter()
-        .filter_map(|hook| match attach::is_attached(pins, hook) {
-            Ok(true) => None,
-            Ok(false) => Some(Ok(hook.name)),
-            Err(error) => Some(Err(error)),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let unattached = output::unattached(&hooks(pins)?);
     output::line(judge(&row, is_running(row.agent), &unattached)?)
 }
 

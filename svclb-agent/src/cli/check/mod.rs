@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::ListArgs;
-use super::output::{self, ListRow};
+use super::output::{self, Column, ListRow};
 
 /// The verdict of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -25,6 +25,17 @@ enum CheckState {
     Error,
     /// It could not be looked at.
     NotLookedAt,
+}
+
+impl CheckState {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::NotLookedAt => "not looked at",
+        }
+    }
 }
 
 /// One thing that was looked at.
@@ -76,22 +87,14 @@ impl Finding {
 }
 
 impl ListRow for Finding {
-    const HEADINGS: &'static [&'static str] = &["STATE", "CHECK", "FOUND"];
-
-    fn cells(&self) -> Vec<String> {
-        let state = match self.state {
-            CheckState::Ok => "ok",
-            CheckState::Warning => "warning",
-            CheckState::Error => "error",
-            CheckState::NotLookedAt => "not looked at",
-        };
-        let what = [self.check, &self.subject].join(" ");
-        let found = match self.advice.as_str() {
-            "" => self.found.clone(),
-            advice => format!("{}; {advice}", self.found),
-        };
-        vec![state.to_owned(), what.trim_end().to_owned(), found]
-    }
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("STATE", |row| row.state.words().to_owned()),
+        ("CHECK", |row| [row.check, &row.subject].join(" ").trim_end().to_owned()),
+        ("FOUND", |row| match row.advice.as_str() {
+            "" => row.found.clone(),
+            advice => format!("{}; {advice}", row.found),
+        }),
+    ];
 }
 
 /// `svclb check`.
@@ -99,14 +102,14 @@ impl ListRow for Finding {
 /// # Errors
 /// When something is wrong, after all that was looked at is printed.
 pub(super) fn check(args: &ListArgs) -> Result<()> {
-    let pins = args.pins();
+    let pins = &args.pins.pins;
     let mut findings = vec![node::kernel(), node::capabilities()];
-    findings.extend(installed::findings(&pins));
-    let cgroup = hooks::findings(&pins, &mut findings);
+    findings.extend(installed::findings(pins));
+    let cgroup = hooks::findings(pins, &mut findings);
     findings.extend(node::processes(cgroup.as_deref()));
-    findings.push(installed::agent(&pins));
-    findings.extend(installed::sources(&pins));
-    findings.push(translation::finding(&pins, cgroup.as_deref()));
+    findings.push(installed::agent(pins));
+    findings.extend(installed::sources(pins));
+    findings.push(translation::finding(pins, cgroup.as_deref()));
     findings.extend(node::features());
     output::list(&findings, args.output)?;
     let wrong = findings.iter().filter(|finding| finding.state == CheckState::Error).count();
