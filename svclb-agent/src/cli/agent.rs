@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
@@ -215,25 +215,17 @@ impl AgentArgs {
     }
 
     fn sizing(&self) -> Result<Sizing> {
-        let power =
-            |flag, value: Option<u32>| value.map(|value| power_of_two(flag, value)).transpose();
-        Ok(Sizing {
-            index_lines: power("--index-lines", self.index_lines)?,
-            slots: self.slots,
-            origins: power("--origins", self.origins)?,
-        })
+        let Self { index_lines, slots, origins, .. } = *self;
+        for (flag, value) in [("--index-lines", index_lines), ("--origins", origins)] {
+            if let Some(value) = value.filter(|value| !value.is_power_of_two() || *value < 8) {
+                bail!("{flag} {value}: expected a power of two from 8");
+            }
+        }
+        Ok(Sizing { index_lines, slots, origins })
     }
 }
 
 /// Seconds since the epoch.
 fn now() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
-}
-
-fn power_of_two(flag: &str, value: u32) -> Result<u32> {
-    ensure!(
-        value.is_power_of_two() && value >= 8,
-        "{flag} {value}: expected a power of two from 8"
-    );
-    Ok(value)
 }
