@@ -1,11 +1,11 @@
 //! The reading commands: from the pins to rows that people and scripts read. They need no agent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use svclb_common::layout::{
-    Address, BackendKey, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy, Protocol,
+    BackendKey, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy, Protocol, Record,
     RecordFlags, Scope, ServiceNotes, ServiceRow,
 };
 use svclb_core::compile::name_of;
@@ -96,11 +96,10 @@ fn notes(row: &ServiceRow) -> Vec<&'static str> {
 pub(super) fn backends(pins: &Pins, format: OutputFormat) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
     let owners = Owners::of(&dump);
-    let mut connections: HashMap<(u32, Address, u16), usize> = HashMap::new();
+    let mut connections: HashMap<BackendKey, usize> = HashMap::new();
     for origin in Origins::open(&Places::current(pins))?.read()? {
         if let Some(row) = owners.frontend(&origin) {
-            let given = (row.service, origin.record.given, origin.record.given_port);
-            *connections.entry(given).or_default() += 1;
+            *connections.entry(given(row.service, &origin.record)).or_default() += 1;
         }
     }
     let mut rows = dump.backends.clone();
@@ -123,10 +122,7 @@ pub(super) fn backends(pins: &Pins, format: OutputFormat) -> Result<()> {
                 state: BackendState::from_number(row.state).map_or("unknown", BackendState::name),
                 sets: sets.into_iter().filter(is_in).map(|(_, name)| name).collect(),
                 weight: row.weight,
-                connections: connections
-                    .get(&(key.service, key.address, key.port))
-                    .copied()
-                    .unwrap_or(0),
+                connections: connections.get(key).copied().unwrap_or(0),
             }
         })
         .collect();
@@ -169,10 +165,7 @@ pub(super) fn status(pins: &Pins, format: OutputFormat) -> Result<()> {
     let (dump, counters) = (maps.load()?, maps.counters()?);
     let origins = Origins::open(&Places::current(pins))?;
     let meta = dump.meta;
-    let held = origins.read()?;
-    let mut cookies: Vec<u64> = held.iter().map(|origin| origin.cookie.0).collect();
-    cookies.sort_unstable();
-    cookies.dedup();
+    let sockets: HashSet<u64> = origins.read()?.iter().map(|origin| origin.cookie.0).collect();
     let slots_used: usize = dump.ranges.iter().map(|range| range.count as usize).sum();
     let view = StatusView {
         pins: pins.root().display().to_string(),
@@ -195,7 +188,7 @@ pub(super) fn status(pins: &Pins, format: OutputFormat) -> Result<()> {
                 (name, noted.count())
             })
             .collect(),
-        sockets: cookies.len(),
+        sockets: sockets.len(),
         overflow_entries: origins.overflow_entries()?,
         index_lines_used: dump.lines.iter().filter(|(_, line)| line.protocol != 0).count(),
         index_lines: meta.index_lines,
@@ -218,6 +211,11 @@ pub(super) fn hooks(pins: &Pins) -> Result<Vec<HookView>> {
 /// Returns true if a process with this number runs an svclb, as far as this pid namespace shows.
 pub(super) fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "svclb")
+}
+
+/// The backend that a socket was given, as a member of a service.
+const fn given(service: u32, record: &Record) -> BackendKey {
+    BackendKey { address: record.given, port: record.given_port, _pad: 0, service }
 }
 
 /// The services that sockets dialled.
@@ -262,11 +260,11 @@ impl<'a> Owners<'a> {
     /// Returns true if the socket's backend is still a member of the set that its frontend uses.
     fn is_current(&self, origin: &SocketOrigin) -> bool {
         let Some(&FrontendRow { service, line }) = self.frontend(origin) else { return false };
-        let record = &origin.record;
-        let key = BackendKey { address: record.given, port: record.given_port, _pad: 0, service };
         let flags = self.dump.line(line).map_or(0, |line| line.flags);
         let policy =
             if flags & LineFlags::EXTERNAL != 0 { Policy::External } else { Policy::Internal };
-        self.members.get(&key).is_some_and(|sets| sets & policy.bit() != 0)
+        self.members
+            .get(&given(service, &origin.record))
+            .is_some_and(|sets| sets & policy.bit() != 0)
     }
 }

@@ -413,7 +413,7 @@ impl<T: Table> Reconciler<T> {
 
 /// Returns true if a source's row in the maps is worth a write of its own: its time moves with every event.
 fn is_out_of_date(old: &SourceRow, new: &SourceRow) -> bool {
-    let SourceRow { heard, .. } = *old;
+    let heard = old.heard;
     let is_same = *old == SourceRow { heard, ..*new };
     !is_same || heard != new.heard && (heard == 0 || new.heard >= heard + RECORD)
 }

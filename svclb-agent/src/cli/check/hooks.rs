@@ -164,8 +164,8 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Pr
                     .advice("run it with CAP_NET_ADMIN");
             }
         };
-        let all: Vec<u32> = here.into_iter().filter(|id| id != ours).collect();
-        let (svclbs, strangers): (Vec<u32>, Vec<u32>) = all.into_iter().partition(is_svclb);
+        let others = here.into_iter().filter(|id| id != ours);
+        let (svclbs, strangers): (Vec<u32>, Vec<u32>) = others.partition(is_svclb);
         let (same, higher): (Vec<u32>, Vec<u32>) =
             svclbs.into_iter().partition(|id| own.contains(id));
         foreign.extend(same);
