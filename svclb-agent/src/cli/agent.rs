@@ -160,7 +160,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     reconciler.run(source, dataplane, Duration::from_secs(args.audit), ready).await
 }
 
-/// The endpoints of the API server that an earlier agent knew: ways to it that do not need it.
+/// Returns the endpoints of the API server that an earlier agent knew, as paths to it.
 async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
     let pins = pins.clone();
     let read = spawn_blocking(move || maps::api_servers(&pins)).await;
@@ -171,8 +171,8 @@ async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
     })
 }
 
-/// Goes on with the maps of an earlier agent. Where the sources are not known they stay as they are;
-/// programs and hooks are renewed in any case.
+/// Adopts the maps of an earlier agent. They stay as they are while the sources are not known; programs and
+/// hooks are renewed in any case.
 async fn adopt(
     catalog: Catalog,
     source: &mut Source,

@@ -1,5 +1,5 @@
-//! `svclb status --ready`: the question of a readiness probe, answered by the exit code. It is asked
-//! often, so it reads one row and the links, not the maps.
+//! `svclb status --ready`: answers a readiness probe by its exit code. Probes are frequent, so it reads one
+//! row and the links, not the maps.
 
 use anyhow::{Result, bail, ensure};
 use svclb_common::layout::Meta;
@@ -12,8 +12,8 @@ use super::output;
 /// Prints `ready`.
 ///
 /// # Errors
-/// What is not as it should be: an agent runs, every hook is attached, it saw a connection of its own
-/// translated, and the maps hold what its sources say. Translation goes on in any case.
+/// When no agent runs, a hook is not attached, the agent has not seen a connection of its own translated, or the
+/// maps do not hold what its sources say. Translation goes on in any case.
 pub(super) fn ready(pins: &Pins) -> Result<()> {
     let row = pins.meta()?;
     let unattached = output::unattached(&hooks(pins)?);

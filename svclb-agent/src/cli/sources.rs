@@ -51,7 +51,7 @@ impl SourceView {
         row.sources.iter().filter_map(view).collect()
     }
 
-    /// When it was heard, from where, and how many of its objects are rejected, in words.
+    /// Describes when it was heard, from where, and how many of its objects are rejected.
     pub(super) fn words(&self) -> String {
         let from = match self.way {
             "" => String::new(),

@@ -25,7 +25,7 @@ const SLOW: usize = EFFORT / 4;
 /// Period of looking whether the threads that make maps and load programs have ended.
 pub(super) const POLL: Duration = Duration::from_millis(2);
 
-/// Maps that are being made and filled.
+/// Staging maps that are being made and filled.
 #[derive(Debug)]
 pub(super) struct Growth<T> {
     staging: Staging,
@@ -63,15 +63,14 @@ impl<T: Table> Reconciler<T> {
         self.advance(dataplane, false)
     }
 
-    /// Lets maps of other sizes take the place of these if they are wanted, in one piece: for an agent that
-    /// starts.
+    /// Replaces these maps by maps of other sizes if they are wanted, without a pause: for an agent that starts.
     pub fn make_room(&mut self, dataplane: &mut impl Dataplane<Maps = T>) {
         self.begin_growth(dataplane);
         while self.advance(dataplane, true) != Progress::None {}
     }
 
     fn begin_growth(&mut self, dataplane: &mut impl Dataplane<Maps = T>) {
-        // New maps hold what the catalog says, and that is nothing yet.
+        // New maps get the catalog's services, of which there are none yet.
         if !self.state.is_synced() {
             return;
         }
@@ -86,14 +85,18 @@ impl<T: Table> Reconciler<T> {
     }
 
     fn advance(&mut self, dataplane: &mut impl Dataplane<Maps = T>, waits: bool) -> Progress {
-        self.fill(dataplane, waits).unwrap_or_else(|error| {
+        self.try_advance(dataplane, waits).unwrap_or_else(|error| {
             self.give_up_growth(dataplane, &error);
             Progress::None
         })
     }
 
     /// Writes the next part, or all that is left if it `waits`, and puts the maps into use once all is written.
-    fn fill(&mut self, dataplane: &mut impl Dataplane<Maps = T>, waits: bool) -> Result<Progress> {
+    fn try_advance(
+        &mut self,
+        dataplane: &mut impl Dataplane<Maps = T>,
+        waits: bool,
+    ) -> Result<Progress> {
         let Some(Growth { staging, table, .. }) = &mut self.growth else {
             return Ok(Progress::None);
         };

@@ -120,7 +120,8 @@ impl<T: Table> Reconciler<T> {
     }
 }
 
-/// Programming latency of the oldest change that a pass wrote: from the time that its slice names to now. Changes from before `started` do not count, as in kube-proxy's metric
+/// Programming latency of the oldest change that a pass wrote: from the time that its slice names to now.
+/// Changes from before `started` do not count, as in kube-proxy's metric
 /// (pkg/proxy/endpointschangetracker.go).
 pub(super) fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> {
     let times = pass.triggered.iter().flat_map(|(_, times)| times);

@@ -17,16 +17,16 @@ use svclb_dataplane::interface::GracePeriod;
 /// the kernel's time than a small change.
 const APART: Duration = Duration::from_millis(100);
 
-/// All that rests, and all that waits for it.
+/// Freed lines and slots in quarantine, and those that wait for the next grace period.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     /// The grace period that is under way, if one is, with what waits for its end.
     under_way: JoinSet<(Vec<Freed>, io::Result<()>)>,
     /// When the latest wait began.
     began: Option<Instant>,
-    /// Freed, while a rest is under way, soon after one, or after one failed.
+    /// Freed while a grace period is under way, soon after one, or after one failed.
     pub(super) waits: Vec<Freed>,
-    /// When the next one begins, since the kernel did not let the last one rest.
+    /// The start of the next grace period after one that failed.
     later: Option<Retry>,
 }
 
@@ -59,8 +59,8 @@ impl Quarantine {
         });
     }
 
-    /// The end of a rest, and what has rested; never, when there is none. What the kernel did not let
-    /// rest waits for the next.
+    /// Waits for the end of the grace period, and returns what was freed before it; for ever, when there is
+    /// none. If it failed, that waits for the next one.
     ///
     /// # Errors
     /// When the thread that waits died.

@@ -37,7 +37,7 @@ pub(super) struct Reports {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,
-    /// They exceed a budget.
+    /// Service objects that exceed a budget.
     refused: BTreeMap<ObjectName, Refusal>,
     /// Services whose state from an earlier agent is retained.
     retained: BTreeSet<ServiceKey>,
@@ -49,7 +49,7 @@ pub(super) struct Reports {
     /// Claimants and the owners of their frontends.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
-    no_rest: bool,
+    grace_period_fails: bool,
 }
 
 /// Reports that wait for the rate.
@@ -89,7 +89,7 @@ impl Reports {
         self.skipped = now;
     }
 
-    /// Steps of a pass that failed so far, each with its object and why.
+    /// Logs the steps of a pass that failed so far, each with its object and why.
     pub(super) fn failed(&mut self, now: &[String]) {
         let now: BTreeSet<String> = now.iter().cloned().collect();
         self.failed.retain(|failed| now.contains(failed));
@@ -108,7 +108,7 @@ impl Reports {
         }
     }
 
-    /// Services that keep their previous state. At the end of a pass those that fit now, by `is_short`,
+    /// Logs services that keep their previous state. At the end of a pass those that fit now, by `is_short`,
     /// are forgotten.
     pub(super) fn rejected(
         &mut self,
@@ -128,7 +128,7 @@ impl Reports {
         }
     }
 
-    /// Services of which what an earlier agent wrote is retained: all there are now.
+    /// Logs the services whose state of an earlier agent is retained. `now` has all of them.
     pub(super) fn retained<'a>(&mut self, now: impl Iterator<Item = &'a ServiceKey>) {
         let now: BTreeSet<ServiceKey> = now.cloned().collect();
         let mut news = now.difference(&self.retained).peekable();
@@ -145,7 +145,7 @@ impl Reports {
         self.retained = now;
     }
 
-    /// Tells which of these services would be retained, had the maps that hold them been of use.
+    /// Logs which of these services would be retained if the maps that hold them could be used.
     pub(super) fn lost(&self, ids: &[(u32, ServiceRow)], catalog: &Catalog) {
         let services = ids.iter().filter_map(|(_, row)| service_of(row));
         let lost: Vec<ServiceKey> = services.filter(|service| catalog.misses(service)).collect();
@@ -159,7 +159,7 @@ impl Reports {
         }
     }
 
-    /// Services that exceed a budget, and those that did and do not any more.
+    /// Logs Services that exceed a budget, and those that no longer do.
     pub(super) fn refused(&mut self, now: Vec<(ObjectName, Refusal)>) {
         if self.rate.take(1, Instant::now()) == 0 {
             self.unlogged.refusals = Some(now);
@@ -190,7 +190,7 @@ impl Reports {
         self.rejected.iter().map(|(service, _)| service)
     }
 
-    /// Services that ask for the same frontends: one line for two of them, however many those are.
+    /// Logs Services that claim the same frontends: one line for two Services, however many frontends they share.
     pub(super) fn conflicts(&mut self, now: &[Conflict]) {
         let pair = |conflict: &Conflict| (conflict.owner.clone(), conflict.claimant.clone());
         let is_new = |conflict: &&Conflict| !self.conflicts.contains(&pair(conflict));
@@ -211,16 +211,16 @@ impl Reports {
     }
 
     /// Logs once that a grace period failed.
-    pub(super) fn rest<T>(&mut self, waited: &io::Result<T>) {
+    pub(super) fn grace_period<T>(&mut self, waited: &io::Result<T>) {
         match waited {
-            Ok(_) if self.no_rest => tracing::info!("freed room can be used again"),
-            Err(error) if !self.no_rest => tracing::error!(
+            Ok(_) if self.grace_period_fails => tracing::info!("freed room can be used again"),
+            Err(error) if !self.grace_period_fails => tracing::error!(
                 %error,
                 "cannot wait for running programs, it is tried again; freed room stays unused",
             ),
             _ => {}
         }
-        self.no_rest = waited.is_err();
+        self.grace_period_fails = waited.is_err();
     }
 }
 

@@ -14,7 +14,7 @@ use super::retry::{self, Retry};
 /// The waits before maps that could not be made are tried again.
 const LATER: ExponentialBuilder = retry::delays(Duration::from_secs(1), Duration::from_secs(300));
 
-/// Sizes as the command line says them, where it does.
+/// The sizes that the command line sets; the others follow from the need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sizing {
     /// Lines of the index, a power of two.
@@ -26,7 +26,7 @@ pub struct Sizing {
 }
 
 impl Sizing {
-    /// How large maps are made for so many frontends and backends.
+    /// Returns the sizes of maps for so many frontends and backends.
     pub fn of(&self, (frontends, backends): (usize, usize)) -> Sizes {
         let wanted = sizes(frontends, backends);
         Sizes {
@@ -41,7 +41,7 @@ impl Sizing {
 #[derive(Debug)]
 pub(super) struct MapSizes {
     sizing: Sizing,
-    /// Since all is known it was not looked whether most of the maps is wasted.
+    /// Maps may be far too large: that was not checked since the sources are known.
     waste_is_unknown: bool,
     later: Option<Retry>,
     /// The last logged error of making maps.
@@ -53,7 +53,7 @@ impl MapSizes {
         Self { sizing, waste_is_unknown: false, later: None, logged: None }
     }
 
-    /// All is known: maps may turn out to be far too large.
+    /// Checks at the next call of [`Self::wanted`] whether the maps are far too large: the sources are known.
     pub(super) const fn look_for_waste(&mut self) {
         self.waste_is_unknown = true;
     }

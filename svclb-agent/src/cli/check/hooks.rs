@@ -25,7 +25,7 @@ const EXAMPLES: usize = 3;
 /// Every program in the kernel by its id, or why they cannot be read.
 type Programs = Result<BTreeMap<u32, Program>>;
 
-/// Adds what is found, and gives the folder of the cgroup that all hooks are attached to.
+/// Adds the findings, and returns the folder of the cgroup that all hooks are attached to.
 pub(super) fn findings(pins: &Pins, findings: &mut Vec<Finding>) -> Option<PathBuf> {
     if matches!(pins.root().try_exists(), Ok(false)) {
         let nothing = "nothing is installed";

@@ -1,6 +1,5 @@
-//! `svclb check`: is everything as it should be, and if not, what is wrong and what to do. It reads pins
-//! and node, changes nothing, and needs no agent. What it could not look at it says, and why: only what
-//! was seen is ok.
+//! `svclb check`: reports what is wrong on this node, and what to do. It reads pins and node, changes nothing,
+//! and needs no agent. A check is ok only if it was seen to be; one that could not be looked at says why.
 
 mod hooks;
 mod installed;
