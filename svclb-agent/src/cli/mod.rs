@@ -1,4 +1,4 @@
-//! The command `svclb`: what can be typed, and which module does it.
+//! The command `svclb`: its subcommands and flags, and the modules that run them.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod agent;
@@ -89,15 +89,13 @@ struct StatusArgs {
     ready: bool,
 }
 
-/// Runs the command line. What goes wrong is one line on standard error and exit code 1.
+/// Runs the command line. An error is one line on standard error, and exit code 1.
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
+        // A reader that went away (`svclb services | head`) is no fault.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // A reader that went away (`svclb services | head`) is no fault.
-            if is_broken_pipe(&error) {
-                return ExitCode::SUCCESS;
-            }
             eprintln!("svclb: {}", text::line(&format!("{error:#}")));
             ExitCode::FAILURE
         }

@@ -98,10 +98,10 @@ impl Finding {
         looked: Result<impl IntoIterator<Item = (&'static str, Verdict)>>,
     ) -> Vec<Self> {
         match looked {
-            Ok(found) => found
-                .into_iter()
-                .map(|(subject, verdict)| Self { check, subject, verdict })
-                .collect(),
+            Ok(found) => {
+                let of = |(subject, verdict)| Self { check, subject, verdict };
+                found.into_iter().map(of).collect()
+            }
             Err(why) => vec![Self::of(check, Err(why))],
         }
     }
