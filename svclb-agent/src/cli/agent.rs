@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use svclb_common::layout::Meta;
 use svclb_core::catalog::Catalog;
@@ -90,12 +90,12 @@ async fn serve(args: AgentArgs) -> Result<()> {
         Some(cgroup) => environment::cgroup2_at(cgroup)?,
         None => environment::cgroup2_root()?,
     };
-    environment::check(&args.pins.pins, &cgroup)?;
-    let pins = Pins::new(&args.pins.pins);
+    let pins = &args.pins.pins;
+    environment::check(pins.root(), &cgroup)?;
     // From here on a signal is a clean end, at whatever point.
     let stopped = stop_signals()?;
     tokio::select! {
-        result = follow(&args, &pins, &cgroup) => return result,
+        result = follow(&args, pins, &cgroup) => return result,
         () = stopped => {}
     }
     // Maps and links outlive the agent: that is what pins are for.
@@ -122,27 +122,25 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     if matches!(found, Found::Ours) {
         meta::begin(&pins.current(), std::process::id(), now()?)?;
     }
-    let mut ground =
-        Installed::new(pins.clone(), lock, cgroup.to_owned(), args.features()?, args.log.log_bpf)?;
-    let start = Start {
-        row: Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() },
-        catalog: Catalog::new(Node { name: node.as_str().into(), ..Node::default() })
-            .with_budget(budget),
-        sizing: args.sizing()?,
-        pins,
-        source: &mut source,
-        ground: &mut ground,
-    };
-    let reconciler = match found {
-        Found::Ours => start.over_earlier().await?,
-        Found::Nothing => start.over_new().await?,
-        Found::Others { why } => {
-            tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
-            // Above what sockets may remember of maps that were made otherwise, or cannot be read.
-            let first_generation = (1 << 31) | (u32::try_from(random_seed() >> 34)?);
-            let row = Meta { first_generation, ..start.row };
-            Start { row, ..start }.over_new().await?
-        }
+    let features = args.features()?;
+    let mut dataplane =
+        Installed::new(pins.clone(), lock, cgroup.to_owned(), features, args.log.log_bpf)?;
+    let mut row = Meta { agent: std::process::id(), agent_started: now()?, ..Meta::default() };
+    let node = Node { name: node.as_str().into(), ..Node::default() };
+    let catalog = Catalog::new(node).with_budget(budget);
+    let sizing = args.sizing()?;
+    if let Found::Others { why } = &found {
+        tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
+        // Above what sockets may remember of maps that were made otherwise, or cannot be read.
+        row.first_generation = (1 << 31) | (u32::try_from(random_seed() >> 34)?);
+    }
+    let reconciler = if matches!(found, Found::Ours) {
+        let maps = dataplane.adopt(&pins.meta()?)?;
+        adopt(catalog, &mut source, &mut dataplane, maps, row, sizing).await?
+    } else {
+        let first = source.next().await;
+        let ids = maps::services(pins)?;
+        Reconciler::anew(catalog, &mut dataplane, first, &row, ids.as_deref(), sizing)?
     };
     // Every hook has this agent's programs too by now.
     replaced.remove()?;
@@ -159,10 +157,10 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
         super::output::line(if is_synced { "ready" } else { "serving" })?;
         Ok(std::io::stdout().flush()?)
     };
-    reconciler.run(source, ground, Duration::from_secs(args.audit), ready).await
+    reconciler.run(source, dataplane, Duration::from_secs(args.audit), ready).await
 }
 
-/// The endpoints of the API server that an earlier agent knew: ways to it that do not need it.
+/// Returns the endpoints of the API server that an earlier agent knew, as paths to it.
 async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
     let pins = pins.clone();
     let read = spawn_blocking(move || maps::api_servers(&pins)).await;
@@ -173,46 +171,31 @@ async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
     })
 }
 
-/// The state that an agent starts with.
-struct Start<'a> {
-    /// The meta row of this agent.
-    row: Meta,
+/// Adopts the maps of an earlier agent. They stay as they are while the sources are not known; programs and
+/// hooks are renewed in any case.
+async fn adopt(
     catalog: Catalog,
+    source: &mut Source,
+    dataplane: &mut Installed,
+    maps: Maps,
+    row: Meta,
     sizing: Sizing,
-    pins: &'a Pins,
-    source: &'a mut Source,
-    ground: &'a mut Installed,
-}
-
-impl Start<'_> {
-    /// Goes on with the maps of an earlier agent. Where the sources are not known they stay as they are;
-    /// programs and hooks are renewed in any case.
-    async fn over_earlier(self) -> Result<Reconciler<Maps>> {
-        let maps = self.ground.adopt(&self.pins.meta()?)?;
-        let grace = self.ground.grace_period();
-        let Self { catalog, row, sizing, .. } = self;
-        // While the source is asked, what the maps hold is read. Mostly all is known in a moment.
-        let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing, grace));
-        let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, self.source.next()));
-        let mut reconciler = over.context("the thread that reads the maps died")??;
-        if let Ok(batch) = first {
-            reconciler.ingest(batch);
-        }
-        // A step that fails stays with its object and is tried again, as in an agent that runs: what the
-        // maps hold is served, however many do.
-        reconciler.pass();
-        // The maps are right before new programs read them; the old ones read them already.
-        self.ground.attach()?;
-        reconciler.make_room(self.ground);
-        Ok(reconciler)
+) -> Result<Reconciler<Maps>> {
+    let grace = dataplane.grace_period();
+    // Reads the maps while the source lists its objects; mostly both take a moment.
+    let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing, grace));
+    let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, source.next()));
+    let mut reconciler = over.context("the thread that reads the maps died")??;
+    if let Ok(batch) = first {
+        reconciler.ingest(batch);
     }
-
-    /// Fills new maps, once the sources are known.
-    async fn over_new(self) -> Result<Reconciler<Maps>> {
-        let first = self.source.next().await;
-        let ids = maps::services(self.pins)?;
-        Reconciler::anew(self.catalog, self.ground, first, &self.row, ids.as_deref(), self.sizing)
-    }
+    // A step that fails stays with its object and is tried again, as in an agent that runs: what the
+    // maps hold is served, however many do.
+    reconciler.pass();
+    // The maps are right before new programs read them; the old ones read them already.
+    dataplane.attach()?;
+    reconciler.make_room(dataplane);
+    Ok(reconciler)
 }
 
 impl AgentArgs {
@@ -232,25 +215,17 @@ impl AgentArgs {
     }
 
     fn sizing(&self) -> Result<Sizing> {
-        let power =
-            |flag, value: Option<u32>| value.map(|value| power_of_two(flag, value)).transpose();
-        Ok(Sizing {
-            index_lines: power("--index-lines", self.index_lines)?,
-            slots: self.slots,
-            origins: power("--origins", self.origins)?,
-        })
+        let Self { index_lines, slots, origins, .. } = *self;
+        for (flag, value) in [("--index-lines", index_lines), ("--origins", origins)] {
+            if let Some(value) = value.filter(|value| !value.is_power_of_two() || *value < 8) {
+                bail!("{flag} {value}: expected a power of two from 8");
+            }
+        }
+        Ok(Sizing { index_lines, slots, origins })
     }
 }
 
 /// Seconds since the epoch.
 fn now() -> Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
-}
-
-fn power_of_two(flag: &str, value: u32) -> Result<u32> {
-    ensure!(
-        value.is_power_of_two() && value >= 8,
-        "{flag} {value}: expected a power of two from 8"
-    );
-    Ok(value)
 }

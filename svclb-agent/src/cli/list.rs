@@ -1,21 +1,20 @@
 //! The reading commands: from the pins to rows that people and scripts read. They need no agent.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use svclb_common::layout::{
-    Address, BackendKey, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy, Protocol,
+    BackendKey, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy, Protocol, Record,
     RecordFlags, Scope, ServiceNotes, ServiceRow,
 };
 use svclb_core::compile::name_of;
 use svclb_core::table::{Dump, Table as _};
 
-use svclb_dataplane::hooks::HOOKS;
+use svclb_dataplane::hooks::{HOOKS, Hook};
 use svclb_dataplane::maps::Maps;
 use svclb_dataplane::maps::sockets::{Origins, SocketOrigin};
 use svclb_dataplane::pins::Pins;
-use svclb_dataplane::pins::lock::Lock;
 use svclb_dataplane::pins::places::Places;
 use svclb_dataplane::programs::attach;
 
@@ -27,11 +26,11 @@ use super::sources::SourceView;
 /// `svclb services`.
 pub(super) fn services(pins: &Pins, format: OutputFormat) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
-    let mut frontends: HashMap<u32, Frontends> = HashMap::new();
+    let mut frontends: HashMap<u32, Vec<Frontend>> = HashMap::new();
     let mut keys: Vec<_> = dump.frontends.iter().collect();
     keys.sort_by_key(|(key, _)| *key);
     for (key, row) in keys {
-        frontends.entry(row.service).or_default().add(key, dump.line(row.line));
+        frontends.entry(row.service).or_default().push((key, dump.line(row.line)));
     }
     let mut backends: HashMap<u32, usize> = HashMap::new();
     for (key, _) in &dump.backends {
@@ -42,16 +41,24 @@ pub(super) fn services(pins: &Pins, format: OutputFormat) -> Result<()> {
         .iter()
         .map(|(id, row)| {
             let found = frontends.remove(id).unwrap_or_default();
+            let at_loopback = found.iter().filter(|(key, _)| key.scope == Scope::Host as u8);
+            let node_ports: BTreeSet<u16> = at_loopback.map(|(key, _)| key.port).collect();
+            let last_line = found.iter().rev().find_map(|(_, line)| *line);
+            let is_external =
+                |line: Option<&Line>| line.is_some_and(|it| it.flags & LineFlags::EXTERNAL != 0);
+            let (mut external, internal): (Vec<Frontend>, Vec<Frontend>) =
+                found.iter().copied().partition(|(_, line)| is_external(*line));
+            external.retain(|(key, _)| !node_ports.contains(&key.port));
             ServiceView {
                 namespace: name_of(&row.namespace),
                 name: name_of(&row.name),
                 port_name: name_of(&row.port_name),
                 protocol: name_of(&row.protocol),
-                frontends: found.all(|_| true),
-                internal: found.all(|it| !it.external),
-                external: found.all(|it| it.external && !found.node_ports.contains(&it.key.port)),
-                node_ports: found.node_ports.iter().copied().collect(),
-                affinity_seconds: found.affinity_seconds,
+                frontends: addresses(&found),
+                internal: addresses(&internal),
+                external: addresses(&external),
+                node_ports: node_ports.into_iter().collect(),
+                affinity_seconds: last_line.map_or(0, |line| line.affinity_seconds),
                 notes: notes(row),
                 internal_policy: name_of(&row.internal_policy),
                 external_policy: name_of(&row.external_policy),
@@ -64,34 +71,11 @@ pub(super) fn services(pins: &Pins, format: OutputFormat) -> Result<()> {
     output::list(&views, format)
 }
 
-/// The frontends of a service, by key.
-#[derive(Default)]
-struct Frontends {
-    found: Vec<Frontend>,
-    /// Node ports, as found at loopback frontends.
-    node_ports: BTreeSet<u16>,
-    affinity_seconds: u32,
-}
+/// A frontend of a service, with its line if the index has it.
+type Frontend<'a> = (&'a FrontendKey, Option<&'a Line>);
 
-struct Frontend {
-    key: FrontendKey,
-    external: bool,
-}
-
-impl Frontends {
-    fn add(&mut self, key: &FrontendKey, line: Option<&Line>) {
-        let external = line.is_some_and(|line| line.flags & LineFlags::EXTERNAL != 0);
-        self.found.push(Frontend { key: *key, external });
-        if key.scope == Scope::Host as u8 {
-            self.node_ports.insert(key.port);
-        }
-        self.affinity_seconds = line.map_or(self.affinity_seconds, |line| line.affinity_seconds);
-    }
-
-    fn all(&self, are: impl Fn(&Frontend) -> bool) -> Vec<String> {
-        let found = self.found.iter().filter(|it| are(it)).map(|it| &it.key);
-        found.map(|key| output::endpoint(&key.address.ip(), key.port)).collect()
-    }
+fn addresses(frontends: &[Frontend]) -> Vec<SocketAddr> {
+    frontends.iter().map(|(key, _)| SocketAddr::new(key.address.ip(), key.port)).collect()
 }
 
 const NOTES: [(&str, u32); 7] = [
@@ -112,11 +96,10 @@ fn notes(row: &ServiceRow) -> Vec<&'static str> {
 pub(super) fn backends(pins: &Pins, format: OutputFormat) -> Result<()> {
     let dump = Maps::read(pins)?.load()?;
     let owners = Owners::of(&dump);
-    let mut connections: HashMap<(u32, Address, u16), usize> = HashMap::new();
+    let mut connections: HashMap<BackendKey, usize> = HashMap::new();
     for origin in Origins::open(&Places::current(pins))?.read()? {
         if let Some(row) = owners.frontend(&origin) {
-            let given = (row.service, origin.record.given, origin.record.given_port);
-            *connections.entry(given).or_default() += 1;
+            *connections.entry(given(row.service, &origin.record)).or_default() += 1;
         }
     }
     let mut rows = dump.backends.clone();
@@ -134,15 +117,12 @@ pub(super) fn backends(pins: &Pins, format: OutputFormat) -> Result<()> {
                 service: named(|row| name_of(&row.name)),
                 port_name: named(|row| name_of(&row.port_name)),
                 protocol: named(|row| name_of(&row.protocol)),
-                address: key.address.ip().to_string(),
+                address: key.address.ip(),
                 port: key.port,
                 state: BackendState::from_number(row.state).map_or("unknown", BackendState::name),
                 sets: sets.into_iter().filter(is_in).map(|(_, name)| name).collect(),
                 weight: row.weight,
-                connections: connections
-                    .get(&(key.service, key.address, key.port))
-                    .copied()
-                    .unwrap_or(0),
+                connections: connections.get(key).copied().unwrap_or(0),
             }
         })
         .collect();
@@ -164,8 +144,8 @@ pub(super) fn sockets(pins: &Pins, format: OutputFormat) -> Result<()> {
                 cookie: origin.cookie.0,
                 protocol: Protocol::from_number(record.protocol.into())
                     .map_or("unknown", Protocol::name),
-                dialled: output::endpoint(&record.dialled.ip(), record.dialled_port),
-                given: output::endpoint(&record.given.ip(), record.given_port),
+                dialled: SocketAddr::new(record.dialled.ip(), record.dialled_port),
+                given: SocketAddr::new(record.given.ip(), record.given_port),
                 service: service.map_or_else(String::new, |row| {
                     let port = name_of(&row.port_name);
                     format!("{}/{}:{port}", name_of(&row.namespace), name_of(&row.name))
@@ -185,14 +165,7 @@ pub(super) fn status(pins: &Pins, format: OutputFormat) -> Result<()> {
     let (dump, counters) = (maps.load()?, maps.counters()?);
     let origins = Origins::open(&Places::current(pins))?;
     let meta = dump.meta;
-    let held = origins.read()?;
-    let mut cookies: Vec<u64> = held.iter().map(|origin| origin.cookie.0).collect();
-    cookies.sort_unstable();
-    cookies.dedup();
-    let hooks = HOOKS
-        .iter()
-        .map(|hook| Ok(HookView { name: hook.name, attached: attach::is_attached(pins, hook)? }))
-        .collect::<Result<_>>()?;
+    let sockets: HashSet<u64> = origins.read()?.iter().map(|origin| origin.cookie.0).collect();
     let slots_used: usize = dump.ranges.iter().map(|range| range.count as usize).sum();
     let view = StatusView {
         pins: pins.root().display().to_string(),
@@ -215,34 +188,24 @@ pub(super) fn status(pins: &Pins, format: OutputFormat) -> Result<()> {
                 (name, noted.count())
             })
             .collect(),
-        sockets: cookies.len(),
+        sockets: sockets.len(),
         overflow_entries: origins.overflow_entries()?,
         index_lines_used: dump.lines.iter().filter(|(_, line)| line.protocol != 0).count(),
         index_lines: meta.index_lines,
         slots_used,
         slots: meta.slots,
         origins: origins.places(),
-        hooks,
+        hooks: hooks(pins)?,
         counters: counters.named().into(),
     };
     output::one(&view, format)
 }
 
-/// `svclb uninstall`.
-pub(super) fn uninstall(pins: &Pins) -> Result<()> {
-    // An agent would put it back.
-    let lock = Lock::of(pins)?;
-    let (removed, left) = if lock.is_some() { pins.uninstall()? } else { Default::default() };
-    if removed.is_empty() {
-        output::line(&format!("nothing of svclb's is in {}", pins.root().display()))?;
-    }
-    for path in removed {
-        output::line(&format!("removed {}", path.display()))?;
-    }
-    for path in left {
-        output::line(&format!("left {} alone: it is not svclb's", path.display()))?;
-    }
-    Ok(())
+/// Every hook, and whether its link is attached.
+pub(super) fn hooks(pins: &Pins) -> Result<Vec<HookView>> {
+    let view =
+        |hook: &Hook| Ok(HookView { name: hook.name, attached: attach::is_attached(pins, hook)? });
+    HOOKS.iter().map(view).collect()
 }
 
 /// Returns true if a process with this number runs an svclb, as far as this pid namespace shows.
@@ -250,12 +213,9 @@ pub(super) fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "svclb")
 }
 
-/// The frontend's address: all of 127.0.0.0/8 is one.
-fn canonical(dialled: Address) -> Address {
-    match dialled.ip() {
-        IpAddr::V4(v4) if v4.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
-        _ => dialled,
-    }
+/// The backend that a socket was given, as a member of a service.
+const fn given(service: u32, record: &Record) -> BackendKey {
+    BackendKey { address: record.given, port: record.given_port, _pad: 0, service }
 }
 
 /// The services that sockets dialled.
@@ -279,10 +239,16 @@ impl<'a> Owners<'a> {
     /// The frontend that the socket dialled, as it is now.
     fn frontend(&self, origin: &SocketOrigin) -> Option<&FrontendRow> {
         let record = &origin.record;
-        // Loopback is looked up as the host's only.
-        let scope = if record.dialled.ip().is_loopback() { Scope::Host } else { Scope::Any };
+        // Loopback is looked up as the host's only, and all of 127.0.0.0/8 is one address.
+        let (address, scope) = match record.dialled.ip() {
+            IpAddr::V4(v4) if v4.is_loopback() => {
+                (IpAddr::V4(Ipv4Addr::LOCALHOST).into(), Scope::Host)
+            }
+            ip if ip.is_loopback() => (record.dialled, Scope::Host),
+            _ => (record.dialled, Scope::Any),
+        };
         let key = FrontendKey {
-            address: canonical(record.dialled),
+            address,
             port: record.dialled_port,
             protocol: record.protocol,
             scope: scope as u8,
@@ -294,11 +260,11 @@ impl<'a> Owners<'a> {
     /// Returns true if the socket's backend is still a member of the set that its frontend uses.
     fn is_current(&self, origin: &SocketOrigin) -> bool {
         let Some(&FrontendRow { service, line }) = self.frontend(origin) else { return false };
-        let record = &origin.record;
-        let key = BackendKey { address: record.given, port: record.given_port, _pad: 0, service };
         let flags = self.dump.line(line).map_or(0, |line| line.flags);
         let policy =
             if flags & LineFlags::EXTERNAL != 0 { Policy::External } else { Policy::Internal };
-        self.members.get(&key).is_some_and(|sets| sets & policy.bit() != 0)
+        self.members
+            .get(&given(service, &origin.record))
+            .is_some_and(|sets| sets & policy.bit() != 0)
     }
 }

@@ -1,4 +1,4 @@
-//! The command `svclb`: what can be typed, and which module does it.
+//! The command `svclb`: its subcommands and flags, and the modules that run them.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod agent;
@@ -11,10 +11,10 @@ mod sources;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
 use svclb_core::text;
 use tokio::runtime::Runtime;
@@ -67,7 +67,8 @@ enum Command {
 struct PinsArgs {
     /// Folder on bpffs with the maps and links
     #[arg(long, value_name = "PATH", env = "SVCLB_PINS", default_value = "/sys/fs/bpf/svclb")]
-    pins: PathBuf,
+    #[arg(value_parser = PathBufValueParser::new().map(|path| Pins::new(&path)))]
+    pins: Pins,
 }
 
 #[derive(Debug, Args)]
@@ -88,15 +89,13 @@ struct StatusArgs {
     ready: bool,
 }
 
-/// Runs the command line. What goes wrong is one line on standard error and exit code 1.
+/// Runs the command line. An error is one line on standard error, and exit code 1.
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
+        // A reader that went away (`svclb services | head`) is no fault.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // A reader that went away (`svclb services | head`) is no fault.
-            if is_broken_pipe(&error) {
-                return ExitCode::SUCCESS;
-            }
             eprintln!("svclb: {}", text::line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
@@ -107,24 +106,18 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::GuardPlugin(args) => return guard::run(&args),
         Command::Agent(args) => agent::run(*args),
-        Command::Services(args) => list::services(&args.pins(), args.output),
-        Command::Backends(args) => list::backends(&args.pins(), args.output),
-        Command::Sockets(args) => list::sockets(&args.pins(), args.output),
+        Command::Services(args) => list::services(&args.pins.pins, args.output),
+        Command::Backends(args) => list::backends(&args.pins.pins, args.output),
+        Command::Sockets(args) => list::sockets(&args.pins.pins, args.output),
         Command::Check(args) => check::check(&args),
-        Command::Status(args) if args.ready => ready::ready(&args.list.pins()),
-        Command::Status(args) => list::status(&args.list.pins(), args.list.output),
+        Command::Status(args) if args.ready => ready::ready(&args.list.pins.pins),
+        Command::Status(args) => list::status(&args.list.pins.pins, args.list.output),
         Command::Uninstall(args) => node::uninstall(&args),
         Command::MountBpffs(args) => node::mount_bpffs(&args),
         Command::ProbeClient { dialled: None } => output::line(&probe::client()),
         Command::ProbeClient { dialled: Some(dialled) } => trial::client(dialled, output::line),
     }?;
     Ok(ExitCode::SUCCESS)
-}
-
-impl ListArgs {
-    fn pins(&self) -> Pins {
-        Pins::new(&self.pins.pins)
-    }
 }
 
 /// A runtime on this thread, for commands that stay.

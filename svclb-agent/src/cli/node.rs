@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use svclb_dataplane::pins::Pins;
 use svclb_dataplane::pins::bpffs;
+use svclb_dataplane::pins::lock::Lock;
 
-use super::{PinsArgs, list, output, runtime, stop_signals};
+use super::{PinsArgs, output, runtime, stop_signals};
 
 #[derive(Debug, Args)]
 pub(super) struct UninstallArgs {
@@ -29,7 +29,20 @@ pub(super) struct MountBpffsArgs {
 
 /// `svclb uninstall`.
 pub(super) fn uninstall(args: &UninstallArgs) -> Result<()> {
-    list::uninstall(&Pins::new(&args.pins.pins))?;
+    let pins = &args.pins.pins;
+    // An agent would put it back.
+    let lock = Lock::of(pins)?;
+    let (removed, left) = if lock.is_some() { pins.uninstall()? } else { Default::default() };
+    if removed.is_empty() {
+        output::line(&format!("nothing of svclb's is in {}", pins.root().display()))?;
+    }
+    for path in removed {
+        output::line(&format!("removed {}", path.display()))?;
+    }
+    for path in left {
+        output::line(&format!("left {} alone: it is not svclb's", path.display()))?;
+    }
+    drop(lock);
     if args.stay { wait_for_end() } else { Ok(()) }
 }
 

@@ -25,13 +25,13 @@ pub(super) enum OutputFormat {
     Yaml,
 }
 
-/// A row of a list.
-pub(super) trait ListRow: Serialize {
-    /// The table's headings.
-    const HEADINGS: &'static [&'static str];
+/// A column of a table: its heading, and the cell of a row.
+pub(super) type Column<T> = (&'static str, fn(&T) -> String);
 
-    /// The row in the table: one cell for each heading.
-    fn cells(&self) -> Vec<String>;
+/// A row of a list.
+pub(super) trait ListRow: Serialize + Sized + 'static {
+    /// The table's columns.
+    const COLUMNS: &'static [Column<Self>];
 }
 
 /// A service: one port of a Service object. Sorted by its first fields.
@@ -46,11 +46,11 @@ pub(super) struct ServiceView {
     /// `TCP` or `UDP`.
     pub(super) protocol: String,
     /// Its frontends: `address:port`, IPv6 in brackets.
-    pub(super) frontends: Vec<String>,
+    pub(super) frontends: Vec<SocketAddr>,
     /// The frontends of ClusterIPs.
-    pub(super) internal: Vec<String>,
+    pub(super) internal: Vec<SocketAddr>,
     /// The frontends of external and load balancer IPs.
-    pub(super) external: Vec<String>,
+    pub(super) external: Vec<SocketAddr>,
     /// The node ports that the others are of: on the node's addresses and, for the host's clients, on
     /// loopback.
     pub(super) node_ports: Vec<u16>,
@@ -69,33 +69,18 @@ pub(super) struct ServiceView {
 }
 
 impl ListRow for ServiceView {
-    const HEADINGS: &'static [&'static str] = &[
-        "NAMESPACE",
-        "NAME",
-        "PORT",
-        "PROTOCOL",
-        "CLUSTER-IP",
-        "EXTERNAL",
-        "NODE-PORT",
-        "BACKENDS",
-        "NOTES",
-        "ID",
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("NAMESPACE", |row| row.namespace.clone()),
+        ("NAME", |row| row.name.clone()),
+        ("PORT", |row| row.port_name.clone()),
+        ("PROTOCOL", |row| row.protocol.clone()),
+        ("CLUSTER-IP", |row| joined(&row.internal)),
+        ("EXTERNAL", |row| joined(&row.external)),
+        ("NODE-PORT", |row| joined(&row.node_ports)),
+        ("BACKENDS", |row| row.backends.to_string()),
+        ("NOTES", |row| joined(&row.notes)),
+        ("ID", |row| row.id.to_string()),
     ];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.namespace.clone(),
-            self.name.clone(),
-            self.port_name.clone(),
-            self.protocol.clone(),
-            self.internal.join(","),
-            self.external.join(","),
-            self.node_ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
-            self.backends.to_string(),
-            self.notes.join(","),
-            self.id.to_string(),
-        ]
-    }
 }
 
 /// A backend of a service.
@@ -110,7 +95,7 @@ pub(super) struct BackendView {
     /// `TCP` or `UDP`.
     pub(super) protocol: String,
     /// Address of the endpoint.
-    pub(super) address: String,
+    pub(super) address: IpAddr,
     /// Port of the endpoint.
     pub(super) port: u16,
     /// `ready`; `terminating`: still serving and used because nothing is ready; `unknown`: written by
@@ -125,22 +110,16 @@ pub(super) struct BackendView {
 }
 
 impl ListRow for BackendView {
-    const HEADINGS: &'static [&'static str] =
-        &["NAMESPACE", "SERVICE", "PORT", "PROTOCOL", "BACKEND", "STATE", "SETS", "CONNECTIONS"];
-
-    fn cells(&self) -> Vec<String> {
-        let backend = self.address.parse().map(|address: IpAddr| endpoint(&address, self.port));
-        vec![
-            self.namespace.clone(),
-            self.service.clone(),
-            self.port_name.clone(),
-            self.protocol.clone(),
-            backend.unwrap_or_else(|_| self.address.clone()),
-            self.state.to_owned(),
-            self.sets.join(","),
-            self.connections.to_string(),
-        ]
-    }
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("NAMESPACE", |row| row.namespace.clone()),
+        ("SERVICE", |row| row.service.clone()),
+        ("PORT", |row| row.port_name.clone()),
+        ("PROTOCOL", |row| row.protocol.clone()),
+        ("BACKEND", |row| SocketAddr::new(row.address, row.port).to_string()),
+        ("STATE", |row| row.state.to_owned()),
+        ("SETS", |row| joined(&row.sets)),
+        ("CONNECTIONS", |row| row.connections.to_string()),
+    ];
 }
 
 /// A live socket that dialled a service: one row for each frontend that it has dialled.
@@ -151,9 +130,9 @@ pub(super) struct SocketView {
     /// `TCP` or `UDP`.
     pub(super) protocol: &'static str,
     /// The frontend that it dialled: `address:port`.
-    pub(super) dialled: String,
+    pub(super) dialled: SocketAddr,
     /// The backend that it was given: `address:port`.
-    pub(super) given: String,
+    pub(super) given: SocketAddr,
     /// The service that has this frontend now: `namespace/name:port name`; empty when none has.
     pub(super) service: String,
     /// It was connected; false: it sends without.
@@ -165,21 +144,16 @@ pub(super) struct SocketView {
 }
 
 impl ListRow for SocketView {
-    const HEADINGS: &'static [&'static str] =
-        &["COOKIE", "PROTOCOL", "DIALLED", "GIVEN", "SERVICE", "CONNECTED", "CURRENT", "PLACE"];
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.cookie.to_string(),
-            self.protocol.to_owned(),
-            self.dialled.clone(),
-            self.given.clone(),
-            self.service.clone(),
-            yes(self.connected).to_owned(),
-            yes(self.current).to_owned(),
-            self.place.to_owned(),
-        ]
-    }
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("COOKIE", |row| row.cookie.to_string()),
+        ("PROTOCOL", |row| row.protocol.to_owned()),
+        ("DIALLED", |row| row.dialled.to_string()),
+        ("GIVEN", |row| row.given.to_string()),
+        ("SERVICE", |row| row.service.clone()),
+        ("CONNECTED", |row| yes(row.connected).to_owned()),
+        ("CURRENT", |row| yes(row.current).to_owned()),
+        ("PLACE", |row| row.place.to_owned()),
+    ];
 }
 
 /// The state of maps and hooks.
@@ -257,40 +231,38 @@ pub(super) fn line(line: &str) -> Result<()> {
     print(&format!("{}\n", text::line(line)))
 }
 
-/// `address:port`, IPv6 in brackets.
-pub(super) fn endpoint(address: &IpAddr, port: u16) -> String {
-    SocketAddr::new(*address, port).to_string()
-}
-
 fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
 }
 
 fn render_list<T: ListRow>(rows: &[T], format: OutputFormat) -> Result<String> {
-    match format {
-        OutputFormat::Json => json(&rows),
-        OutputFormat::Yaml => yaml(&rows),
-        OutputFormat::Table => {
-            let headings = T::HEADINGS.iter().map(|heading| (*heading).to_owned()).collect();
-            let cells = rows.iter().map(ListRow::cells);
-            Ok(columns(std::iter::once(headings).chain(cells)))
-        }
-    }
+    render(rows, format, || {
+        let headings = T::COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect();
+        let cells = rows.iter().map(|row| T::COLUMNS.iter().map(|(_, cell)| cell(row)).collect());
+        std::iter::once(headings).chain(cells).collect()
+    })
 }
 
 fn render_status(status: &StatusView, format: OutputFormat) -> Result<String> {
+    render(status, format, || status_rows(status))
+}
+
+fn render<T: Serialize + ?Sized>(
+    value: &T,
+    format: OutputFormat,
+    table: impl FnOnce() -> Vec<Vec<String>>,
+) -> Result<String> {
     match format {
-        OutputFormat::Json => json(status),
-        OutputFormat::Yaml => yaml(status),
-        OutputFormat::Table => Ok(columns(status_rows(status).into_iter())),
+        OutputFormat::Json => json(value),
+        OutputFormat::Yaml => yaml(value),
+        OutputFormat::Table => Ok(columns(table())),
     }
 }
 
 fn status_rows(status: &StatusView) -> Vec<Vec<String>> {
     let of = |used: usize, size: u32| format!("{used} of {size}");
     let running = if status.agent_running { "running" } else { "not running" };
-    let missing: Vec<&str> =
-        status.hooks.iter().filter(|hook| !hook.attached).map(|hook| hook.name).collect();
+    let missing = unattached(&status.hooks);
     let attached =
         format!("{} of {} attached", status.hooks.len() - missing.len(), status.hooks.len());
     let hooks = if missing.is_empty() {
@@ -334,13 +306,13 @@ fn noted(notes: &BTreeMap<&'static str, usize>) -> String {
     if some.is_empty() { "none".to_owned() } else { some.join(", ") }
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String> {
+fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     Ok(text::json(&serde_json::to_string_pretty(value)?) + "\n")
 }
 
 /// YAML has no escape outside of quotes, and what is hidden is no name of Kubernetes: it is shown as in a
 /// table.
-fn yaml<T: Serialize>(value: &T) -> Result<String> {
+fn yaml<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     let mut value = serde_json::to_value(value)?;
     shown(&mut value);
     let text = serde_saphyr::to_string(&value).context("cannot write YAML")?;
@@ -357,7 +329,7 @@ fn shown(value: &mut serde_json::Value) {
 }
 
 /// Plain columns, two blanks between, nothing behind the last.
-fn columns(rows: impl Iterator<Item = Vec<String>>) -> String {
+fn columns(rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     for row in rows {
@@ -367,6 +339,15 @@ fn columns(rows: impl Iterator<Item = Vec<String>>) -> String {
         column.set_padding((0, 2));
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// The names of the hooks that are not attached.
+pub(super) fn unattached(hooks: &[HookView]) -> Vec<&'static str> {
+    hooks.iter().filter(|hook| !hook.attached).map(|hook| hook.name).collect()
+}
+
+fn joined(values: &[impl ToString]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 const fn yes(value: bool) -> &'static str {

@@ -1,31 +1,22 @@
-//! `svclb status --ready`: the question of a readiness probe, answered by the exit code. It is asked
-//! often, so it reads one row and the links, not the maps.
+//! `svclb status --ready`: answers a readiness probe by its exit code. Probes are frequent, so it reads one
+//! row and the links, not the maps.
 
 use anyhow::{Result, bail, ensure};
 use svclb_common::layout::Meta;
 
-use svclb_dataplane::hooks::HOOKS;
 use svclb_dataplane::pins::Pins;
-use svclb_dataplane::programs::attach;
 
-use super::list::is_running;
+use super::list::{hooks, is_running};
 use super::output;
 
 /// Prints `ready`.
 ///
 /// # Errors
-/// What is not as it should be: an agent runs, every hook is attached, it saw a connection of its own
-/// translated, and the maps hold what its sources say. Translation goes on in any case.
+/// When no agent runs, a hook is not attached, the agent has not seen a connection of its own translated, or the
+/// maps do not hold what its sources say. Translation goes on in any case.
 pub(super) fn ready(pins: &Pins) -> Result<()> {
     let row = pins.meta()?;
-    let unattached = HOOKS
-        .iter()
-        .filter_map(|hook| match attach::is_attached(pins, hook) {
-            Ok(true) => None,
-            Ok(false) => Some(Ok(hook.name)),
-            Err(error) => Some(Err(error)),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let unattached = output::unattached(&hooks(pins)?);
     output::line(judge(&row, is_running(row.agent), &unattached)?)
 }
 

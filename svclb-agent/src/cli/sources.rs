@@ -2,7 +2,6 @@
 //! from where, and how many of its objects are rejected.
 
 use std::net::SocketAddr;
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -36,22 +35,18 @@ impl SourceView {
             let way = WayKind::from_number(source.way);
             Some(Self {
                 name: SourceKind::from_number(source.kind)?.name(),
-                heard_seconds_ago: match source.heard {
-                    0 => None,
-                    heard => Some(now.saturating_sub(heard)),
-                },
+                heard_seconds_ago: (source.heard != 0).then(|| now.saturating_sub(source.heard)),
                 way: way.map_or("", WayKind::name),
-                address: match way {
-                    Some(_) => SocketAddr::new(source.address.ip(), source.port).to_string(),
-                    None => String::new(),
-                },
+                address: way.map_or_else(String::new, |_| {
+                    SocketAddr::new(source.address.ip(), source.port).to_string()
+                }),
                 rejected: source.rejected,
             })
         };
         row.sources.iter().filter_map(view).collect()
     }
 
-    /// When it was heard, from where, and how many of its objects are rejected, in words.
+    /// Describes when it was heard, from where, and how many of its objects are rejected.
     pub(super) fn words(&self) -> String {
         let from = match self.way {
             "" => String::new(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use svclb_core::plan::Pass;
 
-/// Lines are so far apart.
+/// The least time between two lines.
 const APART: Duration = Duration::from_secs(1);
 
 /// Changes that are not logged yet, and the time of the last line.
@@ -27,7 +27,7 @@ struct Sum {
 }
 
 impl Changes {
-    /// Takes a pass that took so long, and wrote something that waited so long for it.
+    /// Adds a pass with its duration, and the longest delay of a change that it wrote.
     pub(super) fn add(&mut self, done: &Pass, took: Duration, delay: Option<Duration>) {
         let sum = self.waits.get_or_insert_default();
         sum.passes += 1;
@@ -40,7 +40,7 @@ impl Changes {
         }
     }
 
-    /// Tells what waits.
+    /// Logs the changes that wait.
     pub(super) fn log(&mut self) {
         let Some(Sum { passes, objects, steps, took, delay }) = self.waits.take() else { return };
         self.logged = Some(Instant::now());

@@ -23,15 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Well below [`EFFORT`], which is a part of the maps that are filled: these have to catch up.
 const SLOW: usize = EFFORT / 4;
 /// Period of looking whether the threads that make maps and load programs have ended.
-const POLL: Duration = Duration::from_millis(2);
+pub(super) const POLL: Duration = Duration::from_millis(2);
 
-/// Maps that are being made and filled.
+/// Staging maps that are being made and filled.
 #[derive(Debug)]
 pub(super) struct Growth<T> {
     staging: Staging,
     /// None while they are being made.
     table: Option<T>,
-    sizes: Sizes,
     began: Instant,
 }
 
@@ -44,16 +43,6 @@ pub(super) enum Progress {
     Part,
     /// A thread makes maps or loads programs.
     Thread,
-}
-
-impl Progress {
-    /// Ends when the threads are to be looked after; never, where there are none.
-    pub(super) async fn pause(self) {
-        match self {
-            Self::Thread => tokio::time::sleep(POLL).await,
-            Self::None | Self::Part => std::future::pending().await,
-        }
-    }
 }
 
 impl<T: Table> Reconciler<T> {
@@ -74,64 +63,48 @@ impl<T: Table> Reconciler<T> {
         self.advance(dataplane, false)
     }
 
-    /// Lets maps of other sizes take the place of these if they are wanted, in one piece: for an agent that
-    /// starts.
+    /// Replaces these maps by maps of other sizes if they are wanted, without a pause: for an agent that starts.
     pub fn make_room(&mut self, dataplane: &mut impl Dataplane<Maps = T>) {
         self.begin_growth(dataplane);
         while self.advance(dataplane, true) != Progress::None {}
     }
 
     fn begin_growth(&mut self, dataplane: &mut impl Dataplane<Maps = T>) {
-        // New maps hold what the catalog says, and that is nothing yet.
+        // New maps get the catalog's services, of which there are none yet.
         if !self.state.is_synced() {
             return;
         }
-        let now = Sizes::of(self.state.meta());
-        let counts = || self.catalog.counts();
-        let Some(sizes) = self.sizes.wanted(now, counts, self.state.lacking()) else { return };
-        if let Err(error) = self.try_begin(dataplane, sizes) {
-            self.give_up_growth(dataplane, &error);
-        }
-    }
-
-    fn try_begin(&mut self, dataplane: &mut impl Dataplane<Maps = T>, sizes: Sizes) -> Result<()> {
+        let Some(sizes) = self.sizes.wanted(&self.state, &self.catalog) else { return };
         let began = Instant::now();
         let meta = Meta { seed: random_seed(), ..sizes.meta() };
         let staging = Staging::begin(&mut self.state, &self.catalog, meta);
-        dataplane.begin(staging.meta(), true)?;
-        self.growth = Some(Growth { staging, table: None, sizes, began });
-        Ok(())
+        match dataplane.begin(staging.meta(), true) {
+            Ok(()) => self.growth = Some(Growth { staging, table: None, began }),
+            Err(error) => self.give_up_growth(dataplane, &error),
+        }
     }
 
     fn advance(&mut self, dataplane: &mut impl Dataplane<Maps = T>, waits: bool) -> Progress {
-        let Some(mut growth) = self.growth.take() else { return Progress::None };
-        let advanced = match self.fill(&mut growth, dataplane, waits) {
-            Ok(None) => self.switch_to(growth, dataplane).map(|()| Progress::None),
-            Ok(Some(progress)) => {
-                self.growth = Some(growth);
-                Ok(progress)
-            }
-            Err(error) => Err(error),
-        };
-        advanced.unwrap_or_else(|error| {
+        self.try_advance(dataplane, waits).unwrap_or_else(|error| {
             self.give_up_growth(dataplane, &error);
             Progress::None
         })
     }
 
-    /// Writes the next part; all that there is to write if it `waits`. None says that all is written.
-    fn fill(
+    /// Writes the next part, or all that is left if it `waits`, and puts the maps into use once all is written.
+    fn try_advance(
         &mut self,
-        growth: &mut Growth<T>,
         dataplane: &mut impl Dataplane<Maps = T>,
         waits: bool,
-    ) -> Result<Option<Progress>> {
-        let Growth { staging, table, .. } = growth;
+    ) -> Result<Progress> {
+        let Some(Growth { staging, table, .. }) = &mut self.growth else {
+            return Ok(Progress::None);
+        };
         let table = match table {
             Some(table) => table,
             None => match dataplane.made(waits) {
                 Some(made) => table.insert(made?),
-                None => return Ok(Some(Progress::Thread)),
+                None => return Ok(Progress::Thread),
             },
         };
         let effort = if waits { usize::MAX } else { EFFORT };
@@ -141,40 +114,39 @@ impl<T: Table> Reconciler<T> {
         }
         // A change that no part has looked at may have taken a frontend from an object that is filled here.
         let has_changed = !waits && self.catalog.has_changed();
-        Ok(if has_changed || !staging.is_complete(&self.state) {
-            Some(Progress::Part)
-        } else if !waits && !dataplane.can_switch() {
-            Some(Progress::Thread)
-        } else {
-            None
-        })
+        if has_changed || !staging.is_complete(&self.state) {
+            return Ok(Progress::Part);
+        }
+        if !waits && !dataplane.can_switch() {
+            return Ok(Progress::Thread);
+        }
+        self.switch(dataplane)?;
+        Ok(Progress::None)
     }
 
     /// Puts the maps into use.
-    fn switch_to(
-        &mut self,
-        growth: Growth<T>,
-        dataplane: &mut impl Dataplane<Maps = T>,
-    ) -> Result<()> {
-        let Growth { staging, table, sizes, began } = growth;
-        let mut table = table.context("no maps were made")?;
-        let now = Sizes::of(self.state.meta());
+    fn switch(&mut self, dataplane: &mut impl Dataplane<Maps = T>) -> Result<()> {
+        let Some(Growth { staging, table: Some(mut table), began }) = self.growth.take() else {
+            return Ok(());
+        };
+        let before = Sizes::of(self.state.meta());
         let steps = staging.steps();
         let finished = staging.finish(&mut table, &self.state, &mut self.catalog);
         let (state, unplaced) = finished.context("cannot fill them")?;
         dataplane.switch(&mut table)?;
         (self.state, self.table) = (state, table);
-        // Lines and slots that rest are the old maps'.
+        // Freed lines and slots in quarantine are the old maps'.
         self.quarantine.forget();
-        self.marks.forget();
+        self.marks.detach_all();
         self.retry = None;
         self.unrepaired = false;
         self.sizes.done();
         let done = Pass { unplaced, ..Pass::default() };
         self.reports.rejected(&done, true, |service| self.state.is_unplaced(service));
+        let now = Sizes::of(self.state.meta());
         tracing::info!(
-            lines = sizes.index_lines, lines_before = now.index_lines,
-            slots = sizes.slots, slots_before = now.slots,
+            lines = now.index_lines, lines_before = before.index_lines,
+            slots = now.slots, slots_before = before.slots,
             steps, took = ?began.elapsed(),
             "maps of other sizes are in use",
         );
@@ -183,6 +155,7 @@ impl<T: Table> Reconciler<T> {
     }
 
     fn give_up_growth(&mut self, dataplane: &mut impl Dataplane<Maps = T>, error: &Error) {
+        self.growth = None;
         dataplane.abandon();
         self.state.abandon_staging();
         if let Some(error) = self.sizes.failed(error) {

@@ -6,7 +6,6 @@
 
 mod changes;
 mod growth;
-mod marks;
 mod parts;
 mod quarantine;
 mod rejects;
@@ -19,17 +18,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use backon::ExponentialBuilder;
-use svclb_common::layout::{Meta, ServiceRow, SourceRow};
+use svclb_common::layout::{BackendKey, Meta, ServiceRow, SourceRow};
 use svclb_core::catalog::Catalog;
-use svclb_core::model::{ObjectName, Update};
+use svclb_core::model::ObjectName;
 use svclb_core::plan::{self, Freed, Pass, Planner};
 use svclb_core::size::Sizes;
 use svclb_core::table::{Dump, Row, Table, TableError};
+use tokio::task::JoinSet;
 
 use crate::memory;
 use changes::Changes;
-use growth::{Growth, Progress};
-use marks::Marks;
+use growth::{Growth, POLL, Progress};
 use parts::UnderWay;
 use quarantine::Quarantine;
 use reports::Reports;
@@ -44,7 +43,7 @@ use svclb_sources::{Batch, Source};
 const LOOK: Duration = Duration::from_secs(2);
 /// A batch that took so long to take in is written after the next one is taken in, if there is one.
 const LONG: Duration = Duration::from_millis(5);
-/// When a source was heard is written without another change once it is so many seconds out of date.
+/// Age in seconds from which the times of the sources' last answers are written without another change.
 const RECORD: u64 = 10;
 /// The waits before a pass that failed is tried again.
 const RETRY: ExponentialBuilder = retry::delays(Duration::from_millis(50), Duration::from_secs(5));
@@ -56,7 +55,9 @@ pub struct Reconciler<T> {
     state: Planner,
     table: T,
     quarantine: Quarantine,
-    marks: Marks,
+    /// The review of the index's marks (docs/decisions/0007) that is under way on a thread, if one is: it
+    /// reads the backends that sockets remember.
+    marks: JoinSet<Result<Vec<BackendKey>>>,
     reports: Reports,
     changes: Changes,
     retry: Option<Retry>,
@@ -89,7 +90,7 @@ impl<T: Table> Reconciler<T> {
             state,
             table,
             quarantine: Quarantine::default(),
-            marks: Marks::default(),
+            marks: JoinSet::new(),
             reports: Reports::default(),
             changes: Changes::default(),
             retry: None,
@@ -102,9 +103,9 @@ impl<T: Table> Reconciler<T> {
         }
     }
 
-    /// Takes over the maps of an earlier agent, and puts right what does not fit together. Until the
-    /// first batch is heard they stay as they are. `row` says who the agent is, `grace` waits
-    /// for programs that read what that agent freed.
+    /// Adopts the maps of an earlier agent, and repairs rows that do not fit together. Until the first batch is
+    /// ingested they stay as they are. `row` has the agent's process and start, `grace` waits for programs that
+    /// read what the earlier agent freed.
     ///
     /// # Errors
     /// When the maps cannot be read or written.
@@ -138,9 +139,9 @@ impl<T: Table> Reconciler<T> {
         Ok(reconciler)
     }
 
-    /// Fills new maps with what a source said first, and puts them into use: where there are none, or
-    /// only such as cannot be used. `ids` are the rows of services that those have, `row` says who the
-    /// agent is.
+    /// Fills new maps with the source's first batch, and puts them into use: where there are none, or only
+    /// such as cannot be used. `ids` are the rows of services that those have, `row` has the agent's process
+    /// and start.
     ///
     /// # Errors
     /// When they cannot be made or filled.
@@ -179,7 +180,7 @@ impl<T: Table> Reconciler<T> {
         Ok(reconciler)
     }
 
-    /// Takes in what a source says.
+    /// Applies a batch of the source.
     pub fn ingest(&mut self, batch: Batch) {
         let is_whole = batch.whole;
         ingest(&mut self.catalog, &mut self.reports, batch);
@@ -192,21 +193,10 @@ impl<T: Table> Reconciler<T> {
             self.catalog.mark(self.state.objects().cloned().collect::<Vec<_>>());
             self.sizes.look_for_waste();
         }
-        if self.proving {
-            self.update(probe::appear());
-        }
     }
 
-    /// Takes changes in.
-    fn update(&mut self, updates: Vec<Update>) {
-        for update in updates {
-            self.catalog.apply(update);
-        }
-    }
-
-    /// Connects to the probe's service, if the maps have it, and says in them that this was translated.
-    /// Gives whether it did: without room, or where something cannot be written or attached yet, that has
-    /// to wait.
+    /// Connects to the probe's service, if the maps have it, and records in them that this was translated.
+    /// Returns false if it has to wait: the maps are full, or something cannot be written or attached yet.
     ///
     /// # Errors
     /// When the connect was not translated, or that cannot be written.
@@ -219,7 +209,7 @@ impl<T: Table> Reconciler<T> {
         }
         dataplane.prove()?;
         self.proving = false;
-        self.update(probe::vanish());
+        probe::vanish().into_iter().for_each(|update| self.catalog.apply(update));
         self.begin();
         self.state.record_proof(&mut self.table).context("cannot write svclb_meta")?;
         // All that the start did is logged before it is ready.
@@ -233,10 +223,10 @@ impl<T: Table> Reconciler<T> {
     }
 
     /// Releases what was in quarantine. Services that were unplaced may fit now, so the next pass includes them.
-    fn release(&mut self, rested: io::Result<Vec<Freed>>) {
-        self.reports.rest(&rested);
-        let Ok(resting) = rested else { return };
-        resting.into_iter().for_each(|resting| self.state.release(resting));
+    fn release(&mut self, ended: io::Result<Vec<Freed>>) {
+        self.reports.grace_period(&ended);
+        let Ok(freed) = ended else { return };
+        freed.into_iter().for_each(|freed| self.state.release(freed));
         let rejected: Vec<ObjectName> =
             self.reports.standing().map(|service| service.object.clone()).collect();
         self.catalog.mark(rejected);
@@ -245,7 +235,7 @@ impl<T: Table> Reconciler<T> {
         }
     }
 
-    /// Writes when the sources were heard, if what the maps say of it is too old.
+    /// Writes the times of the sources' last answers, if those in the maps are out of date.
     fn record(&mut self, source: &Source) {
         let sources = source.rows();
         self.state.set_sources(sources);
@@ -258,9 +248,9 @@ impl<T: Table> Reconciler<T> {
         }
     }
 
-    /// Follows a source until it is dropped, on this dataplane. `audit` is how often the maps are compared
-    /// with what they should hold. `ready` is called when a connect was seen translated, and whether the
-    /// sources are known by then; once more when they are, if they were not.
+    /// Follows a source until it is dropped, on this dataplane. `audit` is the period of comparing the maps
+    /// with their desired state. `ready` is called when a connect was seen translated, with true if the sources
+    /// are known by then; if not, once more when they are.
     ///
     /// # Errors
     /// When the maps are lost to this agent: it has to start again.
@@ -272,7 +262,7 @@ impl<T: Table> Reconciler<T> {
         mut ready: impl FnMut(bool) -> Result<()>,
     ) -> Result<()> {
         self.proving = true;
-        self.update(probe::appear());
+        probe::appear().into_iter().for_each(|update| self.catalog.apply(update));
         self.pass();
         if !self.prove(&mut dataplane)? {
             tracing::warn!(
@@ -312,7 +302,7 @@ impl<T: Table> Reconciler<T> {
                     None if self.has_more() => self.go_on(),
                     None => {}
                 },
-                rested = self.quarantine.ended() => self.release(rested?),
+                ended = self.quarantine.ended() => self.release(ended?),
                 () = pause(self.retry.as_ref()) => {
                     if self.unrepaired && self.growth.is_none() {
                         self.audit();
@@ -321,7 +311,7 @@ impl<T: Table> Reconciler<T> {
                     }
                 }
                 () = pause(self.sizes.later()) => {}
-                () = growth.pause() => {}
+                () = tokio::time::sleep(POLL), if growth == Progress::Thread => {}
                 _ = look.tick() => {
                     self.changes.log();
                     self.reports.log_due();
@@ -331,10 +321,12 @@ impl<T: Table> Reconciler<T> {
                         self.prove(&mut dataplane)?;
                     }
                 }
-                remembered = self.marks.ended() => match remembered {
-                    Ok(remembered) => dataplane.finish_marks(&mut self.table, &remembered),
-                    Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
-                },
+                Some(ended) = self.marks.join_next() => {
+                    match ended.context("the thread that reads origins died").flatten() {
+                        Ok(remembered) => dataplane.finish_marks(&mut self.table, &remembered),
+                        Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
+                    }
+                }
                 // In the middle of a pass, the agent's own changes would count as drift.
                 _ = audit.tick(), if !has_more && growth == Progress::None => {
                     self.audit();
@@ -345,15 +337,15 @@ impl<T: Table> Reconciler<T> {
         }
     }
 
-    /// Begins a review of the index's marks, where all is written that was to be: a backend may be given by
-    /// a line whose generation has not moved yet after its row was removed.
+    /// Begins a review of the index's marks, if no change is outstanding: a backend may be given by a line
+    /// whose generation has not moved yet after its row was removed.
     fn review_marks(&mut self, dataplane: &impl Dataplane<Maps = T>) {
         let is_done = self.retry.is_none() && !self.unrepaired && !self.catalog.is_dirty();
-        if !is_done || self.marks.are_reviewed() {
+        if !is_done || !self.marks.is_empty() {
             return;
         }
         match dataplane.begin_marks(&mut self.table) {
-            Ok(Some(remembered)) => self.marks.start(remembered),
+            Ok(Some(remembered)) => drop(self.marks.spawn_blocking(remembered)),
             Ok(None) => {}
             Err(error) => tracing::warn!("cannot review the index's marks: {error:#}"),
         }
@@ -364,7 +356,7 @@ impl<T: Table> Reconciler<T> {
         self.catalog.objects().chain(self.state.objects()).cloned().collect()
     }
 
-    /// Reads the maps; none if they may be right and are.
+    /// Reads the maps; none if they `may_be_right` and a comparison finds no difference.
     fn load_if_different(&mut self, may_be_right: bool) -> Result<Option<Dump>, TableError> {
         if may_be_right && self.state.is_in(&mut self.table)? {
             return Ok(None);
@@ -420,21 +412,23 @@ impl<T: Table> Reconciler<T> {
 
 /// Returns true if a source's row in the maps is worth a write of its own: its time moves with every event.
 fn is_out_of_date(old: &SourceRow, new: &SourceRow) -> bool {
-    let SourceRow { heard, .. } = *old;
+    let heard = old.heard;
     let is_same = *old == SourceRow { heard, ..*new };
     !is_same || heard != new.heard && (heard == 0 || new.heard >= heard + RECORD)
 }
 
-/// Writes the rest of new maps. Gives the pass that filled them, if they can take the place of those that
-/// were: no step failed, and who was served there is here.
-fn complete(state: &Planner, table: &mut impl Table, mut done: Pass) -> Result<Pass> {
+/// Writes the rest of new maps.
+///
+/// # Errors
+/// When they cannot take the place of the earlier ones: a step failed, or a service of those did not fit.
+fn complete(state: &Planner, table: &mut impl Table, mut done: Pass) -> Result<()> {
     if let Some(failed) = done.failed.pop() {
         return Err(failed.error.into());
     }
     table.flush()?;
     match done.unplaced.iter().find(|rejected| state.has_inherited_id(&rejected.service)) {
         Some(lost) => Err(anyhow!("not all that is served fits: {}", lost.why)),
-        None => Ok(done),
+        None => Ok(()),
     }
 }
 

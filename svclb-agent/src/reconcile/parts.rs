@@ -5,7 +5,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use svclb_core::catalog::Catalog;
 use svclb_core::plan::{self, FailedStep, Pass, Planner};
-use svclb_core::size::Sizes;
 use svclb_core::table::Table;
 
 use super::Reconciler;
@@ -19,11 +18,12 @@ pub(super) const EFFORT: usize = 2_000;
 pub(super) struct UnderWay {
     parts: usize,
     steps: usize,
+    /// Steps that failed, each with its object and why.
     failed: Vec<String>,
 }
 
 impl UnderWay {
-    pub(super) fn add(&mut self, done: &Pass) {
+    fn add(&mut self, done: &Pass) {
         let shown = |failed: &FailedStep| match &failed.object {
             Some(object) => format!("{object}: {}", failed.error),
             None => failed.error.to_string(),
@@ -31,15 +31,6 @@ impl UnderWay {
         self.parts += 1;
         self.steps += done.steps;
         self.failed.extend(done.failed.iter().map(shown));
-    }
-
-    /// Steps that failed, each with its object and why.
-    pub(super) fn failed(&self) -> &[String] {
-        &self.failed
-    }
-
-    pub(super) const fn has_failed(&self) -> bool {
-        !self.failed.is_empty()
     }
 }
 
@@ -67,18 +58,17 @@ impl<T: Table> Reconciler<T> {
     /// A pass, or the part of one that `plan` makes.
     fn part_by(&mut self, plan: impl FnOnce(&mut Planner, &mut T, &mut Catalog) -> Pass) -> Pass {
         let start = Instant::now();
-        let now = Sizes::of(self.state.meta());
-        self.state.set_growing(self.state.is_synced() && self.sizes.may_grow(now));
+        self.state.set_growing(self.state.is_synced() && self.sizes.may_grow(&self.state));
         let done = plan(&mut self.state, &mut self.table, &mut self.catalog);
         let took = start.elapsed();
         let is_at_end = !self.state.is_under_way();
         self.under_way.add(&done);
         if is_at_end || !done.failed.is_empty() {
-            self.reports.failed(self.under_way.failed());
+            self.reports.failed(&self.under_way.failed);
         }
         if !done.failed.is_empty() {
             self.back_off();
-        } else if is_at_end && !self.under_way.has_failed() && !self.unrepaired {
+        } else if is_at_end && self.under_way.failed.is_empty() && !self.unrepaired {
             self.retry = None;
         }
         if done.steps > 0 {
@@ -89,9 +79,8 @@ impl<T: Table> Reconciler<T> {
             self.reports.retained(self.catalog.retained());
         }
         // Unplaced services will fit in a moment, if larger maps can be made.
-        let grows = self.state.is_synced()
-            && self.sizes.grows(now, || self.catalog.counts(), self.state.lacking());
-        if !grows {
+        let grows = || self.sizes.larger(&self.state, &self.catalog).is_some();
+        if !self.state.is_synced() || !grows() {
             self.reports.rejected(&done, is_at_end, |service| self.state.is_unplaced(service));
         }
         if let Some(refusals) = self.catalog.take_refusals() {
@@ -131,7 +120,8 @@ impl<T: Table> Reconciler<T> {
     }
 }
 
-/// Programming latency of the oldest change that a pass wrote: from the time that its slice names to now. Changes from before `started` do not count, as in kube-proxy's metric
+/// Programming latency of the oldest change that a pass wrote: from the time that its slice names to now.
+/// Changes from before `started` do not count, as in kube-proxy's metric
 /// (pkg/proxy/endpointschangetracker.go).
 pub(super) fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> {
     let times = pass.triggered.iter().flat_map(|(_, times)| times);

@@ -1,12 +1,13 @@
 //! Quarantine: freed lines and slots wait on a thread until no running program can still read them.
 
+use std::future::pending;
 use std::io;
 use std::mem::take;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use svclb_core::plan::Freed;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time;
 
 use super::{RETRY, Retry};
@@ -16,15 +17,16 @@ use svclb_dataplane::interface::GracePeriod;
 /// the kernel's time than a small change.
 const APART: Duration = Duration::from_millis(100);
 
-/// All that rests, and all that waits for it.
+/// Freed lines and slots in quarantine, and those that wait for the next grace period.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
-    under_way: Option<JoinHandle<(Vec<Freed>, io::Result<()>)>>,
+    /// The grace period that is under way, if one is, with what waits for its end.
+    under_way: JoinSet<(Vec<Freed>, io::Result<()>)>,
     /// When the latest wait began.
     began: Option<Instant>,
-    /// Freed, while a rest is under way, soon after one, or after one failed.
+    /// Freed while a grace period is under way, soon after one, or after one failed.
     pub(super) waits: Vec<Freed>,
-    /// When the next one begins, since the kernel did not let the last one rest.
+    /// The start of the next grace period after one that failed.
     later: Option<Retry>,
 }
 
@@ -42,30 +44,28 @@ impl Quarantine {
         let is_early = self.began.is_some_and(|began| began.elapsed() < APART);
         // After a failure the back-off decides.
         let may_wait = !is_needed && self.later.is_none();
-        if self.under_way.is_some() || self.waits.is_empty() || is_early && may_wait {
+        if !self.under_way.is_empty() || self.waits.is_empty() || is_early && may_wait {
             return;
         }
         self.began = Some(Instant::now());
         let (resting, grace) = (take(&mut self.waits), grace());
         let later = self.later.as_ref().map(|later| later.at);
-        self.under_way = Some(tokio::spawn(async move {
+        self.under_way.spawn(async move {
             if let Some(later) = later {
                 time::sleep_until(later).await;
             }
             let waited = tokio::task::spawn_blocking(grace).await;
             (resting, waited.unwrap_or_else(|died| Err(io::Error::other(died))))
-        }));
+        });
     }
 
-    /// The end of a rest, and what has rested; never, when there is none. What the kernel did not let
-    /// rest waits for the next.
+    /// Waits for the end of the grace period, and returns what was freed before it; for ever, when there is
+    /// none. If it failed, that waits for the next one.
     ///
     /// # Errors
     /// When the thread that waits died.
     pub(super) async fn ended(&mut self) -> Result<io::Result<Vec<Freed>>> {
-        let Some(under_way) = &mut self.under_way else { return std::future::pending().await };
-        let ended = under_way.await;
-        self.under_way = None;
+        let Some(ended) = self.under_way.join_next().await else { return pending().await };
         let (resting, waited) = ended.context("the thread that waits for running programs died")?;
         Ok(match waited {
             Ok(()) => {
@@ -82,7 +82,8 @@ impl Quarantine {
 
     /// Forgets freed lines and slots of maps that are not in use any more.
     pub(super) fn forget(&mut self) {
-        (self.under_way, self.later) = (None, None);
+        self.under_way.detach_all();
+        self.later = None;
         self.waits.clear();
     }
 }
@@ -108,16 +109,16 @@ mod tests {
                 ..Quarantine::default()
             };
             rests.start(is_needed, at_once);
-            assert!(rests.under_way.is_none(), "{row}: nothing was freed");
+            assert!(rests.under_way.is_empty(), "{row}: nothing was freed");
             rests.add(freed());
             rests.start(is_needed, at_once);
-            assert_eq!(rests.under_way.is_some(), begins, "{row}");
+            assert_eq!(!rests.under_way.is_empty(), begins, "{row}");
             if begins {
                 assert_eq!(rests.ended().await.unwrap().unwrap().len(), 1, "{row}");
                 rests.add(freed());
                 rests.began = Some(Instant::now());
                 rests.start(false, at_once);
-                assert!(rests.under_way.is_none() && rests.waits.len() == 1, "{row}: again");
+                assert!(rests.under_way.is_empty() && rests.waits.len() == 1, "{row}: again");
             }
         }
     }

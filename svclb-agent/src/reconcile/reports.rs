@@ -37,7 +37,7 @@ pub(super) struct Reports {
     skipped: Skipped,
     failed: BTreeSet<String>,
     rejected: BTreeSet<(ServiceKey, String)>,
-    /// They exceed a budget.
+    /// Service objects that exceed a budget.
     refused: BTreeMap<ObjectName, Refusal>,
     /// Services whose state from an earlier agent is retained.
     retained: BTreeSet<ServiceKey>,
@@ -49,7 +49,7 @@ pub(super) struct Reports {
     /// Claimants and the owners of their frontends.
     conflicts: BTreeSet<(ObjectName, ObjectName)>,
     /// Waiting for running programs fails.
-    no_rest: bool,
+    grace_period_fails: bool,
 }
 
 /// Reports that wait for the rate.
@@ -89,7 +89,7 @@ impl Reports {
         self.skipped = now;
     }
 
-    /// Steps of a pass that failed so far, each with its object and why.
+    /// Logs the steps of a pass that failed so far, each with its object and why.
     pub(super) fn failed(&mut self, now: &[String]) {
         let now: BTreeSet<String> = now.iter().cloned().collect();
         self.failed.retain(|failed| now.contains(failed));
@@ -108,7 +108,7 @@ impl Reports {
         }
     }
 
-    /// Services that keep their previous state. At the end of a pass those that fit now, by `is_short`,
+    /// Logs services that keep their previous state. At the end of a pass those that fit now, by `is_short`,
     /// are forgotten.
     pub(super) fn rejected(
         &mut self,
@@ -116,13 +116,9 @@ impl Reports {
         is_at_end: bool,
         is_short: impl Fn(&ServiceKey) -> bool,
     ) {
-        let mut now = BTreeSet::new();
-        for rejected in &done.unplaced {
-            match rejected.why {
-                Unplaced::Quarantined => {}
-                _ => drop(now.insert((rejected.service.clone(), rejected.why.to_string()))),
-            }
-        }
+        let unplaced = done.unplaced.iter().filter(|it| it.why != Unplaced::Quarantined);
+        let now: BTreeSet<_> =
+            unplaced.map(|it| (it.service.clone(), it.why.to_string())).collect();
         for (service, why) in now.difference(&self.rejected) {
             tracing::error!(%service, "keeps its previous state: {why}");
         }
@@ -132,7 +128,7 @@ impl Reports {
         }
     }
 
-    /// Services of which what an earlier agent wrote is retained: all there are now.
+    /// Logs the services whose state of an earlier agent is retained. `now` has all of them.
     pub(super) fn retained<'a>(&mut self, now: impl Iterator<Item = &'a ServiceKey>) {
         let now: BTreeSet<ServiceKey> = now.cloned().collect();
         let mut news = now.difference(&self.retained).peekable();
@@ -149,7 +145,7 @@ impl Reports {
         self.retained = now;
     }
 
-    /// Tells which of these services would be retained, had the maps that hold them been of use.
+    /// Logs which of these services would be retained if the maps that hold them could be used.
     pub(super) fn lost(&self, ids: &[(u32, ServiceRow)], catalog: &Catalog) {
         let services = ids.iter().filter_map(|(_, row)| service_of(row));
         let lost: Vec<ServiceKey> = services.filter(|service| catalog.misses(service)).collect();
@@ -163,7 +159,7 @@ impl Reports {
         }
     }
 
-    /// Services that exceed a budget, and those that did and do not any more.
+    /// Logs Services that exceed a budget, and those that no longer do.
     pub(super) fn refused(&mut self, now: Vec<(ObjectName, Refusal)>) {
         if self.rate.take(1, Instant::now()) == 0 {
             self.unlogged.refusals = Some(now);
@@ -171,18 +167,16 @@ impl Reports {
         }
         self.unlogged.refusals = None;
         let now: BTreeMap<ObjectName, Refusal> = now.into_iter().collect();
-        let is_new = |object: &ObjectName| !self.refused.contains_key(object);
-        let mut named = 0;
-        for (object, why) in now.iter().filter(|(object, _)| is_new(object)).take(LOGGED_AT_ONCE) {
-            named += 1;
+        let mut new = now.iter().filter(|(object, _)| !self.refused.contains_key(*object));
+        for (object, why) in new.by_ref().take(LOGGED_AT_ONCE) {
             tracing::error!(
                 service = %object,
                 "refused by a budget: {why}; its addresses are left to whatever else serves them"
             );
         }
-        let new = now.keys().filter(|object| is_new(object)).count();
-        if new > named {
-            tracing::error!(services = new - named, "more Services are refused by a budget");
+        let more = new.count();
+        if more > 0 {
+            tracing::error!(services = more, "more Services are refused by a budget");
         }
         let fitting = self.refused.keys().filter(|object| !now.contains_key(object));
         for object in fitting.take(LOGGED_AT_ONCE) {
@@ -196,7 +190,7 @@ impl Reports {
         self.rejected.iter().map(|(service, _)| service)
     }
 
-    /// Services that ask for the same frontends: one line for two of them, however many those are.
+    /// Logs Services that claim the same frontends: one line for two Services, however many frontends they share.
     pub(super) fn conflicts(&mut self, now: &[Conflict]) {
         let pair = |conflict: &Conflict| (conflict.owner.clone(), conflict.claimant.clone());
         let is_new = |conflict: &&Conflict| !self.conflicts.contains(&pair(conflict));
@@ -217,16 +211,16 @@ impl Reports {
     }
 
     /// Logs once that a grace period failed.
-    pub(super) fn rest<T>(&mut self, waited: &io::Result<T>) {
+    pub(super) fn grace_period<T>(&mut self, waited: &io::Result<T>) {
         match waited {
-            Ok(_) if self.no_rest => tracing::info!("freed room can be used again"),
-            Err(error) if !self.no_rest => tracing::error!(
+            Ok(_) if self.grace_period_fails => tracing::info!("freed room can be used again"),
+            Err(error) if !self.grace_period_fails => tracing::error!(
                 %error,
                 "cannot wait for running programs, it is tried again; freed room stays unused",
             ),
             _ => {}
         }
-        self.no_rest = waited.is_err();
+        self.grace_period_fails = waited.is_err();
     }
 }
 

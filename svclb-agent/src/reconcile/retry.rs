@@ -18,7 +18,7 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// The attempt after the one `before` it failed too, if there was one.
+    /// Returns the attempt after a failure: later than `before`, if that one failed too.
     pub(super) fn after(before: Option<Self>, delays: ExponentialBuilder) -> Self {
         let mut delays = before.map_or_else(|| delays.build(), |before| before.delays);
         // They never end.

@@ -4,7 +4,8 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use anyhow::Error;
 use backon::ExponentialBuilder;
-use svclb_core::plan::Unplaced;
+use svclb_core::catalog::Catalog;
+use svclb_core::plan::Planner;
 use svclb_core::size::{Sizes, sizes};
 use tokio::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::retry::{self, Retry};
 /// The waits before maps that could not be made are tried again.
 const LATER: ExponentialBuilder = retry::delays(Duration::from_secs(1), Duration::from_secs(300));
 
-/// Sizes as the command line says them, where it does.
+/// The sizes that the command line sets; the others follow from the need.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sizing {
     /// Lines of the index, a power of two.
@@ -25,7 +26,7 @@ pub struct Sizing {
 }
 
 impl Sizing {
-    /// How large maps are made for so many frontends and backends.
+    /// Returns the sizes of maps for so many frontends and backends.
     pub fn of(&self, (frontends, backends): (usize, usize)) -> Sizes {
         let wanted = sizes(frontends, backends);
         Sizes {
@@ -40,7 +41,7 @@ impl Sizing {
 #[derive(Debug)]
 pub(super) struct MapSizes {
     sizing: Sizing,
-    /// Since all is known it was not looked whether most of the maps is wasted.
+    /// Maps may be far too large: that was not checked since the sources are known.
     waste_is_unknown: bool,
     later: Option<Retry>,
     /// The last logged error of making maps.
@@ -52,22 +53,15 @@ impl MapSizes {
         Self { sizing, waste_is_unknown: false, later: None, logged: None }
     }
 
-    /// All is known: maps may turn out to be far too large.
+    /// Checks at the next call of [`Self::wanted`] whether the maps are far too large: the sources are known.
     pub(super) const fn look_for_waste(&mut self) {
         self.waste_is_unknown = true;
     }
 
-    /// The sizes that maps should have instead of these. `counts` walks all that there is: it is asked
-    /// for only where something lacks, or waste is looked for.
-    pub(super) fn wanted(
-        &mut self,
-        now: Sizes,
-        counts: impl FnOnce() -> (usize, usize),
-        lacking: impl Iterator<Item = Unplaced>,
-    ) -> Option<Sizes> {
-        let mut lacking = lacking.peekable();
-        if lacking.peek().is_some() {
-            let wanted = self.larger(now, counts, lacking);
+    /// Returns the sizes of the maps that should take the place of these.
+    pub(super) fn wanted(&mut self, state: &Planner, catalog: &Catalog) -> Option<Sizes> {
+        if state.lacking().next().is_some() {
+            let wanted = self.larger(state, catalog);
             if wanted.is_none() && !self.waits() {
                 // Larger maps would not help: there is nothing to wait for.
                 self.later = None;
@@ -79,40 +73,28 @@ impl MapSizes {
         }
         // Nothing lacks: what could not be made is not wanted any more.
         self.later = None;
-        let look = std::mem::take(&mut self.waste_is_unknown);
-        let wanted = look.then(|| now.smaller(self.sizing.of(counts())))?;
+        if !self.waste_is_unknown {
+            return None;
+        }
+        let wanted = Sizes::of(state.meta()).smaller(self.sizing.of(catalog.counts()));
         // Were it to fail, it would be tried again.
         self.waste_is_unknown = wanted.is_some();
         wanted
     }
 
     /// Returns true if larger maps would be made should a service not fit.
-    pub(super) fn may_grow(&self, now: Sizes) -> bool {
-        now.may_grow() && !self.waits()
+    pub(super) fn may_grow(&self, state: &Planner) -> bool {
+        Sizes::of(state.meta()).may_grow() && !self.waits()
     }
 
-    /// Returns true if larger maps are about to be made for these unplaced services.
-    pub(super) fn grows(
-        &self,
-        now: Sizes,
-        counts: impl FnOnce() -> (usize, usize),
-        lacking: impl Iterator<Item = Unplaced>,
-    ) -> bool {
-        self.larger(now, counts, lacking).is_some()
-    }
-
-    fn larger(
-        &self,
-        now: Sizes,
-        counts: impl FnOnce() -> (usize, usize),
-        lacking: impl Iterator<Item = Unplaced>,
-    ) -> Option<Sizes> {
-        let mut lacking = lacking.peekable();
-        if self.waits() || lacking.peek().is_none() {
+    /// Returns the sizes of the larger maps that are about to be made for the unplaced services.
+    pub(super) fn larger(&self, state: &Planner, catalog: &Catalog) -> Option<Sizes> {
+        // Counting walks all that there is.
+        if self.waits() || state.lacking().next().is_none() {
             return None;
         }
-        let (frontends, backends) = counts();
-        now.larger(sizes(frontends, backends), lacking)
+        let (frontends, backends) = catalog.counts();
+        Sizes::of(state.meta()).larger(sizes(frontends, backends), state.lacking())
     }
 
     fn waits(&self) -> bool {
@@ -126,9 +108,7 @@ impl MapSizes {
 
     /// Maps of other sizes are in use.
     pub(super) fn done(&mut self) {
-        self.later = None;
-        self.waste_is_unknown = false;
-        self.logged = None;
+        *self = Self::new(self.sizing);
     }
 
     /// Notes that maps could not be made. Returns the error if it was not logged before.

@@ -3,7 +3,9 @@
 use std::time::UNIX_EPOCH;
 
 use svclb_common::layout::BackendKey;
-use svclb_core::model::{Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort, Unread};
+use svclb_core::model::{
+    Endpoint, Node, Protocol, Service, ServicePort, Slice, SlicePort, Unread, Update,
+};
 use svclb_core::number::{LineNumber, ServiceId};
 use svclb_core::table::{FailingTable, Key, MemoryTable};
 
@@ -152,7 +154,7 @@ async fn an_agent_over_full_maps_places_its_probe_though_a_service_is_rejected()
     let mut reconciler = over_full_maps();
     let mut dataplane = FakeDataplane::default();
     reconciler.proving = true;
-    reconciler.update(probe::appear());
+    probe::appear().into_iter().for_each(|update| reconciler.catalog.apply(update));
     reconciler.pass();
     reconciler.make_room(&mut dataplane);
     assert!(reconciler.prove(&mut dataplane).unwrap(), "it is ready");

@@ -37,37 +37,26 @@ pub(super) struct BudgetArgs {
 }
 
 impl BudgetArgs {
+    /// Returns the defaults, with the amounts that the flags set.
     pub(super) fn budget(&self) -> Budget {
-        let Budget { service, cluster, .. } = Budget::of_agent();
+        let Budget { mut service, mut cluster, .. } = Budget::of_agent();
         let bytes = |mebibytes: Option<NonZeroUsize>| Some(mebibytes?.saturating_mul(MEBIBYTE));
-        let service = given(
-            service,
-            [
-                (Resource::Frontends, self.service_frontends),
-                (Resource::Addresses, self.service_addresses),
-                (Resource::Endpoints, self.service_endpoints),
-                (Resource::Memory, bytes(self.service_memory)),
-            ],
-        );
-        let cluster = given(
-            cluster,
-            [
-                (Resource::Frontends, self.all_frontends),
-                (Resource::Backends, self.all_backends),
-                (Resource::Memory, bytes(self.all_memory)),
-            ],
-        );
+        set(&mut service, Resource::Frontends, self.service_frontends);
+        set(&mut service, Resource::Addresses, self.service_addresses);
+        set(&mut service, Resource::Endpoints, self.service_endpoints);
+        set(&mut service, Resource::Memory, bytes(self.service_memory));
+        set(&mut cluster, Resource::Frontends, self.all_frontends);
+        set(&mut cluster, Resource::Backends, self.all_backends);
+        set(&mut cluster, Resource::Memory, bytes(self.all_memory));
         let namespace = cluster.percent(usize::from(self.namespace_share));
         Budget { service, namespace, cluster }
     }
 }
 
-/// These amounts instead of the defaults, where they are given.
-fn given<const N: usize>(defaults: Amount, given: [(Resource, Option<NonZeroUsize>); N]) -> Amount {
-    given.into_iter().fold(defaults, |amount, (resource, given)| match given {
-        Some(given) => amount.with(resource, given.get()),
-        None => amount,
-    })
+fn set(amounts: &mut Amount, resource: Resource, given: Option<NonZeroUsize>) {
+    if let Some(given) = given {
+        *amounts = amounts.with(resource, given.get());
+    }
 }
 
 #[cfg(test)]

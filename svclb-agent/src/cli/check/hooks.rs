@@ -1,11 +1,10 @@
 //! The hooks: attached, to which cgroup, by whose program, and beside whom.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow};
 use svclb_core::table::MapName;
 
 use svclb_dataplane::bpf::inspect::{self, Link, Whose};
@@ -15,7 +14,7 @@ use svclb_dataplane::pins::Pins;
 use svclb_dataplane::programs::foreign;
 use svclb_dataplane::programs::loaded::{self, Program};
 
-use super::Finding;
+use super::{Finding, Verdict};
 
 /// Advice about a hook that is not attached.
 const RESTART: &str =
@@ -26,50 +25,40 @@ const EXAMPLES: usize = 3;
 /// Every program in the kernel by its id, or why they cannot be read.
 type Programs = Result<BTreeMap<u32, Program>>;
 
-/// Adds what is found, and gives the folder of the cgroup that all hooks are attached to.
+/// Adds the findings, and returns the folder of the cgroup that all hooks are attached to.
 pub(super) fn findings(pins: &Pins, findings: &mut Vec<Finding>) -> Option<PathBuf> {
-    let check = "hook";
     if matches!(pins.root().try_exists(), Ok(false)) {
         let nothing = "nothing is installed";
-        findings.push(Finding::error(check, format!("none is attached: {nothing}")));
-        findings.extend(["programs", "others"].map(|check| Finding::not_looked_at(check, nothing)));
+        let verdict = Verdict::error(format!("none is attached: {nothing}"));
+        findings.push(Finding::of("hook", Ok(verdict)));
+        findings.extend(["programs", "others"].map(|it| Finding::of(it, Err(anyhow!(nothing)))));
         return None;
     }
     let links: Vec<_> = HOOKS.iter().map(|hook| (hook, pins.pinned_link(hook.name))).collect();
-    let mut ids: Vec<u64> =
-        links.iter().filter_map(|(_, link)| Some(link.as_ref().ok()?.as_ref()?.cgroup)).collect();
-    ids.retain(|id| *id != 0);
-    ids.sort_unstable();
-    ids.dedup();
+    let attached = links.iter().filter_map(|(_, link)| link.as_ref().ok()?.as_ref());
+    let cgroups: Vec<u64> = attached.map(|link| link.cgroup).filter(|id| *id != 0).collect();
+    let ids: BTreeSet<u64> = cgroups.iter().copied().collect();
     let folders: BTreeMap<u64, PathBuf> =
         ids.iter().filter_map(|id| Some((*id, cgroups::find(*id).ok().flatten()?))).collect();
-    for (hook, link) in &links {
-        findings.push(hooked(pins, hook, link, &folders).of(hook.name));
-    }
-    let all = links.iter().all(|(_, link)| matches!(link, Ok(Some(link)) if link.cgroup != 0));
-    let one = match ids[..] {
-        [id] if all => folders.get(&id).cloned(),
-        _ => None,
-    };
+    let hooks = links.iter().map(|(hook, link)| (hook.name, hooked(pins, hook, link, &folders)));
+    findings.extend(Finding::each("hook", Ok(hooks)));
+    let is_one = cgroups.len() == links.len() && ids.len() == 1;
+    let one = folders.values().next().filter(|_| is_one).cloned();
     if ids.len() > 1 {
         let text = format!("the hooks are attached to {} cgroups: {}", ids.len(), list(&ids));
-        findings.push(
-            Finding::error(check, text).advice("`svclb uninstall`, then start one `svclb agent`"),
-        );
+        let verdict =
+            Verdict::error(text).advice("`svclb uninstall`, then start one `svclb agent`");
+        findings.push(Finding::of("hook", Ok(verdict)));
     }
     let known = loaded::all();
-    findings.push(behind(pins, &links, &known));
-    findings.push(match &one {
-        Some(folder) => others(folder, &links, &known),
-        None => {
-            Finding::not_looked_at("others", "no cgroup is known that all hooks are attached to")
-        }
-    });
+    findings.push(Finding::of("programs", Ok(behind(pins, &links, &known))));
+    let folder = one.as_deref().context("no cgroup is known that all hooks are attached to");
+    findings.push(Finding::of("others", folder.map(|folder| others(folder, &links, &known))));
     one
 }
 
-fn list(numbers: &[impl ToString]) -> String {
-    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn list<'a, T: ToString + 'a>(numbers: impl IntoIterator<Item = &'a T>) -> String {
+    numbers.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// One hook.
@@ -78,60 +67,52 @@ fn hooked(
     hook: &Hook,
     link: &io::Result<Option<Link>>,
     folders: &BTreeMap<u64, PathBuf>,
-) -> Finding {
-    let check = "hook";
+) -> Verdict {
     let pin = pins.link(hook.name);
     let link = match link {
         Ok(Some(link)) => link,
         Ok(None) => {
             let text = format!("not attached: {} is not there", pin.display());
-            return Finding::error(check, text).advice(RESTART);
+            return Verdict::error(text).advice(RESTART);
         }
         Err(error) => {
-            return Finding::not_looked_at(
-                check,
-                format!("{} cannot be read: {error}", pin.display()),
-            )
-            .advice("run it as root (with sudo)");
+            return Verdict::not_looked_at(format!("{} cannot be read: {error}", pin.display()))
+                .advice("run it as root (with sudo)");
         }
     };
     if link.cgroup == 0 {
-        return Finding::error(
-            check,
-            "detached: its cgroup is gone, or another program detached it",
-        )
-        .advice(RESTART);
+        return Verdict::error("detached: its cgroup is gone, or another program detached it")
+            .advice(RESTART);
     }
     if link.hook != hook.number {
         let text = format!("{} is the link of another hook (number {})", pin.display(), link.hook);
-        return Finding::error(check, text).advice("`svclb uninstall`, then start `svclb agent`");
+        return Verdict::error(text).advice("`svclb uninstall`, then start `svclb agent`");
     }
     let Link { cgroup, program, .. } = *link;
     let Some(folder) = folders.get(&cgroup) else {
         let text = format!(
             "it is attached to the cgroup {cgroup}, which no cgroup2 that is mounted here shows"
         );
-        return Finding::not_looked_at(check, text).advice("run it on the node itself");
+        return Verdict::not_looked_at(text).advice("run it on the node itself");
     };
     let mut text = format!("program {program} on {} (id {cgroup})", folder.display());
     match inspect::programs(folder, hook, Whose::Own) {
         Ok(there) if there.contains(&program) => text += ", which the kernel runs there",
         Ok(there) => {
-            let _ = write!(text, ", but the kernel has there {}", list(&there));
-            return Finding::error(check, text).advice(RESTART);
+            text += &format!(", but the kernel has there {}", list(&there));
+            return Verdict::error(text).advice(RESTART);
         }
         // The link alone says that it is attached.
         Err(_) => {}
     }
-    Finding::ok(check, text)
+    Verdict::ok(text)
 }
 
 /// Checks that the programs behind the links are svclb's, over the pinned maps.
-fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Programs) -> Finding {
-    let check = "programs";
+fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Programs) -> Verdict {
     let (mut strange, mut seen) = (Vec::new(), 0);
     let unseen = |error: &dyn std::fmt::Display| {
-        Finding::not_looked_at(check, format!("the kernel does not show them: {error}"))
+        Verdict::not_looked_at(format!("the kernel does not show them: {error}"))
             .advice("run it with CAP_BPF and CAP_PERFMON, as root on the node has")
     };
     let known = match known {
@@ -148,12 +129,12 @@ fn behind(pins: &Pins, links: &[(&Hook, io::Result<Option<Link>>)], known: &Prog
     }
     if !strange.is_empty() {
         let text = format!("not svclb's over these maps: {}", strange.join(", "));
-        return Finding::error(check, text).advice("an agent puts its own there when it starts");
+        return Verdict::error(text).advice("an agent puts its own there when it starts");
     }
     if seen < links.len() {
-        return Finding::not_looked_at(check, "not every hook has one");
+        return Verdict::not_looked_at("not every hook has one");
     }
-    Finding::ok(check, format!("all {seen} behind the links are svclb's, over these maps"))
+    Verdict::ok(format!("all {seen} behind the links are svclb's, over these maps"))
 }
 
 /// Returns true if a program is the hook's and works with the pinned maps.
@@ -165,8 +146,7 @@ fn ours(pins: &Pins, hook: &Hook, program: Option<&Program>) -> io::Result<bool>
 }
 
 /// Programs of others that run with ours: on the same cgroup, above it, and below it.
-fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Programs) -> Finding {
-    let check = "others";
+fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Programs) -> Verdict {
     let below = cgroups::descendants(cgroup);
     let named = |ids: &[u32]| named(ids, known);
     let is_svclb =
@@ -180,12 +160,12 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Pr
         {
             Ok(both) => both,
             Err(error) => {
-                return Finding::not_looked_at(check, format!("the kernel does not say: {error}"))
+                return Verdict::not_looked_at(format!("the kernel does not say: {error}"))
                     .advice("run it with CAP_NET_ADMIN");
             }
         };
-        let all: Vec<u32> = here.into_iter().filter(|id| id != ours).collect();
-        let (svclbs, strangers): (Vec<u32>, Vec<u32>) = all.into_iter().partition(is_svclb);
+        let others = here.into_iter().filter(|id| id != ours);
+        let (svclbs, strangers): (Vec<u32>, Vec<u32>) = others.partition(is_svclb);
         let (same, higher): (Vec<u32>, Vec<u32>) =
             svclbs.into_iter().partition(|id| own.contains(id));
         foreign.extend(same);
@@ -212,7 +192,7 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Pr
              maps hold: {}",
             named(&foreign)
         );
-        return Finding::error(check, text).advice(
+        return Verdict::error(text).advice(
             "one cgroup has one agent: start it with --replace, or `svclb uninstall` the other",
         );
     }
@@ -224,17 +204,17 @@ fn others(cgroup: &Path, links: &[(&Hook, io::Result<Option<Link>>)], known: &Pr
     }
     if let Some(first) = shadowed.first() {
         let text = format!("at {} places ours does not run, such as {first}", shadowed.len());
-        return Finding::error(check, text)
+        return Verdict::error(text)
             .advice("`bpftool cgroup tree` shows whose program forbids others there");
     }
     let text = match found.split_at_checked(EXAMPLES) {
         None if found.is_empty() => {
-            return Finding::ok(check, "no program of others is on these hooks, here or below");
+            return Verdict::ok("no program of others is on these hooks, here or below");
         }
         None | Some((_, [])) => found.join("; "),
         Some((first, more)) => format!("{}; and {} more", first.join("; "), more.len()),
     };
-    Finding::warning(check, text)
+    Verdict::warning(text)
         .advice("they may undo what ours does; `bpftool prog show id N` tells more")
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result, bail};
 use nix::unistd::geteuid;
 use svclb_common::layout::Meta;
 
@@ -15,48 +16,39 @@ use svclb_dataplane::pins::own;
 
 use super::super::list::is_running;
 use super::super::sources::SourceView;
-use super::Finding;
+use super::Verdict;
 
 /// An API server says something at least once a minute, if only how far it is: a source that was not heard
 /// for so many seconds is in trouble.
 const QUIET: u64 = 180;
 
-/// The pins and the maps.
-pub(super) fn findings(pins: &Pins) -> [Finding; 2] {
-    [folders(pins), maps(pins)]
-}
-
 /// Checks that the pins and everything below them are this user's, and closed to all others.
-fn folders(pins: &Pins) -> Finding {
+pub(super) fn folders(pins: &Pins) -> Verdict {
     let root = pins.root();
     if let Err(error) = environment::check_bpffs(root) {
-        return Finding::error("pins", format!("{error:#}"));
+        return Verdict::error(format!("{error:#}"));
     }
     let is_there = root.try_exists();
     if let Err(error) = &is_there {
-        return Finding::not_looked_at("pins", format!("{} is closed: {error}", root.display()))
+        return Verdict::not_looked_at(format!("{} is closed: {error}", root.display()))
             .advice("run it as root (with sudo)");
     }
     if matches!(is_there, Ok(false)) {
-        return Finding::error("pins", format!("nothing is installed in {}", root.display()))
+        return Verdict::error(format!("nothing is installed in {}", root.display()))
             .advice("start `svclb agent`, or name its folder by --pins");
     }
     match first_not_ours(root, geteuid().as_raw()) {
-        Ok(None) => {
-            Finding::ok("pins", format!("{} is on a bpffs, for its owner only", root.display()))
-        }
+        Ok(None) => Verdict::ok(format!("{} is on a bpffs, for its owner only", root.display())),
         Ok(Some((path, Fault::Open))) => {
-            Finding::error("pins", format!("{} is open to others than its owner", path.display()))
+            Verdict::error(format!("{} is open to others than its owner", path.display()))
                 .advice("`chmod -R go= ` it, and find out who opened it")
         }
         Ok(Some((path, Fault::OfUser(owner)))) => {
             let text = format!("{} is user {owner}'s, who may change it", path.display());
-            Finding::error("pins", text)
+            Verdict::error(text)
                 .advice("find out who made it; run this command as the agent's user")
         }
-        Err(error) => {
-            Finding::not_looked_at("pins", format!("{} cannot be read: {error}", root.display()))
-        }
+        Err(error) => Verdict::not_looked_at(format!("{} cannot be read: {error}", root.display())),
     }
 }
 
@@ -91,66 +83,61 @@ fn first_not_ours(folder: &Path, owner: u32) -> io::Result<Option<(PathBuf, Faul
 }
 
 /// Checks that the maps are of this program's layout.
-fn maps(pins: &Pins) -> Finding {
-    match pins.is_readable() {
-        Ok(true) => Finding::ok("maps", "every map is there, in the shape that this svclb uses"),
-        Ok(false) => Finding::not_looked_at("maps", "none is installed"),
-        Err(error) => Finding::error("maps", format!("{error:#}")),
-    }
+pub(super) fn maps(pins: &Pins) -> Result<Verdict> {
+    Ok(match pins.is_readable() {
+        Ok(true) => Verdict::ok("every map is there, in the shape that this svclb uses"),
+        Ok(false) => bail!("none is installed"),
+        Err(error) => Verdict::error(format!("{error:#}")),
+    })
 }
 
 /// Checks that an agent runs, and reports its work.
-pub(super) fn agent(pins: &Pins) -> Finding {
-    let check = "agent";
+pub(super) fn agent(pins: &Pins) -> Result<Verdict> {
     let row = pins.meta();
-    let last = row.as_ref().map_or(0, |row| row.agent);
-    let held = match lock::is_held(pins) {
-        Ok(held) => held,
+    let is_held = match lock::is_held(pins) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Finding::not_looked_at(check, format!("its lock is closed: {error}")),
+        held => held.context("its lock is closed")?,
     };
-    if !held {
-        let (text, advice) = match last {
-            0 => ("no agent runs".to_owned(), "start `svclb agent`"),
-            last => (
-                format!("no agent runs (the last one was process {last})"),
-                "start `svclb agent`; what the last one wrote stays served, and grows stale",
-            ),
-        };
-        return Finding::error(check, text).advice(advice);
+    if !is_held {
+        return Ok(match row.map_or(0, |row| row.agent) {
+            0 => Verdict::error("no agent runs").advice("start `svclb agent`"),
+            last => Verdict::error(format!("no agent runs (the last one was process {last})"))
+                .advice(
+                    "start `svclb agent`; what the last one wrote stays served, and grows stale",
+                ),
+        });
     }
     let who = match lock::seen_holder(pins).filter(|pid| is_running(*pid)) {
         Some(pid) => format!("process {pid}"),
         None => "a process that this pid namespace does not show".to_owned(),
     };
-    match row {
+    Ok(match row {
         Ok(row) => done(&who, &row),
-        Err(_) => Finding::error(check, format!("{who} runs, and has written nothing yet"))
+        Err(_) => Verdict::error(format!("{who} runs, and has written nothing yet"))
             .advice("its log says what it waits for"),
-    }
+    })
 }
 
 /// Reports the work of a running agent.
-fn done(who: &str, row: &Meta) -> Finding {
-    let check = "agent";
+fn done(who: &str, row: &Meta) -> Verdict {
     if row.proved == 0 {
         let text = format!("{who} runs, and has not yet seen a connection of its own translated");
-        return Finding::error(check, text).advice("its log says why");
+        return Verdict::error(text).advice("its log says why");
     }
     if row.synced == 0 {
         let text = format!("{who} runs, and does not know yet what its sources say");
-        return Finding::warning(check, text)
+        return Verdict::warning(text)
             .advice("its log says what it waits for; what the maps held before is served");
     }
     if row.short > 0 {
         let text = format!("{who} runs, and {} services are not as they should be", row.short);
-        return Finding::warning(check, text)
+        return Verdict::warning(text)
             .advice("they keep their previous state; its log names them and says why");
     }
     if row.refused > 0 {
         let text =
             format!("{who} runs, and refuses {} Services: they exceed a budget", row.refused);
-        return Finding::warning(check, text).advice(
+        return Verdict::warning(text).advice(
             "its log names them, the budget and the flag that sets it; their addresses are left to \
              whatever else serves them",
         );
@@ -159,31 +146,28 @@ fn done(who: &str, row: &Meta) -> Finding {
         "{who} runs, has written what its sources say, and saw a connection of its own translated when \
          it started"
     );
-    Finding::ok(check, text)
+    Verdict::ok(text)
 }
 
 /// When each of the agent's sources was last heard, and from where.
-pub(super) fn sources(pins: &Pins) -> Vec<Finding> {
-    match pins.meta() {
-        Ok(row) => SourceView::all(&row).iter().map(source).collect(),
-        Err(error) => vec![Finding::not_looked_at("source", error)],
-    }
+pub(super) fn sources(pins: &Pins) -> Result<Vec<(&'static str, Verdict)>> {
+    let views = SourceView::all(&pins.meta()?);
+    Ok(views.iter().map(|view| (view.name, source(view))).collect())
 }
 
-fn source(view: &SourceView) -> Finding {
+fn source(view: &SourceView) -> Verdict {
     let is_late = match view.heard_seconds_ago {
         Some(seconds) => !view.way.is_empty() && seconds > QUIET,
         None => true,
     };
-    let is_well = !is_late && view.rejected == 0;
-    let finding = if is_well { Finding::ok } else { Finding::warning }("source", view.words());
-    let finding = finding.of(view.name);
     if is_late {
-        finding.advice("the agent's log says what it waits for; what the maps hold is served")
+        Verdict::warning(view.words())
+            .advice("the agent's log says what it waits for; what the maps hold is served")
     } else if view.rejected > 0 {
-        finding.advice("the agent's log names the rejected objects; correct or delete them")
+        Verdict::warning(view.words())
+            .advice("the agent's log names the rejected objects; correct or delete them")
     } else {
-        finding
+        Verdict::ok(view.words())
     }
 }
 

@@ -1,6 +1,5 @@
-//! `svclb check`: is everything as it should be, and if not, what is wrong and what to do. It reads pins
-//! and node, changes nothing, and needs no agent. What it could not look at it says, and why: only what
-//! was seen is ok.
+//! `svclb check`: reports what is wrong on this node, and what to do. It reads pins and node, changes nothing,
+//! and needs no agent. A check is ok only if it was seen to be; one that could not be looked at says why.
 
 mod hooks;
 mod installed;
@@ -11,7 +10,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use super::ListArgs;
-use super::output::{self, ListRow};
+use super::output::{self, Column, ListRow};
 
 /// The verdict of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -27,14 +26,20 @@ enum CheckState {
     NotLookedAt,
 }
 
-/// One thing that was looked at.
+impl CheckState {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::NotLookedAt => "not looked at",
+        }
+    }
+}
+
+/// The outcome of a check.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Finding {
-    /// The check: one of the words in docs/commands.md.
-    check: &'static str,
-    /// One of several subjects, such as a hook's name; empty where there is one.
-    subject: String,
-    /// The verdict.
+struct Verdict {
     state: CheckState,
     /// The finding, or the reason why it was not looked at.
     found: String,
@@ -42,31 +47,25 @@ struct Finding {
     advice: String,
 }
 
-impl Finding {
-    fn new(check: &'static str, state: CheckState, found: impl Into<String>) -> Self {
-        let (subject, advice) = (String::new(), String::new());
-        Self { check, subject, state, found: found.into(), advice }
+impl Verdict {
+    fn new(state: CheckState, found: impl Into<String>) -> Self {
+        Self { state, found: found.into(), advice: String::new() }
     }
 
-    fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, CheckState::Ok, found)
+    fn ok(found: impl Into<String>) -> Self {
+        Self::new(CheckState::Ok, found)
     }
 
-    fn warning(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, CheckState::Warning, found)
+    fn warning(found: impl Into<String>) -> Self {
+        Self::new(CheckState::Warning, found)
     }
 
-    fn error(check: &'static str, found: impl Into<String>) -> Self {
-        Self::new(check, CheckState::Error, found)
+    fn error(found: impl Into<String>) -> Self {
+        Self::new(CheckState::Error, found)
     }
 
-    fn not_looked_at(check: &'static str, why: impl std::fmt::Display) -> Self {
-        Self::new(check, CheckState::NotLookedAt, format!("because {why:#}"))
-    }
-
-    fn of(mut self, subject: impl Into<String>) -> Self {
-        self.subject = subject.into();
-        self
+    fn not_looked_at(why: impl std::fmt::Display) -> Self {
+        Self::new(CheckState::NotLookedAt, format!("because {why:#}"))
     }
 
     fn advice(mut self, advice: impl Into<String>) -> Self {
@@ -75,23 +74,48 @@ impl Finding {
     }
 }
 
-impl ListRow for Finding {
-    const HEADINGS: &'static [&'static str] = &["STATE", "CHECK", "FOUND"];
+/// One thing that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Finding {
+    /// The check: one of the words in docs/commands.md.
+    check: &'static str,
+    /// One of several subjects, such as a hook's name; empty where there is one.
+    subject: &'static str,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
 
-    fn cells(&self) -> Vec<String> {
-        let state = match self.state {
-            CheckState::Ok => "ok",
-            CheckState::Warning => "warning",
-            CheckState::Error => "error",
-            CheckState::NotLookedAt => "not looked at",
-        };
-        let what = [self.check, &self.subject].join(" ");
-        let found = match self.advice.as_str() {
-            "" => self.found.clone(),
-            advice => format!("{}; {advice}", self.found),
-        };
-        vec![state.to_owned(), what.trim_end().to_owned(), found]
+impl Finding {
+    /// The finding of a check with one subject. An error says why it could not be looked at.
+    fn of(check: &'static str, looked: Result<Verdict>) -> Self {
+        let verdict = looked.unwrap_or_else(Verdict::not_looked_at);
+        Self { check, subject: "", verdict }
     }
+
+    /// The findings of a check with several subjects. An error says why none could be looked at.
+    fn each(
+        check: &'static str,
+        looked: Result<impl IntoIterator<Item = (&'static str, Verdict)>>,
+    ) -> Vec<Self> {
+        match looked {
+            Ok(found) => {
+                let of = |(subject, verdict)| Self { check, subject, verdict };
+                found.into_iter().map(of).collect()
+            }
+            Err(why) => vec![Self::of(check, Err(why))],
+        }
+    }
+}
+
+impl ListRow for Finding {
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("STATE", |row| row.verdict.state.words().to_owned()),
+        ("CHECK", |row| [row.check, row.subject].join(" ").trim_end().to_owned()),
+        ("FOUND", |Self { verdict: Verdict { found, advice, .. }, .. }| match advice.as_str() {
+            "" => found.clone(),
+            advice => format!("{found}; {advice}"),
+        }),
+    ];
 }
 
 /// `svclb check`.
@@ -99,17 +123,22 @@ impl ListRow for Finding {
 /// # Errors
 /// When something is wrong, after all that was looked at is printed.
 pub(super) fn check(args: &ListArgs) -> Result<()> {
-    let pins = args.pins();
-    let mut findings = vec![node::kernel(), node::capabilities()];
-    findings.extend(installed::findings(&pins));
-    let cgroup = hooks::findings(&pins, &mut findings);
+    let pins = &args.pins.pins;
+    let mut findings = vec![
+        Finding::of("kernel", Ok(node::kernel())),
+        Finding::of("capabilities", node::capabilities()),
+        Finding::of("pins", Ok(installed::folders(pins))),
+        Finding::of("maps", installed::maps(pins)),
+    ];
+    let cgroup = hooks::findings(pins, &mut findings);
     findings.extend(node::processes(cgroup.as_deref()));
-    findings.push(installed::agent(&pins));
-    findings.extend(installed::sources(&pins));
-    findings.push(translation::finding(&pins, cgroup.as_deref()));
-    findings.extend(node::features());
+    findings.push(Finding::of("agent", installed::agent(pins)));
+    findings.extend(Finding::each("source", installed::sources(pins)));
+    findings.push(Finding::of("translation", translation::verdict(pins, cgroup.as_deref())));
+    findings.extend(Finding::each("feature", node::features()));
     output::list(&findings, args.output)?;
-    let wrong = findings.iter().filter(|finding| finding.state == CheckState::Error).count();
+    let wrong =
+        findings.iter().filter(|finding| finding.verdict.state == CheckState::Error).count();
     ensure!(wrong == 0, "{wrong} of {} checks found something wrong", findings.len());
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use anyhow::{Context as _, Result};
 use caps::{CapSet, Capability};
 
 use svclb_dataplane::bpf::btf::BTF;
@@ -13,54 +14,50 @@ use svclb_dataplane::node::kernel;
 use svclb_dataplane::node::privileges;
 use svclb_dataplane::programs::object::Features;
 
-use super::Finding;
+use super::{Finding, Verdict};
 
 /// Checks that svclb runs on this kernel.
-pub(super) fn kernel() -> Finding {
+pub(super) fn kernel() -> Verdict {
     let looked = kernel::running().and_then(|(release, _)| {
         environment::check_kernel(&release)?;
         environment::check_btf(Path::new(BTF))?;
         Ok(release)
     });
     match looked {
-        Ok(release) => Finding::ok("kernel", format!("{release}, with BTF")),
-        Err(error) => Finding::error("kernel", format!("{error:#}")),
+        Ok(release) => Verdict::ok(format!("{release}, with BTF")),
+        Err(error) => Verdict::error(format!("{error:#}")),
     }
 }
 
 /// Reports the capabilities of this command. Fewer than an agent's are enough; checks that need more say so.
-pub(super) fn capabilities() -> Finding {
-    match (privileges::missing(privileges::has), caps::read(None, CapSet::Effective)) {
-        (Ok(missing), Ok(held)) if missing.is_empty() => {
-            let of_agent = |capability: &&Capability| {
-                **capability == Capability::CAP_SYS_ADMIN || privileges::NEEDS.contains(capability)
-            };
-            let names = privileges::names(held.iter().filter(of_agent));
-            Finding::ok("capabilities", format!("this command has {names}"))
-        }
-        (Ok(missing), Ok(_)) => {
-            let names = privileges::names(&missing);
-            Finding::warning("capabilities", format!("this command lacks {names}"))
-                .advice("an agent cannot start so, and some of what follows is not looked at")
-        }
-        (Err(error), _) => Finding::not_looked_at("capabilities", error),
-        (_, Err(error)) => Finding::not_looked_at("capabilities", error),
+pub(super) fn capabilities() -> Result<Verdict> {
+    let missing = privileges::missing(privileges::has)?;
+    let held = caps::read(None, CapSet::Effective)?;
+    if !missing.is_empty() {
+        let names = privileges::names(&missing);
+        return Ok(Verdict::warning(format!("this command lacks {names}"))
+            .advice("an agent cannot start so, and some of what follows is not looked at"));
     }
+    let of_agent = |capability: &&Capability| {
+        **capability == Capability::CAP_SYS_ADMIN || privileges::NEEDS.contains(capability)
+    };
+    let names = privileges::names(held.iter().filter(of_agent));
+    Ok(Verdict::ok(format!("this command has {names}")))
 }
 
 /// Reports the hooks' cgroup, and the processes outside of it.
 pub(super) fn processes(cgroup: Option<&Path>) -> [Finding; 2] {
-    let Some(folder) = cgroup else {
-        let why = "no cgroup is known that all hooks are attached to";
-        return ["cgroup", "processes"].map(|check| Finding::not_looked_at(check, why));
+    let looked = cgroup
+        .context("no cgroup is known that all hooks are attached to")
+        .and_then(|folder| Ok((folder, cgroups::coverage(folder)?)));
+    let (cgroup, processes) = match looked {
+        Ok((folder, found)) => (place(folder, found.is_root), judge(&found)),
+        Err(why) => (Verdict::not_looked_at(&why), Verdict::not_looked_at(&why)),
     };
-    match cgroups::coverage(folder) {
-        Ok(found) => [place(folder, found.is_root), judge(&found)],
-        Err(error) => ["cgroup", "processes"].map(|it| Finding::not_looked_at(it, &error)),
-    }
+    [Finding::of("cgroup", Ok(cgroup)), Finding::of("processes", Ok(processes))]
 }
 
-fn place(folder: &Path, is_root: bool) -> Finding {
+fn place(folder: &Path, is_root: bool) -> Verdict {
     let id = fs::metadata(folder).map_or(0, |data| data.ino());
     let mut text = format!("{} (id {id})", folder.display());
     if cgroups::is_hybrid() {
@@ -68,81 +65,74 @@ fn place(folder: &Path, is_root: bool) -> Finding {
     }
     if is_root {
         text += ", is the root of the machine's cgroup2";
-        return Finding::ok("cgroup", text);
+        return Verdict::ok(text);
     }
     text += ", is not the root of the machine's cgroup2";
     if cgroups::in_namespace() {
         text += "; this command is in a cgroup namespace, which shows another one as the root";
     }
-    Finding::warning("cgroup", text).advice(
+    Verdict::warning(text).advice(
         "what is outside is not served: if that is not wanted, `svclb uninstall`, and start the agent \
          with --cgroup at the root, seen from outside of containers",
     )
 }
 
-fn judge(found: &cgroups::Coverage) -> Finding {
+fn judge(found: &cgroups::Coverage) -> Verdict {
     let count = found.processes;
     if found.is_root {
-        return Finding::ok("processes", "every process of the machine is in it");
+        return Verdict::ok("every process of the machine is in it");
     }
     if found.outside > 0 {
         let (outside, examples) = (found.outside, found.examples());
         let text = format!("{outside} of {count} processes are outside of it: {examples}");
-        return Finding::warning("processes", text)
-            .advice("their connections to Services are not translated");
+        return Verdict::warning(text).advice("their connections to Services are not translated");
     }
     match found.unseen {
-        None => Finding::ok("processes", format!("all {count} processes of the machine are in it")),
-        Some(why) => Finding::not_looked_at("processes", why)
+        None => Verdict::ok(format!("all {count} processes of the machine are in it")),
+        Some(why) => Verdict::not_looked_at(why)
             .advice(format!("the {count} that are seen are in it; run it on the node itself")),
     }
 }
 
 /// Reports the features of the kernel beyond the oldest one, and the consequences of missing ones.
-pub(super) fn features() -> Vec<Finding> {
-    let check = "feature";
-    let version = match kernel::running() {
-        Ok((_, version)) => version,
-        Err(error) => return vec![Finding::not_looked_at(check, error)],
-    };
+pub(super) fn features() -> Result<[(&'static str, Verdict); 4]> {
+    let (_, version) = kernel::running()?;
     let features = Features::of_kernel();
-    let helper =
-        |name: &str, get: fn(&Features) -> bool, used: &str, replaced: &str| match &features {
-            Ok(features) => told(get(features), used, replaced).of(name),
-            Err(error) => Finding::not_looked_at(check, error).of(name),
-        };
-    vec![
-        helper(
-            "set_retval",
-            |it| it.set_retval,
-            "a refused call fails with ECONNREFUSED at once",
-            "a refused TCP connect is sent to port 0 of loopback, which refuses it, and the rest fails \
-             with EPERM",
-        ),
-        helper(
-            "kern_sock",
-            |it| it.kern_sock.is_some(),
-            "sockets of the kernel's own (subflows of MPTCP, NFS) are told apart, and leave no record",
-            "sockets of the kernel's own are not told apart: each connect of theirs leaves a record",
-        ),
-        told(
-            version >= (5, 14),
-            "the host's network namespace is known by its cookie",
-            "the machine's first network namespace counts as the host's",
-        )
-        .of("netns_cookie"),
-        told(
-            version >= kernel::MEMORY_OF_CGROUP,
-            "maps count as memory of the agent's cgroup",
-            "maps count as locked memory, whose limit must allow them",
-        )
-        .of("memory_cgroup"),
-    ]
+    let helper = |get: fn(&Features) -> bool, used: &str, replaced: &str| match &features {
+        Ok(features) => feature(get(features), used, replaced),
+        Err(error) => Verdict::not_looked_at(error),
+    };
+    let set_retval = helper(
+        |it| it.set_retval,
+        "a refused call fails with ECONNREFUSED at once",
+        "a refused TCP connect is sent to port 0 of loopback, which refuses it, and the rest fails with \
+         EPERM",
+    );
+    let kern_sock = helper(
+        |it| it.kern_sock.is_some(),
+        "sockets of the kernel's own (subflows of MPTCP, NFS) are told apart, and leave no record",
+        "sockets of the kernel's own are not told apart: each connect of theirs leaves a record",
+    );
+    let netns_cookie = feature(
+        version >= (5, 14),
+        "the host's network namespace is known by its cookie",
+        "the machine's first network namespace counts as the host's",
+    );
+    let memory_cgroup = feature(
+        version >= kernel::MEMORY_OF_CGROUP,
+        "maps count as memory of the agent's cgroup",
+        "maps count as locked memory, whose limit must allow them",
+    );
+    Ok([
+        ("set_retval", set_retval),
+        ("kern_sock", kern_sock),
+        ("netns_cookie", netns_cookie),
+        ("memory_cgroup", memory_cgroup),
+    ])
 }
 
-fn told(has: bool, used: &str, replaced: &str) -> Finding {
-    let text = if has { format!("used: {used}") } else { format!("replaced: {replaced}") };
-    Finding::ok("feature", text)
+fn feature(has: bool, used: &str, replaced: &str) -> Verdict {
+    Verdict::ok(if has { format!("used: {used}") } else { format!("replaced: {replaced}") })
 }
 
 #[cfg(test)]

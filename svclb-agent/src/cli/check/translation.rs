@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use svclb_common::layout::{LineFlags, Protocol, Scope};
 use svclb_core::table::{Dump, Table as _};
 
@@ -12,44 +12,29 @@ use svclb_dataplane::maps::Maps;
 use svclb_dataplane::pins::Pins;
 use svclb_dataplane::probe::trial::{self, Trial};
 
-use super::Finding;
+use super::Verdict;
 
 /// Connects to a Service from inside the cgroup.
-pub(super) fn finding(pins: &Pins, cgroup: Option<&Path>) -> Finding {
-    let check = "translation";
-    let Some(cgroup) = cgroup else {
-        return Finding::not_looked_at(
-            check,
-            "not every hook is attached to one cgroup that is seen",
-        );
-    };
-    let dump = match Maps::read(pins).and_then(|mut maps| Ok(maps.load()?)) {
-        Ok(dump) => dump,
-        Err(error) => return Finding::not_looked_at(check, error),
-    };
-    let Some(dialled) = candidate(&dump) else {
-        return Finding::not_looked_at(
-            check,
-            "no Service has a UDP port with backends and without session affinity, which alone can be \
-             dialled without a packet or a trace; the agent's own proof at its start stands above",
-        );
-    };
+pub(super) fn verdict(pins: &Pins, cgroup: Option<&Path>) -> Result<Verdict> {
+    let cgroup = cgroup.context("not every hook is attached to one cgroup that is seen")?;
+    let dialled = candidate(&Maps::read(pins)?.load()?).context(
+        "no Service has a UDP port with backends and without session affinity, which alone can be \
+         dialled without a packet or a trace; the agent's own proof at its start stands above",
+    )?;
     judge(dialled, trial::run(pins, cgroup, dialled))
 }
 
-fn judge(dialled: SocketAddr, tried: Result<Trial>) -> Finding {
-    let check = "translation";
-    match tried {
-        Ok(Trial::Given(given)) => {
-            Finding::ok(check, format!("a UDP socket that dialled {dialled} was given {given}"))
+fn judge(dialled: SocketAddr, tried: Result<Trial>) -> Result<Verdict> {
+    Ok(match tried.context("it cannot be tried")? {
+        Trial::Given(given) => {
+            Verdict::ok(format!("a UDP socket that dialled {dialled} was given {given}"))
         }
-        Ok(Trial::LeftAlone(said)) => {
-            let text = format!("a UDP socket that dialled {dialled} was not translated ({said})");
-            Finding::error(check, text)
+        Trial::LeftAlone(result) => {
+            let text = format!("a UDP socket that dialled {dialled} was not translated ({result})");
+            Verdict::error(text)
                 .advice("see the hooks above; `bpftool cgroup tree` shows what else runs there")
         }
-        Err(error) => Finding::not_looked_at(check, format!("it cannot be tried: {error:#}")),
-    }
+    })
 }
 
 /// A frontend that may be dialled: of UDP, for every client, with backends, and one whose service does
@@ -73,7 +58,7 @@ fn candidate(dump: &Dump) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::CheckState;
+    use super::super::{CheckState, Finding};
     use super::*;
 
     #[test]
@@ -85,8 +70,8 @@ mod tests {
             (Err(anyhow::anyhow!("read-only")), CheckState::NotLookedAt),
         ];
         for (tried, expected) in rows {
-            let finding = judge(at, tried);
-            assert_eq!(finding.state, expected, "{finding:?}");
+            let finding = Finding::of("translation", judge(at, tried));
+            assert_eq!(finding.verdict.state, expected, "{finding:?}");
         }
     }
 }
