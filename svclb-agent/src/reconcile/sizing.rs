@@ -60,25 +60,29 @@ impl MapSizes {
 
     /// Returns the sizes of the maps that should take the place of these.
     pub(super) fn wanted(&mut self, state: &Planner, catalog: &Catalog) -> Option<Sizes> {
-        if state.lacking().next().is_some() {
-            let wanted = self.larger(state, catalog);
-            if wanted.is_none() && !self.waits() {
-                // Larger maps would not help: there is nothing to wait for.
-                self.later = None;
-            }
-            return wanted;
+        let lacks = state.lacking().next().is_some();
+        if !lacks && !self.waste_is_unknown {
+            // What could not be made is not wanted any more.
+            self.later = None;
         }
-        if self.waste_is_unknown && self.waits() {
+        if self.waits() {
             return None;
         }
-        // Nothing lacks: what could not be made is not wanted any more.
-        self.later = None;
-        if !self.waste_is_unknown {
-            return None;
+        let wanted = if lacks {
+            self.larger(state, catalog)
+        } else if self.waste_is_unknown {
+            Sizes::of(state.meta()).smaller(self.sizing.of(catalog.counts()))
+        } else {
+            None
+        };
+        if !lacks {
+            // Were it to fail, it would be tried again.
+            self.waste_is_unknown = wanted.is_some();
         }
-        let wanted = Sizes::of(state.meta()).smaller(self.sizing.of(catalog.counts()));
-        // Were it to fail, it would be tried again.
-        self.waste_is_unknown = wanted.is_some();
+        if wanted.is_none() {
+            // Other maps would not help: there is nothing to wait for.
+            self.later = None;
+        }
         wanted
     }
 
@@ -122,4 +126,30 @@ impl MapSizes {
 /// Returns a seed for the index's hash that a tenant who may choose addresses cannot know.
 pub fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use svclb_core::model::Node;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn smaller_maps_that_cannot_be_made_are_tried_again_later_each_time() {
+        let large = Sizes { slots: 1 << 22, ..sizes(0, 0) };
+        let (planner, catalog) = (Planner::new(large.meta()), Catalog::new(Node::default()));
+        let mut maps = MapSizes::new(Sizing::default());
+        maps.look_for_waste();
+        let mut delays = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(maps.wanted(&planner, &catalog), Some(sizes(0, 0)));
+            maps.failed(&anyhow!("no memory"));
+            assert_eq!(maps.wanted(&planner, &catalog), None, "it waits");
+            let at = maps.later().unwrap().at;
+            delays.push(at - Instant::now());
+            tokio::time::sleep_until(at).await;
+        }
+        assert!(delays.is_sorted_by(|one, next| one < next), "{delays:?}");
+    }
 }
