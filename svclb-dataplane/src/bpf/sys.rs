@@ -169,17 +169,25 @@ pub(crate) fn make_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     descriptor(unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?)
 }
 
-/// Writes the first element of an array whose values are 32 bits.
-pub(crate) fn set_first(map: BorrowedFd<'_>, value: u32) -> io::Result<()> {
-    let key = 0_u32;
+/// Reads (BPF_MAP_LOOKUP_ELEM), writes (BPF_MAP_UPDATE_ELEM) or removes (BPF_MAP_DELETE_ELEM, which has no
+/// value) the element of a key.
+///
+/// # Safety
+/// `K` and `V` have the sizes of the map's keys and values, and any bit pattern is a value of `V`.
+pub(crate) unsafe fn element<K, V>(
+    command: bpf_cmd,
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: Option<&mut V>,
+) -> io::Result<()> {
     let mut attr = empty();
-    // SAFETY: these are the fields of the command.
+    // SAFETY: these are the fields of the commands.
     let element = unsafe { &mut attr.__bindgen_anon_2 };
     element.map_fd = fd(map)?;
-    element.key = (&raw const key) as u64;
-    element.__bindgen_anon_1.value = (&raw const value) as u64;
+    element.key = std::ptr::from_ref(key) as u64;
+    element.__bindgen_anon_1.value = value.map_or(0, |value| std::ptr::from_mut(value) as u64);
     // SAFETY: key and value live through the call and have the map's sizes.
-    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    unsafe { bpf(command, &mut attr) }.map(drop)
 }
 
 /// Loads a program of the kind that most hooks have.

@@ -6,10 +6,9 @@
 //! microseconds, once in an audit.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use svclb_common::layout::{AffinityKey, AffinityRow, Line};
 use svclb_core::table::MapName;
 
@@ -32,9 +31,7 @@ type Timeouts = HashMap<u32, Duration>;
 /// When a map cannot be read or written.
 pub fn expire(maps: &Places) -> Result<usize> {
     let rows = Rows::open(MapName::Affinity, maps)?;
-    let index = maps.open(MapName::Index)?;
-    let lines = Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), false)
-        .context("cannot map svclb_index")?;
+    let lines = maps.map_values(MapName::Index, false)?;
     remove_old(rows, &timeouts(&lines), sys::monotonic()?)
 }
 

@@ -14,10 +14,9 @@ mod slots;
 pub mod sockets;
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, Map, MapData, PerCpuArray};
+use aya::maps::{Map, MapData, PerCpuArray};
 use svclb_common::index;
 use svclb_common::layout::{
     BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Protocol, ServiceRow,
@@ -30,7 +29,7 @@ use svclb_core::table::{Dump, Key, MapName, Row, Table, TableError, ranges};
 
 use crate::bpf::mapping::Mapping;
 use crate::bpf::value::{MapValue, Plain};
-use crate::maps::rows::{Rows, failed_in_array, invalid};
+use crate::maps::rows::{Rows, invalid};
 use crate::maps::slots::Slots;
 use crate::pins::Pins;
 use crate::pins::places::Places;
@@ -44,7 +43,7 @@ pub struct Maps {
     services: Rows<u32, ServiceRow>,
     backends: Rows<BackendKey, BackendRow>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
-    meta: Array<MapData, Plain<Meta>>,
+    meta: Rows<u32, Meta>,
     /// The meta row as it was last read or written: how the index is hashed.
     geometry: Meta,
     /// While marks are being reviewed: those that are needed, a word for each line.
@@ -76,19 +75,16 @@ impl Maps {
     /// # Errors
     /// When a map is not there.
     pub fn open(places: &Places, writable: bool) -> Result<Self> {
-        let open = |name| places.open(name);
-        let (index, slots) = (open(MapName::Index)?, open(MapName::Slots)?);
-        let meta: Array<MapData, Plain<Meta>> =
-            Map::from_map_data(open(MapName::Meta)?)?.try_into()?;
+        let meta = Rows::open(MapName::Meta, places)?;
+        let counters = Map::from_map_data(places.open(MapName::Counters)?)?;
         Ok(Self {
-            index: Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), writable)
-                .context("cannot map svclb_index")?,
-            slots: Slots::new(&slots).context("cannot open svclb_slots again")?,
+            index: places.map_values(MapName::Index, writable)?,
+            slots: Rows::open(MapName::Slots, places)?,
             frontends: Rows::open(MapName::Frontends, places)?,
             services: Rows::open(MapName::Services, places)?,
             backends: Rows::open(MapName::Backends, places)?,
-            counters: Map::from_map_data(open(MapName::Counters)?)?.try_into()?,
-            geometry: meta.get(&0, 0).context("cannot read svclb_meta")?.0,
+            counters: counters.try_into()?,
+            geometry: read_meta(&meta).context("cannot read svclb_meta")?,
             meta,
             needed: None,
             marks_of_review: 0,
@@ -98,7 +94,7 @@ impl Maps {
     /// Buffers rows until [`Table::flush`], so that many are written in a call: these maps are new, and no
     /// program reads them yet.
     pub fn buffer_rows(&mut self) {
-        self.slots.buffer_sets();
+        self.slots.buffer_rows();
         self.frontends.buffer_rows();
         self.services.buffer_rows();
         self.backends.buffer_rows();
@@ -109,7 +105,7 @@ impl Maps {
     /// # Errors
     /// When the map cannot be read.
     pub fn meta(&self) -> Result<Meta> {
-        Ok(self.meta.get(&0, 0).context("cannot read svclb_meta")?.0)
+        read_meta(&self.meta).context("cannot read svclb_meta")
     }
 
     /// The counters, summed over CPUs.
@@ -219,7 +215,7 @@ impl Table for Maps {
             .filter_map(|number| Some((number, self.index.get(number)?.read())))
             .filter(|(_, line)| *line != Line::default())
             .collect();
-        let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array(MapName::Meta, error))?.0;
+        let meta = read_meta(&self.meta)?;
         let mut slots = self.slots.reader();
         // A line that another program wrote may name any slot.
         let ranges = ranges(&lines, |number| slots.slot(number));
@@ -243,7 +239,7 @@ impl Table for Maps {
                 self.backends.put(key, row)
             }
             Row::Frontend(key, row) => self.frontends.put(key, row),
-            Row::Slots(SlotNumber(first), slots) => self.slots.put(*first, slots),
+            Row::Slots(SlotNumber(first), slots) => self.slots.put_set(*first, slots),
             Row::Line(LineNumber(number), line) => self.put_line(*number, line),
             Row::Set(LineNumber(number), set) => {
                 self.held(*number).map(|line| line.set_set_word(set.word()))
@@ -265,9 +261,7 @@ impl Table for Maps {
                 self.line(*number).map(|line| line.set_reach(*reach))
             }
             Row::Meta(meta) => {
-                self.meta
-                    .set(0, Plain(*meta), 0)
-                    .map_err(|error| failed_in_array(MapName::Meta, error))?;
+                self.meta.put(&0, meta)?;
                 self.geometry = *meta;
                 Ok(())
             }
@@ -289,6 +283,11 @@ impl Table for Maps {
         self.services.flush()?;
         self.backends.flush()
     }
+}
+
+/// The row of svclb_meta.
+fn read_meta(meta: &Rows<u32, Meta>) -> Result<Meta, TableError> {
+    meta.get(&0)?.ok_or(TableError::Missing { map: MapName::Meta })
 }
 
 /// Opens a map that these programs can use, of this version or another; none where there is no such map.

@@ -2,16 +2,14 @@
 //! the origins array and its overflow.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
 use svclb_common::cookie::SocketCookie;
 use svclb_common::layout::{BackendKey, NO_TAG, Origin, Overflow, Record};
 use svclb_core::table::MapName;
 
 use crate::bpf::mapping::Mapping;
-use crate::bpf::value::Plain;
+use crate::maps::rows::Rows;
 use crate::pins::places::Places;
 
 /// One origin of one socket.
@@ -28,7 +26,7 @@ pub struct SocketOrigin {
 /// The maps that hold origins.
 pub struct Origins {
     places: Mapping<Origin>,
-    overflow: HashMap<MapData, Plain<u64>, Plain<Overflow>>,
+    overflow: Rows<u64, Overflow>,
 }
 
 impl Origins {
@@ -37,12 +35,8 @@ impl Origins {
     /// # Errors
     /// When a map cannot be opened.
     pub fn open(maps: &Places) -> Result<Self> {
-        let places = maps.open(MapName::Origins)?;
-        Ok(Self {
-            places: Mapping::new(places.fd().as_fd(), places.info()?.max_entries(), false)
-                .context("cannot map svclb_origins")?,
-            overflow: Map::from_map_data(maps.open(MapName::Overflow)?)?.try_into()?,
-        })
+        let overflow = Rows::open(MapName::Overflow, maps)?;
+        Ok(Self { places: maps.map_values(MapName::Origins, false)?, overflow })
     }
 
     /// Number of places in the origins array.
@@ -66,15 +60,15 @@ impl Origins {
                 found.push(SocketOrigin { cookie, record, overflow: false });
             }
         }
-        for entry in self.overflow.iter() {
-            let (Plain(cookie), entry) = entry.context("cannot read svclb_overflow")?;
-            for (tag, record) in entry.0.dialled.iter().zip(entry.0.records) {
+        let add = &mut |cookie: &u64, entry: &Overflow| {
+            for (tag, record) in entry.dialled.iter().zip(entry.records) {
                 if *tag != NO_TAG {
-                    let cookie = SocketCookie(cookie);
+                    let cookie = SocketCookie(*cookie);
                     found.push(SocketOrigin { cookie, record, overflow: true });
                 }
             }
-        }
+        };
+        self.overflow.each(add).context("cannot read svclb_overflow")?;
         Ok(found)
     }
 
@@ -98,7 +92,8 @@ impl Origins {
     /// # Errors
     /// When it cannot be read.
     pub fn overflow_entries(&self) -> Result<usize> {
-        let keys: Result<Vec<_>, _> = self.overflow.keys().collect();
-        Ok(keys.context("cannot read svclb_overflow")?.len())
+        let mut entries = 0;
+        self.overflow.each(&mut |_, _| entries += 1).context("cannot read svclb_overflow")?;
+        Ok(entries)
     }
 }

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use svclb_core::table::MapName;
 
+use crate::bpf::mapping::Mapping;
+use crate::bpf::value::MapValue;
 use crate::pins::Pins;
 use crate::pins::folder::Folder;
 use crate::shapes::MAPS;
@@ -53,5 +55,17 @@ impl Places {
     pub fn open(&self, map: MapName) -> Result<MapData> {
         let place = self.of(map);
         MapData::from_pin(place).with_context(|| format!("cannot open {}", place.display()))
+    }
+
+    /// Maps the values of an array into this process's memory.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be mapped.
+    pub(crate) fn map_values<T: MapValue>(
+        &self,
+        map: MapName,
+        writable: bool,
+    ) -> Result<Mapping<T>> {
+        Mapping::new(&self.open(map)?, writable).with_context(|| format!("cannot map {map}"))
     }
 }
