@@ -141,7 +141,7 @@ pub struct Outside {
 }
 
 /// The processes of the node that a cgroup covers.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Coverage {
     /// The cgroup is the root of the hierarchy: nothing is outside.
     pub is_root: bool,
@@ -166,14 +166,7 @@ pub fn coverage(cgroup: &Path) -> Result<Coverage> {
     let folder = cgroup.canonicalize().with_context(cannot)?;
     let is_root = fs::metadata(&folder).with_context(cannot)?.ino() == ROOT;
     let own = place_of(&folder, &mounts::of_type(CGROUP2)?).with_context(cannot)?;
-    let mut coverage = Coverage {
-        is_root,
-        processes: 0,
-        outside: 0,
-        examples: Vec::new(),
-        has_us: false,
-        unseen: unseen(),
-    };
+    let mut coverage = Coverage { is_root, unseen: unseen(), ..Coverage::default() };
     let us = std::process::id().cast_signed();
     for process in all_processes().context("cannot read /proc: is it mounted?")? {
         // One may have ended meanwhile.

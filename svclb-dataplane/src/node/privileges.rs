@@ -23,30 +23,11 @@ pub const NEEDS: [Capability; 3] = [
     Capability::CAP_PERFMON,
 ];
 
-/// Returns the needed capabilities that `has` denies. CAP_SYS_ADMIN stands for each of them, as in the kernel
+/// Returns the needed capabilities that are not held. CAP_SYS_ADMIN stands for each of them, as in the kernel
 /// (`bpf_capable`, `perfmon_capable` and `bpf_net_capable` of include/linux).
-///
-/// # Errors
-/// The error of `has`.
-pub fn missing(has: impl Fn(Capability) -> Result<bool>) -> Result<Vec<Capability>> {
-    let mut missing = Vec::new();
-    if !has(Capability::CAP_SYS_ADMIN)? {
-        for capability in NEEDS {
-            if !has(capability)? {
-                missing.push(capability);
-            }
-        }
-    }
-    Ok(missing)
-}
-
-/// Returns true if this thread has a capability in effect.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn has(capability: Capability) -> Result<bool> {
-    caps::has_cap(None, CapSet::Effective, capability)
-        .with_context(|| format!("cannot tell whether svclb has {capability}"))
+pub fn missing(held: &CapsHashSet) -> Vec<Capability> {
+    let is_held = |it: &Capability| held.contains(it) || held.contains(&Capability::CAP_SYS_ADMIN);
+    NEEDS.into_iter().filter(|capability| !is_held(capability)).collect()
 }
 
 /// Gives up for good every privilege that the agent does not need, and every way to get it back. `read` are

@@ -30,22 +30,21 @@ pub(super) fn kernel() -> Finding {
 
 /// Reports the capabilities of this command. Fewer than an agent's are enough; checks that need more say so.
 pub(super) fn capabilities() -> Finding {
-    match (privileges::missing(privileges::has), caps::read(None, CapSet::Effective)) {
-        (Ok(missing), Ok(held)) if missing.is_empty() => {
-            let of_agent = |capability: &&Capability| {
-                **capability == Capability::CAP_SYS_ADMIN || privileges::NEEDS.contains(capability)
-            };
-            let names = privileges::names(held.iter().filter(of_agent));
-            Finding::ok("capabilities", format!("this command has {names}"))
-        }
-        (Ok(missing), Ok(_)) => {
-            let names = privileges::names(&missing);
-            Finding::warning("capabilities", format!("this command lacks {names}"))
-                .advice("an agent cannot start so, and some of what follows is not looked at")
-        }
-        (Err(error), _) => Finding::not_looked_at("capabilities", error),
-        (_, Err(error)) => Finding::not_looked_at("capabilities", error),
+    let held = match caps::read(None, CapSet::Effective) {
+        Ok(held) => held,
+        Err(error) => return Finding::not_looked_at("capabilities", error),
+    };
+    let missing = privileges::missing(&held);
+    if !missing.is_empty() {
+        let names = privileges::names(&missing);
+        return Finding::warning("capabilities", format!("this command lacks {names}"))
+            .advice("an agent cannot start so, and some of what follows is not looked at");
     }
+    let of_agent = |capability: &&Capability| {
+        **capability == Capability::CAP_SYS_ADMIN || privileges::NEEDS.contains(capability)
+    };
+    let names = privileges::names(held.iter().filter(of_agent));
+    Finding::ok("capabilities", format!("this command has {names}"))
 }
 
 /// Reports the hooks' cgroup, and the processes outside of it.
