@@ -52,6 +52,14 @@ pub(crate) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<li
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Returns none where the error is that there is no such file.
+pub(crate) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// All zero, as every command begins.
 pub(crate) fn empty() -> bpf_attr {
     // SAFETY: every field of the union is plain integers; all zero is a value of each.
@@ -85,19 +93,15 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 }
 
 /// Attaches a program to a hook of a cgroup by a new link, which is attached as long as anything holds
-/// it.
+/// it. The link of an iterator's program is attached to no cgroup.
 pub(crate) fn create_link(
     program: BorrowedFd<'_>,
-    cgroup: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
     hook: u32,
 ) -> io::Result<OwnedFd> {
-    link(program, fd(cgroup)?, hook)
-}
-
-fn link(program: BorrowedFd<'_>, target: u32, hook: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.link_create.__bindgen_anon_1.prog_fd = fd(program)?;
-    attr.link_create.__bindgen_anon_2.target_fd = target;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.map_or(Ok(0), fd)?;
     attr.link_create.attach_type = hook;
     // SAFETY: nothing is pointed to.
     descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
@@ -135,11 +139,6 @@ pub(crate) fn load_iterator(code: &[[u8; 8]], function: u32) -> io::Result<Owned
     load.license = c"Dual MIT/GPL".as_ptr() as u64;
     // SAFETY: code and licence live through the call, and the code is as long as said.
     descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?)
-}
-
-/// Makes the link of an iterator's program, which is attached to nothing.
-pub(crate) fn create_iterator_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    link(program, 0, bpf_attach_type::BPF_TRACE_ITER as u32)
 }
 
 /// Makes an iterator of its link: reading it runs the program once for each object.

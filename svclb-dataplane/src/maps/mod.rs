@@ -32,7 +32,7 @@ use crate::bpf::value::{MapValue, Plain};
 use crate::maps::rows::{Rows, invalid};
 use crate::maps::slots::Slots;
 use crate::pins::Pins;
-use crate::pins::places::Places;
+use crate::pins::places::{self, Places};
 use crate::shapes;
 
 /// The maps of one folder of pins.
@@ -62,11 +62,7 @@ impl Maps {
     /// # Errors
     /// When a map is not there or has another layout.
     pub fn read(pins: &Pins) -> Result<Self> {
-        anyhow::ensure!(
-            pins.is_readable()?,
-            "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
-            pins.root().display(),
-        );
+        pins.check_installed(pins.is_readable()?)?;
         Self::open(&Places::current(pins), false)
     }
 
@@ -196,10 +192,6 @@ impl Maps {
         index::publish(place, line);
         Ok(())
     }
-
-    fn remove_line(&self, number: u32) -> Result<(), TableError> {
-        self.held(number).map(index::empty)
-    }
 }
 
 impl Table for Maps {
@@ -233,39 +225,32 @@ impl Table for Maps {
 
     fn put(&mut self, row: &Row) -> Result<(), TableError> {
         match row {
-            Row::Service(ServiceId(id), row) => self.services.put(id, row),
+            Row::Service(ServiceId(id), row) => self.services.put(id, row)?,
             Row::Backend(key, row) => {
                 self.mark(key)?;
-                self.backends.put(key, row)
+                self.backends.put(key, row)?;
             }
-            Row::Frontend(key, row) => self.frontends.put(key, row),
-            Row::Slots(SlotNumber(first), slots) => self.slots.put_set(*first, slots),
-            Row::Line(LineNumber(number), line) => self.put_line(*number, line),
-            Row::Set(LineNumber(number), set) => {
-                self.held(*number).map(|line| line.set_set_word(set.word()))
-            }
-            Row::Heir(LineNumber(number), ServiceId(id)) => {
-                self.held(*number).map(|line| line.set_heir(*id))
-            }
-            Row::Owner(LineNumber(number), ServiceId(id)) => {
-                self.held(*number).map(|line| line.set_service(*id))
-            }
-            Row::Traits(LineNumber(number), flags, affinity) => self.held(*number).map(|line| {
+            Row::Frontend(key, row) => self.frontends.put(key, row)?,
+            Row::Slots(SlotNumber(first), slots) => self.slots.put_set(*first, slots)?,
+            Row::Line(LineNumber(number), line) => self.put_line(*number, line)?,
+            Row::Set(LineNumber(number), set) => self.held(*number)?.set_set_word(set.word()),
+            Row::Heir(LineNumber(number), ServiceId(id)) => self.held(*number)?.set_heir(*id),
+            Row::Owner(LineNumber(number), ServiceId(id)) => self.held(*number)?.set_service(*id),
+            Row::Traits(LineNumber(number), flags, affinity) => {
+                let line = self.held(*number)?;
                 line.set_flags(*flags);
                 line.set_affinity_seconds(*affinity);
-            }),
+            }
             Row::Generation(LineNumber(number), Generation(generation)) => {
-                self.line(*number).map(|line| line.set_generation(*generation))
+                self.line(*number)?.set_generation(*generation);
             }
-            Row::Reach(LineNumber(number), reach) => {
-                self.line(*number).map(|line| line.set_reach(*reach))
-            }
+            Row::Reach(LineNumber(number), reach) => self.line(*number)?.set_reach(*reach),
             Row::Meta(meta) => {
                 self.meta.put(&0, meta)?;
                 self.geometry = *meta;
-                Ok(())
             }
         }
+        Ok(())
     }
 
     fn remove(&mut self, key: &Key) -> Result<(), TableError> {
@@ -273,7 +258,7 @@ impl Table for Maps {
             Key::Service(ServiceId(id)) => self.services.remove(id),
             Key::Backend(key) => self.backends.remove(key),
             Key::Frontend(key) => self.frontends.remove(key),
-            Key::Line(LineNumber(number)) => self.remove_line(*number),
+            Key::Line(LineNumber(number)) => self.held(*number).map(index::empty),
         }
     }
 
@@ -293,8 +278,7 @@ fn read_meta(meta: &Rows<u32, Meta>) -> Result<Meta, TableError> {
 /// Opens a map that these programs can use, of this version or another; none where there is no such map.
 fn usable<K: MapValue, V: MapValue>(pins: &Pins, name: MapName) -> Result<Option<Rows<K, V>>> {
     let Some(pin) = pins.usable(shapes::of(name))? else { return Ok(None) };
-    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()));
-    Rows::new(name, map?).map(Some)
+    Rows::new(name, places::open_map(&pin)?).map(Some)
 }
 
 /// The rows of services that the maps here have, of this version or another; none where they cannot be

@@ -131,14 +131,6 @@ impl Folder {
         rename(&from.map(name), &self.map(name))
     }
 
-    /// Takes a link over from another folder.
-    ///
-    /// # Errors
-    /// When its pin cannot be moved.
-    pub fn take_link(&self, hook: &str, from: &Self) -> Result<()> {
-        rename(&from.link(hook), &self.link(hook))
-    }
-
     /// Removes everything in it and itself, links detached. Says what was removed.
     ///
     /// # Errors
@@ -184,12 +176,8 @@ fn remove_all(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<()> {
 /// Returns the sorted paths in a folder; none if it does not exist.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let cannot = || format!("cannot read {}", folder.display());
-    let found = match fs::read_dir(folder) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(cannot),
-    };
-    let paths = found.map(|entry| entry.map(|entry| entry.path()));
+    let found = sys::if_found(fs::read_dir(folder)).with_context(cannot)?;
+    let paths = found.into_iter().flatten().map(|entry| entry.map(|entry| entry.path()));
     let mut paths = paths.collect::<io::Result<Vec<_>>>().with_context(cannot)?;
     paths.sort();
     Ok(paths)
@@ -206,8 +194,7 @@ pub(crate) fn is_folder(path: &Path) -> bool {
 /// # Errors
 /// As [`own::close`].
 pub(crate) fn close_all(folder: &Path) -> Result<()> {
-    if matches!(fs::symlink_metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound)
-    {
+    if sys::if_found(fs::symlink_metadata(folder)).is_ok_and(|found| found.is_none()) {
         return Ok(());
     }
     own::close(folder)?;
@@ -222,11 +209,16 @@ pub(crate) fn make(folder: &Path) -> Result<()> {
 }
 
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
-    gone(fs::remove_file(path)).with_context(|| format!("cannot remove {}", path.display()))
+    removed(fs::remove_file(path), path)
 }
 
 fn remove_folder(path: &Path) -> Result<()> {
-    gone(fs::remove_dir(path)).with_context(|| format!("cannot remove {}", path.display()))
+    removed(fs::remove_dir(path), path)
+}
+
+/// What is gone already needs no removal.
+fn removed(result: io::Result<()>, path: &Path) -> Result<()> {
+    sys::if_found(result).with_context(|| format!("cannot remove {}", path.display())).map(drop)
 }
 
 /// Removes a folder unless something is in it or mounted at it, in a folder that may be read-only as a pod's.
@@ -238,7 +230,7 @@ pub(crate) fn remove_unused(path: &Path) -> Result<()> {
         {
             Ok(())
         }
-        removed => gone(removed).with_context(|| format!("cannot remove {}", path.display())),
+        result => removed(result, path),
     }
 }
 
@@ -263,15 +255,8 @@ pub fn has_files(path: &Path) -> bool {
 
 /// Moves a pin or a label, in the place of what is there; none that is not there.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    gone(fs::rename(from, to))
-        .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
-}
-
-fn gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    let cannot = || format!("cannot move {} to {}", from.display(), to.display());
+    sys::if_found(fs::rename(from, to)).with_context(cannot).map(drop)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //!
 //! * [`folder`]: one such folder; [`places`]: the paths of its maps; [`meta`]: its row of svclb_meta.
 //! * [`own`]: the owner and mode of folders; [`lock`]: one agent at a time.
-//! * [`bpffs`]: finds and makes mounts.
+//! * [`bpffs`]: mounts one.
 //!
 //! Other files in PINS are left alone: others may use the folder too.
 //!
@@ -31,14 +31,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::MapInfo;
 use svclb_common::layout::{LAYOUT_VERSION, Meta};
 use svclb_core::table::MapName;
 
 use crate::bpf::inspect::{self, Link};
 use crate::hooks::HOOKS;
 use crate::node::environment;
-use crate::shapes::{MAPS, MapShape};
+use crate::shapes::{self, MAPS, MapShape};
 use folder::Folder;
 
 /// The folder of the pins.
@@ -149,26 +148,24 @@ impl Pins {
         self.current().make()
     }
 
-    /// Makes the folder itself, for its owner only.
-    ///
-    /// # Errors
-    /// As [`Self::make`].
-    pub fn make_root(&self) -> Result<()> {
-        folder::make(&self.root)
-    }
-
     /// The row of svclb_meta of the maps in use.
     ///
     /// # Errors
     /// When nothing is installed in this folder, or it cannot be read.
     pub fn meta(&self) -> Result<Meta> {
         let current = self.current();
+        self.check_installed(current.map(MapName::Meta).exists())?;
+        meta::read(&current)
+    }
+
+    /// Checks that maps are installed in this folder, for commands that read them.
+    pub(crate) fn check_installed(&self, is_installed: bool) -> Result<()> {
         ensure!(
-            current.map(MapName::Meta).exists(),
+            is_installed,
             "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
             self.root.display(),
         );
-        meta::read(&current)
+        Ok(())
     }
 
     /// Closes the versions' folders to all but their owner, which must be this user. Other files beside them
@@ -340,7 +337,7 @@ impl Pins {
         let current = self.current();
         for other in self.others()? {
             for hook in HOOKS.iter().filter(|hook| !current.link(hook.name).exists()) {
-                current.take_link(hook.name, &other)?;
+                folder::rename(&other.link(hook.name), &current.link(hook.name))?;
             }
             other.remove()?;
         }
@@ -368,9 +365,8 @@ impl Pins {
 fn is_version(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
-    let is_folder = || fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
     let is_named = number.is_some_and(|number| name == format!("v{number}"));
-    is_named && is_folder() && (folder::has_ours(path) || !folder::has_files(path))
+    is_named && folder::is_folder(path) && (folder::has_ours(path) || !folder::has_files(path))
 }
 
 /// Reads the number of entries of a pinned map from the kernel.
@@ -378,9 +374,7 @@ fn is_version(path: &Path) -> bool {
 /// # Errors
 /// When it cannot be read.
 pub fn entries_of(pin: &Path) -> Result<u32> {
-    let info = MapInfo::from_pin(pin)
-        .with_context(|| format!("cannot read the pinned map {}", pin.display()))?;
-    Ok(info.max_entries())
+    Ok(shapes::info_of(pin)?.max_entries())
 }
 
 #[cfg(test)]

@@ -53,8 +53,7 @@ impl Places {
     /// # Errors
     /// When it is not there or cannot be opened.
     pub fn open(&self, map: MapName) -> Result<MapData> {
-        let place = self.of(map);
-        MapData::from_pin(place).with_context(|| format!("cannot open {}", place.display()))
+        open_map(self.of(map))
     }
 
     /// Maps the values of an array into this process's memory.
@@ -68,4 +67,9 @@ impl Places {
     ) -> Result<Mapping<T>> {
         Mapping::new(&self.open(map)?, writable).with_context(|| format!("cannot map {map}"))
     }
+}
+
+/// Opens a pinned map.
+pub(crate) fn open_map(pin: &Path) -> Result<MapData> {
+    MapData::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))
 }

@@ -50,11 +50,9 @@ pub fn find(cgroup: &Path, pins: &Pins) -> Result<Vec<AttachedHook>> {
 
 fn pinned(hook: &Hook, cgroup: &Path, id: u64, pins: &Pins) -> Result<Option<OwnedFd>> {
     let path = pins.link(hook.name);
-    let link = match sys::open_pin(&path) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-    };
+    let found = sys::if_found(sys::open_pin(&path));
+    let found = found.with_context(|| format!("cannot open {}", path.display()))?;
+    let Some(link) = found else { return Ok(None) };
     let found = inspect::link_of(link.as_fd())
         .with_context(|| format!("cannot read the link {}", path.display()))?;
     if found.cgroup == 0 {
@@ -203,7 +201,7 @@ fn program<'a>(object: &'a Ebpf, hook: &Hook) -> Result<&'a Program> {
 /// Attaches a hook by a new link, which nothing holds yet but what is given.
 fn attach(object: &Ebpf, hook: &Hook, cgroup: &Path) -> Result<OwnedFd> {
     let (program, folder) = (program(object, hook)?.fd()?, open(cgroup)?);
-    sys::create_link(program.as_fd(), folder.as_fd(), hook.number)
+    sys::create_link(program.as_fd(), Some(folder.as_fd()), hook.number)
         .map_err(|error| explain(error, hook, cgroup))
 }
 

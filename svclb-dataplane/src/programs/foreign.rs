@@ -16,8 +16,8 @@ use svclb_core::table::MapName;
 
 use crate::bpf::inspect::{self, Whose};
 use crate::hooks::HOOKS;
+use crate::node::mounts;
 use crate::pins::Pins;
-use crate::pins::bpffs;
 use crate::pins::folder;
 use crate::pins::lock::{self, Lock};
 use crate::programs::attach;
@@ -79,7 +79,8 @@ pub fn find(cgroup: &Path, pins: &Pins) -> Result<Foreign> {
 fn owners(cgroup: u64, programs: &[u32], besides: &Pins) -> Vec<(Pins, Vec<u32>)> {
     let number = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
     let mut seen: HashSet<_> = number(besides.root()).into_iter().collect();
-    let mut folders: Vec<PathBuf> = bpffs::mounts().unwrap_or_default();
+    let mounts = mounts::of_type("bpf").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.mount_point).collect();
     let mut owners = Vec::new();
     while let Some(folder) = folders.pop() {
         if seen.len() > MOST_FOLDERS || !number(&folder).is_some_and(|it| seen.insert(it)) {
