@@ -51,8 +51,7 @@ impl Origins {
     /// When the overflow cannot be read.
     pub fn read(&self) -> Result<Vec<SocketOrigin>> {
         let mut found = Vec::new();
-        for number in 0..self.places.length() {
-            let Some(place) = self.places.get(number) else { break };
+        for place in (0..self.places.length()).filter_map(|number| self.places.get(number)) {
             // A released place keeps its cookie.
             if place.count() != 0 && place.cookie() != 0 {
                 let record = place.record().read();
@@ -77,14 +76,13 @@ impl Origins {
     /// # Errors
     /// When the overflow cannot be read.
     pub fn backends(&self) -> Result<Vec<BackendKey>> {
-        let all = self.read()?.into_iter().map(|origin| origin.record);
-        let all: HashSet<_> = all.map(|record| (record.given, record.given_port)).collect();
-        let keys = all.into_iter().map(|(address, port)| BackendKey {
-            address,
-            port,
+        let key = |record: Record| BackendKey {
+            address: record.given,
+            port: record.given_port,
             ..BackendKey::default()
-        });
-        Ok(keys.collect())
+        };
+        let all: HashSet<_> = self.read()?.iter().map(|origin| key(origin.record)).collect();
+        Ok(all.into_iter().collect())
     }
 
     /// Number of entries of the overflow, including those that are no record.

@@ -43,7 +43,9 @@ pub fn lower<'a>(read: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     }
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read capabilities")?;
     let owner = fs::metadata("/proc/self").context("cannot look at /proc/self")?.uid();
-    let keep = needed(&permitted, read.into_iter().any(|path| is_of_other(path, owner)));
+    // Another user's file may be closed to all others.
+    let is_of_other = |path| fs::metadata(path).is_ok_and(|data| data.uid() != owner);
+    let keep = needed(&permitted, read.into_iter().any(is_of_other));
     drop_bounding(&permitted)?;
     let cannot = "cannot give up capabilities";
     caps::clear(None, CapSet::Ambient).context(cannot)?;
@@ -75,11 +77,6 @@ fn needed(permitted: &CapsHashSet, reads_others: bool) -> CapsHashSet {
         wanted.push(Capability::CAP_DAC_READ_SEARCH);
     }
     wanted.into_iter().filter(|capability| permitted.contains(capability)).collect()
-}
-
-/// Returns true if a file belongs to another user, who may close it to all others.
-fn is_of_other(path: &Path, owner: u32) -> bool {
-    fs::metadata(path).is_ok_and(|data| data.uid() != owner)
 }
 
 /// Empties the bounding set, so that a program started from here (an exec credential plugin) gets

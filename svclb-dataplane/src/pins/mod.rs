@@ -37,7 +37,7 @@ use svclb_core::table::MapName;
 use crate::bpf::inspect::{self, Link};
 use crate::hooks::HOOKS;
 use crate::node::environment;
-use crate::shapes::{self, MAPS, MapShape};
+use crate::shapes::{MAPS, MapShape, info_of};
 use folder::Folder;
 
 /// The folder of the pins.
@@ -123,17 +123,17 @@ impl Pins {
         inspect::link_at(&self.link(hook))
     }
 
-    /// Every link that is pinned here and attached, of all versions, with its pin.
+    /// Every link that is pinned here and attached, of all versions.
     ///
     /// # Errors
     /// When the folders cannot be read.
-    pub fn links(&self) -> Result<Vec<(PathBuf, Link)>> {
+    pub fn links(&self) -> Result<Vec<Link>> {
         let mut found = Vec::new();
         for version in self.versions()? {
             for pin in folder::entries(&version.links())? {
                 // Other pins there are no links to a cgroup.
                 let link = inspect::link_at(&pin).ok().flatten();
-                found.extend(link.filter(|link| link.cgroup != 0).map(|link| (pin, link)));
+                found.extend(link.filter(|link| link.cgroup != 0));
             }
         }
         Ok(found)
@@ -229,21 +229,19 @@ impl Pins {
         }
         let row = meta::read(&current)?;
         let described = [row.index_lines, row.slots, row.origins];
-        let sizes = self.capacity()?;
+        let entries = |name| Ok::<_, anyhow::Error>(info_of(&current.map(name))?.max_entries());
+        let sizes =
+            [entries(MapName::Index)?, entries(MapName::Slots)?, entries(MapName::Origins)?];
         let are_powers = row.index_lines.is_power_of_two() && row.origins.is_power_of_two();
         let why = match row.layout {
             LAYOUT_VERSION if described == sizes && are_powers => return Ok(Found::Ours),
             LAYOUT_VERSION => format!(
-                "svclb_meta in {} describes other maps (lines, slots, origins {described:?}) than are there \
-                 ({sizes:?})",
-                current.path().display()
+                "describes other maps (lines, slots, origins {described:?}) than are there ({sizes:?})"
             ),
-            other => format!(
-                "svclb_meta in {} says layout {other}, expected {LAYOUT_VERSION}",
-                current.path().display()
-            ),
+            other => format!("says layout {other}, expected {LAYOUT_VERSION}"),
         };
-        Ok(Found::Others { why })
+        let folder = current.path().display();
+        Ok(Found::Others { why: format!("svclb_meta in {folder} {why}") })
     }
 
     /// Returns the pin of a map that these programs can use, also if they cannot use the maps beside it.
@@ -256,15 +254,6 @@ impl Pins {
             return Ok(None);
         };
         Ok(folder.misfit(shape)?.is_none().then(|| folder.map(shape.name)))
-    }
-
-    /// Reads the numbers of lines, slots and places of origins of the pinned maps from the kernel.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    fn capacity(&self) -> Result<[u32; 3]> {
-        let entries = |name| entries_of(&self.map(name));
-        Ok([entries(MapName::Index)?, entries(MapName::Slots)?, entries(MapName::Origins)?])
     }
 
     /// Removes maps that were being filled and are not in use.
@@ -367,14 +356,6 @@ fn is_version(path: &Path) -> bool {
     let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
     let is_named = number.is_some_and(|number| name == format!("v{number}"));
     is_named && folder::is_folder(path) && (folder::has_ours(path) || !folder::has_files(path))
-}
-
-/// Reads the number of entries of a pinned map from the kernel.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn entries_of(pin: &Path) -> Result<u32> {
-    Ok(shapes::info_of(pin)?.max_entries())
 }
 
 #[cfg(test)]

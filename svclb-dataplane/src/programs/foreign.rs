@@ -53,7 +53,7 @@ pub struct Foreign {
 /// # Errors
 /// When the kernel does not tell.
 pub fn find(cgroup: &Path, pins: &Pins) -> Result<Foreign> {
-    let ours: Vec<u32> = pins.links()?.into_iter().map(|(_, link)| link.program).collect();
+    let ours: Vec<u32> = pins.links()?.into_iter().map(|link| link.program).collect();
     let mut found = Foreign::default();
     for hook in &HOOKS {
         let ask = |whose| {
@@ -87,7 +87,7 @@ fn owners(cgroup: u64, programs: &[u32], besides: &Pins) -> Vec<(Pins, Vec<u32>)
             continue;
         }
         let pins = Pins::new(&folder);
-        let links = pins.links().unwrap_or_default().into_iter().map(|(_, link)| link);
+        let links = pins.links().unwrap_or_default().into_iter();
         let of_them = |it: &inspect::Link| it.cgroup == cgroup && programs.contains(&it.program);
         let held: Vec<u32> = links.filter(of_them).map(|link| link.program).collect();
         if !held.is_empty() {

@@ -21,9 +21,9 @@ use crate::maps::expiry;
 use crate::maps::shares;
 use crate::maps::sockets::Origins;
 use crate::node::environment;
+use crate::pins::Pins;
 use crate::pins::lock::{self, Lock};
 use crate::pins::places::Places;
-use crate::pins::{self, Pins};
 use crate::probe;
 use crate::programs::attach::{self, AttachedHook};
 use crate::programs::log;
@@ -286,10 +286,8 @@ impl Dataplane for Installed {
     type Maps = Maps;
 
     fn shared_origins(&self) -> Result<Option<u32>> {
-        self.pins
-            .usable(shapes::of(MapName::Origins))?
-            .map(|pin| pins::entries_of(&pin))
-            .transpose()
+        let pin = self.pins.usable(shapes::of(MapName::Origins))?;
+        pin.map(|pin| Ok(shapes::info_of(&pin)?.max_entries())).transpose()
     }
 
     fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()> {
