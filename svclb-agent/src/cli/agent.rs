@@ -136,7 +136,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     let reconciler = match found {
         Found::Ours => start.over_earlier().await?,
         Found::Nothing => start.over_new().await?,
-        Found::Others { why } => {
+        Found::Others(why) => {
             tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
             // Above what sockets may remember of maps that were made otherwise, or cannot be read.
             let first_generation = (1 << 31) | (u32::try_from(random_seed() >> 34)?);

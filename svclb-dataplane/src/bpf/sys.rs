@@ -6,10 +6,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
-use nix::time::{ClockId, clock_gettime};
 use svclb_common::cookie::{NetnsCookie, SocketCookie};
 
 /// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
@@ -19,11 +17,6 @@ pub(crate) fn netns_cookie() -> io::Result<NetnsCookie> {
         cookie => cookie?,
     };
     Ok(NetnsCookie(cookie))
-}
-
-/// The clock by which the hooks tell time: since boot, without time asleep.
-pub(crate) fn monotonic() -> io::Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
 /// The cookie of a socket.
@@ -75,21 +68,21 @@ pub(crate) fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
 
 /// Opens a pinned object.
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let mut attr = empty();
-    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
-    // SAFETY: the path lives through the call.
-    descriptor(unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?)
+    descriptor(at_pin(bpf_cmd::BPF_OBJ_GET, path, 0)?)
 }
 
 /// Pins an object.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    at_pin(bpf_cmd::BPF_OBJ_PIN, path, fd(object)?).map(drop)
+}
+
+fn at_pin(command: bpf_cmd, path: &Path, object: u32) -> io::Result<libc::c_long> {
     let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
     let mut attr = empty();
     attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
-    attr.__bindgen_anon_4.bpf_fd = fd(object)?;
+    attr.__bindgen_anon_4.bpf_fd = object;
     // SAFETY: the path lives through the call.
-    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
+    unsafe { bpf(command, &mut attr) }
 }
 
 /// Attaches a program to a hook of a cgroup by a new link, which is attached as long as anything holds
@@ -161,9 +154,7 @@ pub(crate) fn make_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     create.key_size = 4;
     create.value_size = 4;
     create.max_entries = 1;
-    if let Some(inner) = inner {
-        create.inner_map_fd = fd(inner)?;
-    }
+    create.inner_map_fd = inner.map_or(Ok(0), fd)?;
     // SAFETY: nothing is pointed to.
     descriptor(unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?)
 }

@@ -51,23 +51,21 @@ impl Origins {
     /// When the overflow cannot be read.
     pub fn read(&self) -> Result<Vec<SocketOrigin>> {
         let mut found = Vec::new();
+        let mut add = |cookie, record, overflow| {
+            found.push(SocketOrigin { cookie: SocketCookie(cookie), record, overflow });
+        };
         for place in (0..self.places.length()).filter_map(|number| self.places.get(number)) {
             // A released place keeps its cookie.
             if place.count() != 0 && place.cookie() != 0 {
-                let record = place.record().read();
-                let cookie = SocketCookie(place.cookie());
-                found.push(SocketOrigin { cookie, record, overflow: false });
+                add(place.cookie(), place.record().read(), false);
             }
         }
-        let add = &mut |cookie: &u64, entry: &Overflow| {
-            for (tag, record) in entry.dialled.iter().zip(entry.records) {
-                if *tag != NO_TAG {
-                    let cookie = SocketCookie(*cookie);
-                    found.push(SocketOrigin { cookie, record, overflow: true });
-                }
-            }
+        let add_all = &mut |cookie: &u64, entry: &Overflow| {
+            let records =
+                entry.dialled.iter().zip(entry.records).filter(|(tag, _)| **tag != NO_TAG);
+            records.for_each(|(_, record)| add(*cookie, record, true));
         };
-        self.overflow.each(add).context("cannot read svclb_overflow")?;
+        self.overflow.each(add_all).context("cannot read svclb_overflow")?;
         Ok(found)
     }
 

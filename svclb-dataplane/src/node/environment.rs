@@ -27,7 +27,8 @@ pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
     check_rights(&held.context("cannot read capabilities")?)?;
     let (release, version) = kernel::running()?;
     check_kernel(&release)?;
-    check_locked_memory(version, locked_memory()?)?;
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(io::Error::from);
+    check_locked_memory(version, limit.context("cannot tell the limit of locked memory")?.0)?;
     check_btf(Path::new(BTF))?;
     check_cgroup(cgroup)?;
     check_bpffs(pins)
@@ -37,12 +38,7 @@ pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
 /// kernel's default of 64 KiB, was not set on purpose.
 const LEAST_LOCKED: u64 = 64 << 20;
 
-/// The limit of locked memory in bytes (getrlimit(2)).
-fn locked_memory() -> Result<u64> {
-    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(io::Error::from);
-    Ok(limit.context("cannot tell the limit of locked memory")?.0)
-}
-
+/// Checks a limit of locked memory, in bytes.
 fn check_locked_memory((major, minor): (u32, u32), limit: u64) -> Result<()> {
     ensure!(
         (major, minor) >= kernel::MEMORY_OF_CGROUP || limit >= LEAST_LOCKED,

@@ -78,14 +78,12 @@ impl Lock {
             }
             let Some(folder) = opened.with_context(cannot)? else { return Ok(None) };
             own::close_opened(&folder, root)?;
-            match lock_in_time(&folder) {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let holder = holder(pins, &folder);
-                    return Err(AlreadyLocked { root: root.to_owned(), holder }.into());
-                }
-                Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+            let locked = lock_in_time(&folder);
+            if matches!(locked, Err(TryLockError::WouldBlock)) {
+                let holder = holder(pins, &folder);
+                return Err(AlreadyLocked { root: root.to_owned(), holder }.into());
             }
+            locked.map_err(io::Error::from).with_context(cannot)?;
             // The agent that had the lock before may have removed the folder, and another may be there.
             if is_at(&folder, root).with_context(cannot)? {
                 pins.close_versions()?;

@@ -53,11 +53,9 @@ pub enum Found {
     Nothing,
     /// Maps of ours, filled.
     Ours,
-    /// Maps that these programs cannot use, and why. New ones have to take their place.
-    Others {
-        /// The first difference that makes them unusable.
-        why: String,
-    },
+    /// Maps that these programs cannot use, and the first difference that makes them unusable. New ones have to
+    /// take their place.
+    Others(String),
 }
 
 /// Pins of two sets of maps may be seen side by side: how long is waited then, and how often.
@@ -191,10 +189,10 @@ impl Pins {
                 Ok(Found::Ours) => return Ok(true),
                 Ok(Found::Nothing) => return Ok(false),
                 // An agent may be about to put other maps in their place, one pin after the other.
-                Ok(Found::Others { .. }) | Err(_) if tries.next().is_some() => {
+                Ok(Found::Others(_)) | Err(_) if tries.next().is_some() => {
                     thread::sleep(SWITCHING.0);
                 }
-                Ok(Found::Others { why }) => bail!(
+                Ok(Found::Others(why)) => bail!(
                     "{why}: use the `svclb` that the maps in {} are of, or start `svclb agent`, which \
                      makes its own maps and takes over without an interruption",
                     self.root.display()
@@ -211,20 +209,17 @@ impl Pins {
     pub fn found(&self) -> Result<Found> {
         let current = self.current();
         if !current.has_maps() {
-            let others = self.others()?.into_iter().filter(Folder::has_maps);
-            return Ok(match others.into_iter().next() {
+            return Ok(match self.others()?.into_iter().find(Folder::has_maps) {
                 None => Found::Nothing,
-                Some(folder) => Found::Others {
-                    why: format!(
-                        "the maps in {} are of another version than v{LAYOUT_VERSION}",
-                        folder.path().display()
-                    ),
-                },
+                Some(folder) => Found::Others(format!(
+                    "the maps in {} are of another version than v{LAYOUT_VERSION}",
+                    folder.path().display()
+                )),
             });
         }
         for shape in &MAPS {
             if let Some(why) = current.misfit(shape)? {
-                return Ok(Found::Others { why });
+                return Ok(Found::Others(why));
             }
         }
         let row = meta::read(&current)?;
@@ -241,7 +236,7 @@ impl Pins {
             other => format!("says layout {other}, expected {LAYOUT_VERSION}"),
         };
         let folder = current.path().display();
-        Ok(Found::Others { why: format!("svclb_meta in {folder} {why}") })
+        Ok(Found::Others(format!("svclb_meta in {folder} {why}")))
     }
 
     /// Returns the pin of a map that these programs can use, also if they cannot use the maps beside it.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use svclb_common::cookie::SocketCookie;
 
 use crate::bpf::sys;
-use crate::maps::sockets::Origins;
+use crate::maps::sockets::{Origins, SocketOrigin};
 use crate::node::cgroups;
 use crate::pins::Pins;
 use crate::pins::places::Places;
@@ -71,11 +71,7 @@ fn dial(to: SocketAddr) -> Result<(UdpSocket, SocketCookie, String)> {
 
 fn given(origins: &Origins, cookie: SocketCookie, result: String) -> Result<Trial> {
     let found = origins.read()?.into_iter().find(|origin| origin.cookie == cookie);
-    Ok(match found {
-        Some(origin) => {
-            let record = origin.record;
-            Trial::Given(SocketAddr::new(record.given.ip(), record.given_port))
-        }
-        None => Trial::LeftAlone(result),
-    })
+    Ok(found.map_or(Trial::LeftAlone(result), |SocketOrigin { record, .. }| {
+        Trial::Given(SocketAddr::new(record.given.ip(), record.given_port))
+    }))
 }

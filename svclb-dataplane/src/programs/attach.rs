@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 use aya::programs::Program;
 
@@ -198,24 +198,21 @@ fn program<'a>(object: &'a Ebpf, hook: &Hook) -> Result<&'a Program> {
     program.with_context(|| format!("the object has no program {}", hook.program))
 }
 
-/// Attaches a hook by a new link, which nothing holds yet but what is given.
+/// Attaches a hook by a new link, which nothing else holds yet.
+///
+/// # Errors
+/// When the kernel refuses, with what is in the way.
 fn attach(object: &Ebpf, hook: &Hook, cgroup: &Path) -> Result<OwnedFd> {
     let (program, folder) = (program(object, hook)?.fd()?, open(cgroup)?);
-    sys::create_link(program.as_fd(), Some(folder.as_fd()), hook.number)
-        .map_err(|error| explain(error, hook, cgroup))
-}
-
-/// Says what is in the way of an attachment.
-fn explain(error: io::Error, hook: &Hook, cgroup: &Path) -> anyhow::Error {
     let name = hook.name;
-    if error.raw_os_error() == Some(libc::EPERM) {
-        anyhow!(
+    let linked = sys::create_link(program.as_fd(), Some(folder.as_fd()), hook.number);
+    if linked.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
+        bail!(
             "an exclusive program is attached to {name} of {cgroup} or of a cgroup above it, and lets \
              no other run: find it with `bpftool cgroup tree`, and have its owner attach it with \
              BPF_F_ALLOW_MULTI or a link",
             cgroup = cgroup.display(),
-        )
-    } else {
-        anyhow::Error::new(error).context(format!("cannot attach {name} to {}", cgroup.display()))
+        );
     }
+    linked.with_context(|| format!("cannot attach {name} to {}", cgroup.display()))
 }

@@ -209,21 +209,21 @@ impl Installed {
         Ok(())
     }
 
-    /// Restores hooks and pins that another process removed. Returns a line for each, and the first error; the
-    /// others are restored nevertheless.
+    /// Restores hooks and pins that another process removed, and logs each. Returns the first error; the others
+    /// are restored nevertheless.
     ///
     /// # Errors
     /// When another agent has taken this one's place: then nothing is done.
-    fn restore(&mut self) -> Result<(Vec<String>, Result<()>)> {
-        let (mut restored, mut done) = (Vec::new(), Ok(()));
+    fn restore(&mut self) -> Result<Option<anyhow::Error>> {
+        let mut first = None;
         let mut note = |result: Result<Option<String>>| match result {
-            Ok(line) => restored.extend(line),
-            Err(error) if done.is_ok() => done = Err(error),
-            Err(_) => {}
+            Ok(None) => {}
+            Ok(Some(line)) => tracing::warn!("{line}: removed by another process, and restored"),
+            Err(error) => first = first.take().or(Some(error)),
         };
         let locked = self.renew_lock();
         if locked.as_ref().is_err_and(|error| error.is::<lock::AlreadyLocked>()) {
-            return locked.map(|_| (Vec::new(), Ok(())));
+            return locked.map(|_| None);
         }
         let is_ours = locked.is_ok();
         note(locked);
@@ -244,7 +244,7 @@ impl Installed {
             }
             note(self.pins.current().label_all().map(|()| None));
         }
-        Ok((restored, done))
+        Ok(first)
     }
 
     /// Puts the pins in order behind a switch.
@@ -422,11 +422,7 @@ impl Dataplane for Installed {
     }
 
     fn look_after(&mut self) -> Result<()> {
-        let (lines, done) = self.restore()?;
-        for line in lines {
-            tracing::warn!("{line}: removed by another process, and restored");
-        }
-        let wrong = done.err().map(|error| format!("{error:#}"));
+        let wrong = self.restore()?.map(|error| format!("{error:#}"));
         if let Some(error) = wrong.as_ref().filter(|_| wrong != self.reported) {
             tracing::error!(error, "cannot restore what another process removed; trying again");
         }

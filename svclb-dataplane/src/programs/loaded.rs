@@ -116,10 +116,9 @@ fn iterator(types: &Types) -> Result<Vec<[u8; 8]>> {
     // At the end of all programs there is none.
     code.push(instruction(JUMP_IF_NOT_EQUAL, 7, 0, 2, 0));
     code.extend([instruction(MOVE_NUMBER, 0, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)]);
-    code.extend((0..RECORD).step_by(8).map(|at| {
-        let at = i16::try_from(at).unwrap_or_default();
-        instruction(STORE_64, STACK, 0, RECORD_AT + at, 0)
-    }));
+    for at in (0..RECORD).step_by(8) {
+        code.push(instruction(STORE_64, STACK, 0, in_record(at)?, 0));
+    }
     code.extend(follow(8, 7, types.offset("bpf_prog", "aux")?)?);
     code.extend(copy(in_record(0)?, 4, 8, of_program("id")?)?);
     code.extend(copy(in_record(4)?, 4, 8, of_program("used_map_cnt")?)?);
