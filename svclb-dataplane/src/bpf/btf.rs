@@ -139,7 +139,7 @@ impl Types {
         Ok(None)
     }
 
-    /// Reads the type at a place. Gives where the next one is.
+    /// Reads the type at a place, and returns the place of the next one.
     fn read(&self, at: usize, id: u32) -> Result<(usize, Type<'_>)> {
         let short = || format!("{BTF}: type {id} is cut off");
         let word = |field: usize| number(&self.bytes, at.saturating_add(field)).with_context(short);

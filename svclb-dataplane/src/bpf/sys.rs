@@ -1,4 +1,4 @@
-//! The bpf(2) commands that aya 0.14 has no call for, and a question to the kernel that std has none for.
+//! The bpf(2) commands and the socket options that neither aya 0.14 nor std has a call for.
 
 use std::ffi::CString;
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 use svclb_common::cookie::{NetnsCookie, SocketCookie};
 
-/// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
+/// The cookie of this process's network namespace; 0 on kernels before 5.14, which have none.
 pub(crate) fn netns_cookie() -> io::Result<NetnsCookie> {
     let cookie = match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => 0,

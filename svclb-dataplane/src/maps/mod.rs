@@ -150,7 +150,7 @@ impl Maps {
     }
 
     /// Begins a review of the marks (docs/decisions/0007), if many were added since the last one: notes those
-    /// of all members. Gives whether it has begun. Until it is finished or begun again, the marks of each
+    /// of all members. Returns true if it has begun. Until it is finished or begun again, the marks of each
     /// new member are noted too.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ impl Maps {
     }
 
     /// Finishes the review: takes every mark away but those that were noted, and those of the backends that
-    /// sockets remember, which were read after a grace period. Gives how many there were, and are.
+    /// sockets remember, which were read after a grace period. Returns their number before and after.
     pub fn finish_marks(&mut self, remembered: &[BackendKey]) -> Option<(u64, u64)> {
         let (before, mut needed) = (self.marks(), self.needed.take()?);
         for key in remembered {

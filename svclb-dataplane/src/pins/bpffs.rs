@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 
 use crate::node::environment;
 
-/// Mounts a bpffs at an existing folder unless it is on one. Says whether it had to.
+/// Mounts a bpffs at an existing folder unless it is on one. Returns true if it mounted one.
 ///
 /// # Errors
 /// When the folder is not there, or the kernel refuses.

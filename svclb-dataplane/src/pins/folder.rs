@@ -125,13 +125,13 @@ impl Folder {
     /// # Errors
     /// When a pin cannot be moved.
     pub fn take_map(&self, name: MapName, from: &Self) -> Result<()> {
-        // The label comes first: a map with another's label is made anew, which loses nothing but time,
-        // and never taken for what it is not.
+        // The label comes first: a map with another's label is created again, which loses nothing but time,
+        // and is never used with a wrong layout.
         rename(&from.label(name), &self.label(name))?;
         rename(&from.map(name), &self.map(name))
     }
 
-    /// Removes everything in it and itself, links detached. Says what was removed.
+    /// Removes everything in it and itself, links detached. Returns what was removed.
     ///
     /// # Errors
     /// When a pin cannot be removed.
@@ -155,7 +155,7 @@ impl Folder {
     }
 }
 
-/// Removes a folder with what is in it, and says so of files; labels go without saying.
+/// Removes a folder with everything in it, and adds the removed pins, but not their labels, to `removed`.
 fn remove_all(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<()> {
     for path in entries(folder)? {
         let kind = fs::symlink_metadata(&path).map(|data| data.file_type());
@@ -216,7 +216,7 @@ fn remove_folder(path: &Path) -> Result<()> {
     removed(fs::remove_dir(path), path)
 }
 
-/// What is gone already needs no removal.
+/// Adds the path to an error. A path that is gone already is no error.
 fn removed(result: io::Result<()>, path: &Path) -> Result<()> {
     sys::if_found(result).with_context(|| format!("cannot remove {}", path.display())).map(drop)
 }

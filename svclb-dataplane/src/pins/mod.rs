@@ -328,7 +328,7 @@ impl Pins {
         Ok(())
     }
 
-    /// Detaches every link, and removes every pin and the folder. Says what was removed; with that, what
+    /// Detaches every link, and removes every pin and the folder. Returns what was removed; with that, what
     /// is left in the folder because it is not svclb's.
     ///
     /// # Errors

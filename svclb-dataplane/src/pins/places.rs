@@ -26,8 +26,8 @@ impl Places {
         Self(MAPS.each_ref().map(|shape| folder.map(shape.name)))
     }
 
-    /// New ones beside those in use, but for the maps that outlive them; and what had to be made anew
-    /// although it is there. Affinity can outlive them only where services keep their ids.
+    /// Staging maps, but for the maps that outlive those in use; and the maps of this kind that are created
+    /// again because they cannot be used. Affinity can outlive them only where services keep their ids.
     ///
     /// # Errors
     /// When a map is there and cannot be read.

@@ -66,7 +66,7 @@ pub fn vanish() -> Vec<Update> {
     vec![Update::Service(name(), None), Update::Slice(name(), None)]
 }
 
-/// Connects from inside the cgroup, and tells the log of processes that it does not serve.
+/// Connects from inside the cgroup, and logs a warning about processes that it does not serve.
 ///
 /// # Errors
 /// When the connect was not translated, or could not be tried.
@@ -169,7 +169,7 @@ impl Home {
         }
     }
 
-    /// The child that connects, in here; what it says is for the parent.
+    /// The child that connects, in here; the parent reads its output.
     fn command(&self) -> Command {
         let processes = self.0.join("cgroup.procs");
         let mut command = Command::new("/proc/self/exe");

@@ -145,10 +145,10 @@ impl AttachedHook {
         }
     }
 
-    /// Puts back what is not as it should be: the link, or the program behind it. Says what that was.
+    /// Restores the link, or the program behind it. Returns a description of what was wrong.
     ///
     /// # Errors
-    /// When it cannot be put back.
+    /// When it cannot be restored.
     pub fn renew(&mut self, object: &Ebpf, cgroup: &Path) -> Result<Option<String>> {
         let name = self.hook.name;
         if let Some(link) = &self.link {
@@ -166,7 +166,7 @@ impl AttachedHook {
         Ok(Some(format!("the hook {name} was detached")))
     }
 
-    /// Pins the link where its pin is gone, or is still an earlier one's. Says that it was gone.
+    /// Pins the link where its pin is gone, or is still an earlier one's. Returns a note if it was gone.
     ///
     /// # Errors
     /// When it cannot be pinned.

@@ -51,7 +51,7 @@ pub struct Foreign {
 /// programs beside those of these pins.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// When the kernel does not show the programs.
 pub fn find(cgroup: &Path, pins: &Pins) -> Result<Foreign> {
     let ours: Vec<u32> = pins.links()?.into_iter().map(|link| link.program).collect();
     let mut found = Foreign::default();

@@ -189,14 +189,17 @@ impl Installed {
         !self.links.is_empty()
     }
 
-    /// Puts the maps that are filled into use, if all is there that the switch needs. Until then nothing
-    /// is touched.
-    fn decide(&mut self) -> Result<()> {
+    /// Puts the filled maps into use, if all is there that the switch needs, and returns the programs over
+    /// them. Until then nothing is touched.
+    fn decide(&mut self, maps: &mut Maps) -> Result<Ebpf> {
+        self.mark_remembered(maps)?;
+        let object = self.loaded()?;
         if !self.is_running() {
             self.links = attach::find(&self.cgroup, &self.pins)?;
         }
         self.check_lock()?;
-        self.pins.decide()
+        self.pins.decide()?;
+        Ok(object)
     }
 
     /// Looks whether the folder is still the one whose lock is held: what is in any other is not ours.
@@ -299,21 +302,13 @@ impl Dataplane for Installed {
         self.check_lock()?;
         self.pins.make()?;
         self.pins.undo()?;
-        let begun = self.begin_next(row, keeps_ids);
-        if begun.is_err() {
-            self.abandon();
-        }
-        begun
+        self.begin_next(row, keeps_ids).inspect_err(|_| self.abandon())
     }
 
     fn made(&mut self, waits: bool) -> Option<Result<Maps>> {
         let loading = &self.next.as_ref()?.loading;
         let is_made = if waits { loading.wait_for_maps() } else { loading.are_maps_made()? };
-        let made = self.open_next(is_made);
-        if made.is_err() {
-            self.abandon();
-        }
-        Some(made)
+        Some(self.open_next(is_made).inspect_err(|_| self.abandon()))
     }
 
     fn can_switch(&self) -> bool {
@@ -322,15 +317,7 @@ impl Dataplane for Installed {
 
     fn switch(&mut self, maps: &mut Maps) -> Result<()> {
         let was_running = self.is_running();
-        let marked = self.mark_remembered(maps);
-        let loaded = marked.and_then(|()| self.loaded());
-        let object = match loaded.and_then(|object| self.decide().map(|()| object)) {
-            Ok(object) => object,
-            Err(error) => {
-                self.abandon();
-                return Err(error);
-            }
-        };
+        let object = self.decide(maps).inspect_err(|_| self.abandon())?;
         let (replaced, mut done) = attach::replace(&mut self.links, &object);
         if done.is_ok() && !was_running {
             done = attach::complete(&mut self.links, &object, &self.cgroup, &self.pins);
