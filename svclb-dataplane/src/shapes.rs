@@ -103,42 +103,32 @@ const fn shape<K, V>(
     MapShape { name, kind, key, value, flags, structs, is_shared: false }
 }
 
+const fn hash<K, V>(name: MapName, structs: &'static [Struct]) -> MapShape {
+    shape::<K, V>(name, MapType::Hash, NO_PREALLOC, structs)
+}
+
+const fn array<V>(name: MapName, flags: u32, structs: &'static [Struct]) -> MapShape {
+    shape::<u32, V>(name, MapType::Array, flags, structs)
+}
+
 const fn shared(shape: MapShape) -> MapShape {
     MapShape { is_shared: true, ..shape }
 }
 
 /// Every map that is pinned, in the order of [`MapName`].
-pub const MAPS: [MapShape; 11] = {
-    use MapType::{Array, Hash, PerCpuArray};
-    [
-        shape::<u32, Line>(MapName::Index, Array, MMAPABLE, &[LINE, SET]),
-        shape::<u32, Slot>(MapName::Slots, Array, MMAPABLE, &[SLOT]),
-        shared(shape::<u32, Origin>(MapName::Origins, Array, MMAPABLE, &[ORIGIN, RECORD])),
-        shared(shape::<u64, Overflow>(MapName::Overflow, Hash, NO_PREALLOC, &[OVERFLOW, RECORD])),
-        shape::<FrontendKey, FrontendRow>(
-            MapName::Frontends,
-            Hash,
-            NO_PREALLOC,
-            &[FRONTEND_KEY, FRONTEND_ROW],
-        ),
-        shape::<u32, ServiceRow>(MapName::Services, Hash, NO_PREALLOC, &[SERVICE_ROW]),
-        shape::<BackendKey, BackendRow>(
-            MapName::Backends,
-            Hash,
-            NO_PREALLOC,
-            &[BACKEND_KEY, BACKEND_ROW],
-        ),
-        shared(shape::<AffinityKey, AffinityRow>(
-            MapName::Affinity,
-            Hash,
-            NO_PREALLOC,
-            &[AFFINITY_KEY, AFFINITY_ROW],
-        )),
-        shared(shape::<u32, ClientRow>(MapName::Clients, Hash, NO_PREALLOC, &[CLIENT_ROW])),
-        shared(shape::<u32, Counters>(MapName::Counters, PerCpuArray, 0, &[COUNTERS])),
-        shape::<u32, Meta>(MapName::Meta, Array, 0, &[META, SOURCE_ROW]),
-    ]
-};
+pub const MAPS: [MapShape; 11] = [
+    array::<Line>(MapName::Index, MMAPABLE, &[LINE, SET]),
+    array::<Slot>(MapName::Slots, MMAPABLE, &[SLOT]),
+    shared(array::<Origin>(MapName::Origins, MMAPABLE, &[ORIGIN, RECORD])),
+    shared(hash::<u64, Overflow>(MapName::Overflow, &[OVERFLOW, RECORD])),
+    hash::<FrontendKey, FrontendRow>(MapName::Frontends, &[FRONTEND_KEY, FRONTEND_ROW]),
+    hash::<u32, ServiceRow>(MapName::Services, &[SERVICE_ROW]),
+    hash::<BackendKey, BackendRow>(MapName::Backends, &[BACKEND_KEY, BACKEND_ROW]),
+    shared(hash::<AffinityKey, AffinityRow>(MapName::Affinity, &[AFFINITY_KEY, AFFINITY_ROW])),
+    shared(hash::<u32, ClientRow>(MapName::Clients, &[CLIENT_ROW])),
+    shared(shape::<u32, Counters>(MapName::Counters, MapType::PerCpuArray, 0, &[COUNTERS])),
+    array::<Meta>(MapName::Meta, 0, &[META, SOURCE_ROW]),
+];
 
 /// The shape of a map.
 pub const fn of(map: MapName) -> &'static MapShape {
@@ -168,8 +158,7 @@ impl MapShape {
     /// # Errors
     /// When it cannot be read.
     pub fn misfit(&self, pin: &Path, label: Option<&str>) -> Result<Option<String>> {
-        let info = MapInfo::from_pin(pin)
-            .with_context(|| format!("cannot read the pinned map {}", pin.display()))?;
+        let info = info_of(pin)?;
         let found = (
             info.map_type()?,
             info.key_size() as usize,
@@ -177,29 +166,31 @@ impl MapShape {
             info.map_flags(),
         );
         let expected = (self.kind, self.key, self.value, self.flags);
-        if found != expected {
-            return Ok(Some(format!(
-                "{} has another type, key size, value size or flags ({found:?}, expected \
-                 {expected:?})",
-                pin.display(),
-            )));
-        }
-        let entries = info.max_entries();
-        // Places are found by a mask; the other maps are as large as svclb_meta says.
-        if self.name == MapName::Origins && !entries.is_power_of_two() {
-            let pin = pin.display();
-            return Ok(Some(format!("{pin} has {entries} entries, expected a power of two")));
-        }
-        let expected = self.layout();
-        Ok(match label {
-            Some(found) if found == expected => None,
-            Some(found) => {
-                let pin = pin.display();
-                Some(format!("{pin} has another layout ({found:?}, expected {expected:?})"))
+        let (entries, layout) = (info.max_entries(), self.layout());
+        let why = if found != expected {
+            format!(
+                "has another type, key size, value size or flags ({found:?}, expected {expected:?})"
+            )
+        } else if self.name == MapName::Origins && !entries.is_power_of_two() {
+            // Places are found by a mask; the other maps are as large as svclb_meta says.
+            format!("has {entries} entries, expected a power of two")
+        } else {
+            match label {
+                Some(found) if found == layout => return Ok(None),
+                Some(found) => format!("has another layout ({found:?}, expected {layout:?})"),
+                None => "has no label that tells its layout".to_owned(),
             }
-            None => Some(format!("{} has no label that tells its layout", pin.display())),
-        })
+        };
+        Ok(Some(format!("{} {why}", pin.display())))
     }
+}
+
+/// Reads type, sizes and flags of a pinned map from the kernel.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn info_of(pin: &Path) -> Result<MapInfo> {
+    MapInfo::from_pin(pin).with_context(|| format!("cannot read the pinned map {}", pin.display()))
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     let node = Node { name: node.as_str().into(), ..Node::default() };
     let catalog = Catalog::new(node).with_budget(budget);
     let sizing = args.sizing()?;
-    if let Found::Others { why } = &found {
+    if let Found::Others(why) = &found {
         tracing::warn!("{why}: these maps cannot be used; new ones will take their place");
         // Above what sockets may remember of maps that were made otherwise, or cannot be read.
         row.first_generation = (1 << 31) | (u32::try_from(random_seed() >> 34)?);

@@ -24,8 +24,8 @@ pub(crate) fn read<K: MapValue, V: MapValue>(
     // The cursor of the next call, which only the kernel can interpret.
     let (mut from, mut to) = (None::<u32>, 0_u32);
     // SAFETY: any bit pattern is a value of either type.
-    let (mut keys, mut values): (Vec<K>, Vec<V>) =
-        unsafe { (vec![zeroed(); room], vec![zeroed(); room]) };
+    let rows = |count| unsafe { (vec![zeroed::<K>(); count], vec![zeroed::<V>(); count]) };
+    let (mut keys, mut values) = rows(room);
     loop {
         let mut attr = sys::empty();
         attr.batch.in_batch = from.as_ref().map_or(0, |from| std::ptr::from_ref(from) as u64);
@@ -38,26 +38,19 @@ pub(crate) fn read<K: MapValue, V: MapValue>(
         let done = unsafe { sys::bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
         // SAFETY: the field that this command writes.
         let count = unsafe { attr.batch.count } as usize;
-        let mut show =
-            || keys.iter().zip(&values).take(count).for_each(|(key, value)| see(key, value));
-        match done.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(_) => show(),
-            // These were the last.
-            Err((Some(libc::ENOENT), _)) => {
-                show();
-                return Ok(());
-            }
-            // Some rows are given together or not at all.
-            Err((Some(libc::ENOSPC), _)) => {
-                let more = keys.len() * 2;
-                // SAFETY: as above.
-                unsafe {
-                    keys.resize(more, zeroed());
-                    values.resize(more, zeroed());
-                }
-                continue;
-            }
-            Err((_, error)) => return Err(error),
+        let refused = done.as_ref().err().and_then(io::Error::raw_os_error);
+        // Some rows are given together or not at all.
+        if refused == Some(libc::ENOSPC) {
+            (keys, values) = rows(keys.len() * 2);
+            continue;
+        }
+        let are_last = refused == Some(libc::ENOENT);
+        if !are_last {
+            done?;
+        }
+        keys.iter().zip(&values).take(count).for_each(|(key, value)| see(key, value));
+        if are_last {
+            return Ok(());
         }
         from = Some(to);
     }

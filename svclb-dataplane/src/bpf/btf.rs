@@ -45,13 +45,6 @@ struct Type<'a> {
     has_bit_fields: bool,
 }
 
-/// The position of a field, in bits from the beginning of its structure.
-struct Field {
-    offset: u32,
-    /// Bits of a bit field; 0 of any other field.
-    size: u32,
-}
-
 impl Types {
     /// Reads the types of the running kernel.
     ///
@@ -83,8 +76,8 @@ impl Types {
     /// # Errors
     /// When this kernel has no such field, or one of single bits.
     pub(crate) fn offset(&self, structure: &str, field: &str) -> Result<u32> {
-        let is_whole = |it: &Field| it.size == 0 && it.offset.is_multiple_of(8);
-        Ok(self.field(structure, field, is_whole)?.offset / 8)
+        let is_whole = |offset: u32, size| size == 0 && offset.is_multiple_of(8);
+        Ok(self.field(structure, field, is_whole)? / 8)
     }
 
     /// The position of a field of one bit in its structure.
@@ -92,7 +85,7 @@ impl Types {
     /// # Errors
     /// When this kernel has no such field, or a wider one.
     pub(crate) fn bit(&self, structure: &str, field: &str) -> Result<Bit> {
-        let Field { offset, .. } = self.field(structure, field, |it| it.size == 1)?;
+        let offset = self.field(structure, field, |_, size| size == 1)?;
         Ok(Bit { byte: offset / 8, mask: 1 << (offset % 8) })
     }
 
@@ -106,31 +99,29 @@ impl Types {
         id?.with_context(|| format!("this kernel has no function {name}"))
     }
 
+    /// The offset of a field in its structure, in bits. `is_wanted` is given that offset and the size of the
+    /// bit field, or 0 of any other field.
     fn field(
         &self,
         structure: &str,
         field: &str,
-        is_wanted: impl Fn(&Field) -> bool,
-    ) -> Result<Field> {
+        is_wanted: impl Fn(u32, u32) -> bool,
+    ) -> Result<u32> {
         let found = self.find(|it| {
-            let is_it = it.kind == STRUCT && it.name == structure.as_bytes();
-            is_it.then(|| self.field_in(it, field)).flatten().filter(&is_wanted)
+            if it.kind != STRUCT || it.name != structure.as_bytes() {
+                return None;
+            }
+            let is_it = |member: &[u8]| Some(self.name(number(member, 0)?)? == field.as_bytes());
+            let mut members = it.members.chunks_exact(12);
+            let position = number(members.find(|it| is_it(it) == Some(true))?, 8)?;
+            let (offset, size) = if it.has_bit_fields {
+                (position & 0x00ff_ffff, position >> 24)
+            } else {
+                (position, 0)
+            };
+            is_wanted(offset, size).then_some(offset)
         });
         found?.with_context(|| format!("this kernel's {structure} has no such field {field}"))
-    }
-
-    fn field_in(&self, structure: &Type<'_>, field: &str) -> Option<Field> {
-        let members = structure.members.chunks_exact(12);
-        let mut found = members.filter_map(|member| {
-            let offset = number(member, 8)?;
-            let is_it = self.name(number(member, 0)?)? == field.as_bytes();
-            is_it.then_some(if structure.has_bit_fields {
-                Field { offset: offset & 0x00ff_ffff, size: offset >> 24 }
-            } else {
-                Field { offset, size: 0 }
-            })
-        });
-        found.next()
     }
 
     /// Looks for a type, from the first to the last.
@@ -148,7 +139,7 @@ impl Types {
         Ok(None)
     }
 
-    /// Reads the type at a place. Gives where the next one is.
+    /// Reads the type at a place, and returns the place of the next one.
     fn read(&self, at: usize, id: u32) -> Result<(usize, Type<'_>)> {
         let short = || format!("{BTF}: type {id} is cut off");
         let word = |field: usize| number(&self.bytes, at.saturating_add(field)).with_context(short);
@@ -182,8 +173,7 @@ impl Types {
 
 /// Reads 32 bits in the machine's byte order.
 pub(crate) fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    let word = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_ne_bytes(word.try_into().ok()?))
+    bytes.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@
 //! it was preempted, so no guess of a time is needed.
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use aya_obj::generated::bpf_cmd;
 
 use crate::bpf::sys;
 
@@ -34,7 +36,9 @@ impl Grace {
     /// # Errors
     /// When the kernel refuses the write; then nothing is known.
     pub fn wait(&self) -> io::Result<()> {
-        let inner = u32::try_from(self.inner.as_raw_fd()).map_err(io::Error::other)?;
-        sys::set_first(self.outer.as_fd(), inner)
+        let (first, mut inner) = (0_u32, sys::fd(self.inner.as_fd())?);
+        let outer = self.outer.as_fd();
+        // SAFETY: numbers and maps of an array of maps are 32 bits.
+        unsafe { sys::element(bpf_cmd::BPF_MAP_UPDATE_ELEM, outer, &first, Some(&mut inner)) }
     }
 }

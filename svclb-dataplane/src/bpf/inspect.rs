@@ -27,11 +27,7 @@ pub struct Link {
 
 /// Reads a pinned link; none when there is no pin.
 pub(crate) fn link_at(pin: &Path) -> io::Result<Option<Link>> {
-    match sys::open_pin(pin) {
-        Ok(link) => link_of(link.as_fd()).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    sys::if_found(sys::open_pin(pin))?.map(|link| link_of(link.as_fd())).transpose()
 }
 
 /// Reads what a link is.
@@ -41,8 +37,13 @@ pub(crate) fn link_at(pin: &Path) -> io::Result<Option<Link>> {
 pub(crate) fn link_of(link: BorrowedFd<'_>) -> io::Result<Link> {
     // SAFETY: plain integers.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel fills a structure of this type for a link.
-    unsafe { read_info(link, &mut info) }?;
+    let mut attr = sys::empty();
+    attr.info.bpf_fd = sys::fd(link)?;
+    attr.info.info_len = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
+    attr.info.info = (&raw mut info) as u64;
+    // SAFETY: `info` lives through the call and is as long as said. It is only what the kernel fills for a
+    // link where the descriptor is one's, and plain integers otherwise.
+    unsafe { sys::bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
         let kind = info.type_;
         return Err(io::Error::other(format!("it is a link of kind {kind}, not one to a cgroup")));
@@ -50,19 +51,6 @@ pub(crate) fn link_of(link: BorrowedFd<'_>) -> io::Result<Link> {
     // SAFETY: the part of the union that a link to a cgroup has.
     let cgroup = unsafe { info.__bindgen_anon_1.cgroup };
     Ok(Link { cgroup: cgroup.cgroup_id, program: info.prog_id, hook: cgroup.attach_type })
-}
-
-/// Fills `info` with what an object is.
-///
-/// # Safety
-/// `T` is the structure of this kind of object, and what it points to is as long as it says.
-unsafe fn read_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
-    let mut attr = sys::empty();
-    attr.info.bpf_fd = sys::fd(object)?;
-    attr.info.info_len = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
-    attr.info.info = std::ptr::from_mut(info) as u64;
-    // SAFETY: `info` lives through the call and is as long as said.
-    unsafe { sys::bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
 }
 
 /// Returns the ids of the programs on a hook in the order in which they run. This needs CAP_NET_ADMIN.

@@ -1,11 +1,12 @@
-//! A mapped array: its values, or a window of them, as memory of this process.
+//! A mapped array: its values, or a part of them, as memory of this process.
 
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 
+use aya::maps::MapData;
 use svclb_common::shared::Shared;
 
 use crate::bpf::value::MapValue;
@@ -28,16 +29,21 @@ pub(crate) struct Mapping<T> {
 unsafe impl<T> Send for Mapping<T> {}
 
 impl<T: MapValue> Mapping<T> {
-    /// Maps all `length` values of an array whose value size is `size_of::<T>()`, a multiple of 8.
+    /// Maps all values of an array whose value size is `size_of::<T>()`, a multiple of 8.
     ///
     /// The descriptor must be open for reading and writing even when only read
     /// (a descriptor that is read-only cannot be mapped).
-    pub(crate) fn new(map: BorrowedFd<'_>, length: u32, writable: bool) -> io::Result<Self> {
-        Self::part(map, 0..length, writable)
+    pub(crate) fn new(map: &MapData, writable: bool) -> io::Result<Self> {
+        let length = map.info().map_err(io::Error::other)?.max_entries();
+        Self::part(map.fd().as_fd(), 0..length, writable)
     }
 
     /// Maps the values with these numbers, and what else is on their pages.
-    fn part(map: BorrowedFd<'_>, numbers: Range<u32>, writable: bool) -> io::Result<Self> {
+    pub(crate) fn part(
+        map: BorrowedFd<'_>,
+        numbers: Range<u32>,
+        writable: bool,
+    ) -> io::Result<Self> {
         let first = numbers.start as usize * size_of::<T>();
         let skip = first % usize::try_from(procfs::page_size()).map_err(io::Error::other)?;
         let bytes = skip + numbers.len() * size_of::<T>();
@@ -77,41 +83,5 @@ impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {
         // SAFETY: this is the mapping that `part` made, and no `Shared` outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
-    }
-}
-
-/// Bytes of an array that a [`Window`] shows at a time.
-const SHOWN: usize = 1 << 20;
-
-/// An array map that is read in stretches. What is mapped counts as resident memory of this process, used
-/// or not, so only a window of a large array is.
-#[derive(Debug)]
-pub(crate) struct Window<'a, T> {
-    map: BorrowedFd<'a>,
-    length: u32,
-    open: Option<Mapping<T>>,
-}
-
-impl<'a, T: MapValue> Window<'a, T> {
-    /// Over an array of so many values, as in [`Mapping::new`]; nothing is mapped yet.
-    pub(crate) fn new(map: BorrowedFd<'a>, length: u32) -> Self {
-        Self { map, length, open: None }
-    }
-
-    /// A value by its number; none where the array has no such value.
-    pub(crate) fn get(&mut self, number: u32) -> io::Result<Option<Shared<'_, T>>> {
-        if number >= self.length {
-            return Ok(None);
-        }
-        let open = match self.open.take().filter(|open| open.numbers.contains(&number)) {
-            Some(open) => self.open.insert(open),
-            None => {
-                let shown = u32::try_from(SHOWN / size_of::<T>()).unwrap_or(u32::MAX);
-                let first = number - number % shown;
-                let end = first.saturating_add(shown).min(self.length);
-                self.open.insert(Mapping::part(self.map, first..end, false)?)
-            }
-        };
-        Ok(open.get(number))
     }
 }

@@ -1,4 +1,4 @@
-//! The bpf(2) commands that aya 0.14 has no call for, and a question to the kernel that std has none for.
+//! The bpf(2) commands and the socket options that neither aya 0.14 nor std has a call for.
 
 use std::ffi::CString;
 use std::io;
@@ -6,24 +6,17 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Duration;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
-use nix::time::{ClockId, clock_gettime};
 use svclb_common::cookie::{NetnsCookie, SocketCookie};
 
-/// The cookie of this process's network namespace; 0 on kernels before 5.14, which do not say it.
+/// The cookie of this process's network namespace; 0 on kernels before 5.14, which have none.
 pub(crate) fn netns_cookie() -> io::Result<NetnsCookie> {
     let cookie = match cookie(UnixDatagram::unbound()?.as_fd(), libc::SO_NETNS_COOKIE) {
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => 0,
         cookie => cookie?,
     };
     Ok(NetnsCookie(cookie))
-}
-
-/// The clock by which the hooks tell time: since boot, without time asleep.
-pub(crate) fn monotonic() -> io::Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
 /// The cookie of a socket.
@@ -52,6 +45,14 @@ pub(crate) unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<li
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Returns none where the error is that there is no such file.
+pub(crate) fn if_found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// All zero, as every command begins.
 pub(crate) fn empty() -> bpf_attr {
     // SAFETY: every field of the union is plain integers; all zero is a value of each.
@@ -67,37 +68,33 @@ pub(crate) fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
 
 /// Opens a pinned object.
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let mut attr = empty();
-    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
-    // SAFETY: the path lives through the call.
-    descriptor(unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?)
+    descriptor(at_pin(bpf_cmd::BPF_OBJ_GET, path, 0)?)
 }
 
 /// Pins an object.
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    at_pin(bpf_cmd::BPF_OBJ_PIN, path, fd(object)?).map(drop)
+}
+
+fn at_pin(command: bpf_cmd, path: &Path, object: u32) -> io::Result<libc::c_long> {
     let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
     let mut attr = empty();
     attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
-    attr.__bindgen_anon_4.bpf_fd = fd(object)?;
+    attr.__bindgen_anon_4.bpf_fd = object;
     // SAFETY: the path lives through the call.
-    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
+    unsafe { bpf(command, &mut attr) }
 }
 
 /// Attaches a program to a hook of a cgroup by a new link, which is attached as long as anything holds
-/// it.
+/// it. The link of an iterator's program is attached to no cgroup.
 pub(crate) fn create_link(
     program: BorrowedFd<'_>,
-    cgroup: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
     hook: u32,
 ) -> io::Result<OwnedFd> {
-    link(program, fd(cgroup)?, hook)
-}
-
-fn link(program: BorrowedFd<'_>, target: u32, hook: u32) -> io::Result<OwnedFd> {
     let mut attr = empty();
     attr.link_create.__bindgen_anon_1.prog_fd = fd(program)?;
-    attr.link_create.__bindgen_anon_2.target_fd = target;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.map_or(Ok(0), fd)?;
     attr.link_create.attach_type = hook;
     // SAFETY: nothing is pointed to.
     descriptor(unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?)
@@ -137,11 +134,6 @@ pub(crate) fn load_iterator(code: &[[u8; 8]], function: u32) -> io::Result<Owned
     descriptor(unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?)
 }
 
-/// Makes the link of an iterator's program, which is attached to nothing.
-pub(crate) fn create_iterator_link(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    link(program, 0, bpf_attach_type::BPF_TRACE_ITER as u32)
-}
-
 /// Makes an iterator of its link: reading it runs the program once for each object.
 pub(crate) fn create_iterator(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = empty();
@@ -162,24 +154,30 @@ pub(crate) fn make_array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     create.key_size = 4;
     create.value_size = 4;
     create.max_entries = 1;
-    if let Some(inner) = inner {
-        create.inner_map_fd = fd(inner)?;
-    }
+    create.inner_map_fd = inner.map_or(Ok(0), fd)?;
     // SAFETY: nothing is pointed to.
     descriptor(unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?)
 }
 
-/// Writes the first element of an array whose values are 32 bits.
-pub(crate) fn set_first(map: BorrowedFd<'_>, value: u32) -> io::Result<()> {
-    let key = 0_u32;
+/// Reads (BPF_MAP_LOOKUP_ELEM), writes (BPF_MAP_UPDATE_ELEM) or removes (BPF_MAP_DELETE_ELEM, which has no
+/// value) the element of a key.
+///
+/// # Safety
+/// `K` and `V` have the sizes of the map's keys and values, and any bit pattern is a value of `V`.
+pub(crate) unsafe fn element<K, V>(
+    command: bpf_cmd,
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: Option<&mut V>,
+) -> io::Result<()> {
     let mut attr = empty();
-    // SAFETY: these are the fields of the command.
+    // SAFETY: these are the fields of the commands.
     let element = unsafe { &mut attr.__bindgen_anon_2 };
     element.map_fd = fd(map)?;
-    element.key = (&raw const key) as u64;
-    element.__bindgen_anon_1.value = (&raw const value) as u64;
+    element.key = std::ptr::from_ref(key) as u64;
+    element.__bindgen_anon_1.value = value.map_or(0, |value| std::ptr::from_mut(value) as u64);
     // SAFETY: key and value live through the call and have the map's sizes.
-    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    unsafe { bpf(command, &mut attr) }.map(drop)
 }
 
 /// Loads a program of the kind that most hooks have.

@@ -6,15 +6,15 @@
 //! microseconds, once in an audit.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd as _;
+use std::io;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use nix::time::{ClockId, clock_gettime};
 use svclb_common::layout::{AffinityKey, AffinityRow, Line};
 use svclb_core::table::MapName;
 
 use crate::bpf::mapping::Mapping;
-use crate::bpf::sys;
 use crate::maps::rows::Rows;
 use crate::pins::places::Places;
 
@@ -32,10 +32,10 @@ type Timeouts = HashMap<u32, Duration>;
 /// When a map cannot be read or written.
 pub fn expire(maps: &Places) -> Result<usize> {
     let rows = Rows::open(MapName::Affinity, maps)?;
-    let index = maps.open(MapName::Index)?;
-    let lines = Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), false)
-        .context("cannot map svclb_index")?;
-    remove_old(rows, &timeouts(&lines), sys::monotonic()?)
+    let lines = maps.map_values(MapName::Index, false)?;
+    // The clock of the hooks: since boot, without time asleep.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from)?;
+    remove_old(rows, &timeouts(&lines), now.into())
 }
 
 fn timeouts(lines: &Mapping<Line>) -> Timeouts {

@@ -14,10 +14,9 @@ mod slots;
 pub mod sockets;
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, Map, MapData, PerCpuArray};
+use aya::maps::{Map, MapData, PerCpuArray};
 use svclb_common::index;
 use svclb_common::layout::{
     BackendKey, BackendRow, Counters, FrontendKey, FrontendRow, Line, Meta, Protocol, ServiceRow,
@@ -30,10 +29,10 @@ use svclb_core::table::{Dump, Key, MapName, Row, Table, TableError, ranges};
 
 use crate::bpf::mapping::Mapping;
 use crate::bpf::value::{MapValue, Plain};
-use crate::maps::rows::{Rows, failed_in_array, invalid};
+use crate::maps::rows::{Rows, invalid};
 use crate::maps::slots::Slots;
 use crate::pins::Pins;
-use crate::pins::places::Places;
+use crate::pins::places::{self, Places};
 use crate::shapes;
 
 /// The maps of one folder of pins.
@@ -44,7 +43,7 @@ pub struct Maps {
     services: Rows<u32, ServiceRow>,
     backends: Rows<BackendKey, BackendRow>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
-    meta: Array<MapData, Plain<Meta>>,
+    meta: Rows<u32, Meta>,
     /// The meta row as it was last read or written: how the index is hashed.
     geometry: Meta,
     /// While marks are being reviewed: those that are needed, a word for each line.
@@ -63,11 +62,7 @@ impl Maps {
     /// # Errors
     /// When a map is not there or has another layout.
     pub fn read(pins: &Pins) -> Result<Self> {
-        anyhow::ensure!(
-            pins.is_readable()?,
-            "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
-            pins.root().display(),
-        );
+        pins.check_installed(pins.is_readable()?)?;
         Self::open(&Places::current(pins), false)
     }
 
@@ -76,19 +71,16 @@ impl Maps {
     /// # Errors
     /// When a map is not there.
     pub fn open(places: &Places, writable: bool) -> Result<Self> {
-        let open = |name| places.open(name);
-        let (index, slots) = (open(MapName::Index)?, open(MapName::Slots)?);
-        let meta: Array<MapData, Plain<Meta>> =
-            Map::from_map_data(open(MapName::Meta)?)?.try_into()?;
+        let meta = Rows::open(MapName::Meta, places)?;
+        let counters = Map::from_map_data(places.open(MapName::Counters)?)?;
         Ok(Self {
-            index: Mapping::new(index.fd().as_fd(), index.info()?.max_entries(), writable)
-                .context("cannot map svclb_index")?,
-            slots: Slots::new(&slots).context("cannot open svclb_slots again")?,
+            index: places.map_values(MapName::Index, writable)?,
+            slots: Rows::open(MapName::Slots, places)?,
             frontends: Rows::open(MapName::Frontends, places)?,
             services: Rows::open(MapName::Services, places)?,
             backends: Rows::open(MapName::Backends, places)?,
-            counters: Map::from_map_data(open(MapName::Counters)?)?.try_into()?,
-            geometry: meta.get(&0, 0).context("cannot read svclb_meta")?.0,
+            counters: counters.try_into()?,
+            geometry: read_meta(&meta).context("cannot read svclb_meta")?,
             meta,
             needed: None,
             marks_of_review: 0,
@@ -98,7 +90,7 @@ impl Maps {
     /// Buffers rows until [`Table::flush`], so that many are written in a call: these maps are new, and no
     /// program reads them yet.
     pub fn buffer_rows(&mut self) {
-        self.slots.buffer_sets();
+        self.slots.buffer_rows();
         self.frontends.buffer_rows();
         self.services.buffer_rows();
         self.backends.buffer_rows();
@@ -109,7 +101,7 @@ impl Maps {
     /// # Errors
     /// When the map cannot be read.
     pub fn meta(&self) -> Result<Meta> {
-        Ok(self.meta.get(&0, 0).context("cannot read svclb_meta")?.0)
+        read_meta(&self.meta).context("cannot read svclb_meta")
     }
 
     /// The counters, summed over CPUs.
@@ -158,7 +150,7 @@ impl Maps {
     }
 
     /// Begins a review of the marks (docs/decisions/0007), if many were added since the last one: notes those
-    /// of all members. Gives whether it has begun. Until it is finished or begun again, the marks of each
+    /// of all members. Returns true if it has begun. Until it is finished or begun again, the marks of each
     /// new member are noted too.
     ///
     /// # Errors
@@ -175,7 +167,7 @@ impl Maps {
     }
 
     /// Finishes the review: takes every mark away but those that were noted, and those of the backends that
-    /// sockets remember, which were read after a grace period. Gives how many there were, and are.
+    /// sockets remember, which were read after a grace period. Returns their number before and after.
     pub fn finish_marks(&mut self, remembered: &[BackendKey]) -> Option<(u64, u64)> {
         let (before, mut needed) = (self.marks(), self.needed.take()?);
         for key in remembered {
@@ -200,10 +192,6 @@ impl Maps {
         index::publish(place, line);
         Ok(())
     }
-
-    fn remove_line(&self, number: u32) -> Result<(), TableError> {
-        self.held(number).map(index::empty)
-    }
 }
 
 impl Table for Maps {
@@ -219,7 +207,7 @@ impl Table for Maps {
             .filter_map(|number| Some((number, self.index.get(number)?.read())))
             .filter(|(_, line)| *line != Line::default())
             .collect();
-        let meta = self.meta.get(&0, 0).map_err(|error| failed_in_array(MapName::Meta, error))?.0;
+        let meta = read_meta(&self.meta)?;
         let mut slots = self.slots.reader();
         // A line that another program wrote may name any slot.
         let ranges = ranges(&lines, |number| slots.slot(number));
@@ -237,41 +225,32 @@ impl Table for Maps {
 
     fn put(&mut self, row: &Row) -> Result<(), TableError> {
         match row {
-            Row::Service(ServiceId(id), row) => self.services.put(id, row),
+            Row::Service(ServiceId(id), row) => self.services.put(id, row)?,
             Row::Backend(key, row) => {
                 self.mark(key)?;
-                self.backends.put(key, row)
+                self.backends.put(key, row)?;
             }
-            Row::Frontend(key, row) => self.frontends.put(key, row),
-            Row::Slots(SlotNumber(first), slots) => self.slots.put(*first, slots),
-            Row::Line(LineNumber(number), line) => self.put_line(*number, line),
-            Row::Set(LineNumber(number), set) => {
-                self.held(*number).map(|line| line.set_set_word(set.word()))
-            }
-            Row::Heir(LineNumber(number), ServiceId(id)) => {
-                self.held(*number).map(|line| line.set_heir(*id))
-            }
-            Row::Owner(LineNumber(number), ServiceId(id)) => {
-                self.held(*number).map(|line| line.set_service(*id))
-            }
-            Row::Traits(LineNumber(number), flags, affinity) => self.held(*number).map(|line| {
+            Row::Frontend(key, row) => self.frontends.put(key, row)?,
+            Row::Slots(SlotNumber(first), slots) => self.slots.put_set(*first, slots)?,
+            Row::Line(LineNumber(number), line) => self.put_line(*number, line)?,
+            Row::Set(LineNumber(number), set) => self.held(*number)?.set_set_word(set.word()),
+            Row::Heir(LineNumber(number), ServiceId(id)) => self.held(*number)?.set_heir(*id),
+            Row::Owner(LineNumber(number), ServiceId(id)) => self.held(*number)?.set_service(*id),
+            Row::Traits(LineNumber(number), flags, affinity) => {
+                let line = self.held(*number)?;
                 line.set_flags(*flags);
                 line.set_affinity_seconds(*affinity);
-            }),
+            }
             Row::Generation(LineNumber(number), Generation(generation)) => {
-                self.line(*number).map(|line| line.set_generation(*generation))
+                self.line(*number)?.set_generation(*generation);
             }
-            Row::Reach(LineNumber(number), reach) => {
-                self.line(*number).map(|line| line.set_reach(*reach))
-            }
+            Row::Reach(LineNumber(number), reach) => self.line(*number)?.set_reach(*reach),
             Row::Meta(meta) => {
-                self.meta
-                    .set(0, Plain(*meta), 0)
-                    .map_err(|error| failed_in_array(MapName::Meta, error))?;
+                self.meta.put(&0, meta)?;
                 self.geometry = *meta;
-                Ok(())
             }
         }
+        Ok(())
     }
 
     fn remove(&mut self, key: &Key) -> Result<(), TableError> {
@@ -279,7 +258,7 @@ impl Table for Maps {
             Key::Service(ServiceId(id)) => self.services.remove(id),
             Key::Backend(key) => self.backends.remove(key),
             Key::Frontend(key) => self.frontends.remove(key),
-            Key::Line(LineNumber(number)) => self.remove_line(*number),
+            Key::Line(LineNumber(number)) => self.held(*number).map(index::empty),
         }
     }
 
@@ -291,11 +270,15 @@ impl Table for Maps {
     }
 }
 
+/// The row of svclb_meta.
+fn read_meta(meta: &Rows<u32, Meta>) -> Result<Meta, TableError> {
+    meta.get(&0)?.ok_or(TableError::Missing { map: MapName::Meta })
+}
+
 /// Opens a map that these programs can use, of this version or another; none where there is no such map.
 fn usable<K: MapValue, V: MapValue>(pins: &Pins, name: MapName) -> Result<Option<Rows<K, V>>> {
     let Some(pin) = pins.usable(shapes::of(name))? else { return Ok(None) };
-    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open {}", pin.display()));
-    Rows::new(name, map?).map(Some)
+    Rows::new(name, places::open_map(&pin)?).map(Some)
 }
 
 /// The rows of services that the maps here have, of this version or another; none where they cannot be

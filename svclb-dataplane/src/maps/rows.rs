@@ -1,38 +1,32 @@
-//! A hash map's rows, with errors that the table speaks.
+//! Rows of a map, with errors that the table speaks.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::mem::{take, zeroed};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
-use anyhow::Result;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use anyhow::{Result, ensure};
+use aya::maps::{MapData, MapType};
+use aya_obj::generated::bpf_cmd;
 use svclb_core::table::{MapName, TableError};
 
 use crate::bpf::batch;
-use crate::bpf::value::{MapValue, Plain};
+use crate::bpf::sys;
+use crate::bpf::value::MapValue;
 use crate::pins::places::Places;
 
-/// A hash map.
+/// A hash map or an array, which is read and written row by row, or many rows in a call.
 pub(crate) struct Rows<K, V> {
     name: MapName,
-    capacity: u32,
-    map: HashMap<MapData, Plain<K>, Plain<V>>,
-    /// The same map: aya's type does not show its own.
-    fd: OwnedFd,
-    buffered: Option<Buffered<K, V>>,
-}
-
-/// Rows that are not written yet.
-struct Buffered<K, V> {
+    is_hash: bool,
+    pub(crate) capacity: u32,
+    map: MapData,
+    /// Rows that are not written yet.
     keys: Vec<K>,
     values: Vec<V>,
-    /// Number of rows before them.
-    written: usize,
-}
-
-impl<K, V> Default for Buffered<K, V> {
-    fn default() -> Self {
-        Self { keys: Vec::new(), values: Vec::new(), written: 0 }
-    }
+    /// Rows wait above until there are as many as a call takes.
+    buffers: bool,
+    /// Number of rows since [`Self::buffer_rows`].
+    buffered: usize,
 }
 
 impl<K: MapValue, V: MapValue> Rows<K, V> {
@@ -41,23 +35,45 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
         Self::new(name, places.open(name)?)
     }
 
-    pub(crate) fn new(name: MapName, data: MapData) -> Result<Self> {
-        let capacity = data.info()?.max_entries();
-        let fd = data.fd().as_fd().try_clone_to_owned()?;
-        Ok(Self { name, capacity, map: Map::from_map_data(data)?.try_into()?, fd, buffered: None })
+    pub(crate) fn new(name: MapName, map: MapData) -> Result<Self> {
+        let info = map.info()?;
+        let (kind, sizes) = (info.map_type()?, [info.key_size(), info.value_size()]);
+        // The calls below copy as many bytes as the kernel's map has.
+        let fits = sizes.map(|size| size as usize) == [size_of::<K>(), size_of::<V>()];
+        ensure!(
+            fits && matches!(kind, MapType::Array | MapType::Hash),
+            "{name} has another type or other sizes ({kind:?}, {sizes:?})"
+        );
+        Ok(Self {
+            name,
+            is_hash: kind == MapType::Hash,
+            capacity: info.max_entries(),
+            map,
+            keys: Vec::new(),
+            values: Vec::new(),
+            buffers: false,
+            buffered: 0,
+        })
+    }
+
+    /// The map's descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.map.fd().as_fd()
     }
 
     /// Lets rows of a map that is empty be written many at a time, until [`Self::flush`].
     pub(crate) fn buffer_rows(&mut self) {
-        self.buffered = Some(Buffered::default());
+        (self.buffers, self.buffered) = (true, 0);
     }
 
     /// Writes what was buffered, and each row at once from here on.
     pub(crate) fn flush(&mut self) -> Result<(), TableError> {
-        let buffered = self.buffered.take().filter(|buffered| !buffered.keys.is_empty());
-        let Some(Buffered { keys, values, .. }) = buffered else { return Ok(()) };
-        batch::write(self.fd.as_fd(), &keys, &values)
-            .map_err(|error| refused(self.name, self.capacity, error))
+        self.buffers = false;
+        let (keys, values) = (take(&mut self.keys), take(&mut self.values));
+        if keys.is_empty() {
+            return Ok(());
+        }
+        batch::write(self.fd(), &keys, &values).map_err(|error| self.failed(error))
     }
 
     /// Every row, in no order.
@@ -69,34 +85,43 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
 
     /// Shows every row, in no order.
     pub(crate) fn each(&self, see: &mut dyn FnMut(&K, &V)) -> Result<(), TableError> {
-        batch::read(batch::ROWS, self.fd.as_fd(), see)
-            .map_err(|error| refused(self.name, self.capacity, error))
+        batch::read(batch::ROWS, self.fd(), see).map_err(|error| self.failed(error))
     }
 
     pub(crate) fn put(&mut self, key: &K, value: &V) -> Result<(), TableError> {
-        let Some(buffered) = &mut self.buffered else {
-            let done = self.map.insert(Plain(*key), Plain(*value), 0);
-            return done.map_err(|error| failed(self.name, self.capacity, error));
-        };
-        buffered.keys.push(*key);
-        buffered.values.push(*value);
-        let all = buffered.written + buffered.keys.len();
-        let has_room = all < self.capacity as usize;
-        if buffered.keys.len() < batch::ROWS && has_room {
+        self.put_all([*key], &[*value])
+    }
+
+    /// Writes rows together, as many keys as values.
+    pub(crate) fn put_all(
+        &mut self,
+        keys: impl IntoIterator<Item = K>,
+        values: &[V],
+    ) -> Result<(), TableError> {
+        self.keys.extend(keys);
+        self.values.extend_from_slice(values);
+        self.buffered += values.len();
+        // A map that is full refuses a row at once.
+        let buffers = self.buffers && self.buffered < self.capacity as usize;
+        if buffers && self.keys.len() < batch::ROWS {
             return Ok(());
         }
         self.flush()?;
-        // A map that is full refuses a row at once.
-        self.buffered = has_room.then(|| Buffered { written: all, ..Buffered::default() });
+        self.buffers = buffers;
         Ok(())
     }
 
     /// The value of a key.
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>, TableError> {
-        match self.map.get(&Plain(*key), 0) {
-            Ok(Plain(value)) => Ok(Some(value)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(failed(self.name, self.capacity, error)),
+        // SAFETY: any bit pattern is a value (`MapValue`).
+        let mut value = unsafe { zeroed() };
+        // SAFETY: as above, and `new` compared the sizes.
+        let done =
+            unsafe { sys::element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, self.fd(), key, Some(&mut value)) };
+        match done.map_err(|error| self.failed(error)) {
+            Ok(()) => Ok(Some(value)),
+            Err(TableError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -110,8 +135,15 @@ impl<K: MapValue, V: MapValue> Rows<K, V> {
 
     pub(crate) fn remove(&mut self, key: &K) -> Result<(), TableError> {
         self.flush()?;
-        let done = self.map.remove(&Plain(*key));
-        done.map_err(|error| failed(self.name, self.capacity, error))
+        // SAFETY: `new` compared the sizes.
+        let done =
+            unsafe { sys::element(bpf_cmd::BPF_MAP_DELETE_ELEM, self.fd(), key, None::<&mut V>) };
+        done.map_err(|error| self.failed(error))
+    }
+
+    /// Translates the kernel's answer.
+    fn failed(&self, source: io::Error) -> TableError {
+        failed(self.name, self.is_hash, self.capacity, source)
     }
 }
 
@@ -119,31 +151,12 @@ pub(crate) fn invalid(map: MapName, what: String) -> TableError {
     TableError::Invalid { map, what }
 }
 
-/// Translates a failed call on a hash map of `capacity` entries.
-fn failed(map: MapName, capacity: u32, error: MapError) -> TableError {
-    match failed_in_array(map, error) {
-        TableError::System { source, .. } => refused(map, capacity, source),
-        other => other,
-    }
-}
-
-/// Translates an error of the kernel on a hash map of `capacity` entries.
-fn refused(map: MapName, capacity: u32, source: io::Error) -> TableError {
+/// Translates an error of the kernel. An array has all of its entries from the start and is never full.
+fn failed(map: MapName, is_hash: bool, capacity: u32, source: io::Error) -> TableError {
     match source.raw_os_error() {
-        Some(libc::E2BIG) => TableError::Full { map, capacity },
+        Some(libc::E2BIG) if is_hash => TableError::Full { map, capacity },
+        Some(libc::ENOENT) => TableError::Missing { map },
         _ => TableError::System { map, source },
-    }
-}
-
-/// Translates a failed call on an array, which has all of its entries from the start and is never full.
-pub(crate) fn failed_in_array(map: MapName, error: MapError) -> TableError {
-    match error {
-        MapError::KeyNotFound | MapError::ElementNotFound => TableError::Missing { map },
-        MapError::SyscallError(call) => match call.io_error.raw_os_error() {
-            Some(libc::ENOENT) => TableError::Missing { map },
-            _ => TableError::System { map, source: call.io_error },
-        },
-        other => TableError::System { map, source: io::Error::other(other) },
     }
 }
 
@@ -152,21 +165,16 @@ mod as_root_tests;
 
 #[cfg(test)]
 mod tests {
-    use aya::sys::SyscallError;
-
     use super::*;
 
     #[test]
     fn only_a_hash_map_can_be_full() {
-        let error = |number| {
-            let io_error = io::Error::from_raw_os_error(number);
-            MapError::SyscallError(SyscallError { call: "bpf_map_update_elem", io_error })
-        };
-        let hash = failed(MapName::Services, 7, error(libc::E2BIG));
+        let error = io::Error::from_raw_os_error;
+        let hash = failed(MapName::Services, true, 7, error(libc::E2BIG));
         assert!(matches!(hash, TableError::Full { capacity: 7, .. }), "{hash:?}");
-        let array = failed_in_array(MapName::Meta, error(libc::E2BIG));
+        let array = failed(MapName::Meta, false, 1, error(libc::E2BIG));
         assert!(matches!(array, TableError::System { .. }), "{array:?}");
-        let memory = failed(MapName::Services, 7, error(libc::ENOMEM));
+        let memory = failed(MapName::Services, true, 7, error(libc::ENOMEM));
         assert!(matches!(memory, TableError::System { .. }), "{memory:?}");
     }
 }

@@ -51,19 +51,18 @@ impl Shares {
     /// Counts the entries.
     fn count(&self) -> Result<Counts> {
         let mut counts = Counts::new();
-        self.overflow.each(&mut |_, entry| {
+        let mut add = |client, overflow, affinity| {
             // An entry that is being made is not counted yet.
-            if entry.client != ClientKey::ALL {
-                counts.entry(entry.client).or_default().overflow += 1;
-                counts.entry(ClientKey::ALL).or_default().overflow += 1;
+            if client != ClientKey::ALL {
+                for counted in [client, ClientKey::ALL] {
+                    let row = counts.entry(counted).or_default();
+                    row.overflow += overflow;
+                    row.affinity += affinity;
+                }
             }
-        })?;
-        self.affinity.each(&mut |_, row| {
-            if row.counted_for != ClientKey::ALL {
-                counts.entry(row.counted_for).or_default().affinity += 1;
-                counts.entry(ClientKey::ALL).or_default().affinity += 1;
-            }
-        })?;
+        };
+        self.overflow.each(&mut |_, entry| add(entry.client, 1, 0))?;
+        self.affinity.each(&mut |_, row| add(row.counted_for, 0, 1))?;
         Ok(counts)
     }
 

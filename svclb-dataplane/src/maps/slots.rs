@@ -2,90 +2,60 @@
 //! reads the array. (Mapping a page of it takes longer than writing it.) It is read through windows.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
 
-use anyhow::Result;
-use aya::maps::MapData;
 use svclb_common::layout::Slot;
 use svclb_core::table::{MapName, TableError};
 
-use crate::bpf::batch;
-use crate::bpf::mapping::Window;
+use crate::bpf::mapping::Mapping;
+use crate::maps::rows::Rows;
 
 const NAME: MapName = MapName::Slots;
 
 /// The array of slots.
-pub(crate) struct Slots {
-    map: OwnedFd,
-    length: u32,
-    numbers: Vec<u32>,
-    values: Vec<Slot>,
-    /// Sets wait above until there are as many slots as a call takes.
-    keeps: bool,
-}
+pub(crate) type Slots = Rows<u32, Slot>;
 
 impl Slots {
-    pub(crate) fn new(data: &MapData) -> Result<Self> {
-        let (map, length) = (data.fd().as_fd().try_clone_to_owned()?, data.info()?.max_entries());
-        Ok(Self { map, length, numbers: Vec::new(), values: Vec::new(), keeps: false })
-    }
-
-    /// Buffers the sets of an array that no program reads until [`Self::flush`].
-    pub(crate) fn buffer_sets(&mut self) {
-        self.keeps = true;
-    }
-
-    /// Writes what was buffered, and each set at once from here on.
-    pub(crate) fn flush(&mut self) -> Result<(), TableError> {
-        let was_keeping = std::mem::take(&mut self.keeps);
-        self.write()?;
-        if was_keeping {
-            (self.numbers, self.values) = (Vec::new(), Vec::new());
-        }
-        Ok(())
-    }
-
     /// Writes a set from its first slot on.
-    pub(crate) fn put(&mut self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
+    pub(crate) fn put_set(&mut self, first: u32, slots: &[Slot]) -> Result<(), TableError> {
         let end = u32::try_from(slots.len()).ok().and_then(|count| first.checked_add(count));
-        let Some(end) = end.filter(|end| *end <= self.length) else {
-            return Err(TableError::Full { map: NAME, capacity: self.length });
-        };
-        self.numbers.extend(first..end);
-        self.values.extend_from_slice(slots);
-        if self.keeps && self.numbers.len() < batch::ROWS { Ok(()) } else { self.write() }
-    }
-
-    fn write(&mut self) -> Result<(), TableError> {
-        if self.numbers.is_empty() {
-            return Ok(());
+        match end.filter(|end| *end <= self.capacity) {
+            Some(end) => self.put_all(first..end, slots),
+            None => Err(TableError::Full { map: NAME, capacity: self.capacity }),
         }
-        let done = batch::write(self.map.as_fd(), &self.numbers, &self.values);
-        self.numbers.clear();
-        self.values.clear();
-        done.map_err(failed)
     }
 
     /// Reads what is written.
     pub(crate) fn reader(&self) -> Reader<'_> {
-        Reader { window: Window::new(self.map.as_fd(), self.length), failed: None }
+        Reader { slots: self, window: None, failed: None }
     }
 }
 
-/// Reads slots, until one cannot be.
+/// Number of slots that are mapped at a time: 1 MiB.
+const WINDOW: u32 = 1 << 15;
+
+/// Reads slots, until one cannot be. What is mapped counts as resident memory of this process, used or not, so
+/// only a window of the array is.
 pub(crate) struct Reader<'a> {
-    window: Window<'a, Slot>,
+    slots: &'a Slots,
+    window: Option<Mapping<Slot>>,
     failed: Option<io::Error>,
 }
 
 impl Reader<'_> {
     /// A slot by its number; none where there is no such slot, and from the first that cannot be read on.
     pub(crate) fn slot(&mut self, number: u32) -> Option<Slot> {
-        if self.failed.is_some() {
+        if let Some(slot) = self.window.as_ref().and_then(|window| window.get(number)) {
+            return Some(slot.read());
+        }
+        if self.failed.is_some() || number >= self.slots.capacity {
             return None;
         }
-        match self.window.get(number) {
-            Ok(slot) => slot.map(|slot| slot.read()),
+        // The window before is closed first.
+        self.window = None;
+        let first = number - number % WINDOW;
+        let end = first.saturating_add(WINDOW).min(self.slots.capacity);
+        match Mapping::part(self.slots.fd(), first..end, false) {
+            Ok(window) => self.window.insert(window).get(number).map(|slot| slot.read()),
             Err(error) => {
                 self.failed = Some(error);
                 None
@@ -95,12 +65,8 @@ impl Reader<'_> {
 
     /// Returns the error that ended the reading, if one did.
     pub(crate) fn end(self) -> Result<(), TableError> {
-        self.failed.map_or(Ok(()), |error| Err(failed(error)))
+        self.failed.map_or(Ok(()), |source| Err(TableError::System { map: NAME, source }))
     }
-}
-
-fn failed(source: io::Error) -> TableError {
-    TableError::System { map: NAME, source }
 }
 
 #[cfg(test)]

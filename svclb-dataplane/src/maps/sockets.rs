@@ -2,16 +2,14 @@
 //! the origins array and its overflow.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
 use svclb_common::cookie::SocketCookie;
 use svclb_common::layout::{BackendKey, NO_TAG, Origin, Overflow, Record};
 use svclb_core::table::MapName;
 
 use crate::bpf::mapping::Mapping;
-use crate::bpf::value::Plain;
+use crate::maps::rows::Rows;
 use crate::pins::places::Places;
 
 /// One origin of one socket.
@@ -28,7 +26,7 @@ pub struct SocketOrigin {
 /// The maps that hold origins.
 pub struct Origins {
     places: Mapping<Origin>,
-    overflow: HashMap<MapData, Plain<u64>, Plain<Overflow>>,
+    overflow: Rows<u64, Overflow>,
 }
 
 impl Origins {
@@ -37,12 +35,8 @@ impl Origins {
     /// # Errors
     /// When a map cannot be opened.
     pub fn open(maps: &Places) -> Result<Self> {
-        let places = maps.open(MapName::Origins)?;
-        Ok(Self {
-            places: Mapping::new(places.fd().as_fd(), places.info()?.max_entries(), false)
-                .context("cannot map svclb_origins")?,
-            overflow: Map::from_map_data(maps.open(MapName::Overflow)?)?.try_into()?,
-        })
+        let overflow = Rows::open(MapName::Overflow, maps)?;
+        Ok(Self { places: maps.map_values(MapName::Origins, false)?, overflow })
     }
 
     /// Number of places in the origins array.
@@ -57,24 +51,21 @@ impl Origins {
     /// When the overflow cannot be read.
     pub fn read(&self) -> Result<Vec<SocketOrigin>> {
         let mut found = Vec::new();
-        for number in 0..self.places.length() {
-            let Some(place) = self.places.get(number) else { break };
+        let mut add = |cookie, record, overflow| {
+            found.push(SocketOrigin { cookie: SocketCookie(cookie), record, overflow });
+        };
+        for place in (0..self.places.length()).filter_map(|number| self.places.get(number)) {
             // A released place keeps its cookie.
             if place.count() != 0 && place.cookie() != 0 {
-                let record = place.record().read();
-                let cookie = SocketCookie(place.cookie());
-                found.push(SocketOrigin { cookie, record, overflow: false });
+                add(place.cookie(), place.record().read(), false);
             }
         }
-        for entry in self.overflow.iter() {
-            let (Plain(cookie), entry) = entry.context("cannot read svclb_overflow")?;
-            for (tag, record) in entry.0.dialled.iter().zip(entry.0.records) {
-                if *tag != NO_TAG {
-                    let cookie = SocketCookie(cookie);
-                    found.push(SocketOrigin { cookie, record, overflow: true });
-                }
-            }
-        }
+        let add_all = &mut |cookie: &u64, entry: &Overflow| {
+            let records =
+                entry.dialled.iter().zip(entry.records).filter(|(tag, _)| **tag != NO_TAG);
+            records.for_each(|(_, record)| add(*cookie, record, true));
+        };
+        self.overflow.each(add_all).context("cannot read svclb_overflow")?;
         Ok(found)
     }
 
@@ -83,14 +74,13 @@ impl Origins {
     /// # Errors
     /// When the overflow cannot be read.
     pub fn backends(&self) -> Result<Vec<BackendKey>> {
-        let all = self.read()?.into_iter().map(|origin| origin.record);
-        let all: HashSet<_> = all.map(|record| (record.given, record.given_port)).collect();
-        let keys = all.into_iter().map(|(address, port)| BackendKey {
-            address,
-            port,
+        let key = |record: Record| BackendKey {
+            address: record.given,
+            port: record.given_port,
             ..BackendKey::default()
-        });
-        Ok(keys.collect())
+        };
+        let all: HashSet<_> = self.read()?.iter().map(|origin| key(origin.record)).collect();
+        Ok(all.into_iter().collect())
     }
 
     /// Number of entries of the overflow, including those that are no record.
@@ -98,7 +88,8 @@ impl Origins {
     /// # Errors
     /// When it cannot be read.
     pub fn overflow_entries(&self) -> Result<usize> {
-        let keys: Result<Vec<_>, _> = self.overflow.keys().collect();
-        Ok(keys.context("cannot read svclb_overflow")?.len())
+        let mut entries = 0;
+        self.overflow.each(&mut |_, _| entries += 1).context("cannot read svclb_overflow")?;
+        Ok(entries)
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use caps::Capability;
+use caps::{CapSet, CapsHashSet};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use procfs::process::MountInfo;
@@ -23,10 +23,12 @@ const OLDEST_KERNEL: (u32, u32) = (5, 10);
 /// # Errors
 /// One line for the first thing that is missing: what is wrong and what to do.
 pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
-    check_rights(privileges::has)?;
+    let held = caps::read(None, CapSet::Effective);
+    check_rights(&held.context("cannot read capabilities")?)?;
     let (release, version) = kernel::running()?;
     check_kernel(&release)?;
-    check_locked_memory(version, locked_memory()?)?;
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(io::Error::from);
+    check_locked_memory(version, limit.context("cannot tell the limit of locked memory")?.0)?;
     check_btf(Path::new(BTF))?;
     check_cgroup(cgroup)?;
     check_bpffs(pins)
@@ -36,12 +38,7 @@ pub fn check(pins: &Path, cgroup: &Path) -> Result<()> {
 /// kernel's default of 64 KiB, was not set on purpose.
 const LEAST_LOCKED: u64 = 64 << 20;
 
-/// The limit of locked memory in bytes (getrlimit(2)).
-fn locked_memory() -> Result<u64> {
-    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(io::Error::from);
-    Ok(limit.context("cannot tell the limit of locked memory")?.0)
-}
-
+/// Checks a limit of locked memory, in bytes.
 fn check_locked_memory((major, minor): (u32, u32), limit: u64) -> Result<()> {
     ensure!(
         (major, minor) >= kernel::MEMORY_OF_CGROUP || limit >= LEAST_LOCKED,
@@ -52,8 +49,8 @@ fn check_locked_memory((major, minor): (u32, u32), limit: u64) -> Result<()> {
     Ok(())
 }
 
-fn check_rights(has: impl Fn(Capability) -> Result<bool>) -> Result<()> {
-    let missing = privileges::missing(has)?;
+fn check_rights(held: &CapsHashSet) -> Result<()> {
+    let missing = privileges::missing(held);
     ensure!(
         missing.is_empty(),
         "svclb may not load and attach eBPF programs: it lacks {}; run it as root (with sudo), or give \
@@ -163,6 +160,8 @@ fn first_below(mounts: Vec<MountInfo>, folder: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use caps::Capability;
+
     use super::*;
     use crate::node::mounts::parse;
 
@@ -176,7 +175,7 @@ mod tests {
             (&[], "it lacks CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON; run it as root (with sudo)"),
         ];
         for (held, expected) in rows {
-            let said = check_rights(|capability| Ok(held.contains(&capability)));
+            let said = check_rights(&held.iter().copied().collect());
             let said = said.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{said}");
         }

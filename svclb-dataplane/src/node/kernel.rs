@@ -10,7 +10,7 @@ pub const MEMORY_OF_CGROUP: (u32, u32) = (5, 11);
 /// The running kernel's release, and its first two numbers.
 ///
 /// # Errors
-/// When /proc does not say.
+/// When /proc cannot be read.
 pub fn running() -> Result<(String, (u32, u32))> {
     let path = "/proc/sys/kernel/osrelease";
     let release = fs::read_to_string(path)

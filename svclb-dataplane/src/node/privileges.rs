@@ -23,30 +23,11 @@ pub const NEEDS: [Capability; 3] = [
     Capability::CAP_PERFMON,
 ];
 
-/// Returns the needed capabilities that `has` denies. CAP_SYS_ADMIN stands for each of them, as in the kernel
+/// Returns the needed capabilities that are not held. CAP_SYS_ADMIN stands for each of them, as in the kernel
 /// (`bpf_capable`, `perfmon_capable` and `bpf_net_capable` of include/linux).
-///
-/// # Errors
-/// The error of `has`.
-pub fn missing(has: impl Fn(Capability) -> Result<bool>) -> Result<Vec<Capability>> {
-    let mut missing = Vec::new();
-    if !has(Capability::CAP_SYS_ADMIN)? {
-        for capability in NEEDS {
-            if !has(capability)? {
-                missing.push(capability);
-            }
-        }
-    }
-    Ok(missing)
-}
-
-/// Returns true if this thread has a capability in effect.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn has(capability: Capability) -> Result<bool> {
-    caps::has_cap(None, CapSet::Effective, capability)
-        .with_context(|| format!("cannot tell whether svclb has {capability}"))
+pub fn missing(held: &CapsHashSet) -> Vec<Capability> {
+    let is_held = |it: &Capability| held.contains(it) || held.contains(&Capability::CAP_SYS_ADMIN);
+    NEEDS.into_iter().filter(|capability| !is_held(capability)).collect()
 }
 
 /// Gives up for good every privilege that the agent does not need, and every way to get it back. `read` are
@@ -62,7 +43,9 @@ pub fn lower<'a>(read: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     }
     let permitted = caps::read(None, CapSet::Permitted).context("cannot read capabilities")?;
     let owner = fs::metadata("/proc/self").context("cannot look at /proc/self")?.uid();
-    let keep = needed(&permitted, read.into_iter().any(|path| is_of_other(path, owner)));
+    // Another user's file may be closed to all others.
+    let is_of_other = |path| fs::metadata(path).is_ok_and(|data| data.uid() != owner);
+    let keep = needed(&permitted, read.into_iter().any(is_of_other));
     drop_bounding(&permitted)?;
     let cannot = "cannot give up capabilities";
     caps::clear(None, CapSet::Ambient).context(cannot)?;
@@ -94,11 +77,6 @@ fn needed(permitted: &CapsHashSet, reads_others: bool) -> CapsHashSet {
         wanted.push(Capability::CAP_DAC_READ_SEARCH);
     }
     wanted.into_iter().filter(|capability| permitted.contains(capability)).collect()
-}
-
-/// Returns true if a file belongs to another user, who may close it to all others.
-fn is_of_other(path: &Path, owner: u32) -> bool {
-    fs::metadata(path).is_ok_and(|data| data.uid() != owner)
 }
 
 /// Empties the bounding set, so that a program started from here (an exec credential plugin) gets

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::symlink;
 
+use aya::maps::MapInfo;
 use svclb_core::size::sizes;
 
 use super::*;

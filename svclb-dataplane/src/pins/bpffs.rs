@@ -1,23 +1,14 @@
-//! Finds mounts of bpffs, and mounts one on nodes whose system has not done it.
+//! Mounts a bpffs on nodes whose system has not done it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use nix::mount::MsFlags;
 
 use crate::node::environment;
-use crate::node::mounts;
 
-/// Returns the paths at which this mount namespace has a bpffs, or a folder of one.
-///
-/// # Errors
-/// When that cannot be read.
-pub(crate) fn mounts() -> Result<Vec<PathBuf>> {
-    Ok(mounts::of_type("bpf")?.into_iter().map(|mount| mount.mount_point).collect())
-}
-
-/// Mounts a bpffs at an existing folder unless it is on one. Says whether it had to.
+/// Mounts a bpffs at an existing folder unless it is on one. Returns true if it mounted one.
 ///
 /// # Errors
 /// When the folder is not there, or the kernel refuses.

@@ -125,21 +125,13 @@ impl Folder {
     /// # Errors
     /// When a pin cannot be moved.
     pub fn take_map(&self, name: MapName, from: &Self) -> Result<()> {
-        // The label comes first: a map with another's label is made anew, which loses nothing but time,
-        // and never taken for what it is not.
+        // The label comes first: a map with another's label is created again, which loses nothing but time,
+        // and is never used with a wrong layout.
         rename(&from.label(name), &self.label(name))?;
         rename(&from.map(name), &self.map(name))
     }
 
-    /// Takes a link over from another folder.
-    ///
-    /// # Errors
-    /// When its pin cannot be moved.
-    pub fn take_link(&self, hook: &str, from: &Self) -> Result<()> {
-        rename(&from.link(hook), &self.link(hook))
-    }
-
-    /// Removes everything in it and itself, links detached. Says what was removed.
+    /// Removes everything in it and itself, links detached. Returns what was removed.
     ///
     /// # Errors
     /// When a pin cannot be removed.
@@ -163,7 +155,7 @@ impl Folder {
     }
 }
 
-/// Removes a folder with what is in it, and says so of files; labels go without saying.
+/// Removes a folder with everything in it, and adds the removed pins, but not their labels, to `removed`.
 fn remove_all(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<()> {
     for path in entries(folder)? {
         let kind = fs::symlink_metadata(&path).map(|data| data.file_type());
@@ -184,12 +176,8 @@ fn remove_all(folder: &Path, removed: &mut Vec<PathBuf>) -> Result<()> {
 /// Returns the sorted paths in a folder; none if it does not exist.
 pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let cannot = || format!("cannot read {}", folder.display());
-    let found = match fs::read_dir(folder) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(cannot),
-    };
-    let paths = found.map(|entry| entry.map(|entry| entry.path()));
+    let found = sys::if_found(fs::read_dir(folder)).with_context(cannot)?;
+    let paths = found.into_iter().flatten().map(|entry| entry.map(|entry| entry.path()));
     let mut paths = paths.collect::<io::Result<Vec<_>>>().with_context(cannot)?;
     paths.sort();
     Ok(paths)
@@ -206,8 +194,7 @@ pub(crate) fn is_folder(path: &Path) -> bool {
 /// # Errors
 /// As [`own::close`].
 pub(crate) fn close_all(folder: &Path) -> Result<()> {
-    if matches!(fs::symlink_metadata(folder), Err(error) if error.kind() == io::ErrorKind::NotFound)
-    {
+    if sys::if_found(fs::symlink_metadata(folder)).is_ok_and(|found| found.is_none()) {
         return Ok(());
     }
     own::close(folder)?;
@@ -222,11 +209,16 @@ pub(crate) fn make(folder: &Path) -> Result<()> {
 }
 
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
-    gone(fs::remove_file(path)).with_context(|| format!("cannot remove {}", path.display()))
+    removed(fs::remove_file(path), path)
 }
 
 fn remove_folder(path: &Path) -> Result<()> {
-    gone(fs::remove_dir(path)).with_context(|| format!("cannot remove {}", path.display()))
+    removed(fs::remove_dir(path), path)
+}
+
+/// Adds the path to an error. A path that is gone already is no error.
+fn removed(result: io::Result<()>, path: &Path) -> Result<()> {
+    sys::if_found(result).with_context(|| format!("cannot remove {}", path.display())).map(drop)
 }
 
 /// Removes a folder unless something is in it or mounted at it, in a folder that may be read-only as a pod's.
@@ -238,7 +230,7 @@ pub(crate) fn remove_unused(path: &Path) -> Result<()> {
         {
             Ok(())
         }
-        removed => gone(removed).with_context(|| format!("cannot remove {}", path.display())),
+        result => removed(result, path),
     }
 }
 
@@ -263,15 +255,8 @@ pub fn has_files(path: &Path) -> bool {
 
 /// Moves a pin or a label, in the place of what is there; none that is not there.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    gone(fs::rename(from, to))
-        .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
-}
-
-fn gone(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    let cannot = || format!("cannot move {} to {}", from.display(), to.display());
+    sys::if_found(fs::rename(from, to)).with_context(cannot).map(drop)
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use procfs::{FromRead as _, LockType};
 use thiserror::Error;
 
+use crate::bpf::sys;
 use crate::pins::Pins;
+use crate::pins::folder;
 use crate::pins::own;
 
 /// The lock, held while this lives. It is the kernel's (flock(2), on the folder itself), so that it ends with its
@@ -44,7 +46,7 @@ impl Lock {
     /// user's.
     pub fn take(pins: &Pins) -> Result<Self> {
         for _ in 0..TRIES {
-            pins.make_root()?;
+            folder::make(pins.root())?;
             if let Some(lock) = Self::of(pins)? {
                 return Ok(lock);
             }
@@ -69,24 +71,19 @@ impl Lock {
         let root = pins.root();
         let cannot = || format!("cannot lock {}", root.display());
         for _ in 0..TRIES {
-            let folder = match own::open(root, 0) {
-                Ok(folder) => folder,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => {
-                    // The folder's owner explains more than this error.
-                    own::close(root)?;
-                    return Err(error).with_context(cannot);
-                }
-            };
-            own::close_opened(&folder, root)?;
-            match lock_in_time(&folder) {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let holder = holder(pins, &folder);
-                    return Err(AlreadyLocked { root: root.to_owned(), holder }.into());
-                }
-                Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+            let opened = sys::if_found(own::open(root, 0));
+            if opened.is_err() {
+                // The folder's owner explains more than this error.
+                own::close(root)?;
             }
+            let Some(folder) = opened.with_context(cannot)? else { return Ok(None) };
+            own::close_opened(&folder, root)?;
+            let locked = lock_in_time(&folder);
+            if matches!(locked, Err(TryLockError::WouldBlock)) {
+                let holder = holder(pins, &folder);
+                return Err(AlreadyLocked { root: root.to_owned(), holder }.into());
+            }
+            locked.map_err(io::Error::from).with_context(cannot)?;
             // The agent that had the lock before may have removed the folder, and another may be there.
             if is_at(&folder, root).with_context(cannot)? {
                 pins.close_versions()?;
@@ -128,37 +125,31 @@ pub fn is_held(pins: &Pins) -> io::Result<bool> {
 
 /// The process that has the lock of a folder, as far as this pid namespace shows. The lock is not touched.
 pub fn seen_holder(pins: &Pins) -> Option<u32> {
-    holder_in(&locks()?, &fs::metadata(pins.root()).ok()?)
+    seen_holder_of(&fs::metadata(pins.root()).ok()?)
 }
 
 /// Returns true if a folder is the one at a path.
 fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
     let number = |data: fs::Metadata| (data.dev(), data.ino());
-    match fs::metadata(path) {
-        Ok(there) => Ok(number(there) == number(folder.metadata()?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    let Some(there) = sys::if_found(fs::metadata(path))? else { return Ok(false) };
+    Ok(number(there) == number(folder.metadata()?))
 }
 
 /// The process that has the lock, as far as this pid namespace shows; otherwise the last one that wrote the maps.
 fn holder(pins: &Pins, folder: &File) -> Option<u32> {
-    let seen = || holder_in(&locks()?, &folder.metadata().ok()?);
-    seen().or_else(|| Some(pins.meta().ok()?.agent).filter(|pid| *pid != 0))
+    let seen = folder.metadata().ok().and_then(|data| seen_holder_of(&data));
+    seen.or_else(|| Some(pins.meta().ok()?.agent).filter(|pid| *pid != 0))
 }
 
-/// All locks of /proc/locks. A line that procfs cannot read, as of a lease that is being broken, hides no other.
-fn locks() -> Option<Vec<procfs::Lock>> {
-    Some(parse_locks(&fs::read_to_string("/proc/locks").ok()?))
+fn seen_holder_of(folder: &fs::Metadata) -> Option<u32> {
+    let locks = parse_locks(&fs::read_to_string("/proc/locks").ok()?);
+    holder_of(&locks, folder.dev(), folder.ino())
 }
 
+/// Reads a /proc/locks. A line that procfs cannot read, as of a lease that is being broken, hides no other.
 fn parse_locks(text: &str) -> Vec<procfs::Lock> {
     let lines = text.lines().filter_map(|line| procfs::Locks::from_read(line.as_bytes()).ok());
     lines.flat_map(|locks| locks.0).collect()
-}
-
-fn holder_in(locks: &[procfs::Lock], file: &fs::Metadata) -> Option<u32> {
-    holder_of(locks, file.dev(), file.ino())
 }
 
 /// Looks for a lock of flock(2) on a file. The kernel lists processes that wait for it after its holder.

@@ -7,6 +7,7 @@ use svclb_core::table::MapName;
 
 use crate::bpf::value::Plain;
 use crate::pins::folder::Folder;
+use crate::pins::places;
 
 /// Reads the row of the maps in a folder.
 ///
@@ -16,8 +17,8 @@ pub fn read(folder: &Folder) -> Result<Meta> {
     Ok(open(folder)?.get(&0, 0).context("cannot read svclb_meta")?.0)
 }
 
-/// Says in the row of the maps in a folder that this agent has begun: what the maps hold is what an earlier one wrote, and is
-/// not known to be what the sources say until the first pass.
+/// Notes in the row of the maps in a folder that this agent has begun. The maps hold what an earlier agent
+/// wrote, which may differ from the sources until the first pass.
 ///
 /// # Errors
 /// When the row cannot be read or written.
@@ -30,8 +31,6 @@ pub fn begin(folder: &Folder, agent: u32, agent_started: u64) -> Result<()> {
 }
 
 fn open(folder: &Folder) -> Result<Array<MapData, Plain<Meta>>> {
-    let path = folder.map(MapName::Meta);
-    let map =
-        MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let map = places::open_map(&folder.map(MapName::Meta))?;
     Ok(Map::from_map_data(map)?.try_into()?)
 }

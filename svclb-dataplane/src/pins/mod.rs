@@ -9,7 +9,7 @@
 //!
 //! * [`folder`]: one such folder; [`places`]: the paths of its maps; [`meta`]: its row of svclb_meta.
 //! * [`own`]: the owner and mode of folders; [`lock`]: one agent at a time.
-//! * [`bpffs`]: finds and makes mounts.
+//! * [`bpffs`]: mounts one.
 //!
 //! Other files in PINS are left alone: others may use the folder too.
 //!
@@ -31,14 +31,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::MapInfo;
 use svclb_common::layout::{LAYOUT_VERSION, Meta};
 use svclb_core::table::MapName;
 
 use crate::bpf::inspect::{self, Link};
 use crate::hooks::HOOKS;
 use crate::node::environment;
-use crate::shapes::{MAPS, MapShape};
+use crate::shapes::{MAPS, MapShape, info_of};
 use folder::Folder;
 
 /// The folder of the pins.
@@ -54,11 +53,9 @@ pub enum Found {
     Nothing,
     /// Maps of ours, filled.
     Ours,
-    /// Maps that these programs cannot use, and why. New ones have to take their place.
-    Others {
-        /// The first difference that makes them unusable.
-        why: String,
-    },
+    /// Maps that these programs cannot use, and the first difference that makes them unusable. New ones have to
+    /// take their place.
+    Others(String),
 }
 
 /// Pins of two sets of maps may be seen side by side: how long is waited then, and how often.
@@ -124,17 +121,17 @@ impl Pins {
         inspect::link_at(&self.link(hook))
     }
 
-    /// Every link that is pinned here and attached, of all versions, with its pin.
+    /// Every link that is pinned here and attached, of all versions.
     ///
     /// # Errors
     /// When the folders cannot be read.
-    pub fn links(&self) -> Result<Vec<(PathBuf, Link)>> {
+    pub fn links(&self) -> Result<Vec<Link>> {
         let mut found = Vec::new();
         for version in self.versions()? {
             for pin in folder::entries(&version.links())? {
                 // Other pins there are no links to a cgroup.
                 let link = inspect::link_at(&pin).ok().flatten();
-                found.extend(link.filter(|link| link.cgroup != 0).map(|link| (pin, link)));
+                found.extend(link.filter(|link| link.cgroup != 0));
             }
         }
         Ok(found)
@@ -149,26 +146,24 @@ impl Pins {
         self.current().make()
     }
 
-    /// Makes the folder itself, for its owner only.
-    ///
-    /// # Errors
-    /// As [`Self::make`].
-    pub fn make_root(&self) -> Result<()> {
-        folder::make(&self.root)
-    }
-
     /// The row of svclb_meta of the maps in use.
     ///
     /// # Errors
     /// When nothing is installed in this folder, or it cannot be read.
     pub fn meta(&self) -> Result<Meta> {
         let current = self.current();
+        self.check_installed(current.map(MapName::Meta).exists())?;
+        meta::read(&current)
+    }
+
+    /// Checks that maps are installed in this folder, for commands that read them.
+    pub(crate) fn check_installed(&self, is_installed: bool) -> Result<()> {
         ensure!(
-            current.map(MapName::Meta).exists(),
+            is_installed,
             "no svclb runs with the pins {}: start `svclb agent`, or name its folder by --pins",
             self.root.display(),
         );
-        meta::read(&current)
+        Ok(())
     }
 
     /// Closes the versions' folders to all but their owner, which must be this user. Other files beside them
@@ -194,10 +189,10 @@ impl Pins {
                 Ok(Found::Ours) => return Ok(true),
                 Ok(Found::Nothing) => return Ok(false),
                 // An agent may be about to put other maps in their place, one pin after the other.
-                Ok(Found::Others { .. }) | Err(_) if tries.next().is_some() => {
+                Ok(Found::Others(_)) | Err(_) if tries.next().is_some() => {
                     thread::sleep(SWITCHING.0);
                 }
-                Ok(Found::Others { why }) => bail!(
+                Ok(Found::Others(why)) => bail!(
                     "{why}: use the `svclb` that the maps in {} are of, or start `svclb agent`, which \
                      makes its own maps and takes over without an interruption",
                     self.root.display()
@@ -214,39 +209,34 @@ impl Pins {
     pub fn found(&self) -> Result<Found> {
         let current = self.current();
         if !current.has_maps() {
-            let others = self.others()?.into_iter().filter(Folder::has_maps);
-            return Ok(match others.into_iter().next() {
+            return Ok(match self.others()?.into_iter().find(Folder::has_maps) {
                 None => Found::Nothing,
-                Some(folder) => Found::Others {
-                    why: format!(
-                        "the maps in {} are of another version than v{LAYOUT_VERSION}",
-                        folder.path().display()
-                    ),
-                },
+                Some(folder) => Found::Others(format!(
+                    "the maps in {} are of another version than v{LAYOUT_VERSION}",
+                    folder.path().display()
+                )),
             });
         }
         for shape in &MAPS {
             if let Some(why) = current.misfit(shape)? {
-                return Ok(Found::Others { why });
+                return Ok(Found::Others(why));
             }
         }
         let row = meta::read(&current)?;
         let described = [row.index_lines, row.slots, row.origins];
-        let sizes = self.capacity()?;
+        let entries = |name| Ok::<_, anyhow::Error>(info_of(&current.map(name))?.max_entries());
+        let sizes =
+            [entries(MapName::Index)?, entries(MapName::Slots)?, entries(MapName::Origins)?];
         let are_powers = row.index_lines.is_power_of_two() && row.origins.is_power_of_two();
         let why = match row.layout {
             LAYOUT_VERSION if described == sizes && are_powers => return Ok(Found::Ours),
             LAYOUT_VERSION => format!(
-                "svclb_meta in {} describes other maps (lines, slots, origins {described:?}) than are there \
-                 ({sizes:?})",
-                current.path().display()
+                "describes other maps (lines, slots, origins {described:?}) than are there ({sizes:?})"
             ),
-            other => format!(
-                "svclb_meta in {} says layout {other}, expected {LAYOUT_VERSION}",
-                current.path().display()
-            ),
+            other => format!("says layout {other}, expected {LAYOUT_VERSION}"),
         };
-        Ok(Found::Others { why })
+        let folder = current.path().display();
+        Ok(Found::Others(format!("svclb_meta in {folder} {why}")))
     }
 
     /// Returns the pin of a map that these programs can use, also if they cannot use the maps beside it.
@@ -259,15 +249,6 @@ impl Pins {
             return Ok(None);
         };
         Ok(folder.misfit(shape)?.is_none().then(|| folder.map(shape.name)))
-    }
-
-    /// Reads the numbers of lines, slots and places of origins of the pinned maps from the kernel.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
-    fn capacity(&self) -> Result<[u32; 3]> {
-        let entries = |name| entries_of(&self.map(name));
-        Ok([entries(MapName::Index)?, entries(MapName::Slots)?, entries(MapName::Origins)?])
     }
 
     /// Removes maps that were being filled and are not in use.
@@ -340,14 +321,14 @@ impl Pins {
         let current = self.current();
         for other in self.others()? {
             for hook in HOOKS.iter().filter(|hook| !current.link(hook.name).exists()) {
-                current.take_link(hook.name, &other)?;
+                folder::rename(&other.link(hook.name), &current.link(hook.name))?;
             }
             other.remove()?;
         }
         Ok(())
     }
 
-    /// Detaches every link, and removes every pin and the folder. Says what was removed; with that, what
+    /// Detaches every link, and removes every pin and the folder. Returns what was removed; with that, what
     /// is left in the folder because it is not svclb's.
     ///
     /// # Errors
@@ -368,19 +349,8 @@ impl Pins {
 fn is_version(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let number = name.strip_prefix('v').and_then(|number| number.parse::<u32>().ok());
-    let is_folder = || fs::symlink_metadata(path).is_ok_and(|data| data.is_dir());
     let is_named = number.is_some_and(|number| name == format!("v{number}"));
-    is_named && is_folder() && (folder::has_ours(path) || !folder::has_files(path))
-}
-
-/// Reads the number of entries of a pinned map from the kernel.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn entries_of(pin: &Path) -> Result<u32> {
-    let info = MapInfo::from_pin(pin)
-        .with_context(|| format!("cannot read the pinned map {}", pin.display()))?;
-    Ok(info.max_entries())
+    is_named && folder::is_folder(path) && (folder::has_ours(path) || !folder::has_files(path))
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use svclb_core::table::MapName;
 
+use crate::bpf::mapping::Mapping;
+use crate::bpf::value::MapValue;
 use crate::pins::Pins;
 use crate::pins::folder::Folder;
 use crate::shapes::MAPS;
@@ -24,8 +26,8 @@ impl Places {
         Self(MAPS.each_ref().map(|shape| folder.map(shape.name)))
     }
 
-    /// New ones beside those in use, but for the maps that outlive them; and what had to be made anew
-    /// although it is there. Affinity can outlive them only where services keep their ids.
+    /// Staging maps, but for the maps that outlive those in use; and the maps of this kind that are created
+    /// again because they cannot be used. Affinity can outlive them only where services keep their ids.
     ///
     /// # Errors
     /// When a map is there and cannot be read.
@@ -51,7 +53,23 @@ impl Places {
     /// # Errors
     /// When it is not there or cannot be opened.
     pub fn open(&self, map: MapName) -> Result<MapData> {
-        let place = self.of(map);
-        MapData::from_pin(place).with_context(|| format!("cannot open {}", place.display()))
+        open_map(self.of(map))
     }
+
+    /// Maps the values of an array into this process's memory.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be mapped.
+    pub(crate) fn map_values<T: MapValue>(
+        &self,
+        map: MapName,
+        writable: bool,
+    ) -> Result<Mapping<T>> {
+        Mapping::new(&self.open(map)?, writable).with_context(|| format!("cannot map {map}"))
+    }
+}
+
+/// Opens a pinned map.
+pub(crate) fn open_map(pin: &Path) -> Result<MapData> {
+    MapData::from_pin(pin).with_context(|| format!("cannot open {}", pin.display()))
 }

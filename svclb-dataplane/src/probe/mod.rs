@@ -11,7 +11,7 @@
 pub mod trial;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ pub fn vanish() -> Vec<Update> {
     vec![Update::Service(name(), None), Update::Slice(name(), None)]
 }
 
-/// Connects from inside the cgroup, and tells the log of processes that it does not serve.
+/// Connects from inside the cgroup, and logs a warning about processes that it does not serve.
 ///
 /// # Errors
 /// When the connect was not translated, or could not be tried.
@@ -89,31 +89,39 @@ fn connect(cgroup: &Path) -> Result<()> {
     if client() == GIVEN.ip().to_string() {
         return Ok(());
     }
-    let said = ask_inside(cgroup)?;
-    ensure!(
-        said.trim() == GIVEN.ip().to_string(),
-        "the hooks are attached to {} but a connect there is not translated (the probe said {:?}): \
-         another program on the same hooks may undo it; see `bpftool cgroup tree`",
-        cgroup.display(),
-        said.trim(),
-    );
-    Ok(())
+    ask_inside(cgroup, None, |said| {
+        ensure!(
+            said == GIVEN.ip().to_string(),
+            "the hooks are attached to {} but a connect there is not translated (the probe said \
+             {said:?}): another program on the same hooks may undo it; see `bpftool cgroup tree`",
+            cgroup.display(),
+        );
+        Ok(())
+    })
 }
 
-/// Connects from a child in the cgroup, and returns what it prints.
-fn ask_inside(cgroup: &Path) -> Result<String> {
+/// Starts a child in the cgroup, which dials this address, or else the agent's own Service. Gives the line
+/// that it prints to `see`; a child that dialled an address keeps its socket until then.
+fn ask_inside<T>(
+    cgroup: &Path,
+    dialled: Option<SocketAddr>,
+    see: impl FnOnce(&str) -> Result<T>,
+) -> Result<T> {
     // A cgroup of its own: one with controllers below it may hold no process itself.
     let home = Home::make(cgroup)?;
-    let mut child =
-        home.command().stdin(Stdio::null()).spawn().with_context(|| {
-            format!("cannot start the probe in the cgroup {}", home.0.display())
-        })?;
-    let mut said = String::new();
-    if let Some(mut output) = child.stdout.take() {
-        output.read_to_string(&mut said).context("cannot read what the probe said")?;
-    }
+    let mut command = home.command();
+    command.args(dialled.map(|it| it.to_string()));
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start the probe in the cgroup {}", home.0.display()))?;
+    let mut line = String::new();
+    let output = child.stdout.take().context("a child has an output")?;
+    let read = BufReader::new(output).read_line(&mut line);
+    let seen = read.context("cannot read what the probe said").and_then(|_| see(line.trim()));
+    // It waits for the end of its input.
+    drop(child.stdin.take());
     child.wait().context("cannot wait for the probe")?;
-    Ok(said)
+    seen
 }
 
 /// The child's part: prints the local address of its connect, or the error.
@@ -130,11 +138,11 @@ pub fn client() -> String {
 
 /// A cgroup that is removed when the probe is done.
 #[derive(Debug)]
-pub(crate) struct Home(PathBuf);
+struct Home(PathBuf);
 
 impl Home {
     /// Makes one below a cgroup, which with controllers may hold no process itself.
-    pub(crate) fn make(cgroup: &Path) -> Result<Self> {
+    fn make(cgroup: &Path) -> Result<Self> {
         let path = cgroup.join(format!("{HOME}{}", std::process::id()));
         // A process of the same number that was killed: in a container it is always the same.
         let _ = fs::remove_dir(&path);
@@ -161,11 +169,11 @@ impl Home {
         }
     }
 
-    /// The child that connects, in here; what it says is for the parent.
-    pub(crate) fn command(&self) -> Command {
+    /// The child that connects, in here; the parent reads its output.
+    fn command(&self) -> Command {
         let processes = self.0.join("cgroup.procs");
         let mut command = Command::new("/proc/self/exe");
-        command.arg(CLIENT).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.arg(CLIENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         // SAFETY: only an open, a write and a close between fork and exec; no lock and no allocation is
         // shared with the parent, whose path is already made.
         unsafe { command.pre_exec(move || fs::write(&processes, "0")) };

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 use aya::programs::Program;
 
@@ -50,11 +50,9 @@ pub fn find(cgroup: &Path, pins: &Pins) -> Result<Vec<AttachedHook>> {
 
 fn pinned(hook: &Hook, cgroup: &Path, id: u64, pins: &Pins) -> Result<Option<OwnedFd>> {
     let path = pins.link(hook.name);
-    let link = match sys::open_pin(&path) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
-    };
+    let found = sys::if_found(sys::open_pin(&path));
+    let found = found.with_context(|| format!("cannot open {}", path.display()))?;
+    let Some(link) = found else { return Ok(None) };
     let found = inspect::link_of(link.as_fd())
         .with_context(|| format!("cannot read the link {}", path.display()))?;
     if found.cgroup == 0 {
@@ -147,10 +145,10 @@ impl AttachedHook {
         }
     }
 
-    /// Puts back what is not as it should be: the link, or the program behind it. Says what that was.
+    /// Restores the link, or the program behind it. Returns a description of what was wrong.
     ///
     /// # Errors
-    /// When it cannot be put back.
+    /// When it cannot be restored.
     pub fn renew(&mut self, object: &Ebpf, cgroup: &Path) -> Result<Option<String>> {
         let name = self.hook.name;
         if let Some(link) = &self.link {
@@ -168,7 +166,7 @@ impl AttachedHook {
         Ok(Some(format!("the hook {name} was detached")))
     }
 
-    /// Pins the link where its pin is gone, or is still an earlier one's. Says that it was gone.
+    /// Pins the link where its pin is gone, or is still an earlier one's. Returns a note if it was gone.
     ///
     /// # Errors
     /// When it cannot be pinned.
@@ -200,24 +198,21 @@ fn program<'a>(object: &'a Ebpf, hook: &Hook) -> Result<&'a Program> {
     program.with_context(|| format!("the object has no program {}", hook.program))
 }
 
-/// Attaches a hook by a new link, which nothing holds yet but what is given.
+/// Attaches a hook by a new link, which nothing else holds yet.
+///
+/// # Errors
+/// When the kernel refuses, with what is in the way.
 fn attach(object: &Ebpf, hook: &Hook, cgroup: &Path) -> Result<OwnedFd> {
     let (program, folder) = (program(object, hook)?.fd()?, open(cgroup)?);
-    sys::create_link(program.as_fd(), folder.as_fd(), hook.number)
-        .map_err(|error| explain(error, hook, cgroup))
-}
-
-/// Says what is in the way of an attachment.
-fn explain(error: io::Error, hook: &Hook, cgroup: &Path) -> anyhow::Error {
     let name = hook.name;
-    if error.raw_os_error() == Some(libc::EPERM) {
-        anyhow!(
+    let linked = sys::create_link(program.as_fd(), Some(folder.as_fd()), hook.number);
+    if linked.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
+        bail!(
             "an exclusive program is attached to {name} of {cgroup} or of a cgroup above it, and lets \
              no other run: find it with `bpftool cgroup tree`, and have its owner attach it with \
              BPF_F_ALLOW_MULTI or a link",
             cgroup = cgroup.display(),
-        )
-    } else {
-        anyhow::Error::new(error).context(format!("cannot attach {name} to {}", cgroup.display()))
+        );
     }
+    linked.with_context(|| format!("cannot attach {name} to {}", cgroup.display()))
 }

@@ -16,8 +16,8 @@ use svclb_core::table::MapName;
 
 use crate::bpf::inspect::{self, Whose};
 use crate::hooks::HOOKS;
+use crate::node::mounts;
 use crate::pins::Pins;
-use crate::pins::bpffs;
 use crate::pins::folder;
 use crate::pins::lock::{self, Lock};
 use crate::programs::attach;
@@ -51,9 +51,9 @@ pub struct Foreign {
 /// programs beside those of these pins.
 ///
 /// # Errors
-/// When the kernel does not tell.
+/// When the kernel does not show the programs.
 pub fn find(cgroup: &Path, pins: &Pins) -> Result<Foreign> {
-    let ours: Vec<u32> = pins.links()?.into_iter().map(|(_, link)| link.program).collect();
+    let ours: Vec<u32> = pins.links()?.into_iter().map(|link| link.program).collect();
     let mut found = Foreign::default();
     for hook in &HOOKS {
         let ask = |whose| {
@@ -79,14 +79,15 @@ pub fn find(cgroup: &Path, pins: &Pins) -> Result<Foreign> {
 fn owners(cgroup: u64, programs: &[u32], besides: &Pins) -> Vec<(Pins, Vec<u32>)> {
     let number = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
     let mut seen: HashSet<_> = number(besides.root()).into_iter().collect();
-    let mut folders: Vec<PathBuf> = bpffs::mounts().unwrap_or_default();
+    let mounts = mounts::of_type("bpf").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.mount_point).collect();
     let mut owners = Vec::new();
     while let Some(folder) = folders.pop() {
         if seen.len() > MOST_FOLDERS || !number(&folder).is_some_and(|it| seen.insert(it)) {
             continue;
         }
         let pins = Pins::new(&folder);
-        let links = pins.links().unwrap_or_default().into_iter().map(|(_, link)| link);
+        let links = pins.links().unwrap_or_default().into_iter();
         let of_them = |it: &inspect::Link| it.cgroup == cgroup && programs.contains(&it.program);
         let held: Vec<u32> = links.filter(of_them).map(|link| link.program).collect();
         if !held.is_empty() {

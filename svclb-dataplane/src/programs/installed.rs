@@ -21,9 +21,9 @@ use crate::maps::expiry;
 use crate::maps::shares;
 use crate::maps::sockets::Origins;
 use crate::node::environment;
+use crate::pins::Pins;
 use crate::pins::lock::{self, Lock};
 use crate::pins::places::Places;
-use crate::pins::{self, Pins};
 use crate::probe;
 use crate::programs::attach::{self, AttachedHook};
 use crate::programs::log;
@@ -189,14 +189,17 @@ impl Installed {
         !self.links.is_empty()
     }
 
-    /// Puts the maps that are filled into use, if all is there that the switch needs. Until then nothing
-    /// is touched.
-    fn decide(&mut self) -> Result<()> {
+    /// Puts the filled maps into use, if all is there that the switch needs, and returns the programs over
+    /// them. Until then nothing is touched.
+    fn decide(&mut self, maps: &mut Maps) -> Result<Ebpf> {
+        self.mark_remembered(maps)?;
+        let object = self.loaded()?;
         if !self.is_running() {
             self.links = attach::find(&self.cgroup, &self.pins)?;
         }
         self.check_lock()?;
-        self.pins.decide()
+        self.pins.decide()?;
+        Ok(object)
     }
 
     /// Looks whether the folder is still the one whose lock is held: what is in any other is not ours.
@@ -209,21 +212,21 @@ impl Installed {
         Ok(())
     }
 
-    /// Restores hooks and pins that another process removed. Returns a line for each, and the first error; the
-    /// others are restored nevertheless.
+    /// Restores hooks and pins that another process removed, and logs each. Returns the first error; the others
+    /// are restored nevertheless.
     ///
     /// # Errors
     /// When another agent has taken this one's place: then nothing is done.
-    fn restore(&mut self) -> Result<(Vec<String>, Result<()>)> {
-        let (mut restored, mut done) = (Vec::new(), Ok(()));
+    fn restore(&mut self) -> Result<Option<anyhow::Error>> {
+        let mut first = None;
         let mut note = |result: Result<Option<String>>| match result {
-            Ok(line) => restored.extend(line),
-            Err(error) if done.is_ok() => done = Err(error),
-            Err(_) => {}
+            Ok(None) => {}
+            Ok(Some(line)) => tracing::warn!("{line}: removed by another process, and restored"),
+            Err(error) => first = first.take().or(Some(error)),
         };
         let locked = self.renew_lock();
         if locked.as_ref().is_err_and(|error| error.is::<lock::AlreadyLocked>()) {
-            return locked.map(|_| (Vec::new(), Ok(())));
+            return locked.map(|_| None);
         }
         let is_ours = locked.is_ok();
         note(locked);
@@ -244,7 +247,7 @@ impl Installed {
             }
             note(self.pins.current().label_all().map(|()| None));
         }
-        Ok((restored, done))
+        Ok(first)
     }
 
     /// Puts the pins in order behind a switch.
@@ -286,10 +289,8 @@ impl Dataplane for Installed {
     type Maps = Maps;
 
     fn shared_origins(&self) -> Result<Option<u32>> {
-        self.pins
-            .usable(shapes::of(MapName::Origins))?
-            .map(|pin| pins::entries_of(&pin))
-            .transpose()
+        let pin = self.pins.usable(shapes::of(MapName::Origins))?;
+        pin.map(|pin| Ok(shapes::info_of(&pin)?.max_entries())).transpose()
     }
 
     fn begin(&mut self, row: &Meta, keeps_ids: bool) -> Result<()> {
@@ -301,21 +302,13 @@ impl Dataplane for Installed {
         self.check_lock()?;
         self.pins.make()?;
         self.pins.undo()?;
-        let begun = self.begin_next(row, keeps_ids);
-        if begun.is_err() {
-            self.abandon();
-        }
-        begun
+        self.begin_next(row, keeps_ids).inspect_err(|_| self.abandon())
     }
 
     fn made(&mut self, waits: bool) -> Option<Result<Maps>> {
         let loading = &self.next.as_ref()?.loading;
         let is_made = if waits { loading.wait_for_maps() } else { loading.are_maps_made()? };
-        let made = self.open_next(is_made);
-        if made.is_err() {
-            self.abandon();
-        }
-        Some(made)
+        Some(self.open_next(is_made).inspect_err(|_| self.abandon()))
     }
 
     fn can_switch(&self) -> bool {
@@ -324,15 +317,7 @@ impl Dataplane for Installed {
 
     fn switch(&mut self, maps: &mut Maps) -> Result<()> {
         let was_running = self.is_running();
-        let marked = self.mark_remembered(maps);
-        let loaded = marked.and_then(|()| self.loaded());
-        let object = match loaded.and_then(|object| self.decide().map(|()| object)) {
-            Ok(object) => object,
-            Err(error) => {
-                self.abandon();
-                return Err(error);
-            }
-        };
+        let object = self.decide(maps).inspect_err(|_| self.abandon())?;
         let (replaced, mut done) = attach::replace(&mut self.links, &object);
         if done.is_ok() && !was_running {
             done = attach::complete(&mut self.links, &object, &self.cgroup, &self.pins);
@@ -424,11 +409,7 @@ impl Dataplane for Installed {
     }
 
     fn look_after(&mut self) -> Result<()> {
-        let (lines, done) = self.restore()?;
-        for line in lines {
-            tracing::warn!("{line}: removed by another process, and restored");
-        }
-        let wrong = done.err().map(|error| format!("{error:#}"));
+        let wrong = self.restore()?.map(|error| format!("{error:#}"));
         if let Some(error) = wrong.as_ref().filter(|_| wrong != self.reported) {
             tracing::error!(error, "cannot restore what another process removed; trying again");
         }

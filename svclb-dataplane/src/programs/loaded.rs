@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result};
+use aya_obj::generated::bpf_attach_type::BPF_TRACE_ITER;
 
 use crate::bpf::btf::{Types, number};
 use crate::bpf::sys;
@@ -41,7 +42,8 @@ pub fn all() -> Result<BTreeMap<u32, Program>> {
     let types = Types::of_kernel()?;
     let (code, function) = (iterator(&types)?, types.function("bpf_iter_bpf_prog")?);
     let program = sys::load_iterator(&code, function).context("cannot load an iterator")?;
-    let link = sys::create_iterator_link(program.as_fd()).context("cannot link an iterator")?;
+    let link = sys::create_link(program.as_fd(), None, BPF_TRACE_ITER as u32)
+        .context("cannot link an iterator")?;
     let iterator = sys::create_iterator(link.as_fd()).context("cannot make an iterator")?;
     let mut records = Vec::with_capacity(1 << 16);
     File::from(iterator).read_to_end(&mut records).context("cannot read an iterator")?;
@@ -114,32 +116,29 @@ fn iterator(types: &Types) -> Result<Vec<[u8; 8]>> {
     // At the end of all programs there is none.
     code.push(instruction(JUMP_IF_NOT_EQUAL, 7, 0, 2, 0));
     code.extend([instruction(MOVE_NUMBER, 0, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)]);
-    code.extend((0..RECORD).step_by(8).map(|at| {
-        let at = i16::try_from(at).unwrap_or_default();
-        instruction(STORE_64, STACK, 0, RECORD_AT + at, 0)
-    }));
+    for at in (0..RECORD).step_by(8) {
+        code.push(instruction(STORE_64, STACK, 0, in_record(at)?, 0));
+    }
     code.extend(follow(8, 7, types.offset("bpf_prog", "aux")?)?);
     code.extend(copy(in_record(0)?, 4, 8, of_program("id")?)?);
     code.extend(copy(in_record(4)?, 4, 8, of_program("used_map_cnt")?)?);
     code.extend(copy(in_record(8)?, NAME, 8, of_program("name")?)?);
     code.extend(follow(9, 8, of_program("used_maps")?)?);
     let (id, name) = (of_map("id")?, of_map("name")?);
-    let mut jumps = Vec::new();
-    for map in 0..MAPS {
+    // From the last map to the first: where the program has no such map, this one and those after it are skipped.
+    let mut maps = Vec::new();
+    for map in (0..MAPS).rev() {
         let at = FIRST_MAP + map * MAP;
-        code.push(instruction(LOAD_32, 1, STACK, in_record(4)?, 0));
-        jumps.push((code.len(), i32::try_from(map)?));
-        code.push([0; 8]);
-        code.extend(follow(8, 9, u32::try_from(map * 8)?)?);
-        code.extend(copy(in_record(at)?, 4, 8, id)?);
-        code.extend(copy(in_record(at + 4)?, NAME, 8, name)?);
+        let mut read = follow(8, 9, u32::try_from(map * 8)?)?;
+        read.extend(copy(in_record(at)?, 4, 8, id)?);
+        read.extend(copy(in_record(at + 4)?, NAME, 8, name)?);
+        read.append(&mut maps);
+        let skipped = i16::try_from(read.len())?;
+        maps.push(instruction(LOAD_32, 1, STACK, in_record(4)?, 0));
+        maps.push(instruction(JUMP_IF_NOT_ABOVE, 1, 0, skipped, i32::try_from(map)?));
+        maps.append(&mut read);
     }
-    for (jump, map) in jumps {
-        let distance = i16::try_from(code.len() - jump - 1)?;
-        if let Some(place) = code.get_mut(jump) {
-            *place = instruction(JUMP_IF_NOT_ABOVE, 1, 0, distance, map);
-        }
-    }
+    code.append(&mut maps);
     code.extend([
         instruction(LOAD_64, 1, 6, 0, 0),
         instruction(LOAD_64, 1, 1, 0, 0),

@@ -31,8 +31,8 @@ pub(super) fn kernel() -> Verdict {
 
 /// Reports the capabilities of this command. Fewer than an agent's are enough; checks that need more say so.
 pub(super) fn capabilities() -> Result<Verdict> {
-    let missing = privileges::missing(privileges::has)?;
     let held = caps::read(None, CapSet::Effective)?;
+    let missing = privileges::missing(&held);
     if !missing.is_empty() {
         let names = privileges::names(&missing);
         return Ok(Verdict::warning(format!("this command lacks {names}"))

@@ -1,5 +1,7 @@
 //! Expiry of rows of a real map, which only root, or CAP_BPF, may make.
 
+use std::os::fd::AsFd as _;
+
 use aya::maps::MapData;
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_HASH;
 

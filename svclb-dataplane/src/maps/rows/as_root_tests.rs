@@ -61,6 +61,6 @@ fn rows_that_the_kernel_gives_together_are_made_room_for() {
     // There are buckets with more than one.
     let mut rows = Vec::new();
     let mut see = |key: &u32, value: &u64| rows.push((*key, *value));
-    batch::read(1, map.fd.as_fd(), &mut see).unwrap();
+    batch::read(1, map.fd(), &mut see).unwrap();
     assert_eq!(sorted(rows), (0..1_000).map(|key| (key, 1)).collect::<Vec<_>>());
 }

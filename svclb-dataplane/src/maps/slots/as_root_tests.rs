@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::*;
+use aya::maps::MapData;
 
-/// Number of slots that a window of 1 MiB shows.
-const WINDOW: u32 = (1 << 20) / 32;
+use super::*;
+use crate::bpf::batch;
 
 /// An array of the real kernel's, with so many slots.
 fn slots(length: u32, flags: u32) -> Slots {
@@ -13,7 +13,7 @@ fn slots(length: u32, flags: u32) -> Slots {
     let size = u32::try_from(size_of::<Slot>()).unwrap();
     let object = aya_obj::Map::new_from_params(kind, 4, size, length, flags);
     let made = MapData::create(object, "svclb_test", None);
-    Slots::new(&made.expect("a map can be made: run this as root")).unwrap()
+    Slots::new(NAME, made.expect("a map can be made: run this as root")).unwrap()
 }
 
 fn mapped(length: u32) -> Slots {
@@ -26,13 +26,13 @@ fn set(owner: u32, numbers: Range<u32>) -> Vec<Slot> {
 }
 
 fn put(slots: &mut Slots, owner: u32, numbers: Range<u32>) {
-    slots.put(numbers.start, &set(owner, numbers)).unwrap();
+    slots.put_set(numbers.start, &set(owner, numbers)).unwrap();
 }
 
 /// Every slot, in its order.
 fn all(slots: &Slots) -> Vec<Slot> {
     let mut reader = slots.reader();
-    let all = (0..slots.length).map(|number| reader.slot(number).unwrap()).collect();
+    let all = (0..slots.capacity).map(|number| reader.slot(number).unwrap()).collect();
     reader.end().unwrap();
     all
 }
@@ -61,7 +61,7 @@ fn a_set_stands_at_its_numbers_and_nothing_beside_it_changes() {
 fn sets_that_are_buffered_are_all_there_in_the_end() {
     let mut slots = mapped(20_000);
     let mut expected = vec![Slot::default(); 20_000];
-    slots.buffer_sets();
+    slots.buffer_rows();
     // Sets of three, then one that is longer than a call's rows.
     for first in (0..10_000).step_by(3) {
         put(&mut slots, 1, first..first + 3);
@@ -86,7 +86,7 @@ fn sets_that_are_buffered_are_all_there_in_the_end() {
 #[test]
 fn of_two_sets_that_are_buffered_at_one_place_the_last_counts() {
     let mut slots = mapped(10);
-    slots.buffer_sets();
+    slots.buffer_rows();
     put(&mut slots, 1, 0..6);
     put(&mut slots, 2, 4..8);
     slots.flush().unwrap();
@@ -99,7 +99,7 @@ fn a_set_that_does_not_fit_is_refused_at_once_and_writes_nothing() {
     for keeps in [false, true] {
         let mut slots = mapped(100);
         if keeps {
-            slots.buffer_sets();
+            slots.buffer_rows();
         }
         for (row, first, count) in [
             ("its last slot", 98, 3),
@@ -108,7 +108,7 @@ fn a_set_that_does_not_fit_is_refused_at_once_and_writes_nothing() {
             ("more than there are", 0, 101),
             ("beyond all numbers", u32::MAX, 2),
         ] {
-            let refused = slots.put(first, &set(1, 0..count));
+            let refused = slots.put_set(first, &set(1, 0..count));
             let expected = matches!(refused, Err(TableError::Full { map: NAME, capacity: 100 }));
             assert!(expected, "{row}: {refused:?}");
         }

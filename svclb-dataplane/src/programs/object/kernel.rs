@@ -29,7 +29,7 @@ pub struct KernSock {
 }
 
 impl KernSock {
-    /// Looks for it in the kernel's types; none where these do not say.
+    /// Looks for it in the kernel's types; none where these do not have it.
     pub(super) fn of_kernel(may_ask: bool) -> Result<Option<Self>> {
         let types = Types::of_kernel()?;
         let Ok(bit) = types.bit("sock", "sk_kern_sock") else { return Ok(None) };

@@ -16,9 +16,8 @@ use svclb_core::table::MapName;
 
 use crate::bpf::sys;
 use crate::node::cgroups;
-use crate::pins;
 use crate::pins::places::Places;
-use crate::shapes::MAPS;
+use crate::shapes::{MAPS, info_of};
 pub use kernel::KernSock;
 
 /// The object, as built by this crate's build script.
@@ -152,7 +151,7 @@ fn make_maps(
     };
     // A pinned map keeps its size.
     let capacity = |map| match places.of(map) {
-        pin if pin.exists() => pins::entries_of(pin),
+        pin if pin.exists() => info_of(pin).map(|info| info.max_entries()),
         _ => Ok(entries(map)),
     };
     let (overflow, affinity) = (capacity(MapName::Overflow)?, capacity(MapName::Affinity)?);
