@@ -148,25 +148,15 @@ fn hash_of_text(text: &str) -> u64 {
 /// Finds the name of an object that cannot be read, and the field that is wrong, by parsing it step by step.
 fn examine(kind: Kind, text: &str) -> (Option<Text>, Result<Accepted, Invalid>) {
     let nameless = |problem| Invalid::new("", format!("{}: {problem}", kind.name()));
-    let mut value: Value = match serde_json::from_str(text) {
+    let value: Value = match serde_json::from_str(text) {
         Ok(value) => value,
         Err(error) => return (None, Err(nameless(error.to_string()))),
     };
-    let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-    let version = version.map(Text::from);
-    let Some(object) = value.as_object_mut() else {
+    if !value.is_object() {
         return (None, Err(nameless(format!("is not an object but {text}"))));
-    };
-    // Items of a list have no kind and no version.
-    object.insert("kind".to_owned(), kind.name().into());
-    object.insert("apiVersion".to_owned(), kind.api_version().into());
-    let mut converted = convert::objects(value);
-    let contents = match (converted.rejects.pop(), converted.accepted.pop()) {
-        (Some(invalid), _) => Err(invalid),
-        (None, Some(accepted)) => Ok(accepted),
-        (None, None) => Err(nameless("has no contents".to_owned())),
-    };
-    (version, contents)
+    }
+    let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    (version.map(Text::from), convert::one(kind, value))
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use hashbrown::DefaultHashBuilder;
 use svclb_core::model::{Families, ObjectName, Update};
 
 pub use node::node;
+pub(crate) use object::one;
 pub use object::{Kind, ObjectId, objects};
 pub use service::service;
 pub use slice::slice;

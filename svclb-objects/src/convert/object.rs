@@ -8,7 +8,7 @@ use serde_json::Value;
 use svclb_core::model::{ObjectName, Update};
 
 use super::field::{Name, quote};
-use super::{Accepted, Converted, Invalid, LeftOut, Uid, node, service, slice, wire};
+use super::{Accepted, Converted, Invalid, Uid, node, service, slice, wire};
 
 /// The kinds that count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -118,28 +118,26 @@ fn take(value: Value, implied: Option<Kind>, at: String, converted: &mut Convert
             }
             Err(invalid) => converted.reject(Invalid { at: at.into(), ..invalid }),
         },
-        Meaning::One(kind) => {
-            let object = identify(kind, &value);
-            let service = object.as_ref().and_then(|object| service_of(object, &value));
-            let uid = value.pointer("/metadata/uid").and_then(Value::as_str).map(Uid::of);
-            match one(kind, value) {
-                Ok((update, left_out)) => {
-                    converted.accepted.push(Accepted { update, uid, left_out });
-                }
-                Err(invalid) => {
-                    let at = at.into();
-                    converted.reject(Invalid { object, service, uid, at, ..invalid });
-                }
-            }
-        }
+        Meaning::One(kind) => match one(kind, value) {
+            Ok(accepted) => converted.accepted.push(accepted),
+            Err(invalid) => converted.reject(Invalid { at: at.into(), ..invalid }),
+        },
     }
 }
 
-fn one(kind: Kind, value: Value) -> Result<(Update, LeftOut), Invalid> {
-    match kind {
-        Kind::Service => service(&read::<wire::Service>(value)?),
-        Kind::EndpointSlice => slice(&read::<wire::EndpointSlice>(value)?),
-        Kind::Node => node(&read::<wire::Node>(value)?),
+/// Converts one object. The error has its identity as far as that can be read.
+pub(crate) fn one(kind: Kind, value: Value) -> Result<Accepted, Invalid> {
+    let object = identify(kind, &value);
+    let service_name = object.as_ref().and_then(|object| service_of(object, &value));
+    let uid = value.pointer("/metadata/uid").and_then(Value::as_str).map(Uid::of);
+    let converted = match kind {
+        Kind::Service => read::<wire::Service>(value).and_then(|it| service(&it)),
+        Kind::EndpointSlice => read::<wire::EndpointSlice>(value).and_then(|it| slice(&it)),
+        Kind::Node => read::<wire::Node>(value).and_then(|it| node(&it)),
+    };
+    match converted {
+        Ok((update, left_out)) => Ok(Accepted { update, uid, left_out }),
+        Err(invalid) => Err(Invalid { object, service: service_name, uid, ..invalid }),
     }
 }
 
