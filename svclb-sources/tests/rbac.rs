@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use svclb_sources::kube::resources::WATCHED;
+use svclb_sources::kube::resources::{VERBS, WATCHED};
 
 const HEAD: &str = "\
 # What the agent may read, written from its own list (svclb-sources/src/kube/resources.rs): after a
@@ -33,18 +33,17 @@ subjects:
 #[test]
 fn the_golden_role_in_manifests_grants_what_is_watched() {
     let mut expected = HEAD.to_owned();
-    // One rule for each API group and set of verbs.
-    let mut rules: Vec<(&str, &[&str], Vec<&str>)> = Vec::new();
+    // One rule for each API group.
+    let mut rules: Vec<(&str, Vec<&str>)> = Vec::new();
     for kind in &WATCHED {
-        let mut same = rules.iter_mut().filter(|it| (it.0, it.1) == (kind.group, kind.verbs));
-        match same.next() {
-            Some((.., resources)) => resources.push(kind.resource),
-            None => rules.push((kind.group, kind.verbs, vec![kind.resource])),
+        match rules.iter_mut().find(|(group, _)| *group == kind.group) {
+            Some((_, resources)) => resources.push(kind.resource),
+            None => rules.push((kind.group, vec![kind.resource])),
         }
     }
-    for (group, verbs, resources) in rules {
+    for (group, resources) in rules {
         let group = if group.is_empty() { "\"\"" } else { group };
-        let (resources, verbs) = (resources.join(", "), verbs.join(", "));
+        let (resources, verbs) = (resources.join(", "), VERBS.join(", "));
         expected += &format!("  - apiGroups: [{group}]\n    resources: [{resources}]\n");
         expected += &format!("    verbs: [{verbs}]\n");
     }

@@ -21,6 +21,7 @@ use super::resources::Watched;
 use super::silence::Silence;
 use super::store::Store;
 use super::timing::Alarm;
+use crate::convert::Kind;
 
 /// A streamed list without an event for this time is no streamed list: servers that do not know them take
 /// the request for a plain watch, and never report that the list is complete.
@@ -111,7 +112,7 @@ impl Reflector {
             store,
             seen: None,
             watched,
-            own: watched.own.then(|| node.to_owned()),
+            own: (watched.kind == Kind::Node).then(|| node.to_owned()),
             client: client.clone(),
             health: Health::new(watched.resource),
             fetch: Fetch::Stream,

@@ -51,10 +51,10 @@ pub(super) enum Fetch {
 impl Fetch {
     /// Returns the path and query, for the object of one name if there is one.
     fn target(&self, watched: &Watched, name: Option<String>) -> String {
-        let Watched { group, version, resource, .. } = watched;
+        let Watched { group, resource, .. } = watched;
         let path = match group.is_empty() {
-            true => format!("/api/{version}/{resource}?"),
-            false => format!("/apis/{group}/{version}/{resource}?"),
+            true => format!("/api/v1/{resource}?"),
+            false => format!("/apis/{group}/v1/{resource}?"),
         };
         let start = path.len();
         let mut query = Serializer::for_suffix(path, start);
