@@ -38,6 +38,11 @@ pub const fn until_corrected(has_state: bool) -> &'static str {
     }
 }
 
+/// Returns false for the update of an object that is deleted or not served, such as a headless Service.
+pub const fn has_contents(update: &Update) -> bool {
+    !matches!(update, Update::Service(_, None) | Update::Slice(_, None) | Update::Node(None))
+}
+
 /// The objects of one source. It keeps an `N` of each, such as a hash of its state, and not the object.
 #[derive(Debug, Default)]
 pub struct Ledger<N> {
@@ -53,7 +58,7 @@ pub struct Ledger<N> {
 #[derive(Debug, Default)]
 struct Account<N> {
     uid: Option<Uid>,
-    /// It was accepted, and its state was not deleted since.
+    /// It was accepted with contents, and its state was not deleted since.
     has_state: bool,
     note: N,
 }
@@ -87,13 +92,13 @@ impl<N: Default> Ledger<N> {
     /// Records an object that was accepted in this state. Returns its note.
     pub fn accept(&mut self, object: &ObjectId, uid: Option<Uid>, update: Update) -> &mut N {
         self.rejected.remove(object);
-        self.updates.insert(object.clone(), update);
         let entry = self.objects.entry(object.clone()).or_default();
-        (entry.uid, entry.has_state) = (uid.or(entry.uid), true);
+        (entry.uid, entry.has_state) = (uid.or(entry.uid), has_contents(&update));
+        self.updates.insert(object.clone(), update);
         &mut entry.note
     }
 
-    /// Returns true when an object was accepted, and its state was not deleted since.
+    /// Returns true when an object was accepted with contents, and its state was not deleted since.
     pub fn has_state(&self, object: &ObjectId) -> bool {
         self.objects.get(object).is_some_and(|entry| entry.has_state)
     }

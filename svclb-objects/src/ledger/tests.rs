@@ -58,6 +58,17 @@ fn rejected_object_keeps_its_state_until_it_is_deleted() {
 }
 
 #[test]
+fn object_that_is_not_served_has_no_state() {
+    let mut ledger = Ledger::<u32>::default();
+    let headless = object(SERVICE, "headless");
+    ledger.accept(&headless, None, update("headless", 1));
+    assert!(ledger.has_state(&headless));
+    ledger.accept(&headless, None, headless.gone());
+    ledger.reject(&headless, Rejection::default());
+    assert!(!ledger.has_state(&headless));
+}
+
+#[test]
 fn rejected_object_of_another_uid_deletes_the_state_of_the_one_before() {
     let mut ledger = Ledger::<u32>::default();
     let [a, b] = ["a", "b"].map(|name| object(SERVICE, name));

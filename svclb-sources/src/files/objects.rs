@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use svclb_core::model::{Unread, Update};
 use svclb_core::text::line;
 use svclb_objects::file::{Contents, FileObject, FileReject};
-use svclb_objects::ledger::{Ledger, StandingReports};
+use svclb_objects::ledger::{Ledger, StandingReports, has_contents};
 
 use super::layout::FileKey;
 use crate::batch::{Batch, Reject};
@@ -200,8 +200,4 @@ fn shadowed(
         problem,
         ..FileReject::default()
     }
-}
-
-const fn has_contents(update: &Update) -> bool {
-    !matches!(update, Update::Service(_, None) | Update::Slice(_, None) | Update::Node(None))
 }
