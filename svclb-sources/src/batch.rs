@@ -9,6 +9,10 @@ use svclb_objects::convert::{Ignored, Invalid, ObjectId, Skipped};
 use svclb_objects::file::FileReject;
 use svclb_objects::ledger::until_corrected;
 
+/// The consequence of the reject of an object of an API server whose name cannot be read.
+const NAMELESS: &str = "until this is corrected, it has no effect; its previous state stays until all objects \
+                        are listed again, and state that an earlier agent wrote stays";
+
 /// The changes of a source since its last batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -61,10 +65,10 @@ impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(reject) => write!(f, "{reject}"),
-            Self::Object(invalid, has_state) => {
-                let subject = if invalid.object.is_some() { "" } else { "an object: " };
-                write!(f, "rejected {subject}{invalid}; {}", until_corrected(*has_state))
+            Self::Object(invalid, has_state) if invalid.object.is_some() => {
+                write!(f, "rejected {invalid}; {}", until_corrected(*has_state))
             }
+            Self::Object(invalid, _) => write!(f, "rejected an object: {invalid}; {NAMELESS}"),
             Self::Parts(object, ignored) => write!(f, "{object}: {ignored}"),
         }
     }

@@ -37,6 +37,13 @@ fn bad(object: &str, state: u64) -> Read {
     Read { name: Some(name(object)), hash: state, contents: Err(invalid) }
 }
 
+/// An object whose name cannot be read.
+fn nameless(state: u64) -> Read {
+    let Read { hash, contents, .. } = bad("x", state);
+    let contents = contents.map_err(|invalid| Invalid { object: None, ..invalid });
+    Read { name: None, hash, contents }
+}
+
 /// The changes: each object with its state, or `None` when it is gone.
 fn changes(store: &mut Store) -> Vec<(String, Option<i64>)> {
     let mut changes: Vec<_> = store
@@ -205,6 +212,10 @@ fn report_about_a_rejected_object_is_true_of_its_state() {
         let rejects = store.take().rejects;
         assert!(rejects[0].to_string().contains(expected), "{expected}: {}", rejects[0]);
     }
+    // It may be any object, and the next list is without its name.
+    store.apply(nameless(5));
+    let reject = store.take().rejects.remove(0).to_string();
+    assert!(reject.contains("its previous state stays until all objects are listed"), "{reject}");
 }
 
 #[test]
@@ -244,7 +255,6 @@ fn ignored_parts_are_reported_once_and_again_when_they_are_others() {
 #[test]
 fn object_without_a_name_is_reported_once_and_goes_with_a_list_without_it() {
     let mut store = new_store(Kind::Service);
-    let nameless = |state| Read { name: None, ..bad("x", state) };
     list(&mut store, vec![nameless(1), nameless(2)]);
     assert_eq!((store.take().rejects.len(), store.standing()), (2, 2));
     store.apply(nameless(1));
