@@ -216,10 +216,7 @@ fn event(what: &[u8], object: RawObject<'_>, kind: Kind) -> Result<Event, Unread
             let (version, read) = object.read(kind);
             Ok(Event::Object { version, read, is_gone: what == b"DELETED" })
         }
-        b"BOOKMARK" => {
-            let (version, ends_list) = object.bookmark()?;
-            Ok(Event::Bookmark { version, ends_list })
-        }
+        b"BOOKMARK" => object.bookmark(),
         b"ERROR" => object.status().map(Event::Error),
         _ => {
             let what = String::from_utf8_lossy(what);
@@ -245,7 +242,7 @@ impl RawObject<'_> {
     }
 
     /// A watch goes on from the version of a bookmark.
-    fn bookmark(self) -> Result<(Text, bool), Unreadable> {
+    fn bookmark(self) -> Result<Event, Unreadable> {
         let (version, ends_list) = match self {
             Self::Protobuf(envelope) => envelope.bookmark()?,
             Self::Json(text) => {
@@ -257,7 +254,7 @@ impl RawObject<'_> {
         };
         match version.is_empty() {
             true => Err(Unreadable("a bookmark without a version".to_owned())),
-            false => Ok((version, ends_list)),
+            false => Ok(Event::Bookmark { version, ends_list }),
         }
     }
 
