@@ -62,7 +62,7 @@ impl MapSizes {
     pub(super) fn wanted(&mut self, state: &Planner, catalog: &Catalog) -> Option<Sizes> {
         let lacks = state.lacking().next().is_some();
         if !lacks && !self.waste_is_unknown {
-            // What could not be made is not wanted any more.
+            // Maps that could not be made are not wanted any more.
             self.later = None;
         }
         if self.waits() {
