@@ -310,7 +310,7 @@ impl<T: Table> Reconciler<T> {
                         self.begin();
                     }
                 }
-                () = pause(self.sizes.later()) => {}
+                () = pause(self.sizes.later()), if growth == Progress::None => {}
                 () = tokio::time::sleep(POLL), if growth == Progress::Thread => {}
                 _ = look.tick() => {
                     self.changes.log();

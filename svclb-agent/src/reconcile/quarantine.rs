@@ -59,8 +59,8 @@ impl Quarantine {
         });
     }
 
-    /// Waits for the end of the grace period, and returns what was freed before it; for ever, when there is
-    /// none. If it failed, that waits for the next one.
+    /// Waits for the end of the grace period that is under way, for ever if none is. Returns what was freed before
+    /// it; after a failure that waits for the next grace period.
     ///
     /// # Errors
     /// When the thread that waits died.

@@ -43,14 +43,26 @@ pub(super) struct MapSizes {
     sizing: Sizing,
     /// Maps may be far too large: that was not checked since the sources are known.
     waste_is_unknown: bool,
-    later: Option<Retry>,
+    /// The last sizes that were wanted are smaller ones.
+    wants_smaller: bool,
+    /// When larger maps that could not be made are tried again.
+    larger_later: Option<Retry>,
+    /// The same of smaller ones, which must not delay larger ones.
+    smaller_later: Option<Retry>,
     /// The last logged error of making maps.
     logged: Option<String>,
 }
 
 impl MapSizes {
     pub(super) const fn new(sizing: Sizing) -> Self {
-        Self { sizing, waste_is_unknown: false, later: None, logged: None }
+        Self {
+            sizing,
+            waste_is_unknown: false,
+            wants_smaller: false,
+            larger_later: None,
+            smaller_later: None,
+            logged: None,
+        }
     }
 
     /// Checks at the next call of [`Self::wanted`] whether the maps are far too large: the sources are known.
@@ -60,54 +72,45 @@ impl MapSizes {
 
     /// Returns the sizes of the maps that should take the place of these.
     pub(super) fn wanted(&mut self, state: &Planner, catalog: &Catalog) -> Option<Sizes> {
-        let lacks = state.lacking().next().is_some();
-        if !lacks && !self.waste_is_unknown {
-            // Maps that could not be made are not wanted any more.
-            self.later = None;
+        self.wants_smaller = state.lacking().next().is_none();
+        if !self.wants_smaller {
+            let wanted = self.larger(state, catalog);
+            if wanted.is_none() && !waits(self.larger_later.as_ref()) {
+                // Larger maps would not help: there is nothing to wait for.
+                self.larger_later = None;
+            }
+            return wanted;
         }
-        if self.waits() {
+        // Nothing lacks: larger maps that could not be made are not wanted any more.
+        self.larger_later = None;
+        if !self.waste_is_unknown || waits(self.smaller_later.as_ref()) {
             return None;
         }
-        let wanted = if lacks {
-            self.larger(state, catalog)
-        } else if self.waste_is_unknown {
-            Sizes::of(state.meta()).smaller(self.sizing.of(catalog.counts()))
-        } else {
-            None
-        };
-        if !lacks {
-            // Were it to fail, it would be tried again.
-            self.waste_is_unknown = wanted.is_some();
-        }
-        if wanted.is_none() {
-            // Other maps would not help: there is nothing to wait for.
-            self.later = None;
-        }
+        let wanted = Sizes::of(state.meta()).smaller(self.sizing.of(catalog.counts()));
+        // Were it to fail, it would be tried again.
+        self.waste_is_unknown = wanted.is_some();
+        self.smaller_later = self.smaller_later.take().filter(|_| wanted.is_some());
         wanted
     }
 
     /// Returns true if larger maps would be made should a service not fit.
     pub(super) fn may_grow(&self, state: &Planner) -> bool {
-        Sizes::of(state.meta()).may_grow() && !self.waits()
+        Sizes::of(state.meta()).may_grow() && !waits(self.larger_later.as_ref())
     }
 
     /// Returns the sizes of the larger maps that are about to be made for the unplaced services.
     pub(super) fn larger(&self, state: &Planner, catalog: &Catalog) -> Option<Sizes> {
         // Counting walks all that there is.
-        if self.waits() || state.lacking().next().is_none() {
+        if waits(self.larger_later.as_ref()) || state.lacking().next().is_none() {
             return None;
         }
         let (frontends, backends) = catalog.counts();
         Sizes::of(state.meta()).larger(sizes(frontends, backends), state.lacking())
     }
 
-    fn waits(&self) -> bool {
-        self.later.as_ref().is_some_and(|later| Instant::now() < later.at)
-    }
-
-    /// When it is tried again.
+    /// When the maps that are wanted now, and could not be made, are tried again.
     pub(super) const fn later(&self) -> Option<&Retry> {
-        self.later.as_ref()
+        if self.wants_smaller { self.smaller_later.as_ref() } else { self.larger_later.as_ref() }
     }
 
     /// Maps of other sizes are in use.
@@ -117,10 +120,16 @@ impl MapSizes {
 
     /// Notes that maps could not be made. Returns the error if it was not logged before.
     pub(super) fn failed(&mut self, why: &Error) -> Option<String> {
-        self.later = Some(Retry::after(self.later.take(), LATER));
+        let later =
+            if self.wants_smaller { &mut self.smaller_later } else { &mut self.larger_later };
+        *later = Some(Retry::after(later.take(), LATER));
         let why = format!("{why:#}");
         (self.logged.as_ref() != Some(&why)).then(|| self.logged.insert(why).clone())
     }
+}
+
+fn waits(later: Option<&Retry>) -> bool {
+    later.is_some_and(|later| Instant::now() < later.at)
 }
 
 /// Returns a seed for the index's hash that a tenant who may choose addresses cannot know.
@@ -151,5 +160,7 @@ mod tests {
             tokio::time::sleep_until(at).await;
         }
         assert!(delays.is_sorted_by(|one, next| one < next), "{delays:?}");
+        maps.failed(&anyhow!("no memory"));
+        assert!(maps.may_grow(&planner), "larger ones do not wait for smaller ones");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Phase one installs: the service's row, its members, slots, then the flip of each line, and after these the
 //! members that left are removed. Frontends of other services are taken over in place. Phase two retires:
-//! frontends without a claimant are removed, and services that are gone. The [`Runner`](super::runner::Runner)
-//! adds the reach of a home after the step for a line that changes it.
+//! frontends without a claimant are removed, and services that are gone. The reach of a home is not among the
+//! steps: `runner` adds it.
 
 use std::collections::BTreeSet;
 

@@ -7,7 +7,7 @@
 //! * `mirror`: what the maps hold, kept up to date as steps succeed, with one owner for ids, services, lines
 //!   and slots each.
 //! * `change`: the steps for one service, in two phases, as pure functions of the mirror.
-//! * `runner`: takes steps on a table and in the mirror.
+//! * `runner`: takes steps on a table and in the mirror, and adds the reach of a home after a line that changes it.
 //! * `planner`: the mirror, and what the passes before left to do. `previous`: what a previous agent wrote,
 //!   read back for the catalog.
 //! * `visit`, `work`, `phase_one`, `phase_two`, `pass`: all dirty objects, and the outcome.

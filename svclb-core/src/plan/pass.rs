@@ -53,6 +53,7 @@ pub(super) fn run(
     let mut work = Work::new(planner, Runner::new(table), catalog, effort);
     work.phase_one();
     work.phase_two();
+    work.settle_homes();
     work.finish()
 }
 

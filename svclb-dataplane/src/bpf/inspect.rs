@@ -41,8 +41,8 @@ pub(crate) fn link_of(link: BorrowedFd<'_>) -> io::Result<Link> {
     attr.info.bpf_fd = sys::fd(link)?;
     attr.info.info_len = u32::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     attr.info.info = (&raw mut info) as u64;
-    // SAFETY: `info` lives through the call and is as long as said. It is only what the kernel fills for a
-    // link where the descriptor is one's, and plain integers otherwise.
+    // SAFETY: `info` lives through the call and has the length that `attr` names. If the descriptor is no link,
+    // the kernel fills in something else, and these are plain integers all the same.
     unsafe { sys::bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     if info.type_ != bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 {
         let kind = info.type_;

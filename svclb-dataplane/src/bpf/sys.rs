@@ -1,4 +1,5 @@
-//! The bpf(2) commands and the socket options that neither aya 0.14 nor std has a call for.
+//! The bpf(2) commands and the socket options that aya 0.14 and std have no call for, and single elements of a
+//! map by its descriptor, which aya has for typed maps only.
 
 use std::ffi::CString;
 use std::io;
@@ -81,7 +82,7 @@ fn at_pin(command: bpf_cmd, path: &Path, object: u32) -> io::Result<libc::c_long
     let mut attr = empty();
     attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
     attr.__bindgen_anon_4.bpf_fd = object;
-    // SAFETY: the path lives through the call.
+    // SAFETY: `command` is BPF_OBJ_GET or BPF_OBJ_PIN, and the path lives through the call.
     unsafe { bpf(command, &mut attr) }
 }
 

@@ -80,7 +80,7 @@ impl Maps {
             services: Rows::open(MapName::Services, places)?,
             backends: Rows::open(MapName::Backends, places)?,
             counters: counters.try_into()?,
-            geometry: read_meta(&meta).context("cannot read svclb_meta")?,
+            geometry: read_meta(&meta)?,
             meta,
             needed: None,
             marks_of_review: 0,
@@ -101,7 +101,7 @@ impl Maps {
     /// # Errors
     /// When the map cannot be read.
     pub fn meta(&self) -> Result<Meta> {
-        read_meta(&self.meta).context("cannot read svclb_meta")
+        Ok(read_meta(&self.meta)?)
     }
 
     /// The counters, summed over CPUs.

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use svclb_common::cookie::SocketCookie;
 use svclb_common::layout::{BackendKey, NO_TAG, Origin, Overflow, Record};
 use svclb_core::table::MapName;
@@ -65,7 +65,7 @@ impl Origins {
                 entry.dialled.iter().zip(entry.records).filter(|(tag, _)| **tag != NO_TAG);
             records.for_each(|(_, record)| add(*cookie, record, true));
         };
-        self.overflow.each(add_all).context("cannot read svclb_overflow")?;
+        self.overflow.each(add_all)?;
         Ok(found)
     }
 
@@ -89,7 +89,7 @@ impl Origins {
     /// When it cannot be read.
     pub fn overflow_entries(&self) -> Result<usize> {
         let mut entries = 0;
-        self.overflow.each(&mut |_, _| entries += 1).context("cannot read svclb_overflow")?;
+        self.overflow.each(&mut |_, _| entries += 1)?;
         Ok(entries)
     }
 }

@@ -86,19 +86,26 @@ pub fn find(id: u64) -> Result<Option<PathBuf>> {
 
 /// Id of this process's own cgroup2; 0 where that is the root, which every process may be in, and where no
 /// cgroup2 that is mounted here shows it.
-///
-/// In a cgroup namespace, with mounts made outside of it, /proc and the mounts do not say which cgroup it is. So
-/// each is looked into.
 pub(crate) fn own_id() -> u64 {
+    let id = own().and_then(|folder| Some(fs::metadata(folder).ok()?.ino()));
+    id.filter(|id| *id != ROOT).unwrap_or(0)
+}
+
+/// The folder of this process's own cgroup. In a cgroup namespace, with mounts made outside of it, /proc and
+/// the mounts do not show which it is: then each is looked into.
+fn own() -> Option<PathBuf> {
     let us = std::process::id().to_string();
     let has_us = |folder: &PathBuf| {
         let processes = fs::read_to_string(folder.join("cgroup.procs"));
         processes.is_ok_and(|processes| processes.lines().any(|process| process == us))
     };
-    let mounts = mounts::of_type(CGROUP2).unwrap_or_default();
-    let own = mounts.into_iter().flat_map(|mount| tree(mount.mount_point)).find(has_us);
-    let id = own.and_then(|folder| Some(fs::metadata(folder).ok()?.ino()));
-    id.filter(|id| *id != ROOT).unwrap_or(0)
+    let mounts = mounts::of_type(CGROUP2).ok()?;
+    let path = cgroup2_in(&fs::read("/proc/self/cgroup").ok()?)?;
+    let path = path.strip_prefix('/')?;
+    let direct =
+        mounts.iter().filter(|mount| mount.root == "/").map(|it| it.mount_point.join(path));
+    let all = mounts.iter().flat_map(|mount| tree(mount.mount_point.clone()));
+    direct.chain(all).find(has_us)
 }
 
 /// The cgroups right below one. What goes while it is looked at is not there.
@@ -183,10 +190,13 @@ fn outside(of: &Process) -> Option<Outside> {
     let stat = of.stat().ok().filter(has_sockets)?;
     let mut cgroups = Vec::new();
     of.open_relative("cgroup").ok()?.read_to_end(&mut cgroups).ok()?;
-    // A cgroup's name need not be text.
-    let cgroups = String::from_utf8_lossy(&cgroups);
-    let cgroup = cgroups.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
-    Some(Outside { pid: of.pid, name: stat.comm, cgroup })
+    Some(Outside { pid: of.pid, name: stat.comm, cgroup: cgroup2_in(&cgroups)? })
+}
+
+/// Returns the cgroup2 of a `/proc/PID/cgroup`. Its name need not be text.
+fn cgroup2_in(cgroups: &[u8]) -> Option<String> {
+    let cgroups = String::from_utf8_lossy(cgroups);
+    cgroups.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
 /// Returns true unless this is a thread of the kernel, or a process that has ended. Other threads may live on

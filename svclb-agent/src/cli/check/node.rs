@@ -31,7 +31,7 @@ pub(super) fn kernel() -> Verdict {
 
 /// Reports the capabilities of this command. Fewer than an agent's are enough; checks that need more say so.
 pub(super) fn capabilities() -> Result<Verdict> {
-    let held = caps::read(None, CapSet::Effective)?;
+    let held = caps::read(None, CapSet::Effective).context("cannot read capabilities")?;
     let missing = privileges::missing(&held);
     if !missing.is_empty() {
         let names = privileges::names(&missing);
