@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::benches::churn;
-use crate::book::{Book, Figure, Unit, median};
+use crate::book::{Book, Figure, Unit};
 use crate::lane::Peer;
 use crate::report::with_unit;
 
@@ -29,7 +29,7 @@ enum Of {
     Added(Name, Name),
     /// The ratio of two figures.
     Times(Name, Name),
-    /// The ratio of two figures by the ratio of two others, percent.
+    /// The gain of a peer, the ratio of its two figures, by that of another, percent.
     Gain([Name; 2], [Name; 2]),
     /// The median of a figure.
     Itself(Name, Unit),
@@ -227,11 +227,9 @@ impl Target {
             Of::Share(part, whole) => 100.0 * by(part, whole)?,
             Of::Added(more, less) => 100.0 * (by(more, less)? - 1.0),
             Of::Times(one, other) => by(one, other)?,
-            Of::Gain(these, others) => {
-                let ratios = |[one, other]: [Name; 2]| Some(find(one)?.ratios(find(other)?));
-                let (these, others) = (ratios(these)?, ratios(others)?);
-                let each = these.iter().zip(&others).map(|(this, other)| this / other);
-                100.0 * median(&each.collect::<Vec<_>>())
+            // Peers are measured side by side; one thread and two are not.
+            Of::Gain([two, one], [direct_two, direct_one]) => {
+                100.0 * by(two, direct_two)? / by(one, direct_one)?
             }
             Of::Itself(name, _) => find(name).map(Figure::median)?,
             Of::Worst(name, _) => find(name)?.spread().1,
