@@ -231,7 +231,8 @@ pub(super) fn line(line: &str) -> Result<()> {
     print(&format!("{}\n", text::line(line)))
 }
 
-fn print(text: &str) -> Result<()> {
+/// Prints a text as it is: one that svclb itself has made.
+pub(super) fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
 }
 

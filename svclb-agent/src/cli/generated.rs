@@ -1,0 +1,45 @@
+//! Completions for shells, made from the definition of the command line.
+
+use anyhow::Result;
+use clap::builder::Str;
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use super::{Cli, output};
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// Shell that reads the script
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// `svclb completions`.
+pub(super) fn completions(args: &CompletionsArgs) -> Result<()> {
+    output::print(&script(args.shell)?)
+}
+
+fn script(shell: Shell) -> Result<String> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut visible(), "svclb", &mut script);
+    Ok(String::from_utf8(script)?)
+}
+
+/// Returns the command line without hidden flags, which completions would offer.
+fn visible() -> clap::Command {
+    let full = Cli::command();
+    let copy = |command: &clap::Command| {
+        clap::Command::new(command.get_name().to_owned())
+            .about(command.get_about().cloned())
+            .long_about(command.get_long_about().cloned())
+            .args(command.get_arguments().filter(|flag| !flag.is_hide_set()).cloned())
+    };
+    copy(&full)
+        .version(full.get_version().map(|version| Str::from(version.to_owned())))
+        .subcommand_required(full.is_subcommand_required_set())
+        .subcommands(full.get_subcommands().map(copy))
+}
+
+#[cfg(test)]
+#[path = "generated_tests.rs"]
+mod tests;
