@@ -1,8 +1,11 @@
-//! Completions for shells, made from the definition of the command line.
+//! Completions for shells and man pages, made from the definition of the command line.
 
-use anyhow::Result;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
 use clap::builder::Str;
-use clap::{Args, CommandFactory as _};
+use clap::{Args, CommandFactory as _, ValueHint};
 use clap_complete::Shell;
 
 use super::{Cli, output};
@@ -14,6 +17,13 @@ pub(super) struct CompletionsArgs {
     shell: Shell,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// Folder to write to; made if it does not exist
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    folder: PathBuf,
+}
+
 /// `svclb completions`.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<()> {
     output::print(&script(args.shell)?)
@@ -23,6 +33,14 @@ fn script(shell: Shell) -> Result<String> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut visible(), "svclb", &mut script);
     Ok(String::from_utf8(script)?)
+}
+
+/// `svclb man`.
+pub(super) fn man(args: &ManArgs) -> Result<()> {
+    let folder = &args.folder;
+    let written =
+        fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(visible(), folder));
+    written.with_context(|| format!("cannot write man pages to {}", folder.display()))
 }
 
 /// Returns the command line without hidden flags, which completions would offer.

@@ -54,3 +54,30 @@ fn help_and_suggestions_do_not_name_internal_commands() {
         assert_nothing_hidden(mistyped, &parsed.unwrap_err().to_string());
     }
 }
+
+#[test]
+fn svclb_and_every_visible_command_have_a_man_page_without_anything_hidden() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("share/man1");
+    man(&ManArgs { folder: folder.clone() }).unwrap();
+    let mut expected: Vec<String> =
+        commands().iter().map(|command| format!("svclb-{command}.1")).collect();
+    expected.push("svclb.1".to_owned());
+    expected.sort();
+    let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, expected);
+    for name in names {
+        // In roff a hyphen is `\-`.
+        let page = fs::read_to_string(folder.join(&name)).unwrap().replace('\\', "");
+        assert_nothing_hidden(&name, &page);
+        if name == "svclb.1" {
+            assert!(commands().iter().all(|command| page.contains(&format!("svclb-{command}(1)"))));
+        } else {
+            assert!(page.contains("--help"), "{page}");
+        }
+    }
+    let agent = fs::read_to_string(folder.join("svclb-agent.1")).unwrap().replace('\\', "");
+    assert!(agent.contains("--api-server") && agent.contains("NODE_NAME"), "{agent}");
+}

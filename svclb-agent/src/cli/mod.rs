@@ -55,6 +55,8 @@ enum Command {
     MountBpffs(node::MountBpffsArgs),
     /// Print a script with which a shell completes commands and flags of svclb
     Completions(generated::CompletionsArgs),
+    /// Write the man pages of svclb and of each command to a folder
+    Man(generated::ManArgs),
 }
 
 /// Commands with which svclb starts parts of itself. A parser of their own keeps them out of everything that
@@ -131,6 +133,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Uninstall(args) => node::uninstall(&args),
         Command::MountBpffs(args) => node::mount_bpffs(&args),
         Command::Completions(args) => generated::completions(&args),
+        Command::Man(args) => generated::man(&args),
     }
 }
 
