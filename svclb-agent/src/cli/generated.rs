@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::builder::Str;
+use clap::builder::Resettable;
 use clap::{Args, CommandFactory as _, ValueHint};
 use clap_complete::Shell;
 
@@ -48,12 +48,12 @@ fn visible() -> clap::Command {
     let full = Cli::command();
     let copy = |command: &clap::Command| {
         clap::Command::new(command.get_name().to_owned())
-            .about(command.get_about().cloned())
-            .long_about(command.get_long_about().cloned())
+            .about(Resettable::from(command.get_about().cloned()))
+            .long_about(Resettable::from(command.get_long_about().cloned()))
             .args(command.get_arguments().filter(|flag| !flag.is_hide_set()).cloned())
     };
     copy(&full)
-        .version(full.get_version().map(|version| Str::from(version.to_owned())))
+        .version(env!("CARGO_PKG_VERSION"))
         .subcommand_required(full.is_subcommand_required_set())
         .subcommands(full.get_subcommands().map(copy))
 }

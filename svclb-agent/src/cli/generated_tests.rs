@@ -1,9 +1,20 @@
 //! Everything that is generated from the command line has all visible commands and flags, and no others.
 
+use std::ffi::OsStr;
+
 use clap::ValueEnum as _;
 
 use super::super::InternalCommand;
+use super::super::golden::assert_golden;
 use super::*;
+
+/// The beginning of docs/cli.md.
+const HEAD: &str = "\
+# Reference of the command line
+Every command and flag of `svclb`. This page is written from the definition of the command line: after a change there, `cargo xtask check --bless` writes it anew. [commands.md](commands.md) says what the commands do, and lists the fields that they print.
+
+Every command also has `-h`, `--help`, and `svclb` itself `-V`, `--version`. Where a flag has an environment variable, the flag comes first.
+";
 
 /// The visible flags of all commands.
 fn flags() -> Vec<String> {
@@ -80,4 +91,59 @@ fn svclb_and_every_visible_command_have_a_man_page_without_anything_hidden() {
     }
     let agent = fs::read_to_string(folder.join("svclb-agent.1")).unwrap().replace('\\', "");
     assert!(agent.contains("--api-server") && agent.contains("NODE_NAME"), "{agent}");
+}
+
+#[test]
+fn the_golden_reference_of_the_command_line_has_every_command_and_flag() {
+    let mut command = visible().disable_help_subcommand(true);
+    command.build();
+    let sections: String = command.get_subcommands_mut().map(section).collect();
+    let page = HEAD.to_owned() + &sections;
+    assert_nothing_hidden("docs/cli.md", &page);
+    assert_golden("docs/cli.md", &page);
+}
+
+/// The section of docs/cli.md on a command.
+fn section(command: &mut clap::Command) -> String {
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    let (name, about) = (command.get_bin_name().unwrap(), command.get_about().unwrap());
+    let mut section = format!("\n## {name}\n{about}.\n\n```text\n{usage}\n```\n\n");
+    section += "| flag or argument | meaning | default | environment |\n|---|---|---|---|\n";
+    for argument in command.get_arguments().filter(|argument| argument.get_id() != "help") {
+        section.push('|');
+        for cell in cells(argument) {
+            section += &match cell.as_str() {
+                "" => " |".to_owned(),
+                text => format!(" {} |", text.replace('|', "\\|")),
+            };
+        }
+        section.push('\n');
+    }
+    section
+}
+
+/// Name, meaning, default and environment variable of a flag or an argument.
+fn cells(argument: &clap::Arg) -> [String; 4] {
+    let code = |text: &OsStr| format!("`{}`", text.display());
+    let short = argument.get_short().map(|short| format!("`-{short}`, ")).unwrap_or_default();
+    let help = argument.get_long_help().or(argument.get_help()).unwrap().to_string();
+    // The text has a default that depends on the node, or is in code of its own.
+    let described = help.strip_suffix(']').and_then(|text| text.split_once(" [default: "));
+    let (mut meaning, default) = match described {
+        Some((meaning, default)) => (meaning.to_owned(), default.to_owned()),
+        // The default of a flag without a value is false.
+        None if !argument.get_action().takes_values() => (help, String::new()),
+        None => {
+            let defaults = argument.get_default_values().iter().map(|value| code(value));
+            (help, defaults.collect::<Vec<_>>().join(", "))
+        }
+    };
+    for (index, value) in argument.get_possible_values().iter().enumerate() {
+        meaning += if index == 0 { ": " } else { "; " };
+        meaning += &format!("`{}`", value.get_name());
+        meaning += &value.get_help().map(|help| format!(" ({help})")).unwrap_or_default();
+    }
+    let environment = argument.get_env().map(code).unwrap_or_default();
+    [format!("{short}`{argument}`"), meaning, default, environment]
 }

@@ -4,6 +4,8 @@
 mod agent;
 mod check;
 mod generated;
+#[cfg(test)]
+mod golden;
 mod list;
 mod node;
 mod output;
