@@ -96,6 +96,7 @@ struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("output", |output| output.value_parser(OutputFormat::without_names())))]
 struct StatusArgs {
     #[command(flatten)]
     list: ListArgs,

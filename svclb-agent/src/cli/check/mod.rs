@@ -116,6 +116,10 @@ impl ListRow for Finding {
             advice => format!("{found}; {advice}"),
         }),
     ];
+
+    fn name(&self) -> String {
+        [self.check, self.subject].join("/").trim_end_matches('/').to_owned()
+    }
 }
 
 /// `svclb check`.
