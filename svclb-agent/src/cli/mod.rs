@@ -10,6 +10,7 @@ mod list;
 mod node;
 mod output;
 mod ready;
+mod schema;
 mod sources;
 
 use std::io;
@@ -59,6 +60,8 @@ enum Command {
     Completions(generated::CompletionsArgs),
     /// Write the man pages of svclb and of each command to a folder
     Man(generated::ManArgs),
+    /// Print the JSON Schema of what commands print with `-o json`
+    Schema(schema::SchemaArgs),
 }
 
 /// Commands with which svclb starts parts of itself. A parser of their own keeps them out of everything that
@@ -137,6 +140,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::MountBpffs(args) => node::mount_bpffs(&args),
         Command::Completions(args) => generated::completions(&args),
         Command::Man(args) => generated::man(&args),
+        Command::Schema(args) => schema::schema(&args),
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _, ValueParser};
 use comfy_table::{Table, presets};
+use schemars::JsonSchema;
 use serde::Serialize;
 use svclb_core::text;
 
@@ -55,7 +56,7 @@ pub(super) trait ListRow: Serialize + Sized + 'static {
 }
 
 /// A service: one port of a Service object. Sorted by its first fields.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, JsonSchema)]
 pub(super) struct ServiceView {
     /// Namespace of the Service object.
     pub(super) namespace: String,
@@ -115,7 +116,7 @@ impl ListRow for ServiceView {
 }
 
 /// A backend of a service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct BackendView {
     /// Namespace of the Service object.
     pub(super) namespace: String,
@@ -159,7 +160,7 @@ impl ListRow for BackendView {
 }
 
 /// A live socket that dialled a service: one row for each frontend that it has dialled.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct SocketView {
     /// The socket's cookie, as `ss -e` shows it (`sk:`, there hexadecimal).
     pub(super) cookie: u64,
@@ -197,7 +198,7 @@ impl ListRow for SocketView {
 }
 
 /// The state of maps and hooks.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct StatusView {
     /// Folder of the pins.
     pub(super) pins: String,
@@ -248,7 +249,7 @@ pub(super) struct StatusView {
 }
 
 /// A hook.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct HookView {
     /// Its name, such as `connect4`.
     pub(super) name: &'static str,
@@ -348,7 +349,7 @@ fn noted(notes: &BTreeMap<&'static str, usize>) -> String {
     if some.is_empty() { "none".to_owned() } else { some.join(", ") }
 }
 
-fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     Ok(text::json(&serde_json::to_string_pretty(value)?) + "\n")
 }
 

@@ -1,5 +1,6 @@
 //! The printed forms, word for word.
 
+use super::super::schema::tests::faults;
 use super::*;
 
 fn services() -> Vec<ServiceView> {
@@ -239,6 +240,34 @@ fn the_status_in_json_is_one_object() {
     assert_eq!(json["hooks"][1], serde_json::json!({"name": "connect6", "attached": false}));
     assert_eq!(json["counters"]["translated"], 9);
     assert_eq!(json["index_lines"], 1024);
+}
+
+#[test]
+fn every_output_in_json_conforms_to_its_schema_and_a_wrong_one_does_not() {
+    let value = |text: Result<String>| -> serde_json::Value {
+        serde_json::from_str(&text.unwrap()).unwrap()
+    };
+    let never_heard = StatusView {
+        sources: vec![SourceView { heard_seconds_ago: None, ..status().sources.swap_remove(0) }],
+        ..status()
+    };
+    let services = value(json(&services()));
+    let rows = [
+        ("services", services.clone()),
+        ("backends", value(json(&[backend()]))),
+        ("sockets", value(json(&[socket()]))),
+        ("status", value(json(&status()))),
+        ("status", value(json(&never_heard))),
+    ];
+    for (command, output) in rows {
+        assert_eq!(faults(command, &output), [""; 0], "{command}");
+    }
+    let mut wrong = services;
+    wrong[0]["backends"] = "2".into();
+    wrong[1].as_object_mut().unwrap().remove("id");
+    let faults = faults("services", &wrong);
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].starts_with("/0/backends: ") && faults[1].contains("id"), "{faults:?}");
 }
 
 /// Scripts rely on the names; the page that promises them must know each.
