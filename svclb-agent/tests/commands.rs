@@ -4,6 +4,7 @@
     reason = "helpers of tests: what fails in them fails the test, with its reason"
 )]
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -17,6 +18,56 @@ fn run(arguments: &[&str]) -> Output {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn exit_codes_are_those_of_the_manual() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man");
+    let [pages, file] = [&pages, Path::new("/dev/null")].map(|path| path.to_str().unwrap());
+    let rows: [(i32, &[&str]); 27] = [
+        (0, &["--help"]),
+        (0, &["--version"]),
+        (0, &["help", "agent"]),
+        (0, &["completions", "fish"]),
+        (0, &["man", pages]),
+        (0, &["schema"]),
+        (0, &["schema", "status"]),
+        (0, &["uninstall", "--pins", NOTHING]),
+        (1, &["agent", "--cgroup", NOTHING]),
+        (1, &["services", "--pins", NOTHING]),
+        (1, &["backends", "--pins", NOTHING]),
+        (1, &["sockets", "--pins", NOTHING]),
+        (1, &["status", "--pins", NOTHING]),
+        (1, &["status", "--ready", "--pins", NOTHING]),
+        (1, &["check", "--pins", NOTHING]),
+        (1, &["mount-bpffs", NOTHING]),
+        (1, &["man", file]),
+        (2, &[]),
+        (2, &["nothing"]),
+        (2, &["agent", "--nothing"]),
+        (2, &["services", "-o", "nothing"]),
+        (2, &["status", "-o", "name"]),
+        (2, &["check", "more"]),
+        (2, &["mount-bpffs", "/", "more"]),
+        (2, &["completions"]),
+        (2, &["man"]),
+        (2, &["schema", "agent"]),
+    ];
+    for (code, arguments) in rows {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        // Only a terminal gets colours.
+        assert!(!(stdout + &stderr).contains('\u{1b}'), "{arguments:?}: {stderr}");
+        let is_explained = match code {
+            0 => stderr.is_empty(),
+            // The agent has a log before its error.
+            1 => stderr.lines().last().unwrap().starts_with("svclb: "),
+            _ => stderr.contains("Usage: svclb") || stderr.contains("--help"),
+        };
+        assert!(is_explained, "{arguments:?}: {stderr}");
+    }
 }
 
 #[test]

@@ -99,3 +99,52 @@ fn names_agree_with_the_fields_and_wide_tables_have_the_same_rows() {
         }
     });
 }
+
+#[test]
+fn exit_codes_are_those_of_the_manual() {
+    with_world("codes", |world| {
+        let assert_codes = |state: &str, rows: &[(i32, &[&str])]| {
+            for (code, arguments) in rows {
+                let output = world.svclb(arguments);
+                assert_eq!(output.status.code(), Some(*code), "{state}: {arguments:?}: {output:?}");
+                let lines = String::from_utf8_lossy(&output.stderr).lines().count();
+                assert_eq!(lines, usize::from(*code == 1), "{state}: {arguments:?}: {output:?}");
+            }
+        };
+        assert_codes(
+            "an agent runs",
+            &[
+                (0, &["services"]),
+                (0, &["backends"]),
+                (0, &["sockets"]),
+                (0, &["status"]),
+                (0, &["status", "--ready"]),
+                (0, &["check"]),
+                (1, &["uninstall"]),
+            ],
+        );
+        assert_eq!(world.take_agent().stop().code(), Some(0));
+        assert_codes(
+            "no agent runs",
+            &[
+                (0, &["services"]),
+                (0, &["status"]),
+                (1, &["status", "--ready"]),
+                (1, &["check"]),
+                (0, &["uninstall"]),
+            ],
+        );
+        assert_codes(
+            "nothing is installed",
+            &[
+                (1, &["services"]),
+                (1, &["backends"]),
+                (1, &["sockets"]),
+                (1, &["status"]),
+                (1, &["status", "--ready"]),
+                (1, &["check"]),
+                (0, &["uninstall"]),
+            ],
+        );
+    });
+}

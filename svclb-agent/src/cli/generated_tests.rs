@@ -94,6 +94,20 @@ fn svclb_and_every_visible_command_have_a_man_page_without_anything_hidden() {
 }
 
 #[test]
+fn the_manual_has_each_command_in_its_tables_and_its_sections() {
+    let manual = include_str!("../../../docs/commands.md");
+    let (_, codes) = manual.split_once("| command | 0 | 1 |\n").unwrap();
+    let (codes, _) = codes.split_once("\n\n").unwrap();
+    let first_cells: String = codes.lines().filter_map(|row| row.split(" | ").next()).collect();
+    for command in commands() {
+        assert!(first_cells.contains(&format!("`{command}`")), "{command} has no exit codes");
+        assert!(manual.contains(&format!("[`{command}`](#svclb-{command})")), "{command}");
+        assert!(manual.contains(&format!("\n## svclb {command}\n")), "{command} has no section");
+    }
+    assert_nothing_hidden("docs/commands.md", manual);
+}
+
+#[test]
 fn the_golden_reference_of_the_command_line_has_every_command_and_flag() {
     let mut command = visible().disable_help_subcommand(true);
     command.build();
