@@ -1,9 +1,6 @@
 //! The output of the reading commands for scripts: JSON and YAML conform to the schemas in docs/schema, names
 //! agree with the fields, and exit codes are those of docs/commands.md.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a failure in a helper fails the test, with its reason"
-)]
+#![expect(clippy::unwrap_used, reason = "a failure in a helper fails the test, with its reason")]
 
 use std::process::{Command, Output};
 
@@ -29,17 +26,10 @@ fn with_world(name: &str, test: impl FnOnce(&World)) {
     let world = World::new(name);
     let web = world.backend("web", Tcp, "10.244.0.1:8080");
     let dns = world.backend("dns", Udp, "[fd00:244::1]:5353");
-    world
-        .service("default/web")
-        .cluster_ip("10.96.0.10")
-        .port(80, Tcp)
-        .backends([&web])
-        .apply();
+    world.service("default/web").cluster_ip("10.96.0.10").port(80, Tcp).backends([&web]).apply();
     world.service("default/dns").cluster_ip("fd00:96::10").port(53, Udp).backends([&dns]).apply();
-    let _sockets = [
-        world.dial(Tcp, "10.96.0.10:80").unwrap(),
-        world.dial(Udp, "[fd00:96::10]:53").unwrap(),
-    ];
+    let _sockets =
+        [world.dial(Tcp, "10.96.0.10:80").unwrap(), world.dial(Udp, "[fd00:96::10]:53").unwrap()];
     test(&world);
 }
 
@@ -51,7 +41,11 @@ fn json_and_yaml_of_every_command_conform_to_the_schema_in_docs() {
             let mut printed = Command::new(world.program());
             printed.args(["schema", command]);
             let printed = world.output(printed);
-            assert_eq!(serde_json::from_str::<Value>(&text(&printed)).unwrap(), schema, "{command}");
+            assert_eq!(
+                serde_json::from_str::<Value>(&text(&printed)).unwrap(),
+                schema,
+                "{command}"
+            );
             let validator = jsonschema::draft202012::new(&schema).unwrap();
             let json = text(&world.svclb(&[command, "-o", "json"]));
             let yaml = text(&world.svclb(&[command, "-o", "yaml"]));
@@ -80,7 +74,11 @@ fn names_agree_with_the_fields_and_wide_tables_have_the_same_rows() {
             }),
             ("backends", |row, word| {
                 let (address, port) = (word(&row["address"]), word(&row["port"]));
-                if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+                if address.contains(':') {
+                    format!("[{address}]:{port}")
+                } else {
+                    format!("{address}:{port}")
+                }
             }),
             ("sockets", |row, word| word(&row["cookie"])),
             ("check", |row, word| {

@@ -298,7 +298,9 @@ fn render_status(status: &StatusView, format: OutputFormat) -> Result<String> {
         OutputFormat::Table | OutputFormat::Wide => Ok(columns(status_rows(status))),
         OutputFormat::Json => json(status),
         OutputFormat::Yaml => yaml(status),
-        OutputFormat::Name => bail!("the status has no names: -o table, wide, json or yaml shows it"),
+        OutputFormat::Name => {
+            bail!("the status has no names: -o table, wide, json or yaml shows it")
+        }
     }
 }
 

@@ -145,14 +145,21 @@ fn a_wide_table_begins_as_the_table_and_has_every_value() {
     assert!(wide.ends_with(expected), "{wide}");
     let wide = render_list(&[backend()], OutputFormat::Wide).unwrap();
     let headings = wide.lines().next().unwrap();
-    assert!(headings.ends_with("CONNECTIONS  WEIGHT") && wide.ends_with("  3            7\n"), "{wide}");
+    assert!(
+        headings.ends_with("CONNECTIONS  WEIGHT") && wide.ends_with("  3            7\n"),
+        "{wide}"
+    );
 }
 
 #[test]
 fn names_are_one_a_line_without_headings() {
     let none: [ServiceView; 0] = [];
     let rows = [
-        ("services", render_list(&services(), OutputFormat::Name), "default/web:/TCP\ndefault/a-longer-name:http/TCP\n"),
+        (
+            "services",
+            render_list(&services(), OutputFormat::Name),
+            "default/web:/TCP\ndefault/a-longer-name:http/TCP\n",
+        ),
         ("backends", render_list(&[backend()], OutputFormat::Name), "[fd00::1]:8080\n"),
         ("sockets", render_list(&[socket()], OutputFormat::Name), "4711\n"),
         ("nothing", render_list(&none, OutputFormat::Name), ""),
