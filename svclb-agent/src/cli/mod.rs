@@ -3,10 +3,14 @@
 
 mod agent;
 mod check;
+mod generated;
+#[cfg(test)]
+mod golden;
 mod list;
 mod node;
 mod output;
 mod ready;
+mod schema;
 mod sources;
 
 use std::io;
@@ -15,7 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::builder::{PathBufValueParser, TypedValueParser as _};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use svclb_core::text;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,14 +56,27 @@ enum Command {
     Uninstall(node::UninstallArgs),
     /// Mount a bpffs at PATH unless it is on one
     MountBpffs(node::MountBpffsArgs),
+    /// Print a script with which a shell completes commands and flags of svclb
+    Completions(generated::CompletionsArgs),
+    /// Write the man pages of svclb and of each command to a folder
+    Man(generated::ManArgs),
+    /// Print the JSON Schema of what commands print with `-o json`
+    Schema(schema::SchemaArgs),
+}
+
+/// Commands with which svclb starts parts of itself. A parser of their own keeps them out of everything that
+/// people see: help, suggestions for a mistyped command, completions, man pages and docs/cli.md.
+#[derive(Debug, Parser)]
+#[command(name = "svclb")]
+enum InternalCommand {
     /// Runs the child's part of the agent's probe
-    #[command(name = probe::CLIENT, hide = true)]
+    #[command(name = probe::CLIENT)]
     ProbeClient {
         /// A Service to dial instead of the agent's own
         dialled: Option<SocketAddr>,
     },
     /// Runs an exec plugin of a kubeconfig within limits
-    #[command(name = guard::NAME, hide = true)]
+    #[command(name = guard::NAME)]
     GuardPlugin(guard::GuardArgs),
 }
 
@@ -68,6 +85,7 @@ struct PinsArgs {
     /// Folder on bpffs with the maps and links
     #[arg(long, value_name = "PATH", env = "SVCLB_PINS", default_value = "/sys/fs/bpf/svclb")]
     #[arg(value_parser = PathBufValueParser::new().map(|path| Pins::new(&path)))]
+    #[arg(value_hint = ValueHint::DirPath)]
     pins: Pins,
 }
 
@@ -81,6 +99,7 @@ struct ListArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("output", |output| output.value_parser(OutputFormat::without_names())))]
 struct StatusArgs {
     #[command(flatten)]
     list: ListArgs,
@@ -91,7 +110,13 @@ struct StatusArgs {
 
 /// Runs the command line. An error is one line on standard error, and exit code 1.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    let result = if InternalCommand::has_subcommand(&first.to_string_lossy()) {
+        run_internal(InternalCommand::parse())
+    } else {
+        run(Cli::parse()).map(|()| ExitCode::SUCCESS)
+    };
+    match result {
         Ok(code) => code,
         // A reader that went away (`svclb services | head`) is no fault.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -102,9 +127,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::GuardPlugin(args) => return guard::run(&args),
         Command::Agent(args) => agent::run(*args),
         Command::Services(args) => list::services(&args.pins.pins, args.output),
         Command::Backends(args) => list::backends(&args.pins.pins, args.output),
@@ -114,8 +138,19 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Status(args) => list::status(&args.list.pins.pins, args.list.output),
         Command::Uninstall(args) => node::uninstall(&args),
         Command::MountBpffs(args) => node::mount_bpffs(&args),
-        Command::ProbeClient { dialled: None } => output::line(&probe::client()),
-        Command::ProbeClient { dialled: Some(dialled) } => trial::client(dialled, output::line),
+        Command::Completions(args) => generated::completions(&args),
+        Command::Man(args) => generated::man(&args),
+        Command::Schema(args) => schema::schema(&args),
+    }
+}
+
+fn run_internal(command: InternalCommand) -> Result<ExitCode> {
+    match command {
+        InternalCommand::GuardPlugin(args) => return guard::run(&args),
+        InternalCommand::ProbeClient { dialled: None } => output::line(&probe::client()),
+        InternalCommand::ProbeClient { dialled: Some(dialled) } => {
+            trial::client(dialled, output::line)
+        }
     }?;
     Ok(ExitCode::SUCCESS)
 }

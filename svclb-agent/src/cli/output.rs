@@ -1,13 +1,16 @@
-//! Output of the reading commands: rows as a table for people, and as JSON or YAML for scripts. The fields of
-//! the rows, which docs/commands.md lists, are a contract: they may be added to, not changed.
+//! Output of the reading commands: rows as a table for people, as JSON or YAML for scripts, or only their
+//! names. The fields of the rows, which docs/commands.md lists, are a contract: they may be added to, not
+//! changed. So are the names.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _, ValueParser};
 use comfy_table::{Table, presets};
+use schemars::JsonSchema;
 use serde::Serialize;
 use svclb_core::text;
 
@@ -19,10 +22,23 @@ pub(super) enum OutputFormat {
     /// Columns for people
     #[default]
     Table,
+    /// The same with all columns
+    Wide,
     /// An array of objects
     Json,
     /// The same as YAML
     Yaml,
+    /// One name a line
+    Name,
+}
+
+impl OutputFormat {
+    /// Returns the parser for a command whose output has no names.
+    pub(super) fn without_names() -> ValueParser {
+        let formats = Self::value_variants().iter().filter(|format| **format != Self::Name);
+        let values = formats.filter_map(Self::to_possible_value);
+        PossibleValuesParser::new(values).try_map(|value| Self::from_str(&value, false)).into()
+    }
 }
 
 /// A column of a table: its heading, and the cell of a row.
@@ -32,10 +48,15 @@ pub(super) type Column<T> = (&'static str, fn(&T) -> String);
 pub(super) trait ListRow: Serialize + Sized + 'static {
     /// The table's columns.
     const COLUMNS: &'static [Column<Self>];
+    /// The columns that follow in a wide table.
+    const MORE_COLUMNS: &'static [Column<Self>] = &[];
+
+    /// The name of what the row shows.
+    fn name(&self) -> String;
 }
 
 /// A service: one port of a Service object. Sorted by its first fields.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, JsonSchema)]
 pub(super) struct ServiceView {
     /// Namespace of the Service object.
     pub(super) namespace: String,
@@ -81,10 +102,21 @@ impl ListRow for ServiceView {
         ("NOTES", |row| joined(&row.notes)),
         ("ID", |row| row.id.to_string()),
     ];
+    const MORE_COLUMNS: &'static [Column<Self>] = &[
+        ("INTERNAL-POLICY", |row| row.internal_policy.clone()),
+        ("EXTERNAL-POLICY", |row| row.external_policy.clone()),
+        ("AFFINITY-SECONDS", |row| row.affinity_seconds.to_string()),
+        ("FRONTENDS", |row| joined(&row.frontends)),
+    ];
+
+    fn name(&self) -> String {
+        let Self { namespace, name, port_name, protocol, .. } = self;
+        format!("{namespace}/{name}:{port_name}/{protocol}")
+    }
 }
 
 /// A backend of a service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct BackendView {
     /// Namespace of the Service object.
     pub(super) namespace: String,
@@ -115,15 +147,20 @@ impl ListRow for BackendView {
         ("SERVICE", |row| row.service.clone()),
         ("PORT", |row| row.port_name.clone()),
         ("PROTOCOL", |row| row.protocol.clone()),
-        ("BACKEND", |row| SocketAddr::new(row.address, row.port).to_string()),
+        ("BACKEND", Self::name),
         ("STATE", |row| row.state.to_owned()),
         ("SETS", |row| joined(&row.sets)),
         ("CONNECTIONS", |row| row.connections.to_string()),
     ];
+    const MORE_COLUMNS: &'static [Column<Self>] = &[("WEIGHT", |row| row.weight.to_string())];
+
+    fn name(&self) -> String {
+        SocketAddr::new(self.address, self.port).to_string()
+    }
 }
 
 /// A live socket that dialled a service: one row for each frontend that it has dialled.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct SocketView {
     /// The socket's cookie, as `ss -e` shows it (`sk:`, there hexadecimal).
     pub(super) cookie: u64,
@@ -145,7 +182,7 @@ pub(super) struct SocketView {
 
 impl ListRow for SocketView {
     const COLUMNS: &'static [Column<Self>] = &[
-        ("COOKIE", |row| row.cookie.to_string()),
+        ("COOKIE", Self::name),
         ("PROTOCOL", |row| row.protocol.to_owned()),
         ("DIALLED", |row| row.dialled.to_string()),
         ("GIVEN", |row| row.given.to_string()),
@@ -154,10 +191,14 @@ impl ListRow for SocketView {
         ("CURRENT", |row| yes(row.current).to_owned()),
         ("PLACE", |row| row.place.to_owned()),
     ];
+
+    fn name(&self) -> String {
+        self.cookie.to_string()
+    }
 }
 
 /// The state of maps and hooks.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct StatusView {
     /// Folder of the pins.
     pub(super) pins: String,
@@ -208,7 +249,7 @@ pub(super) struct StatusView {
 }
 
 /// A hook.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct HookView {
     /// Its name, such as `connect4`.
     pub(super) name: &'static str,
@@ -231,31 +272,35 @@ pub(super) fn line(line: &str) -> Result<()> {
     print(&format!("{}\n", text::line(line)))
 }
 
-fn print(text: &str) -> Result<()> {
+/// Prints a text as it is: one that svclb itself has made.
+pub(super) fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
 }
 
 fn render_list<T: ListRow>(rows: &[T], format: OutputFormat) -> Result<String> {
-    render(rows, format, || {
-        let headings = T::COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect();
-        let cells = rows.iter().map(|row| T::COLUMNS.iter().map(|(_, cell)| cell(row)).collect());
-        std::iter::once(headings).chain(cells).collect()
-    })
+    let table = |more_columns: &[Column<T>]| {
+        let all = || T::COLUMNS.iter().chain(more_columns);
+        let headings = all().map(|(heading, _)| (*heading).to_owned()).collect();
+        let cells = rows.iter().map(|row| all().map(|(_, cell)| cell(row)).collect());
+        columns(std::iter::once(headings).chain(cells).collect())
+    };
+    match format {
+        OutputFormat::Table => Ok(table(&[])),
+        OutputFormat::Wide => Ok(table(T::MORE_COLUMNS)),
+        OutputFormat::Json => json(rows),
+        OutputFormat::Yaml => yaml(rows),
+        OutputFormat::Name => Ok(rows.iter().map(|row| text::line(&row.name()) + "\n").collect()),
+    }
 }
 
 fn render_status(status: &StatusView, format: OutputFormat) -> Result<String> {
-    render(status, format, || status_rows(status))
-}
-
-fn render<T: Serialize + ?Sized>(
-    value: &T,
-    format: OutputFormat,
-    table: impl FnOnce() -> Vec<Vec<String>>,
-) -> Result<String> {
     match format {
-        OutputFormat::Json => json(value),
-        OutputFormat::Yaml => yaml(value),
-        OutputFormat::Table => Ok(columns(table())),
+        OutputFormat::Table | OutputFormat::Wide => Ok(columns(status_rows(status))),
+        OutputFormat::Json => json(status),
+        OutputFormat::Yaml => yaml(status),
+        OutputFormat::Name => {
+            bail!("the status has no names: -o table, wide, json or yaml shows it")
+        }
     }
 }
 
@@ -306,7 +351,7 @@ fn noted(notes: &BTreeMap<&'static str, usize>) -> String {
     if some.is_empty() { "none".to_owned() } else { some.join(", ") }
 }
 
-fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     Ok(text::json(&serde_json::to_string_pretty(value)?) + "\n")
 }
 

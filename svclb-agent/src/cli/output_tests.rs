@@ -1,5 +1,6 @@
 //! The printed forms, word for word.
 
+use super::super::schema::tests::faults;
 use super::*;
 
 fn services() -> Vec<ServiceView> {
@@ -67,9 +68,8 @@ fn yaml_quotes_a_name_that_looks_like_a_number() {
     }
 }
 
-#[test]
-fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
-    let rows = [BackendView {
+fn backend() -> BackendView {
+    BackendView {
         namespace: "default".into(),
         service: "web".into(),
         port_name: "http".into(),
@@ -78,12 +78,30 @@ fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
         port: 8080,
         state: "ready",
         sets: vec!["internal"],
-        weight: 1,
+        weight: 7,
         connections: 3,
-    }];
+    }
+}
+
+fn socket() -> SocketView {
+    SocketView {
+        cookie: 4711,
+        protocol: "UDP",
+        dialled: "10.96.0.10:53".parse().unwrap(),
+        given: "10.0.0.1:53".parse().unwrap(),
+        service: "default/dns:".into(),
+        connected: true,
+        current: true,
+        place: "origins",
+    }
+}
+
+#[test]
+fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
+    let rows = [backend()];
     let expected = serde_json::json!([{
         "namespace": "default", "service": "web", "port_name": "http", "protocol": "TCP",
-        "address": "fd00::1", "port": 8080, "state": "ready", "sets": ["internal"], "weight": 1,
+        "address": "fd00::1", "port": 8080, "state": "ready", "sets": ["internal"], "weight": 7,
         "connections": 3,
     }]);
     let json: serde_json::Value =
@@ -100,9 +118,64 @@ fn json_and_yaml_are_arrays_of_objects_with_the_documented_fields() {
 fn control_characters_are_shown_and_not_obeyed() {
     let mut rows = services();
     rows[0].name = "a\u{1b}[2J\nb\u{9b}".into();
-    let table = render_list(&rows, OutputFormat::Table).unwrap();
-    assert!(table.contains(r"a\u{1b}[2J\nb\u{9b}"), "{table}");
-    assert_eq!(table.lines().count(), 3);
+    for (format, lines) in
+        [(OutputFormat::Table, 3), (OutputFormat::Wide, 3), (OutputFormat::Name, 2)]
+    {
+        let text = render_list(&rows, format).unwrap();
+        assert!(text.contains(r"a\u{1b}[2J\nb\u{9b}"), "{text}");
+        assert_eq!(text.lines().count(), lines, "{text}");
+    }
+}
+
+#[test]
+fn a_wide_table_begins_as_the_table_and_has_every_value() {
+    let rows = [ServiceView {
+        internal_policy: "Local".into(),
+        external_policy: "Cluster".into(),
+        affinity_seconds: 10800,
+        ..services().swap_remove(0)
+    }];
+    let [table, wide] =
+        [OutputFormat::Table, OutputFormat::Wide].map(|it| render_list(&rows, it).unwrap());
+    for (line, wide) in table.lines().zip(wide.lines()) {
+        assert!(wide.starts_with(line), "{wide}");
+    }
+    let expected = "  Local            Cluster          10800             10.96.0.10:80,[fd00::10]:80,\
+        127.0.0.1:30080,192.0.2.5:30080,198.51.100.1:80\n";
+    assert!(wide.ends_with(expected), "{wide}");
+    let wide = render_list(&[backend()], OutputFormat::Wide).unwrap();
+    let headings = wide.lines().next().unwrap();
+    assert!(
+        headings.ends_with("CONNECTIONS  WEIGHT") && wide.ends_with("  3            7\n"),
+        "{wide}"
+    );
+}
+
+#[test]
+fn names_are_one_a_line_without_headings() {
+    let none: [ServiceView; 0] = [];
+    let rows = [
+        (
+            "services",
+            render_list(&services(), OutputFormat::Name),
+            "default/web:/TCP\ndefault/a-longer-name:http/TCP\n",
+        ),
+        ("backends", render_list(&[backend()], OutputFormat::Name), "[fd00::1]:8080\n"),
+        ("sockets", render_list(&[socket()], OutputFormat::Name), "4711\n"),
+        ("nothing", render_list(&none, OutputFormat::Name), ""),
+    ];
+    for (row, names, expected) in rows {
+        assert_eq!(names.unwrap(), expected, "{row}");
+    }
+}
+
+#[test]
+fn the_status_has_every_format_but_names() {
+    let [table, wide] =
+        [OutputFormat::Table, OutputFormat::Wide].map(|it| render_status(&status(), it).unwrap());
+    assert_eq!(table, wide);
+    let error = render_status(&status(), OutputFormat::Name).unwrap_err().to_string();
+    assert!(error.contains("no names"), "{error}");
 }
 
 fn status() -> StatusView {
@@ -176,6 +249,34 @@ fn the_status_in_json_is_one_object() {
     assert_eq!(json["index_lines"], 1024);
 }
 
+#[test]
+fn every_output_in_json_conforms_to_its_schema_and_a_wrong_one_does_not() {
+    let value = |text: Result<String>| -> serde_json::Value {
+        serde_json::from_str(&text.unwrap()).unwrap()
+    };
+    let never_heard = StatusView {
+        sources: vec![SourceView { heard_seconds_ago: None, ..status().sources.swap_remove(0) }],
+        ..status()
+    };
+    let services = value(json(&services()));
+    let rows = [
+        ("services", services.clone()),
+        ("backends", value(json(&[backend()]))),
+        ("sockets", value(json(&[socket()]))),
+        ("status", value(json(&status()))),
+        ("status", value(json(&never_heard))),
+    ];
+    for (command, output) in rows {
+        assert_eq!(faults(command, &output), [""; 0], "{command}");
+    }
+    let mut wrong = services;
+    wrong[0]["backends"] = "2".into();
+    wrong[1].as_object_mut().unwrap().remove("id");
+    let faults = faults("services", &wrong);
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].starts_with("/0/backends: ") && faults[1].contains("id"), "{faults:?}");
+}
+
 /// Scripts rely on the names; the page that promises them must know each.
 #[test]
 fn every_field_is_documented() {
@@ -191,32 +292,10 @@ fn every_field_is_documented() {
         .cloned()
         .collect()
     };
-    let socket = SocketView {
-        cookie: 1,
-        protocol: "UDP",
-        dialled: "10.96.0.10:53".parse().unwrap(),
-        given: "10.0.0.1:53".parse().unwrap(),
-        service: "default/dns:".into(),
-        connected: true,
-        current: true,
-        place: "origins",
-    };
-    let backend = BackendView {
-        namespace: String::new(),
-        service: String::new(),
-        port_name: String::new(),
-        protocol: String::new(),
-        address: IpAddr::from([0, 0, 0, 0]),
-        port: 0,
-        state: "ready",
-        sets: Vec::new(),
-        weight: 1,
-        connections: 0,
-    };
     for (command, names) in [
         ("services", fields(json(&services()).unwrap())),
-        ("backends", fields(json(&[backend]).unwrap())),
-        ("sockets", fields(json(&[socket]).unwrap())),
+        ("backends", fields(json(&[backend()]).unwrap())),
+        ("sockets", fields(json(&[socket()]).unwrap())),
         ("status", fields(json(&status()).unwrap())),
     ] {
         let part = page.split("\n## ").find(|part| part.starts_with(&format!("svclb {command}\n")));

@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use svclb_common::layout::{Meta, SourceKind, SourceRow, WayKind};
 
 /// A source of the agent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct SourceView {
     /// Its kind: `services`, `endpointslices`, `nodes`, or `files`, which have all of them.
     pub(super) name: &'static str,

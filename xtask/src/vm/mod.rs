@@ -26,7 +26,7 @@ use programs::Programs;
 use qemu::Guest;
 
 /// Prefixes of the test binaries that do not run in guests, with the reason.
-const LEFT_OUT: [(&str, &str); 15] = [
+const LEFT_OUT: [(&str, &str); 16] = [
     ("cluster", "starts a real cluster, whose programs need a larger machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
@@ -35,6 +35,7 @@ const LEFT_OUT: [(&str, &str); 15] = [
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
     ("rbac", "the same"),
+    ("commands", "of svclb-agent: about the command line, not a kernel"),
     ("svclb_tests", "the harness's own tests"),
     ("svclb_common", "depends on the architecture, not on the kernel"),
     ("budget", "compares figures of the agent and of this machine's kernel with budgets"),
@@ -47,7 +48,7 @@ const LEFT_OUT: [(&str, &str); 15] = [
 const QUICK: [&str; 8] =
     ["affinity", "names", "node_ports", "origins", "own_peer", "refusal", "tcp", "udp"];
 /// Single tests that do not run in guests, with the reason.
-const SKIPPED: [(&str, &str); 6] = [
+const SKIPPED: [(&str, &str); 7] = [
     ("a_hundred_thousand_connections_spread_evenly", "load"),
     ("two_hundred_thousand_sockets_leave_no_origin", "load"),
     ("programs_are_replaced_100_times_under_load", "load"),
@@ -56,6 +57,7 @@ const SKIPPED: [(&str, &str); 6] = [
         "every_map_type_lies_in_the_kernel",
         "of svclb-dataplane: about the object's file, not a kernel",
     ),
+    ("golden", "compares files of the repository, which guests lack"),
     ("histories", "of svclb-common: thousands of random histories, minutes in an emulator"),
 ];
 /// The binaries that run in guests of another architecture, which are the slowest.

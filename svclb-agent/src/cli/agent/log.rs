@@ -1,6 +1,7 @@
 //! The agent's log.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 
@@ -44,11 +45,19 @@ impl LogArgs {
         let hooks = if self.log_bpf { ",svclb=debug" } else { "" };
         let filter = EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| EnvFilter::new(format!("{DEFAULT}{hooks}")));
-        log(self.log_format, io::stderr().is_terminal(), filter, io::stderr).init();
+        let no_color = std::env::var_os("NO_COLOR");
+        let ansi = is_coloured(io::stderr().is_terminal(), no_color.as_deref());
+        log(self.log_format, ansi, filter, io::stderr).init();
     }
 }
 
-/// The log: its events go to what `stream` gives. `ansi` is whether that is a terminal.
+/// Returns true if the log may have colours: on a terminal, unless `NO_COLOR` has a value
+/// (<https://no-color.org>).
+fn is_coloured(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
+
+/// The log: its events go to what `stream` gives. `ansi` is whether it may have colours.
 fn log<W: Write + 'static>(
     format: LogFormat,
     ansi: bool,
@@ -185,6 +194,20 @@ mod tests {
     /// Sequences that a terminal obeys (clear, title, hide, colours), and characters that hide or turn text.
     const HOSTILE: &str = "a\u{1b}[2J\u{1b}]0;x\u{7}\r\nERROR all is lost\u{9b}31m\u{202e}b\u{2028}\u{200b}\0\
         \u{1b}[8m\u{1b}[31mc\u{1b}[0m\u{1b}[m\u{1b}[1;31md";
+
+    #[test]
+    fn colours_are_for_terminals_and_no_color_turns_them_off() {
+        let rows = [
+            ("a terminal", true, None, true),
+            ("a file", false, None, false),
+            ("turned off", true, Some("1"), false),
+            ("turned off by any value", true, Some("0"), false),
+            ("an empty value", true, Some(""), true),
+        ];
+        for (row, is_terminal, no_color, expected) in rows {
+            assert_eq!(is_coloured(is_terminal, no_color.map(OsStr::new)), expected, "{row}");
+        }
+    }
 
     #[test]
     fn an_event_is_one_line_without_a_character_that_a_terminal_obeys() {

@@ -7,13 +7,14 @@ mod node;
 mod translation;
 
 use anyhow::{Result, ensure};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::ListArgs;
 use super::output::{self, Column, ListRow};
 
 /// The verdict of a check.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum CheckState {
     /// It was seen to be as it should be.
@@ -38,8 +39,9 @@ impl CheckState {
 }
 
 /// The outcome of a check.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 struct Verdict {
+    /// The verdict.
     state: CheckState,
     /// The finding, or the reason why it was not looked at.
     found: String,
@@ -75,8 +77,8 @@ impl Verdict {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Finding {
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+pub(super) struct Finding {
     /// The check: one of the words in docs/commands.md.
     check: &'static str,
     /// One of several subjects, such as a hook's name; empty where there is one.
@@ -116,6 +118,10 @@ impl ListRow for Finding {
             advice => format!("{found}; {advice}"),
         }),
     ];
+
+    fn name(&self) -> String {
+        [self.check, self.subject].join("/").trim_end_matches('/').to_owned()
+    }
 }
 
 /// `svclb check`.

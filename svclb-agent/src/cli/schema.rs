@@ -1,0 +1,95 @@
+//! `svclb schema`: JSON Schemas of the outputs of `-o json`, made of the types that are printed. Their comments
+//! are the descriptions, so they are a document for users. docs/schema/ has the same schemas.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use clap::Args;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+
+use super::check::Finding;
+use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
+
+/// The commands that print JSON, and how to make the schema of what each prints.
+const SCHEMAS: [(&str, fn() -> Schema); 5] = [
+    ("services", schema_of::<Vec<ServiceView>>),
+    ("backends", schema_of::<Vec<BackendView>>),
+    ("sockets", schema_of::<Vec<SocketView>>),
+    ("status", schema_of::<StatusView>),
+    ("check", schema_of::<Vec<Finding>>),
+];
+
+#[derive(Debug, Args)]
+pub(super) struct SchemaArgs {
+    /// Command whose output the schema describes [default: all, as one object with their names]
+    #[arg(value_parser = SCHEMAS.map(|(command, _)| command))]
+    command: Option<String>,
+}
+
+/// `svclb schema`.
+pub(super) fn schema(args: &SchemaArgs) -> Result<()> {
+    let mut schemas = all();
+    let text = match args.command.as_ref().and_then(|command| schemas.remove(command.as_str())) {
+        Some(schema) => output::json(&schema),
+        None => output::json(&schemas),
+    };
+    output::print(&text?)
+}
+
+/// The schema of each command's output.
+fn all() -> BTreeMap<&'static str, Schema> {
+    let titled = |(command, make): (&'static str, fn() -> Schema)| {
+        let mut schema = make();
+        schema.insert("title".to_owned(), format!("svclb {command} -o json").into());
+        (command, schema)
+    };
+    SCHEMAS.into_iter().map(titled).collect()
+}
+
+fn schema_of<T: JsonSchema>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::Value;
+
+    use super::super::golden::assert_golden;
+    use super::*;
+
+    /// Returns the reasons why this is no output of the command.
+    pub(in super::super) fn faults(command: &str, json: &Value) -> Vec<String> {
+        let schema = all().remove(command).unwrap();
+        let validator = jsonschema::draft202012::new(schema.as_value()).unwrap();
+        validator
+            .iter_errors(json)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect()
+    }
+
+    #[test]
+    fn the_golden_schemas_in_docs_describe_each_output() {
+        for (command, schema) in all() {
+            let text = output::json(&schema).unwrap();
+            assert_golden(&format!("docs/schema/{command}.json"), &text);
+        }
+    }
+
+    #[test]
+    fn every_field_has_a_description() {
+        fn check(command: &str, schema: &Value) {
+            for (field, described) in schema["properties"].as_object().into_iter().flatten() {
+                let description = described["description"].as_str();
+                assert!(description.is_some_and(|it| !it.is_empty()), "{command}: {field}");
+            }
+            for part in schema.as_object().into_iter().flatten().map(|(_, part)| part) {
+                check(command, part);
+            }
+        }
+        for (command, schema) in all() {
+            check(command, schema.as_value());
+        }
+    }
+}
