@@ -6,6 +6,7 @@ mod check;
 mod list;
 mod node;
 mod output;
+mod plan;
 mod ready;
 mod sources;
 
@@ -48,6 +49,10 @@ enum Command {
     Check(ListArgs),
     /// Show the state of maps and hooks
     Status(StatusArgs),
+    /// Show what an agent that starts would change, without changing anything
+    Plan(Box<plan::PlanArgs>),
+    /// Compare the maps with a source, row by row: exit code 0 if they are equal, 1 if not, 2 after an error
+    Diff(Box<plan::PlanArgs>),
     /// Detach every hook and remove every map and pin
     Uninstall(node::UninstallArgs),
     /// Mount a bpffs at PATH unless it is on one
@@ -89,15 +94,23 @@ struct StatusArgs {
     ready: bool,
 }
 
-/// Runs the command line. An error is one line on standard error, and exit code 1.
+/// Exit code of `svclb diff` after an error, as of diff(1): 1 says that there are differences.
+const TROUBLE: u8 = 2;
+
+/// Runs the command line. An error is one line on standard error, and exit code 1, or 2 of `svclb diff`.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let failure = match cli.command {
+        Command::Diff(_) => ExitCode::from(TROUBLE),
+        _ => ExitCode::FAILURE,
+    };
+    match run(cli) {
         Ok(code) => code,
         // A reader that went away (`svclb services | head`) is no fault.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("svclb: {}", text::line(&format!("{error:#}")));
-            ExitCode::FAILURE
+            failure
         }
     }
 }
@@ -105,6 +118,8 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::GuardPlugin(args) => return guard::run(&args),
+        Command::Diff(args) => return plan::diff(&args),
+        Command::Plan(args) => plan::plan(&args),
         Command::Agent(args) => agent::run(*args),
         Command::Services(args) => list::services(&args.pins.pins, args.output),
         Command::Backends(args) => list::backends(&args.pins.pins, args.output),

@@ -231,6 +231,19 @@ pub(super) fn line(line: &str) -> Result<()> {
     print(&format!("{}\n", text::line(line)))
 }
 
+/// Prints lines for people, or a value for scripts.
+pub(super) fn report<T: Serialize + ?Sized>(
+    value: &T,
+    format: OutputFormat,
+    lines: impl FnOnce() -> Vec<String>,
+) -> Result<()> {
+    print(&match format {
+        OutputFormat::Json => json(value)?,
+        OutputFormat::Yaml => yaml(value)?,
+        OutputFormat::Table => lines().iter().map(|line| text::line(line) + "\n").collect(),
+    })
+}
+
 fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")
 }
