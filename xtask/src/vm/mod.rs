@@ -26,7 +26,7 @@ use programs::Programs;
 use qemu::Guest;
 
 /// Prefixes of the test binaries that do not run in guests, with the reason.
-const LEFT_OUT: [(&str, &str); 15] = [
+const LEFT_OUT: [(&str, &str); 16] = [
     ("cluster", "starts a real cluster, whose programs need a larger machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
@@ -34,6 +34,7 @@ const LEFT_OUT: [(&str, &str); 15] = [
     ("oracle", "the same, and compares decisions that do not depend on the kernel"),
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
+    ("dry_run", "about sources and output, where no map is"),
     ("rbac", "the same"),
     ("svclb_tests", "the harness's own tests"),
     ("svclb_common", "depends on the architecture, not on the kernel"),

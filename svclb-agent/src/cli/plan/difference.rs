@@ -140,7 +140,7 @@ fn differences(
     }
     if let (true, Some(after)) = (found.is_empty(), after) {
         // The rows are equal. A line that is written all the same had another set or other flags.
-        for (key, line) in after.frontends.iter().filter(|(_, line)| run.lines.contains(*line)) {
+        for (key, _) in after.frontends.iter().filter(|(_, line)| run.lines.contains(*line)) {
             let (subject, owner) = (at(key.address, key.port), service.to_string());
             found.push(difference(Change::Changed, Kind::Frontend, &subject, &owner, &owner));
         }
@@ -155,7 +155,9 @@ fn frontends(
     after: Option<&Service<'_>>,
     found: &mut Vec<Difference>,
 ) {
-    let has = |of: Option<&Service<'_>>, key| of.is_some_and(|it| it.frontends.contains_key(key));
+    let has = |of: Option<&Service<'_>>, key: &FrontendKey| {
+        of.is_some_and(|it| it.frontends.contains_key(key))
+    };
     let own = service.to_string();
     for key in merged(before.map(|it| &it.frontends), after.map(|it| &it.frontends)) {
         let subject = at(key.address, key.port);
@@ -178,7 +180,7 @@ fn backends(
     after: Option<&Service<'_>>,
     found: &mut Vec<Difference>,
 ) {
-    let of = |service: Option<&Service<'_>>, key| {
+    let of = |service: Option<&Service<'_>>, key: &(Address, u16)| {
         let row = service.and_then(|service| service.backends.get(key))?;
         Some(format!("{} in {}", list::state(row), list::sets(row).join(",")))
     };
