@@ -55,7 +55,10 @@ fn assert_no_difference(world: &World) {
         other => Err(format!("{other:?}")),
     });
     let (code, stdout) = svclb(world, "plan", &[]);
-    assert_eq!((code, stdout.as_str()), (Some(0), "nothing to change: the maps hold what the source says\n"));
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "nothing to change: the maps hold what the source says\n")
+    );
 }
 
 #[test]
@@ -69,7 +72,12 @@ fn both_show_what_a_dead_agent_missed_and_change_nothing() {
     world.take_agent().kill();
     assert_no_difference(&world);
     hello().affinity(300).backends([at("10.244.0.2:8080")]).write();
-    world.service("default/new").cluster_ip("10.96.0.30").external_ip("192.0.2.1").port(80, Tcp).write();
+    world
+        .service("default/new")
+        .cluster_ip("10.96.0.30")
+        .external_ip("192.0.2.1")
+        .port(80, Tcp)
+        .write();
     world.remove("default/old");
     let before = installed(&world);
     let expected = "\
@@ -109,7 +117,10 @@ fn without_maps_the_plan_is_over_empty_ones_and_makes_none() {
         .backends([at("10.244.0.1:8080")])
         .write();
     let plan = json(&world, "plan");
-    assert_eq!((&plan["installed"], &plan["services"][0]["change"]), (&false.into(), &"added".into()));
+    assert_eq!(
+        (&plan["installed"], &plan["services"][0]["change"]),
+        (&false.into(), &"added".into())
+    );
     assert!(plan["maps"]["index_lines"].as_u64() > Some(0), "{plan}");
     assert_eq!(svclb(&world, "diff", &[]).0, Some(1));
     let pins = world.pins();
@@ -159,7 +170,10 @@ fn assert_no_difference_but_rejects(world: &World) {
     });
     let plan = json(world, "plan");
     let count = |field: &str| plan[field].as_array().map(Vec::len);
-    assert_eq!((count("rejected"), count("refused"), count("services")), (Some(1), Some(1), Some(0)));
+    assert_eq!(
+        (count("rejected"), count("refused"), count("services")),
+        (Some(1), Some(1), Some(0))
+    );
 }
 
 #[test]

@@ -7,9 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::mem::take;
 
 use anyhow::{Context as _, Result};
-use svclb_common::layout::{
-    BackendKey, BackendRow, FrontendKey, FrontendRow, Meta, ServiceRow,
-};
+use svclb_common::layout::{BackendKey, BackendRow, FrontendKey, FrontendRow, Meta, ServiceRow};
 use svclb_core::budget::Refusal;
 use svclb_core::catalog::Catalog;
 use svclb_core::model::{ObjectName, ServiceKey};
@@ -79,7 +77,9 @@ impl DryRun {
         };
         for _ in 0..PASSES {
             let done = agent.pass();
-            take(&mut agent.quarantine.waits).into_iter().for_each(|freed| agent.state.release(freed));
+            take(&mut agent.quarantine.waits)
+                .into_iter()
+                .for_each(|freed| agent.state.release(freed));
             if done.steps == 0 {
                 break;
             }

@@ -54,9 +54,8 @@ pub(super) fn plan(args: &PlanArgs) -> Result<()> {
 pub(super) fn diff(args: &PlanArgs) -> Result<ExitCode> {
     let (run, _) = dry_run(args)?;
     let rows = RowView::all(&compare(&run), &run);
-    let printed = output::report(&rows, args.list.output, || {
-        rows.iter().map(RowView::line).collect()
-    });
+    let printed =
+        output::report(&rows, args.list.output, || rows.iter().map(RowView::line).collect());
     match printed {
         // A reader that went away has seen that there are differences.
         Err(error) if !is_broken_pipe(&error) => Err(error),
@@ -89,7 +88,9 @@ fn is_installed(pins: &Pins) -> Result<bool> {
     match path.metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         // Maps that this user may not see are not missing.
-        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot look at {}", path.display()));
+        }
         Ok(_) => {}
     }
     pins.is_readable()

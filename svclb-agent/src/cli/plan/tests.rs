@@ -32,7 +32,8 @@ fn service(last: u8, external_ips: &[[u8; 4]]) -> Service {
 }
 
 fn slice(of: &str, endpoints: &[(u8, Endpoint)]) -> Update {
-    let endpoints = endpoints.iter().map(|(last, endpoint)| ([10, 0, 0, *last].into(), endpoint.clone()));
+    let endpoints =
+        endpoints.iter().map(|(last, endpoint)| ([10, 0, 0, *last].into(), endpoint.clone()));
     let slice = Slice {
         service: name(of),
         ports: [SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }].into(),
@@ -82,7 +83,8 @@ fn lines(run: &DryRun) -> Vec<String> {
 
 #[test]
 fn each_difference_is_one_line() {
-    let terminating = Endpoint { ready: false, serving: true, terminating: true, ..Endpoint::default() };
+    let terminating =
+        Endpoint { ready: false, serving: true, terminating: true, ..Endpoint::default() };
     let rows: Vec<(&str, Vec<Update>, &[&str])> = vec![
         ("nothing", [web(), old()].concat(), &[]),
         (
@@ -110,15 +112,14 @@ fn each_difference_is_one_line() {
         (
             "a backend that terminates",
             [vec![web().swap_remove(0), slice("web", &[(1, terminating)])], old()].concat(),
-            &["~ default/web:http/TCP backend 10.0.0.1:8080: ready in internal -> terminating in internal"],
+            &[
+                "~ default/web:http/TCP backend 10.0.0.1:8080: ready in internal -> terminating in internal",
+            ],
         ),
         (
             "a frontend changes hands",
-            [
-                with_slice("web", service(1, &[EXTERNAL]), 1),
-                with_slice("old", service(2, &[]), 2),
-            ]
-            .concat(),
+            [with_slice("web", service(1, &[EXTERNAL]), 1), with_slice("old", service(2, &[]), 2)]
+                .concat(),
             &[
                 "- default/old:http/TCP frontend 192.0.2.1:80 (to default/web:http/TCP)",
                 "~ default/old:http/TCP backend 10.0.0.2:8080: ready in internal,external -> ready in internal",
@@ -185,8 +186,11 @@ fn plan_has_a_line_for_each_service_and_one_for_what_is_not_served() {
     let of_service = limits.service.with(Resource::Frontends, 1);
     let budget = Budget { service: of_service, ..limits };
     let many: Vec<(u8, Endpoint)> = (1..=12).map(|last| (last, Endpoint::default())).collect();
-    let updates =
-        [vec![web().swap_remove(0), slice("web", &many)], old(), with_slice("new", service(3, &[]), 9)];
+    let updates = [
+        vec![web().swap_remove(0), slice("web", &many)],
+        old(),
+        with_slice("new", service(3, &[]), 9),
+    ];
     let run = run(updates.concat(), Unread::default(), budget);
     let found = plan_view(&run, &["a.yaml:1: no object"]).lines();
     let expected = [
@@ -207,7 +211,10 @@ fn plan_has_a_line_for_each_service_and_one_for_what_is_not_served() {
 #[test]
 fn nothing_to_change_is_one_line() {
     let run = run([web(), old()].concat(), Unread::default(), Budget::of_agent());
-    assert_eq!(plan_view(&run, &[]).lines(), ["nothing to change: the maps hold what the source says"]);
+    assert_eq!(
+        plan_view(&run, &[]).lines(),
+        ["nothing to change: the maps hold what the source says"]
+    );
 }
 
 #[test]

@@ -112,7 +112,8 @@ impl PlanView {
             service: service.into(),
             why: why.clone(),
         };
-        let sizes = |sizes: &Sizes| SizesView { index_lines: sizes.index_lines, slots: sizes.slots };
+        let sizes =
+            |sizes: &Sizes| SizesView { index_lines: sizes.index_lines, slots: sizes.slots };
         Self {
             pins: pins.root().display().to_string(),
             installed: run.is_installed,
@@ -162,7 +163,8 @@ impl PlanView {
             ),
         };
         if let Some(SizesView { index_lines, slots }) = &self.maps {
-            let verb = if self.installed { "maps of other sizes take their place" } else { "new maps" };
+            let verb =
+                if self.installed { "maps of other sizes take their place" } else { "new maps" };
             // Writing to a String cannot fail.
             let _ = write!(line, "; {verb}: {index_lines} lines of the index, {slots} slots");
         }
@@ -194,7 +196,8 @@ impl ServiceView {
         let lists = lists.into_iter().filter(|(_, named)| !named.is_empty());
         let mut parts: Vec<String> = lists.map(|(what, named)| format!("{what} {named}")).collect();
         parts.extend(self.differences.iter().filter_map(setting));
-        let parts = if parts.is_empty() { String::new() } else { ": ".to_owned() + &parts.join("; ") };
+        let parts =
+            if parts.is_empty() { String::new() } else { ": ".to_owned() + &parts.join("; ") };
         let change = match self.change {
             Change::Added => "added",
             Change::Removed => "removed",
@@ -210,7 +213,9 @@ impl RowView {
     pub(super) fn all(differences: &Differences, run: &DryRun) -> Vec<Self> {
         let rows = differences.iter().flat_map(|(service, differences)| {
             let service = NameView::from(service);
-            differences.iter().map(move |it| Self { service: service.clone(), difference: it.clone() })
+            differences
+                .iter()
+                .map(move |it| Self { service: service.clone(), difference: it.clone() })
         });
         let mut rows: Vec<Self> = rows.collect();
         if rows.is_empty() && run.steps > 0 {
@@ -243,7 +248,9 @@ impl RowView {
                 format!("{sign} {service} backend {}: {state}", difference.subject)
             }
             Kind::Maps => format!("{sign} maps: {desired}"),
-            _ => setting(difference).map_or_else(String::new, |it| format!("{sign} {service} {it}")),
+            _ => {
+                setting(difference).map_or_else(String::new, |it| format!("{sign} {service} {it}"))
+            }
         }
     }
 }
@@ -265,7 +272,9 @@ fn short(difference: &Difference) -> String {
 fn named(difference: &Difference) -> String {
     let Difference { change, kind, subject, actual, desired } = difference;
     match (kind, change) {
-        (Kind::Frontend, Change::Added) if !actual.is_empty() => format!("{subject} (from {actual})"),
+        (Kind::Frontend, Change::Added) if !actual.is_empty() => {
+            format!("{subject} (from {actual})")
+        }
         (Kind::Frontend, Change::Removed) if !desired.is_empty() => {
             format!("{subject} (to {desired})")
         }

@@ -80,7 +80,10 @@ fn rows() -> Vec<(&'static str, Batch)> {
             "other endpoints",
             batch(with(vec![old(), vec![service("web", 1, 0), slice("web", &[3, 4])]]), known()),
         ),
-        ("a frontend changes hands", batch(vec![service("web", 1, 1), slice("web", &[1])], known())),
+        (
+            "a frontend changes hands",
+            batch(vec![service("web", 1, 1), slice("web", &[1])], known()),
+        ),
         ("an object that cannot be read", batch(old(), retained)),
     ]
 }
