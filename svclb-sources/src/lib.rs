@@ -95,6 +95,15 @@ impl Source {
         rows
     }
 
+    /// Describes what the first batch waits for.
+    pub fn missing(&self) -> String {
+        match &self.objects {
+            Objects::Kube(kube) => kube.missing(),
+            Objects::Files(_) => "the files".to_owned(),
+            Objects::Other(_) => "the objects".to_owned(),
+        }
+    }
+
     /// Waits for changes. The first batch is the whole state, once all of it is known. Cancel-safe.
     pub async fn next(&mut self) -> Batch {
         let Self { objects, interfaces, latest } = self;

@@ -1,8 +1,8 @@
 //! `svclb agent`: from the command line to a running reconciler.
 
-mod budget;
+pub(super) mod budget;
 mod log;
-mod source;
+pub(super) mod source;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -161,7 +161,7 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
 }
 
 /// Returns the endpoints of the API server that an earlier agent knew, as paths to it.
-async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
+pub(super) async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
     let pins = pins.clone();
     let read = spawn_blocking(move || maps::api_servers(&pins)).await;
     let read = read.context("the thread that reads the maps died").and_then(|read| read);

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use svclb_common::layout::{
-    BackendKey, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy, Protocol, Record,
-    RecordFlags, Scope, ServiceNotes, ServiceRow,
+    BackendKey, BackendRow, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy,
+    Protocol, Record, RecordFlags, Scope, ServiceNotes, ServiceRow,
 };
 use svclb_core::compile::name_of;
 use svclb_core::table::{Dump, Table as _};
@@ -88,7 +88,8 @@ const NOTES: [(&str, u32); 7] = [
     ("unusable_endpoints", ServiceNotes::UNUSABLE_ENDPOINTS),
 ];
 
-fn notes(row: &ServiceRow) -> Vec<&'static str> {
+/// The words for the notes of a service.
+pub(super) fn notes(row: &ServiceRow) -> Vec<&'static str> {
     NOTES.into_iter().filter(|(_, bit)| row.notes & bit != 0).map(|(name, _)| name).collect()
 }
 
@@ -110,8 +111,6 @@ pub(super) fn backends(pins: &Pins, format: OutputFormat) -> Result<()> {
             let named = |field: fn(&ServiceRow) -> String| {
                 owners.services.get(&key.service).map(|row| field(row)).unwrap_or_default()
             };
-            let sets = [(Policy::Internal, "internal"), (Policy::External, "external")];
-            let is_in = |(policy, _): &(Policy, &str)| row.sets & policy.bit() != 0;
             BackendView {
                 namespace: named(|row| name_of(&row.namespace)),
                 service: named(|row| name_of(&row.name)),
@@ -119,14 +118,26 @@ pub(super) fn backends(pins: &Pins, format: OutputFormat) -> Result<()> {
                 protocol: named(|row| name_of(&row.protocol)),
                 address: key.address.ip(),
                 port: key.port,
-                state: BackendState::from_number(row.state).map_or("unknown", BackendState::name),
-                sets: sets.into_iter().filter(is_in).map(|(_, name)| name).collect(),
+                state: state(row),
+                sets: sets(row),
                 weight: row.weight,
                 connections: connections.get(key).copied().unwrap_or(0),
             }
         })
         .collect();
     output::list(&views, format)
+}
+
+/// The word for the state of a backend.
+pub(super) fn state(row: &BackendRow) -> &'static str {
+    BackendState::from_number(row.state).map_or("unknown", BackendState::name)
+}
+
+/// The sets that a backend is in.
+pub(super) fn sets(row: &BackendRow) -> Vec<&'static str> {
+    let sets = [(Policy::Internal, "internal"), (Policy::External, "external")];
+    let is_in = |(policy, _): &(Policy, &str)| row.sets & policy.bit() != 0;
+    sets.into_iter().filter(is_in).map(|(_, name)| name).collect()
 }
 
 /// `svclb sockets`.

@@ -9,6 +9,7 @@ mod golden;
 mod list;
 mod node;
 mod output;
+mod plan;
 mod ready;
 mod schema;
 mod sources;
@@ -52,6 +53,10 @@ enum Command {
     Check(ListArgs),
     /// Show the state of maps and hooks
     Status(StatusArgs),
+    /// Show what an agent that starts would change, without changing anything
+    Plan(Box<plan::PlanArgs>),
+    /// Compare the maps with a source, row by row: exit code 0 if they are equal, 1 if not, 2 after an error
+    Diff(Box<plan::PlanArgs>),
     /// Detach every hook and remove every map and pin
     Uninstall(node::UninstallArgs),
     /// Mount a bpffs at PATH unless it is on one
@@ -108,13 +113,21 @@ struct StatusArgs {
     ready: bool,
 }
 
-/// Runs the command line. An error is one line on standard error, and exit code 1.
+/// Exit code of `svclb diff` after an error, as of diff(1): 1 says that there are differences.
+const TROUBLE: u8 = 2;
+
+/// Runs the command line. An error is one line on standard error, and exit code 1, or 2 of `svclb diff`.
 pub fn main() -> ExitCode {
     let first = std::env::args_os().nth(1).unwrap_or_default();
-    let result = if InternalCommand::has_subcommand(&first.to_string_lossy()) {
-        run_internal(InternalCommand::parse())
+    let (result, failure) = if InternalCommand::has_subcommand(&first.to_string_lossy()) {
+        (run_internal(InternalCommand::parse()), ExitCode::FAILURE)
     } else {
-        run(Cli::parse()).map(|()| ExitCode::SUCCESS)
+        let cli = Cli::parse();
+        let failure = match cli.command {
+            Command::Diff(_) => ExitCode::from(TROUBLE),
+            _ => ExitCode::FAILURE,
+        };
+        (run(cli), failure)
     };
     match result {
         Ok(code) => code,
@@ -122,13 +135,15 @@ pub fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("svclb: {}", text::line(&format!("{error:#}")));
-            ExitCode::FAILURE
+            failure
         }
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Diff(args) => return plan::diff(&args),
+        Command::Plan(args) => plan::plan(&args),
         Command::Agent(args) => agent::run(*args),
         Command::Services(args) => list::services(&args.pins.pins, args.output),
         Command::Backends(args) => list::backends(&args.pins.pins, args.output),
@@ -141,7 +156,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Completions(args) => generated::completions(&args),
         Command::Man(args) => generated::man(&args),
         Command::Schema(args) => schema::schema(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_internal(command: InternalCommand) -> Result<ExitCode> {

@@ -272,6 +272,23 @@ pub(super) fn line(line: &str) -> Result<()> {
     print(&format!("{}\n", text::line(line)))
 }
 
+/// Prints a value for scripts, names, or lines for people. `lines` is given true for the wide form.
+pub(super) fn report<T: Serialize + ?Sized>(
+    value: &T,
+    format: OutputFormat,
+    lines: impl FnOnce(bool) -> Vec<String>,
+    names: impl FnOnce() -> Vec<String>,
+) -> Result<()> {
+    let text = |lines: Vec<String>| lines.iter().map(|line| text::line(line) + "\n").collect();
+    print(&match format {
+        OutputFormat::Json => json(value)?,
+        OutputFormat::Yaml => yaml(value)?,
+        OutputFormat::Table => text(lines(false)),
+        OutputFormat::Wide => text(lines(true)),
+        OutputFormat::Name => text(names()),
+    })
+}
+
 /// Prints a text as it is: one that svclb itself has made.
 pub(super) fn print(text: &str) -> Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("cannot write to standard output")

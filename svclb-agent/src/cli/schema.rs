@@ -9,15 +9,18 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use super::check::Finding;
+use super::plan::{DiffView, PlanView};
 use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
 
 /// The commands that print JSON, and how to make the schema of what each prints.
-const SCHEMAS: [(&str, fn() -> Schema); 5] = [
+const SCHEMAS: [(&str, fn() -> Schema); 7] = [
     ("services", schema_of::<Vec<ServiceView>>),
     ("backends", schema_of::<Vec<BackendView>>),
     ("sockets", schema_of::<Vec<SocketView>>),
     ("status", schema_of::<StatusView>),
     ("check", schema_of::<Vec<Finding>>),
+    ("plan", schema_of::<PlanView>),
+    ("diff", schema_of::<Vec<DiffView>>),
 ];
 
 #[derive(Debug, Args)]

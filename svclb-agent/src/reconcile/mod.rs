@@ -5,6 +5,7 @@
 //! quarantine, and a periodic audit repairs maps that another program changed.
 
 mod changes;
+mod dry_run;
 mod growth;
 mod parts;
 mod quarantine;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 
 use crate::memory;
 use changes::Changes;
+pub use dry_run::{DryRun, Rows};
 use growth::{Growth, POLL, Progress};
 use parts::UnderWay;
 use quarantine::Quarantine;

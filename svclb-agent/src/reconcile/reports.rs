@@ -190,6 +190,11 @@ impl Reports {
         self.rejected.iter().map(|(service, _)| service)
     }
 
+    /// Services that keep their previous state, and why.
+    pub(super) fn into_unplaced(self) -> impl Iterator<Item = (ServiceKey, String)> {
+        self.rejected.into_iter()
+    }
+
     /// Logs Services that claim the same frontends: one line for two Services, however many frontends they share.
     pub(super) fn conflicts(&mut self, now: &[Conflict]) {
         let pair = |conflict: &Conflict| (conflict.owner.clone(), conflict.claimant.clone());

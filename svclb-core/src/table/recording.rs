@@ -20,6 +20,11 @@ impl RecordingTable {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
+
+    /// The steps, without the dump.
+    pub fn into_steps(self) -> Vec<Step> {
+        self.steps
+    }
 }
 
 impl Table for RecordingTable {

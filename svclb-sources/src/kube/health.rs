@@ -94,6 +94,11 @@ impl Health {
         self.good.filter(|_| !self.errors.is_empty()).map(|since| since + HEALTHY)
     }
 
+    /// Returns the last error that was logged since the watch was healthy.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.errors.last().map(String::as_str)
+    }
+
     /// Records that the watch is healthy again.
     pub(super) fn recover(&mut self) {
         if !std::mem::take(&mut self.errors).is_empty() {

@@ -39,7 +39,7 @@ mod ways;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use anyhow::Result;
@@ -68,6 +68,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Kube {
     reflectors: [Reflector; 3],
     ways: Ways,
+    /// The API server's address as configured.
+    server: Arc<str>,
     /// The whole state was handed on.
     started: bool,
     /// The rejected objects as they were last handed on; `None` before the whole state was.
@@ -92,7 +94,8 @@ impl Kube {
             let store = Store::new(watched.kind, capacity.clone());
             Reflector::new(watched, store, client, node)
         });
-        Self { reflectors, ways: client.ways.clone(), started: false, unread: None }
+        let (ways, server) = (client.ways.clone(), Arc::clone(&client.server));
+        Self { reflectors, ways, server, started: false, unread: None }
     }
 
     /// Adds endpoints of the API server that an earlier agent knew: these are ways to it.
@@ -103,6 +106,13 @@ impl Kube {
     /// Returns the time at which each kind was last received, and its sender.
     pub fn rows(&self) -> [SourceRow; SOURCES] {
         self.reflectors.each_ref().map(Reflector::row)
+    }
+
+    /// Describes what the first batch waits for: the API server, and the kinds that were not listed yet, each
+    /// with its last error.
+    pub fn missing(&self) -> String {
+        let kinds: Vec<String> = self.reflectors.iter().filter_map(Reflector::missing).collect();
+        format!("the API server {}: {}", self.server, kinds.join(", "))
     }
 
     /// Waits for changes. The first batch is the whole state, once each kind was listed. Cancel-safe.

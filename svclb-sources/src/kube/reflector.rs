@@ -157,6 +157,15 @@ impl Reflector {
         SourceRow { rejected, ..self.health.row(self.watched.kind) }
     }
 
+    /// Names the kind, with the last error of its watch, as long as it was not listed.
+    pub(super) fn missing(&self) -> Option<String> {
+        let resource = self.watched.resource;
+        (!self.store.synced()).then(|| match self.health.error() {
+            Some(error) => format!("{resource} ({error})"),
+            None => resource.to_owned(),
+        })
+    }
+
     /// Ends a delay that began before the API server answered another kind at this time, if it could not be
     /// reached. Returns true when there was one.
     pub(super) fn hurry(&mut self, answered: Instant) -> bool {

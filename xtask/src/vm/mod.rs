@@ -34,6 +34,7 @@ const LEFT_OUT: [(&str, &str); 16] = [
     ("oracle", "the same, and compares decisions that do not depend on the kernel"),
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
+    ("dry_run", "about sources and output, where no map is"),
     ("rbac", "the same"),
     ("commands", "of svclb-agent: about the command line, not a kernel"),
     ("svclb_tests", "the harness's own tests"),

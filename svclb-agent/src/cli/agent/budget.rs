@@ -1,4 +1,4 @@
-//! The flags of `svclb agent` that set budgets.
+//! Flags that set budgets.
 
 use std::num::NonZeroUsize;
 
@@ -9,7 +9,7 @@ use svclb_core::budget::{Amount, Budget, Resource};
 const MEBIBYTE: NonZeroUsize = NonZeroUsize::new(1 << 20).expect("it is not 0");
 
 #[derive(Debug, Args)]
-pub(super) struct BudgetArgs {
+pub(in crate::cli) struct BudgetArgs {
     /// The most frontends of one Service: its addresses times its ports [default: 10000]
     #[arg(long, value_name = "N")]
     service_frontends: Option<NonZeroUsize>,
@@ -38,7 +38,7 @@ pub(super) struct BudgetArgs {
 
 impl BudgetArgs {
     /// Returns the defaults, with the amounts that the flags set.
-    pub(super) fn budget(&self) -> Budget {
+    pub(in crate::cli) fn budget(&self) -> Budget {
         let Budget { mut service, mut cluster, .. } = Budget::of_agent();
         let bytes = |mebibytes: Option<NonZeroUsize>| Some(mebibytes?.saturating_mul(MEBIBYTE));
         set(&mut service, Resource::Frontends, self.service_frontends);

@@ -16,7 +16,7 @@ use svclb_sources::kube::{Kube, KubeSettings, SILENCE};
 use svclb_sources::{Objects, Source};
 
 #[derive(Debug, Args)]
-pub(super) struct SourceArgs {
+pub(in crate::cli) struct SourceArgs {
     /// Kubernetes YAML to serve: files, or folders of them, followed while the agent runs
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["kubeconfig", "api_servers"])]
     from: Vec<PathBuf>,
@@ -46,7 +46,7 @@ impl SourceArgs {
     }
 
     /// Starts to follow what the command line names, seen from this node, within budgets.
-    pub(super) async fn open(&self, node: &str, budget: Budget) -> Result<Source> {
+    pub(in crate::cli) async fn open(&self, node: &str, budget: Budget) -> Result<Source> {
         let interfaces = match &self.node_port_addresses[..] {
             [] => None,
             wanted => Some(Interfaces::new(wanted.to_vec())?),
@@ -68,7 +68,7 @@ impl SourceArgs {
 
     /// The node's name, given or the host's, as kubelet and kube-proxy write it: without blanks around it and
     /// in lower case (k8s.io/component-helpers, node/util/hostname.go).
-    pub(super) fn node(&self) -> Result<String> {
+    pub(in crate::cli) fn node(&self) -> Result<String> {
         let name = match &self.node {
             Some(name) => name.clone(),
             None => {
