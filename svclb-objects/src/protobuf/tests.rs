@@ -144,6 +144,8 @@ fn the_recorded_objects_use_every_field() {
         "nodeName",
         "forZones",
         "forNodes",
+        "taints",
+        "key",
         "address",
         "kubernetes.io/service-name",
         "service.kubernetes.io/service-proxy-name",
