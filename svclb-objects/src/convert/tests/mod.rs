@@ -345,7 +345,7 @@ fn a_node_has_zone_and_addresses() {
 #[test]
 fn a_node_is_leaving_when_it_is_being_deleted_or_the_autoscaler_is_about_to_remove_it() {
     let taints = |keys: &[&str]| {
-        let taints: Vec<_> = 
+        let taints: Vec<_> =
             keys.iter().map(|key| json!({"key": key, "effect": "NoSchedule"})).collect();
         json!({"spec": {"taints": taints}})
     };
