@@ -246,6 +246,9 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// Its own addresses, for node ports.
     pub addresses: Vec<IpAddr>,
+    /// Its object is being deleted, or the cluster autoscaler is about to remove it. Load balancers are to send
+    /// it no new connections; Services are served as before.
+    pub is_leaving: bool,
 }
 
 /// One change that a source reports. An object is named by its kind and name; a change replaces all

@@ -299,7 +299,12 @@ fn changes_of_slices() -> Vec<Row> {
 /// The own node, in a zone and with these addresses.
 fn node(zone: Option<&str>, addresses: &[&str]) -> Update {
     let addresses = addresses.iter().map(|text| ip(text)).collect();
-    Update::Node(Some(Node { name: "here".into(), zone: zone.map(Into::into), addresses }))
+    Update::Node(Some(Node {
+        name: "here".into(),
+        zone: zone.map(Into::into),
+        addresses,
+        is_leaving: false,
+    }))
 }
 
 /// Another Service, with this external IP and the port that is the node port of `web`.

@@ -166,7 +166,8 @@ fn serve(
         let catalog = Catalog::new(Node { name: "node-0".into(), ..Node::default() });
         let row = Meta { agent: std::process::id(), ..Meta::default() };
         let sizing = Sizing::default();
-        let reconciler = Reconciler::anew(catalog, &mut kernel, first, &row, None, sizing)?;
+        let reconciler =
+            Reconciler::anew(catalog, &mut kernel, first, &row, None, sizing, Arc::default())?;
         let mut when_ready = Some(when_ready);
         let ready = |_| {
             let sender = when_ready.take().context("the agent became ready a second time")?;

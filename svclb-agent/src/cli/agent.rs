@@ -2,11 +2,13 @@
 
 pub(super) mod budget;
 mod log;
+mod observe;
 pub(super) mod source;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -17,6 +19,7 @@ use svclb_core::model::Node;
 use tokio::task::spawn_blocking;
 
 use crate::memory;
+use crate::observe::Observed;
 use crate::reconcile::{Reconciler, Sizing, random_seed};
 use svclb_dataplane::interface::Dataplane as _;
 use svclb_dataplane::maps::{self, Maps};
@@ -42,6 +45,8 @@ pub(super) struct AgentArgs {
     log: log::LogArgs,
     #[command(flatten)]
     budget: budget::BudgetArgs,
+    #[command(flatten)]
+    observe: observe::ObserveArgs,
     /// Serve the sockets of this cgroup and those below it [default: the root of the mounted cgroup2]
     #[arg(long, value_name = "PATH", env = "SVCLB_CGROUP")]
     cgroup: Option<PathBuf>,
@@ -94,8 +99,10 @@ async fn serve(args: AgentArgs) -> Result<()> {
     environment::check(pins.root(), &cgroup)?;
     // From here on a signal is a clean end, at whatever point.
     let stopped = stop_signals()?;
+    let observed = Arc::<Observed>::default();
     tokio::select! {
-        result = follow(&args, pins, &cgroup) => return result,
+        result = follow(&args, pins, &cgroup, &observed) => return result,
+        () = observed.turn_until_running() => {}
         () = stopped => {}
     }
     // Maps and links outlive the agent: that is what pins are for.
@@ -106,11 +113,17 @@ async fn serve(args: AgentArgs) -> Result<()> {
     Ok(())
 }
 
-async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
+async fn follow(
+    args: &AgentArgs,
+    pins: &Pins,
+    cgroup: &Path,
+    observed: &Arc<Observed>,
+) -> Result<()> {
     let node = args.source.node()?;
     let budget = args.budget.budget();
     let mut source = args.source.open(&node, budget).await?;
     let lock = Lock::take(pins)?;
+    args.observe.start(pins, observed);
     // Finishes or discards staging maps of an agent that was killed.
     pins.finish()?;
     pins.abandon()?;
@@ -136,11 +149,13 @@ async fn follow(args: &AgentArgs, pins: &Pins, cgroup: &Path) -> Result<()> {
     }
     let reconciler = if matches!(found, Found::Ours) {
         let maps = dataplane.adopt(&pins.meta()?)?;
-        adopt(catalog, &mut source, &mut dataplane, maps, row, sizing).await?
+        let maps = Adopted { maps, row, sizing, observed: Arc::clone(observed) };
+        adopt(catalog, &mut source, &mut dataplane, maps).await?
     } else {
         let first = source.next().await;
         let ids = maps::services(pins)?;
-        Reconciler::anew(catalog, &mut dataplane, first, &row, ids.as_deref(), sizing)?
+        let observed = Arc::clone(observed);
+        Reconciler::anew(catalog, &mut dataplane, first, &row, ids.as_deref(), sizing, observed)?
     };
     // Every hook has this agent's programs too by now.
     replaced.remove()?;
@@ -171,19 +186,26 @@ pub(super) async fn api_servers(pins: &Pins) -> Vec<SocketAddr> {
     })
 }
 
+/// Maps of an earlier agent, and how they are adopted.
+struct Adopted {
+    maps: Maps,
+    row: Meta,
+    sizing: Sizing,
+    observed: Arc<Observed>,
+}
+
 /// Adopts the maps of an earlier agent. They stay as they are while the sources are not known; programs and
 /// hooks are renewed in any case.
 async fn adopt(
     catalog: Catalog,
     source: &mut Source,
     dataplane: &mut Installed,
-    maps: Maps,
-    row: Meta,
-    sizing: Sizing,
+    Adopted { maps, row, sizing, observed }: Adopted,
 ) -> Result<Reconciler<Maps>> {
     let grace = dataplane.grace_period();
     // Reads the maps while the source lists its objects; mostly both take a moment.
-    let over = spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing, grace));
+    let over =
+        spawn_blocking(move || Reconciler::over(catalog, maps, &row, sizing, grace, observed));
     let (over, first) = tokio::join!(over, tokio::time::timeout(SOON, source.next()));
     let mut reconciler = over.context("the thread that reads the maps died")??;
     if let Ok(batch) = first {

@@ -78,7 +78,8 @@ fn addresses(frontends: &[Frontend]) -> Vec<SocketAddr> {
     frontends.iter().map(|(key, _)| SocketAddr::new(key.address.ip(), key.port)).collect()
 }
 
-const NOTES: [(&str, u32); 7] = [
+/// The notes on services, and their bits.
+pub(crate) const NOTES: [(&str, u32); 7] = [
     ("conflict", ServiceNotes::CONFLICT),
     ("ports_without_number", ServiceNotes::PORTS_WITHOUT_NUMBER),
     ("retained", ServiceNotes::RETAINED),

@@ -25,6 +25,7 @@ use svclb_core::text;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+pub(crate) use list::NOTES;
 use output::OutputFormat;
 use svclb_dataplane::pins::Pins;
 use svclb_dataplane::probe;

@@ -12,12 +12,20 @@ use super::output;
 /// Prints `ready`.
 ///
 /// # Errors
+/// When [`readiness`] has one.
+pub(super) fn ready(pins: &Pins) -> Result<()> {
+    output::line(readiness(pins)?)
+}
+
+/// Returns `ready`.
+///
+/// # Errors
 /// When no agent runs, a hook is not attached, the agent has not seen a connection of its own translated, or the
 /// maps do not hold what its sources say. Translation goes on in any case.
-pub(super) fn ready(pins: &Pins) -> Result<()> {
+pub(super) fn readiness(pins: &Pins) -> Result<&'static str> {
     let row = pins.meta()?;
     let unattached = output::unattached(&hooks(pins)?);
-    output::line(judge(&row, is_running(row.agent), &unattached)?)
+    judge(&row, is_running(row.agent), &unattached)
 }
 
 fn judge(row: &Meta, runs: bool, unattached: &[&str]) -> Result<&'static str> {

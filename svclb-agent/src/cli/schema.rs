@@ -9,8 +9,8 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
 use super::check::Finding;
-use super::plan::{DiffView, PlanView};
 use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
+use super::plan::{DiffView, PlanView};
 
 /// The commands that print JSON, and how to make the schema of what each prints.
 const SCHEMAS: [(&str, fn() -> Schema); 7] = [

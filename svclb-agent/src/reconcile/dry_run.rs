@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem::take;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use svclb_common::layout::{BackendKey, BackendRow, FrontendKey, FrontendRow, Meta, ServiceRow};
@@ -66,14 +67,17 @@ impl DryRun {
         let is_installed = installed.is_some();
         let before = installed.as_ref().map(Rows::of).unwrap_or_default();
         let (mut maps, sizing, row) = (Recording::default(), Sizing::default(), Meta::default());
+        // Nothing reads these counts.
+        let observed = Arc::default();
         let mut agent = match installed {
             Some(dump) => {
                 let table = RecordingTable::new(dump);
-                let mut agent = Reconciler::over(catalog, table, &row, sizing, at_once())?;
+                let mut agent =
+                    Reconciler::over(catalog, table, &row, sizing, at_once(), observed)?;
                 agent.ingest(first);
                 agent
             }
-            None => Reconciler::anew(catalog, &mut maps, first, &row, None, sizing)?,
+            None => Reconciler::anew(catalog, &mut maps, first, &row, None, sizing, observed)?,
         };
         for _ in 0..PASSES {
             let done = agent.pass();

@@ -1,8 +1,8 @@
 //! The reconciler: one task that owns catalog, planner and maps, and makes the maps match the catalog pass by
 //! pass.
 //!
-//! No lock and no shared state: a source reports changes, a pass writes them, freed lines and slots go into
-//! quarantine, and a periodic audit repairs maps that another program changed.
+//! No lock, and no shared state but the counts in [`Observed`]: a source reports changes, a pass writes them, freed
+//! lines and slots go into quarantine, and a periodic audit repairs maps that another program changed.
 
 mod changes;
 mod dry_run;
@@ -15,6 +15,7 @@ mod retry;
 mod sizing;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -28,6 +29,7 @@ use svclb_core::table::{Dump, Row, Table, TableError};
 use tokio::task::JoinSet;
 
 use crate::memory;
+use crate::observe::Observed;
 use changes::Changes;
 pub use dry_run::{DryRun, Rows};
 use growth::{Growth, POLL, Progress};
@@ -73,10 +75,13 @@ pub struct Reconciler<T> {
     growth: Option<Growth<T>>,
     /// Changes older than this process do not count towards programming latency.
     started: SystemTime,
+    /// Counts and moments, for metrics and health.
+    observed: Arc<Observed>,
 }
 
 /// Applies a batch to the catalog, and reports what was rejected or left out.
-fn ingest(catalog: &mut Catalog, reports: &mut Reports, batch: Batch) {
+fn ingest(catalog: &mut Catalog, reports: &mut Reports, observed: &Observed, batch: Batch) {
+    observed.queue(&batch.updates);
     reports.rejects.add(&batch.rejects);
     reports.skipped(batch.skipped);
     batch.updates.into_iter().for_each(|update| catalog.apply(update));
@@ -86,7 +91,13 @@ fn ingest(catalog: &mut Catalog, reports: &mut Reports, batch: Batch) {
 }
 
 impl<T: Table> Reconciler<T> {
-    fn new(catalog: Catalog, state: Planner, table: T, sizing: Sizing) -> Self {
+    fn new(
+        catalog: Catalog,
+        state: Planner,
+        table: T,
+        sizing: Sizing,
+        observed: Arc<Observed>,
+    ) -> Self {
         Self {
             catalog,
             state,
@@ -102,6 +113,7 @@ impl<T: Table> Reconciler<T> {
             sizes: MapSizes::new(sizing),
             growth: None,
             started: SystemTime::now(),
+            observed,
         }
     }
 
@@ -117,6 +129,7 @@ impl<T: Table> Reconciler<T> {
         row: &Meta,
         sizing: Sizing,
         grace: GracePeriod,
+        observed: Arc<Observed>,
     ) -> Result<Self> {
         // A running program may still read what the previous agent freed just before it died.
         grace().context("cannot wait for running programs")?;
@@ -124,7 +137,7 @@ impl<T: Table> Reconciler<T> {
         let row = Meta { agent: row.agent, agent_started: row.agent_started, ..dump.meta };
         let (mut state, heal) = plan::load(&dump, row);
         state.set_synced(false);
-        let mut reconciler = Self::new(catalog, state, table, sizing);
+        let mut reconciler = Self::new(catalog, state, table, sizing, observed);
         let (state, table) = (&mut reconciler.state, &mut reconciler.table);
         table.put(&Row::Meta(*state.meta())).context("cannot write svclb_meta")?;
         if !heal.is_empty() {
@@ -154,9 +167,10 @@ impl<T: Table> Reconciler<T> {
         row: &Meta,
         ids: Option<&[(u32, ServiceRow)]>,
         sizing: Sizing,
+        observed: Arc<Observed>,
     ) -> Result<Self> {
         let mut reports = Reports::default();
-        ingest(&mut catalog, &mut reports, first);
+        ingest(&mut catalog, &mut reports, &observed, first);
         reports.lost(ids.unwrap_or_default(), &catalog);
         let sizes = sizing.of(catalog.counts());
         let origins = dataplane.shared_origins()?.unwrap_or(sizes.origins);
@@ -171,7 +185,7 @@ impl<T: Table> Reconciler<T> {
         let state = Planner::renewed(ids.unwrap_or_default(), row);
         dataplane.begin(state.meta(), ids.is_some())?;
         let table = dataplane.made(true).context("no maps are being made")??;
-        let mut reconciler = Self { reports, ..Self::new(catalog, state, table, sizing) };
+        let mut reconciler = Self { reports, ..Self::new(catalog, state, table, sizing, observed) };
         let done = reconciler.pass();
         if let Err(error) = complete(&reconciler.state, &mut reconciler.table, done) {
             dataplane.abandon();
@@ -185,7 +199,7 @@ impl<T: Table> Reconciler<T> {
     /// Applies a batch of the source.
     pub fn ingest(&mut self, batch: Batch) {
         let is_whole = batch.whole;
-        ingest(&mut self.catalog, &mut self.reports, batch);
+        ingest(&mut self.catalog, &mut self.reports, &self.observed, batch);
         if is_whole {
             // State of objects that the source cannot read is retained as the previous agent wrote it.
             let earlier = self.state.take_previous(|service| self.catalog.misses(service));
@@ -278,6 +292,7 @@ impl<T: Table> Reconciler<T> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         memory::give_back();
+        self.observed.turn();
         let mut announced = None;
         loop {
             let state = (!self.proving).then_some(self.state.is_synced());
@@ -294,8 +309,9 @@ impl<T: Table> Reconciler<T> {
                         self.state.set_sources(source.rows());
                         let start = Instant::now();
                         self.ingest(batch);
-                        // The source's next batch must not wait for both, and joins the part.
-                        if start.elapsed() < LONG {
+                        // The source's next batch must not wait for both, and joins the part. Without a change
+                        // there is no part: the pass ends here.
+                        if start.elapsed() < LONG || !self.catalog.has_changed() {
                             self.begin();
                         } else {
                             self.catalog.recall();
@@ -315,6 +331,7 @@ impl<T: Table> Reconciler<T> {
                 () = pause(self.sizes.later()), if growth == Progress::None => {}
                 () = tokio::time::sleep(POLL), if growth == Progress::Thread => {}
                 _ = look.tick() => {
+                    self.observed.turn();
                     self.changes.log();
                     self.reports.log_due();
                     self.record(&source);
@@ -372,7 +389,10 @@ impl<T: Table> Reconciler<T> {
         let is_done = self.retry.is_none() && !self.catalog.is_dirty() && !self.has_more();
         let dump = match self.load_if_different(is_done && !self.unrepaired) {
             Ok(Some(dump)) => dump,
-            Ok(None) => return,
+            Ok(None) => {
+                self.observed.audit(0);
+                return;
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot read the maps to compare them");
                 self.state.count_failure();
@@ -405,7 +425,9 @@ impl<T: Table> Reconciler<T> {
             self.back_off();
         }
         let steps = done.steps + heal.len() + usize::from(!is_ours);
-        if steps > 0 && is_done && !self.unrepaired {
+        let is_drift = steps > 0 && is_done && !self.unrepaired;
+        self.observed.audit(if is_drift { steps } else { 0 });
+        if is_drift {
             tracing::warn!(steps, "another program changed the maps; repaired");
         }
         memory::give_back();

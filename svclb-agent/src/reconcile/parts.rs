@@ -18,18 +18,23 @@ pub(super) const EFFORT: usize = 2_000;
 pub(super) struct UnderWay {
     parts: usize,
     steps: usize,
+    /// Service objects that were dirty.
+    objects: usize,
+    took: Duration,
     /// Steps that failed, each with its object and why.
     failed: Vec<String>,
 }
 
 impl UnderWay {
-    fn add(&mut self, done: &Pass) {
+    fn add(&mut self, done: &Pass, took: Duration) {
         let shown = |failed: &FailedStep| match &failed.object {
             Some(object) => format!("{object}: {}", failed.error),
             None => failed.error.to_string(),
         };
         self.parts += 1;
         self.steps += done.steps;
+        self.objects += done.objects;
+        self.took += took;
         self.failed.extend(done.failed.iter().map(shown));
     }
 }
@@ -62,7 +67,8 @@ impl<T: Table> Reconciler<T> {
         let done = plan(&mut self.state, &mut self.table, &mut self.catalog);
         let took = start.elapsed();
         let is_at_end = !self.state.is_under_way();
-        self.under_way.add(&done);
+        self.under_way.add(&done, took);
+        self.observed.step(done.steps);
         if is_at_end || !done.failed.is_empty() {
             self.reports.failed(&self.under_way.failed);
         }
@@ -72,11 +78,19 @@ impl<T: Table> Reconciler<T> {
             self.retry = None;
         }
         if done.steps > 0 {
-            let delay = delay(&done, self.started, SystemTime::now());
+            let delays = delays(&done, self.started, SystemTime::now());
+            let delay = delays.inspect(|delay| self.observed.program(*delay)).max();
             self.changes.add(&done, took, delay);
         }
         if is_at_end {
             self.reports.retained(self.catalog.retained());
+            let UnderWay { steps, objects, took, failed, .. } = &self.under_way;
+            if *steps > 0 || *objects > 0 {
+                self.observed.sync(*took);
+            }
+            if failed.is_empty() && !self.unrepaired {
+                self.observed.write();
+            }
         }
         // Unplaced services will fit in a moment, if larger maps can be made.
         let grows = || self.sizes.larger(&self.state, &self.catalog).is_some();
@@ -84,6 +98,7 @@ impl<T: Table> Reconciler<T> {
             self.reports.rejected(&done, is_at_end, |service| self.state.is_unplaced(service));
         }
         if let Some(refusals) = self.catalog.take_refusals() {
+            self.observed.refuse(refusals.iter().map(|(_, refusal)| refusal));
             self.reports.refused(refusals);
         }
         if let Some(conflicts) = self.catalog.take_conflicts() {
@@ -120,15 +135,18 @@ impl<T: Table> Reconciler<T> {
     }
 }
 
-/// Programming latency of the oldest change that a pass wrote: from the time that its slice names to now.
-/// Changes from before `started` do not count, as in kube-proxy's metric
-/// (pkg/proxy/endpointschangetracker.go).
-pub(super) fn delay(pass: &Pass, started: SystemTime, now: SystemTime) -> Option<Duration> {
+/// Programming latency of each change that a pass wrote: from the time that its slice names to now. Changes from
+/// before `started` do not count, as in kube-proxy's metric (pkg/proxy/endpointschangetracker.go).
+pub(super) fn delays(
+    pass: &Pass,
+    started: SystemTime,
+    now: SystemTime,
+) -> impl Iterator<Item = Duration> {
     let times = pass.triggered.iter().flat_map(|(_, times)| times);
     let times = times.filter_map(|time| {
         UNIX_EPOCH.checked_add(Duration::from_nanos(u64::try_from(*time).ok()?))
     });
-    let oldest = times.filter(|time| *time >= started).min()?;
     // A clock that differs from the API server's is no delay.
-    Some(now.duration_since(oldest).unwrap_or_default())
+    let delay = move |time| now.duration_since(time).unwrap_or_default();
+    times.filter(move |time| *time >= started).map(delay)
 }

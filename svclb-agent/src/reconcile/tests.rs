@@ -9,7 +9,7 @@ use svclb_core::model::{
 use svclb_core::number::{LineNumber, ServiceId};
 use svclb_core::table::{FailingTable, Key, MemoryTable};
 
-use super::parts::delay;
+use super::parts::delays;
 use svclb_dataplane::interface::Remembered;
 
 use super::*;
@@ -33,7 +33,8 @@ fn reconciler() -> Reconciler<FailingTable<MemoryTable>> {
     let table = FailingTable::new(MemoryTable::new(meta));
     let catalog = Catalog::new(Node::default());
     let mut reconciler =
-        Reconciler::over(catalog, table, &meta, Sizing::default(), at_once()).unwrap();
+        Reconciler::over(catalog, table, &meta, Sizing::default(), at_once(), Arc::default())
+            .unwrap();
     reconciler.ingest(first);
     assert!(reconciler.pass().failed.is_empty());
     reconciler
@@ -116,8 +117,15 @@ impl Dataplane for FakeDataplane {
 fn over_full_maps() -> Reconciler<FailingTable<MemoryTable>> {
     let Reconciler { table, state, .. } = reconciler();
     let catalog = Catalog::new(Node::default());
-    let mut reconciler =
-        Reconciler::over(catalog, table, state.meta(), Sizing::default(), at_once()).unwrap();
+    let mut reconciler = Reconciler::over(
+        catalog,
+        table,
+        state.meta(),
+        Sizing::default(),
+        at_once(),
+        Arc::default(),
+    )
+    .unwrap();
     let unread = Unread {
         services: [ObjectName::new("default", "hello")].into(),
         slices: [ObjectName::new("default", "hello")].into(),
@@ -336,7 +344,7 @@ fn the_delay_of_a_pass_is_that_of_its_oldest_change_since_the_start() {
         let times = times.iter().map(|seconds| seconds * 1_000_000_000).collect();
         let triggered = vec![(ObjectName::new("default", "hello"), times)];
         let pass = Pass { triggered, ..Pass::default() };
-        let found = delay(&pass, at(90), at(100));
+        let found = delays(&pass, at(90), at(100)).max();
         assert_eq!(found, expected.map(Duration::from_secs), "{row}");
     }
 }

@@ -59,6 +59,7 @@ fn node(zone: Option<&str>, addresses: &[&str]) -> Node {
         name: "here".into(),
         zone: zone.map(Into::into),
         addresses: addresses.iter().map(|text| ip(text)).collect(),
+        is_leaving: false,
     }
 }
 

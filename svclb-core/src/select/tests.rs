@@ -156,7 +156,7 @@ const WITHOUT_ZONE: &[Row] = &[
 ];
 
 fn node(zone: Option<&str>) -> Node {
-    Node { name: "here".into(), zone: zone.map(Arc::from), addresses: Vec::new() }
+    Node { name: "here".into(), zone: zone.map(Arc::from), ..Node::default() }
 }
 
 #[test]

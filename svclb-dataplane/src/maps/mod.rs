@@ -6,12 +6,14 @@
 //! * `rows`: hash maps, row by row or many in a call; `slots`: sets of backends.
 //! * [`sockets`]: what each live socket dialled and was given.
 //! * [`shares`], [`expiry`]: entries of clients in shared maps, counted and removed.
+//! * [`usage`]: how much of each map is used.
 
 pub mod expiry;
 mod rows;
 pub mod shares;
 mod slots;
 pub mod sockets;
+pub mod usage;
 
 use std::net::SocketAddr;
 

@@ -44,6 +44,12 @@ impl Origins {
         self.places.length()
     }
 
+    /// Number of places of the origins array that are in use.
+    pub fn used(&self) -> u64 {
+        let places = (0..self.places.length()).filter_map(|number| self.places.get(number));
+        places.map(|place| u64::from(place.count() != 0)).sum()
+    }
+
     /// Every origin of every live socket, as of now. A socket that is being translated meanwhile may
     /// be shown half old and half new.
     ///

@@ -9,6 +9,9 @@ use super::{Invalid, LeftOut, own_name, wire};
 
 /// The number of addresses of a Node that are served. Each serves every node port.
 const MOST_ADDRESSES: usize = 1_000;
+/// The taint of a node that the cluster autoscaler is about to remove (kube-proxy's `ToBeDeletedTaint`,
+/// pkg/proxy/healthcheck/proxy_health.go).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Converts a Node, the own one or another: the caller knows its own. The API server takes any text
 /// for an address, and so many of them as fit into an object: what cannot be used is ignored.
@@ -45,5 +48,7 @@ pub fn node(node: &wire::Node) -> Result<(Update, LeftOut), Invalid> {
         }
     }
     let zone = node.metadata.labels.zone.as_deref().filter(|zone| !zone.is_empty()).map(Arc::from);
-    Ok((Update::Node(Some(Node { name: Arc::from(name), zone, addresses })), left_out))
+    let is_leaving = node.metadata.deletion_timestamp.is_some()
+        || node.spec.taints.iter().any(|taint| taint.key == TO_BE_DELETED);
+    Ok((Update::Node(Some(Node { name: Arc::from(name), zone, addresses, is_leaving })), left_out))
 }

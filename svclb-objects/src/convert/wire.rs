@@ -39,6 +39,8 @@ pub struct Metadata {
     pub uid: Option<Text>,
     /// RFC 3339.
     pub creation_timestamp: Option<Text>,
+    /// RFC 3339: the object is being deleted, and exists until its finalizers are done. Only its presence counts.
+    pub deletion_timestamp: Option<Text>,
     /// Changes whenever the object does; absent in files.
     pub resource_version: Option<Text>,
     /// The labels that svclb reads.
@@ -299,9 +301,30 @@ pub struct Node {
     /// Name and labels.
     #[serde(default, deserialize_with = "or_default")]
     pub metadata: Metadata,
+    /// Taints.
+    #[serde(default, deserialize_with = "or_default")]
+    pub spec: NodeSpec,
     /// Addresses.
     #[serde(default, deserialize_with = "or_default")]
     pub status: NodeStatus,
+}
+
+/// `spec` of a Node.
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(expecting = "a mapping")]
+pub struct NodeSpec {
+    /// Taints.
+    #[serde(default, deserialize_with = "or_default")]
+    pub taints: Vec<Taint>,
+}
+
+/// One of a Node's `spec.taints`.
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+#[serde(expecting = "a mapping")]
+pub struct Taint {
+    /// Its key.
+    #[serde(default, deserialize_with = "or_default")]
+    pub key: Text,
 }
 
 /// `status` of a Node.

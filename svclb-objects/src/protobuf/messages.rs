@@ -70,6 +70,8 @@ pub(super) struct Metadata {
     pub(super) resource_version: Bytes,
     #[prost(message, optional, tag = "8")]
     pub(super) creation_timestamp: Option<Time>,
+    #[prost(message, optional, tag = "9")]
+    pub(super) deletion_timestamp: Option<Time>,
     #[prost(message, repeated, tag = "11")]
     pub(super) labels: Vec<Pair>,
     #[prost(message, repeated, tag = "12")]
@@ -238,8 +240,22 @@ pub(super) struct EndpointPort {
 pub(super) struct Node {
     #[prost(message, optional, tag = "1")]
     pub(super) metadata: Option<Metadata>,
+    #[prost(message, optional, tag = "2")]
+    pub(super) spec: Option<NodeSpec>,
     #[prost(message, optional, tag = "3")]
     pub(super) status: Option<NodeStatus>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct NodeSpec {
+    #[prost(message, repeated, tag = "5")]
+    pub(super) taints: Vec<Taint>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Taint {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) key: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]

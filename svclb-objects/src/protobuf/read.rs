@@ -9,7 +9,7 @@ use prost::{DecodeError, Message as _};
 use super::Encoded;
 use super::messages::{
     Endpoint, EndpointPort, EndpointSlice, Hint, LoadBalancerIngress, Metadata, Node, NodeAddress,
-    Pair, Service, ServicePort, ServiceSpec, Time,
+    Pair, Service, ServicePort, ServiceSpec, Taint, Time,
 };
 use crate::convert::Kind;
 use crate::convert::wire::{self, Number, Text};
@@ -65,9 +65,10 @@ impl Encoded for wire::Node {
     const PARTS: &'static str = "status";
 
     fn decode(message: Bytes) -> Result<Self, DecodeError> {
-        let Node { metadata, status } = Node::decode(message)?;
+        let Node { metadata, spec, status } = Node::decode(message)?;
         Ok(Self {
             metadata: metadata.map(Into::into).unwrap_or_default(),
+            spec: wire::NodeSpec { taints: all(spec.unwrap_or_default().taints) },
             status: wire::NodeStatus { addresses: all(status.unwrap_or_default().addresses) },
         })
     }
@@ -81,6 +82,7 @@ impl From<Metadata> for wire::Metadata {
             namespace: unless_empty(&it.namespace),
             uid: unless_empty(&it.uid),
             creation_timestamp: it.creation_timestamp.and_then(time),
+            deletion_timestamp: it.deletion_timestamp.and_then(time),
             resource_version: unless_empty(&it.resource_version),
             labels: wire::Labels {
                 service_name: label("kubernetes.io/service-name"),
@@ -164,6 +166,12 @@ impl From<EndpointPort> for wire::EndpointPort {
             protocol: it.protocol.as_ref().map(text),
             port: it.port.map(number),
         }
+    }
+}
+
+impl From<Taint> for wire::Taint {
+    fn from(it: Taint) -> Self {
+        Self { key: text(&it.key) }
     }
 }
 

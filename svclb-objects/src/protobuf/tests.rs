@@ -144,6 +144,8 @@ fn the_recorded_objects_use_every_field() {
         "nodeName",
         "forZones",
         "forNodes",
+        "taints",
+        "key",
         "address",
         "kubernetes.io/service-name",
         "service.kubernetes.io/service-proxy-name",
@@ -289,6 +291,8 @@ fn a_time_is_written_as_in_json() {
     assert_eq!(of(&number(1, 0)), "1970-01-01T00:00:00Z");
     assert_eq!(of(b""), Value::Null, "no time");
     assert_eq!(of(&number(1, i64::MAX as u64)), i64::MAX.to_string());
+    let deleted = as_json::<wire::Node>(&field(1, &field(9, &number(1, 0))));
+    assert_eq!(deleted["metadata"]["deletionTimestamp"], "1970-01-01T00:00:00Z");
 }
 
 #[test]

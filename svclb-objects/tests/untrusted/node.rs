@@ -45,6 +45,7 @@ impl TestNode {
             name: "here".into(),
             zone: None,
             addresses: vec![IpAddr::from([192, 0, 2, 250])],
+            is_leaving: false,
         };
         let meta = Meta {
             index_lines: 256,

@@ -17,7 +17,7 @@ const NAMED: usize = 10;
 
 /// The outcome of `svclb plan`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct PlanView {
+pub(in crate::cli) struct PlanView {
     /// Folder of the pins.
     pins: String,
     /// Maps are installed there.
@@ -95,7 +95,7 @@ struct SizesView {
 
 /// A line of `svclb diff`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
-pub(super) struct RowView {
+pub(in crate::cli) struct RowView {
     #[serde(flatten)]
     service: NameView,
     #[serde(flatten)]

@@ -97,7 +97,9 @@ fn dry_run_ends_as_an_agent_that_starts_does_and_touches_no_map() {
         assert_eq!(table.load().unwrap(), dump, "{row}: no map is touched");
         assert_eq!(run.before, Rows::of(&dump), "{row}");
         let (meta, sizing) = (Meta::default(), Sizing::default());
-        let mut agent = Reconciler::over(catalog(), table, &meta, sizing, at_once()).unwrap();
+        let mut agent =
+            Reconciler::over(catalog(), table, &meta, sizing, at_once(), std::sync::Arc::default())
+                .unwrap();
         agent.ingest(first.clone());
         assert!(agent.pass().failed.is_empty(), "{row}");
         let dump = agent.table.load().unwrap();

@@ -189,6 +189,7 @@ impl World {
                     name: "here".into(),
                     zone: zone.map(|zone| ZONES[zone as usize].into()),
                     addresses: addresses.iter().map(|number| cluster_ip(*number)).collect(),
+                    is_leaving: false,
                 };
                 let update = Update::Node(is.as_ref().map(node));
                 self.node = Some(update.clone());

@@ -339,7 +339,45 @@ fn a_node_has_zone_and_addresses() {
     });
     let (Update::Node(Some(node)), _) = one(node) else { panic!() };
     assert_eq!((&*node.name, node.zone.as_deref()), ("n1.example", Some("z1")));
-    assert_eq!(node.addresses.len(), 2);
+    assert_eq!((node.addresses.len(), node.is_leaving), (2, false));
+}
+
+#[test]
+fn a_node_is_leaving_when_it_is_being_deleted_or_the_autoscaler_is_about_to_remove_it() {
+    let taints = |keys: &[&str]| {
+        let taints: Vec<_> =
+            keys.iter().map(|key| json!({"key": key, "effect": "NoSchedule"})).collect();
+        json!({"spec": {"taints": taints}})
+    };
+    let rows = [
+        ("nothing is said", json!({}), false),
+        ("null is absent", json!({"spec": {"taints": null}}), false),
+        ("other taints", taints(&["node.kubernetes.io/not-ready", ""]), false),
+        ("a taint without a key", json!({"spec": {"taints": [{}]}}), false),
+        (
+            "the autoscaler's taint",
+            taints(&["node.kubernetes.io/not-ready", "ToBeDeletedByClusterAutoscaler"]),
+            true,
+        ),
+        (
+            "it is being deleted",
+            json!({"metadata": {"name": "n1", "deletionTimestamp": "2026-01-31T12:00:00Z"}}),
+            true,
+        ),
+        (
+            "no time of deletion",
+            json!({"metadata": {"name": "n1", "deletionTimestamp": null}}),
+            false,
+        ),
+    ];
+    for (row, fields, expected) in rows {
+        let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+        for (name, value) in fields.as_object().unwrap() {
+            node[name] = value.clone();
+        }
+        let (Update::Node(Some(node)), _) = one(node) else { panic!("{row}") };
+        assert_eq!(node.is_leaving, expected, "{row}");
+    }
 }
 
 #[test]
