@@ -7,6 +7,7 @@
 )]
 
 mod pod;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::path::Path;
