@@ -13,7 +13,7 @@ use crate::model::{
     Endpoints, Families, Node, ObjectName, Service, ServiceKey, ServicePort, Slice,
 };
 use crate::retained::Retained;
-use crate::select::{Candidate, List, select};
+use crate::select::{Candidate, List, Rules, Verdict, select};
 
 /// The Service of the API server itself, which API servers maintain.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
@@ -176,15 +176,51 @@ pub fn compile(
     }
     Desired {
         row: ServiceRow { notes, ..row(object, service, port, chosen.len(), counts) },
-        key: ServiceKey {
-            object: object.clone(),
-            port_name: port.name.clone(),
-            protocol: port.protocol,
-        },
+        key: key(object, port),
         members,
         sets,
         frontends: chosen,
     }
+}
+
+/// The endpoints of one family that the slices offer for a service, judged for clients of its frontends under
+/// one policy. Retained state is none of them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// The service.
+    pub key: ServiceKey,
+    /// The policy of the frontends.
+    pub policy: Policy,
+    /// The family is IPv4.
+    pub is_v4: bool,
+    /// Each address and port once, in order.
+    pub endpoints: Vec<(Address, u16, Verdict)>,
+}
+
+/// Explains by which rule each endpoint of one port of a Service is used or not: for each policy and family of the
+/// frontends that the port claims.
+pub(crate) fn explain(
+    object: &ObjectName,
+    service: &Service,
+    port: &ServicePort,
+    claimed: &[(FrontendKey, FrontendKind)],
+    offers: &Offers<'_>,
+    node: &Node,
+) -> Vec<Explanation> {
+    let uses: BTreeSet<(Policy, bool)> =
+        claimed.iter().map(|(key, kind)| (kind.policy(), key.address.is_v4())).collect();
+    let explained = uses.into_iter().map(|(policy, is_v4)| {
+        let candidates = merge(port, offers, is_v4);
+        let rules = Rules::new(List::of(policy, service), &candidates, node);
+        let judged = |it: &Candidate<'_>| (it.address.into(), it.port, rules.judge(it.endpoint));
+        let endpoints = candidates.iter().map(judged).collect();
+        Explanation { key: key(object, port), policy, is_v4, endpoints }
+    });
+    explained.collect()
+}
+
+fn key(object: &ObjectName, port: &ServicePort) -> ServiceKey {
+    ServiceKey { object: object.clone(), port_name: port.name.clone(), protocol: port.protocol }
 }
 
 type Backend = (Address, u16, BackendState);

@@ -1,4 +1,4 @@
-//! Selects the backends that clients of this node may use now: one pure function.
+//! Selects the backends that clients of this node may use now, and says by which rule each endpoint is used or not.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,10 +42,9 @@ pub struct Candidate<'a> {
     pub endpoint: &'a Endpoint,
 }
 
-/// The backends of a list, each with why it is in it, in the order of `candidates`, which are all the
-/// endpoints of one family that match a port of a Service.
+/// The rules for the candidates of one list: all the endpoints of one family that match a port of a Service.
 ///
-/// The rules, as kube-proxy has them (pkg/proxy/topology.go, `CategorizeEndpoints`):
+/// They are kube-proxy's (pkg/proxy/topology.go, `CategorizeEndpoints`):
 ///
 /// 1. [`List::Cluster`]: every ready candidate that matches the topology mode. When nothing is ready:
 ///    every candidate that serves while it terminates, anywhere, hints ignored.
@@ -63,65 +62,152 @@ pub struct Candidate<'a> {
 /// * Otherwise all. So hints never leave a client without a backend that it would have without them.
 ///
 /// A candidate is of this node when it names this node; one that names none is of no node.
-pub fn select(list: List, candidates: &[Candidate<'_>], node: &Node) -> Vec<(usize, BackendState)> {
-    let is_local = |endpoint: &Endpoint| endpoint.node.as_ref().is_some_and(|at| *at == node.name);
-    let topology = match list {
-        List::Cluster => topology(candidates, node),
-        List::Local => Topology::All,
-    };
-    let here = |endpoint: &Endpoint| list == List::Cluster || is_local(endpoint);
-    let ready: Vec<_> = pick(candidates, BackendState::Ready, |endpoint| {
-        endpoint.ready && here(endpoint) && topology.matches(endpoint)
-    });
-    if !ready.is_empty() {
-        return ready;
-    }
-    pick(candidates, BackendState::Terminating, |endpoint| {
-        endpoint.serving && endpoint.terminating && here(endpoint)
-    })
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    list: List,
+    node: &'a Node,
+    topology: Topology<'a>,
+    /// The state of the candidates that are used.
+    used: BackendState,
 }
 
-fn pick(
-    candidates: &[Candidate<'_>],
-    state: BackendState,
-    keep: impl Fn(&Endpoint) -> bool,
-) -> Vec<(usize, BackendState)> {
-    let kept = candidates.iter().enumerate().filter(|(_, candidate)| keep(candidate.endpoint));
-    // Mostly all of them.
-    let mut picked = Vec::with_capacity(candidates.len());
-    picked.extend(kept.map(|(at, _)| (at, state)));
-    picked
-}
-
+/// The ready candidates of [`List::Cluster`] that are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Topology<'a> {
+    /// Those whose node hints name this node.
     Node(&'a Arc<str>),
+    /// Those whose zone hints name this zone, the node's.
     Zone(&'a Arc<str>),
+    /// All of them.
     All,
 }
 
-impl Topology<'_> {
-    fn matches(&self, endpoint: &Endpoint) -> bool {
+/// The verdict on one candidate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Clients are given it. The state says why.
+    Used(BackendState),
+    /// Clients are not given it.
+    Unused(Reason),
+}
+
+/// The first rule by which a candidate is not used.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reason {
+    /// It is not ready, nor does it serve while it terminates.
+    NotReady,
+    /// It is not of this node, and the list is [`List::Local`].
+    OtherNode,
+    /// It serves while it terminates, and others are ready.
+    Terminating,
+    /// Its node hints do not name this node.
+    NodeHints,
+    /// Its zone hints do not name this node's zone.
+    ZoneHints,
+}
+
+impl Reason {
+    /// Every reason, in the order in which the rules are tried.
+    pub const ALL: [Self; 5] =
+        [Self::NotReady, Self::OtherNode, Self::Terminating, Self::NodeHints, Self::ZoneHints];
+
+    /// Its name in output for scripts.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Node(name) => endpoint.node_hints.contains(name),
-            Self::Zone(zone) => endpoint.zone_hints.contains(zone),
-            Self::All => true,
+            Self::NotReady => "not_ready",
+            Self::OtherNode => "other_node",
+            Self::Terminating => "terminating",
+            Self::NodeHints => "node_hints",
+            Self::ZoneHints => "zone_hints",
+        }
+    }
+
+    /// The rule in words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::NotReady => "not ready",
+            Self::OtherNode => "not on this node, and the traffic policy is Local",
+            Self::Terminating => "terminating, and others are ready",
+            Self::NodeHints => "its hints name other nodes",
+            Self::ZoneHints => "its hints name other zones",
         }
     }
 }
 
-fn topology<'a>(candidates: &[Candidate<'_>], node: &'a Node) -> Topology<'a> {
-    let usable = |hints: fn(&Endpoint) -> &[Arc<str>], name: &Arc<str>| {
-        let mut ready = candidates.iter().map(|it| it.endpoint).filter(|it| it.ready).peekable();
-        ready.peek().is_some()
-            && ready.clone().all(|endpoint| !hints(endpoint).is_empty())
-            && ready.any(|endpoint| hints(endpoint).contains(name))
-    };
-    if usable(|endpoint| &endpoint.node_hints, &node.name) {
-        return Topology::Node(&node.name);
+impl<'a> Rules<'a> {
+    /// The rules for these candidates.
+    pub fn new(list: List, candidates: &[Candidate<'_>], node: &'a Node) -> Self {
+        let topology = match list {
+            List::Cluster => Topology::of(candidates, node),
+            List::Local => Topology::All,
+        };
+        let ready = Self { list, node, topology, used: BackendState::Ready };
+        let is_used = |it: &Candidate<'_>| matches!(ready.judge(it.endpoint), Verdict::Used(_));
+        match candidates.iter().any(is_used) {
+            true => ready,
+            false => Self { used: BackendState::Terminating, ..ready },
+        }
     }
-    match &node.zone {
-        Some(zone) if usable(|endpoint| &endpoint.zone_hints, zone) => Topology::Zone(zone),
-        _ => Topology::All,
+
+    /// Judges a candidate.
+    pub fn judge(&self, endpoint: &Endpoint) -> Verdict {
+        let is_leaving = endpoint.serving && endpoint.terminating;
+        let is_local = || endpoint.node.as_ref().is_some_and(|at| *at == self.node.name);
+        if !(endpoint.ready || is_leaving) {
+            return Verdict::Unused(Reason::NotReady);
+        }
+        if self.list == List::Local && !is_local() {
+            return Verdict::Unused(Reason::OtherNode);
+        }
+        if self.used == BackendState::Terminating {
+            // None is ready here, or all of these would be unused.
+            return Verdict::Used(BackendState::Terminating);
+        }
+        if !endpoint.ready {
+            return Verdict::Unused(Reason::Terminating);
+        }
+        match self.topology {
+            Topology::Node(name) if !endpoint.node_hints.contains(name) => {
+                Verdict::Unused(Reason::NodeHints)
+            }
+            Topology::Zone(zone) if !endpoint.zone_hints.contains(zone) => {
+                Verdict::Unused(Reason::ZoneHints)
+            }
+            _ => Verdict::Used(BackendState::Ready),
+        }
+    }
+}
+
+/// The backends of a list, each with its state, in the order of `candidates`: those that [`Rules`] use.
+pub fn select(list: List, candidates: &[Candidate<'_>], node: &Node) -> Vec<(usize, BackendState)> {
+    let rules = Rules::new(list, candidates, node);
+    // Mostly all of them.
+    let mut selected = Vec::with_capacity(candidates.len());
+    selected.extend(candidates.iter().enumerate().filter_map(|(at, candidate)| {
+        match rules.judge(candidate.endpoint) {
+            Verdict::Used(state) => Some((at, state)),
+            Verdict::Unused(_) => None,
+        }
+    }));
+    selected
+}
+
+impl<'a> Topology<'a> {
+    fn of(candidates: &[Candidate<'_>], node: &'a Node) -> Self {
+        let usable = |hints: fn(&Endpoint) -> &[Arc<str>], name: &Arc<str>| {
+            let mut ready =
+                candidates.iter().map(|it| it.endpoint).filter(|it| it.ready).peekable();
+            ready.peek().is_some()
+                && ready.clone().all(|endpoint| !hints(endpoint).is_empty())
+                && ready.any(|endpoint| hints(endpoint).contains(name))
+        };
+        if usable(|endpoint| &endpoint.node_hints, &node.name) {
+            return Self::Node(&node.name);
+        }
+        match &node.zone {
+            Some(zone) if usable(|endpoint| &endpoint.zone_hints, zone) => Self::Zone(zone),
+            _ => Self::All,
+        }
     }
 }
 

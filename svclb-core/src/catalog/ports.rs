@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use svclb_common::layout::{FrontendKey, Protocol, ServiceNotes};
 
 use super::Catalog;
-use crate::compile::{Desired, Offers, compile};
+use crate::compile::{Desired, Explanation, Offers, compile, explain};
 use crate::frontends::frontends;
 use crate::model::{ObjectName, Service, ServiceKey, ServicePort};
 use crate::retained::Retained;
@@ -39,6 +39,18 @@ impl Catalog {
         let retained = retained.map_or(&[][..], Vec::as_slice);
         let offers = self.offers(object).or(retained);
         Ports { catalog: self, object, service, retained, offers }
+    }
+
+    /// Explains by which rule each endpoint of an object is used or not. Nothing where the object is gone or
+    /// refused by a budget.
+    pub fn explain(&self, object: &ObjectName) -> Vec<Explanation> {
+        let ports = self.ports(object);
+        let each = (0..ports.len()).filter_map(|port| ports.get(port));
+        let explained = each.flat_map(|(service, port)| {
+            let claimed = frontends(service, port, &self.node);
+            explain(object, service, port, &claimed, &ports.offers, &self.node)
+        });
+        explained.collect()
     }
 
     /// The size of an object.

@@ -249,6 +249,44 @@ proptest! {
     }
 
     #[test]
+    fn a_reason_names_a_rule_that_the_endpoint_breaks(
+        endpoints in proptest::collection::vec(any_endpoint(), 0..6),
+        node in any_node(),
+    ) {
+        for list in [List::Cluster, List::Local] {
+            let address = IpAddr::from([10, 0, 0, 1]);
+            let candidates: Vec<Candidate<'_>> =
+                endpoints.iter().map(|endpoint| Candidate { address, port: 80, endpoint }).collect();
+            let rules = Rules::new(list, &candidates, &node);
+            let used = selected(list, &endpoints, &node);
+            for (at, endpoint) in endpoints.iter().enumerate() {
+                let goes = endpoint.serving && endpoint.terminating;
+                let found = used.iter().find(|(used, _)| *used == at).map(|(_, state)| *state);
+                match rules.judge(endpoint) {
+                    Verdict::Used(state) => prop_assert_eq!(found, Some(state)),
+                    Verdict::Unused(reason) => {
+                        prop_assert_eq!(found, None);
+                        let broken = match reason {
+                            Reason::NotReady => !endpoint.ready && !goes,
+                            Reason::OtherNode => {
+                                list == List::Local && endpoint.node.as_deref() != Some("here")
+                            }
+                            Reason::Terminating => {
+                                !endpoint.ready && used.iter().any(|(at, _)| endpoints[*at].ready)
+                            }
+                            Reason::NodeHints => !endpoint.node_hints.contains(&node.name),
+                            Reason::ZoneHints => {
+                                !endpoint.zone_hints.contains(node.zone.as_ref().unwrap())
+                            }
+                        };
+                        prop_assert!(broken, "{reason:?}: {endpoint:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn without_hints_every_ready_endpoint_is_used(
         endpoints in proptest::collection::vec(any_endpoint(), 0..6),
         node in any_node(),

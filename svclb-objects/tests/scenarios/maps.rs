@@ -3,8 +3,11 @@
 use std::fmt::Write as _;
 
 use svclb_common::index::{self, Wanted};
-use svclb_common::layout::{BackendKey, FrontendKey, Line, Protocol, Scope, Slot};
-use svclb_core::catalog::Conflict;
+use svclb_common::layout::{BackendKey, FrontendKey, Line, Policy, Protocol, Scope, Slot};
+use svclb_core::catalog::{Catalog, Conflict};
+use svclb_core::compile::Explanation;
+use svclb_core::model::ObjectName;
+use svclb_core::select::Verdict;
 use svclb_core::table::{MemoryTable, Table as _};
 
 use crate::cluster::Cluster;
@@ -55,6 +58,8 @@ pub(crate) fn print(cluster: &mut Cluster) -> String {
         format!("{} {}: {}", key.service, socket(key.address, key.port), member(row))
     };
     section(&mut text, "backends", backends.iter().map(backend));
+
+    section(&mut text, "unused endpoints", unused(&cluster.catalog).into_iter());
 
     let conflict = |it: &Conflict| {
         let more = if it.count > 1 { format!(" and {} more", it.count - 1) } else { String::new() };
@@ -126,4 +131,26 @@ fn found(maps: &MemoryTable, key: &FrontendKey) -> Option<u32> {
     let meta = maps.meta();
     let found = index::find(&wanted, meta.seed, meta.index_lines, |number| maps.line(number));
     found.ok().map(|(_, number)| number)
+}
+
+/// Each endpoint that clients of a service are not given, with the rule.
+fn unused(catalog: &Catalog) -> Vec<String> {
+    let mut objects: Vec<&ObjectName> = catalog.objects().collect();
+    objects.sort();
+    let mut lines = Vec::new();
+    for explained in objects.into_iter().flat_map(|object| catalog.explain(object)) {
+        let Explanation { key, policy, endpoints, .. } = explained;
+        let policy = match policy {
+            Policy::Internal => "internal",
+            Policy::External => "external",
+        };
+        lines.extend(endpoints.iter().filter_map(|(address, port, verdict)| match verdict {
+            Verdict::Used(_) => None,
+            Verdict::Unused(reason) => {
+                let endpoint = socket(*address, *port);
+                Some(format!("{key} {policy} {endpoint}: {}", reason.words()))
+            }
+        }));
+    }
+    lines
 }
