@@ -1,4 +1,5 @@
 //! `svclb plan` and `svclb diff` as processes where nothing is installed, and where a source does not answer.
+#![expect(clippy::unwrap_used, reason = "a failure in a helper fails the test, with its reason")]
 
 use std::fs;
 use std::net::TcpListener;

@@ -62,17 +62,24 @@ fn json_and_yaml_of_every_command_conform_to_the_schema_in_docs() {
     });
 }
 
+/// Makes the name of a row from its fields.
+type NameOf = fn(&Value) -> String;
+
+/// A field as text.
+fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 #[test]
 fn names_agree_with_the_fields_and_wide_tables_have_the_same_rows() {
     with_world("forms", |world| {
-        let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let names: [(&str, fn(&Value, fn(&Value) -> String) -> String); 4] = [
-            ("services", |row, word| {
+        let names: [(&str, NameOf); 4] = [
+            ("services", |row| {
                 let [namespace, name, port_name, protocol] =
                     ["namespace", "name", "port_name", "protocol"].map(|field| word(&row[field]));
                 format!("{namespace}/{name}:{port_name}/{protocol}")
             }),
-            ("backends", |row, word| {
+            ("backends", |row| {
                 let (address, port) = (word(&row["address"]), word(&row["port"]));
                 if address.contains(':') {
                     format!("[{address}]:{port}")
@@ -80,8 +87,8 @@ fn names_agree_with_the_fields_and_wide_tables_have_the_same_rows() {
                     format!("{address}:{port}")
                 }
             }),
-            ("sockets", |row, word| word(&row["cookie"])),
-            ("check", |row, word| {
+            ("sockets", |row| word(&row["cookie"])),
+            ("check", |row| {
                 let (check, subject) = (word(&row["check"]), word(&row["subject"]));
                 if subject.is_empty() { check } else { format!("{check}/{subject}") }
             }),
@@ -89,7 +96,7 @@ fn names_agree_with_the_fields_and_wide_tables_have_the_same_rows() {
         for (command, name) in names {
             let rows: Vec<Value> =
                 serde_json::from_str(&text(&world.svclb(&[command, "-o", "json"]))).unwrap();
-            let expected: Vec<String> = rows.iter().map(|row| name(row, word)).collect();
+            let expected: Vec<String> = rows.iter().map(name).collect();
             let printed = text(&world.svclb(&[command, "-o", "name"]));
             assert_eq!(printed.lines().collect::<Vec<_>>(), expected, "{command}");
             let wide = text(&world.svclb(&[command, "-o", "wide"]));

@@ -29,7 +29,17 @@ fn svclb(world: &World, command: &str, more: &[&str]) -> (Option<i32>, String) {
 }
 
 fn json(world: &World, command: &str) -> Value {
-    serde_json::from_str(&svclb(world, command, &["-o", "json"]).1).unwrap()
+    let printed = serde_json::from_str(&svclb(world, command, &["-o", "json"]).1).unwrap();
+    let schema = match command {
+        "plan" => include_str!("../../docs/schema/plan.json"),
+        _ => include_str!("../../docs/schema/diff.json"),
+    };
+    let schema = serde_json::from_str(schema).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let faults: Vec<String> =
+        validator.iter_errors(&printed).map(|error| error.to_string()).collect();
+    assert_eq!(faults, [""; 0], "{command}: {printed:#}");
+    printed
 }
 
 /// All names below the pins in use, and the content of each map, byte by byte.
@@ -101,6 +111,11 @@ fn both_show_what_a_dead_agent_missed_and_change_nothing() {
     }
     let rows = json(&world, "diff");
     assert_eq!(rows.as_array().map(Vec::len), Some(expected.lines().count()));
+    assert_eq!(json(&world, "plan")["services"].as_array().map(Vec::len), Some(3));
+    for command in ["plan", "diff"] {
+        let names = "default/hello:/TCP\ndefault/new:/TCP\ndefault/old:/TCP\n";
+        assert_eq!(svclb(&world, command, &["-o", "name"]).1, names, "{command}");
+    }
     assert_eq!(installed(&world), before, "neither command writes");
     world.start_agent_with_faults(None);
     assert_no_difference(&world);
@@ -147,7 +162,7 @@ fn unreadable_objects_and_services_over_a_budget_are_named() {
     let before = installed(&world);
     let plan = json(&world, "plan");
     let rejected = plan["rejected"][0].as_str().unwrap_or_default();
-    for word in ["default.hello.yaml:1", "default/hello", "70000"] {
+    for word in ["default.hello.yaml:2", "default/hello", "70000"] {
         assert!(rejected.contains(word), "{word}: {plan}");
     }
     assert_eq!(plan["refused"][0]["name"], "large", "{plan}");

@@ -57,6 +57,7 @@ pub(super) trait ListRow: Serialize + Sized + 'static {
 
 /// A service: one port of a Service object. Sorted by its first fields.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Service")]
 pub(super) struct ServiceView {
     /// Namespace of the Service object.
     pub(super) namespace: String,
@@ -117,6 +118,7 @@ impl ListRow for ServiceView {
 
 /// A backend of a service.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Backend")]
 pub(super) struct BackendView {
     /// Namespace of the Service object.
     pub(super) namespace: String,
@@ -161,6 +163,7 @@ impl ListRow for BackendView {
 
 /// A live socket that dialled a service: one row for each frontend that it has dialled.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Socket")]
 pub(super) struct SocketView {
     /// The socket's cookie, as `ss -e` shows it (`sk:`, there hexadecimal).
     pub(super) cookie: u64,
@@ -250,6 +253,7 @@ pub(super) struct StatusView {
 
 /// A hook.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Hook")]
 pub(super) struct HookView {
     /// Its name, such as `connect4`.
     pub(super) name: &'static str,

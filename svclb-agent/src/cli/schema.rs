@@ -6,14 +6,17 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use clap::Args;
 use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 
 use super::check::Finding;
 use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
 use super::plan::{DiffView, PlanView};
 
-/// The commands that print JSON, and how to make the schema of what each prints.
-const SCHEMAS: [(&str, fn() -> Schema); 7] = [
+/// A command that prints JSON, and how to make the schema of what it prints.
+type Described = (&'static str, fn() -> Schema);
+
+const SCHEMAS: [Described; 7] = [
     ("services", schema_of::<Vec<ServiceView>>),
     ("backends", schema_of::<Vec<BackendView>>),
     ("sockets", schema_of::<Vec<SocketView>>),
@@ -42,7 +45,7 @@ pub(super) fn schema(args: &SchemaArgs) -> Result<()> {
 
 /// The schema of each command's output.
 fn all() -> BTreeMap<&'static str, Schema> {
-    let titled = |(command, make): (&'static str, fn() -> Schema)| {
+    let titled = |(command, make): Described| {
         let mut schema = make();
         schema.insert("title".to_owned(), format!("svclb {command} -o json").into());
         (command, schema)
@@ -52,7 +55,15 @@ fn all() -> BTreeMap<&'static str, Schema> {
 
 fn schema_of<T: JsonSchema>() -> Schema {
     let settings = SchemaSettings::draft2020_12().for_serialize();
+    let settings = settings.with_transform(RecursiveTransform(unbreak));
     settings.into_generator().into_root_schema_for::<T>()
+}
+
+/// Makes one line of a description that the source breaks.
+fn unbreak(schema: &mut Schema) {
+    if let Some(serde_json::Value::String(text)) = schema.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
 }
 
 #[cfg(test)]

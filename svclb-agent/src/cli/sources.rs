@@ -10,6 +10,7 @@ use svclb_common::layout::{Meta, SourceKind, SourceRow, WayKind};
 
 /// A source of the agent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Source")]
 pub(super) struct SourceView {
     /// Its kind: `services`, `endpointslices`, `nodes`, or `files`, which have all of them.
     pub(super) name: &'static str,

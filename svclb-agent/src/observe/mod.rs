@@ -2,7 +2,7 @@
 //! by a store that never waits; threads of their own answer requests from there and from the maps.
 //!
 //! * [`health`]: the answers of `/livez`, `/readyz` and `/healthz`.
-//! * [`metrics`]: `/metrics`.
+//! * [`metrics`]: the page `/metrics`.
 //! * [`serve`]: the server.
 
 pub mod health;

@@ -26,7 +26,7 @@ use programs::Programs;
 use qemu::Guest;
 
 /// Prefixes of the test binaries that do not run in guests, with the reason.
-const LEFT_OUT: [(&str, &str); 17] = [
+const LEFT_OUT: [(&str, &str); 21] = [
     ("cluster", "starts a real cluster, whose programs need a larger machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
@@ -36,6 +36,9 @@ const LEFT_OUT: [(&str, &str); 17] = [
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
     ("dry_run", "about sources and output, where no map is"),
+    ("plan", "about sources and output"),
+    ("output", "the same"),
+    ("observe", "about pages over HTTP"),
     ("rbac", "the same"),
     ("commands", "of svclb-agent: about the command line, not a kernel"),
     ("svclb_tests", "the harness's own tests"),

@@ -17,10 +17,10 @@ use svclb_sources::{Objects, Source};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct SourceArgs {
-    /// Kubernetes YAML to serve: files, or folders of them, followed while the agent runs
+    /// Read Services from Kubernetes YAML: files, or folders of them; the agent follows their changes
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["kubeconfig", "api_servers"])]
     from: Vec<PathBuf>,
-    /// Follow the cluster of this kubeconfig [default: the cluster that the pod runs in]
+    /// Read Services from the cluster of this kubeconfig [default: the cluster that the pod runs in]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Further URLs of the API server, tried when others fail. The server's certificate must be valid for the

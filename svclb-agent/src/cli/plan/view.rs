@@ -95,6 +95,7 @@ struct SizesView {
 
 /// A line of `svclb diff`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Row")]
 pub(in crate::cli) struct RowView {
     #[serde(flatten)]
     service: NameView,
