@@ -38,6 +38,8 @@ fn the_documented_helm_commands_install_svclb_and_take_it_away() {
     let steps = [
         ("helm install", &["svclb"][..], "rollout status daemonset/svclb\n"),
         ("helm upgrade", &["svclb"], "exec daemonset/svclb -- /svclb services\n"),
+        ("helm upgrade", &["svclb"], "rollout status daemonset/svclb\n"),
+        ("helm rollback", &["svclb"], "Rollback was a success"),
         ("helm upgrade", &["svclb-uninstall"], "rollout status daemonset/svclb-uninstall\n"),
         ("helm uninstall", &[], "uninstalled"),
     ];
@@ -54,11 +56,11 @@ fn the_documented_helm_commands_install_svclb_and_take_it_away() {
             let names: Vec<&str> =
                 found.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
             assert_eq!(names, daemon_sets, "{}: after {line}", helm.name);
-            // The second command's values, which the third one keeps.
-            if start == "helm upgrade" {
-                let containers = found[0].pointer("/spec/template/spec/containers/0/image");
+            // The second command's values, which the further ones keep.
+            if !matches!(start, "helm install" | "helm uninstall") {
+                let found = found[0].pointer("/spec/template/spec/containers/0/image");
                 let image = format!("REGISTRY/svclb:{}", env!("CARGO_PKG_VERSION"));
-                assert_eq!(containers.unwrap(), &json!(image), "after {line}");
+                assert_eq!(found.unwrap(), &json!(image), "after {line}");
             }
         }
         let roles = plane.api().list("rbac.authorization.k8s.io/v1", "ClusterRole", "", OURS);
