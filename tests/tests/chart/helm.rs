@@ -15,7 +15,8 @@ const PROGRAMS: [&str; 2] = ["helm3", "helm4"];
 pub(super) const OLDEST: &str = "1.21.0";
 /// The namespace of manifests/.
 pub(super) const NAMESPACE: &str = "kube-system";
-/// Every value, each other than its default. The tests of [`super::options`] show where each of them goes.
+/// Every value, other than its default where all objects of the agent are still rendered. The tests of
+/// [`super::options`] show where each of them goes.
 pub(super) const EVERY_VALUE: &str = "
 nameOverride: balancer
 fullnameOverride: balancer

@@ -119,6 +119,7 @@ fn every_value_reaches_the_field_that_it_is_for() {
                 json!("default"),
             ),
             ("rbac.create=false", "/metadata/name", json!("svclb")),
+            ("global.example=1", "/metadata/name", json!("svclb")),
         ] {
             let digest = "0123456789abcdef".repeat(4);
             let objects = helm.template(&format!("--set '{}'", flags.replace("DIGEST", &digest)));

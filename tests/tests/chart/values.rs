@@ -7,6 +7,7 @@ use std::fs;
 use serde_json::Value;
 use svclb_tests::cluster::documents;
 
+use super::helm::EVERY_VALUE;
 use super::rendered::workspace;
 
 /// A commented value of values.yaml.
@@ -35,6 +36,15 @@ fn rows(yaml: &str) -> Vec<Row> {
         comment.clear();
     }
     rows
+}
+
+#[test]
+fn no_value_is_left_out_of_the_tests() {
+    let yaml = fs::read_to_string(workspace().join("charts/svclb/values.yaml")).unwrap();
+    let tested = &documents(EVERY_VALUE)[0];
+    for Row { path, .. } in rows(&yaml) {
+        assert!(tested.pointer(&format!("/{}", path.join("/"))).is_some(), "{}", path.join("."));
+    }
 }
 
 #[test]
