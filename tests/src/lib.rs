@@ -32,7 +32,7 @@ pub use harness::kernel::Feature;
 pub use harness::many_sockets::{ManySockets, SocketUse};
 pub use harness::pins::HOOKS;
 pub use harness::pod::Pod;
-pub use harness::program::spawn;
+pub use harness::program::{kubectl_plugin, spawn};
 pub use harness::routes::loopback_up;
 pub use harness::sticky::StickyClients;
 pub use harness::third_party::{ProgramKind, ThirdPartyProgram};

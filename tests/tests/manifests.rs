@@ -8,6 +8,7 @@
 
 mod pod;
 mod rendered;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::time::Duration;

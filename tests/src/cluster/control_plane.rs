@@ -36,7 +36,7 @@ const STORE_PEERS: &str = "http://127.0.0.1:2380";
 /// Controllers that act on what a test creates: Deployments become Pods, Pods become EndpointSlices.
 /// There is no scheduler and no kubelet: see [`super::Kubelet`].
 const CONTROLLERS: &str = "endpointslice-controller,endpoints-controller,\
-    endpointslice-mirroring-controller,deployment-controller,replicaset-controller,\
+    endpointslice-mirroring-controller,deployment-controller,replicaset-controller,daemonset-controller,\
     namespace-controller,serviceaccount-controller,garbage-collector-controller";
 /// Limit for a component to become ready, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);

@@ -108,6 +108,11 @@ impl<'w> Pod<'w> {
         self
     }
 
+    /// The program of the pod's image, which no other pod uses.
+    pub(crate) fn program(&self) -> PathBuf {
+        self.root.path().join("svclb")
+    }
+
     /// Sets up the pod's volumes, as the kubelet does before any container: it creates a missing folder
     /// with mode 0755 (pkg/volume/hostpath). Every start of a container does this again.
     ///
@@ -321,6 +326,11 @@ impl Running {
             let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             u64::from_str_radix(value.trim(), 16).unwrap()
         })
+    }
+
+    /// The program that it runs (proc_pid_exe(5)).
+    pub(crate) fn program(&self) -> PathBuf {
+        format!("/proc/{}/exe", self.0.id()).into()
     }
 
     /// The mounts of a bpffs that it sees: mount point, folder of the bpffs, and whether it may write

@@ -57,6 +57,7 @@ pub(super) static MODULES: [Module; 5] = [
                 package: "k8s.io/kubernetes/cmd/kube-controller-manager",
             },
             Program { name: "kube-proxy", package: "k8s.io/kubernetes/cmd/kube-proxy" },
+            Program { name: "kubectl", package: "k8s.io/kubernetes/cmd/kubectl" },
         ],
     },
     Module {

@@ -26,12 +26,15 @@ use programs::Programs;
 use qemu::Guest;
 
 /// Prefixes of the test binaries that do not run in guests, with the reason.
-const LEFT_OUT: [(&str, &str); 21] = [
+const LEFT_OUT: [(&str, &str); 24] = [
     ("cluster", "starts a real cluster, whose programs need a larger machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
     ("manifests", "the same"),
     ("chart", "the same"),
+    ("plugin", "the same"),
+    ("kubectl_svclb", "about objects of a cluster"),
+    ("usage", "of kubectl-svclb: about its command line"),
     ("oracle", "the same, and compares decisions that do not depend on the kernel"),
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
