@@ -59,12 +59,15 @@ impl Helm {
         PROGRAMS.map(|name| {
             let prefix = format!("svclb-test-{}-helm-", std::process::id());
             let home = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
-            std::os::unix::fs::symlink(component(name), home.path().join("helm")).unwrap();
+            for (program, command) in [(name, "helm"), ("kubectl", "kubectl")] {
+                let link = home.path().join(command);
+                std::os::unix::fs::symlink(component(program), link).unwrap();
+            }
             Self { name, home }
         })
     }
 
-    /// A command line for the shell, with `helm` in its path, run at the root of this checkout.
+    /// A command line for the shell, with `helm` and `kubectl` in its path, run at the root of this checkout.
     pub(super) fn shell(&self, line: &str) -> Command {
         let mut command = Command::new("bash");
         command.args(["-c", line]).current_dir(workspace()).env_clear();

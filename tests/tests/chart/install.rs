@@ -28,47 +28,68 @@ fn the_api_server_accepts_all_that_the_chart_renders() {
 }
 
 #[test]
-fn the_documented_helm_commands_install_svclb_and_take_it_away() {
-    let plane = ControlPlane::builder("helm").without_controllers().start();
+fn the_documented_commands_install_svclb_and_take_it_away() {
+    let plane = ControlPlane::new("helm");
     let world = World::builder("helm").without_agent().start();
     let _relay = plane.relay(&world);
     let manual = fs::read_to_string(workspace().join("docs/install.md")).unwrap();
-    let commands = manual.lines().filter_map(|line| line.strip_prefix("$ "));
-    let commands: Vec<&str> = commands.filter(|line| line.starts_with("helm ")).collect();
+    let commands: Vec<&str> = manual.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
+    // How each begins, a part of what it prints, and the DaemonSets that are there afterwards.
+    let (agent, uninstall) = ("svclb", "svclb-uninstall");
+    let rolled_out = "successfully rolled out";
     let steps = [
-        ("helm install", &["svclb"][..], "rollout status daemonset/svclb\n"),
-        ("helm upgrade", &["svclb"], "exec daemonset/svclb -- /svclb services\n"),
-        ("helm upgrade", &["svclb"], "rollout status daemonset/svclb\n"),
-        ("helm rollback", &["svclb"], "Rollback was a success"),
-        ("helm upgrade", &["svclb-uninstall"], "rollout status daemonset/svclb-uninstall\n"),
-        ("helm uninstall", &[], "uninstalled"),
+        ("helm install", "rollout status daemonset/svclb\n", Some(agent)),
+        ("kubectl -n kube-system rollout", rolled_out, Some(agent)),
+        ("helm upgrade", "exec daemonset/svclb -- /svclb services\n", Some(agent)),
+        ("helm upgrade", "set uninstall=true", Some(agent)),
+        ("helm rollback", "Rollback was a success", Some(agent)),
+        ("helm upgrade", "rollout status daemonset/svclb-uninstall\n", Some(uninstall)),
+        ("kubectl -n kube-system rollout", rolled_out, Some(uninstall)),
+        ("helm uninstall", "uninstalled", None),
+        ("kubectl apply", "daemonset.apps/svclb created", Some(agent)),
+        ("kubectl -n kube-system rollout", rolled_out, Some(agent)),
+        ("kubectl delete", "deleted", None),
+        ("kubectl apply", "daemonset.apps/svclb-uninstall created", Some(uninstall)),
+        ("kubectl -n kube-system rollout", rolled_out, Some(uninstall)),
+        ("kubectl delete", "deleted", None),
+        ("kubectl label", "labeled", None),
     ];
     assert_eq!(commands.len(), steps.len(), "{commands:?}");
     for helm in Helm::all() {
-        for (line, (start, daemon_sets, expected)) in commands.iter().zip(steps) {
-            let mut command = helm.shell(line);
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": helm.name },
+        });
+        plane.api().create(&namespace).unwrap();
+        for (number, (line, (start, printed, expected))) in commands.iter().zip(steps).enumerate() {
+            let mut command = helm.shell(&line.replace("NAMESPACE", helm.name));
             command.env("KUBECONFIG", plane.kubeconfig());
             let output = world.output(command);
             let text = text(&output);
-            assert!(output.status.success(), "{}: {line}: {text}", helm.name);
-            assert!(line.starts_with(start) && text.contains(expected), "{line}: {text}");
+            let row = format!("{} {number}: {line}", helm.name);
+            assert!(output.status.success(), "{row}: {text}");
+            assert!(line.starts_with(start) && text.contains(printed), "{row}: {text}");
             let found = plane.api().list("apps/v1", "DaemonSet", NAMESPACE, "").unwrap();
             let names: Vec<&str> =
                 found.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
-            assert_eq!(names, daemon_sets, "{}: after {line}", helm.name);
-            // The second command's values, which the further ones keep.
-            if !matches!(start, "helm install" | "helm uninstall") {
+            assert_eq!(names, Vec::from_iter(expected), "{row}");
+            // The values of the first upgrade, which the further releases keep.
+            if matches!(start, "helm upgrade" | "helm rollback") {
                 let found = found[0].pointer("/spec/template/spec/containers/0/image");
                 let image = format!("REGISTRY/svclb:{}", env!("CARGO_PKG_VERSION"));
-                assert_eq!(found.unwrap(), &json!(image), "after {line}");
+                assert_eq!(found.unwrap(), &json!(image), "{row}");
+            }
+            if expected.is_none() {
+                let group = "rbac.authorization.k8s.io/v1";
+                let roles = plane.api().list(group, "ClusterRole", "", OURS).unwrap();
+                assert_eq!(roles, [Value::Null; 0], "{row}");
             }
         }
-        let roles = plane.api().list("rbac.authorization.k8s.io/v1", "ClusterRole", "", OURS);
-        assert_eq!(roles.unwrap(), [Value::Null; 0], "{}", helm.name);
     }
 }
 
-/// Selects the chart's objects.
+/// Selects the objects of svclb.
 const OURS: &str = "app.kubernetes.io/name=svclb";
 
 #[test]
