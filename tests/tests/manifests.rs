@@ -7,16 +7,16 @@
 )]
 
 mod pod;
+mod rendered;
 mod rollout;
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use pod::{Pod, Running};
+use rendered::{assert_accepted, build, build_own, define_pod_monitors, of_kind, workspace};
 use serde_json::{Value, json};
-use svclb_tests::cluster::{ControlPlane, Reference, component, documents, eventually};
+use svclb_tests::cluster::{ControlPlane, Reference, eventually};
 use svclb_tests::{Tcp, World, at};
 
 const NODE: &str = "node-a";
@@ -24,47 +24,12 @@ const NODE: &str = "node-a";
 const ACCOUNT: &str = "kube-system/svclb";
 const DIALLED: &str = "10.96.0.10:80";
 
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-/// The objects of a folder of manifests/.
-fn build(folder: &str) -> Vec<Value> {
-    build_at(&workspace().join("manifests").join(folder))
-}
-
-fn build_at(path: &Path) -> Vec<Value> {
-    let mut kustomize = Command::new(component("kustomize"));
-    let output = kustomize.arg("build").arg(path).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "kustomize build {}: {stderr}", path.display());
-    documents(&String::from_utf8(output.stdout).unwrap())
-}
-
-/// Builds a user's own kustomization, which lies beside `manifests`.
-fn build_own(kustomization: &str) -> Vec<Value> {
-    let prefix = format!("svclb-test-{}-own-", std::process::id());
-    let folder = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
-    let link = folder.path().join("manifests");
-    std::os::unix::fs::symlink(workspace().join("manifests"), link).unwrap();
-    std::fs::write(folder.path().join("kustomization.yaml"), kustomization).unwrap();
-    build_at(folder.path())
-}
-
 /// The images of all containers of the only DaemonSet.
 fn images(objects: &[Value]) -> Vec<&str> {
     let spec = &of_kind(objects, "DaemonSet")["spec"]["template"]["spec"];
     let kinds = ["initContainers", "containers"];
     let containers = kinds.iter().filter_map(|kind| spec[kind].as_array()).flatten();
     containers.map(|container| container["image"].as_str().unwrap()).collect()
-}
-
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
-    let mut found = objects.iter().filter(|object| object["kind"] == kind);
-    let (Some(object), None) = (found.next(), found.next()) else {
-        panic!("expected exactly one {kind}")
-    };
-    object
 }
 
 /// Applies all objects but the DaemonSet, because there is no kubelet to run it.
@@ -123,83 +88,88 @@ fn pod_at<'w>(
     )
 }
 
+/// The folders of manifests/ that are applied.
+const FOLDERS: [&str; 5] =
+    ["base", "overlays/api-server", "overlays/mount-bpffs", "overlays/pod-monitor", "uninstall"];
+
 #[test]
 fn the_api_server_accepts_every_object_of_every_folder() {
     let plane = ControlPlane::builder("manifests").without_controllers().start();
-    for folder in ["base", "overlays/api-server", "overlays/mount-bpffs", "uninstall"] {
-        let objects = build(folder);
-        assert!(!objects.is_empty(), "{folder}");
-        for object in &objects {
-            let accepted = plane.api().try_apply(object, true);
-            let accepted = accepted
-                .unwrap_or_else(|error| panic!("{folder}: {}: {error}", Reference::of(object)));
-            // The API server drops fields that it does not know.
-            assert_contains(&accepted, object, &format!("{folder}: {}", Reference::of(object)));
-        }
-    }
-}
-
-/// Asserts that all of `part` is in `whole`, which may have more fields.
-fn assert_contains(whole: &Value, part: &Value, at: &str) {
-    match (whole, part) {
-        (Value::Object(whole), Value::Object(part)) => {
-            for (name, part) in part {
-                let at = format!("{at}.{name}");
-                let whole =
-                    whole.get(name).unwrap_or_else(|| panic!("the API server does not know {at}"));
-                assert_contains(whole, part, &at);
-            }
-        }
-        (Value::Array(whole), Value::Array(part)) => {
-            assert_eq!(whole.len(), part.len(), "{at}");
-            for (number, (whole, part)) in whole.iter().zip(part).enumerate() {
-                assert_contains(whole, part, &format!("{at}[{number}]"));
-            }
-        }
-        (whole, part) => assert_eq!(whole, part, "{at}"),
+    define_pod_monitors(&plane);
+    for folder in FOLDERS {
+        assert_accepted(&plane, &build(folder), folder);
     }
 }
 
 #[test]
 fn every_folder_has_the_image_version_of_this_checkout() {
     let expected = format!("localhost/svclb:{}", env!("CARGO_PKG_VERSION"));
-    for folder in ["base", "overlays/mount-bpffs", "uninstall"] {
+    for folder in FOLDERS {
         let objects = build(folder);
         let images = images(&objects);
         assert!(!images.is_empty() && images.iter().all(|image| *image == expected), "{images:?}");
+        for object in &objects {
+            let version = &object["metadata"]["labels"]["app.kubernetes.io/version"];
+            assert_eq!(version, env!("CARGO_PKG_VERSION"), "{folder}: {}", Reference::of(object));
+        }
     }
 }
 
 #[test]
+fn every_documented_kubectl_command_names_what_exists() {
+    let mut commands = 0;
+    for document in ["README.md", "docs/install.md", "docs/operating.md"] {
+        let text = std::fs::read_to_string(workspace().join(document)).unwrap();
+        for line in text.lines().filter_map(|line| line.strip_prefix("$ kubectl ")) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let Some(at) = words.iter().position(|word| *word == "-k") {
+                let folder = words[at + 1].strip_prefix("manifests/").unwrap();
+                assert!(FOLDERS.contains(&folder), "{document}: {line}");
+            }
+            if let Some(name) = words.iter().find_map(|word| word.strip_prefix("daemonset/")) {
+                let folder = if name.ends_with("-uninstall") { "uninstall" } else { "base" };
+                let objects = build(folder);
+                let metadata = &of_kind(&objects, "DaemonSet")["metadata"];
+                assert_eq!(metadata["name"], name, "{document}: {line}");
+                assert!(words.contains(&metadata["namespace"].as_str().unwrap()), "{line}");
+            }
+            commands += 1;
+        }
+    }
+    assert!(commands > 10, "{commands}");
+}
+
+#[test]
 fn the_documented_kustomization_builds_for_installation_and_uninstallation() {
-    let manual = std::fs::read_to_string(workspace().join("docs/operating.md")).unwrap();
+    let manual = std::fs::read_to_string(workspace().join("docs/install.md")).unwrap();
     let (_, rest) = manual.split_once("```yaml\n").unwrap();
     let (shown, _) = rest.split_once("```").unwrap();
     let components = "[manifests/components/mount-bpffs]";
     let (resources, back) = ("resources: [manifests/base]", "resources: [manifests/uninstall]");
     assert!(shown.contains(components) && shown.contains(resources), "{shown}");
-    let both = "[manifests/components/mount-bpffs, manifests/components/api-server]";
+    let all = "[manifests/components/mount-bpffs, manifests/components/api-server, \
+               manifests/components/pod-monitor]";
     let without: String = shown
         .lines()
         .filter(|line| !line.starts_with("components"))
         .fold(String::new(), |text, line| text + line + "\n");
     let rows = [
         ("as it stands", shown.to_owned(), 2),
-        ("both components", shown.replace(components, both), 2),
+        ("all components", shown.replace(components, all), 2),
         ("the way back", without.replace(resources, back), 2),
     ];
     let plane = ControlPlane::builder("manual").without_controllers().start();
+    define_pod_monitors(&plane);
     let image = format!("REGISTRY/svclb:{}", env!("CARGO_PKG_VERSION"));
     for (row, kustomization, containers) in rows {
         let objects = build_own(&kustomization);
         assert_eq!(images(&objects), vec![&image[..]; containers], "{row}");
-        for object in &objects {
-            let accepted = plane.api().try_apply(object, true);
-            accepted.unwrap_or_else(|error| panic!("{row}: {}: {error}", Reference::of(object)));
-        }
+        assert_accepted(&plane, &objects, row);
         let spec = &of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"];
         let arguments = spec["containers"][0]["args"].to_string();
-        assert_eq!(arguments.contains("--api-server"), row == "both components", "{row}");
+        for argument in ["--api-server", "--metrics-address"] {
+            assert_eq!(arguments.contains(argument), row == "all components", "{row}");
+        }
     }
 }
 
@@ -237,6 +207,7 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_translation_outlives_it() 
     );
     let agent = pod.start("agent");
     eventually("the pod is ready", || pod.probe("agent"));
+    pod.probe_liveness("agent").unwrap();
     assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     assert_sees_its_pins_only(&world, &agent);
     assert!(
@@ -264,15 +235,22 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_translation_outlives_it() 
         other => Err(format!("{other:?}")),
     });
     assert!(agent.is_running(), "{}", pod.log());
+    eventually("the new agent is live", || pod.probe_liveness("agent"));
     assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
     plane.start_api_server();
     eventually("the pod is ready again", || pod.probe("agent"));
     assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
-    drop(agent);
 
-    // Uninstallation.
+    // Uninstallation. While an agent runs, as for a moment with Helm, it fails and changes nothing.
     let objects = build("uninstall");
-    let pod = Pod::new(&world, of_kind(&objects, "DaemonSet"), NODE);
+    let uninstall = Pod::new(&world, of_kind(&objects, "DaemonSet"), NODE);
+    let refused = uninstall.run("uninstall");
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("runs"), "{error}");
+    assert_eq!(world.request(Tcp, DIALLED).unwrap(), "hello");
+    pod.probe("agent").unwrap();
+    drop(agent);
+    let pod = uninstall;
     let done = pod.run("uninstall");
     assert!(done.status.success(), "{done:?}");
     assert_eq!(world.dial(Tcp, DIALLED).unwrap_err().raw_os_error(), Some(libc::EACCES));

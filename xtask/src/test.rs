@@ -15,7 +15,8 @@ const PRIVILEGED: [&str; 4] = ["svclb-sources", "svclb-dataplane", "svclb-agent"
 /// Order of the other crates: dependencies come first.
 const ORDER: [&str; 4] = ["svclb-common", "svclb-core", "svclb-objects", "xtask"];
 /// Prefixes of the binaries of `svclb-tests` that start a real cluster.
-const CLUSTER: [&str; 6] = ["cluster", "control_plane", "kube", "manifests", "oracle", "scale"];
+const CLUSTER: [&str; 7] =
+    ["chart", "cluster", "control_plane", "kube", "manifests", "oracle", "scale"];
 /// Binaries of `svclb-tests` that use the image.
 const WITH_IMAGE: [&str; 3] = ["image", "manifests", "scale"];
 /// Prefix of the variables that configure tests.

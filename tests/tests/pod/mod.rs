@@ -8,7 +8,8 @@ pub(crate) mod image;
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, chroot};
 use std::os::unix::process::CommandExt as _;
@@ -18,7 +19,7 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use svclb_tests::{World, spawn};
+use svclb_tests::{LIMIT, World, spawn};
 use tempfile::TempDir;
 
 /// Mount point of the service account in a pod.
@@ -200,6 +201,26 @@ impl<'w> Pod<'w> {
         let output = self.world.output(self.command(container, &command[1..]));
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() { Ok(()) } else { Err(stderr) }
+    }
+
+    /// Runs the liveness probe of a container: an HTTP request from the node.
+    pub(crate) fn probe_liveness(&self, container: &str) -> Result<(), String> {
+        let probe = &self.container(container)["livenessProbe"]["httpGet"];
+        let host = probe["host"].as_str().unwrap().to_owned();
+        let port = u16::try_from(probe["port"].as_u64().unwrap()).unwrap();
+        let path = probe["path"].as_str().unwrap().to_owned();
+        let answer = self.world.inside(move || {
+            let mut stream = TcpStream::connect((&*host, port))?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            io::Result::Ok(answer)
+        });
+        match answer {
+            Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     /// Runs svclb in a container, as `kubectl exec` does.

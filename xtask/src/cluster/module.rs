@@ -46,7 +46,7 @@ pub(super) struct Pinned {
 }
 
 /// All modules.
-pub(super) static MODULES: [Module; 4] = [
+pub(super) static MODULES: [Module; 5] = [
     Module {
         name: "kubernetes",
         path: "k8s.io/kubernetes",
@@ -74,6 +74,15 @@ pub(super) static MODULES: [Module; 4] = [
         name: "kustomize",
         path: "sigs.k8s.io/kustomize/kustomize/v5",
         programs: &[Program { name: "kustomize", package: "sigs.k8s.io/kustomize/kustomize/v5" }],
+    },
+    // Both releases that are in use. The version is that of the newer one.
+    Module {
+        name: "helm",
+        path: "helm.sh/helm/v4",
+        programs: &[
+            Program { name: "helm3", package: "helm.sh/helm/v3/cmd/helm" },
+            Program { name: "helm4", package: "helm.sh/helm/v4/cmd/helm" },
+        ],
     },
 ];
 

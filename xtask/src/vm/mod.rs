@@ -31,6 +31,7 @@ const LEFT_OUT: [(&str, &str); 24] = [
     ("control_plane", "the same"),
     ("kube", "the same"),
     ("manifests", "the same"),
+    ("chart", "the same"),
     ("plugin", "the same"),
     ("kubectl_svclb", "about objects of a cluster"),
     ("usage", "of kubectl-svclb: about its command line"),
