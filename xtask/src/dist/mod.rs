@@ -40,7 +40,7 @@ struct Common {
 /// # Errors
 /// A build fails, or a file cannot be written.
 pub(crate) fn run(archs: &[Arch]) -> anyhow::Result<()> {
-    let archs = if archs.is_empty() { &Arch::ALL } else { archs };
+    let archs = &Arch::select(archs);
     program::ensure_tools(archs)?;
     let programs = image::programs(archs, For::Release)?;
     // Its own architecture's program can be started here, and says the same as the others.

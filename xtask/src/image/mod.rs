@@ -26,7 +26,7 @@ const NAME: &str = "localhost/svclb";
 /// # Errors
 /// The build fails, or the file cannot be written.
 pub(crate) fn run(output: Option<&Path>, archs: &[Arch]) -> anyhow::Result<()> {
-    let archs = if archs.is_empty() { &Arch::ALL } else { archs };
+    let archs = &Arch::select(archs);
     program::ensure_tools(archs)?;
     let file = build(output, &programs(archs, For::Release)?)?;
     shell::print(&file.display().to_string());

@@ -15,7 +15,7 @@ use crate::shell;
 /// # Errors
 /// The checkout has changes that are not committed, a build fails, or the two differ.
 pub(crate) fn check(archs: &[Arch]) -> anyhow::Result<()> {
-    let archs = if archs.is_empty() { &Arch::ALL } else { archs };
+    let archs = &Arch::select(archs);
     ensure!(super::revision().is_some(), "a clone has no changes of this checkout: commit first");
     program::ensure_tools(archs)?;
     let first = read(&build(None, &programs(archs, For::Release)?)?)?;

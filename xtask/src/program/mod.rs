@@ -30,6 +30,12 @@ impl Arch {
     /// All of them, in the order in which they are built.
     pub(crate) const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
 
+    /// Returns each of these once, or all if there are none, in the order in which they are built.
+    pub(crate) fn select(named: &[Self]) -> Vec<Self> {
+        let is_named = |arch: &Self| named.is_empty() || named.contains(arch);
+        Self::ALL.into_iter().filter(is_named).collect()
+    }
+
     /// Returns this machine's architecture.
     pub(crate) fn host() -> anyhow::Result<Self> {
         match std::env::consts::ARCH {
@@ -215,6 +221,19 @@ fn check_static(elf: &[u8], arch: Arch) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_selected_architecture_is_built_once() {
+        use Arch::{Amd64, Arm64};
+        let rows: [(&str, &[Arch], &[Arch]); 3] = [
+            ("none named", &[], &Arch::ALL),
+            ("one", &[Arm64], &[Arm64]),
+            ("twice, in another order", &[Arm64, Amd64, Arm64], &Arch::ALL),
+        ];
+        for (row, named, expected) in rows {
+            assert_eq!(Arch::select(named), expected, "{row}");
+        }
+    }
 
     #[test]
     fn dynamic_programs_and_those_for_another_machine_are_rejected() {
