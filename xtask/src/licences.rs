@@ -64,6 +64,19 @@ fn source_fault(source: Option<&Source>) -> Option<String> {
     }
 }
 
+/// Returns the licence of a crate as an SPDX expression.
+///
+/// # Errors
+/// It names none, or the text is not an expression.
+pub(crate) fn expression(package: &Package) -> anyhow::Result<String> {
+    let licence = package.license.as_deref().context("no licence");
+    let expression = licence.and_then(|licence| {
+        let canonical = Expression::canonicalize(licence)?;
+        Ok(canonical.unwrap_or_else(|| licence.to_owned()))
+    });
+    expression.with_context(|| format!("the licence of {}", package.name))
+}
+
 /// Returns the reason why code under this licence must not be used.
 fn licence_fault(licence: Option<&str>) -> Option<String> {
     let Some(licence) = licence else {

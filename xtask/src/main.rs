@@ -8,12 +8,14 @@ mod check;
 mod cluster;
 mod counts;
 mod demo;
+mod dist;
 mod environment;
 mod fuzz;
 mod image;
 mod licences;
 mod locks;
 mod named_tests;
+mod program;
 mod provider;
 mod run;
 mod setup;
@@ -136,15 +138,27 @@ enum Task {
     },
     /// Write a container image of svclb to a file, and print the file's path
     ///
-    /// An OCI image archive with the static program, for `ctr images import`, `kind load
+    /// An OCI image archive with static programs for amd64 and arm64, for `ctr images import`, `kind load
     /// image-archive`, `podman load` and `docker load`. No container engine is needed to build it.
     Image {
         /// File to write [default: in the target folder]
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Architecture of the image [default: this machine's]
+        /// Only for this architecture; may be given several times [default: all]
         #[arg(long, value_enum)]
-        arch: Option<image::Arch>,
+        arch: Vec<program::Arch>,
+        /// Build it a second time in a fresh clone elsewhere, and compare
+        #[arg(long, conflicts_with = "output")]
+        check_reproducible: bool,
+    },
+    /// Write what a release has to a folder, and print the folder's path
+    ///
+    /// For each architecture an archive with the program, completions and man pages, a Debian package for
+    /// machines without Kubernetes, and an SBOM; and SHA256SUMS.
+    Dist {
+        /// Only for this architecture; may be given several times [default: all]
+        #[arg(long, value_enum)]
+        arch: Vec<program::Arch>,
     },
     /// Check format, lints, docs, dependencies, licences and generated files, without running other tests
     Check {
@@ -192,7 +206,9 @@ fn main() -> ExitCode {
         Task::Simulate { args } => bench::simulate(&args),
         Task::Oracle { worlds, seed } => test::oracle(worlds, seed),
         Task::Vm { filter, kernels, update } => vm::run(&kernels, filter.as_deref(), update),
-        Task::Image { output, arch } => image::run(output.as_deref(), arch),
+        Task::Image { arch, check_reproducible: true, .. } => image::check_reproducible(&arch),
+        Task::Image { output, arch, .. } => image::run(output.as_deref(), &arch),
+        Task::Dist { arch } => dist::run(&arch),
         Task::Check { bless } => check::run(bless),
         Task::Demo { svclb } => demo::run(&svclb),
         Task::DemoClient { task } => demo::client::run(&task),

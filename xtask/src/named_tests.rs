@@ -1,5 +1,4 @@
-//! Checks that each row of the tables in docs/reliability.md and docs/security.md names a test, and that the
-//! named tests exist.
+//! Checks that each row of the tables of tests in these pages names a test, and that the named tests exist.
 //!
 //! The last column names a test as `place::name`. The place is the end of the test's path, which consists of
 //! its crate, its binary and its modules without those called `tests`: `kube::start::NAME` is in
@@ -10,7 +9,8 @@ use anyhow::{Context as _, ensure};
 use crate::{shell, test};
 
 /// The pages with these tables.
-const PAGES: [&str; 3] = ["docs/reliability.md", "docs/security.md", "docs/upgrade.md"];
+const PAGES: [&str; 4] =
+    ["docs/package.md", "docs/reliability.md", "docs/security.md", "docs/upgrade.md"];
 
 /// Compares the pages with the built tests.
 ///

@@ -8,23 +8,28 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::counts::Counts;
-use crate::{cluster, environment, fuzz, image, run, setup, shell, vm};
+use crate::program::{self, Arch, For};
+use crate::{cluster, dist, environment, fuzz, image, run, setup, shell, vm};
 
 /// Crates whose tests use the kernel as root. They run last, as failures of the others are easier to read.
 const PRIVILEGED: [&str; 4] = ["svclb-sources", "svclb-dataplane", "svclb-agent", "svclb-tests"];
 /// Order of the other crates: dependencies come first.
 const ORDER: [&str; 4] = ["svclb-common", "svclb-core", "svclb-objects", "xtask"];
 /// Prefixes of the binaries of `svclb-tests` that start a real cluster.
-const CLUSTER: [&str; 7] =
-    ["chart", "cluster", "control_plane", "kube", "manifests", "oracle", "scale"];
-/// Binaries of `svclb-tests` that use the image.
-const WITH_IMAGE: [&str; 3] = ["image", "manifests", "scale"];
+const CLUSTER: [&str; 8] =
+    ["chart", "cluster", "control_plane", "kube", "manifests", "oracle", "plugin", "scale"];
+/// Binaries of `svclb-tests` that use this machine's architecture in the image.
+const WITH_IMAGE: [&str; 2] = ["manifests", "scale"];
+/// Binaries of `svclb-tests` that look at what ships, for all architectures.
+const WITH_RELEASE: [&str; 2] = ["image", "package"];
 /// Prefix of the variables that configure tests.
 const PREFIX: &str = "SVCLB_";
 /// Other variables of the user that test binaries get.
 const KEPT: [&str; 2] = ["RUST_BACKTRACE", "TMPDIR"];
 /// Variable with the path of the image archive.
 const IMAGE: &str = "SVCLB_IMAGE";
+/// Variable with the folder of the release.
+const RELEASE: &str = "SVCLB_DIST";
 /// Variable with the path of the program `svclb`.
 const PROGRAM: &str = "SVCLB_BIN";
 /// Number of lines printed by the failed tests of one binary that are repeated at the end of a run.
@@ -98,10 +103,7 @@ fn run_with(
         true => cluster::ensure()?,
         false => OsString::new(),
     };
-    let image = match privileged.iter().any(Binary::needs_image) {
-        true => image::for_tests()?.into(),
-        false => OsString::new(),
-    };
+    let (image, release) = shipped(&privileged)?;
 
     let fuzzing = fuzz::start(filter)?;
     // Last, as guests run concurrently with everything that follows.
@@ -115,8 +117,12 @@ fn run_with(
     {
         let title = format!("{} {}", binary.package, binary.name);
         shell::log(&title);
-        let mut environment =
-            vec![(PROGRAM, svclb.as_os_str()), (cluster::VARIABLE, &components), (IMAGE, &image)];
+        let mut environment = vec![
+            (PROGRAM, svclb.as_os_str()),
+            (cluster::VARIABLE, &components),
+            (IMAGE, &image),
+            (RELEASE, &release),
+        ];
         environment.extend(variables.iter().map(|(name, value)| (*name, value.as_os_str())));
         let mut test = binary.command(&environment, needs_root)?;
         test.args(filter).args(args);
@@ -143,6 +149,28 @@ fn run_with(
         bail!("no test's name contains {:?}", filter.unwrap_or_default());
     }
     Ok(())
+}
+
+/// Builds the image and the release, as far as these binaries use them. The guests of `cargo xtask vm` use the
+/// same programs.
+fn shipped(binaries: &[Binary]) -> anyhow::Result<(OsString, OsString)> {
+    let is_release = binaries.iter().any(|it| it.is_one_of(&WITH_RELEASE));
+    let archs = match is_release {
+        true => Arch::ALL.to_vec(),
+        false if binaries.iter().any(|it| it.is_one_of(&WITH_IMAGE)) => vec![Arch::host()?],
+        false => return Ok(Default::default()),
+    };
+    program::ensure_tools(&archs)?;
+    let programs = image::programs(&archs, For::Tests)?;
+    let image = image::build(None, &programs)?.into();
+    let own = programs.iter().find(|program| !program.arch.is_foreign());
+    match own.filter(|_| is_release) {
+        Some(own) => {
+            setup::ensure(setup::Need::Package)?;
+            Ok((image, dist::write(&programs, own)?.into()))
+        }
+        None => Ok((image, OsString::new())),
+    }
 }
 
 impl Binary {
@@ -172,9 +200,9 @@ impl Binary {
         self.package == "svclb-tests" && CLUSTER.iter().any(|it| self.name.starts_with(it))
     }
 
-    /// True if its tests start the program from the image.
-    fn needs_image(&self) -> bool {
-        self.package == "svclb-tests" && WITH_IMAGE.contains(&self.name.as_str())
+    /// True if it is one of these binaries of `svclb-tests`.
+    fn is_one_of(&self, names: &[&str]) -> bool {
+        self.package == "svclb-tests" && names.contains(&self.name.as_str())
     }
 
     /// Returns the path of its tests: its crate, and its name if the crate has several binaries.

@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 /// Environment variable with the archive to test.
 const VARIABLE: &str = "SVCLB_IMAGE";
+/// The name of this machine's architecture in images.
+pub(crate) const ARCHITECTURE: &str = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
 
 /// The files of an archive, by their path.
 pub(crate) struct Archive {
@@ -53,27 +55,47 @@ impl Archive {
         content
     }
 
-    /// The only image of the index.
-    pub(crate) fn manifest(&self) -> (Descriptor, ImageManifest) {
-        let index = ImageIndex::from_reader(self.file("index.json")).unwrap();
-        let [descriptor] = &index.manifests()[..] else {
-            panic!("expected one image in {index:?}")
+    /// The only entry of the layout's index, and the index of platforms to which it leads.
+    pub(crate) fn index(&self) -> (Descriptor, ImageIndex) {
+        let outer = ImageIndex::from_reader(self.file("index.json")).unwrap();
+        let [descriptor] = &outer.manifests()[..] else {
+            panic!("expected one image in {outer:?}")
         };
-        assert_eq!(descriptor.media_type(), &MediaType::ImageManifest);
-        (descriptor.clone(), ImageManifest::from_reader(self.blob(descriptor)).unwrap())
+        assert_eq!(descriptor.media_type(), &MediaType::ImageIndex);
+        (descriptor.clone(), ImageIndex::from_reader(self.blob(descriptor)).unwrap())
     }
 
-    /// The configuration of the image's containers.
-    pub(crate) fn configuration(&self) -> ImageConfiguration {
-        let (_, manifest) = self.manifest();
+    /// The images of all platforms, with the architecture's name.
+    pub(crate) fn images(&self) -> Vec<(String, ImageManifest)> {
+        let (_, index) = self.index();
+        let image = |descriptor: &Descriptor| {
+            assert_eq!(descriptor.media_type(), &MediaType::ImageManifest);
+            let platform = descriptor.platform().clone().unwrap();
+            assert_eq!(platform.os().to_string(), "linux");
+            let manifest = ImageManifest::from_reader(self.blob(descriptor)).unwrap();
+            (platform.architecture().to_string(), manifest)
+        };
+        index.manifests().iter().map(image).collect()
+    }
+
+    /// The configuration of an image's containers.
+    pub(crate) fn configuration(&self, manifest: &ImageManifest) -> ImageConfiguration {
         assert_eq!(manifest.config().media_type(), &MediaType::ImageConfig);
         ImageConfiguration::from_reader(self.blob(manifest.config())).unwrap()
     }
 
-    /// Unpacks the layers, as a container runtime does.
+    /// Unpacks the image of this machine, as a container runtime does.
     pub(crate) fn unpack(&self) -> TempDir {
-        let (_, manifest) = self.manifest();
-        let configuration = self.configuration();
+        let images = self.images();
+        let own = images.iter().find(|(architecture, _)| architecture == ARCHITECTURE);
+        let (_, manifest) =
+            own.unwrap_or_else(|| panic!("expected {ARCHITECTURE} among {images:?}"));
+        self.unpack_image(manifest)
+    }
+
+    /// Unpacks the layers of an image.
+    pub(crate) fn unpack_image(&self, manifest: &ImageManifest) -> TempDir {
+        let configuration = self.configuration(manifest);
         let expected = configuration.rootfs().diff_ids();
         assert_eq!(manifest.layers().len(), expected.len());
         // The prefix lets the harness remove the folder if a test is killed.
@@ -113,6 +135,10 @@ fn build() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut command = Command::new(cargo);
     command.args(["run", "--quiet", "--package", "xtask", "--", "image"]).current_dir(workspace);
+    // Only `image.rs` looks at the others.
+    if !env!("CARGO_CRATE_NAME").starts_with("image") {
+        command.args(["--arch", ARCHITECTURE]);
+    }
     let output = command.stderr(Stdio::inherit()).output().unwrap_or_else(|error| {
         panic!("cannot start cargo to build the image ({error}): name a built one by {VARIABLE}")
     });

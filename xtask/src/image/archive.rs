@@ -1,11 +1,12 @@
 //! Writes the image archive: an OCI image layout in a tar (github.com/opencontainers/image-spec 1.1,
-//! image-layout.md), with the additional index of `docker load`. containerd, podman, skopeo, kind and docker
-//! can load it.
+//! image-layout.md), with the additional list of `docker load`. containerd, podman, skopeo, kind and docker
+//! can load it. It has one image for each architecture, behind an index of their platforms.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use anyhow::Context as _;
+use cargo_metadata::Package;
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -19,18 +20,62 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// The content of an image.
+/// The facts that all images of an archive share.
+pub(super) struct About {
+    /// Name without the tag.
+    pub(super) name: &'static str,
+    /// Version, which is also the tag.
+    pub(super) version: String,
+    description: Option<String>,
+    licences: Option<String>,
+    source: Option<String>,
+    /// The commit that it was built from, if the checkout had no other changes.
+    revision: Option<String>,
+}
+
+impl About {
+    /// Takes over what the program's crate says.
+    pub(super) fn new(name: &'static str, program: &Package, revision: Option<String>) -> Self {
+        Self {
+            name,
+            version: program.version.to_string(),
+            description: program.description.clone(),
+            licences: program.license.clone(),
+            source: program.repository.clone(),
+            revision,
+        }
+    }
+
+    /// The labels of annotations.md, those that are known.
+    fn labels(&self) -> Value {
+        let known = [
+            ("title", Some("svclb")),
+            ("description", self.description.as_deref()),
+            ("version", Some(&self.version[..])),
+            ("licenses", self.licences.as_deref()),
+            ("source", self.source.as_deref()),
+            ("revision", self.revision.as_deref()),
+        ];
+        let known = known.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        known
+            .map(|(name, value)| (format!("org.opencontainers.image.{name}"), json!(value)))
+            .collect()
+    }
+}
+
+/// The image of one architecture.
 pub(super) struct Image {
     /// The only layer, a tar.
     pub(super) layer: Vec<u8>,
     /// Go's name of the architecture.
     pub(super) architecture: &'static str,
-    /// Name without the tag.
-    pub(super) name: &'static str,
-    /// Version, which is also the tag.
-    pub(super) version: &'static str,
-    /// The commit that it was built from, if the checkout had no other changes.
-    pub(super) revision: Option<String>,
+}
+
+/// A packed archive.
+pub(super) struct Archive {
+    pub(super) bytes: Vec<u8>,
+    /// The digest of the index, by which a registry knows the image.
+    pub(super) digest: String,
 }
 
 /// Contents by digest.
@@ -52,54 +97,68 @@ fn digest(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-impl Image {
-    /// Writes the archive. The same image gives the same bytes.
-    ///
-    /// # Errors
-    /// A path does not fit into a tar.
-    pub(super) fn archive(&self) -> anyhow::Result<Vec<u8>> {
-        let mut blobs = Blobs::default();
-        let config = blobs.add(CONFIG, serde_json::to_vec(&self.config())?);
-        let layer = blobs.add(LAYER, compress(&self.layer)?);
-        let docker = json!([{
+/// Packs an archive. The same images give the same bytes.
+///
+/// # Errors
+/// A path does not fit into a tar.
+pub(super) fn archive(about: &About, images: &[Image]) -> anyhow::Result<Archive> {
+    let mut blobs = Blobs::default();
+    let (mut manifests, mut docker) = (Vec::new(), Vec::new());
+    let tag = format!("{}:{}", about.name, about.version);
+    for image in images {
+        let config = blobs.add(CONFIG, serde_json::to_vec(&image.config(about))?);
+        let layer = blobs.add(LAYER, compress(&image.layer)?);
+        docker.push(json!({
             "Config": path(&config)?,
-            "RepoTags": [format!("{}:{}", self.name, self.version)],
+            // In this list one name is for one image only.
+            "RepoTags": [if images.len() > 1 { format!("{tag}-{}", image.architecture) } else { tag.clone() }],
             "Layers": [path(&layer)?],
-        }]);
+        }));
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": config,
             "layers": [layer],
-            "annotations": self.labels(),
+            "annotations": about.labels(),
         });
         let mut manifest = blobs.add(MANIFEST, serde_json::to_vec(&manifest)?);
-        manifest["platform"] = json!({"architecture": self.architecture, "os": "linux"});
-        manifest["annotations"] = json!({
-            "io.containerd.image.name": format!("{}:{}", self.name, self.version),
-            "org.opencontainers.image.ref.name": self.version,
-        });
-        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [manifest]});
-
-        let mut tar = tar::Builder::new(Vec::new());
-        for folder in ["blobs/", "blobs/sha256/"] {
-            layer::append(&mut tar, folder, EntryType::Directory, 0o755, &[])?;
-        }
-        let mut file = |path: &str, content: &[u8]| {
-            layer::append(&mut tar, path, EntryType::Regular, 0o644, content)
-        };
-        for (digest, content) in &blobs.0 {
-            file(&format!("{BLOBS}/{digest}"), content)?;
-        }
-        file("index.json", &serde_json::to_vec(&index)?)?;
-        file("manifest.json", &serde_json::to_vec(&docker)?)?;
-        file("oci-layout", &serde_json::to_vec(&json!({"imageLayoutVersion": "1.0.0"}))?)?;
-        Ok(tar.into_inner()?)
+        manifest["platform"] = json!({"architecture": image.architecture, "os": "linux"});
+        manifests.push(manifest);
     }
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": manifests,
+        "annotations": about.labels(),
+    });
+    let mut index = blobs.add(INDEX, serde_json::to_vec(&index)?);
+    let digest = index["digest"].as_str().context("a descriptor has a digest")?.to_owned();
+    index["annotations"] = json!({
+        "io.containerd.image.name": tag,
+        "org.opencontainers.image.ref.name": about.version,
+    });
+    let outer = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [index]});
 
+    let mut tar = tar::Builder::new(Vec::new());
+    for folder in ["blobs/", "blobs/sha256/"] {
+        layer::append(&mut tar, folder, EntryType::Directory, 0o755, &[])?;
+    }
+    let mut file = |path: &str, content: &[u8]| {
+        layer::append(&mut tar, path, EntryType::Regular, 0o644, content)
+    };
+    for (digest, content) in &blobs.0 {
+        file(&format!("{BLOBS}/{digest}"), content)?;
+    }
+    file("index.json", &serde_json::to_vec(&outer)?)?;
+    file("manifest.json", &serde_json::to_vec(&docker)?)?;
+    file("oci-layout", &serde_json::to_vec(&json!({"imageLayoutVersion": "1.0.0"}))?)?;
+    Ok(Archive { bytes: tar.into_inner()?, digest })
+}
+
+impl Image {
     /// Returns the configuration of a container (config.md). It has no time of creation, so that builds are
     /// reproducible.
-    fn config(&self) -> Value {
+    fn config(&self, about: &About) -> Value {
         json!({
             "architecture": self.architecture,
             "os": "linux",
@@ -107,30 +166,22 @@ impl Image {
                 "User": "0:0",
                 "Entrypoint": ["/svclb"],
                 "WorkingDir": "/",
-                "Labels": self.labels(),
+                "Labels": about.labels(),
             },
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&self.layer))]},
             "history": [{"created_by": "cargo xtask image"}],
         })
     }
-
-    fn labels(&self) -> Value {
-        let mut labels = json!({
-            "org.opencontainers.image.title": "svclb",
-            "org.opencontainers.image.version": self.version,
-            "org.opencontainers.image.licenses": "MIT OR Apache-2.0",
-        });
-        if let Some(revision) = &self.revision {
-            labels["org.opencontainers.image.revision"] = json!(revision);
-        }
-        labels
-    }
 }
 
-fn compress(layer: &[u8]) -> anyhow::Result<Vec<u8>> {
+/// Compresses data by gzip.
+///
+/// # Errors
+/// None in memory.
+pub(crate) fn compress(data: &[u8]) -> anyhow::Result<Vec<u8>> {
     // The header has neither a name nor a time.
     let mut gzip = GzBuilder::new().write(Vec::new(), Compression::best());
-    gzip.write_all(layer)?;
+    gzip.write_all(data)?;
     Ok(gzip.finish()?)
 }
 
@@ -144,21 +195,40 @@ fn path(descriptor: &Value) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
+    fn about() -> About {
+        About {
+            name: "localhost/x",
+            version: "1".to_owned(),
+            description: Some("an image".to_owned()),
+            licences: None,
+            source: None,
+            revision: None,
+        }
+    }
+
     #[test]
-    fn the_same_image_gives_the_same_bytes() {
+    fn the_same_images_give_the_same_bytes() {
         let make = || {
-            let layer = layer::tar(vec![layer::Entry::file("a", vec![0; 5000])]).unwrap();
-            let image = Image {
-                layer,
-                architecture: "amd64",
-                name: "localhost/x",
-                version: "1",
-                revision: None,
+            let image = |architecture| {
+                let files = vec![layer::Entry::file("a", vec![0; 5000])];
+                Image { layer: layer::root(files).unwrap(), architecture }
             };
-            image.archive().unwrap()
+            archive(&about(), &["amd64", "arm64"].map(image)).unwrap()
         };
         let first = make();
         std::thread::sleep(std::time::Duration::from_millis(1100));
-        assert!(first == make(), "no time is in it");
+        let second = make();
+        assert!(first.bytes == second.bytes, "no time is in it");
+        assert_eq!(first.digest, second.digest);
+    }
+
+    #[test]
+    fn labels_that_are_not_known_are_left_out() {
+        let expected = json!({
+            "org.opencontainers.image.title": "svclb",
+            "org.opencontainers.image.description": "an image",
+            "org.opencontainers.image.version": "1",
+        });
+        assert_eq!(about().labels(), expected);
     }
 }

@@ -32,6 +32,10 @@ pub(crate) enum Need {
     Cluster,
     /// For tests in guests with other kernels.
     Vm,
+    /// For programs for another architecture.
+    Cross,
+    /// For the test that installs the Debian package.
+    Package,
     /// For benches.
     Bench,
 }
@@ -94,6 +98,8 @@ impl Missing {
             Use::Cluster => need == Need::Cluster,
             Use::Vm => need == Need::Vm,
             Use::Bench => need == Need::Bench,
+            Use::Cross(arch) => matches!(need, Need::Cross | Need::Vm) && arch.is_foreign(),
+            Use::Package => need == Need::Package,
         };
         let packages = packages::ALL.iter().filter(is_wanted);
         Ok(Self {

@@ -1,5 +1,6 @@
 //! Every package that set-up may install, with its reason. It installs no others.
 
+use crate::program::Arch;
 use crate::shell;
 
 /// The tasks that use a package.
@@ -15,6 +16,10 @@ pub(crate) enum Use {
     Vm,
     /// Only the benches.
     Bench,
+    /// Only the test that installs the Debian package.
+    Package,
+    /// Only programs for this architecture that are built on the other.
+    Cross(Arch),
 }
 
 /// A Debian package.
@@ -45,6 +50,19 @@ const fn vm(name: &'static str, program: &'static str, why: &'static str) -> Pac
     Package { name, program, why, used_by: Use::Vm }
 }
 
+const fn package(name: &'static str, program: &'static str, why: &'static str) -> Package {
+    Package { name, program, why, used_by: Use::Package }
+}
+
+const fn cross(
+    arch: Arch,
+    name: &'static str,
+    program: &'static str,
+    why: &'static str,
+) -> Package {
+    Package { name, program, why, used_by: Use::Cross(arch) }
+}
+
 const fn always(name: &'static str, program: &'static str, why: &'static str) -> Package {
     Package { name, program, why, used_by: Use::Always }
 }
@@ -55,6 +73,11 @@ pub(crate) const ALL: &[Package] = &[
     always("iproute2", "ip", "the demonstration and tests set up links and addresses with it"),
     always("curl", "curl", "the client of the demonstration"),
     always("util-linux", "unshare", "private namespaces of the demonstration and tests"),
+    always(
+        "binutils",
+        "objcopy",
+        "adds the list of crates to a program, and makes programs for guests smaller",
+    ),
     always("libc6-dev", "ldd", "headers and start files with which Rust programs are linked"),
     cluster("bind9-dnsutils", "dig", "the cluster tests resolve names with it"),
     cluster(
@@ -70,14 +93,33 @@ pub(crate) const ALL: &[Package] = &[
     },
     vm("qemu-system-x86", "qemu-system-x86_64", "the guests with other kernels"),
     vm("qemu-system-arm", "qemu-system-aarch64", "the guest of another architecture"),
-    vm("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "links programs for that architecture"),
-    vm(
+    package("dpkg", "dpkg", "installs the Debian package in a test"),
+    package("systemd", "systemctl", "runs the unit of the Debian package in that test"),
+    vm("xz-utils", "xz", "opens a kernel's modules"),
+    cross(
+        Arch::Arm64,
+        "gcc-aarch64-linux-gnu",
+        "aarch64-linux-gnu-gcc",
+        "links programs for arm64: a part of images and packages, and a guest",
+    ),
+    cross(
+        Arch::Arm64,
         "libc6-dev-arm64-cross",
         "/usr/aarch64-linux-gnu/lib/libc.a",
         "the C library that they are linked with",
     ),
-    vm("xz-utils", "xz", "opens a kernel's modules"),
-    vm("binutils", "strip", "makes programs for the guests smaller"),
+    cross(
+        Arch::Amd64,
+        "gcc-x86-64-linux-gnu",
+        "x86_64-linux-gnu-gcc",
+        "links programs for amd64: a part of images and packages, and guests",
+    ),
+    cross(
+        Arch::Amd64,
+        "libc6-dev-amd64-cross",
+        "/usr/x86_64-linux-gnu/lib/libc.a",
+        "the C library that they are linked with",
+    ),
     Package {
         name: "g++",
         program: "g++",

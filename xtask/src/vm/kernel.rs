@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::image::Arch;
+use crate::program::Arch;
 use crate::{cluster, shell};
 
 /// A series of kernels for an architecture.

@@ -18,7 +18,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::counts::Counts;
-use crate::image::{self, Arch};
+use crate::program::{self, Arch};
 use crate::{setup, shell};
 use console::{Console, End};
 use kernel::{Kernel, Series};
@@ -38,6 +38,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("oracle", "the same, and compares decisions that do not depend on the kernel"),
     ("scale", "load: 10,000 Services in an emulator show nothing of a kernel"),
     ("image", "about a file, not a kernel"),
+    ("package", "installs a package of this machine's distribution"),
     ("dry_run", "about sources and output, where no map is"),
     ("plan", "about sources and output"),
     ("trace", "the same"),
@@ -88,16 +89,11 @@ impl Set {
     fn has(self, arch: Arch, name: &str) -> bool {
         let is_left_out = LEFT_OUT.iter().any(|(start, _)| name.starts_with(start));
         match self {
-            _ if is_foreign(arch) => FOREIGN.contains(&name),
+            _ if arch.is_foreign() => FOREIGN.contains(&name),
             Self::Quick => QUICK.contains(&name),
             Self::All => !is_left_out,
         }
     }
-}
-
-/// True if this is not the architecture of this machine.
-fn is_foreign(arch: Arch) -> bool {
-    Arch::host().is_ok_and(|host| host != arch)
 }
 
 /// A guest that is ready to boot.
@@ -195,21 +191,18 @@ fn prepare(
     update: bool,
 ) -> anyhow::Result<Vec<Ready>> {
     setup::ensure(setup::Need::Vm)?;
-    for arch in [Arch::Amd64, Arch::Arm64] {
-        if is_foreign(arch) && kernels.iter().any(|series| series.arch == arch) {
-            setup::ensure_target(arch.target())?;
-        }
-    }
-    let folder = image::target_directory()?.join("vm");
+    let is_needed = |arch: &Arch| kernels.iter().any(|series| series.arch == *arch);
+    program::ensure_tools(&Arch::ALL.into_iter().filter(is_needed).collect::<Vec<_>>())?;
+    let folder = program::target_directory()?.join("vm");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut ready = Vec::new();
-    for arch in [Arch::Amd64, Arch::Arm64] {
+    for arch in Arch::ALL {
         let kernels: Vec<_> = kernels.iter().filter(|series| series.arch == arch).collect();
         if kernels.is_empty() {
             continue;
         }
         let mut arguments: Vec<&str> = filter.into_iter().collect();
-        if set == Set::Quick && is_foreign(arch) {
+        if set == Set::Quick && arch.is_foreign() {
             arguments.extend(FOREIGN_QUICK);
         }
         arguments.extend(SKIPPED.iter().flat_map(|(test, _)| ["--skip", test]));

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 
 use super::initramfs::Archive;
 use super::kernel::Kernel;
-use crate::image::{self, Arch};
+use crate::program::{self, Arch, For};
 use crate::{run, shell};
 
 /// Crates whose tests run in guests: those on the kernel, with the first process of a guest; those that
@@ -43,21 +43,16 @@ impl Programs {
     /// Builds them, with the test binaries whose name is `wanted`.
     pub(super) fn build(arch: Arch, wanted: impl Fn(&str) -> bool) -> anyhow::Result<Self> {
         let target = arch.target();
-        let upper = target.to_uppercase().replace('-', "_");
-        let is_host = Arch::host()? == arch;
-        let cross = cross(arch);
-        let variables = [
-            (format!("CARGO_TARGET_{upper}_LINKER"), format!("{cross}gcc")),
+        let is_host = !arch.is_foreign();
+        let mut variables = arch.variables();
+        if !is_host {
+            let upper = target.to_uppercase().replace('-', "_");
             // This machine cannot use the symbols.
-            (
-                format!("CARGO_TARGET_{upper}_RUSTFLAGS"),
-                "-Ctarget-feature=+crt-static -Cdebuginfo=0".to_owned(),
-            ),
-            (format!("CC_{}", target.replace('-', "_")), format!("{cross}gcc")),
-        ];
+            let flags = "-Ctarget-feature=+crt-static -Cdebuginfo=0".to_owned();
+            variables.push((format!("CARGO_TARGET_{upper}_RUSTFLAGS"), flags));
+        }
         let variables: Vec<(&str, &str)> =
             variables.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-        let variables = if is_host { &[][..] } else { &variables };
         let crates = if is_host { &TESTED[..] } else { &TESTED[..CROSS_BUILT] };
         let mut arguments = vec!["--no-run"];
         match is_host {
@@ -72,7 +67,7 @@ impl Programs {
         }
         shell::log(&format!("building the tests for guests ({})", arch.name()));
         let (mut tests, mut guest) = (Vec::new(), None);
-        run::artifacts("test", &arguments, variables, |artifact| {
+        run::artifacts("test", &arguments, &variables, |artifact| {
             if !crates.contains(&&run::package(&artifact)[..]) {
                 return;
             }
@@ -86,8 +81,7 @@ impl Programs {
         })?;
         ensure!(!tests.is_empty(), "no test binary is for guests");
         let guest = guest.context("cargo built no program `guest`")?;
-        // It uses the same linker and C compiler. Its flags come from another variable, which has precedence.
-        let svclb = image::program_for(arch, variables)?;
+        let svclb = program::build(arch, For::Tests)?.path;
         Ok(Self { arch, is_host, tests, guest, svclb })
     }
 
@@ -98,7 +92,7 @@ impl Programs {
         arguments: &[&str],
         to: &Path,
     ) -> anyhow::Result<()> {
-        let strip = format!("{}strip", cross(self.arch));
+        let strip = format!("{}strip", self.arch.tools());
         let scratch = to.with_extension("stripped");
         let mut archive = Archive::default();
         for folder in ["/proc", "/sys", "/dev", "/tmp", "/run", "/modules", "/tests"] {
@@ -121,14 +115,5 @@ impl Programs {
         archive.file(Path::new("/arguments"), arguments.join("\n").as_bytes())?;
         archive.write(to)?;
         std::fs::remove_file(&scratch).context("a scratch file can be removed")
-    }
-}
-
-/// Returns the prefix of the names of the tools for this architecture.
-fn cross(arch: Arch) -> &'static str {
-    match (Arch::host().ok(), arch) {
-        (Some(host), arch) if host == arch => "",
-        (_, Arch::Arm64) => "aarch64-linux-gnu-",
-        (_, Arch::Amd64) => "x86_64-linux-gnu-",
     }
 }

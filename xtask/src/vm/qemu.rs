@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 
 use super::console::{Console, End};
-use crate::image::Arch;
+use crate::program::Arch;
 use crate::shell;
 
 /// Time limit for one test binary in a guest.
