@@ -7,6 +7,7 @@ mod btf;
 #[path = "../xtask/src/provider.rs"]
 mod provider;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
@@ -52,16 +53,27 @@ fn build() -> anyhow::Result<()> {
             // Allows -Z build-std, in the inner build only: probes of other crates react to it.
             std::env::set_var("RUSTC_BOOTSTRAP", "1");
         }
-        if let Some(flags) = std::env::var_os(FLAGS) {
-            // Flags of the profile: aya-build sets those of the environment itself.
-            std::env::set_var("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true");
-            std::env::set_var("CARGO_PROFILE_RELEASE_RUSTFLAGS", flags);
+        if std::env::var_os(FLAGS).is_some() {
+            // cargo would put flags that it knows into the names of all symbols, and with them the folders that
+            // they rename.
+            std::env::set_var("RUSTC_WRAPPER", wrapper()?);
         }
     }
     let package = Package { name: PACKAGE, root_dir: SOURCES[0], ..Package::default() };
     aya_build::build_ebpf([package], Toolchain::Custom(&found.compiler.toolchain))
         .with_context(|| format!("cannot build {PACKAGE} with {}", found.compiler.toolchain))?;
     mark_text()
+}
+
+/// Writes a program that adds the flags to each call of the compiler.
+fn wrapper() -> anyhow::Result<PathBuf> {
+    let folder = std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR for build scripts")?;
+    let path = PathBuf::from(folder).join("rustc-with-flags");
+    let text = format!("#!/bin/sh\nexec \"$@\" ${FLAGS}\n");
+    let written = std::fs::write(&path, text)
+        .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)));
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 /// Lets bpftool print text as text, see [`btf`].
