@@ -74,9 +74,9 @@ pub struct Rules<'a> {
 /// The ready candidates of [`List::Cluster`] that are used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Topology<'a> {
-    /// Those whose node hints name this node.
+    /// Only candidates whose node hints name this node.
     Node(&'a Arc<str>),
-    /// Those whose zone hints name this zone, the node's.
+    /// Only candidates whose zone hints name this zone, the node's.
     Zone(&'a Arc<str>),
     /// All of them.
     All,

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use svclb_core::model::{Unread, Update};
-use svclb_objects::convert::{Ignored, Invalid, ObjectId, Skipped};
+use svclb_core::model::{ObjectName, Unread, Update};
+use svclb_objects::convert::{Ignored, Invalid, Kind, ObjectId, Skipped};
 use svclb_objects::file::FileReject;
 use svclb_objects::ledger::until_corrected;
 
@@ -96,6 +96,17 @@ impl Reject {
             Self::File(reject) => reject.file.to_string_lossy(),
             _ => self.object().map_or("", |object| &object.name.namespace).into(),
         }
+    }
+
+    /// Returns true if it is about this Service object, or about a slice that is known to be the Service's.
+    pub fn concerns(&self, service: &ObjectName) -> bool {
+        let of_slice = match self {
+            Self::File(reject) => reject.rejection.as_ref().and_then(|it| it.service.as_ref()),
+            Self::Object(invalid, _) => invalid.service.as_deref(),
+            Self::Parts(..) => None,
+        };
+        let is_named = |object: &ObjectId| object.kind == Kind::Service && object.name == *service;
+        of_slice == Some(service) || self.object().is_some_and(is_named)
     }
 
     fn object(&self) -> Option<&ObjectId> {

@@ -136,9 +136,16 @@ pub(super) fn state(row: &BackendRow) -> &'static str {
 
 /// The sets that a backend is in.
 pub(super) fn sets(row: &BackendRow) -> Vec<&'static str> {
-    let sets = [(Policy::Internal, "internal"), (Policy::External, "external")];
-    let is_in = |(policy, _): &(Policy, &str)| row.sets & policy.bit() != 0;
-    sets.into_iter().filter(is_in).map(|(_, name)| name).collect()
+    let is_in = |of: &Policy| row.sets & of.bit() != 0;
+    [Policy::Internal, Policy::External].into_iter().filter(is_in).map(policy).collect()
+}
+
+/// The word for the frontends under a policy.
+pub(super) const fn policy(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Internal => "internal",
+        Policy::External => "external",
+    }
 }
 
 /// `svclb sockets`.

@@ -12,7 +12,9 @@ mod output;
 mod plan;
 mod ready;
 mod schema;
+mod snapshot;
 mod sources;
+mod trace;
 
 use std::io;
 use std::net::SocketAddr;
@@ -58,6 +60,8 @@ enum Command {
     Plan(Box<plan::PlanArgs>),
     /// Compare the maps with a source, row by row: exit code 0 if they are equal, 1 if not, 2 after an error
     Diff(Box<plan::PlanArgs>),
+    /// Explain what a connection to an address or a Service would get now: exit code 0 if a backend, 1 if none
+    Trace(Box<trace::TraceArgs>),
     /// Detach every hook and remove every map and pin
     Uninstall(node::UninstallArgs),
     /// Mount a bpffs at PATH unless it is on one
@@ -114,10 +118,10 @@ struct StatusArgs {
     ready: bool,
 }
 
-/// Exit code of `svclb diff` after an error, as of diff(1): 1 says that there are differences.
+/// Exit code of `svclb diff` and `svclb trace` after an error, as of diff(1): their 1 is an answer.
 const TROUBLE: u8 = 2;
 
-/// Runs the command line. An error is one line on standard error, and exit code 1, or 2 of `svclb diff`.
+/// Runs the command line. An error is one line on standard error, and exit code 1, or [`TROUBLE`].
 pub fn main() -> ExitCode {
     let first = std::env::args_os().nth(1).unwrap_or_default();
     let (result, failure) = if InternalCommand::has_subcommand(&first.to_string_lossy()) {
@@ -125,7 +129,7 @@ pub fn main() -> ExitCode {
     } else {
         let cli = Cli::parse();
         let failure = match cli.command {
-            Command::Diff(_) => ExitCode::from(TROUBLE),
+            Command::Diff(_) | Command::Trace(_) => ExitCode::from(TROUBLE),
             _ => ExitCode::FAILURE,
         };
         (run(cli), failure)
@@ -144,6 +148,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Diff(args) => return plan::diff(&args),
+        Command::Trace(args) => return trace::trace(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Agent(args) => agent::run(*args),
         Command::Services(args) => list::services(&args.pins.pins, args.output),

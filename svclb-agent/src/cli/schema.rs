@@ -12,11 +12,12 @@ use schemars::{JsonSchema, Schema};
 use super::check::Finding;
 use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
 use super::plan::{DiffView, PlanView};
+use super::trace::TraceView;
 
 /// A command that prints JSON, and how to make the schema of what it prints.
 type Described = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Described; 7] = [
+const SCHEMAS: [Described; 8] = [
     ("services", schema_of::<Vec<ServiceView>>),
     ("backends", schema_of::<Vec<BackendView>>),
     ("sockets", schema_of::<Vec<SocketView>>),
@@ -24,6 +25,7 @@ const SCHEMAS: [Described; 7] = [
     ("check", schema_of::<Vec<Finding>>),
     ("plan", schema_of::<PlanView>),
     ("diff", schema_of::<Vec<DiffView>>),
+    ("trace", schema_of::<TraceView>),
 ];
 
 #[derive(Debug, Args)]

@@ -39,6 +39,8 @@ pub struct DryRun {
     pub lines: BTreeSet<u32>,
     /// The sizes of the maps that it would make: where there are none, or others are due.
     pub made: Option<Sizes>,
+    /// The objects.
+    pub catalog: Catalog,
     /// Services that exceed a budget.
     pub refused: Vec<(ObjectName, Refusal)>,
     /// Services that do not fit, and why.
@@ -97,7 +99,7 @@ impl DryRun {
         let lines = recorded.iter().filter_map(line_of).filter(|_| made.is_none()).collect();
         let refused = catalog.refusals().iter().map(|(object, why)| (object.clone(), *why));
         let (refused, unplaced) = (refused.collect(), reports.into_unplaced().collect());
-        Ok(Self { is_installed, before, after, steps, lines, made, refused, unplaced })
+        Ok(Self { is_installed, before, after, steps, lines, made, catalog, refused, unplaced })
     }
 }
 

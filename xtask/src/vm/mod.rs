@@ -26,7 +26,7 @@ use programs::Programs;
 use qemu::Guest;
 
 /// Prefixes of the test binaries that do not run in guests, with the reason.
-const LEFT_OUT: [(&str, &str); 23] = [
+const LEFT_OUT: [(&str, &str); 24] = [
     ("cluster", "starts a real cluster, whose programs need a larger machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
@@ -39,6 +39,7 @@ const LEFT_OUT: [(&str, &str); 23] = [
     ("image", "about a file, not a kernel"),
     ("dry_run", "about sources and output, where no map is"),
     ("plan", "about sources and output"),
+    ("trace", "the same"),
     ("output", "the same"),
     ("observe", "about pages over HTTP"),
     ("rbac", "the same"),

@@ -22,7 +22,7 @@ pub(super) struct ObserveArgs {
     health_address: Listening,
 }
 
-/// Where to listen; none with `none`.
+/// The address to listen at; none with `none`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Listening(Option<SocketAddr>);
 

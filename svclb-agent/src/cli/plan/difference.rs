@@ -41,24 +41,24 @@ pub(super) enum Kind {
 
 /// One difference of a service.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
-pub(super) struct Difference {
+pub(in crate::cli) struct Difference {
     /// The way in which it differs.
     pub(super) change: Change,
-    /// What differs.
+    /// The kind of row or setting.
     pub(super) kind: Kind,
     /// The frontend or the backend, `address:port`; otherwise empty.
     pub(super) subject: String,
-    /// What the maps have: of a frontend its service, of a backend its state, of a setting its value.
+    /// The state in the maps: of a frontend its service, of a backend its state, of a setting its value.
     pub(super) actual: String,
     /// The same as it should be.
     pub(super) desired: String,
 }
 
 /// The differences of each service that has any.
-pub(super) type Differences = BTreeMap<ServiceKey, Vec<Difference>>;
+pub(in crate::cli) type Differences = BTreeMap<ServiceKey, Vec<Difference>>;
 
 /// Returns what a dry run changes. It takes time in proportion to the rows, and their logarithm.
-pub(super) fn compare(run: &DryRun) -> Differences {
+pub(in crate::cli) fn compare(run: &DryRun) -> Differences {
     let (before, after) = (Service::all(&run.before), Service::all(&run.after));
     let services: BTreeSet<&ServiceKey> = before.keys().chain(after.keys()).collect();
     let compared = services.into_iter().map(|service| {

@@ -11,6 +11,10 @@ use svclb_core::plan::{self, Planner};
 use svclb_core::table::{Dump, MemoryTable};
 
 use super::*;
+use svclb_core::catalog::Catalog;
+use svclb_core::model::Node;
+use svclb_dataplane::pins::Pins;
+use svclb_sources::Batch;
 
 fn name(name: &str) -> ObjectName {
     ObjectName::new("default", name)

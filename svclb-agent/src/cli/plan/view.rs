@@ -79,7 +79,7 @@ struct RefusedView {
 struct UnplacedView {
     #[serde(flatten)]
     service: NameView,
-    /// What does not fit.
+    /// The map that has no room.
     why: String,
 }
 
@@ -147,7 +147,7 @@ impl PlanView {
         }
     }
 
-    /// What people read: a line for each service, then what would not be served, then a summary.
+    /// The plan for people: a line for each service, then what would not be served, then a summary.
     pub(super) fn lines(&self, wide: bool) -> Vec<String> {
         let mut lines = Vec::new();
         if !self.installed {
