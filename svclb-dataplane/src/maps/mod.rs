@@ -7,8 +7,10 @@
 //! * [`sockets`]: what each live socket dialled and was given.
 //! * [`shares`], [`expiry`]: entries of clients in shared maps, counted and removed.
 //! * [`usage`]: how much of each map is used.
+//! * [`rehearsal`]: what the connect hook would answer to a client, without a connect.
 
 pub mod expiry;
+pub mod rehearsal;
 mod rows;
 pub mod shares;
 mod slots;

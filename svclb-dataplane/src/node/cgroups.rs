@@ -184,6 +184,44 @@ pub fn coverage(cgroup: &Path) -> Result<Coverage> {
     Ok(coverage)
 }
 
+/// Returns the cgroup of a process, as /proc shows it, and whether it is `cgroup` or below that.
+///
+/// # Errors
+/// When there is no such process, it is in no cgroup2, or a position is unknown.
+pub fn is_inside(cgroup: &Path, pid: i32) -> Result<(String, bool)> {
+    let cannot = || format!("cannot look at the cgroup {}", cgroup.display());
+    let folder = cgroup.canonicalize().with_context(cannot)?;
+    let own = place_of(&folder, &mounts::of_type(CGROUP2)?).with_context(cannot)?;
+    let of_process = fs::read(format!("/proc/{pid}/cgroup"));
+    let of_process =
+        of_process.with_context(|| format!("cannot read the cgroup of process {pid}"))?;
+    let found =
+        cgroup2_in(&of_process).with_context(|| format!("process {pid} is in no cgroup2"))?;
+    let is_inside = own.covers(&Place::parse(&found));
+    Ok((found, is_inside))
+}
+
+/// Returns the lowest pid of the processes in the cgroups with a name that is meant, and below them; none where
+/// no process is there, or none that this pid namespace shows.
+///
+/// # Errors
+/// When mounts cannot be read.
+pub fn process_in(is_meant: impl Fn(&str) -> bool) -> Result<Option<i32>> {
+    let points = mounts::of_type(CGROUP2)?.into_iter().map(|mount| mount.mount_point);
+    let named = points
+        .flat_map(tree)
+        .filter(|folder| folder.file_name().and_then(|name| name.to_str()).is_some_and(&is_meant));
+    let processes = named.flat_map(tree).flat_map(|folder| {
+        let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        // 0 is a process that this pid namespace does not show.
+        text.lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|pid| *pid != 0)
+            .collect::<Vec<_>>()
+    });
+    Ok(processes.min())
+}
+
 /// Returns a process with its cgroup; none for threads of the kernel and for processes that have ended: they
 /// make no socket.
 fn outside(of: &Process) -> Option<Outside> {

@@ -4,6 +4,7 @@
 //! * `mounts`: the mounts that this process sees.
 //! * [`cgroups`]: positions of cgroups, and the processes outside of one.
 //! * [`environment`]: checks of mounts and kernel features.
+//! * [`namespaces`]: network namespaces of other processes.
 //! * [`privileges`]: the capabilities that the agent needs; it gives up the rest.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
@@ -11,4 +12,5 @@ pub mod cgroups;
 pub mod environment;
 pub mod kernel;
 pub(crate) mod mounts;
+pub mod namespaces;
 pub mod privileges;

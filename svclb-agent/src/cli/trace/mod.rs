@@ -3,8 +3,9 @@
 //! and needs no agent.
 //!
 //! * `target`: the address or the Service that is asked about. `frontends`: what the maps give. `reasons`: what the
-//!   source says. `view`: how both are printed.
+//!   source says. `client`: what one client gets. `view`: how all are printed.
 
+mod client;
 mod frontends;
 mod reasons;
 mod target;
@@ -15,11 +16,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, value_parser};
-use svclb_core::table::{Dump, Table as _};
+use svclb_core::table::{Dump, Table};
 
 use super::output::OutputFormat;
 use super::snapshot::{Snapshot, SnapshotArgs, is_installed};
 use super::{ListArgs, output};
+use client::{ClientArgs, ClientTrace};
 use reasons::Reasons;
 use svclb_dataplane::maps::Maps;
 use target::Target;
@@ -37,6 +39,8 @@ pub(super) struct TraceArgs {
     #[arg(long)]
     maps_only: bool,
     #[command(flatten)]
+    client: ClientArgs,
+    #[command(flatten)]
     snapshot: SnapshotArgs,
     /// Time to wait for the source
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = value_parser!(u64).range(1..))]
@@ -53,8 +57,13 @@ pub(super) fn trace(args: &TraceArgs) -> Result<ExitCode> {
         true => Err("not read (--maps-only)".to_owned()),
         false => args.snapshot.read(pins, Duration::from_secs(args.timeout)).map_err(text),
     };
-    let dump = if is_installed(pins)? { Some(Maps::read(pins)?.load()?) } else { None };
-    let view = explain(&args.target, dump, snapshot);
+    let client = args.client.pid()?;
+    let mut maps = if is_installed(pins)? { Some(Maps::read(pins)?) } else { None };
+    let dump = maps.as_mut().map(Table::load).transpose()?;
+    let mut view = explain(&args.target, dump, snapshot);
+    if let Some(pid) = client {
+        view.client = Some(ClientTrace::new(pid, pins, maps.as_ref(), &view.dialled())?);
+    }
     output::report(&view, args.list.output, |_| view.lines(), Vec::new)?;
     Ok(if view.is_given() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

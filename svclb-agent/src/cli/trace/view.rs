@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use svclb_common::layout::Address;
+use svclb_common::layout::{Address, Protocol};
 
+use super::client::ClientTrace;
 use super::reasons::Reasons;
 use super::target::Target;
 
@@ -18,6 +19,8 @@ pub(in crate::cli) struct TraceView {
     installed: bool,
     /// Its frontends in the maps, with what a connection to each would get now.
     frontends: Vec<FrontendTrace>,
+    /// The client that was asked about, with what its connections get; null when none was.
+    pub(super) client: Option<ClientTrace>,
     /// The endpoints that the source has for it, each judged for the frontends under one policy.
     endpoints: Vec<EndpointTrace>,
     /// Reasons in the source for which a Service is not served as its object says.
@@ -116,14 +119,26 @@ impl TraceView {
             target: target.to_string(),
             installed,
             frontends,
+            client: None,
             endpoints,
             findings,
             source_missing,
         }
     }
 
+    /// The address and protocol of each frontend.
+    pub(super) fn dialled(&self) -> Vec<(SocketAddr, Protocol)> {
+        let protocol =
+            |name| [Protocol::Tcp, Protocol::Udp].into_iter().find(|it| it.name() == name);
+        let each = self.frontends.iter();
+        each.filter_map(|it| Some((it.frontend, protocol(it.protocol)?))).collect()
+    }
+
     /// Returns true if a new connection gets a backend from each frontend that was found, and one was.
     pub(super) fn is_given(&self) -> bool {
+        if let Some(client) = &self.client {
+            return client.is_given();
+        }
         let mut outcomes = self.frontends.iter().map(|frontend| frontend.outcome);
         !self.frontends.is_empty() && outcomes.all(|outcome| outcome == Outcome::Backend)
     }
@@ -141,6 +156,9 @@ impl TraceView {
                 "{} is no frontend: connections are left alone, and whatever else serves it has them",
                 self.target
             ));
+        }
+        if let Some(client) = &self.client {
+            client.add_to(&mut lines);
         }
         let mut last = None;
         for endpoint in &self.endpoints {
