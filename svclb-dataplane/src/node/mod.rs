@@ -4,6 +4,7 @@
 //! * `mounts`: the mounts that this process sees.
 //! * [`cgroups`]: positions of cgroups, and the processes outside of one.
 //! * [`environment`]: checks of mounts and kernel features.
+//! * [`processes`]: the processes that hold sockets open, and their pods.
 //! * [`privileges`]: the capabilities that the agent needs; it gives up the rest.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
@@ -12,3 +13,4 @@ pub mod environment;
 pub mod kernel;
 pub(crate) mod mounts;
 pub mod privileges;
+pub mod processes;

@@ -26,7 +26,7 @@ use programs::Programs;
 use qemu::Guest;
 
 /// Prefixes of the test binaries that do not run in guests, with the reason.
-const LEFT_OUT: [(&str, &str); 20] = [
+const LEFT_OUT: [(&str, &str); 22] = [
     ("cluster", "starts a real cluster, whose programs need a larger machine"),
     ("control_plane", "the same"),
     ("kube", "the same"),
@@ -39,6 +39,8 @@ const LEFT_OUT: [(&str, &str); 20] = [
     ("output", "the same"),
     ("observe", "about pages over HTTP"),
     ("rbac", "the same"),
+    ("sockets_of_processes", "about /proc and socket diagnostics, and load: 100,000 sockets"),
+    ("top", "about a terminal"),
     ("commands", "of svclb-agent: about the command line, not a kernel"),
     ("svclb_tests", "the harness's own tests"),
     ("svclb_common", "depends on the architecture, not on the kernel"),
