@@ -11,25 +11,25 @@ use std::thread;
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{Termios, tcgetattr};
 use serde_json::Value;
-use svclb_tests::{LIMIT, Tcp, World};
+use svclb_tests::{Backend, LIMIT, Tcp, World};
 
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
-/// Cyan.
-const COLOUR: &str = "\u{1b}[38;5;6m";
+/// The beginning of cyan.
+const COLOUR: &str = "\u{1b}[38;5;6";
 
-fn world(name: &str) -> World {
+fn world(name: &str) -> (World, Backend) {
     let world = World::new(name);
     let web = world.backend("web", Tcp, "10.244.0.1:8080");
     for (service, address) in [("shop/web", "10.96.0.10"), ("shop/db", "10.96.0.20")] {
         world.service(service).cluster_ip(address).port(80, Tcp).backends([&web]).apply();
     }
-    world
+    (world, web)
 }
 
 #[test]
 fn live_sockets_are_counted_and_those_of_the_interval_are_new() {
-    let world = world("top-once");
+    let (world, _web) = world("top-once");
     let dial = |to: &str| world.dial(Tcp, to).unwrap();
     let _before = [dial("10.96.0.20:80"), dial("10.96.0.20:80")];
     let mut command = Command::new(world.program());
@@ -100,7 +100,7 @@ impl OnTerminal {
         Self { process, slave: pty.slave, keys, output, before, written: String::new() }
     }
 
-    /// Waits until this was written.
+    /// Waits until this was written: a word, since blanks need not be.
     fn wait_for(&mut self, text: &str) {
         while !self.written.contains(text) {
             let more = self.output.recv_timeout(LIMIT);
@@ -121,14 +121,14 @@ impl OnTerminal {
 
 #[test]
 fn the_terminal_is_as_before_after_a_key_and_after_each_signal() {
-    let world = world("top-terminal");
+    let (world, _web) = world("top-terminal");
     let _socket = world.dial(Tcp, "10.96.0.10:80").unwrap();
     for (name, signal) in
         [("TERM", libc::SIGTERM), ("INT", libc::SIGINT), ("HUP", libc::SIGHUP), ("q", 0)]
     {
         let mut top = OnTerminal::start(&world, false);
         top.wait_for(ENTER);
-        top.wait_for("new/s over 1 s");
+        top.wait_for("new/s");
         assert_ne!(tcgetattr(&top.slave).unwrap(), top.before, "{name}");
         if signal == 0 {
             top.keys.write_all(b"q").unwrap();
@@ -143,9 +143,9 @@ fn the_terminal_is_as_before_after_a_key_and_after_each_signal() {
 
 #[test]
 fn without_colours_it_filters_as_keys_say() {
-    let world = world("top-keys");
+    let (world, _web) = world("top-keys");
     let mut top = OnTerminal::start(&world, true);
-    top.wait_for("new/s over 1 s");
+    top.wait_for("new/s");
     top.keys.write_all(b"/").unwrap();
     top.wait_for("filter:");
     // The first of them is a letter of the filter.
