@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use schemars::JsonSchema;
+use serde::Serialize;
 use svclb_common::layout::{BackendKey, ServiceRow};
 use svclb_core::compile::name_of;
 use svclb_core::table::Table as _;
@@ -13,7 +15,54 @@ use svclb_dataplane::maps::expiry::{self, Entry};
 use svclb_dataplane::pins::places::Places;
 
 use super::ListArgs;
-use super::output::{self, AffinityView};
+use super::output::{self, Column, ListRow, yes};
+
+/// A backend that a client keeps by session affinity. Sorted by its first fields.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Affinity")]
+pub(super) struct AffinityView {
+    /// Namespace of the Service object; empty where the service is gone.
+    pub(super) namespace: String,
+    /// Name of the Service object; empty where the service is gone.
+    pub(super) service: String,
+    /// Name of the port; empty where it has none.
+    pub(super) port_name: String,
+    /// `TCP` or `UDP`; empty where the service is gone.
+    pub(super) protocol: String,
+    /// Family of what was dialled, `IPv4` or `IPv6`: each has backends of its own.
+    pub(super) family: &'static str,
+    /// The client: cookie of its network namespace (SO_NETNS_COOKIE), which is a pod's, or the host's for all
+    /// that runs in it.
+    pub(super) client: u64,
+    /// The backend that the client keeps: `address:port`.
+    pub(super) backend: SocketAddr,
+    /// The backend still belongs to the service; false: the client's next connection is given another.
+    pub(super) current: bool,
+    /// Seconds since the client's latest new connection.
+    pub(super) age_seconds: u64,
+    /// Seconds until the client is given any backend again, if it makes no new connection; 0: the time is over.
+    pub(super) remaining_seconds: u64,
+}
+
+impl ListRow for AffinityView {
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("NAMESPACE", |row| row.namespace.clone()),
+        ("SERVICE", |row| row.service.clone()),
+        ("PORT", |row| row.port_name.clone()),
+        ("PROTOCOL", |row| row.protocol.clone()),
+        ("CLIENT", |row| row.client.to_string()),
+        ("BACKEND", |row| row.backend.to_string()),
+        ("AGE", |row| format!("{}s", row.age_seconds)),
+        ("REMAINING", |row| format!("{}s", row.remaining_seconds)),
+    ];
+    const MORE_COLUMNS: &'static [Column<Self>] =
+        &[("FAMILY", |row| row.family.to_owned()), ("CURRENT", |row| yes(row.current).to_owned())];
+
+    fn name(&self) -> String {
+        let Self { namespace, service, port_name, protocol, family, client, .. } = self;
+        format!("{client}/{namespace}/{service}:{port_name}/{protocol}/{family}")
+    }
+}
 
 /// `svclb affinity`.
 pub(super) fn affinity(args: &ListArgs) -> Result<()> {
@@ -39,8 +88,7 @@ pub(super) fn affinity(args: &ListArgs) -> Result<()> {
 }
 
 fn view(entry: &Entry, service: Option<&ServiceRow>, current: bool) -> AffinityView {
-    let named =
-        |field: fn(&ServiceRow) -> String| service.map_or_else(String::new, |row| field(row));
+    let named = |field: fn(&ServiceRow) -> String| service.map_or_else(String::new, field);
     AffinityView {
         namespace: named(|row| name_of(&row.namespace)),
         service: named(|row| name_of(&row.name)),

@@ -210,90 +210,6 @@ impl ListRow for SocketView {
     }
 }
 
-/// A backend that a client keeps by session affinity. Sorted by its first fields.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Affinity")]
-pub(super) struct AffinityView {
-    /// Namespace of the Service object; empty where the service is gone.
-    pub(super) namespace: String,
-    /// Name of the Service object; empty where the service is gone.
-    pub(super) service: String,
-    /// Name of the port; empty where it has none.
-    pub(super) port_name: String,
-    /// `TCP` or `UDP`; empty where the service is gone.
-    pub(super) protocol: String,
-    /// Family of what was dialled, `IPv4` or `IPv6`: each has backends of its own.
-    pub(super) family: &'static str,
-    /// The client: cookie of its network namespace (SO_NETNS_COOKIE), which is a pod's, or the host's for all
-    /// that runs in it.
-    pub(super) client: u64,
-    /// The backend that the client keeps: `address:port`.
-    pub(super) backend: SocketAddr,
-    /// The backend still belongs to the service; false: the client's next connection is given another.
-    pub(super) current: bool,
-    /// Seconds since the client's latest new connection.
-    pub(super) age_seconds: u64,
-    /// Seconds until the client is given any backend again, if it makes no new connection; 0: the time is over.
-    pub(super) remaining_seconds: u64,
-}
-
-impl ListRow for AffinityView {
-    const COLUMNS: &'static [Column<Self>] = &[
-        ("NAMESPACE", |row| row.namespace.clone()),
-        ("SERVICE", |row| row.service.clone()),
-        ("PORT", |row| row.port_name.clone()),
-        ("PROTOCOL", |row| row.protocol.clone()),
-        ("CLIENT", |row| row.client.to_string()),
-        ("BACKEND", |row| row.backend.to_string()),
-        ("AGE", |row| format!("{}s", row.age_seconds)),
-        ("REMAINING", |row| format!("{}s", row.remaining_seconds)),
-    ];
-    const MORE_COLUMNS: &'static [Column<Self>] =
-        &[("FAMILY", |row| row.family.to_owned()), ("CURRENT", |row| yes(row.current).to_owned())];
-
-    fn name(&self) -> String {
-        let Self { namespace, service, port_name, protocol, family, client, .. } = self;
-        format!("{client}/{namespace}/{service}:{port_name}/{protocol}/{family}")
-    }
-}
-
-/// A service as `svclb top` shows it.
-#[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
-#[schemars(rename = "ServiceActivity")]
-pub(super) struct TopView {
-    /// Namespace of the Service object.
-    pub(super) namespace: String,
-    /// Name of the Service object.
-    pub(super) name: String,
-    /// Name of the port; empty where it has none.
-    pub(super) port_name: String,
-    /// `TCP` or `UDP`.
-    pub(super) protocol: String,
-    /// Sockets a second that dialled it within the interval and were open at its end.
-    pub(super) new_per_second: f64,
-    /// Number of live sockets of this node that dialled it.
-    pub(super) sockets: usize,
-    /// Number of its backends now, in either set.
-    pub(super) backends: usize,
-}
-
-impl ListRow for TopView {
-    const COLUMNS: &'static [Column<Self>] = &[
-        ("NAMESPACE", |row| row.namespace.clone()),
-        ("NAME", |row| row.name.clone()),
-        ("PORT", |row| row.port_name.clone()),
-        ("PROTOCOL", |row| row.protocol.clone()),
-        ("NEW/S", |row| format!("{:.1}", row.new_per_second)),
-        ("SOCKETS", |row| row.sockets.to_string()),
-        ("BACKENDS", |row| row.backends.to_string()),
-    ];
-
-    fn name(&self) -> String {
-        let Self { namespace, name, port_name, protocol, .. } = self;
-        format!("{namespace}/{name}:{port_name}/{protocol}")
-    }
-}
-
 /// The state of maps and hooks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub(super) struct StatusView {
@@ -515,7 +431,7 @@ fn joined(values: &[impl ToString]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-const fn yes(value: bool) -> &'static str {
+pub(super) const fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
 

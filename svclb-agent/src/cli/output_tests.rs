@@ -1,6 +1,8 @@
 //! The printed forms, word for word.
 
+use super::super::affinity::AffinityView;
 use super::super::schema::tests::faults;
+use super::super::top::TopView;
 use super::*;
 
 fn services() -> Vec<ServiceView> {

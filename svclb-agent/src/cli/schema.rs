@@ -9,11 +9,11 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 
+use super::affinity::AffinityView;
 use super::check::Finding;
-use super::output::{
-    self, AffinityView, BackendView, ServiceView, SocketView, StatusView, TopView,
-};
+use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
 use super::plan::{DiffView, PlanView};
+use super::top::TopView;
 
 /// A command that prints JSON, and how to make the schema of what it prints.
 type Described = (&'static str, fn() -> Schema);

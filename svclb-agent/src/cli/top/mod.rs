@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum, value_parser};
+use schemars::JsonSchema;
+use serde::Serialize;
 use svclb_common::cookie::SocketCookie;
 use svclb_core::compile::name_of;
 use svclb_core::table::{Dump, Table as _};
@@ -28,7 +30,7 @@ use svclb_dataplane::pins::places::Places;
 
 use super::ListArgs;
 use super::list::Owners;
-use super::output::{self, ListRow as _, OutputFormat, TopView};
+use super::output::{self, Column, ListRow, OutputFormat};
 
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
@@ -59,6 +61,43 @@ enum Sort {
     Sockets,
     /// By name
     Name,
+}
+
+/// A service as `svclb top` shows it.
+#[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ServiceActivity")]
+pub(super) struct TopView {
+    /// Namespace of the Service object.
+    pub(super) namespace: String,
+    /// Name of the Service object.
+    pub(super) name: String,
+    /// Name of the port; empty where it has none.
+    pub(super) port_name: String,
+    /// `TCP` or `UDP`.
+    pub(super) protocol: String,
+    /// Sockets a second that dialled it within the interval and were open at its end.
+    pub(super) new_per_second: f64,
+    /// Number of live sockets of this node that dialled it.
+    pub(super) sockets: usize,
+    /// Number of its backends now, in either set.
+    pub(super) backends: usize,
+}
+
+impl ListRow for TopView {
+    const COLUMNS: &'static [Column<Self>] = &[
+        ("NAMESPACE", |row| row.namespace.clone()),
+        ("NAME", |row| row.name.clone()),
+        ("PORT", |row| row.port_name.clone()),
+        ("PROTOCOL", |row| row.protocol.clone()),
+        ("NEW/S", |row| format!("{:.1}", row.new_per_second)),
+        ("SOCKETS", |row| row.sockets.to_string()),
+        ("BACKENDS", |row| row.backends.to_string()),
+    ];
+
+    fn name(&self) -> String {
+        let Self { namespace, name, port_name, protocol, .. } = self;
+        format!("{namespace}/{name}:{port_name}/{protocol}")
+    }
 }
 
 /// `svclb top`.
