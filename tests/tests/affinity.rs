@@ -381,6 +381,53 @@ fn a_pod_with_70000_affinity_rows_does_not_affect_other_clients() {
 }
 
 #[test]
+fn the_list_has_each_client_with_its_backend_and_its_time() {
+    let (world, backends) = world("affinity-list", 8, LONG);
+    let pod = world.pod();
+    let list = || -> Vec<serde_json::Value> {
+        let output = world.svclb(&["affinity", "-o", "json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(list(), [""; 0]);
+    let met = [
+        world.request(Tcp, DIALLED[0][0]).unwrap(),
+        pod.request(Tcp, DIALLED[0][1]).unwrap(),
+        pod.request(Udp, DIALLED[1][0]).unwrap(),
+    ];
+    let mut rows = list();
+    assert_eq!(rows.len(), 3, "{rows:#?}");
+    let v6 = rows.iter().position(|row| row["family"] == "IPv6").unwrap();
+    let v6 = rows.remove(v6);
+    assert_eq!((&v6["protocol"], &v6["service"]), (&"UDP".into(), &"kept".into()), "{v6:#}");
+    let name_of = |row: &serde_json::Value| {
+        let address = at(row["backend"].as_str().unwrap());
+        let protocol = if row["protocol"] == "TCP" { Tcp } else { Udp };
+        let is_it = |it: &&Backend| it.address() == address && it.protocol() == protocol;
+        backends.iter().find(is_it).unwrap().name().to_owned()
+    };
+    assert_eq!(name_of(&v6), met[2]);
+    // The pod is the client of two rows, and the host of the third.
+    let (of_pod, of_host): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|row| row["client"] == v6["client"]);
+    assert_eq!([of_host[0], of_pod[0]].map(name_of), met[..2]);
+    for row in rows.iter().chain([&v6]) {
+        assert_eq!((&row["namespace"], &row["current"]), (&"default".into(), &true.into()));
+        let [age, remaining] =
+            ["age_seconds", "remaining_seconds"].map(|field| row[field].as_u64().unwrap());
+        // The remaining time is rounded up.
+        assert!([0, 1].contains(&(age + remaining - u64::from(LONG))), "{row:#}");
+    }
+    world.service("default/kept").cluster_ip("10.96.0.10").port(80, Tcp).apply();
+    let stale = list();
+    assert_eq!(stale.len(), 3, "{stale:#?}");
+    for row in stale {
+        let left = (&row["current"], &row["remaining_seconds"]);
+        assert_eq!(left, (&false.into(), &0.into()), "{row:#}");
+    }
+}
+
+#[test]
 fn expired_affinity_rows_are_removed_and_no_longer_counted() {
     let world = World::builder("affinity-expiry").agent_args(["--audit", "1"]).start();
     let backends = world.backends("a", Udp, 4);

@@ -69,7 +69,7 @@ fn control_characters_of_objects_and_files_are_escaped_in_all_output() {
         });
         world.settle();
         let mut output_text = world.agent_log();
-        for command in ["services", "backends", "sockets", "status", "check"] {
+        for command in ["services", "backends", "sockets", "affinity", "top", "status", "check"] {
             for output in ["table", "json", "yaml"] {
                 let shown = world.svclb(&[command, "-o", output]);
                 output_text += &String::from_utf8(shown.stdout).unwrap();

@@ -218,7 +218,7 @@ fn the_daemon_sets_pod_serves_with_its_own_rights_and_translation_outlives_it() 
     // NET_ADMIN, PERFMON and BPF.
     assert_eq!(agent.capabilities(), [1 << 12 | 1 << 38 | 1 << 39; 2]);
     // As documented: without any flag.
-    for command in ["services", "backends", "sockets", "status"] {
+    for command in ["services", "backends", "sockets", "affinity", "top", "status"] {
         let output = pod.exec("agent", &[command]);
         assert!(output.status.success(), "{command}: {output:?}");
     }

@@ -8,10 +8,12 @@ use serde_json::Value;
 use svclb_tests::{Tcp, Udp, World};
 
 /// The commands, with their schemas in docs/schema.
-const COMMANDS: [(&str, &str); 5] = [
+const COMMANDS: [(&str, &str); 7] = [
     ("services", include_str!("../../docs/schema/services.json")),
     ("backends", include_str!("../../docs/schema/backends.json")),
     ("sockets", include_str!("../../docs/schema/sockets.json")),
+    ("affinity", include_str!("../../docs/schema/affinity.json")),
+    ("top", include_str!("../../docs/schema/top.json")),
     ("status", include_str!("../../docs/schema/status.json")),
     ("check", include_str!("../../docs/schema/check.json")),
 ];
@@ -28,8 +30,13 @@ fn with_world(name: &str, test: impl FnOnce(&World)) {
     let dns = world.backend("dns", Udp, "[fd00:244::1]:5353");
     world.service("default/web").cluster_ip("10.96.0.10").port(80, Tcp).backends([&web]).apply();
     world.service("default/dns").cluster_ip("fd00:96::10").port(53, Udp).backends([&dns]).apply();
-    let _sockets =
-        [world.dial(Tcp, "10.96.0.10:80").unwrap(), world.dial(Udp, "[fd00:96::10]:53").unwrap()];
+    let kept = world.service("default/kept").cluster_ip("10.96.0.11").affinity(10_800);
+    kept.port(80, Tcp).backends([&web]).apply();
+    let _sockets = [
+        world.dial(Tcp, "10.96.0.10:80").unwrap(),
+        world.dial(Tcp, "10.96.0.11:80").unwrap(),
+        world.dial(Udp, "[fd00:96::10]:53").unwrap(),
+    ];
     test(&world);
 }
 
@@ -73,7 +80,7 @@ fn word(value: &Value) -> String {
 #[test]
 fn names_agree_with_the_fields_and_wide_tables_have_the_same_rows() {
     with_world("forms", |world| {
-        let names: [(&str, NameOf); 4] = [
+        let names: [(&str, NameOf); 5] = [
             ("services", |row| {
                 let [namespace, name, port_name, protocol] =
                     ["namespace", "name", "port_name", "protocol"].map(|field| word(&row[field]));
@@ -88,6 +95,12 @@ fn names_agree_with_the_fields_and_wide_tables_have_the_same_rows() {
                 }
             }),
             ("sockets", |row| word(&row["cookie"])),
+            ("affinity", |row| {
+                let fields = ["client", "namespace", "service", "port_name", "protocol", "family"];
+                let [client, namespace, service, port_name, protocol, family] =
+                    fields.map(|field| word(&row[field]));
+                format!("{client}/{namespace}/{service}:{port_name}/{protocol}/{family}")
+            }),
             ("check", |row| {
                 let (check, subject) = (word(&row["check"]), word(&row["subject"]));
                 if subject.is_empty() { check } else { format!("{check}/{subject}") }
@@ -122,6 +135,8 @@ fn exit_codes_are_those_of_the_manual() {
                 (0, &["services"]),
                 (0, &["backends"]),
                 (0, &["sockets"]),
+                (0, &["affinity"]),
+                (0, &["top", "--once", "--interval", "1"]),
                 (0, &["status"]),
                 (0, &["status", "--ready"]),
                 (0, &["check"]),
@@ -145,6 +160,8 @@ fn exit_codes_are_those_of_the_manual() {
                 (1, &["services"]),
                 (1, &["backends"]),
                 (1, &["sockets"]),
+                (1, &["affinity"]),
+                (1, &["top"]),
                 (1, &["status"]),
                 (1, &["status", "--ready"]),
                 (1, &["check"]),

@@ -356,7 +356,7 @@ fn the_other_commands_need_only_the_documented_capabilities() {
         command.args(arguments).arg("--pins").arg(world.pins());
         world.output(command)
     };
-    for command in ["services", "backends", "sockets", "status"] {
+    for command in ["services", "backends", "sockets", "affinity", "top", "status"] {
         let output = run(&["bpf"], &[command]);
         assert!(output.status.success(), "{command}: {output:?}");
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use anyhow::Result;
 use svclb_common::layout::{
     BackendKey, BackendRow, BackendState, FrontendKey, FrontendRow, Line, LineFlags, Policy,
-    Protocol, Record, RecordFlags, Scope, ServiceNotes, ServiceRow,
+    Record, Scope, ServiceNotes, ServiceRow,
 };
 use svclb_core::compile::name_of;
 use svclb_core::table::{Dump, Table as _};
@@ -18,9 +18,7 @@ use svclb_dataplane::pins::Pins;
 use svclb_dataplane::pins::places::Places;
 use svclb_dataplane::programs::attach;
 
-use super::output::{
-    self, BackendView, HookView, OutputFormat, ServiceView, SocketView, StatusView,
-};
+use super::output::{self, BackendView, HookView, OutputFormat, ServiceView, StatusView};
 use super::sources::SourceView;
 
 /// `svclb services`.
@@ -148,36 +146,6 @@ pub(super) const fn policy(policy: Policy) -> &'static str {
     }
 }
 
-/// `svclb sockets`.
-pub(super) fn sockets(pins: &Pins, format: OutputFormat) -> Result<()> {
-    let dump = Maps::read(pins)?.load()?;
-    let owners = Owners::of(&dump);
-    let views: Vec<SocketView> = Origins::open(&Places::current(pins))?
-        .read()?
-        .iter()
-        .map(|origin| {
-            let record = &origin.record;
-            let owner = owners.frontend(origin);
-            let service = owner.and_then(|row| owners.services.get(&row.service));
-            SocketView {
-                cookie: origin.cookie.0,
-                protocol: Protocol::from_number(record.protocol.into())
-                    .map_or("unknown", Protocol::name),
-                dialled: SocketAddr::new(record.dialled.ip(), record.dialled_port),
-                given: SocketAddr::new(record.given.ip(), record.given_port),
-                service: service.map_or_else(String::new, |row| {
-                    let port = name_of(&row.port_name);
-                    format!("{}/{}:{port}", name_of(&row.namespace), name_of(&row.name))
-                }),
-                connected: record.flags & RecordFlags::CONNECTED != 0,
-                current: owners.is_current(origin),
-                place: if origin.overflow { "overflow" } else { "origins" },
-            }
-        })
-        .collect();
-    output::list(&views, format)
-}
-
 /// `svclb status`.
 pub(super) fn status(pins: &Pins, format: OutputFormat) -> Result<()> {
     let mut maps = Maps::read(pins)?;
@@ -238,15 +206,15 @@ const fn given(service: u32, record: &Record) -> BackendKey {
 }
 
 /// The services that sockets dialled.
-struct Owners<'a> {
+pub(super) struct Owners<'a> {
     dump: &'a Dump,
-    services: HashMap<u32, &'a ServiceRow>,
+    pub(super) services: HashMap<u32, &'a ServiceRow>,
     frontends: HashMap<FrontendKey, FrontendRow>,
     members: HashMap<BackendKey, u8>,
 }
 
 impl<'a> Owners<'a> {
-    fn of(dump: &'a Dump) -> Self {
+    pub(super) fn of(dump: &'a Dump) -> Self {
         Self {
             dump,
             services: dump.services.iter().map(|(id, row)| (*id, row)).collect(),
@@ -256,7 +224,7 @@ impl<'a> Owners<'a> {
     }
 
     /// The frontend that the socket dialled, as it is now.
-    fn frontend(&self, origin: &SocketOrigin) -> Option<&FrontendRow> {
+    pub(super) fn frontend(&self, origin: &SocketOrigin) -> Option<&FrontendRow> {
         let record = &origin.record;
         // Loopback is looked up as the host's only, and all of 127.0.0.0/8 is one address.
         let (address, scope) = match record.dialled.ip() {
@@ -276,8 +244,13 @@ impl<'a> Owners<'a> {
         self.frontends.get(&key)
     }
 
+    /// The service that has this frontend now.
+    pub(super) fn service(&self, origin: &SocketOrigin) -> Option<&'a ServiceRow> {
+        self.services.get(&self.frontend(origin)?.service).copied()
+    }
+
     /// Returns true if the socket's backend is still a member of the set that its frontend uses.
-    fn is_current(&self, origin: &SocketOrigin) -> bool {
+    pub(super) fn is_current(&self, origin: &SocketOrigin) -> bool {
         let Some(&FrontendRow { service, line }) = self.frontend(origin) else { return false };
         let flags = self.dump.line(line).map_or(0, |line| line.flags);
         let policy =

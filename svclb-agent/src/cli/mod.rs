@@ -1,6 +1,7 @@
 //! The command `svclb`: its subcommands and flags, and the modules that run them.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod affinity;
 mod agent;
 mod check;
 mod generated;
@@ -13,7 +14,9 @@ mod plan;
 mod ready;
 mod schema;
 mod snapshot;
+mod sockets;
 mod sources;
+mod top;
 mod trace;
 
 use std::io;
@@ -51,7 +54,11 @@ enum Command {
     /// List backends: what each service's clients are given
     Backends(ListArgs),
     /// List live sockets that dialled a Service, and what they were given
-    Sockets(ListArgs),
+    Sockets(sockets::SocketsArgs),
+    /// List session affinity: the backends that clients keep, and for how long
+    Affinity(ListArgs),
+    /// Show services by new connections a second and live sockets, on a terminal until `q`
+    Top(top::TopArgs),
     /// Check the installation on this node, and report what is wrong and what to do
     Check(ListArgs),
     /// Show the state of maps and hooks
@@ -153,7 +160,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Agent(args) => agent::run(*args),
         Command::Services(args) => list::services(&args.pins.pins, args.output),
         Command::Backends(args) => list::backends(&args.pins.pins, args.output),
-        Command::Sockets(args) => list::sockets(&args.pins.pins, args.output),
+        Command::Sockets(args) => sockets::sockets(&args),
+        Command::Affinity(args) => affinity::affinity(&args),
+        Command::Top(args) => top::top(&args),
         Command::Check(args) => check::check(&args),
         Command::Status(args) if args.ready => ready::ready(&args.list.pins.pins),
         Command::Status(args) => list::status(&args.list.pins.pins, args.list.output),

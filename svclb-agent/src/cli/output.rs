@@ -181,6 +181,13 @@ pub(super) struct SocketView {
     pub(super) current: bool,
     /// The map with the record: `origins`, or `overflow` when the socket's place there was taken.
     pub(super) place: &'static str,
+    /// Number of a process that holds it open, in this pid namespace; null where it is not known.
+    pub(super) pid: Option<u32>,
+    /// Name of that process, as it chose it (`/proc/PID/comm`); empty where it is not known.
+    pub(super) command: String,
+    /// The pod that the process is in: `namespace/name`, or the pod's UID where only that is known; empty where
+    /// it is in none, or not known.
+    pub(super) pod: String,
 }
 
 impl ListRow for SocketView {
@@ -193,6 +200,9 @@ impl ListRow for SocketView {
         ("CONNECTED", |row| yes(row.connected).to_owned()),
         ("CURRENT", |row| yes(row.current).to_owned()),
         ("PLACE", |row| row.place.to_owned()),
+        ("PID", |row| row.pid.map_or_else(String::new, |pid| pid.to_string())),
+        ("COMMAND", |row| row.command.clone()),
+        ("POD", |row| row.pod.clone()),
     ];
 
     fn name(&self) -> String {
@@ -291,6 +301,11 @@ pub(super) fn report<T: Serialize + ?Sized>(
         OutputFormat::Wide => text(lines(true)),
         OutputFormat::Name => text(names()),
     })
+}
+
+/// Reports on standard error what a command could not see. Its output is right, and not whole.
+pub(super) fn warn(warning: &str) {
+    eprintln!("svclb: {}", text::line(warning));
 }
 
 /// Prints a text as it is: one that svclb itself has made.
@@ -416,7 +431,7 @@ fn joined(values: &[impl ToString]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-const fn yes(value: bool) -> &'static str {
+pub(super) const fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
 

@@ -1,6 +1,8 @@
 //! The printed forms, word for word.
 
+use super::super::affinity::AffinityView;
 use super::super::schema::tests::faults;
+use super::super::top::TopView;
 use super::*;
 
 fn services() -> Vec<ServiceView> {
@@ -51,7 +53,7 @@ fn an_empty_list_has_headings_in_a_table_and_is_an_empty_array_in_json() {
     let none: [SocketView; 0] = [];
     assert_eq!(
         render_list(&none, OutputFormat::Table).unwrap(),
-        "COOKIE  PROTOCOL  DIALLED  GIVEN  SERVICE  CONNECTED  CURRENT  PLACE\n",
+        "COOKIE  PROTOCOL  DIALLED  GIVEN  SERVICE  CONNECTED  CURRENT  PLACE  PID  COMMAND  POD\n",
     );
     assert_eq!(render_list(&none, OutputFormat::Json).unwrap(), "[]\n");
 }
@@ -93,6 +95,36 @@ fn socket() -> SocketView {
         connected: true,
         current: true,
         place: "origins",
+        pid: Some(42),
+        command: "dig".into(),
+        pod: "default/client".into(),
+    }
+}
+
+fn affinity() -> AffinityView {
+    AffinityView {
+        namespace: "default".into(),
+        service: "web".into(),
+        port_name: "http".into(),
+        protocol: "TCP".into(),
+        family: "IPv4",
+        client: 7,
+        backend: "10.0.0.1:8080".parse().unwrap(),
+        current: true,
+        age_seconds: 12,
+        remaining_seconds: 10_788,
+    }
+}
+
+fn activity() -> TopView {
+    TopView {
+        namespace: "default".into(),
+        name: "web".into(),
+        port_name: "http".into(),
+        protocol: "TCP".into(),
+        new_per_second: 1.5,
+        sockets: 7,
+        backends: 2,
     }
 }
 
@@ -162,6 +194,12 @@ fn names_are_one_a_line_without_headings() {
         ),
         ("backends", render_list(&[backend()], OutputFormat::Name), "[fd00::1]:8080\n"),
         ("sockets", render_list(&[socket()], OutputFormat::Name), "4711\n"),
+        (
+            "affinity",
+            render_list(&[affinity()], OutputFormat::Name),
+            "7/default/web:http/TCP/IPv4\n",
+        ),
+        ("top", render_list(&[activity()], OutputFormat::Name), "default/web:http/TCP\n"),
         ("nothing", render_list(&none, OutputFormat::Name), ""),
     ];
     for (row, names, expected) in rows {
@@ -263,6 +301,9 @@ fn every_output_in_json_conforms_to_its_schema_and_a_wrong_one_does_not() {
         ("services", services.clone()),
         ("backends", value(json(&[backend()]))),
         ("sockets", value(json(&[socket()]))),
+        ("sockets", value(json(&[SocketView { pid: None, ..socket() }]))),
+        ("affinity", value(json(&[affinity()]))),
+        ("top", value(json(&[activity()]))),
         ("status", value(json(&status()))),
         ("status", value(json(&never_heard))),
     ];
@@ -296,6 +337,8 @@ fn every_field_is_documented() {
         ("services", fields(json(&services()).unwrap())),
         ("backends", fields(json(&[backend()]).unwrap())),
         ("sockets", fields(json(&[socket()]).unwrap())),
+        ("affinity", fields(json(&[affinity()]).unwrap())),
+        ("top", fields(json(&[activity()]).unwrap())),
         ("status", fields(json(&status()).unwrap())),
     ] {
         let part = page.split("\n## ").find(|part| part.starts_with(&format!("svclb {command}\n")));

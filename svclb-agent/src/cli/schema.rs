@@ -9,18 +9,22 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 
+use super::affinity::AffinityView;
 use super::check::Finding;
 use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
 use super::plan::{DiffView, PlanView};
+use super::top::TopView;
 use super::trace::TraceView;
 
 /// A command that prints JSON, and how to make the schema of what it prints.
 type Described = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Described; 8] = [
+const SCHEMAS: [Described; 10] = [
     ("services", schema_of::<Vec<ServiceView>>),
     ("backends", schema_of::<Vec<BackendView>>),
     ("sockets", schema_of::<Vec<SocketView>>),
+    ("affinity", schema_of::<Vec<AffinityView>>),
+    ("top", schema_of::<Vec<TopView>>),
     ("status", schema_of::<StatusView>),
     ("check", schema_of::<Vec<Finding>>),
     ("plan", schema_of::<PlanView>),

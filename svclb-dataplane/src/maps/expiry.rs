@@ -1,4 +1,4 @@
-//! Affinity whose time is over: its rows are removed, so that they count for no client any more
+//! The time of affinity. Rows whose time is over are removed, so that they count for no client any more
 //! (docs/decisions/0020-shares-of-clients.md).
 //!
 //! A client that comes again after its service's timeout is drawn for anew whether its row is there or
@@ -33,9 +33,41 @@ type Timeouts = HashMap<u32, Duration>;
 pub fn expire(maps: &Places) -> Result<usize> {
     let rows = Rows::open(MapName::Affinity, maps)?;
     let lines = maps.map_values(MapName::Index, false)?;
-    // The clock of the hooks: since boot, without time asleep.
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from)?;
-    remove_old(rows, &timeouts(&lines), now.into())
+    remove_old(rows, &timeouts(&lines), now()?)
+}
+
+/// An entry of affinity, with its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The client and the service.
+    pub key: AffinityKey,
+    /// The backend.
+    pub row: AffinityRow,
+    /// Time since the client's latest new connection.
+    pub age: Duration,
+    /// Time until the client is drawn for anew; zero where it is over, or the service has no affinity any more.
+    pub remaining: Duration,
+}
+
+/// Reads every entry, in no order.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn entries(maps: &Places) -> Result<Vec<Entry>> {
+    let timeouts = timeouts(&maps.map_values(MapName::Index, false)?);
+    let rows = Rows::open(MapName::Affinity, maps)?.all()?;
+    let now = now()?;
+    let entry = |(key, row): (AffinityKey, AffinityRow)| {
+        let age = now.saturating_sub(Duration::from_nanos(row.used));
+        let timeout = timeouts.get(&key.service).copied().unwrap_or_default();
+        Entry { key, row, age, remaining: timeout.saturating_sub(age) }
+    };
+    Ok(rows.into_iter().map(entry).collect())
+}
+
+/// The clock of the hooks: since boot, without time asleep.
+fn now() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(io::Error::from)?.into())
 }
 
 fn timeouts(lines: &Mapping<Line>) -> Timeouts {

@@ -154,7 +154,6 @@ struct Run<'a> {
     failed: RefCell<Option<TableError>>,
 }
 
-#[expect(clippy::vec_box, reason = "a row that was handed out stays where it is")]
 type Copies<T> = RefCell<Vec<Box<UnsafeCell<T>>>>;
 
 impl Run<'_> {

@@ -245,7 +245,7 @@ fn has_sockets(stat: &Stat) -> bool {
 }
 
 /// Returns the reason why /proc does not show every process of the machine.
-fn unseen() -> Option<&'static str> {
+pub(crate) fn unseen() -> Option<&'static str> {
     let hides = |mount: &MountInfo| {
         let option = mount.super_options.get("hidepid").and_then(Option::as_deref);
         mount.mount_point == Path::new("/proc") && option.is_some_and(|option| option != "0")

@@ -5,6 +5,7 @@
 //! * [`cgroups`]: positions of cgroups, and the processes outside of one.
 //! * [`environment`]: checks of mounts and kernel features.
 //! * [`namespaces`]: network namespaces of other processes.
+//! * [`processes`]: the processes that hold sockets open, and their pods.
 //! * [`privileges`]: the capabilities that the agent needs; it gives up the rest.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
@@ -14,3 +15,4 @@ pub mod kernel;
 pub(crate) mod mounts;
 pub mod namespaces;
 pub mod privileges;
+pub mod processes;

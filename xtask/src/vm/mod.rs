@@ -45,6 +45,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("output", "the same"),
     ("observe", "about pages over HTTP"),
     ("rbac", "the same"),
+    ("sockets_of_processes", "about /proc and socket diagnostics, and load: 100,000 sockets"),
+    ("top", "about a terminal"),
     ("commands", "of svclb-agent: about the command line, not a kernel"),
     ("svclb_tests", "the harness's own tests"),
     ("svclb_common", "depends on the architecture, not on the kernel"),

@@ -178,11 +178,11 @@ impl ClientTrace {
         let Self { pid, .. } = self;
         let cgroup = self.cgroup.as_deref().unwrap_or("unknown");
         lines.push(format!("client: process {pid}, cgroup {cgroup}"));
-        match self.in_scope {
-            Some(false) => lines.push(
-                "  not translated: this process is outside the cgroup that svclb's hooks are attached to".to_owned(),
-            ),
-            Some(true) | None => {}
+        if self.in_scope == Some(false) {
+            lines.push(
+                "  not translated: this process is outside the cgroup that svclb's hooks are attached to"
+                    .to_owned(),
+            );
         }
         if let Some(is_host) = self.host_network {
             let network = if is_host { "the host's" } else { "its own" };
