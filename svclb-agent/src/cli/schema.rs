@@ -10,13 +10,14 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 
 use super::check::Finding;
+use super::config::{self, SettingView};
 use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
 use super::plan::{DiffView, PlanView};
 
 /// A command that prints JSON, and how to make the schema of what it prints.
 type Described = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Described; 7] = [
+const SCHEMAS: [Described; 9] = [
     ("services", schema_of::<Vec<ServiceView>>),
     ("backends", schema_of::<Vec<BackendView>>),
     ("sockets", schema_of::<Vec<SocketView>>),
@@ -24,11 +25,16 @@ const SCHEMAS: [Described; 7] = [
     ("check", schema_of::<Vec<Finding>>),
     ("plan", schema_of::<PlanView>),
     ("diff", schema_of::<Vec<DiffView>>),
+    ("config", schema_of::<Vec<SettingView>>),
+    (CONFIGURATION, config::schema),
 ];
+
+/// The schema of the agent's configuration file, which is no output.
+const CONFIGURATION: &str = "agent-configuration";
 
 #[derive(Debug, Args)]
 pub(super) struct SchemaArgs {
-    /// Command whose output the schema describes [default: all, as one object with their names]
+    /// Command whose output the schema describes, or the agent's configuration file [default: all, as one object with their names]
     #[arg(value_parser = SCHEMAS.map(|(command, _)| command))]
     command: Option<String>,
 }
@@ -47,7 +53,9 @@ pub(super) fn schema(args: &SchemaArgs) -> Result<()> {
 fn all() -> BTreeMap<&'static str, Schema> {
     let titled = |(command, make): Described| {
         let mut schema = make();
-        schema.insert("title".to_owned(), format!("svclb {command} -o json").into());
+        if command != CONFIGURATION {
+            schema.insert("title".to_owned(), format!("svclb {command} -o json").into());
+        }
         (command, schema)
     };
     SCHEMAS.into_iter().map(titled).collect()

@@ -22,6 +22,7 @@ use svclb_core::model::Node;
 use svclb_core::table::Table as _;
 
 use super::agent::{api_servers, budget::BudgetArgs, source::SourceArgs};
+use super::config::FileArgs;
 use super::{ListArgs, is_broken_pipe, output, runtime};
 use crate::reconcile::DryRun;
 use difference::compare;
@@ -33,6 +34,8 @@ pub(super) use view::{PlanView, RowView as DiffView};
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
+    #[command(flatten)]
+    _file: FileArgs,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
