@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod agent;
+mod bundle;
 mod check;
 mod config;
 mod generated;
@@ -59,6 +60,8 @@ enum Command {
     Status(StatusArgs),
     /// Show the settings of the agent and where each comes from, or those that an agent with other flags would have
     Config(config::ConfigArgs),
+    /// Write an archive for a report: status, checks, maps, settings, log and kernel; also without an agent
+    SupportBundle(bundle::BundleArgs),
     /// Show what an agent that starts would change, without changing anything
     Plan(Box<plan::PlanArgs>),
     /// Compare the maps with a source, row by row: exit code 0 if they are equal, 1 if not, 2 after an error
@@ -148,6 +151,7 @@ fn run(Parsed { cli, settings }: Parsed) -> Result<ExitCode> {
         Command::Diff(args) => return plan::diff(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Agent(args) => agent::run(*args, &settings),
+        Command::SupportBundle(args) => bundle::bundle(&args),
         Command::Config(args) => config::config(&args),
         Command::Services(args) => list::services(&args.pins.pins, args.output),
         Command::Backends(args) => list::backends(&args.pins.pins, args.output),
