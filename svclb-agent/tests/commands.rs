@@ -25,7 +25,7 @@ fn exit_codes_are_those_of_the_manual() {
     let folder = tempfile::tempdir().unwrap();
     let pages = folder.path().join("man");
     let [pages, file] = [&pages, Path::new("/dev/null")].map(|path| path.to_str().unwrap());
-    let rows: [(i32, &[&str]); 27] = [
+    let rows: [(i32, &[&str]); 32] = [
         (0, &["--help"]),
         (0, &["--version"]),
         (0, &["help", "agent"]),
@@ -33,8 +33,12 @@ fn exit_codes_are_those_of_the_manual() {
         (0, &["man", pages]),
         (0, &["schema"]),
         (0, &["schema", "status"]),
+        (0, &["schema", "agent-configuration"]),
+        (0, &["config", "--", "agent", "--node", "here"]),
         (0, &["uninstall", "--pins", NOTHING]),
         (1, &["agent", "--cgroup", NOTHING]),
+        (1, &["agent", "--config", NOTHING]),
+        (1, &["config", "--pins", NOTHING]),
         (1, &["services", "--pins", NOTHING]),
         (1, &["backends", "--pins", NOTHING]),
         (1, &["sockets", "--pins", NOTHING]),
@@ -51,6 +55,7 @@ fn exit_codes_are_those_of_the_manual() {
         (2, &["check", "more"]),
         (2, &["mount-bpffs", "/", "more"]),
         (2, &["completions"]),
+        (2, &["config", "--", "--nothing"]),
         (2, &["man"]),
         (2, &["schema", "agent"]),
     ];

@@ -32,6 +32,7 @@ use svclb_dataplane::programs::installed::Installed;
 use svclb_dataplane::programs::object::Features;
 use svclb_sources::Source;
 
+use super::config::{self, FileArgs, SettingView};
 use super::{PinsArgs, runtime, stop_signals};
 
 /// Time to wait for the sources before the maps of an earlier agent are adopted without them.
@@ -39,6 +40,8 @@ const SOON: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
+    #[command(flatten)]
+    _file: FileArgs,
     #[command(flatten)]
     source: source::SourceArgs,
     #[command(flatten)]
@@ -79,9 +82,13 @@ enum Feature {
 }
 
 /// Runs the agent until it is told to stop.
-pub(super) fn run(args: AgentArgs) -> Result<()> {
+pub(super) fn run(args: AgentArgs, settings: &[SettingView]) -> Result<()> {
     memory::keep_large_apart();
     args.log.start();
+    // Open as long as the agent runs.
+    let _settings = config::publish(settings).inspect_err(|error| {
+        tracing::warn!("`svclb config` cannot show the settings of this agent: {error:#}");
+    });
     let runtime = runtime()?;
     let served = runtime.block_on(serve(args));
     // A credential plugin that hangs must not hold up the end.

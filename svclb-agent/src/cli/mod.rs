@@ -3,7 +3,9 @@
 
 mod affinity;
 mod agent;
+mod bundle;
 mod check;
+mod config;
 mod generated;
 #[cfg(test)]
 mod golden;
@@ -19,6 +21,7 @@ mod sources;
 mod top;
 mod trace;
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -30,6 +33,7 @@ use svclb_core::text;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use config::Parsed;
 pub(crate) use list::NOTES;
 use output::OutputFormat;
 use svclb_dataplane::pins::Pins;
@@ -63,6 +67,10 @@ enum Command {
     Check(ListArgs),
     /// Show the state of maps and hooks
     Status(StatusArgs),
+    /// Show the settings of the agent and where each comes from, or those that an agent with other flags would have
+    Config(config::ConfigArgs),
+    /// Write an archive for a report: status, checks, maps, settings, log and kernel; also without an agent
+    SupportBundle(bundle::BundleArgs),
     /// Show what an agent that starts would change, without changing anything
     Plan(Box<plan::PlanArgs>),
     /// Compare the maps with a source, row by row: exit code 0 if they are equal, 1 if not, 2 after an error
@@ -130,16 +138,14 @@ const TROUBLE: u8 = 2;
 
 /// Runs the command line. An error is one line on standard error, and exit code 1, or [`TROUBLE`].
 pub fn main() -> ExitCode {
-    let first = std::env::args_os().nth(1).unwrap_or_default();
-    let (result, failure) = if InternalCommand::has_subcommand(&first.to_string_lossy()) {
-        (run_internal(InternalCommand::parse()), ExitCode::FAILURE)
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let first = arguments.get(1).cloned().unwrap_or_default();
+    let has_answers = first == "diff" || first == "trace";
+    let failure = if has_answers { ExitCode::from(TROUBLE) } else { ExitCode::FAILURE };
+    let result = if InternalCommand::has_subcommand(&first.to_string_lossy()) {
+        run_internal(InternalCommand::parse())
     } else {
-        let cli = Cli::parse();
-        let failure = match cli.command {
-            Command::Diff(_) | Command::Trace(_) => ExitCode::from(TROUBLE),
-            _ => ExitCode::FAILURE,
-        };
-        (run(cli), failure)
+        config::parse(&arguments).and_then(run)
     };
     match result {
         Ok(code) => code,
@@ -152,12 +158,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
+fn run(Parsed { cli, settings }: Parsed) -> Result<ExitCode> {
     match cli.command {
         Command::Diff(args) => return plan::diff(&args),
         Command::Trace(args) => return trace::trace(&args),
         Command::Plan(args) => plan::plan(&args),
-        Command::Agent(args) => agent::run(*args),
+        Command::Agent(args) => agent::run(*args, &settings),
+        Command::SupportBundle(args) => bundle::bundle(&args),
+        Command::Config(args) => config::config(&args),
         Command::Services(args) => list::services(&args.pins.pins, args.output),
         Command::Backends(args) => list::backends(&args.pins.pins, args.output),
         Command::Sockets(args) => sockets::sockets(&args),

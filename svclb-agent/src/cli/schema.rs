@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema};
 
 use super::affinity::AffinityView;
 use super::check::Finding;
+use super::config::{self, SettingView};
 use super::output::{self, BackendView, ServiceView, SocketView, StatusView};
 use super::plan::{DiffView, PlanView};
 use super::top::TopView;
@@ -19,7 +20,7 @@ use super::trace::TraceView;
 /// A command that prints JSON, and how to make the schema of what it prints.
 type Described = (&'static str, fn() -> Schema);
 
-const SCHEMAS: [Described; 10] = [
+const SCHEMAS: [Described; 12] = [
     ("services", schema_of::<Vec<ServiceView>>),
     ("backends", schema_of::<Vec<BackendView>>),
     ("sockets", schema_of::<Vec<SocketView>>),
@@ -30,11 +31,16 @@ const SCHEMAS: [Described; 10] = [
     ("plan", schema_of::<PlanView>),
     ("diff", schema_of::<Vec<DiffView>>),
     ("trace", schema_of::<TraceView>),
+    ("config", schema_of::<Vec<SettingView>>),
+    (CONFIGURATION, config::schema),
 ];
+
+/// The schema of the agent's configuration file, which is no output.
+const CONFIGURATION: &str = "agent-configuration";
 
 #[derive(Debug, Args)]
 pub(super) struct SchemaArgs {
-    /// Command whose output the schema describes [default: all, as one object with their names]
+    /// Command whose output the schema describes, or the agent's configuration file [default: all, as one object with their names]
     #[arg(value_parser = SCHEMAS.map(|(command, _)| command))]
     command: Option<String>,
 }
@@ -53,7 +59,9 @@ pub(super) fn schema(args: &SchemaArgs) -> Result<()> {
 fn all() -> BTreeMap<&'static str, Schema> {
     let titled = |(command, make): Described| {
         let mut schema = make();
-        schema.insert("title".to_owned(), format!("svclb {command} -o json").into());
+        if command != CONFIGURATION {
+            schema.insert("title".to_owned(), format!("svclb {command} -o json").into());
+        }
         (command, schema)
     };
     SCHEMAS.into_iter().map(titled).collect()

@@ -10,6 +10,7 @@ use svclb_core::model::Node;
 use svclb_core::table::Dump;
 
 use super::agent::{api_servers, budget::BudgetArgs, source::SourceArgs};
+use super::config::FileArgs;
 use super::runtime;
 use crate::reconcile::DryRun;
 use svclb_dataplane::pins::Pins;
@@ -18,6 +19,8 @@ use svclb_sources::Batch;
 /// The flags of `svclb agent` for its source and budgets.
 #[derive(Debug, Args)]
 pub(super) struct SnapshotArgs {
+    #[command(flatten)]
+    _file: FileArgs,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
