@@ -1,5 +1,9 @@
 //! `svclb top`: once for scripts, and on a terminal, which is as before when a signal or a key ends it.
-#![expect(clippy::unwrap_used, reason = "a failure in a helper fails the test, with its reason")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a failure in a helper fails the test, with its reason"
+)]
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
