@@ -1,7 +1,7 @@
 //! `svclb top`: once for scripts, and on a terminal, which is as before when a signal or a key ends it.
 #![expect(
-    clippy::unwrap_used,
     clippy::panic,
+    clippy::unwrap_used,
     reason = "a failure in a helper fails the test, with its reason"
 )]
 
