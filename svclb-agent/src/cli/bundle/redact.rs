@@ -1,6 +1,6 @@
 //! Placeholders for addresses and names. The same address or name has the same placeholder in all parts.
 //!
-//! Names are those of the services, which the first part has, and of the node. Loopback and the unspecified
+//! Names are those of services and pods in the parts that were read before or are redacted, and of the node. Loopback and the unspecified
 //! address are no secrets.
 
 use std::collections::HashMap;
@@ -48,13 +48,19 @@ impl Redactor {
         }
     }
 
-    /// Learns the names in rows of services and backends, which have a namespace.
+    /// Learns the names in rows: of services and backends, which have a namespace, and of sockets, whose service
+    /// and pod are one text.
     fn learn_rows(&mut self, value: &Value) {
-        for row in
-            value.as_array().into_iter().flatten().filter(|row| row.get("namespace").is_some())
-        {
-            let fields = ["namespace", "name", "service", "port_name"];
-            for name in fields.iter().filter_map(|field| row.get(field)?.as_str()) {
+        for row in value.as_array().into_iter().flatten() {
+            let texts = |fields: &[&str]| -> Vec<&str> {
+                fields.iter().filter_map(|field| row.get(field)?.as_str()).collect()
+            };
+            if row.get("namespace").is_some() {
+                let names = texts(&["namespace", "name", "service", "port_name"]);
+                names.into_iter().for_each(|name| self.learn(name));
+            }
+            let paths = texts(&["service", "pod"]).into_iter().filter(|text| text.contains('/'));
+            for name in paths.flat_map(|path| path.split(['/', ':'])) {
                 self.learn(name);
             }
         }
@@ -188,6 +194,17 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(redactor.text(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn names_of_sockets_are_hidden_where_nothing_else_could_be_read() {
+        let rows = json!([{"service": "shop/web:http", "pod": "shop/cart-0", "cookie": 1}]);
+        let Content::Json(rows) = Redactor::default().content(Content::Json(rows)) else {
+            unreachable!()
+        };
+        let expected =
+            json!([{"service": "name-1/name-2:name-3", "pod": "name-1/name-4", "cookie": 1}]);
+        assert_eq!(rows, expected);
     }
 
     #[test]
