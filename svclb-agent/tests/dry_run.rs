@@ -98,3 +98,30 @@ fn path_that_does_not_exist_is_an_error_and_not_an_empty_source() {
         assert!(stderr.contains("/no/such/folder"), "{stderr}");
     }
 }
+
+#[test]
+fn the_configuration_file_names_the_source_for_each_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, config) = (folder.path().join("web.json"), folder.path().join("config.yaml"));
+    fs::write(&file, WEB).unwrap();
+    let head = "apiVersion: svclb.dev/v1alpha1\nkind: AgentConfiguration\n";
+    fs::write(&config, format!("{head}from: [{}]\n", file.display())).unwrap();
+    let config = config.to_str().unwrap();
+    for (command, code, word) in [
+        (&["plan"][..], 0, "added shop/web:/TCP"),
+        (&["diff"], 1, "+ shop/web:/TCP"),
+        (&["trace", "shop/web"], 1, "  10.244.0.1:8080 used: ready"),
+    ] {
+        let arguments = [command, &["--config", config]].concat();
+        let (found, stdout, stderr) = svclb(folder.path(), &arguments);
+        assert_eq!((found, stderr.as_str()), (Some(code), ""), "{command:?}: {stdout}");
+        assert!(stdout.contains(word), "{command:?}: {stdout}");
+    }
+    fs::write(config, format!("{head}form: [a]\n")).unwrap();
+    for (command, code) in [(&["plan"][..], 1), (&["diff"], 2), (&["trace", "shop/web"], 2)] {
+        let arguments = [command, &["--config", config]].concat();
+        let (found, stdout, stderr) = svclb(folder.path(), &arguments);
+        assert_eq!((found, stdout.as_str()), (Some(code), ""), "{command:?}");
+        assert!(stderr.contains("config.yaml:3: unknown field `form`"), "{command:?}: {stderr}");
+    }
+}

@@ -136,7 +136,7 @@ struct StatusArgs {
 /// Exit code of `svclb diff` and `svclb trace` after an error, as of diff(1): their 1 is an answer.
 const TROUBLE: u8 = 2;
 
-/// Runs the command line. An error is one line on standard error, and exit code 1, or [`TROUBLE`].
+/// Runs the command line. An error is one line on standard error, and exit code 1, or 2 of commands whose 1 is an answer.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let first = arguments.get(1).cloned().unwrap_or_default();

@@ -29,7 +29,7 @@ use file::ConfigFile;
 pub(super) use running::publish;
 
 /// Commands that read a configuration file by `--config`. It is the agent's; others pass over what they lack.
-const WITH_FILE: [&str; 3] = [AGENT, "plan", "diff"];
+const WITH_FILE: [&str; 4] = [AGENT, "plan", "diff", "trace"];
 /// Command whose flags are the fields.
 const AGENT: &str = "agent";
 /// Flag that names the file.

@@ -20,6 +20,16 @@ fn error(rest: &str) -> String {
 }
 
 #[test]
+fn every_command_with_the_flag_reads_the_file() {
+    let command = Cli::command();
+    let has_flag = |it: &&Command| it.get_arguments().any(|flag| flag.get_id() == FLAG);
+    let found: BTreeSet<&str> =
+        command.get_subcommands().filter(has_flag).map(Command::get_name).collect();
+    // `svclb config` reads it in a way of its own.
+    assert_eq!(found, WITH_FILE.into_iter().chain(["config"]).collect());
+}
+
+#[test]
 fn an_error_names_line_field_and_what_is_expected() {
     let rows = [
         (
