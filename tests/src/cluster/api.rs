@@ -134,14 +134,16 @@ impl Client {
         self.apply_all(&documents(yaml))
     }
 
-    /// Applies objects, several at a time.
+    /// Applies objects, several at a time. A namespace exists before the objects after it are applied.
     ///
     /// # Panics
     /// As [`Self::apply`].
     pub fn apply_all(&self, objects: &[Value]) -> Vec<Value> {
         let at_once = 16;
+        let is_namespace = |object: &Value| object["kind"] == "Namespace";
+        let groups = objects.chunk_by(|one, next| is_namespace(one) == is_namespace(next));
         let mut applied = Vec::with_capacity(objects.len());
-        for group in objects.chunks(at_once) {
+        for group in groups.flat_map(|group| group.chunks(at_once)) {
             let begun: Vec<_> = group
                 .iter()
                 .map(|object| {
